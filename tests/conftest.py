@@ -1,0 +1,105 @@
+"""Set-up that every test needs: four CPU devices, and shards with hand-made images."""
+
+import functools
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+import pytest
+
+from trainer.data import records
+
+
+@pytest.fixture(scope="session")
+def cpus():
+    """Splits the CPU into four devices, once, before any other test uses it."""
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
+    return [device.name for device in tf.config.list_logical_devices("CPU")]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _four_devices(cpus):
+    """Devices cannot be split any more once TensorFlow has used them."""
+
+
+@functools.cache
+def strategy_of(number):
+    """Returns the strategy over the first 1, 2 or 4 CPU devices, the same one at each call.
+
+    TensorFlow numbers its collectives from the same start in every strategy, so a process can hold
+    one strategy that has any. That of four devices reduces by copies instead.
+    """
+    import tensorflow as tf
+
+    if number == 1:
+        return tf.distribute.OneDeviceStrategy("/CPU:0")
+    operations = tf.distribute.ReductionToOneDevice() if number == 4 else None
+    devices = [f"/CPU:{i}" for i in range(number)]
+    return tf.distribute.MirroredStrategy(devices, cross_device_ops=operations)
+
+
+def write_data(folder, sizes, *, num_classes=2, channels=1, num_shards=2, seed=0):
+    """Writes a data folder of discs on noise and returns its manifest.
+
+    Args:
+        folder: an existing path.
+        sizes: split → list of (height, width), one per image.
+        num_classes: class k is a disc whose brightness is k.
+        channels: of the images.
+        num_shards: of each split, at most.
+        seed: of noise and discs.
+    """
+    rng = np.random.default_rng(seed)
+    splits = {}
+    for split, shapes in sizes.items():
+        count = min(num_shards, len(shapes))
+        names = [f"{split}{n}" for n in range(len(shapes))]
+        examples = [draw_discs(rng, *shape, channels, num_classes) for shape in shapes]
+        groups = np.array_split(np.arange(len(shapes)), count)
+        shards = tuple(
+            records.write_shard(
+                str(folder),
+                records.shard_name(split, k, count),
+                [records.encode(names[n], *examples[n], "png") for n in group],
+            )
+            for k, group in enumerate(groups)
+        )
+        masks = np.concatenate([mask.ravel() for _, mask in examples])
+        pixels = np.concatenate([image.reshape(-1, channels) for image, _ in examples])
+        splits[split] = records.Split(
+            examples=len(shapes),
+            shards=shards,
+            cases=tuple(names),
+            sizes=tuple((*shape, shapes.count(shape)) for shape in sorted(set(shapes))),
+            pixels=tuple(int((masks == k).sum()) for k in range(num_classes)),
+            ignored_pixels=int((masks == records.IGNORE).sum()),
+            mean=tuple(pixels.mean(axis=0).tolist()),
+            std=tuple(pixels.std(axis=0).tolist()),
+        )
+    manifest = records.Manifest(
+        classes=tuple(records.Class(f"class{k}", k) for k in range(num_classes)),
+        channels=channels,
+        bit_depth=8,
+        dtype="uint8",
+        encoding="png",
+        splits=splits,
+    )
+    records.write_manifest(manifest, str(folder))
+    return manifest
+
+
+def draw_discs(rng, height, width, channels, num_classes):
+    """Returns an image uint8 [H, W, C] and its mask uint8 [H, W]; a corner pixel is ignored."""
+    mask = np.zeros((height, width), np.uint8)
+    rows, columns = np.mgrid[:height, :width]
+    for k in range(1, num_classes):
+        y, x = rng.integers(0, height), rng.integers(0, width)
+        mask[(rows - y) ** 2 + (columns - x) ** 2 < (min(height, width) / 3) ** 2] = k
+    noise = rng.integers(0, 40, (height, width, channels))
+    image = (noise + 200 * mask[..., None] // max(1, num_classes - 1)).astype(np.uint8)
+    mask[0, 0] = records.IGNORE
+    return image, mask

@@ -1,0 +1,102 @@
+import dataclasses
+
+import pytest
+
+from trainer import config, losses, models, optimizer
+from trainer.data import augment, normalization
+from trainer.errors import InputError
+from trainer.models import blocks
+
+
+def test_choices_are_the_rows_of_the_tables():
+    rules = {name: rule for name, _, rule in config.walk(config.Job())}
+    tables = {
+        "augment": augment.AUGMENTATIONS,
+        "normalize": normalization.NORMALIZATIONS,
+        "model": models.MODELS,
+        "norm": blocks.NORMS,
+        "loss": losses.LOSSES,
+        "optimizer": optimizer.OPTIMIZERS,
+        "schedule": optimizer.SCHEDULES,
+    }
+    for name, table in tables.items():
+        assert set(rules[name]["choices"]) == set(table), name
+
+
+def test_a_crop_that_the_stride_does_not_divide_is_refused_with_its_neighbours():
+    with pytest.raises(InputError) as error:
+        config.Job(data=config.Data(crop=250))
+    assert str(error.value) == (
+        "--crop=250 is not a multiple of 16, the stride of the deepest layer; use 240 or 256."
+    )
+
+
+def test_a_crop_below_the_stride_is_refused_with_the_stride():
+    with pytest.raises(InputError, match="stride of the deepest layer; use 32\\.$"):
+        config.Job(data=config.Data(crop=24), model=config.Model(depth=5))
+
+
+def test_steps_and_epochs_at_once_are_refused():
+    with pytest.raises(InputError) as error:
+        config.Optimization(steps=10, epochs=2)
+    assert str(error.value) == "--steps=10 and --epochs=2 both give the length; drop one of them."
+
+
+def test_a_batch_that_accumulation_does_not_divide_is_refused():
+    with pytest.raises(InputError) as error:
+        config.Job(optimization=config.Optimization(accumulate_steps=3))
+    assert str(error.value) == (
+        "--batch_size=8 is not a multiple of --accumulate_steps=3; change one of them."
+    )
+
+
+@pytest.mark.parametrize(
+    ("cls", "values", "message"),
+    [
+        (
+            config.Optimization,
+            {"loss": "dize"},
+            "--loss=dize is not one of ce_dice, cross_entropy, dice, focal, tversky; "
+            "did you mean dice?",
+        ),
+        (config.Device, {"precision": "fp8"}, "--precision=fp8 is not one of auto, float32, "),
+        (config.Data, {"batch_size": 0}, "--batch_size=0 is below 1, its smallest value."),
+        (config.Model, {"dropout": 0.99}, "--dropout=0.99 is above 0.95, its largest value."),
+    ],
+)
+def test_a_value_outside_its_rule_is_refused_with_the_rule(cls, values, message):
+    with pytest.raises(InputError) as error:
+        cls(**values)
+    assert str(error.value).startswith(message)
+
+
+def test_the_length_comes_from_steps_epochs_or_the_default():
+    # 2 epochs of 100 examples are 200 examples, 25 batches of 8.
+    assert config.Optimization(steps=7).total_steps(100, 8) == 7
+    assert config.Optimization(epochs=2).total_steps(100, 8) == 25
+    assert config.Optimization().total_steps(100, 8) == config.DEFAULT_STEPS
+
+
+def test_settings_survive_the_way_through_a_dict():
+    job = config.Job(data=config.Data(crop=64), optimization=config.Optimization(epochs=3))
+    assert config.from_dict(config.Job, config.to_dict(job)) == job
+
+
+def test_only_settings_that_change_the_result_count_as_differences():
+    old = config.to_dict(config.Job())
+    new = config.Job(
+        data=config.Data(crop=64), run=config.Run(run_dir="elsewhere", keep_checkpoints=9)
+    )
+    assert config.differences(old, new) == ["--crop=64 (was 256)"]
+
+
+def test_no_flag_has_two_settings():
+    for cls in (config.Job, config.Evaluate):
+        names = [name for name, *_ in config.walk(cls())]
+        assert len(names) == len(set(names))
+
+
+def test_every_setting_has_a_help_line_that_ends_in_a_full_stop():
+    for field in dataclasses.fields(config.Job):
+        for name, _, rule in config.walk(field.default_factory()):
+            assert rule["text"].endswith("."), name

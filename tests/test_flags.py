@@ -1,0 +1,95 @@
+import subprocess
+import sys
+
+import pytest
+
+from trainer import config, flags
+from trainer.errors import InputError
+
+
+def parse(*argv):
+    return flags.parse(config.Job, ["trainer.task", *argv])
+
+
+def test_flags_become_settings_of_the_right_type():
+    job = parse("--crop=64", "--learning_rate=0.5", "--deterministic", "--steps=3", "--loss=dice")
+    assert job.data.crop == 64
+    assert job.optimization.learning_rate == 0.5
+    assert job.optimization.steps == 3
+    assert job.optimization.epochs is None
+    assert job.optimization.loss == "dice"
+    assert job.device.deterministic is True
+
+
+def test_a_flag_file_gives_flags(tmp_path):
+    path = tmp_path / "small.cfg"
+    path.write_text("# small\n--crop=64\n--filters=4\n")
+    job = parse(f"--flagfile={path}", "--filters=8")
+    assert (job.data.crop, job.model.filters) == (64, 8)
+
+
+def test_the_command_line_says_only_what_differs_from_the_defaults():
+    argv = ["--crop=64", "--steps=3", "--deterministic=true"]
+    assert flags.command_line(parse(*argv)) == argv
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--crp=64"], "--crp is not a flag; did you mean --crop?"),
+        (["--xyzzy=1"], "--xyzzy is not a flag; see --help."),
+        (["--crop=big"], "flag --crop=big: invalid literal for int() with base 10: 'big'"),
+        (["--crop"], "Missing value for flag --crop"),
+        (["train"], "'train' is not a flag; write --name=value, see --help."),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(argv, message):
+    with pytest.raises(InputError) as error:
+        parse(*argv)
+    assert str(error.value) == message
+
+
+def test_a_missing_flag_file_is_named():
+    with pytest.raises(InputError, match="No such file or directory: 'nowhere.cfg'"):
+        parse("--flagfile=nowhere.cfg")
+
+
+def test_help_shows_groups_defaults_and_choices():
+    text = flags.describe(config.Job, "/somewhere/trainer/task.py")
+    assert text.startswith("python -m trainer.task ")
+    assert "Where images come from and how they are batched." in text
+    assert "--crop=256" in text
+    assert "One of: auto, one_device, mirrored, multi_worker, tpu." in " ".join(text.split())
+
+
+def run_flags(code, *argv):
+    script = f"from trainer import config, flags\ndef main(job): {code}\n"
+    script += "flags.run(config.Job, main)"
+    return subprocess.run(
+        [sys.executable, "-c", script, *argv], capture_output=True, text=True, check=False
+    )
+
+
+def test_wrong_input_ends_in_one_line_and_status_2():
+    result = run_flags("pass", "--crop=250")
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("--crop=250 is not a multiple of 16")
+
+
+def test_a_defect_keeps_its_traceback_and_ends_in_status_1():
+    result = run_flags("raise ValueError('ours')")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+
+
+def test_a_full_disk_ends_in_one_line_and_status_2():
+    result = run_flags("raise OSError(28, 'No space left on device', '/data/x')")
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert result.stderr == "No space is left on the disk of /data/x; free some.\n"
+
+
+def test_help_ends_in_status_0():
+    result = run_flags("raise SystemExit(7)", "--help")
+    assert result.returncode == 0
+    assert "--batch_size=8" in result.stdout

@@ -1,0 +1,394 @@
+"""Every setting of every command: default, help line and rule, each written once.
+
+A command's settings are a frozen dataclass; `trainer.flags` derives its flags from it. Building
+the dataclass checks it, so whoever holds one holds a valid one.
+"""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from trainer.errors import InputError
+
+DEFAULT_STEPS = 1000  # when neither --steps nor --epochs is given
+
+
+def setting(
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+    changes_result: bool = True,
+) -> Any:
+    """Returns a dataclass field for one setting.
+
+    Args:
+        default: the value when the flag is silent.
+        text: the `--help` line.
+        choices: the values allowed, if they are few.
+        low: the smallest value allowed.
+        high: the largest value allowed.
+        changes_result: whether a run with another value is another run, which must not go on
+            from this one's checkpoints.
+    """
+    rule = {
+        "text": text,
+        "choices": choices,
+        "low": low,
+        "high": high,
+        "changes_result": changes_result,
+    }
+    return dataclasses.field(default=default, metadata=rule)
+
+
+class Settings:
+    """Base of all settings: checks every field against its own rule when built."""
+
+    def __post_init__(self) -> None:
+        """Raises InputError at the first field that breaks its rule."""
+        for field in dataclasses.fields(typing.cast(Any, self)):
+            if field.metadata:
+                _check(field.name, getattr(self, field.name), field.metadata)
+
+
+def _check(name: str, value: Any, rule: Mapping[str, Any]) -> None:
+    if value is None:
+        return
+    choices, low, high = rule["choices"], rule["low"], rule["high"]
+    if choices and value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        remedy = f"; did you mean {near[0]}?" if near else "."
+        raise InputError(f"--{name}={value} is not one of {', '.join(choices)}{remedy}")
+    if low is not None and value < low:
+        raise InputError(f"--{name}={value} is below {low}, its smallest value.")
+    if high is not None and value > high:
+        raise InputError(f"--{name}={value} is above {high}, its largest value.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data(Settings):
+    """Where images come from and how they are batched."""
+
+    data_dir: str = setting(
+        "", "Folder that `trainer.data.prepare` wrote, local or gs://; the demo data if empty."
+    )
+    batch_size: int = setting(8, "Images per step, over all replicas.", low=1)
+    crop: int = setting(256, "Side of the square training crop, in pixels.", low=8)
+    augment: str = setting(
+        "standard",
+        "Random changes of the training images.",
+        choices=("none", "flip", "standard", "strong"),
+    )
+    normalize: str = setting(
+        "image",
+        "Zero mean and unit variance by each image's own pixels, by the data set's, or neither.",
+        choices=("dataset", "image", "none"),
+    )
+    shuffle_block: int = setting(64, "Examples that are shuffled together in memory.", low=1)
+    streams: int = setting(
+        0, "Logical input streams, a power of two; 0: as many as the shards allow, at most 16."
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model(Settings):
+    """The network."""
+
+    model: str = setting(
+        "unet", "Architecture.", choices=("unet", "residual_unet", "attention_unet")
+    )
+    filters: int = setting(16, "Channels of the first level; each level below doubles them.", low=1)
+    depth: int = setting(4, "Times that the resolution is halved.", low=1, high=7)
+    kernel_size: int = setting(3, "Side of the convolution kernels.", low=1)
+    activation: str = setting("relu", "Activation, by its Keras name.")
+    norm: str = setting(
+        "batch",
+        "Normalisation after each convolution.",
+        choices=("batch", "sync_batch", "group", "instance", "none"),
+    )
+    dropout: float = setting(0.0, "Share of channels dropped in training.", low=0, high=0.95)
+    upsampling: str = setting(
+        "transpose", "How the decoder doubles the resolution.", choices=("transpose", "bilinear")
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimization(Settings):
+    """The loss and how it is made small."""
+
+    loss: str = setting(
+        "ce_dice",
+        "Loss; ce_dice is cross-entropy + soft Dice.",
+        choices=("ce_dice", "cross_entropy", "dice", "focal", "tversky"),
+    )
+    class_weights: str = setting(
+        "none", "Weights of the classes in the loss.", choices=("none", "balanced")
+    )
+    optimizer: str = setting("adamw", "Optimizer.", choices=("adam", "adamw", "sgd"))
+    learning_rate: float = setting(1e-3, "Highest learning rate.", low=0)
+    schedule: str = setting(
+        "cosine",
+        "How the learning rate falls after the warm-up.",
+        choices=("constant", "cosine", "polynomial"),
+    )
+    warmup_steps: int = setting(0, "Steps of linear warm-up.", low=0)
+    weight_decay: float | None = setting(
+        None, "Decoupled weight decay; silent: 1e-4 with adamw, none with the others.", low=0
+    )
+    momentum: float = setting(0.9, "Momentum (sgd).", low=0, high=1)
+    clip_norm: float = setting(1.0, "Largest norm of the whole gradient; 0: unlimited.", low=0)
+    accumulate_steps: int = setting(
+        1, "Parts in which a step's batch is computed, one after the other, to save memory.", low=1
+    )
+    ema: float = setting(
+        0.0,
+        "Decay of the moving average of the weights, used for evaluation; 0: none.",
+        low=0,
+        high=0.99999,
+    )
+    steps: int | None = setting(
+        None, f"Training steps (this or --epochs; {DEFAULT_STEPS} if neither is given).", low=1
+    )
+    epochs: int | None = setting(None, "Passes over the training images (this or --steps).", low=1)
+
+    def __post_init__(self) -> None:
+        """Checks each field, and that the length is given once."""
+        super().__post_init__()
+        if self.steps is not None and self.epochs is not None:
+            raise InputError(
+                f"--steps={self.steps} and --epochs={self.epochs} both give the length; "
+                "drop one of them."
+            )
+
+    def total_steps(self, num_examples: int, batch_size: int) -> int:
+        """Returns the number of training steps for a training split of `num_examples`."""
+        if self.epochs is not None:
+            return max(1, self.epochs * num_examples // batch_size)
+        return self.steps if self.steps is not None else DEFAULT_STEPS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Device(Settings):
+    """What computes, and how."""
+
+    strategy: str = setting(
+        "auto",
+        "How the devices work together; auto: what is there.",
+        choices=("auto", "one_device", "mirrored", "multi_worker", "tpu"),
+        changes_result=False,
+    )
+    tpu: str = setting(
+        "", "The TPU: local, a name, or grpc://host:port (--strategy=tpu).", changes_result=False
+    )
+    virtual_devices: int = setting(
+        0,
+        "Split the CPU into this many devices, to try several replicas; 0: do not.",
+        low=0,
+        changes_result=False,
+    )
+    precision: str = setting(
+        "auto",
+        "Arithmetic of the layers; auto: bfloat16 where a measurement finds it faster.",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        changes_result=False,
+    )
+    jit_compile: str = setting(
+        "auto",
+        "Compile the step with XLA; auto: on GPU and TPU, measured on CPU.",
+        choices=("auto", "true", "false"),
+        changes_result=False,
+    )
+    steps_per_loop: int = setting(
+        0, "Steps per call of the compiled loop; 0: chosen.", low=0, changes_result=False
+    )
+    deterministic: bool = setting(
+        False, "Refuse operations whose result may vary from run to run.", changes_result=False
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run(Settings):
+    """Where the run is kept and how often it is looked at."""
+
+    run_dir: str = setting(
+        "runs/demo",
+        "Folder of the run, local or gs://; goes on where it stopped.",
+        changes_result=False,
+    )
+    seed: int = setting(0, "Seed of weights, data order and augmentation.", low=0)
+    eval_every: int = setting(
+        0,
+        "Steps between evaluations of the val split; 0: ten in the run.",
+        low=0,
+    )
+    checkpoint_every: int = setting(
+        0, "Steps between checkpoints; 0: at each evaluation.", low=0, changes_result=False
+    )
+    keep_checkpoints: int = setting(2, "Newest checkpoints kept.", low=1, changes_result=False)
+    best_metric: str = setting(
+        "dice",
+        "Figure of the val split that picks the best checkpoint.",
+        choices=("dice", "iou", "loss"),
+    )
+    patience: int = setting(
+        0, "Evaluations without a better --best_metric after which to stop; 0: never.", low=0
+    )
+    eval_batch_size: int = setting(
+        0, "Images per evaluation step; 0: --batch_size.", low=0, changes_result=False
+    )
+    tile: int = setting(
+        1024,
+        "Images longer than this are evaluated in overlapping tiles of this side.",
+        low=64,
+        changes_result=False,
+    )
+    panels: int = setting(
+        4, "Validation cases drawn in TensorBoard at each evaluation.", low=0, changes_result=False
+    )
+    worst_cases: int = setting(
+        8, "Worst cases of the final evaluation drawn as PNG.", low=0, changes_result=False
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """Trains a U-Net, goes on where it stopped, and evaluates the best checkpoint."""
+
+    data: Data = dataclasses.field(default_factory=Data)
+    model: Model = dataclasses.field(default_factory=Model)
+    optimization: Optimization = dataclasses.field(default_factory=Optimization)
+    device: Device = dataclasses.field(default_factory=Device)
+    run: Run = dataclasses.field(default_factory=Run)
+
+    def __post_init__(self) -> None:
+        """Checks what takes more than one setting to check."""
+        stride = 2**self.model.depth
+        crop = self.data.crop
+        if crop % stride:
+            below = crop // stride * stride
+            options = f"{below} or {below + stride}" if below else f"{stride}"
+            raise InputError(
+                f"--crop={crop} is not a multiple of {stride}, the stride of the deepest layer; "
+                f"use {options}."
+            )
+        if self.data.batch_size % self.optimization.accumulate_steps:
+            raise InputError(
+                f"--batch_size={self.data.batch_size} is not a multiple of --accumulate_steps="
+                f"{self.optimization.accumulate_steps}; change one of them."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate(Settings):
+    """Evaluates the best checkpoint of a run, exactly, case by case."""
+
+    run_dir: str = setting("runs/demo", "Folder of the run, local or gs://.")
+    data_dir: str = setting("", "Another data folder with the same classes; the run's if empty.")
+    split: str = setting("test", "Split to evaluate.", choices=("train", "val", "test"))
+    batch_size: int = setting(8, "Images per step.", low=1)
+    tile: int = setting(
+        1024, "Images longer than this are cut into overlapping tiles of this side.", low=64
+    )
+    worst_cases: int = setting(8, "Worst cases drawn as PNG.", low=0)
+    strategy: str = setting(
+        "auto",
+        "How the devices work together.",
+        choices=("auto", "one_device", "mirrored", "multi_worker", "tpu"),
+    )
+    tpu: str = setting("", "The TPU: local, a name, or grpc://host:port.")
+    virtual_devices: int = setting(0, "Split the CPU into this many devices.", low=0)
+    json: str = setting("", "Also write the summary to this file.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepare(Settings):
+    """Makes a data folder of images and their masks: sharded TFRecords and a manifest."""
+
+    images: str = setting(
+        "", "Images: a folder, a quoted glob, or a .npy or .npz array (N×H×W or N×H×W×C)."
+    )
+    masks: str = setting("", "Masks, likewise; paired by stem, or by row.")
+    output: str = setting("", "Folder to write, local or gs://.")
+    mask_suffix: str = setting(
+        "", "What a mask's stem has after its image's: _mask pairs x.png with x_mask.png."
+    )
+    classes: str = setting(
+        "",
+        "Values of the masks, with names if you like, background first: 0,255 or "
+        "background:0,nucleus:255; those that occur if empty.",
+    )
+    ignore: int | None = setting(None, "Value of masks whose pixels do not count.")
+    channels: str = setting(
+        "auto", "Channels of every image; auto: 1 if all are grey, 3 if some are in colour."
+    )
+    splits: str = setting(
+        "", 'JSON file with the stems of each split: {"train": […], "val": […], "test": […]}.'
+    )
+    split: str = setting(
+        "0.7,0.15,0.15", "Shares of train, val and test, drawn by lot; without --splits."
+    )
+    group_by: str = setting(
+        "",
+        "Regular expression whose first group, or match, in a stem names the patient or slide; "
+        "each goes to one split as a whole.",
+    )
+    seed: int = setting(0, "Seed of the split and of the order.", low=0)
+    shard_mb: float = setting(
+        128.0, "Most megabytes a shard would have uncompressed; at least 8 shards.", low=0.001
+    )
+    max_pixels: int = setting(
+        2**28, "Most pixels (height × width) of an image; larger files are not decoded.", low=1
+    )
+    skip_bad: bool = setting(False, "Leave unreadable images out, and list them.")
+    workers: int = setting(0, "Processes; 0: one for each core.", low=0)
+    origin: str = setting("", "Where the data come from, for the manifest.")
+    licence: str = setting("", "Licence of the data, for the manifest.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inspect(Settings):
+    """Prints what is in a data folder; `python -m trainer.data.inspect DIR` will do."""
+
+    data_dir: str = setting("", "The folder, local or gs://; the demo data if empty.")
+    verify: bool = setting(False, "Read every shard and check every checksum.")
+    sheet: str = setting("", "Draw images with their masks' outlines into this PNG.")
+    sheet_examples: int = setting(24, "Images on the sheet.", low=1, high=1000)
+
+
+def walk(settings: Any) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+    """Yields (name, value, rule) of every setting, those of nested groups included."""
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from walk(value)
+        else:
+            yield field.name, value, field.metadata
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """Returns the settings as one flat dict, name → value."""
+    return {name: value for name, value, _ in walk(settings)}
+
+
+def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
+    """Builds settings of class `cls` from a flat dict; what is missing keeps its default."""
+    fields = {}
+    for field in dataclasses.fields(cls):
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
+            fields[field.name] = from_dict(field.type, values)
+        elif field.name in values:
+            fields[field.name] = values[field.name]
+    return cls(**fields)
+
+
+def differences(old: Mapping[str, Any], new: Any) -> list[str]:
+    """Returns `--name=new (was old)` for each setting that makes `new` another run than `old`."""
+    return [
+        f"--{name}={value} (was {old[name]})"
+        for name, value, rule in walk(new)
+        if rule["changes_result"] and name in old and old[name] != value
+    ]

@@ -1,0 +1,145 @@
+"""Derives absl flags from settings, and runs a command with them."""
+
+import dataclasses
+import difflib
+import errno
+import logging as standard_logging
+import os
+import shutil
+import sys
+import textwrap
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from absl import flags, logging
+
+from trainer import config
+from trainer.errors import InputError
+
+DEFINERS = {
+    bool: flags.DEFINE_boolean,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+}
+
+
+def run(cls: type, main: Callable[[Any], None], argv: Sequence[str] | None = None) -> None:
+    """Parses the command line into settings of class `cls`, calls `main` and exits.
+
+    Exit status: 0 when done; 2, after one line on stderr, when the input breaks a rule. Any other
+    exception is a defect and keeps its traceback.
+    """
+    argv = list(sys.argv if argv is None else argv)
+    _log_plainly()
+    try:
+        if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
+            print(describe(cls, argv[0]))
+            sys.exit(0)
+        main(parse(cls, argv))
+    except InputError as error:
+        _exit_with(str(error))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _exit_with(f"No space is left on the disk of {error.filename or 'the output'}; free some.")
+
+
+def parse(cls: type, argv: Sequence[str]) -> Any:
+    """Returns settings of class `cls` from a command line, `argv[0]` being the program.
+
+    Raises:
+        InputError: for an unknown flag, a value that is not of the flag's type or breaks its rule.
+    """
+    values = flags.FlagValues()
+    for field, _ in _fields(cls):
+        _definer(field)(field.name, field.default, field.metadata["text"], flag_values=values)
+    try:
+        rest = values(list(argv))[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise InputError(_unknown_flag(error.flagname, list(values))) from None
+    except flags.Error as error:  # a value of another type, a flag file that is not there
+        raise InputError(" ".join(str(error).split())) from None
+    if rest:
+        raise InputError(f"{rest[0]!r} is not a flag; write --name=value, see --help.")
+    return config.from_dict(
+        cls, {field.name: values[field.name].value for field, _ in _fields(cls)}
+    )
+
+
+def describe(cls: type, program: str) -> str:
+    """Returns the text of `--help`: what the command does and its flags, group by group."""
+    width = min(100, shutil.get_terminal_size().columns)
+    module = program.removesuffix(".py").replace(os.sep, ".")
+    module = module[module.find("trainer.") :] if "trainer." in module else module
+    lines = [f"python -m {module} [--flag=value …] [--flagfile=FILE]", ""]
+    lines += textwrap.wrap(_first_line(cls), width)
+    group = None
+    for field, owner in _fields(cls):
+        if owner is not group:
+            group = owner
+            lines += ["", _first_line(owner) if owner is not cls else "Flags:"]
+        lines.append(f"  --{field.name}={_default(field)}")
+        text = field.metadata["text"]
+        if field.metadata["choices"]:
+            text += f" One of: {', '.join(field.metadata['choices'])}."
+        lines += textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines)
+
+
+def command_line(settings: Any) -> list[str]:
+    """Returns the flags, in order, that differ from their defaults."""
+    defaults = config.to_dict(type(settings)())
+    return [
+        f"--{name}={str(value).lower() if isinstance(value, bool) else value}"
+        for name, value in config.to_dict(settings).items()
+        if value != defaults[name]
+    ]
+
+
+def _fields(cls: type) -> Iterator[tuple[dataclasses.Field, type]]:
+    """Yields (field, class that holds it) of `cls` and of its nested groups."""
+    for field in dataclasses.fields(cls):
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
+            yield from _fields(field.type)
+        else:
+            yield field, cls
+
+
+def _definer(field: dataclasses.Field) -> Callable[..., Any]:
+    kinds = [kind for kind in typing.get_args(field.type) or (field.type,) if kind in DEFINERS]
+    return DEFINERS[kinds[0]]
+
+
+def _default(field: dataclasses.Field) -> str:
+    return "" if field.default is None else str(field.default)
+
+
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or "").splitlines()[0]
+
+
+def _unknown_flag(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    remedy = f"did you mean --{near[0]}?" if near else "see --help."
+    return f"--{name} is not a flag; {remedy}"
+
+
+def _log_plainly() -> None:
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    handler = logging.get_absl_handler()
+    handler.setFormatter(standard_logging.Formatter("%(message)s"))
+    # TensorFlow logs through absl, too; of what it says only warnings concern the user.
+    handler.addFilter(
+        lambda record: (
+            record.levelno >= standard_logging.WARNING
+            or f"{os.sep}tensorflow{os.sep}" not in record.pathname
+        )
+    )
+
+
+def _exit_with(message: str) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(2)
