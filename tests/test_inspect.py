@@ -1,0 +1,144 @@
+"""Tests of looking into a data folder."""
+
+import dataclasses
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer import config, flags
+from trainer.data import inspect, prepare, records
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Ten images of 4×6 pixels, a quarter of them nucleus: 7 train, 2 val, 1 test."""
+    rng = np.random.default_rng(0)
+    mask = np.zeros((10, 4, 6), np.uint8)
+    mask[:, :2, :3] = 255
+    np.save(tmp_path / "x.npy", rng.integers(0, 256, (10, 4, 6, 3), np.uint8))
+    np.save(tmp_path / "y.npy", mask)
+    prepare.prepare(
+        config.Prepare(
+            images=str(tmp_path / "x.npy"),
+            masks=str(tmp_path / "y.npy"),
+            output=str(tmp_path / "data"),
+            classes="background:0,nucleus:255",
+            origin="Our microscope",
+            licence="CC0",
+            workers=1,
+        )
+    )
+    return tmp_path / "data"
+
+
+def _inspect(data, *others):
+    flags.run(config.Inspect, inspect.main, ["inspect", f"--data_dir={data}", *others])
+
+
+def test_tables_say_what_is_there(data, capsys):
+    _inspect(data)
+    printed = capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in printed.splitlines()]
+    assert "images 3 channels, uint8, stored as png" in lines
+    assert "origin Our microscope" in lines
+    assert "licence CC0" in lines
+    assert f"fingerprint {records.fingerprint(records.read_manifest(str(data)))}" in lines
+    assert "class id mask value train val test" in lines
+    assert "background 0 0 75.00 % 75.00 % 75.00 %" in lines
+    assert "nucleus 1 255 25.00 % 25.00 % 25.00 %" in lines
+    assert "4 × 6 7 2 1" in lines
+    assert any(line.startswith("train 7 7 1 ") for line in lines)
+    assert max(len(line) for line in printed.splitlines()) <= 100
+
+
+def test_a_table_is_aligned():
+    rows = [["name", "count"], ["a", "1"], ["long name", "1000"]]
+    assert inspect.table(rows, heading=True) == [
+        "  name        count",
+        "  ─────────   ─────",
+        "  a               1",
+        "  long name    1000",
+    ]
+
+
+def test_whole_shards_are_verified(data, capsys):
+    _inspect(data, "--verify")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("All 10 shards (")
+    assert last.endswith(" MB) are as they were written.")
+
+
+def _refusal(capsys, data, *others):
+    with pytest.raises(SystemExit) as stop:
+        _inspect(data, *others)
+    assert stop.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1].replace(str(data), "DIR")
+
+
+def test_a_damaged_shard_is_named_with_its_offset(data, capsys):
+    path = data / "val-00001-of-00002.tfrecord"
+    content = bytearray(path.read_bytes())
+    content[50] ^= 1
+    path.write_bytes(content)
+    assert _refusal(capsys, data, "--verify") == (
+        "DIR/val-00001-of-00002.tfrecord is damaged at byte 0: the checksum of a record is wrong; "
+        "copy it again or prepare the data again."
+    )
+    path.write_bytes(content[:50])
+    assert _refusal(capsys, data, "--verify") == (
+        "DIR/val-00001-of-00002.tfrecord is damaged at byte 0: the file is cut short; copy it "
+        "again or prepare the data again."
+    )
+
+
+def test_a_folder_without_manifest_is_refused(tmp_path, capsys):
+    assert _refusal(capsys, tmp_path) == (
+        "DIR has no manifest.json: it is not a folder that trainer.data.prepare finished; prepare "
+        "the data, or name another --data_dir."
+    )
+
+
+def test_a_sheet_shows_images_of_every_split(data, tmp_path):
+    path = tmp_path / "sheet.png"
+    _inspect(data, f"--sheet={path}", "--sheet_examples=5")
+    # 4 of train, 1 of val and 1 of test: two rows of three tiles.
+    drawn = np.asarray(Image.open(path))
+    tile = inspect.panels.draw_example(np.zeros((4, 6, 1)), np.zeros((4, 6), np.uint8), "")
+    gap, line = inspect.panels.GAP, inspect.panels.LINE
+    height = 2 * (tile.shape[0] + gap) + gap + line
+    assert drawn.shape == (height, 3 * (tile.shape[1] + gap) + gap, 3)
+    assert (drawn == inspect.panels.class_colour(1)).all(axis=2).sum() > 100
+
+
+def test_a_sheet_that_cannot_be_written_is_named(data, tmp_path, capsys):
+    assert _refusal(capsys, data, f"--sheet={tmp_path}/none/x.png") == (
+        f"--sheet={tmp_path}/none/x.png cannot be written: No such file or directory."
+    )
+
+
+def test_leaks_and_skipped_images_are_listed(data):
+    manifest = records.read_manifest(str(data))
+    changed = dataclasses.replace(
+        manifest, leaks=(("train/a", "test/b"),), skipped=("c",), ignore_value=9
+    )
+    lines = [" ".join(line.split()) for line in inspect.describe(changed, "DIR")]
+    assert "train/a = test/b" in lines
+    assert "c" in lines
+    assert "(ignored) 255 9" in lines
+
+
+@pytest.mark.slow
+def test_the_command_takes_the_folder_first(data):
+    command = [sys.executable, "-m", "trainer.data.inspect", str(data), "--verify"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0
+    assert process.stdout.splitlines()[-1].startswith("All 10 shards (")
+    process = subprocess.run([*command[:-1], "--verrify"], cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 2
+    assert process.stderr.splitlines()[-1] == "--verrify is not a flag; did you mean --verify?"

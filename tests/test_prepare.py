@@ -1,0 +1,534 @@
+"""Tests of preparing data, most of them through the command itself."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from trainer import config, flags
+from trainer.data import prepare, records
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _keep_signal_handler():
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with images/ and masks/ of ten cases, 00 … 09: grey, 8×6, 12 nucleus pixels each."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for case in range(10):
+        mask = np.zeros((8, 6), np.uint8)
+        mask[2:5, 1:5] = 255
+        Image.fromarray(mask // 5 + np.uint8(case)).save(tmp_path / f"images/{case:02}.png")
+        Image.fromarray(mask).save(tmp_path / f"masks/{case:02}.png")
+    return tmp_path
+
+
+def _arguments(folder, *others):
+    given = [argument.split("=")[0] for argument in others]
+    defaults = {
+        "--images": folder / "images",
+        "--masks": folder / "masks",
+        "--output": folder / "out",
+        "--workers": 1,
+    }
+    return [*(f"{k}={v}" for k, v in defaults.items() if k not in given), *others]
+
+
+def _prepare(folder, *others):
+    """Runs the command in this process and returns the manifest that it wrote."""
+    flags.run(config.Prepare, prepare.main, ["prepare", *_arguments(folder, *others)])
+    return records.read_manifest(str(folder / "out"))
+
+
+def _refusal(capsys, folder, *others):
+    """Runs the command, checks that it fails as it must, and returns its one line."""
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(SystemExit) as stop:
+        flags.run(config.Prepare, prepare.main, ["prepare", *_arguments(folder, *others)])
+    assert stop.value.code == 2
+    assert sorted(folder.rglob("*")) == before, "something is left"
+    lines = capsys.readouterr().err.splitlines()
+    return lines[-1].replace(str(folder), "DIR")
+
+
+def _examples(folder, manifest, side):
+    for shard in manifest.splits[side].shards:
+        for serialized in records.read_shard(str(folder / "out"), shard):
+            yield {
+                key: value.numpy() for key, value in records.decode(serialized, manifest).items()
+            }
+
+
+def test_what_goes_in_comes_out(folder):
+    manifest = _prepare(folder, "--classes=background:0,nucleus:255")
+    assert manifest.classes == (records.Class("background", 0), records.Class("nucleus", 255))
+    assert (manifest.channels, manifest.dtype, manifest.encoding) == (1, "uint8", "png")
+    assert {side: split.examples for side, split in manifest.splits.items()} == {
+        "train": 7,
+        "val": 2,
+        "test": 1,
+    }
+    seen = []
+    for side, split in manifest.splits.items():
+        examples = list(_examples(folder, manifest, side))
+        assert tuple(example["name"].decode() for example in examples) == split.cases
+        for example in examples:
+            name = example["name"].decode()
+            image = np.asarray(Image.open(folder / f"images/{name}.png"))
+            np.testing.assert_array_equal(example["image"][..., 0], image)
+            mask = np.asarray(Image.open(folder / f"masks/{name}.png"))
+            np.testing.assert_array_equal(example["mask"], mask == 255)
+            seen.append(name)
+    assert sorted(seen) == [f"{case:02}" for case in range(10)]
+    assert list(manifest.splits["train"].cases) != sorted(manifest.splits["train"].cases)
+
+
+def test_the_manifest_counts_what_can_be_counted_by_hand(folder):
+    split = _prepare(folder).splits["train"]
+    # Image k is k on 36 pixels and 51 + k on 12.
+    values = np.concatenate([[int(k)] * 36 + [51 + int(k)] * 12 for k in split.cases])
+    assert split.mean == (pytest.approx(values.mean(), rel=1e-15),)
+    assert split.std == (pytest.approx(values.std(), rel=1e-14),)
+    assert split.pixels == (7 * 36, 7 * 12)
+    assert split.ignored_pixels == 0
+    assert split.sizes == ((8, 6, 7),)
+    assert [shard.examples for shard in split.shards] == [1] * 7
+
+
+def test_the_result_does_not_depend_on_the_number_of_workers(folder):
+    one = _prepare(folder, "--workers=1")
+    (folder / "out").rename(folder / "one")
+    assert _prepare(folder, "--workers=2") == one
+
+
+def test_the_seed_draws_and_orders_anew(folder):
+    first = _prepare(folder, "--seed=1")
+    (folder / "out").rename(folder / "one")
+    assert _prepare(folder, "--seed=2").splits["train"].cases != first.splits["train"].cases
+
+
+def test_ignored_pixels_are_marked_and_counted_apart(folder):
+    mask = np.zeros((8, 6), np.uint8)
+    mask[0] = 9
+    mask[1] = 255
+    for case in range(10):
+        Image.fromarray(mask).save(folder / f"masks/{case:02}.png")
+    manifest = _prepare(folder, "--ignore=9", "--classes=0,255")
+    assert manifest.ignore_value == 9
+    split = manifest.splits["val"]
+    assert (split.pixels, split.ignored_pixels) == ((2 * 36, 2 * 6), 2 * 6)
+    example = next(_examples(folder, manifest, "val"))
+    assert example["mask"][:3, 0].tolist() == [records.IGNORE, 1, 0]
+
+
+def test_the_order_of_classes_is_the_one_given(folder):
+    manifest = _prepare(folder, "--classes=cell:255,membrane:0")
+    assert manifest.splits["train"].pixels == (7 * 12, 7 * 36)
+
+
+def test_masks_beside_their_images_are_told_by_their_suffix(folder):
+    for path in (folder / "masks").iterdir():
+        path.rename(folder / f"images/{path.stem}_mask.png")
+    manifest = _prepare(folder, f"--masks={folder}/images", "--mask_suffix=_mask")
+    assert sum(split.examples for split in manifest.splits.values()) == 10
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_arrays_are_prepared_row_by_row(folder, suffix):
+    rows = np.random.default_rng(0).normal(size=(10, 4, 5, 2))
+    save = np.save if suffix == "npy" else np.savez_compressed
+    save(folder / f"x.{suffix}", rows)
+    save(folder / f"y.{suffix}", np.arange(20).reshape(4, 5) % 3 * np.ones((10, 1, 1), int))
+    manifest = _prepare(folder, f"--images={folder}/x.{suffix}", f"--masks={folder}/y.{suffix}")
+    assert (manifest.channels, manifest.dtype, manifest.encoding) == (2, "float32", "zlib")
+    assert manifest.num_classes == 3
+    example = next(_examples(folder, manifest, "train"))
+    row = int(example["name"])
+    np.testing.assert_array_equal(example["image"], rows[row].astype(np.float32))
+    stored = rows[[int(name) for name in manifest.splits["train"].cases]].astype(np.float32)
+    np.testing.assert_allclose(
+        manifest.splits["train"].mean, stored.mean((0, 1, 2), np.float64), rtol=1e-12
+    )
+    np.testing.assert_allclose(
+        manifest.splits["train"].std, stored.std((0, 1, 2), np.float64), rtol=1e-12
+    )
+
+
+def test_sizes_and_bits_and_colours_may_be_mixed(folder, caplog):
+    wide = np.full((3, 9), 60000, np.uint16)
+    Image.fromarray(wide).save(folder / "images/00.png")
+    Image.fromarray((wide > 0).astype(np.uint8) * 255).save(folder / "masks/00.png")
+    colour = np.arange(48 * 3, dtype=np.uint8).reshape(8, 6, 3)
+    Image.fromarray(colour).save(folder / "images/01.png")
+    with caplog.at_level("INFO", logger="absl"):
+        manifest = _prepare(folder)
+    assert (manifest.channels, manifest.bit_depth, manifest.encoding) == (3, 16, "zlib")
+    found = {
+        example["name"].decode(): example["image"]
+        for side in manifest.splits
+        for example in _examples(folder, manifest, side)
+    }
+    assert found["00"].shape == (3, 9, 3)
+    np.testing.assert_array_equal(found["00"], 60000)
+    np.testing.assert_array_equal(found["01"], colour.astype(np.uint16) * 257)
+    said = [record.getMessage() for record in caplog.records]
+    assert "9 of 10 images have one channel; it is repeated to make three." in said
+    assert any(
+        line.startswith("9 of 10 images have 8 bits; their values are scaled") for line in said
+    )
+
+
+def test_lists_decide_and_what_they_leave_out_is_left_out(folder, caplog):
+    lists = {"train": ["00", "01"], "val": ["02"]}
+    (folder / "splits.json").write_text(json.dumps(lists))
+    with caplog.at_level("INFO", logger="absl"):
+        manifest = _prepare(folder, f"--splits={folder}/splits.json")
+    assert {side: sorted(split.cases) for side, split in manifest.splits.items()} == lists
+    assert "7 images are in no list of --splits and are left out." in caplog.text
+
+
+def test_groups_stay_on_one_side(folder):
+    manifest = _prepare(folder, "--group_by=^0[0-4]|^0", "--split=0.5,0.5")
+    assert {frozenset(split.cases) for split in manifest.splits.values()} >= {
+        frozenset({"05", "06", "07", "08", "09"})
+    }
+
+
+def test_leaks_are_reported_by_name(folder, caplog):
+    lists = {"train": ["00", "01"], "val": ["02"], "test": ["03"]}
+    (folder / "splits.json").write_text(json.dumps(lists))
+    same = Image.open(folder / "images/01.png")
+    same.convert("RGBA").save(folder / "images/03.png")
+    manifest = _prepare(folder, f"--splits={folder}/splits.json")
+    assert manifest.leaks == (("train/01", "test/03"),)
+    line = "Warning: a leak, identical pixels in two splits: train/01 = test/03"
+    assert line in [record.getMessage() for record in caplog.records]
+
+
+def test_a_class_that_does_not_occur_is_mentioned(folder, caplog):
+    _prepare(folder, "--classes=background:0,nucleus:255,mitosis:7")
+    assert "Warning: class mitosis does not occur in train." in caplog.text
+
+
+def test_origin_and_licence_are_kept(folder):
+    manifest = _prepare(folder, "--origin=Our microscope", "--licence=CC0")
+    assert (manifest.origin, manifest.licence) == ("Our microscope", "CC0")
+
+
+def test_an_object_store_takes_the_data_too(folder):
+    flags.run(
+        config.Prepare,
+        prepare.main,
+        ["prepare", *_arguments(folder, "--output=ram://prepared/set")],
+    )
+    manifest = records.read_manifest("ram://prepared/set")
+    for split in manifest.splits.values():
+        for shard in split.shards:
+            records.verify_shard("ram://prepared/set", shard)
+    assert not [name for name in tf.io.gfile.listdir("ram://prepared/set") if name.endswith("tmp")]
+
+
+@given(st.integers(1, 300), st.integers(0, 10**9))
+def test_shards_are_balanced_and_eight_where_there_are_eight_examples(num_examples, raw_bytes):
+    counts = prepare.shard_counts(num_examples, raw_bytes, 10)
+    assert sum(counts) == num_examples
+    assert max(counts) - min(counts) <= 1
+    assert len(counts) >= min(8, num_examples)
+    assert len(counts) == num_examples or len(counts) * 10e6 >= raw_bytes
+
+
+def test_shards_hold_no_more_than_they_are_asked_to(folder):
+    rng = np.random.default_rng(0)
+    np.save(folder / "x.npy", rng.integers(0, 256, (30, 32, 32), np.uint8))
+    np.save(folder / "y.npy", rng.integers(0, 2, (30, 32, 32), np.uint8))
+    arrays = [f"--images={folder}/x.npy", f"--masks={folder}/y.npy"]
+    manifest = _prepare(folder, *arrays, "--shard_mb=0.0041", "--split=0.9,0.1")
+    # Image and mask take 2048 bytes uncompressed: two examples a shard.
+    assert [shard.examples for shard in manifest.splits["train"].shards] == [2] * 13 + [1]
+
+
+def test_statistics_of_large_values_are_exact():
+    image = np.full((1000, 1000, 1), 65535, np.uint16)
+    image[0, 0] = 0
+    found = prepare.tally(image, np.zeros((1000, 1000), np.uint8), 2)
+    assert found.sums == [65535 * 999_999]
+    assert found.squares == [65535**2 * 999_999]
+    assert found.pixels.tolist() == [1_000_000, 0]
+
+
+# Bad input ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flag", ["images", "masks", "output"])
+def test_missing_flags_are_named(folder, capsys, flag):
+    assert _refusal(capsys, folder, f"--{flag}=") == (
+        f"--{flag} is missing; give --images, --masks and --output."
+    )
+
+
+def test_a_missing_folder_is_named(folder, capsys):
+    assert _refusal(capsys, folder, "--images=nowhere") == (
+        "--images=nowhere does not exist; name a folder, a quoted glob, or a .npy or .npz file."
+    )
+
+
+def test_a_file_without_its_pair_is_named(folder, capsys):
+    (folder / "masks/03.png").unlink()
+    assert _refusal(capsys, folder) == (
+        "DIR/images/03.png has no mask: there is no 03 in --masks=DIR/masks; add it, remove the "
+        "image, or see --mask_suffix."
+    )
+    (folder / "images/03.png").unlink()
+    (folder / "images/04.png").unlink()
+    assert _refusal(capsys, folder) == (
+        "DIR/masks/04.png has no image: there is no 04 in --images=DIR/images; add it, remove the "
+        "mask, or see --mask_suffix."
+    )
+
+
+def test_arrays_of_different_lengths_are_refused(folder, capsys):
+    np.save(folder / "x.npy", np.zeros((3, 2, 2), np.uint8))
+    np.save(folder / "y.npy", np.zeros((2, 2, 2), np.uint8))
+    arrays = [f"--images={folder}/x.npy", f"--masks={folder}/y.npy"]
+    assert _refusal(capsys, folder, *arrays) == (
+        "DIR/x.npy[2] has no mask: there is no 00002 in --masks=DIR/y.npy; add it, remove the "
+        "image, or see --mask_suffix."
+    )
+
+
+def test_two_images_of_one_stem_are_refused(folder, capsys):
+    Image.open(folder / "images/03.png").save(folder / "images/03.bmp")
+    assert _refusal(capsys, folder) == (
+        "DIR/images/03.bmp and DIR/images/03.png have the same stem, which names a case; rename "
+        "one, or narrow --images."
+    )
+
+
+def test_different_sizes_are_refused(folder, capsys):
+    Image.new("L", (7, 8)).save(folder / "masks/05.png")
+    assert _refusal(capsys, folder) == (
+        "DIR/masks/05.png is 8×7 (height × width), but its image DIR/images/05.png is 8×6; they "
+        "must be equal."
+    )
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[:60])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_truncated_image_is_named(folder, capsys, workers):
+    _truncate(folder / "images/05.png")
+    assert _refusal(capsys, folder, f"--workers={workers}") == (
+        "DIR/images/05.png cannot be read: image file is truncated. Mend or remove it, or go on "
+        "without it: --skip_bad."
+    )
+
+
+def test_bad_images_are_skipped_on_request_and_listed(folder, caplog):
+    _truncate(folder / "images/05.png")
+    (folder / "masks/07.png").write_bytes(b"")
+    manifest = _prepare(folder, "--skip_bad", "--workers=2")
+    assert manifest.skipped == ("05", "07")
+    assert sum(split.examples for split in manifest.splits.values()) == 8
+    said = [record.getMessage().replace(str(folder), "DIR") for record in caplog.records]
+    assert said[:2] == [
+        "Skipped: DIR/images/05.png cannot be read: image file is truncated.",
+        "Skipped: DIR/masks/07.png cannot be read: it is not a PNG, JPEG, BMP or TIFF file.",
+    ]
+
+
+def test_a_split_that_skipping_empties_is_refused(folder, capsys):
+    (folder / "splits.json").write_text(json.dumps({"train": ["00"], "val": ["01"]}))
+    _truncate(folder / "images/01.png")
+    assert _refusal(capsys, folder, "--skip_bad", f"--splits={folder}/splits.json") == (
+        "--skip_bad leaves the val split empty (1 images in all); give it a larger share, or more "
+        "images or groups to choose from."
+    )
+
+
+def test_a_mask_value_that_is_no_class_is_named(folder, capsys):
+    Image.new("L", (6, 8), 7).save(folder / "masks/05.png")
+    assert _refusal(capsys, folder, "--classes=0,255") == (
+        "DIR/masks/05.png has the value 7, which is not in --classes=0:0,255:255; add it, or give "
+        "it as --ignore."
+    )
+
+
+def test_more_than_255_values_are_no_mask(folder, capsys):
+    values = np.arange(300, dtype=np.uint16).reshape(10, 30)
+    Image.fromarray(values).save(folder / "masks/05.png")
+    Image.fromarray(values).save(folder / "images/05.png")
+    assert _refusal(capsys, folder) == (
+        "DIR/masks/05.png has 300 distinct values, more than 255 classes: that is not a mask; "
+        "check --masks."
+    )
+
+
+def test_an_empty_split_is_refused(folder, capsys):
+    assert _refusal(capsys, folder, "--split=0.98,0.01,0.01") == (
+        "--split=0.98,0.01,0.01 leaves the val split empty (10 images in all); give it a larger "
+        "share, or more images or groups to choose from."
+    )
+
+
+def test_finished_data_are_not_overwritten(folder, capsys):
+    _prepare(folder)
+    assert _refusal(capsys, folder) == (
+        "--output=DIR/out already has a manifest.json: it holds finished data; name another "
+        "folder, or remove that one first."
+    )
+
+
+def test_an_output_that_cannot_be_a_folder_is_refused(folder, capsys):
+    (folder / "file").write_text("")
+    assert _refusal(capsys, folder, f"--output={folder}/file") == (
+        "--output=DIR/file is a file; name a folder."
+    )
+    assert _refusal(capsys, folder, f"--output={folder}/file/x") == (
+        "--output=DIR/file/x cannot be made: Not a directory."
+    )
+
+
+def test_pickled_objects_are_never_unpickled(folder, capsys):
+    np.save(folder / "x.npy", np.array([{}], dtype=object))
+    assert _refusal(capsys, folder, f"--images={folder}/x.npy") == (
+        "DIR/x.npy holds pickled Python objects, which could run any code and are never unpickled; "
+        "save numbers: numpy.save(path, numpy.stack(images))."
+    )
+
+
+def test_a_decompression_bomb_is_refused(folder, capsys):
+    Image.new("1", (30000, 20000)).save(folder / "images/05.png")
+    assert _refusal(capsys, folder) == (
+        "DIR/images/05.png has 20000×30000 = 600000000 pixels, more than --max_pixels=268435456; "
+        "if it is what it should be, raise --max_pixels, else remove it."
+    )
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+@pytest.mark.parametrize("name", ["val-00001-of-00002.tfrecord.tmp", "manifest.json.tmp"])
+def test_a_full_disk_leaves_nothing_behind(folder, capsys, name):
+    (folder / "out").mkdir()
+    (folder / "out" / name).symlink_to("/dev/full")
+    with pytest.raises(SystemExit) as stop:
+        flags.run(config.Prepare, prepare.main, ["prepare", *_arguments(folder)])
+    assert stop.value.code == 2
+    assert list((folder / "out").iterdir()) == []
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == "No space is left on the disk of the output; free some."
+
+
+def test_an_image_that_changes_between_the_passes_leaves_nothing_behind(folder, monkeypatch):
+    examine = prepare.survey.examine
+
+    def damage_after_reading(pair, max_pixels):
+        found = examine(pair, max_pixels)
+        _truncate(pathlib.Path(pair.image.path))
+        return found
+
+    monkeypatch.setattr(prepare.survey, "examine", damage_after_reading)
+    settings = config.Prepare(
+        images=str(folder / "images"),
+        masks=str(folder / "masks"),
+        output=str(folder / "out/deep"),
+        workers=1,
+    )
+    with pytest.raises(prepare.InputError, match="cannot be read"):
+        prepare.prepare(settings)
+    assert not (folder / "out").exists()
+
+
+# Processes ----------------------------------------------------------------------------------------
+
+
+def _start(folder, *others):
+    command = [sys.executable, "-m", "trainer.data.prepare", *_arguments(folder, *others)]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_the_command_prepares_and_then_refuses_to_do_it_twice(folder):
+    process = _start(folder, "--workers=2")
+    _, said = process.communicate()
+    assert process.returncode == 0
+    assert said.splitlines()[-1].startswith(f"Wrote 10 images to {folder}/out in ")
+    assert said.splitlines()[-1].endswith(
+        ": train 7 in 7 shards, val 2 in 2 shards, test 1 in 1 shards."
+    )
+    process = _start(folder, "--workers=2")
+    _, said = process.communicate()
+    assert process.returncode == 2
+    assert said.splitlines()[-1].startswith(f"--output={folder}/out already has a manifest.json")
+    assert "Traceback" not in said
+
+
+def _started_writing(folder):
+    rng = np.random.default_rng(0)
+    np.save(folder / "x.npy", rng.integers(0, 256, (60, 512, 512, 3), np.uint8))
+    np.save(folder / "y.npy", rng.integers(0, 2, (60, 512, 512), np.uint8))
+    process = _start(folder, "--workers=2", f"--images={folder}/x.npy", f"--masks={folder}/y.npy")
+    while not list(folder.glob("out/*.tfrecord")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    return process
+
+
+@pytest.mark.slow
+def test_a_command_that_is_stopped_leaves_nothing_behind(folder):
+    process = _started_writing(folder)
+    process.terminate()
+    _, said = process.communicate()
+    assert process.returncode == 143
+    assert "Traceback" not in said
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc")
+def test_workers_end_when_the_command_is_killed(folder):
+    process = _started_writing(folder)
+    tasks = pathlib.Path(f"/proc/{process.pid}/task")
+    children = [pid for path in tasks.glob("*/children") for pid in path.read_text().split()]
+    assert len(children) >= 2
+    process.kill()
+    process.communicate()
+    assert not (folder / "out/manifest.json").exists()
+    deadline = time.monotonic() + 60
+    while any(_is_alive(pid) for pid in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _is_alive(pid):
+    try:
+        return "State:\tZ" not in pathlib.Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_settings_are_a_library_too(folder):
+    settings = config.Prepare(
+        images=str(folder / "images"), masks=str(folder / "masks"), output=str(folder / "out")
+    )
+    manifest = prepare.prepare(dataclasses.replace(settings, workers=1))
+    assert manifest == records.read_manifest(str(folder / "out"))

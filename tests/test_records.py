@@ -1,0 +1,276 @@
+"""Tests of the data folder's schema."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.data import records
+from trainer.errors import InputError
+
+SPLIT = records.Split(
+    examples=2,
+    shards=(records.Shard("train-00000-of-00001.tfrecord", 2, 100, "0000abcd"),),
+    cases=("b", "a"),
+    sizes=((4, 5, 2),),
+    pixels=(30, 8),
+    ignored_pixels=2,
+    mean=(1.5,),
+    std=(0.5,),
+)
+MANIFEST = records.Manifest(
+    classes=(records.Class("background", 0), records.Class("nucleus", 255)),
+    channels=1,
+    bit_depth=8,
+    dtype="uint8",
+    encoding="png",
+    splits={"train": SPLIT},
+    leaks=(("train/a", "test/c"),),
+)
+MASK = np.array([[0, 1, 255], [1, 0, 0]], np.uint8)
+
+
+def _manifest(dtype, channels):
+    return dataclasses.replace(
+        MANIFEST,
+        dtype=dtype,
+        channels=channels,
+        encoding=records.choose_encoding(dtype, channels),
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "channels", "encoding"),
+    [
+        ("uint8", 1, "png"),
+        ("uint8", 3, "png"),
+        ("uint8", 4, "png"),
+        ("uint8", 2, "zlib"),
+        ("uint16", 1, "png"),
+        ("uint16", 3, "zlib"),
+        ("float32", 1, "zlib"),
+        ("float32", 5, "zlib"),
+    ],
+)
+def test_what_is_encoded_is_decoded_inside_tf_data(dtype, channels, encoding):
+    manifest = _manifest(dtype, channels)
+    assert manifest.encoding == encoding
+    values = np.random.default_rng(0).integers(0, 65536, (2, 3, channels))
+    image = values.astype(dtype)
+    serialized = records.encode("à", image, MASK, encoding)
+    data = tf.data.Dataset.from_tensors(serialized).map(lambda x: records.decode(x, manifest))
+    assert data.element_spec["image"].shape.as_list()[2] == channels
+    example = next(data.as_numpy_iterator())
+    assert example["name"].decode() == "à"
+    assert example["image"].dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(example["image"], image)
+    np.testing.assert_array_equal(example["mask"], MASK)
+
+
+def test_an_example_is_what_tensorflow_itself_parses():
+    image = np.full((200, 300, 1), 7, np.uint8)
+    serialized = records.encode("x", image, image[..., 0], "zlib")
+    features = tf.train.Example.FromString(serialized).features.feature
+    assert sorted(features) == ["height", "image", "mask", "name", "width"]
+    assert features["name"].bytes_list.value == [b"x"]
+    assert features["height"].int64_list.value == [200]
+    assert features["width"].int64_list.value == [300]
+
+
+def test_tensorflow_reads_a_shard_and_its_checksum_is_that_of_the_file(tmp_path):
+    examples = [b"", b"one", b"x" * 1000]
+    shard = records.write_shard(str(tmp_path), "train-00000-of-00001.tfrecord", examples)
+    path = tmp_path / shard.name
+    assert list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator()) == examples
+    assert list(records.read_shard(str(tmp_path), shard)) == examples
+    assert (shard.examples, shard.bytes) == (3, path.stat().st_size)
+    assert [file.name for file in tmp_path.iterdir()] == [shard.name]
+
+
+def test_crc32c_is_the_one_of_the_standard_check_value(tmp_path):
+    shard = records.write_shard(str(tmp_path), "a.tfrecord", [])
+    assert shard == records.Shard("a.tfrecord", 0, 0, "00000000")
+    assert records.google_crc32c.value(b"123456789") == 0xE3069283
+
+
+def test_a_shard_whose_examples_raise_leaves_nothing(tmp_path):
+    def examples():
+        yield b"one"
+        raise InputError("a.png cannot be read.")
+
+    with pytest.raises(InputError, match="a.png"):
+        records.write_shard(str(tmp_path), "train-00000-of-00001.tfrecord", examples())
+    assert list(tmp_path.iterdir()) == []
+
+
+# Three records of 12 + n + 4 bytes: at 0 (10 bytes of example), 26 (20) and 62 (30), ending at 108.
+@pytest.fixture
+def shard(tmp_path):
+    examples = [b"a" * 10, b"b" * 20, b"c" * 30]
+    return records.write_shard(str(tmp_path), "val-00000-of-00001.tfrecord", examples)
+
+
+def _message_after(tmp_path, shard, change):
+    path = tmp_path / shard.name
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(InputError) as error:
+        records.verify_shard(str(tmp_path), shard)
+    return str(error.value).replace(str(path), "SHARD")
+
+
+def test_a_whole_shard_passes(tmp_path, shard):
+    records.verify_shard(str(tmp_path), shard)
+
+
+@pytest.mark.parametrize(
+    ("change", "offset", "reason"),
+    [
+        (lambda data: data[:40], 26, "the file is cut short"),
+        (lambda data: data[:30], 26, "the file is cut short"),
+        (lambda data: data[:-1], 62, "the file is cut short"),
+        (lambda data: data[:45] + b"!" + data[46:], 26, "the checksum of a record is wrong"),
+        (lambda data: data[:-1] + b"!", 62, "the checksum of a record is wrong"),
+        (
+            lambda data: data[:33] + b"\x7f" + data[34:],
+            26,
+            "the checksum of a record's length is wrong",
+        ),
+    ],
+)
+def test_a_damaged_shard_is_named_with_the_offset_of_the_bad_record(
+    tmp_path, shard, change, offset, reason
+):
+    assert _message_after(tmp_path, shard, change) == (
+        f"SHARD is damaged at byte {offset}: {reason}; copy it again or prepare the data again."
+    )
+
+
+def test_a_shard_cut_between_two_records_is_noticed(tmp_path, shard):
+    message = _message_after(tmp_path, shard, lambda data: data[:62])
+    assert message.startswith(
+        "SHARD ends at byte 62 and is not the shard of the manifest: examples 2 instead of 3, "
+        "bytes 62 instead of 108, crc32c "
+    )
+    assert message.endswith("; copy it again or prepare the data again.")
+
+
+def test_a_missing_shard_is_named(tmp_path, shard):
+    (tmp_path / shard.name).unlink()
+    with pytest.raises(InputError) as error:
+        records.verify_shard(str(tmp_path), shard)
+    assert str(error.value) == (
+        f"{tmp_path}/{shard.name} is missing, though the manifest lists it; copy the folder again "
+        "or prepare the data again."
+    )
+
+
+def test_a_manifest_comes_back_as_it_was_written(tmp_path):
+    records.write_manifest(MANIFEST, str(tmp_path))
+    assert records.read_manifest(str(tmp_path)) == MANIFEST
+    assert [file.name for file in tmp_path.iterdir()] == ["manifest.json"]
+    assert MANIFEST.num_classes == 2
+
+
+def test_manifest_and_shards_go_through_tensorflow_on_remote_paths():
+    folder = "ram://records"
+    shard = records.write_shard(folder, "train-00000-of-00001.tfrecord", [b"one", b"two"])
+    records.write_manifest(MANIFEST, folder)
+    assert records.read_manifest(folder) == MANIFEST
+    assert list(records.read_shard(folder, shard)) == [b"one", b"two"]
+    assert sorted(tf.io.gfile.listdir(folder)) == ["manifest.json", shard.name]
+
+
+def test_the_fingerprint_follows_the_content():
+    assert records.fingerprint(MANIFEST) == records.fingerprint(dataclasses.replace(MANIFEST))
+    other = dataclasses.replace(SPLIT.shards[0], crc32c="0000abce")
+    split = dataclasses.replace(SPLIT, shards=(other,))
+    changed = dataclasses.replace(MANIFEST, splits={"train": split})
+    assert records.fingerprint(changed) != records.fingerprint(MANIFEST)
+    assert len(records.fingerprint(MANIFEST)) == 64
+
+
+def test_a_folder_without_manifest_is_refused(tmp_path):
+    with pytest.raises(InputError) as error:
+        records.read_manifest(str(tmp_path))
+    assert str(error.value) == (
+        f"{tmp_path} has no manifest.json: it is not a folder that trainer.data.prepare finished; "
+        "prepare the data, or name another --data_dir."
+    )
+
+
+def _refusal(change):
+    raw = json.loads(MANIFEST.to_json())
+    change(raw)
+    with pytest.raises(InputError) as error:
+        records.Manifest.from_json(json.dumps(raw), "DIR/manifest.json")
+    return str(error.value)
+
+
+def test_a_newer_schema_is_refused():
+    def change(raw):
+        raw.update(schema=2, unheard_of=1)
+
+    assert _refusal(change) == (
+        "DIR/manifest.json has schema 2, newer than 1, the newest that this version reads; upgrade "
+        "this package or prepare the data again with it."
+    )
+
+
+@pytest.mark.parametrize("name", ["../x.tfrecord", "/etc/passwd", "a/b", "..", "", "a\\b", ".x"])
+def test_a_shard_name_that_leaves_its_folder_is_refused(name):
+    assert _refusal(lambda raw: raw["splits"]["train"]["shards"][0].update(name=name)) == (
+        f"DIR/manifest.json is damaged: shard name {name!r} is not a plain file name; prepare the "
+        "data again."
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        (lambda raw: raw["classes"].pop(), "it has fewer than 2 or more than 255 classes"),
+        (lambda raw: raw.update(dtype="int7"), "dtype 'int7' is unknown"),
+        (lambda raw: raw.update(encoding="gif"), "encoding 'gif' is unknown"),
+        (lambda raw: raw.update(channels=0), "0 channels are too few"),
+        (lambda raw: raw["splits"].clear(), "it has no train split"),
+        (
+            lambda raw: raw["splits"]["train"].update(examples=3),
+            "the counts of its train split disagree",
+        ),
+        (
+            lambda raw: raw["splits"]["train"].update(
+                examples=0, shards=[], cases=[], sizes=[], pixels=[0, 0]
+            ),
+            "its train split is empty",
+        ),
+        (
+            lambda raw: raw["splits"]["train"].update(pixels=[1]),
+            "its train split does not count every class",
+        ),
+        (
+            lambda raw: raw["splits"]["train"].update(mean=[]),
+            "its train split has not a mean and std for each channel",
+        ),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(change, rule):
+    assert _refusal(change) == f"DIR/manifest.json is damaged: {rule}; prepare the data again."
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3", "{}", '{"schema": "x"}', '{"schema": 1}'])
+def test_what_is_no_manifest_is_refused_in_one_line(text):
+    with pytest.raises(InputError, match=r"^x is not a manifest of trainer\.data\.prepare \(") as e:
+        records.Manifest.from_json(text, "x")
+    assert "\n" not in str(e.value)
+
+
+def test_a_count_that_is_no_number_is_refused():
+    message = _refusal(lambda raw: raw["splits"]["train"]["shards"][0].update(examples="two"))
+    assert message.startswith("DIR/manifest.json is not a manifest of trainer.data.prepare (Type")
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    (tmp_path / "manifest.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="is not a manifest of trainer"):
+        records.read_manifest(str(tmp_path))

@@ -1,0 +1,136 @@
+"""Tests of which image goes to which split."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.data import sides
+from trainer.errors import InputError
+
+NAMES = [f"p{k // 2}_{k}" for k in range(10)]  # p0_0 p0_1 p1_2 … p4_9: five groups of two
+
+
+def _message(*arguments):
+    with pytest.raises(InputError) as error:
+        sides.assign(*arguments)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def _file(tmp_path, content):
+    path = tmp_path / "splits.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(path)
+
+
+def test_shares_are_met_and_the_draw_depends_on_the_seed_alone():
+    drawn = sides.assign(NAMES, "", "0.6,0.2,0.2", "", 0)
+    assert [len(drawn[side]) for side in ("train", "val", "test")] == [6, 2, 2]
+    assert sorted(sum(drawn.values(), [])) == NAMES
+    assert sides.assign(NAMES[::-1], "", "0.6,0.2,0.2", "", 0) == drawn
+    assert sides.assign(NAMES, "", "0.6,0.2,0.2", "", 1) != drawn
+
+
+def test_a_group_stays_on_one_side():
+    for pattern in ("^p[0-9]+", "^(p[0-9]+)_"):
+        drawn = sides.assign(NAMES, "", "0.6,0.2,0.2", pattern, 0)
+        assert [len(drawn[side]) for side in ("train", "val", "test")] == [6, 2, 2]
+        groups = [{name[:2] for name in names} for names in drawn.values()]
+        assert sum(len(group) for group in groups) == 5
+
+
+@given(st.lists(st.integers(0, 6), min_size=20, max_size=60), st.integers(0, 5))
+def test_every_image_is_drawn_once_and_no_group_is_torn(groups, seed):
+    names = [f"g{group}_{k}" for k, group in enumerate(groups)]
+    drawn = sides._draw(sides.group_names(names, "^g[0-9]"), sides.parse_shares("0.5,0.5"), seed)
+    assert sorted(sum(drawn.values(), [])) == sorted(names)
+    assert not {n[:2] for n in drawn["train"]} & {n[:2] for n in drawn["val"]}
+
+
+def test_a_share_of_zero_for_test_leaves_it_out():
+    assert list(sides.assign(NAMES, "", "0.8,0.2,0", "", 0)) == ["train", "val"]
+    assert list(sides.assign(NAMES, "", "0.8,0.2", "", 0)) == ["train", "val"]
+
+
+def test_lists_are_taken_as_they_are(tmp_path):
+    lists = {"train": ["p0_0"], "val": ["p0_1"], "test": []}
+    assert sides.assign(NAMES, _file(tmp_path, lists), "", "", 0) == {
+        "train": ["p0_0"],
+        "val": ["p0_1"],
+    }
+
+
+@pytest.mark.parametrize("split", ["0.5", "0.5,0.6", "a,b", "1.2,-0.2", "0.25,0.25,0.25,0.25", ""])
+def test_shares_that_do_not_add_up_are_refused(split):
+    assert _message(NAMES, "", split, "", 0) == (
+        f"--split={split} is not two or three shares that add up to 1, of train, val and test; "
+        "write --split=0.7,0.15,0.15."
+    )
+
+
+def test_an_empty_split_is_refused(tmp_path):
+    assert _message(NAMES[:3], "", "0.7,0.15,0.15", "", 0) == (
+        "--split=0.7,0.15,0.15 leaves the test split empty (3 images in all); give it a larger "
+        "share, or more images or groups to choose from."
+    )
+    assert "leaves the val split empty" in _message(NAMES, "", "1,0,0", "", 0)
+    path = _file(tmp_path, {"train": ["p0_0"], "val": []})
+    assert f"--splits={path} leaves the val split empty" in _message(NAMES, path, "", "", 0)
+
+
+def test_group_by_must_be_an_expression_that_matches_every_name():
+    assert _message(NAMES, "", "0.8,0.2", "(", 0) == (
+        "--group_by=( is not a regular expression: missing ), unterminated subpattern at position "
+        "0; for names like patient7_slice3 use --group_by='^([^_]+)'."
+    )
+    assert _message(NAMES, "", "0.8,0.2", "^p[0-3]", 0) == (
+        "--group_by=^p[0-3] does not match 'p4_8'; every image needs a group."
+    )
+
+
+def test_lists_that_tear_a_group_are_refused(tmp_path):
+    path = _file(tmp_path, {"train": ["p0_0", "p1_2"], "val": ["p0_1"]})
+    assert _message(NAMES, path, "", "^p[0-9]", 0) == (
+        "--splits puts group 'p0' of --group_by on two sides, train and val (p0_1); move its "
+        "images to one side, or drop --group_by."
+    )
+
+
+def test_lists_that_make_no_sense_are_refused(tmp_path):
+    assert _message(NAMES, "none.json", "", "", 0) == (
+        "--splits=none.json does not exist; name a JSON file."
+    )
+    path = _file(tmp_path, "{")
+    assert _message(NAMES, path, "", "", 0).startswith(f"--splits={path} is not JSON: ")
+    for content in ([], {"train": "a"}, {"train": [1]}, {"training": ["a"]}):
+        _file(tmp_path, content)
+        assert _message(NAMES, path, "", "", 0) == (
+            f"--splits={path} is not lists of names by split; write "
+            '{"train": ["a", …], "val": […], "test": […]}.'
+        )
+    _file(tmp_path, {"train": ["p0_0.png"], "val": ["p0_1"]})
+    assert _message(NAMES, path, "", "", 0) == (
+        f"--splits={path} lists 'p0_0.png' in train, but there is no image of that name; list "
+        "names without folder and suffix."
+    )
+    _file(tmp_path, {"train": ["p0_0"], "val": ["p0_0"]})
+    assert _message(NAMES, path, "", "", 0) == (
+        f"--splits={path} lists 'p0_0' twice; keep one of them."
+    )
+
+
+def test_leaks_are_equal_pixels_on_two_sides():
+    names = {"train": ["a", "b", "c"], "val": ["d"], "test": ["e"]}
+    digests = {"a": b"1", "b": b"1", "c": b"2", "d": b"2", "e": b"3"}
+    assert sides.find_leaks(names, digests) == (("train/c", "val/d"),)
+
+
+def test_the_order_depends_on_the_seed_and_not_on_the_lists():
+    names = {"train": NAMES, "val": NAMES}
+    shuffled = sides.shuffle(names, 3)
+    assert shuffled == sides.shuffle({side: listed[::-1] for side, listed in names.items()}, 3)
+    assert shuffled["train"] != shuffled["val"]
+    assert sorted(shuffled["train"]) == NAMES
+    assert shuffled != sides.shuffle(names, 4)

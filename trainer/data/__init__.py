@@ -1,0 +1,1 @@
+"""From pictures to batches: preparing, inspecting and reading data."""

@@ -1,0 +1,462 @@
+"""Reads pictures and arrays as they are: no scaling, no loss, no more memory than one image takes.
+
+Images are files (PNG, JPEG, BMP, TIFF, or one `.npy` array each) or the rows of one `.npy` or
+`.npz` array. They come as uint8, uint16 or float32: 1-bit pictures as 0 and 255, palettes as the
+colours they stand for, integers of other widths as float32. Masks come as integers: 1-bit and
+boolean ones as 0 and 1, palettes as their indices, RGB with equal channels as one of them.
+"""
+
+import contextlib
+import dataclasses
+import glob
+import os
+import shutil
+import struct
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+from trainer.data import files
+from trainer.errors import InputError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy")
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # no other of Pillow's decoders meets foreign files
+EXACT_IN_FLOAT32 = 2**24
+
+# What Pillow's decoders and NumPy's headers raise on damaged files, seen by damaging some.
+DAMAGE: tuple[type[Exception], ...] = (
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError),
+    *(struct.error, zlib.error, tokenize.TokenError),
+)
+
+
+class UnreadableError(InputError):
+    """A picture that is damaged, cut short or of an unknown format; others may be fine."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where an image or mask is.
+
+    Attributes:
+        name: what pairs an image with its mask: the file's stem, or the row as "00012".
+        path: the file to read.
+        row: of the array in the file, or None if the whole file is the image.
+        label: how messages call it.
+    """
+
+    name: str
+    path: str
+    row: int | None
+    label: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """An image as it was read.
+
+    Attributes:
+        values: uint8, uint16 or float32 [H, W, C].
+        alpha: whether the last channel is transparency.
+    """
+
+    values: np.ndarray
+    alpha: bool
+
+    @property
+    def colours(self) -> np.ndarray:
+        """The channels but for alpha."""
+        return self.values[..., :-1] if self.alpha else self.values
+
+    @property
+    def is_opaque(self) -> bool:
+        """Whether alpha, if there is one, is full everywhere."""
+        return not self.alpha or bool((self.values[..., -1] == _full(self.values.dtype)).all())
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether one channel says it all: a single one, or three equal ones."""
+        colours = self.colours
+        if colours.shape[2] == 3:
+            return all(np.array_equal(colours[..., 0], colours[..., k]) for k in (1, 2))
+        return colours.shape[2] == 1
+
+
+def find(where: str, flag: str, scratch: str) -> list[Source]:
+    """Returns the images of a folder, a glob or an array, in the order of their names.
+
+    Args:
+        where: the folder, glob, `.npy` (N×H×W[×C]) or `.npz` file; a folder's or glob's own `.npy`
+            files are one image each.
+        flag: that named it, for messages: "images" or "masks", also looked for in an `.npz`.
+        scratch: a folder for the unpacked array of an `.npz`.
+
+    Raises:
+        InputError: if there are none, or two of one name.
+    """
+    if files.is_remote(where):
+        raise InputError(f"--{flag}={where} is remote; copy it to a local folder first.")
+    if where.lower().endswith((".npy", ".npz")) and os.path.isfile(where):
+        return _rows(where, flag, scratch)
+    if os.path.isdir(where):
+        paths = [os.path.join(where, name) for name in os.listdir(where)]
+    else:
+        paths = glob.glob(where, recursive=True)
+        if not paths:
+            raise InputError(
+                f"--{flag}={where} does not exist; name a folder, a quoted glob, or a .npy or .npz "
+                "file."
+            )
+    sources = [_file_source(path) for path in sorted(paths) if _is_image(path)]
+    if not sources:
+        raise InputError(f"--{flag}={where} holds no images ({', '.join(SUFFIXES)}).")
+    return sources
+
+
+def _is_image(path: str) -> bool:
+    name = os.path.basename(path)
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".") and os.path.isfile(path)
+
+
+def _is_array(path: str) -> bool:
+    return path.lower().endswith(".npy")
+
+
+def _file_source(path: str) -> Source:
+    return Source(os.path.splitext(os.path.basename(path))[0], path, None, path)
+
+
+def _rows(where: str, flag: str, scratch: str) -> list[Source]:
+    path = where
+    if where.lower().endswith(".npz"):
+        path = os.path.join(scratch, f"{flag}.npy")
+        _unpack(where, flag, path)
+    shape = _memory_map(path, where).shape
+    if len(shape) not in (3, 4):
+        raise InputError(
+            f"--{flag}={where} has shape {shape}; expected N×H×W or N×H×W×C, images first."
+        )
+    digits = max(5, len(str(shape[0])))
+    return [Source(f"{row:0{digits}}", path, row, f"{where}[{row}]") for row in range(shape[0])]
+
+
+def _unpack(where: str, flag: str, path: str) -> None:
+    """Copies the array of an `.npz` file to `path`, so that it can be read row by row."""
+    try:
+        with zipfile.ZipFile(where) as archive:
+            names = archive.namelist()
+            chosen = f"{flag}.npy" if f"{flag}.npy" in names else names[0] if names else ""
+            if chosen != f"{flag}.npy" and len(names) != 1:
+                arrays = ", ".join(name.removesuffix(".npy") for name in names)
+                raise InputError(
+                    f"{where} holds the arrays {arrays or '(none)'}; name the one to use {flag!r}."
+                )
+            with archive.open(chosen) as member:
+                _check_header(member, where)  # before anything is unpacked
+            with archive.open(chosen) as member, open(path, "wb") as file:
+                shutil.copyfileobj(member, file, 1 << 20)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise UnreadableError(_unreadable(where, error)) from None
+
+
+def _memory_map(path: str, label: str) -> np.ndarray:
+    """Returns the array of a `.npy` file, read from disk where it is touched; never unpickles."""
+    try:
+        with open(path, "rb") as file:
+            _check_header(file, label)
+        return np.lib.format.open_memmap(path, mode="r")
+    except InputError:
+        raise
+    except DAMAGE as error:
+        raise UnreadableError(_unreadable(label, error)) from None
+
+
+def _check_header(file: IO[bytes], label: str) -> None:
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    try:
+        version = np.lib.format.read_magic(file)
+        dtype = readers[version](file)[2]
+    except DAMAGE as error:
+        raise UnreadableError(_unreadable(label, error)) from None
+    if dtype.hasobject:
+        raise InputError(
+            f"{label} holds pickled Python objects, which could run any code and are never "
+            "unpickled; save numbers: numpy.save(path, numpy.stack(images))."
+        )
+    if dtype.kind not in "buif":
+        raise InputError(f"{label} holds {dtype}; expected integers, floats or booleans.")
+
+
+def _unreadable(label: str, error: Exception) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"{label} cannot be read: {reason}."
+
+
+def read_image(source: Source, max_pixels: int) -> Pixels:
+    """Returns an image as it is stored.
+
+    Args:
+        source: where it is.
+        max_pixels: the most pixels, height × width, that are decoded.
+
+    Raises:
+        UnreadableError: if the file is damaged.
+        InputError: if it is too large, or not an image of one page.
+    """
+    if _is_array(source.path):
+        values, alpha = _array(source, max_pixels), False
+        if values.dtype == bool:
+            values = values * np.uint8(255)
+    else:
+        values, alpha = _decode(source, max_pixels, _picture_values)
+    values = _as_stored(values, source.label)
+    return Pixels(values if values.ndim == 3 else values[..., None], alpha)
+
+
+def read_mask(source: Source, max_pixels: int) -> np.ndarray:
+    """Returns the class values of a mask, integers [H, W], as they are stored.
+
+    Args:
+        source: where it is.
+        max_pixels: the most pixels, height × width, that are decoded.
+
+    Raises:
+        UnreadableError: if the file is damaged.
+        InputError: if it is too large, or does not have one exact value a pixel.
+    """
+    if _is_array(source.path):
+        values, alpha = _array(source, max_pixels), False
+    else:
+        values, alpha = _decode(source, max_pixels, _mask_values)
+    if values.dtype == bool:
+        values = values.astype(np.uint8)
+    if values.ndim == 3:
+        values = _single_channel(Pixels(values, alpha), source.label)
+    if values.dtype.kind == "f":
+        values = _whole_numbers(values, source.label)
+    return values
+
+
+def convert(pixels: Pixels, channels: int, dtype: str, label: str) -> np.ndarray:
+    """Returns an image with the channels and dtype of a data set.
+
+    Grey is repeated for 3 channels; colours become luminance (ITU-R 601) for 1; alpha is dropped
+    unless `channels` is one more than the colours, and is full where there is none. 8-bit values
+    are scaled by 257 for 16 bits, which maps full to full.
+
+    Args:
+        pixels: the image.
+        channels: wanted.
+        dtype: wanted: "uint8", "uint16" or "float32".
+        label: the image's name, for messages.
+
+    Returns:
+        `dtype` [H, W, channels].
+
+    Raises:
+        InputError: if no rule leads there.
+    """
+    values = _with_channels(pixels, channels, label)
+    if values.dtype == dtype:
+        return values
+    if values.dtype == np.uint8 and dtype == "uint16":
+        return values.astype(np.uint16) * np.uint16(257)
+    raise InputError(
+        f"{label} has {values.dtype} pixels and the data are {dtype}; no rule makes them "
+        "comparable: convert the image."
+    )
+
+
+def check_convertible(colours: int, channels: int, label: str) -> None:
+    """Raises InputError if `convert` has no rule from so many colours to so many channels."""
+    if channels != colours and not (colours in (1, 3) and channels in (1, 2, 3, 4)):
+        raise InputError(
+            f"{label} has {colours} channels, which cannot become {channels}; give images of one "
+            "kind, or another --channels."
+        )
+
+
+def _with_channels(pixels: Pixels, channels: int, label: str) -> np.ndarray:
+    colours = pixels.colours
+    count = colours.shape[2]
+    check_convertible(count, channels, label)
+    if channels == count:
+        return colours
+    if channels == 3:
+        return np.repeat(colours, 3, axis=2)
+    if channels == 1:
+        return colours[..., :1] if pixels.is_grey else _luminance(colours)
+    opaque = np.full((*colours.shape[:2], 1), _full(colours.dtype), colours.dtype)
+    alpha = pixels.values[..., -1:] if pixels.alpha else opaque
+    return np.concatenate([_with_channels(pixels, channels - 1, label), alpha], axis=2)
+
+
+def _luminance(colours: np.ndarray) -> np.ndarray:
+    """Returns [H, W, 1]: 0.299 R + 0.587 G + 0.114 B, rounded as Pillow rounds it."""
+    if colours.dtype == np.float32:
+        return colours @ np.array([[0.299], [0.587], [0.114]], np.float32)
+    red, green, blue = (colours[..., k : k + 1].astype(np.uint64) for k in range(3))
+    grey = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+    return grey.astype(colours.dtype)
+
+
+def _full(dtype: np.dtype) -> int:
+    return 1 if dtype.kind == "f" else int(np.iinfo(dtype).max)
+
+
+def _array(source: Source, max_pixels: int) -> np.ndarray:
+    array = _memory_map(source.path, source.label)
+    if source.row is not None:
+        array = array[source.row]
+    if array.ndim not in (2, 3) or 0 in array.shape:
+        raise InputError(f"{source.label} has shape {array.shape}; expected H×W or H×W×C.")
+    _check_size(source.label, array.shape[0], array.shape[1], max_pixels)
+    # The one copy: what was mapped is let go.
+    return np.array(array, array.dtype.newbyteorder("="))
+
+
+def _decode(source: Source, max_pixels: int, values_of: Any) -> tuple[np.ndarray, bool]:
+    """Opens a picture, checks its header and returns `values_of` it and whether it has alpha."""
+    try:
+        with _open(source.path) as picture:
+            width, height = picture.size
+            _check_size(source.label, height, width, max_pixels)
+            if picture.format == "TIFF" and getattr(picture, "n_frames", 1) > 1:
+                raise InputError(
+                    f"{source.label} has {picture.n_frames} pages; save each as a file, or all "
+                    "as one .npy array."
+                )
+            return values_of(picture, source)
+    except InputError:
+        raise
+    except Image.UnidentifiedImageError:
+        reason = f"it is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
+        raise UnreadableError(f"{source.label} cannot be read: {reason}.") from None
+    except DAMAGE as error:
+        raise UnreadableError(_unreadable(source.label, error)) from None
+
+
+@contextlib.contextmanager
+def _open(path: str) -> Iterator[Any]:
+    """Opens a picture without Pillow's own limit of pixels: ours is checked next, with its flag."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            yield picture
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_size(label: str, height: int, width: int, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise InputError(
+            f"{label} has {height}×{width} = {height * width} pixels, more than --max_pixels="
+            f"{max_pixels}; if it is what it should be, raise --max_pixels, else remove it."
+        )
+
+
+def _picture_values(picture: Any, source: Source) -> tuple[np.ndarray, bool]:
+    if _sample_bits(picture, source.path) == 16 and not picture.mode.startswith("I"):
+        return _sixteen_bit_colours(picture, source)
+    if picture.mode in ("P", "PA"):
+        transparent = picture.mode == "PA" or picture.has_transparency_data
+        picture = picture.convert("RGBA" if transparent else "RGB")
+    elif picture.mode in ("CMYK", "YCbCr"):
+        picture = picture.convert("RGB")
+    elif picture.mode == "1":
+        picture = picture.convert("L")
+    _check_mode(picture.mode, ("L", "LA", "RGB", "RGBA"), source.label)
+    return _values(picture), picture.mode in ("LA", "RGBA")
+
+
+def _mask_values(picture: Any, source: Source) -> tuple[np.ndarray, bool]:
+    if picture.format == "JPEG":
+        raise InputError(
+            f"{source.label} is a JPEG, whose compression changes class values; save masks as PNG."
+        )
+    _check_mode(picture.mode, ("1", "P", "L", "LA", "RGB", "RGBA"), source.label)
+    return _values(picture), picture.mode in ("LA", "RGBA")
+
+
+def _check_mode(mode: str, modes: tuple[str, ...], label: str) -> None:
+    if mode not in (*modes, "F") and not mode.startswith("I"):
+        raise InputError(f"{label} has mode {mode}, which is not read; convert it to RGB or grey.")
+
+
+def _values(picture: Any) -> np.ndarray:
+    """Returns the decoded values in native byte order."""
+    values = np.asarray(picture)
+    if picture.mode == "I" and picture.format == "PNG":
+        values = values.astype(np.uint16)  # PNG has no more bits; older Pillows say "I"
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def _sample_bits(picture: Any, path: str) -> int:
+    if picture.format == "PNG":
+        with open(path, "rb") as file:
+            return file.read(25)[24]  # the header's bit depth
+    if picture.format == "TIFF":
+        return max(picture.tag_v2.get(258, (8,)))  # BitsPerSample
+    return 8
+
+
+def _sixteen_bit_colours(picture: Any, source: Source) -> tuple[np.ndarray, bool]:
+    """Decodes what Pillow would silently cut to 8 bits."""
+    if picture.format != "PNG":
+        raise InputError(
+            f"{source.label} is a 16-bit colour {picture.format}, of which Pillow reads 8 bits; "
+            "save it as a 16-bit PNG or a .npy array."
+        )
+    import tensorflow as tf  # rare, and takes seconds; see the docstring of `records`
+
+    with open(source.path, "rb") as file:
+        data = file.read()
+    try:
+        values = tf.io.decode_png(data, dtype=tf.uint16).numpy()
+    except tf.errors.InvalidArgumentError:
+        raise UnreadableError(f"{source.label} cannot be read: its PNG data are damaged.") from None
+    return values, values.shape[2] in (2, 4)
+
+
+def _as_stored(values: np.ndarray, label: str) -> np.ndarray:
+    """Returns uint8 and uint16 as they are, all else as float32."""
+    if values.dtype in (np.uint8, np.uint16):
+        return values
+    if values.dtype.kind in "iu" and values.size:
+        largest = max(abs(int(values.min())), abs(int(values.max())))
+        if largest > EXACT_IN_FLOAT32:
+            raise InputError(
+                f"{label} has the value {largest}, beyond {EXACT_IN_FLOAT32}, the last up to "
+                "which float32 holds every integer; scale the image."
+            )
+    stored = values.astype(np.float32)
+    if not np.isfinite(stored).all():
+        raise InputError(
+            f"{label} has pixels that are not finite (NaN or infinite); replace them, and mark "
+            "them in the mask with --ignore."
+        )
+    return stored
+
+
+def _single_channel(pixels: Pixels, label: str) -> np.ndarray:
+    if not (pixels.is_opaque and pixels.is_grey):
+        raise InputError(
+            f"{label} is in colour; a mask has one class value a pixel: save it as a grey or "
+            "palette PNG."
+        )
+    return pixels.colours[..., 0]
+
+
+def _whole_numbers(values: np.ndarray, label: str) -> np.ndarray:
+    whole = np.rint(values)
+    if not np.array_equal(whole, values) or np.abs(whole).max(initial=0) > EXACT_IN_FLOAT32:
+        raise InputError(f"{label} has values that are not whole numbers; a mask has class values.")
+    return whole.astype(np.int32)

@@ -1,0 +1,232 @@
+"""Prints what is in a data folder, checks its shards, draws its images.
+
+python -m trainer.data.inspect DIR [--verify] [--sheet=FILE.png]
+"""
+
+import io
+import itertools
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import tqdm
+from absl import logging
+from PIL import Image
+
+from trainer import config, flags, panels
+from trainer.data import files, records
+from trainer.errors import InputError
+
+DEMO = os.path.join(os.path.dirname(__file__), "demo")
+SIZES_SHOWN = 8
+SHEET_COLUMNS = 6
+
+
+def main(settings: config.Inspect) -> None:
+    """Prints the tables, then does what else was asked for."""
+    data_dir = settings.data_dir or DEMO
+    manifest = records.read_manifest(data_dir)
+    print("\n".join(describe(manifest, data_dir)))
+    if settings.verify:
+        print(f"\n{verify(manifest, data_dir)}")
+    if settings.sheet:
+        picture = Image.fromarray(draw_sheet(manifest, data_dir, settings.sheet_examples))
+        _save(picture, settings.sheet)
+
+
+def describe(manifest: records.Manifest, data_dir: str) -> list[str]:
+    """Returns the manifest as lines of text."""
+    known = {
+        "folder": data_dir,
+        "images": f"{_counted(manifest.channels, 'channel')}, {manifest.dtype}, "
+        f"stored as {manifest.encoding}",
+        "origin": manifest.origin,
+        "licence": manifest.licence,
+        "seed": str(manifest.seed),
+        "schema": str(manifest.schema),
+        "fingerprint": records.fingerprint(manifest),
+    }
+    lines = table([[name, text] for name, text in known.items() if text])
+    for title, rows in (
+        ("Splits", _split_rows(manifest)),
+        ("Classes, with their shares of the pixels", _class_rows(manifest)),
+        ("Channels, in stored units", _channel_rows(manifest)),
+        ("Sizes, height × width", _size_rows(manifest)),
+    ):
+        lines += ["", title, *table(rows, heading=True)]
+    if manifest.leaks:
+        lines += ["", "Leaks: identical pixels in two splits"]
+        lines += [f"  {' = '.join(group)}" for group in manifest.leaks]
+    if manifest.skipped:
+        lines += ["", "Skipped as unreadable", *(f"  {name}" for name in manifest.skipped)]
+    return lines
+
+
+def table(rows: Sequence[Sequence[str]], heading: bool = False) -> list[str]:
+    """Returns rows as aligned lines: the first column to the left, in headed ones others right."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if heading and place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  " + "   ".join(cells).rstrip())
+    if heading:
+        lines.insert(1, "  " + "   ".join("─" * width for width in widths))
+    return lines
+
+
+def verify(manifest: records.Manifest, data_dir: str) -> str:
+    """Reads every shard and returns a line that says how many there are.
+
+    Raises:
+        InputError: naming the first shard that is not as it was written.
+    """
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    total = sum(shard.bytes for shard in shards)
+    with tqdm.tqdm(total=total, desc="verifying", unit="B", unit_scale=True, disable=None) as bar:
+        for shard in shards:
+            records.verify_shard(data_dir, shard)
+            bar.update(shard.bytes)
+    return (
+        f"All {_counted(len(shards), 'shard')} ({_megabytes(total)} MB) are as they were written."
+    )
+
+
+def draw_sheet(manifest: records.Manifest, data_dir: str, num_examples: int) -> np.ndarray:
+    """Returns a contact sheet: images of every split, in stored order, with their outlines.
+
+    Args:
+        manifest: of the folder.
+        data_dir: the folder.
+        num_examples: images on the sheet; every split gets its share, but at least one.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    tiles = []
+    total = sum(split.examples for split in manifest.splits.values())
+    for name, split in manifest.splits.items():
+        count = min(split.examples, max(1, round(num_examples * split.examples / total)))
+        for example in itertools.islice(_examples(manifest, data_dir, split), count):
+            caption = f"{name}/{example['name'].numpy().decode()}"
+            image, mask = example["image"].numpy(), example["mask"].numpy()
+            tiles.append(panels.draw_example(image, mask, caption))
+    columns = min(SHEET_COLUMNS, math.ceil(math.sqrt(len(tiles))))
+    sheet = panels.grid(tiles, columns)
+    legend = [
+        (entry.name, panels.class_colour(index))
+        for index, entry in enumerate(manifest.classes)
+        if index
+    ]
+    return np.concatenate([sheet, panels.legend_line(sheet.shape[1], legend)])
+
+
+def _examples(manifest: records.Manifest, data_dir: str, split: records.Split) -> Iterator[dict]:
+    for shard in split.shards:
+        for serialized in records.read_shard(data_dir, shard):
+            yield records.decode(serialized, manifest)
+
+
+def _save(picture: Image.Image, path: str) -> None:
+    buffer = io.BytesIO()
+    picture.save(buffer, "png")
+    try:
+        with files.open_file(path, "wb") as file:
+            file.write(buffer.getvalue())
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise InputError(f"--sheet={path} cannot be written: {error.strerror}.") from None
+    logging.info("Drew %s.", path)
+
+
+def _split_rows(manifest: records.Manifest) -> list[list[str]]:
+    rows = [["split", "images", "shards", "images/shard", "MB", "megapixels", "ignored"]]
+    for name, split in manifest.splits.items():
+        counts = [shard.examples for shard in split.shards]
+        pixels = sum(height * width * count for height, width, count in split.sizes)
+        rows.append(
+            [
+                name,
+                str(split.examples),
+                str(len(counts)),
+                "–".join(str(count) for count in sorted({min(counts), max(counts)})),
+                _megabytes(sum(shard.bytes for shard in split.shards)),
+                f"{pixels / 1e6:.2f}",
+                _percent(split.ignored_pixels, pixels),
+            ]
+        )
+    return rows
+
+
+def _class_rows(manifest: records.Manifest) -> list[list[str]]:
+    rows = [["class", "id", "mask value", *manifest.splits]]
+    for index, entry in enumerate(manifest.classes):
+        shares = [
+            _percent(split.pixels[index], sum(split.pixels)) for split in manifest.splits.values()
+        ]
+        rows.append([entry.name, str(index), str(entry.value), *shares])
+    if manifest.ignore_value is not None:
+        blanks = ["" for _ in manifest.splits]
+        rows.append(["(ignored)", str(records.IGNORE), str(manifest.ignore_value), *blanks])
+    return rows
+
+
+def _channel_rows(manifest: records.Manifest) -> list[list[str]]:
+    rows = [
+        ["channel", *(f"{name} {what}" for name in manifest.splits for what in ("mean", "std"))]
+    ]
+    for channel in range(manifest.channels):
+        figures = [
+            f"{values[channel]:.5g}"
+            for split in manifest.splits.values()
+            for values in (split.mean, split.std)
+        ]
+        rows.append([str(channel), *figures])
+    return rows
+
+
+def _size_rows(manifest: records.Manifest) -> list[list[str]]:
+    counts = {
+        name: {(height, width): count for height, width, count in split.sizes}
+        for name, split in manifest.splits.items()
+    }
+    totals = {
+        size: sum(split.get(size, 0) for split in counts.values())
+        for size in sorted(set(itertools.chain.from_iterable(counts.values())))
+    }
+    common = sorted(totals, key=lambda size: -totals[size])
+    rows = [["size", *counts]]
+    for height, width in common[:SIZES_SHOWN]:
+        shown = [str(split.get((height, width), 0)) for split in counts.values()]
+        rows.append([f"{height} × {width}", *shown])
+    rare = common[SIZES_SHOWN:]
+    if rare:
+        sums = [sum(split.get(size, 0) for size in rare) for split in counts.values()]
+        rows.append([f"{_counted(len(rare), 'other')}", *(str(count) for count in sums)])
+    return rows
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _megabytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1e6:.2f}"
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.2f} %" if whole else "–"
+
+
+def _with_flag(argv: Sequence[str]) -> list[str]:
+    """Returns the command line with the folder, which may come first, as a flag."""
+    if len(argv) > 1 and not argv[1].startswith("-"):
+        return [argv[0], f"--data_dir={argv[1]}", *argv[2:]]
+    return list(argv)
+
+
+if __name__ == "__main__":
+    flags.run(config.Inspect, main, _with_flag(sys.argv))

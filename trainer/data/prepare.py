@@ -1,0 +1,439 @@
+"""Makes a data folder of pictures and their masks: sharded TFRecords and a manifest.
+
+    python -m trainer.data.prepare --images=DIR --masks=DIR --output=DIR
+
+Two passes, each by all cores, in an order that does not depend on their number. The first reads
+every pair and finds out what there is (`survey`); then all that needs the whole set is decided.
+The second reads again, encodes and writes. This process only ever holds encoded examples, so
+memory is bounded by workers × one image, not by the data.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import errno
+import fractions
+import functools
+import itertools
+import math
+import os
+import signal
+import sys
+import tempfile
+import time
+import types
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+from absl import logging
+
+from trainer import config, flags
+from trainer.data import files, images, records, sides, survey, workers
+from trainer.errors import InputError
+
+MIN_SHARDS = 8  # so that as many streams, or workers, can share a split of any size
+SHOWN = 10  # leaks and skipped files in the log; the manifest has all
+
+
+@dataclasses.dataclass
+class Tally:
+    """Counts and sums over the pixels of one or more images.
+
+    Attributes:
+        pixels: int64 [num_classes], number of pixels of each class.
+        ignored_pixels: number of pixels that do not count.
+        sums: of each channel's values; exact, so that their order does not matter.
+        squares: sums of each channel's squared values.
+    """
+
+    pixels: np.ndarray
+    ignored_pixels: int
+    sums: list[fractions.Fraction]
+    squares: list[fractions.Fraction]
+
+    def add(self, other: "Tally") -> None:
+        """Adds the counts and sums of other images to these."""
+        self.pixels = self.pixels + other.pixels
+        self.ignored_pixels += other.ignored_pixels
+        self.sums = [a + b for a, b in zip(self.sums, other.sums, strict=True)]
+        self.squares = [a + b for a, b in zip(self.squares, other.squares, strict=True)]
+
+
+def main(settings: config.Prepare) -> None:
+    """Prepares data; when asked to stop, leaves no more behind than after an error."""
+    signal.signal(signal.SIGTERM, _exit_when_asked)
+    prepare(settings)
+
+
+def _exit_when_asked(number: int, frame: types.FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def prepare(settings: config.Prepare) -> records.Manifest:
+    """Writes a data folder and returns its manifest.
+
+    Raises:
+        InputError: if a setting or a file breaks a rule; what was written is removed then.
+    """
+    _check_paths(settings)
+    classes = survey.parse_classes(settings.classes, settings.ignore)
+    channels = survey.parse_channels(settings.channels)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        pairs = find_pairs(settings.images, settings.masks, settings.mask_suffix, scratch)
+        names = _assign(settings, pairs)
+        pairs = _listed(pairs, names)
+        with workers.start(_num_workers(settings.workers, len(pairs))) as run:
+            found, skipped = _survey(run, pairs, settings.max_pixels, settings.skip_bad)
+            names = {side: [n for n in listed if n in found] for side, listed in names.items()}
+            sides.check_none_empty(names, "--skip_bad")
+            form = _choose_format(list(found.values()), classes, settings.ignore, channels)
+            leaks = sides.find_leaks(names, {name: one.digest for name, one in found.items()})
+            _warn_of_leaks(leaks)
+            order = {
+                side: [found[name] for name in shuffled]
+                for side, shuffled in sides.shuffle(names, settings.seed).items()
+            }
+            with _output(settings.output) as written:
+                splits = _write(run, order, form, settings, written)
+                manifest = records.Manifest(
+                    classes=form.classes,
+                    ignore_value=settings.ignore,
+                    channels=form.channels,
+                    bit_depth=records.BIT_DEPTHS[form.dtype],
+                    dtype=form.dtype,
+                    encoding=form.encoding,
+                    splits=splits,
+                    seed=settings.seed,
+                    origin=settings.origin,
+                    licence=settings.licence,
+                    leaks=leaks,
+                    skipped=skipped,
+                )
+                records.write_manifest(manifest, settings.output)
+    _warn_of_absent_classes(manifest)
+    logging.info("%s", _closing_line(manifest, settings.output, time.monotonic() - started))
+    return manifest
+
+
+# What to prepare ----------------------------------------------------------------------------------
+
+
+def _check_paths(settings: config.Prepare) -> None:
+    for name in ("images", "masks", "output"):
+        if not getattr(settings, name):
+            raise InputError(f"--{name} is missing; give --images, --masks and --output.")
+    if files.exists(f"{settings.output}/{records.MANIFEST}"):
+        raise InputError(
+            f"--output={settings.output} already has a {records.MANIFEST}: it holds finished data; "
+            "name another folder, or remove that one first."
+        )
+    if not files.is_remote(settings.output) and os.path.isfile(settings.output):
+        raise InputError(f"--output={settings.output} is a file; name a folder.")
+
+
+def find_pairs(images_at: str, masks_at: str, suffix: str, scratch: str) -> list[survey.Pair]:
+    """Returns images with their masks, in the order of their names.
+
+    Args:
+        images_at: folder, glob or array of images.
+        masks_at: folder, glob or array of masks.
+        suffix: what a mask's stem has after its image's.
+        scratch: folder for temporary files, to be kept as long as the pairs are used.
+
+    Raises:
+        InputError: naming the first file without a partner or with an ambiguous name.
+    """
+    found = images.find(images_at, "images", scratch)
+    masks = images.find(masks_at, "masks", scratch)
+    if suffix:  # both may be in one folder
+        found = [source for source in found if not source.name.endswith(suffix)]
+        masks = [
+            dataclasses.replace(source, name=source.name.removesuffix(suffix))
+            for source in masks
+            if source.name.endswith(suffix)
+        ]
+    image_of = _by_name(found, "images")
+    mask_of = _by_name(masks, "masks")
+    for name, source in image_of.items():
+        if name not in mask_of:
+            raise InputError(
+                f"{source.label} has no mask: there is no {name}{suffix} in --masks={masks_at}; "
+                "add it, remove the image, or see --mask_suffix."
+            )
+    for name, source in mask_of.items():
+        if name not in image_of:
+            raise InputError(
+                f"{source.label} has no image: there is no {name} in --images={images_at}; add it, "
+                "remove the mask, or see --mask_suffix."
+            )
+    return [survey.Pair(image_of[name], mask_of[name]) for name in sorted(image_of)]
+
+
+def _by_name(sources: Sequence[images.Source], flag: str) -> dict[str, images.Source]:
+    named: dict[str, images.Source] = {}
+    for source in sources:
+        if source.name in named:
+            raise InputError(
+                f"{named[source.name].label} and {source.label} have the same stem, which names "
+                f"a case; rename one, or narrow --{flag}."
+            )
+        named[source.name] = source
+    return named
+
+
+def _assign(settings: config.Prepare, pairs: Sequence[survey.Pair]) -> sides.Sides:
+    return sides.assign(
+        [pair.name for pair in pairs],
+        settings.splits,
+        settings.split,
+        settings.group_by,
+        settings.seed,
+    )
+
+
+def _listed(pairs: Sequence[survey.Pair], names: sides.Sides) -> list[survey.Pair]:
+    known = set(itertools.chain.from_iterable(names.values()))
+    listed = [pair for pair in pairs if pair.name in known]
+    if len(listed) < len(pairs):
+        count = len(pairs) - len(listed)
+        logging.info("%d images are in no list of --splits and are left out.", count)
+    return listed
+
+
+def _num_workers(asked: int, num_images: int) -> int:
+    return max(1, min(asked or os.cpu_count() or 1, num_images))
+
+
+# The first pass -----------------------------------------------------------------------------------
+
+
+def _survey(
+    run: workers.Run, pairs: Sequence[survey.Pair], max_pixels: int, skip_bad: bool
+) -> tuple[dict[str, survey.Survey], tuple[str, ...]]:
+    """Returns what there is, by name, and the names of the pairs that were skipped."""
+    task = functools.partial(_examine, max_pixels, skip_bad)
+    found, skipped = {}, []
+    for pair, result in zip(pairs, _shown(run(task, pairs), "reading", len(pairs)), strict=True):
+        if isinstance(result, str):
+            logging.warning("Skipped: %s", result)
+            skipped.append(pair.name)
+        else:
+            found[pair.name] = result
+    return found, tuple(skipped)
+
+
+def _examine(max_pixels: int, skip_bad: bool, pair: survey.Pair) -> survey.Survey | str:
+    """Returns what there is in a pair, or why it is to be skipped."""
+    try:
+        return survey.examine(pair, max_pixels)
+    except images.UnreadableError as error:
+        if not skip_bad:
+            raise InputError(
+                f"{error} Mend or remove it, or go on without it: --skip_bad."
+            ) from None
+        return str(error)
+
+
+def _choose_format(
+    found: Sequence[survey.Survey],
+    classes: tuple[records.Class, ...],
+    ignore: int | None,
+    channels: int | None,
+) -> survey.Format:
+    chosen_classes, class_notes = survey.choose_classes(found, classes, ignore)
+    chosen_channels, channel_notes = survey.choose_channels(found, channels)
+    dtype, dtype_notes = survey.choose_dtype(found)
+    for note in (*class_notes, *channel_notes, *dtype_notes):
+        logging.info("%s", note)
+    return survey.Format(chosen_classes, ignore, chosen_channels, dtype)
+
+
+def _warn_of_leaks(leaks: Sequence[Sequence[str]]) -> None:
+    for group in leaks[:SHOWN]:
+        logging.warning("Warning: a leak, identical pixels in two splits: %s", " = ".join(group))
+    if len(leaks) > SHOWN:
+        logging.warning("Warning: %d more leaks; the manifest lists them.", len(leaks) - SHOWN)
+
+
+# The second pass ----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _output(folder: str) -> Iterator[list[str]]:
+    """Makes the output folder; if what is within fails, removes it and all that was written.
+
+    Yields:
+        A list for the names of the files that were written.
+    """
+    try:
+        made = files.make_folder(folder)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise InputError(f"--output={folder} cannot be made: {error.strerror}.") from None
+    written: list[str] = []
+    try:
+        yield written
+    except BaseException:
+        for name in written:
+            files.remove(f"{folder}/{name}")
+        for path in made:
+            files.remove_empty_folder(path)
+        raise
+
+
+def _write(
+    run: workers.Run,
+    order: dict[str, list[survey.Survey]],
+    form: survey.Format,
+    settings: config.Prepare,
+    written: list[str],
+) -> dict[str, records.Split]:
+    """Writes all shards, one after the other, and returns what the manifest says of them."""
+    task = functools.partial(_encode, form, settings.max_pixels)
+    pairs = [one.pair for listed in order.values() for one in listed]
+    results = _shown(run(task, pairs), "writing", len(pairs))
+    splits = {}
+    for side, listed in order.items():
+        total = _no_tally(form)
+        shards = []
+        counts = shard_counts(len(listed), _raw_bytes(listed, form), settings.shard_mb)
+        for index, count in enumerate(counts):
+            name = records.shard_name(side, index, len(counts))
+            examples = _tallied(itertools.islice(results, count), total)
+            shards.append(records.write_shard(settings.output, name, examples))
+            written.append(name)
+        splits[side] = _describe(listed, shards, total)
+    return splits
+
+
+def _tallied(results: Iterable[tuple[bytes, Tally]], total: Tally) -> Iterator[bytes]:
+    for example, tally in results:
+        total.add(tally)
+        yield example
+
+
+def shard_counts(num_examples: int, raw_bytes: int, shard_mb: float) -> list[int]:
+    """Returns how many examples each shard of a split gets; they differ by at most one.
+
+    Args:
+        num_examples: of the split.
+        raw_bytes: of its images and masks, uncompressed.
+        shard_mb: most megabytes (10^6 bytes) of these in a shard of average images.
+    """
+    shards = min(num_examples, max(MIN_SHARDS, math.ceil(raw_bytes / (shard_mb * 1e6))))
+    small, larger = divmod(num_examples, shards)
+    return [small + 1] * larger + [small] * (shards - larger)
+
+
+def _raw_bytes(listed: Sequence[survey.Survey], form: survey.Format) -> int:
+    per_pixel = form.channels * records.BIT_DEPTHS[form.dtype] // 8 + 1  # and the mask's byte
+    return per_pixel * sum(one.height * one.width for one in listed)
+
+
+def _encode(form: survey.Format, max_pixels: int, pair: survey.Pair) -> tuple[bytes, Tally]:
+    pixels = images.read_image(pair.image, max_pixels)
+    image = images.convert(pixels, form.channels, form.dtype, pair.image.label)
+    mask = class_ids(images.read_mask(pair.mask, max_pixels), form.classes)
+    example = records.encode(pair.name, image, mask, form.encoding)
+    return example, tally(image, mask, len(form.classes))
+
+
+def class_ids(values: np.ndarray, classes: Sequence[records.Class]) -> np.ndarray:
+    """Returns the mask as it is stored: uint8 [H, W], the place of each value in `classes`."""
+    ids = np.full(values.shape, records.IGNORE, np.uint8)
+    for index, entry in enumerate(classes):
+        ids[values == entry.value] = index
+    return ids
+
+
+def tally(image: np.ndarray, mask: np.ndarray, num_classes: int) -> Tally:
+    """Returns the counts and sums of one example.
+
+    Args:
+        image: uint8, uint16 or float32 [H, W, C].
+        mask: uint8 [H, W], class ids; records.IGNORE where a pixel does not count.
+        num_classes: number of classes.
+    """
+    counts = np.bincount(mask.ravel(), minlength=records.IGNORE + 1)
+    moments = [_moments(image[..., channel]) for channel in range(image.shape[2])]
+    return Tally(
+        pixels=counts[:num_classes],
+        ignored_pixels=int(counts[records.IGNORE]),
+        sums=[fractions.Fraction(first) for first, _ in moments],
+        squares=[fractions.Fraction(second) for _, second in moments],
+    )
+
+
+def _moments(values: np.ndarray) -> tuple[float, float]:
+    """Returns the sums of the values and of their squares: of integers exact ones, by counting."""
+    if values.dtype.kind == "f":
+        wide = values.astype(np.float64)
+        return float(wide.sum()), float(np.square(wide).sum())
+    counts = np.bincount(values.ravel())
+    levels = np.arange(len(counts))
+    return int(counts @ levels), int(counts @ levels**2)
+
+
+def _no_tally(form: survey.Format) -> Tally:
+    zeros = [fractions.Fraction(0)] * form.channels
+    return Tally(np.zeros(len(form.classes), np.int64), 0, zeros, zeros)
+
+
+def _describe(
+    listed: Sequence[survey.Survey], shards: Sequence[records.Shard], total: Tally
+) -> records.Split:
+    sizes = collections.Counter((one.height, one.width) for one in listed)
+    num_pixels = sum(one.height * one.width for one in listed)
+    means = [value / num_pixels for value in total.sums]
+    variances = [
+        square / num_pixels - mean**2 for square, mean in zip(total.squares, means, strict=True)
+    ]
+    return records.Split(
+        examples=len(listed),
+        shards=tuple(shards),
+        cases=tuple(one.pair.name for one in listed),
+        sizes=tuple((*size, count) for size, count in sorted(sizes.items())),
+        pixels=tuple(int(count) for count in total.pixels),
+        ignored_pixels=total.ignored_pixels,
+        mean=tuple(float(mean) for mean in means),
+        # A float image's squares are rounded, which may take a variance of 0 below it.
+        std=tuple(math.sqrt(max(0.0, float(variance))) for variance in variances),
+    )
+
+
+# What is said -------------------------------------------------------------------------------------
+
+
+def _shown(results: Iterator[Any], what: str, total: int) -> Iterator[Any]:
+    """Yields the results under a progress bar, if there is a terminal to show it."""
+    with tqdm.tqdm(total=total, desc=what, unit=" images", disable=None) as bar:
+        for result in results:
+            bar.update()
+            yield result
+
+
+def _warn_of_absent_classes(manifest: records.Manifest) -> None:
+    for side, split in manifest.splits.items():
+        for entry, count in zip(manifest.classes, split.pixels, strict=True):
+            if not count:
+                logging.warning("Warning: class %s does not occur in %s.", entry.name, side)
+
+
+def _closing_line(manifest: records.Manifest, output: str, seconds: float) -> str:
+    total = sum(split.examples for split in manifest.splits.values())
+    parts = [
+        f"{side} {split.examples} in {len(split.shards)} shards"
+        for side, split in manifest.splits.items()
+    ]
+    return (
+        f"Wrote {total} images to {output} in {seconds:.1f} s ({total / seconds:.1f} images/s): "
+        f"{', '.join(parts)}."
+    )
+
+
+if __name__ == "__main__":
+    flags.run(config.Prepare, main)

@@ -1,0 +1,437 @@
+"""The data folder: how an example is written, how it is read, and the manifest over all shards.
+
+The only module that knows the schema. Examples are `tf.train.Example` in TFRecord files, as any
+TensorFlow program reads them, but writing them needs no TensorFlow: the workers that prepare data
+start in 0.3 s and 30 MB rather than 4 s and 540 MB.
+"""
+
+import collections
+import dataclasses
+import hashlib
+import io
+import json
+import re
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import IO, Any
+
+import google_crc32c
+import numpy as np
+from PIL import Image
+
+from trainer.data import files
+from trainer.errors import InputError
+
+SCHEMA = 1
+IGNORE = 255  # the mask's mark for pixels that do not count
+MAX_CLASSES = 255  # ids 0 … 254
+MANIFEST = "manifest.json"
+BIT_DEPTHS = {"uint8": 8, "uint16": 16, "float32": 32}
+
+# On the nuclei, level 3 takes 44 % of the time of zlib's default of 6 and 3 % more bytes.
+PNG_LEVEL = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Class:
+    """A class: its name, and its value in the masks that were given."""
+
+    name: str
+    value: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A TFRecord file: its name in the data folder, and what it must hold."""
+
+    name: str
+    examples: int
+    bytes: int
+    crc32c: str  # of the whole file, eight hexadecimal digits
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One side of the data.
+
+    Attributes:
+        examples: number of images.
+        shards: the files, in order.
+        cases: the images' names, in the order in which they stand in the shards.
+        sizes: (height, width, count) of each size that occurs.
+        pixels: number of pixels of each class.
+        ignored_pixels: number of pixels that do not count.
+        mean: of each channel's pixels, in stored units.
+        std: of each channel's pixels, in stored units.
+    """
+
+    examples: int
+    shards: tuple[Shard, ...]
+    cases: tuple[str, ...]
+    sizes: tuple[tuple[int, int, int], ...]
+    pixels: tuple[int, ...]
+    ignored_pixels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What is in a data folder; written last, so that a folder that has one is whole.
+
+    Attributes:
+        schema: version of this layout.
+        classes: in the order of their ids; the first is the background.
+        ignore_value: the value of masks, as given, that marked pixels not to count.
+        channels: of every image.
+        bit_depth: 8, 16 or 32, of `dtype`.
+        dtype: "uint8", "uint16" or "float32", of stored images.
+        encoding: "png" or "zlib", see `encode`.
+        splits: "train", "val" and, if there is one, "test".
+        seed: of the split and the order.
+        origin: where the data come from, in the words of whoever prepared them.
+        licence: of the data.
+        leaks: groups of images with equal pixels on two sides, each named split/case.
+        skipped: unreadable images that were left out.
+    """
+
+    classes: tuple[Class, ...]
+    channels: int
+    bit_depth: int
+    dtype: str
+    encoding: str
+    splits: dict[str, Split]
+    seed: int = 0
+    ignore_value: int | None = None
+    origin: str = ""
+    licence: str = ""
+    leaks: tuple[tuple[str, ...], ...] = ()
+    skipped: tuple[str, ...] = ()
+    schema: int = SCHEMA
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, the background included."""
+        return len(self.classes)
+
+    def to_json(self) -> str:
+        """Returns the text of manifest.json."""
+        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, path: str = MANIFEST) -> "Manifest":
+        """Returns the manifest of a text.
+
+        Args:
+            text: of manifest.json.
+            path: where the text is from, for messages.
+
+        Raises:
+            InputError: if it is of a newer schema, not a manifest, or contradicts itself.
+        """
+        try:
+            raw = json.loads(text)
+            if raw["schema"] > SCHEMA:
+                raise InputError(
+                    f"{path} has schema {raw['schema']}, newer than {SCHEMA}, the newest that this "
+                    "version reads; upgrade this package or prepare the data again with it."
+                )
+            manifest = _build_manifest(raw)
+            broken = [rule for rule, holds in _rules(manifest) if not holds]
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise InputError(
+                f"{path} is not a manifest of trainer.data.prepare ({type(error).__name__}: "
+                f"{' '.join(str(error).split())}); prepare the data again."
+            ) from None
+        if broken:
+            raise InputError(f"{path} is damaged: {broken[0]}; prepare the data again.")
+        return manifest
+
+
+def _build_manifest(raw: dict[str, Any]) -> Manifest:
+    known = {field.name for field in dataclasses.fields(Manifest)}
+    values = {name: value for name, value in raw.items() if name in known}
+    values["classes"] = tuple(Class(**entry) for entry in raw["classes"])
+    values["splits"] = {name: _build_split(split) for name, split in raw["splits"].items()}
+    values["leaks"] = tuple(tuple(group) for group in raw["leaks"])
+    values["skipped"] = tuple(raw["skipped"])
+    return Manifest(**values)
+
+
+def _build_split(raw: dict[str, Any]) -> Split:
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in raw.items()
+    }
+    values["shards"] = tuple(Shard(**entry) for entry in raw["shards"])
+    values["sizes"] = tuple(tuple(entry) for entry in raw["sizes"])
+    return Split(**values)
+
+
+def _rules(manifest: Manifest) -> Iterator[tuple[str, bool]]:
+    """Yields (rule, whether it holds); what reads the data relies on each."""
+    yield "the schema is not a positive number", manifest.schema >= 1
+    yield "it has fewer than 2 or more than 255 classes", 2 <= manifest.num_classes <= MAX_CLASSES
+    yield f"dtype {manifest.dtype!r} is unknown", manifest.dtype in BIT_DEPTHS
+    yield f"encoding {manifest.encoding!r} is unknown", manifest.encoding in ("png", "zlib")
+    yield f"{manifest.channels} channels are too few", manifest.channels >= 1
+    yield "it has no train split", "train" in manifest.splits
+    for name, split in manifest.splits.items():
+        for shard in split.shards:
+            # A name such as ../x would read, and a tool that cleans up would remove, other files.
+            rule = f"shard name {shard.name!r} is not a plain file name"
+            yield rule, bool(re.fullmatch(r"\w[\w.-]*", shard.name))
+        counts = {split.examples, len(split.cases), sum(shard.examples for shard in split.shards)}
+        counts.add(sum(count for _, _, count in split.sizes))
+        yield f"the counts of its {name} split disagree", len(counts) == 1
+        yield f"its {name} split is empty", split.examples > 0
+        sound = len(split.pixels) == manifest.num_classes
+        yield f"its {name} split does not count every class", sound
+        sound = len(split.mean) == len(split.std) == manifest.channels
+        yield f"its {name} split has not a mean and std for each channel", sound
+
+
+def read_manifest(data_dir: str) -> Manifest:
+    """Returns the manifest of a data folder, local or gs://.
+
+    Raises:
+        InputError: if there is none, or none that this version can rely on.
+    """
+    path = f"{data_dir}/{MANIFEST}"
+    if not files.exists(path):
+        raise InputError(
+            f"{data_dir} has no {MANIFEST}: it is not a folder that trainer.data.prepare finished; "
+            "prepare the data, or name another --data_dir."
+        )
+    with files.open_file(path, "rb") as file:
+        return Manifest.from_json(file.read().decode(errors="replace"), path)
+
+
+def write_manifest(manifest: Manifest, data_dir: str) -> None:
+    """Writes the manifest, under a temporary name first: a manifest that is seen is whole."""
+    temporary = f"{data_dir}/{MANIFEST}.tmp"
+    try:
+        with files.open_file(temporary, "w") as file:
+            file.write(manifest.to_json())
+        files.move(temporary, f"{data_dir}/{MANIFEST}")
+    except BaseException:
+        files.remove(temporary)
+        raise
+
+
+def fingerprint(manifest: Manifest) -> str:
+    """Returns the sha256 of the manifest's canonical JSON, in hexadecimal digits.
+
+    It holds the checksum of every shard, so equal fingerprints mean equal data.
+    """
+    canonical = json.dumps(dataclasses.asdict(manifest), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def shard_name(split: str, index: int, count: int) -> str:
+    """Returns the file name of shard `index` of `count`."""
+    return f"{split}-{index:05d}-of-{count:05d}.tfrecord"
+
+
+def choose_encoding(dtype: str, channels: int) -> str:
+    """Returns "png" for what Pillow writes as PNG and TensorFlow reads, "zlib" for the rest."""
+    return "png" if (dtype, channels) in _PNG_MODES else "zlib"
+
+
+_PNG_MODES = {("uint8", 1): "L", ("uint8", 3): "RGB", ("uint8", 4): "RGBA", ("uint16", 1): "I;16"}
+
+
+def encode(name: str, image: np.ndarray, mask: np.ndarray, encoding: str) -> bytes:
+    """Returns a serialized `tf.train.Example`, equal for equal arguments.
+
+    Args:
+        name: the case's name.
+        image: uint8, uint16 or float32 [H, W, C].
+        mask: uint8 [H, W], class ids; IGNORE where a pixel does not count.
+        encoding: "png" (see `choose_encoding`), or "zlib": little-endian values in C order.
+    """
+    height, width = mask.shape
+    assert image.shape[:2] == mask.shape
+    return _serialize(
+        {
+            "name": name.encode(),
+            "image": _png(image) if encoding == "png" else _deflated(image),
+            "mask": _png(mask[..., None]),
+            "height": height,
+            "width": width,
+        }
+    )
+
+
+def _png(image: np.ndarray) -> bytes:
+    assert (image.dtype.name, image.shape[2]) in _PNG_MODES
+    buffer = io.BytesIO()
+    values = image[..., 0] if image.shape[2] == 1 else image
+    Image.fromarray(np.ascontiguousarray(values)).save(buffer, "png", compress_level=PNG_LEVEL)
+    return buffer.getvalue()
+
+
+def _deflated(image: np.ndarray) -> bytes:
+    return zlib.compress(image.astype(image.dtype.newbyteorder("<")).tobytes(), PNG_LEVEL)
+
+
+def _serialize(features: Mapping[str, bytes | int]) -> bytes:
+    """Returns a `tf.train.Example` of single values, features in the order given.
+
+    Every field of these messages is a protocol buffer's length-delimited one: Example.features is
+    1, the entries of the map Features.feature are 1 (key 1, value 2), and a Feature holds a
+    bytes_list (1) or an int64_list (3), whose values are 1.
+    """
+    entries = b""
+    for name, value in features.items():
+        feature = (
+            _field(3, _field(1, _varint(value)))
+            if isinstance(value, int)
+            else _field(1, _field(1, value))
+        )
+        entries += _field(1, _field(1, name.encode()) + _field(2, feature))
+    return _field(1, entries)
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    return bytes([number << 3 | 2]) + _varint(len(payload)) + payload
+
+
+def _varint(value: int) -> bytes:
+    digits = bytearray()
+    while value > 0x7F:
+        digits.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*digits, value])
+
+
+def decode(serialized, manifest: Manifest) -> dict[str, Any]:
+    """Returns the example that `encode` wrote, as tensors; for use inside `tf.data`.
+
+    Args:
+        serialized: string [], a record of a shard.
+        manifest: of the shard's folder.
+
+    Returns:
+        name: string []; image: `manifest.dtype` [H, W, C], with C static; mask: uint8 [H, W].
+    """
+    import tensorflow as tf  # see the module's docstring
+
+    example = tf.io.parse_single_example(
+        serialized,
+        {
+            "name": tf.io.FixedLenFeature([], tf.string),
+            "image": tf.io.FixedLenFeature([], tf.string),
+            "mask": tf.io.FixedLenFeature([], tf.string),
+            "height": tf.io.FixedLenFeature([], tf.int64),
+            "width": tf.io.FixedLenFeature([], tf.int64),
+        },
+    )
+    dtype = tf.as_dtype(manifest.dtype)
+    if manifest.encoding == "png":
+        image = tf.io.decode_png(example["image"], manifest.channels, dtype)
+    else:
+        values = tf.io.decode_compressed(example["image"], "ZLIB")
+        shape = [example["height"], example["width"], manifest.channels]
+        image = tf.reshape(tf.io.decode_raw(values, dtype), shape)
+    mask = tf.io.decode_png(example["mask"], 1)[..., 0]
+    return {"name": example["name"], "image": image, "mask": mask}
+
+
+def write_shard(data_dir: str, name: str, examples: Iterable[bytes]) -> Shard:
+    """Writes serialized examples as a shard, under a temporary name first.
+
+    Args:
+        data_dir: the data folder, local or gs://; it exists.
+        name: the shard's file name.
+        examples: taken one after the other; nothing is left if they raise.
+    """
+    temporary = f"{data_dir}/{name}.tmp"
+    count = size = crc = 0
+    try:
+        with files.open_file(temporary, "wb") as file:
+            for example in examples:
+                record = _record(example)
+                file.write(record)
+                count, size = count + 1, size + len(record)
+                crc = google_crc32c.extend(crc, record)
+        files.move(temporary, f"{data_dir}/{name}")
+    except BaseException:
+        files.remove(temporary)
+        raise
+    return Shard(name, count, size, f"{crc:08x}")
+
+
+def read_shard(data_dir: str, shard: Shard) -> Iterator[bytes]:
+    """Yields the serialized examples of a shard, checking every record and then the whole.
+
+    Raises:
+        InputError: with the byte offset of the first record that is damaged, or if the file is not
+            the one that the manifest describes.
+    """
+    path = f"{data_dir}/{shard.name}"
+    if not files.exists(path):
+        raise InputError(
+            f"{path} is missing, though the manifest lists it; copy the folder again or prepare "
+            "the data again."
+        )
+    count = crc = offset = 0
+    with files.open_file(path, "rb") as file:
+        while head := file.read(_HEAD.size):
+            damage = (
+                f"{path} is damaged at byte {offset}: %s; copy it again or prepare the data again."
+            )
+            example = _read_record(file, head, damage)
+            yield example
+            record = _record(example)
+            count, crc = count + 1, google_crc32c.extend(crc, record)
+            offset += len(record)
+    found = Shard(shard.name, count, offset, f"{crc:08x}")
+    if found != shard:
+        differing = [
+            f"{field.name} {getattr(found, field.name)} instead of {getattr(shard, field.name)}"
+            for field in dataclasses.fields(Shard)
+            if getattr(found, field.name) != getattr(shard, field.name)
+        ]
+        raise InputError(
+            f"{path} ends at byte {offset} and is not the shard of the manifest: "
+            f"{', '.join(differing)}; copy it again or prepare the data again."
+        )
+
+
+def verify_shard(data_dir: str, shard: Shard) -> None:
+    """Reads a whole shard and raises `read_shard`'s InputError if it is not as it was written."""
+    collections.deque(read_shard(data_dir, shard), maxlen=0)
+
+
+# A TFRecord is: length, checksum of those eight bytes, the example, its checksum.
+_HEAD = struct.Struct("<QI")
+_CHECKSUM = struct.Struct("<I")
+
+
+def _record(example: bytes) -> bytes:
+    length = struct.pack("<Q", len(example))
+    return b"".join(
+        [length, _CHECKSUM.pack(_masked(length)), example, _CHECKSUM.pack(_masked(example))]
+    )
+
+
+def _read_record(file: IO[bytes], head: bytes, damage: str) -> bytes:
+    if len(head) < _HEAD.size:
+        raise InputError(damage % "the file is cut short")
+    length, checksum = _HEAD.unpack(head)
+    if checksum != _masked(head[:8]):  # before a wrong length asks for terabytes
+        raise InputError(damage % "the checksum of a record's length is wrong")
+    body = file.read(length + _CHECKSUM.size)
+    if len(body) < length + _CHECKSUM.size:
+        raise InputError(damage % "the file is cut short")
+    example = body[:length]
+    if _CHECKSUM.unpack(body[length:])[0] != _masked(example):
+        raise InputError(damage % "the checksum of a record is wrong")
+    return example
+
+
+def _masked(data: bytes) -> int:
+    """Returns TFRecord's checksum: a rotated crc32c, so that files of checksums check well."""
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -1,0 +1,176 @@
+"""Which image goes to which split: by a list, or drawn by lot with whole groups on one side."""
+
+import collections
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from trainer.errors import InputError
+
+SPLITS = ("train", "val", "test")
+SHARES = "0.7,0.15,0.15"
+
+Sides = dict[str, list[str]]  # the names of each split's images
+
+
+def assign(names: Sequence[str], splits: str, split: str, group_by: str, seed: int) -> Sides:
+    """Returns the names of each split's images.
+
+    Args:
+        names: of all images.
+        splits: a JSON file of lists of names; if empty, `split` says how to draw.
+        split: the shares of train, val and, if there is to be one, test.
+        group_by: regular expression whose first group, or match, names an image's group; every
+            group goes to one side. If empty, each image is its own group.
+        seed: of the draw.
+
+    Raises:
+        InputError: if a value breaks a rule, or leaves train or val empty.
+    """
+    groups = group_names(names, group_by)
+    if splits:
+        sides = _read(splits, names)
+        if group_by:
+            _check_groups(sides, groups)
+    else:
+        sides = _draw(groups, parse_shares(split), seed)
+    check_none_empty(sides, f"--splits={splits}" if splits else f"--split={split}")
+    return sides
+
+
+def group_names(names: Sequence[str], group_by: str) -> dict[str, str]:
+    """Returns the group of each name; see `assign`."""
+    if not group_by:
+        return {name: name for name in names}
+    try:
+        pattern = re.compile(group_by)
+    except re.error as error:
+        raise InputError(
+            f"--group_by={group_by} is not a regular expression: {error}; for names like "
+            "patient7_slice3 use --group_by='^([^_]+)'."
+        ) from None
+    groups = {}
+    for name in names:
+        match = pattern.search(name)
+        if not match:
+            raise InputError(
+                f"--group_by={group_by} does not match {name!r}; every image needs a group."
+            )
+        groups[name] = (match[1] if pattern.groups else match[0]) or ""
+    return groups
+
+
+def parse_shares(split: str) -> dict[str, float]:
+    """Returns the share of each split that is to have images, from `0.7,0.15,0.15`."""
+    try:
+        shares = [float(part) for part in split.split(",")]
+    except ValueError:
+        shares = []
+    if len(shares) not in (2, 3) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise InputError(
+            f"--split={split} is not two or three shares that add up to 1, of train, val and test; "
+            f"write --split={SHARES}."
+        )
+    return {name: share for name, share in zip(SPLITS, shares, strict=False) if share > 0}
+
+
+def check_none_empty(sides: Sides, flag: str) -> None:
+    """Raises InputError if train or val is missing, or any split has no images."""
+    total = sum(len(names) for names in sides.values())
+    for name in SPLITS:
+        if not sides.get(name, name == "test"):
+            raise InputError(
+                f"{flag} leaves the {name} split empty ({total} images in all); give it a larger "
+                "share, or more images or groups to choose from."
+            )
+
+
+def find_leaks(sides: Sides, digests: Mapping[str, bytes]) -> tuple[tuple[str, ...], ...]:
+    """Returns the groups of images with equal digests on more than one side, as split/name."""
+    places = collections.defaultdict(list)
+    for side, names in sides.items():
+        for name in names:
+            places[digests[name]].append((side, name))
+    return tuple(
+        tuple(f"{side}/{name}" for side, name in group)
+        for group in places.values()
+        if len({side for side, _ in group}) > 1
+    )
+
+
+def shuffle(sides: Sides, seed: int) -> Sides:
+    """Returns the sides with their names in a random order that depends on the seed alone."""
+    shuffled = {}
+    for number, name in enumerate(SPLITS):
+        if name in sides:
+            order = np.random.default_rng([seed, number]).permutation(len(sides[name]))
+            names = sorted(sides[name])
+            shuffled[name] = [names[k] for k in order]
+    return shuffled
+
+
+def _draw(groups: Mapping[str, str], shares: Mapping[str, float], seed: int) -> Sides:
+    """Gives each group, in random order but large ones first, to the side that lacks most."""
+    members = collections.defaultdict(list)
+    for name in sorted(groups):
+        members[groups[name]].append(name)
+    order = [list(members)[k] for k in np.random.default_rng(seed).permutation(len(members))]
+    lacking = {side: share * len(groups) for side, share in shares.items()}
+    sides: Sides = {side: [] for side in shares}
+    for group in sorted(order, key=lambda group: -len(members[group])):
+        side = max(lacking, key=lambda side: lacking[side])
+        sides[side] += members[group]
+        lacking[side] -= len(members[group])
+    return sides
+
+
+def _read(path: str, names: Sequence[str]) -> Sides:
+    if not os.path.isfile(path):
+        raise InputError(f"--splits={path} does not exist; name a JSON file.")
+    try:
+        with open(path, encoding="utf-8") as file:
+            raw = json.load(file)
+    except ValueError as error:
+        raise InputError(f"--splits={path} is not JSON: {error}.") from None
+    if not _is_lists_of_names(raw):
+        raise InputError(
+            f"--splits={path} is not lists of names by split; write "
+            '{"train": ["a", …], "val": […], "test": […]}.'
+        )
+    sides = {side: raw[side] for side in SPLITS if raw.get(side)}
+    known, seen = set(names), set()
+    for side, listed in sides.items():
+        for name in listed:
+            if name not in known:
+                raise InputError(
+                    f"--splits={path} lists {name!r} in {side}, but there is no image of that "
+                    "name; list names without folder and suffix."
+                )
+            if name in seen:
+                raise InputError(f"--splits={path} lists {name!r} twice; keep one of them.")
+            seen.add(name)
+    return sides
+
+
+def _is_lists_of_names(raw: object) -> bool:
+    return (
+        isinstance(raw, dict)
+        and set(raw) <= set(SPLITS)
+        and all(isinstance(names, list) for names in raw.values())
+        and all(isinstance(name, str) for names in raw.values() for name in names)
+    )
+
+
+def _check_groups(sides: Sides, groups: Mapping[str, str]) -> None:
+    side_of: dict[str, str] = {}
+    for side, names in sides.items():
+        for name in names:
+            first = side_of.setdefault(groups[name], side)
+            if first != side:
+                raise InputError(
+                    f"--splits puts group {groups[name]!r} of --group_by on two sides, {first} and "
+                    f"{side} ({name}); move its images to one side, or drop --group_by."
+                )
