@@ -1,0 +1,102 @@
+"""Draws what each augmentation does to an example: docs/images/augment_*.png.
+
+    python docs/draw_augmentations.py --data_dir=DATA --case=NAME
+
+Each picture is the example and four draws. Nuclei are outlined as their mask says; pixels which do
+not count, because they lie outside the image, are pale.
+"""
+
+import argparse
+import functools
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from trainer.data import augment, normalization, records
+
+FOLDER = Path(__file__).parent / "images"
+SIDE, PANEL, GAP = 256, 132, 4  # pixels: of the crop, of a panel, between panels
+DRAWS = 4
+SEED = 49  # one whose four draws show every flip and every turn
+
+
+def only(kind, apply):
+    """Returns a row that always does one thing, and nothing else."""
+    return augment.Augmentation(**{kind: (augment.Op(apply),)})
+
+
+PICTURES = {
+    "flip": only("matrices", augment.flip),
+    "turn": only("matrices", augment.turn),
+    "rotate_and_scale": only(
+        "matrices", functools.partial(augment.rotate_and_scale, degrees=45, scale=1.4)
+    ),
+    "elastic": only("displacements", augment.elastic),
+    "brightness": only("intensities", augment.brightness),
+    "contrast": only("intensities", augment.contrast),
+    "gamma": only("intensities", augment.gamma),
+    "noise": only("intensities", augment.noise),
+    "blur": only("intensities", augment.blur),
+    "row_standard": augment.AUGMENTATIONS["standard"],
+    "row_strong": augment.AUGMENTATIONS["strong"],
+}
+
+
+def main():
+    """Draws every picture."""
+    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags.add_argument("--data_dir", required=True, help="folder of trainer.data.prepare")
+    flags.add_argument("--case", required=True, help="a case of its train split, 256×256 or more")
+    chosen = flags.parse_args()
+    image, mask = read_case(chosen.data_dir, chosen.case)
+    for name, row in PICTURES.items():
+        rows = [augment.AUGMENTATIONS["none"]] + [row] * DRAWS
+        panels = [
+            draw(image, mask, tf.constant([SEED, n], tf.int64), r) for n, r in enumerate(rows)
+        ]
+        save(FOLDER / f"augment_{name}.png", panels)
+
+
+def read_case(data_dir, case):
+    """Returns the top left square of a training image, and of its mask."""
+    manifest = records.read_manifest(data_dir)
+    for shard in manifest.splits["train"].shards:
+        for serialized in records.read_shard(data_dir, shard):
+            example = records.decode(serialized, manifest)
+            if example["name"].numpy().decode() == case:
+                return example["image"][:SIDE, :SIDE], example["mask"][:SIDE, :SIDE]
+    raise SystemExit(f"--case={case} is not in the train split of {data_dir}.")
+
+
+def draw(image, mask, key, row):
+    """Returns one draw as a picture, uint8 [PANEL, PANEL, 3], by way of the model's units."""
+    offset, scale = normalization.NORMALIZATIONS["image"](image, (), ())
+    crop, mask = augment.crop_randomly(image, mask, key, SIDE, row)
+    crop = augment.adjust(normalization.rescale(crop, offset, scale), key, row)
+    picture = np.array(tf.image.resize(crop * scale + offset, [PANEL, PANEL], antialias=True))
+    mask = tf.image.resize(mask[..., tf.newaxis], [PANEL, PANEL], "nearest").numpy()[..., 0]
+    picture[outline(mask)] = (255, 220, 0)
+    picture = np.where((mask == records.IGNORE)[..., None], 0.35 * picture + 0.65 * 255, picture)
+    return np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def outline(mask):
+    """Returns where a pixel of the foreground has a neighbour that is not."""
+    inside = (mask > 0) & (mask != records.IGNORE)
+    around = np.pad(inside, 1, mode="edge")
+    neighbours = [around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]]
+    return inside & ~np.logical_and.reduce(neighbours)
+
+
+def save(path, panels):
+    """Writes panels side by side, with few colours so that the file stays small."""
+    sheet = Image.new("RGB", (len(panels) * (PANEL + GAP) - GAP, PANEL), "white")
+    for n, panel in enumerate(panels):
+        sheet.paste(Image.fromarray(panel), (n * (PANEL + GAP), 0))
+    sheet.quantize(64).save(path, optimize=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,401 @@
+"""From shards to batches: a function of (seed, step), the same for any number of workers.
+
+The training split is V logical streams, V a power of two; shard k belongs to stream k mod V. Each
+pass (epoch) of a stream over its examples takes its shards in an order drawn from (seed, stream,
+epoch), cuts the records, laid end to end, into blocks of `shuffle_block`, and permutes each block
+by (seed, stream, epoch, block). Example i of the run, i = 0, 1, …, is the next one of stream
+i mod V, goes to worker i mod W, and is augmented by (seed, i); step s trains on the examples
+s·B … (s + 1)·B - 1.
+
+So each W that divides V and B gives the same global batches, and a worker reads only the shards of
+its own streams. Nothing but the step needs to be saved: where a stream stands at step s is
+arithmetic, and opening it there skips records of one shard per stream at most. A fresh run is the
+case s = 0.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from trainer.data import augment as augmentation
+from trainer.data import normalization, records
+from trainer.errors import InputError
+
+MAX_STREAMS = 16
+READERS = 4  # streams read at the same time
+PADDED_SIDE = 64  # evaluation pads sides to multiples of it, so that few shapes occur
+
+
+# Training -----------------------------------------------------------------------------------------
+
+
+def num_streams(split: records.Split, num_workers: int, streams: int = 0) -> int:
+    """Returns V, the number of logical streams of a training split.
+
+    A stream with fewer examples than another shows each of them more often, so V is the largest
+    power of two up to MAX_STREAMS for which the streams' sizes differ by a tenth at most.
+
+    Args:
+        split: the training split.
+        num_workers: must divide V.
+        streams: V, if it is to be this; 0: chosen.
+
+    Raises:
+        InputError: if `streams` is not possible or the workers do not divide V.
+    """
+    shards = len(split.shards)
+    powers = [2**k for k in range(shards.bit_length()) if 2**k <= shards]
+    if streams and streams not in powers:
+        raise InputError(
+            f"--streams={streams} is not a power of two up to {shards}, the number of training "
+            f"shards; use {', '.join(map(str, powers))}, or 0 to let it be chosen."
+        )
+    chosen = streams or max(v for v in powers if v <= MAX_STREAMS and _balanced(split, v))
+    if chosen % num_workers:
+        raise InputError(
+            f"{num_workers} workers do not divide the {chosen} input streams of {shards} training "
+            f"shards; use {', '.join(str(v) for v in powers if v <= chosen)} workers, or prepare "
+            "the data in more shards, their number a power of two."
+        )
+    return chosen
+
+
+def _balanced(split: records.Split, streams: int) -> bool:
+    sizes = [sum(shard.examples for shard in split.shards[v::streams]) for v in range(streams)]
+    return 10 * max(sizes) <= 11 * min(sizes)
+
+
+def training_stream(
+    data_dir: str,
+    manifest: records.Manifest,
+    *,
+    batch_size: int,
+    crop: int,
+    seed: int,
+    num_streams: int,
+    augment: str = "standard",
+    normalize: str = "image",
+    start_step: int = 0,
+    shuffle_block: int = 64,
+    worker: int = 0,
+    num_workers: int = 1,
+    num_replicas: int = 1,
+) -> tf.data.Dataset:
+    """Returns this worker's endless stream of training batches, one element per replica and step.
+
+    Args:
+        data_dir: the data folder, local or gs://.
+        manifest: of that folder.
+        batch_size: examples of a step, over all replicas of all workers.
+        crop: side of the square crops.
+        seed: of order and augmentation.
+        num_streams: V, see `num_streams`.
+        augment: a key of `augment.AUGMENTATIONS`.
+        normalize: a key of `normalization.NORMALIZATIONS`.
+        start_step: first step of the stream.
+        shuffle_block: examples permuted together; V blocks of serialized examples are in memory.
+        worker: index of this worker.
+        num_workers: W.
+        num_replicas: R of this worker; its elements s·R … s·R + R - 1 make step s.
+
+    Returns:
+        Batches of b = batch_size / (W·R) examples: images float32 [b, crop, crop, C], labels int32
+        [b, crop, crop], 0 where they are unknown, and valid float32 [b, crop, crop], 0 there.
+
+    Raises:
+        InputError: if all replicas do not divide the batch.
+    """
+    replicas = num_workers * num_replicas
+    if batch_size % replicas:
+        raise InputError(
+            f"--batch_size={batch_size} is not a multiple of the {replicas} replicas; use "
+            f"{max(batch_size // replicas, 1) * replicas}."
+        )
+    split = manifest.splits["train"]
+    row = augmentation.AUGMENTATIONS[augment]
+
+    def example(number: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        decoded = records.decode(serialized, manifest)
+        image, mask = augmentation.crop_randomly(
+            decoded["image"], decoded["mask"], _key(seed, 2 * number), crop, row
+        )
+        # By the whole image's figures, and before the operations that change its intensities.
+        figures = normalization.NORMALIZATIONS[normalize](decoded["image"], split.mean, split.std)
+        image = normalization.rescale(image, *figures)
+        image = augmentation.adjust(image, _key(seed, 2 * number + 1), row)
+        return {"images": image, **_targets(mask)}
+
+    data = ordered_examples(
+        data_dir,
+        split,
+        seed=seed,
+        num_streams=num_streams,
+        shuffle_block=shuffle_block,
+        start=start_step * batch_size,
+        worker=worker,
+        num_workers=num_workers,
+    )
+    data = data.map(example, tf.data.AUTOTUNE, deterministic=True)
+    data = data.batch(batch_size // replicas, drop_remainder=True)
+    return data.prefetch(tf.data.AUTOTUNE).with_options(_options())
+
+
+def ordered_examples(
+    data_dir: str,
+    split: records.Split,
+    *,
+    seed: int,
+    num_streams: int,
+    shuffle_block: int,
+    start: int = 0,
+    worker: int = 0,
+    num_workers: int = 1,
+) -> tf.data.Dataset:
+    """Returns this worker's examples of the run, from example `start` of the run on.
+
+    Args:
+        data_dir: the data folder, local or gs://.
+        split: the training split.
+        seed: of the order.
+        num_streams: V.
+        shuffle_block: examples permuted together.
+        start: a multiple of `num_workers`.
+        worker: index of this worker.
+        num_workers: W, which divides V.
+
+    Returns:
+        Endless (number of the example in the run, int64 []; serialized example, string []).
+    """
+    assert num_streams % num_workers == 0
+    assert start % num_workers == 0
+
+    def stream_of(number: tf.Tensor) -> tf.data.Dataset:
+        stream, position = number % num_streams, number // num_streams
+        return _stream(data_dir, split, stream, num_streams, position, seed, shuffle_block)
+
+    numbers = tf.data.Dataset.counter(start + worker, num_workers)
+    # The worker's streams, each from its first example on, in the order of their first examples.
+    streams = num_streams // num_workers
+    data = numbers.take(streams).interleave(
+        stream_of,
+        cycle_length=streams,
+        block_length=1,
+        num_parallel_calls=min(streams, READERS),
+        deterministic=True,
+    )
+    return tf.data.Dataset.zip((numbers, data))
+
+
+def _stream(
+    data_dir: str,
+    split: records.Split,
+    stream: tf.Tensor,
+    num_streams: int,
+    position: tf.Tensor,
+    seed: int,
+    shuffle_block: int,
+) -> tf.data.Dataset:
+    """Returns one stream's serialized examples, from its example number `position` on."""
+    paths, counts = _shards(data_dir, split.shards)
+    mine = tf.range(stream, len(split.shards), num_streams)
+    paths, counts = tf.gather(paths, mine), tf.gather(counts, mine)
+    size = tf.reduce_sum(counts)
+    first_epoch = position // size
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        start = tf.where(epoch == first_epoch, position % size, 0)
+        # Examples' keys have numbers from 0 on; negative ones are free.
+        key = tf.random.fold_in(_key(seed, -1 - stream), epoch, "philox")
+        return _epoch(paths, counts, start, key, shuffle_block)
+
+    return tf.data.Dataset.counter(first_epoch).flat_map(one_epoch)
+
+
+def _epoch(
+    paths: tf.Tensor, counts: tf.Tensor, start: tf.Tensor, key: tf.Tensor, shuffle_block: int
+) -> tf.data.Dataset:
+    """Returns the examples of one pass over some shards, from its example number `start` on."""
+    order = _permutation(tf.size(paths), key)
+    paths, counts = tf.gather(paths, order), tf.gather(counts, order)
+    first_block = start // shuffle_block
+    unread = first_block * shuffle_block - tf.cumsum(counts, exclusive=True)
+
+    data = tf.data.Dataset.from_tensor_slices((paths, counts, tf.maximum(unread, 0)))
+    data = data.filter(lambda path, count, skip: skip < count)
+    data = data.flat_map(lambda path, count, skip: _read(path, count).skip(skip))
+    data = tf.data.Dataset.zip((tf.data.Dataset.counter(first_block), data.batch(shuffle_block)))
+
+    def permute(number: tf.Tensor, block: tf.Tensor) -> tf.Tensor:
+        return tf.gather(
+            block, _permutation(tf.size(block), tf.random.fold_in(key, number, "philox"))
+        )
+
+    return data.map(permute).unbatch().skip(start % shuffle_block)
+
+
+def _permutation(size: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+    return tf.random.experimental.stateless_shuffle(tf.range(size), key, "philox")
+
+
+def _key(seed: int, number: tf.Tensor) -> tf.Tensor:
+    """Returns a key of the run's, int64 [2]; Philox makes unrelated numbers of neighbours."""
+    return tf.stack([tf.constant(seed, tf.int64), number])
+
+
+# Evaluation ---------------------------------------------------------------------------------------
+
+
+def evaluation_batches(
+    data_dir: str,
+    manifest: records.Manifest,
+    split: str,
+    *,
+    stride: int,
+    batch_size: int,
+    normalize: str,
+    tile: int,
+    worker: int = 0,
+    num_workers: int = 1,
+) -> tf.data.Dataset:
+    """Returns a split's whole images, each once, in batches of one padded shape.
+
+    Images are mirrored at the bottom and the right to sides that are multiples of `stride` and of
+    PADDED_SIDE. A shape's last batch is filled up with examples that count for nothing.
+
+    Args:
+        data_dir: the data folder, local or gs://.
+        manifest: of that folder.
+        split: a key of `manifest.splits`.
+        stride: of the model's deepest level, a power of two.
+        batch_size: b.
+        normalize: a key of `normalization.NORMALIZATIONS`; figures are the training split's.
+        tile: images with a longer padded side come alone (b = 1), to be cut into tiles.
+        worker: index of this worker, which reads the shards k with k mod num_workers = worker.
+        num_workers: number of workers.
+
+    Returns:
+        Batches of images float32 [b, H, W, C], labels int32 [b, H, W], valid float32 [b, H, W],
+        case int64 [b], the place in `cases` of the split or -1 for a filler, and size int32 [b, 2],
+        the true height and width.
+    """
+    train = manifest.splits["train"]
+    shards = manifest.splits[split].shards
+    paths, counts = _shards(data_dir, shards)
+    first_cases = tf.cumsum(counts, exclusive=True)
+    multiple = max(PADDED_SIDE, stride)
+
+    def numbered(path: tf.Tensor, count: tf.Tensor, first_case: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.Dataset.zip((tf.data.Dataset.counter(first_case), _read(path, count)))
+
+    def example(case: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        decoded = records.decode(serialized, manifest)
+        image = normalization.normalize(decoded["image"], normalize, train.mean, train.std)
+        image = pad(image, multiple)
+        size = tf.shape(decoded["mask"])
+        beyond = tf.stack([tf.zeros_like(size), tf.shape(image)[:2] - size], axis=1)
+        mask = tf.pad(decoded["mask"], beyond, constant_values=records.IGNORE)
+        return {"images": image, **_targets(mask), "case": case, "size": size}
+
+    def size_of_batch(shape: tf.Tensor) -> tf.Tensor:
+        longest = tf.maximum(shape // _SHAPE_BASE, shape % _SHAPE_BASE)
+        return tf.cast(tf.where(longest > tile, 1, batch_size), tf.int64)
+
+    def full_batch(shape: tf.Tensor, examples: tf.data.Dataset) -> tf.data.Dataset:
+        size = size_of_batch(shape)
+        return examples.batch(size).map(lambda batch: _fill(batch, size))
+
+    data = tf.data.Dataset.from_tensor_slices((paths, counts, first_cases))
+    data = data.shard(num_workers, worker).flat_map(numbered)
+    data = data.map(example, tf.data.AUTOTUNE, deterministic=True)
+    data = data.group_by_window(_shape_key, full_batch, window_size_func=size_of_batch)
+    return data.prefetch(2).with_options(_options())
+
+
+def pad(image: tf.Tensor, multiple: int) -> tf.Tensor:
+    """Mirrors an image [H, W, C] at the bottom and the right, up to multiples of a number."""
+    height, width = tf.unstack(tf.shape(image)[:2])
+    rows = augmentation.mirror(tf.range(-(-height // multiple) * multiple), height)
+    columns = augmentation.mirror(tf.range(-(-width // multiple) * multiple), width)
+    return tf.gather(tf.gather(image, rows), columns, axis=1)
+
+
+_SHAPE_BASE = 2**31  # a shape as one number: H · _SHAPE_BASE + W
+
+
+def _shape_key(example: dict[str, tf.Tensor]) -> tf.Tensor:
+    height, width = tf.unstack(tf.shape(example["labels"], tf.int64))
+    return height * _SHAPE_BASE + width
+
+
+def _fill(batch: dict[str, tf.Tensor], size: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Fills a batch up to `size` with examples of zeros and case -1."""
+    missing = tf.cast(size, tf.int32) - tf.shape(batch["case"])[0]
+
+    def filled(key: str, value: tf.Tensor) -> tf.Tensor:
+        paddings = [[0, missing]] + [[0, 0]] * (value.shape.rank - 1)
+        return tf.pad(
+            value, paddings, constant_values=tf.cast(-1 if key == "case" else 0, value.dtype)
+        )
+
+    return {key: filled(key, value) for key, value in batch.items()}
+
+
+# Both ---------------------------------------------------------------------------------------------
+
+
+def _shards(data_dir: str, shards: tuple[records.Shard, ...]) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns paths, string [N], and numbers of examples, int64 [N]."""
+    paths = tf.constant([f"{data_dir}/{shard.name}" for shard in shards])
+    return paths, tf.constant([shard.examples for shard in shards], tf.int64)
+
+
+def _read(path: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
+    """Returns a shard's records; fails where it ends early, be it between two records."""
+    return tf.data.TFRecordDataset(path).apply(tf.data.experimental.assert_cardinality(count))
+
+
+def _targets(mask: tf.Tensor) -> dict[str, tf.Tensor]:
+    known = mask != records.IGNORE
+    return {
+        "labels": tf.where(known, tf.cast(mask, tf.int32), 0),
+        "valid": tf.cast(known, tf.float32),
+    }
+
+
+def _options() -> tf.data.Options:
+    options = tf.data.Options()
+    options.deterministic = True
+    # Workers take their own examples; TensorFlow must not divide them again.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return options
+
+
+# Errors -------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def explained(data_dir: str, manifest: records.Manifest, split: str) -> Iterator[None]:
+    """Turns what TensorFlow raises at a missing or damaged shard into an InputError naming it.
+
+    What has another cause, so that every shard of the split is found sound, is raised as it was.
+    """
+    try:
+        yield
+    except (
+        tf.errors.DataLossError,  # a checksum is wrong, or a record is cut short
+        tf.errors.FailedPreconditionError,  # there are fewer records than the manifest says
+        tf.errors.NotFoundError,
+    ) as error:
+        for shard in manifest.splits[split].shards:
+            _verify(data_dir, shard, error)
+        raise
+
+
+def _verify(data_dir: str, shard: records.Shard, cause: Exception) -> None:
+    try:
+        records.verify_shard(data_dir, shard)
+    except InputError as damage:
+        raise InputError(
+            f"{damage} `python -m trainer.data.inspect {data_dir} --verify` checks every shard."
+        ) from cause
