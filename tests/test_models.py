@@ -1,0 +1,266 @@
+"""Networks: sizes, parameters, saving, precision."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.errors import InputError
+from trainer.models import MODELS, blocks, build_unet
+
+
+@pytest.fixture
+def mixed_float16():
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    yield
+    keras.mixed_precision.set_global_policy("float32")
+
+
+def small(**options):
+    return build_unet(**{"input_shape": (32, 32, 1), "n_filters": 2, "depth": 2, **options})
+
+
+def random_images(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def layers_of(model, kind):
+    return [layer for layer in model.layers if isinstance(layer, kind)]
+
+
+def test_the_default_network_has_the_known_31_million_parameters():
+    widths = [64, 128, 256, 512, 1024]
+    encoder = sum(9 * i * o + 9 * o * o for i, o in zip([1, *widths], widths, strict=False))
+    # Upwards: 2x2 kernels from 2o to o channels, then two 3x3 from 2o (with the skip) and o.
+    decoder = sum(4 * 2 * o * o + 9 * 2 * o * o + 9 * o * o for o in widths[:4])
+    head = 64 + 1
+    # Channels behind convolutions: two a block, one an up-convolution.
+    channels = 2 * sum(widths) + 3 * sum(widths[:4])
+    assert encoder + decoder + head == 31_023_745
+    assert channels == 6_848
+
+    plain = build_unet(norm="none")
+    assert plain.count_params() == encoder + decoder + head + channels == 31_030_593
+
+    normalized = build_unet()
+    trainable = sum(np.prod(variable.shape) for variable in normalized.trainable_variables)
+    assert trainable == encoder + decoder + head + 2 * channels == 31_037_441
+    # And a running mean and variance per channel, which are not trained.
+    assert normalized.count_params() == trainable + 2 * channels == 31_051_137
+
+
+def test_depth_and_filters_set_the_deepest_convolution():
+    model = small(depth=3, n_filters=3)
+    filters = [layer.filters for layer in layers_of(model, keras.layers.Conv2D)]
+    assert max(filters) == 3 * 2**3
+    assert len(layers_of(model, keras.layers.MaxPooling2D)) == 3
+
+
+@pytest.mark.parametrize("norm", blocks.NORMS)
+@pytest.mark.parametrize("name", MODELS)
+def test_every_network_takes_every_norm(name, norm):
+    model = MODELS[name](input_shape=(16, 16, 3), n_filters=4, depth=2, num_classes=3, norm=norm)
+    logits = model(random_images(2, 16, 16, 3), training=True)
+    assert logits.shape == (2, 16, 16, 3)
+    assert np.all(np.isfinite(logits))
+
+
+@pytest.mark.parametrize("norm", blocks.NORMS)
+def test_only_convolutions_without_a_norm_have_a_bias(norm):
+    model = small(norm=norm, residual=True, upsampling="transpose")
+    hidden = [x for x in layers_of(model, keras.layers.Conv2D) if x.name != "logits"]
+    hidden += layers_of(model, keras.layers.Conv2DTranspose)
+    assert {layer.use_bias for layer in hidden} == {norm == "none"}
+    assert model.get_layer("logits").use_bias
+
+
+def test_skip_connections_reach_the_decoder():
+    model = small()
+    for level, joined in enumerate(reversed(layers_of(model, keras.layers.Concatenate))):
+        assert joined.output.shape[-1] == 2 * 2 * 2**level
+
+
+@pytest.mark.parametrize("upsampling", ["transpose", "bilinear"])
+def test_up_conv_doubles_height_and_width(upsampling):
+    x = keras.Input((3, 5, 8))
+    assert blocks.up_conv(x, 4, upsampling=upsampling).shape == (None, 6, 10, 4)
+
+
+def test_attention_scales_the_skip_by_a_factor_between_0_and_1():
+    skip, signal = keras.Input((4, 4, 6)), keras.Input((4, 4, 3))
+    gate = keras.Model([skip, signal], blocks.attention_gate(skip, signal))
+    ones = np.ones((1, 4, 4, 6), np.float32)
+    factors = gate([ones, random_images(1, 4, 4, 3)]).numpy()
+    assert np.all((factors > 0) & (factors < 1))
+    np.testing.assert_allclose(factors, factors[..., :1] * ones)
+
+
+def test_instance_norm_makes_each_channel_of_each_image_mean_0_and_deviation_1():
+    x = keras.Input((4, 4, 3))
+    model = keras.Model(x, blocks.normalize(x, "instance"))
+    normal = model(100 * random_images(2, 4, 4, 3) + 7).numpy()
+    np.testing.assert_allclose(normal.mean(axis=(1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(normal.std(axis=(1, 2)), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["batch", "sync_batch", "group", "instance"])
+def test_statistics_are_float32_under_mixed_precision(norm, mixed_float16):
+    x = keras.Input((4, 4, 8))
+    model = keras.Model(x, blocks.normalize(x, norm))
+    # The variance of +-300 is 90000, beyond float16.
+    signs = np.sign(random_images(2, 4, 4, 8))
+    signs[:, ::2] = -signs[:, 1::2]
+    normal = model(300 * signs, training=True)
+    assert normal.dtype == tf.float16
+    np.testing.assert_allclose(normal, signs, rtol=2e-3)
+
+
+def test_logits_are_float32_under_mixed_precision(mixed_float16):
+    model = small()
+    assert layers_of(model, keras.layers.MaxPooling2D)[0].output.dtype == "float16"
+    assert model(random_images(1, 32, 32, 1)).dtype == tf.float32
+    assert small(head_activation="sigmoid").output.dtype == "float32"
+
+
+def test_head_activations_are_those_of_the_logits():
+    logits = small(num_classes=3)
+    images = random_images(1, 32, 32, 1)
+    for name, function in {"sigmoid": tf.sigmoid, "softmax": tf.nn.softmax}.items():
+        model = small(num_classes=3, head_activation=name)
+        model.set_weights(logits.get_weights())
+        np.testing.assert_allclose(model(images), function(logits(images)), atol=1e-6)
+
+
+def test_fixed_sizes_that_the_stride_divides_add_no_layer():
+    added = (keras.layers.ZeroPadding2D, keras.layers.Cropping2D, blocks.PadToStride)
+    assert not layers_of(small(), added)
+    assert layers_of(small(input_shape=(30, 32, 1)), added)
+
+
+def test_any_size_is_padded_with_zeros_below_and_right_and_cropped_back():
+    images = random_images(2, 13, 18, 1)
+    padded = np.zeros((2, 16, 20, 1), np.float32)
+    padded[:, :13, :18] = images
+    divisible = small(input_shape=(16, 20, 1))
+    expected = divisible(padded)[:, :13, :18]
+    for shape in [(13, 18, 1), (None, None, 1), (13, None, 1)]:
+        model = small(input_shape=shape)
+        model.set_weights(divisible.get_weights())
+        assert model.output.shape == (None, *shape)
+        np.testing.assert_allclose(model(images), expected, atol=1e-6)
+
+
+def test_sizes_known_at_run_time_work_inside_xla():
+    model = small(input_shape=(None, None, 1))
+    compiled = tf.function(model, jit_compile=True)
+    for height, width in [(13, 18), (16, 20)]:
+        images = random_images(1, height, width, 1)
+        np.testing.assert_allclose(compiled(images), model(images), atol=1e-5)
+
+
+def test_sizes_known_at_run_time_work_in_one_graph_for_all_sizes():
+    model = small(input_shape=(None, None, 1))
+    graph = tf.function(model, input_signature=[tf.TensorSpec([None, None, None, 1])])
+    for height, width in [(13, 18), (16, 20)]:
+        images = random_images(1, height, width, 1)
+        np.testing.assert_allclose(graph(images), model(images), atol=1e-5)
+
+
+def test_sizes_that_the_stride_divides_cost_nothing_in_the_graph_of_one_size():
+    model = small(input_shape=(None, None, 1))
+    graph = tf.function(model).get_concrete_function(tf.TensorSpec([1, 16, 20, 1])).graph
+    assert not {"Pad", "StridedSlice"} & {operation.type for operation in graph.get_operations()}
+
+
+def test_valid_padding_reproduces_the_sizes_of_the_paper():
+    model = build_unet((572, 572, 1), n_filters=1, num_classes=2, padding="valid")
+    assert model.output.shape == (None, 388, 388, 2)
+
+
+def test_valid_padding_equals_the_middle_of_same_padding():
+    # Depth 1, without bias or norm: same padding differs only near the border.
+    options = {"input_shape": (32, 32, 1), "depth": 1, "n_filters": 2, "norm": "none"}
+    same, valid = build_unet(**options), build_unet(**options, padding="valid", residual=False)
+    valid.set_weights(same.get_weights())
+    images = random_images(1, 32, 32, 1)
+    # Each side loses 2 + 2 * 2 + 2 pixels.
+    np.testing.assert_allclose(valid(images), same(images)[:, 8:-8, 8:-8], atol=1e-5)
+
+
+def test_dropout_acts_in_training_only():
+    model = small(dropout=0.5)
+    images = random_images(1, 32, 32, 1)
+    assert len(layers_of(model, keras.layers.Dropout)) == 2
+    np.testing.assert_array_equal(model(images), model(images))
+    assert not np.allclose(model(images, training=True), model(images, training=True))
+
+
+@pytest.mark.parametrize("options", [{}, {"input_shape": (None, None, 1)}, {"norm": "group"}])
+def test_a_saved_network_is_read_back(options, tmp_path):
+    model = small(**options, attention=True, residual=True)
+    model.save(tmp_path / "model.keras")
+    images = random_images(2, 32, 32, 1)
+    restored = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(restored(images), model(images))
+
+
+def test_fixed_sizes_need_nothing_of_ours_to_be_read_back():
+    assert "trainer" not in small(input_shape=(30, 32, 1), attention=True).to_json()
+    assert "trainer" in small(input_shape=(None, None, 1)).to_json()
+
+
+def test_fit_on_numpy_arrays_learns():
+    keras.utils.set_random_seed(0)
+    images = random_images(8, 16, 16, 1)
+    masks = (images > 0).astype(np.float32)
+    model = small(input_shape=(16, 16, 1), n_filters=4)
+    model.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
+    model.optimizer.learning_rate = 0.01
+    losses = model.fit(images, masks, batch_size=4, epochs=20, verbose=0).history["loss"]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"norm": "layer"},
+            "norm=layer is not a choice; use one of: batch, sync_batch, group, instance, none.",
+        ),
+        ({"padding": "full"}, "padding=full is not a choice; use one of: same, valid."),
+        (
+            {"upsampling": "nearest"},
+            "upsampling=nearest is not a choice; use one of: transpose, bilinear.",
+        ),
+        (
+            {"head_activation": "relu"},
+            "head_activation=relu is not a choice; use one of: None, sigmoid, softmax.",
+        ),
+        (
+            {"head_activation": "softmax"},
+            "head_activation=softmax of num_classes=1 is 1 everywhere; use sigmoid or two classes.",
+        ),
+        ({"depth": 0}, "depth=0 must be at least 1."),
+        ({"n_filters": 0}, "n_filters=0 must be at least 1."),
+        ({"num_classes": 0}, "num_classes=0 must be at least 1."),
+        ({"dropout": 1.0}, "dropout=1.0 is a share; use at least 0 and less than 1."),
+        (
+            {"input_shape": (32, 32)},
+            "input_shape=(32, 32) is not (height, width, channels) with a known number of"
+            " channels; use for example (256, 256, 1).",
+        ),
+        (
+            {"input_shape": (None, 44, 1), "padding": "valid"},
+            "height=None needs padding=same; padding=valid takes fixed sizes, as 572.",
+        ),
+        (
+            {"input_shape": (44, 50, 1), "padding": "valid"},
+            "width=50 cannot be halved 2 times with padding=valid and kernel_size=3;"
+            " use 52 or padding=same.",
+        ),
+    ],
+)
+def test_arguments_out_of_range_are_named(options, message):
+    with pytest.raises(InputError) as error:
+        small(**options)
+    assert str(error.value) == message

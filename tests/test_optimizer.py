@@ -1,0 +1,137 @@
+"""Schedules and optimizers."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer import optimizer
+from trainer.errors import InputError
+
+
+def rates(schedule, steps):
+    return [float(schedule(step)) for step in steps]
+
+
+@pytest.mark.parametrize("name", optimizer.SCHEDULES)
+def test_every_schedule_warms_up_in_a_line(name):
+    schedule = optimizer.build_schedule(name, 0.8, steps=100, warmup_steps=4)
+    assert rates(schedule, range(5)) == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8])
+
+
+def test_without_warm_up_the_first_step_has_the_full_rate():
+    assert float(optimizer.build_schedule("cosine", 0.5, steps=10)(0)) == 0.5
+
+
+def test_schedules_fall_as_their_formula_says():
+    steps = [10, 60, 110]  # begin, middle and end of what follows the warm-up
+    expected = {
+        "constant": [2.0, 2.0, 2.0],
+        "cosine": [2.0, 1.0, 0.0],
+        "polynomial": [2.0, 2.0 * 0.5**0.9, 0.0],
+    }
+    for name, values in expected.items():
+        schedule = optimizer.build_schedule(name, 2.0, steps=110, warmup_steps=10)
+        assert rates(schedule, steps) == pytest.approx(values)
+
+
+@pytest.mark.parametrize("name", ["cosine", "polynomial"])
+@pytest.mark.parametrize("steps", [7, 1000, 99_999])
+def test_falling_schedules_end_at_exactly_0_and_stay_there(name, steps):
+    schedule = optimizer.build_schedule(name, 1e-3, steps, warmup_steps=3)
+    assert rates(schedule, [steps, steps + 1, 2 * steps]) == [0, 0, 0]
+    assert float(schedule(steps - 1)) > 0
+
+
+@pytest.mark.parametrize("name", optimizer.SCHEDULES)
+def test_schedules_are_float32_of_any_integer_and_survive_serialisation(name):
+    schedule = optimizer.build_schedule(name, 1e-3, 50, 5)
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
+    for step in (tf.constant(7, tf.int64), tf.constant(7), 7, np.int64(7)):
+        assert schedule(step).dtype == tf.float32
+        assert float(copy(step)) == float(schedule(step))
+
+
+def weights_after_one_step_without_gradient(model, name, weight_decay):
+    built = optimizer.build_optimizer(name, 0.1, weight_decay)
+    built.build(model.trainable_variables)
+    gradients = [tf.zeros(variable.shape) for variable in model.trainable_variables]
+    built.apply(gradients, model.trainable_variables)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize(
+    "norm",
+    [keras.layers.BatchNormalization, lambda: keras.layers.GroupNormalization(groups=1)],
+)
+def test_weight_decay_spares_biases_and_norms(name, norm):
+    inputs = keras.Input((4, 4, 2))
+    x = norm()(keras.layers.Conv2DTranspose(2, 2)(inputs))
+    model = keras.Model(inputs, keras.layers.Conv2D(2, 1)(x))
+    for variable in model.trainable_variables:
+        variable.assign(tf.ones(variable.shape))
+    weights_after_one_step_without_gradient(model, name, 0.5)
+    for variable in model.trainable_variables:
+        # A kernel loses weight_decay * learning_rate of itself.
+        expected = 0.95 if variable.name == "kernel" else 1.0
+        np.testing.assert_allclose(variable, expected, rtol=1e-6)
+
+
+def test_momentum_reaches_sgd():
+    variable = keras.Variable(0.0)
+    built = optimizer.build_optimizer("sgd", 1.0, momentum=0.5)
+    for _ in range(2):
+        built.apply([tf.constant(1.0)], [variable])
+    # Velocities -1 and -1.5.
+    assert float(variable) == -2.5
+
+
+@pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
+def test_optimizers_follow_their_schedule(name):
+    schedule = optimizer.build_schedule("cosine", 0.1, steps=2)
+    built = optimizer.build_optimizer(name, schedule)
+    variable = keras.Variable(1.0)
+    seen = []
+    for _ in range(3):
+        seen.append(float(built.learning_rate))
+        built.apply([tf.constant(1.0)], [variable])
+    assert seen == pytest.approx([0.1, 0.05, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda: optimizer.build_schedule("linear", 0.1, 10),
+            "schedule=linear is not a choice; use one of: constant, cosine, polynomial.",
+        ),
+        (
+            lambda: optimizer.build_schedule("cosine", 0.0, 10),
+            "learning_rate=0.0 must be greater than 0.",
+        ),
+        (
+            lambda: optimizer.build_schedule("cosine", 0.1, 10, 10),
+            "warmup_steps=10 must be at least 0 and less than steps=10.",
+        ),
+        (
+            lambda: optimizer.build_optimizer("lamb", 0.1),
+            "optimizer=lamb is not a choice; use one of: adam, adamw, sgd.",
+        ),
+        (
+            lambda: optimizer.build_optimizer("adamw", 0.1, weight_decay=-1.0),
+            "weight_decay=-1.0 must be at least 0.",
+        ),
+        (
+            lambda: optimizer.build_optimizer("sgd", 0.1, momentum=1.0),
+            "momentum=1.0 must be at least 0 and less than 1.",
+        ),
+        (
+            lambda: optimizer.build_optimizer("adam", 0.1, weight_decay=0.01),
+            "weight_decay=0.01 does nothing with adam; use adamw.",
+        ),
+    ],
+)
+def test_arguments_out_of_range_are_named(build, message):
+    with pytest.raises(InputError) as error:
+        build()
+    assert str(error.value) == message

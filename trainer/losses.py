@@ -1,0 +1,189 @@
+"""Losses, unreduced: the caller divides their sums by weights counted over every replica.
+
+Here and below the letters are B batch, H height, W width, C classes. Logits of one channel are
+those of a binary task. All is computed in float32, whatever the model's precision.
+"""
+
+import collections.abc
+import dataclasses
+
+import tensorflow as tf
+
+from trainer.errors import InputError
+
+
+def widen(logits):
+    """Returns the logits as float32 with one channel per class: one logit z becomes (0, z)."""
+    logits = tf.cast(logits, tf.float32)
+    if logits.shape[-1] == 1:
+        return tf.concat([tf.zeros_like(logits), logits], axis=-1)
+    return logits
+
+
+def cross_entropy(labels, logits):
+    """Returns the cross-entropy of each pixel, in nats.
+
+    Args:
+        labels: int32 [B, H, W], class ids.
+        logits: [B, H, W, 1 or C], unnormalised.
+
+    Returns:
+        float32 [B, H, W].
+    """
+    logits = widen(logits)
+    truth = tf.one_hot(labels, logits.shape[-1])
+    return -tf.reduce_sum(truth * tf.nn.log_softmax(logits), axis=-1)
+
+
+def focal(labels, logits, gamma=2.0):
+    """Returns cross-entropy times (1 - probability of the truth) ** gamma (Lin et al., 2017).
+
+    Shapes are those of `cross_entropy`.
+    """
+    entropy = cross_entropy(labels, logits)
+    # 1 - p without cancellation where p is near 1.
+    return (-tf.math.expm1(-entropy)) ** gamma * entropy
+
+
+def soft_dice(labels, logits, valid):
+    """Returns 1 - Dice, averaged over the classes present in each image (Milletari et al., 2016).
+
+    Dice is 2 sum(p y) / (sum(p p) + sum(y y)); background is a class like the others.
+
+    Args:
+        labels: int32 [B, H, W], class ids.
+        logits: [B, H, W, 1 or C], unnormalised.
+        valid: float32 [B, H, W], 0 where a pixel must not count.
+
+    Returns:
+        float32 [B], in [0, 1]; 0 for an image without valid pixels.
+    """
+    truth, probability = _masked(labels, logits, valid)
+    both = tf.reduce_sum(probability * truth, axis=(1, 2))
+    squares = tf.reduce_sum(probability**2 + truth, axis=(1, 2))
+    return _mean_over_present(1.0 - tf.math.divide_no_nan(2.0 * both, squares), truth)
+
+
+def tversky(labels, logits, valid, alpha=0.3, beta=0.7):
+    """Returns 1 - Tversky index, averaged over the classes present (Salehi et al., 2017).
+
+    The index is TP / (TP + alpha FP + beta FN), on probabilities: with alpha < beta a missed pixel
+    costs more than a false one. Shapes are those of `soft_dice`.
+    """
+    truth, probability = _masked(labels, logits, valid)
+    both = tf.reduce_sum(probability * truth, axis=(1, 2))
+    false = tf.reduce_sum(probability, axis=(1, 2)) - both
+    missed = tf.reduce_sum(truth, axis=(1, 2)) - both
+    index = tf.math.divide_no_nan(both, both + alpha * false + beta * missed)
+    return _mean_over_present(1.0 - index, truth)
+
+
+def _masked(labels, logits, valid):
+    """Returns one-hot truth and probabilities, float32 [B, H, W, C], 0 where invalid."""
+    logits = widen(logits)
+    valid = valid[..., tf.newaxis]
+    return tf.one_hot(labels, logits.shape[-1]) * valid, tf.nn.softmax(logits) * valid
+
+
+def _mean_over_present(values, truth):
+    """Averages [B, C] over the classes that occur in truth [B, H, W, C]: float32 [B]."""
+    present = tf.cast(tf.reduce_any(truth > 0, axis=(1, 2)), tf.float32)
+    total = tf.reduce_sum(values * present, axis=-1)
+    return tf.math.divide_no_nan(total, tf.reduce_sum(present, axis=-1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """One summand of a loss: an unreduced function, and what it has a value for."""
+
+    coefficient: float
+    function: collections.abc.Callable
+    per: str  # "pixel": (labels, logits) -> [B, H, W]; "image": (labels, logits, valid) -> [B]
+
+
+_CROSS_ENTROPY = Term(1.0, cross_entropy, "pixel")
+_DICE = Term(1.0, soft_dice, "image")
+
+LOSSES: dict[str, tuple[Term, ...]] = {
+    "cross_entropy": (_CROSS_ENTROPY,),
+    "dice": (_DICE,),
+    "ce_dice": (_CROSS_ENTROPY, _DICE),
+    "focal": (Term(1.0, focal, "pixel"),),
+    "tversky": (Term(1.0, tversky, "image"),),
+}
+
+
+def weights(terms, labels, valid, class_weights=None):
+    """Returns what each term's sum is to be divided by, once added up over all replicas.
+
+    Args:
+        terms: a row of LOSSES, of T terms.
+        labels: int32 [B, H, W].
+        valid: float32 [B, H, W], 0 where a pixel must not count.
+        class_weights: float32 [C], or None for 1 each; only pixel terms are weighted by class.
+
+    Returns:
+        float32 [T]: the weights of valid pixels, or the number of images that have any.
+    """
+    totals = {
+        "pixel": tf.reduce_sum(_pixel_weights(labels, valid, class_weights)),
+        "image": tf.reduce_sum(_image_weights(valid)),
+    }
+    return tf.stack([totals[term.per] for term in terms])
+
+
+def sums(terms, labels, logits, valid, class_weights=None):
+    """Returns the weighted sum of each term over this replica's batch, float32 [T].
+
+    The loss is the sum over terms of coefficient * sum / weight, with `weights` added up over all
+    replicas: then N replicas equal one, however the valid pixels are spread. Shapes are those of
+    `weights`, and logits [B, H, W, 1 or C].
+    """
+    totals = []
+    for term in terms:
+        if term.per == "pixel":
+            values = term.function(labels, logits)
+            totals.append(tf.reduce_sum(values * _pixel_weights(labels, valid, class_weights)))
+        else:
+            values = term.function(labels, logits, valid)
+            totals.append(tf.reduce_sum(values * _image_weights(valid)))
+    return tf.stack(totals)
+
+
+def _pixel_weights(labels, valid, class_weights):
+    """Returns float32 [B, H, W]."""
+    return valid if class_weights is None else valid * tf.gather(class_weights, labels)
+
+
+def _image_weights(valid):
+    """Returns float32 [B], 1 for an image with any valid pixel."""
+    return tf.cast(tf.reduce_any(valid > 0, axis=(1, 2)), tf.float32)
+
+
+def balanced_class_weights(pixels):
+    """Returns one weight per class, inverse to its frequency; the mean over all pixels is 1.
+
+    Args:
+        pixels: pixels of each class in the training split; a class without any weighs 0.
+
+    Raises:
+        InputError: no class has a pixel.
+    """
+    present = sum(count > 0 for count in pixels)
+    if not present:
+        raise InputError(
+            "class_weights=balanced needs labelled pixels, and the training split has none;"
+            " use class_weights=none or check the masks."
+        )
+    return [sum(pixels) / (present * count) if count else 0.0 for count in pixels]
+
+
+def class_weights(name, pixels):
+    """Returns the weight of each class in the pixel terms, float32 [C].
+
+    Args:
+        name: "none" (1 each) or "balanced".
+        pixels: pixels of each class in the training split.
+    """
+    balanced = balanced_class_weights(pixels) if name == "balanced" else [1.0] * len(pixels)
+    return tf.constant(balanced, tf.float32)

@@ -1,0 +1,159 @@
+"""The U-Net (Ronneberger, Fischer and Brox, 2015, arXiv:1505.04597)."""
+
+import functools
+
+import keras
+
+from trainer.errors import InputError
+from trainer.models import blocks
+
+
+def build_unet(
+    input_shape=(256, 256, 1),
+    n_filters=64,
+    num_classes=1,
+    *,
+    depth=4,
+    kernel_size=3,
+    activation="relu",
+    padding="same",
+    norm="batch",
+    dropout=0.0,
+    upsampling="transpose",
+    residual=False,
+    attention=False,
+    head_activation=None,
+):
+    """Builds a U-Net, which doubles its filters at each of `depth` halvings of the image.
+
+    Sizes that 2**depth does not divide are padded with zeros inside, and the result cropped back.
+
+    Args:
+        input_shape: (H, W, C); H and W may be None with padding "same".
+        n_filters: channels at full resolution.
+        num_classes: channels of the result; 1 for a binary task (one logit per pixel).
+        depth: how many times the resolution is halved.
+        kernel_size: side of the kernels of `conv_block`.
+        activation: name of a Keras activation.
+        padding: "same", or "valid": the result is smaller than the image, as in the paper.
+        norm: "batch", "sync_batch" (over all replicas), "group", "instance" or "none".
+        dropout: share of features dropped at the end of the contracting path (its two last levels).
+        upsampling: "transpose" or "bilinear".
+        residual: residual blocks.
+        attention: attention gates on the skip connections.
+        head_activation: None (logits), "sigmoid" or "softmax".
+
+    Returns:
+        keras.Model, [B, H, W, C] -> float32 [B, H, W, num_classes], float32 whatever the precision
+        of the layers before.
+
+    Raises:
+        InputError: an argument is out of its range.
+    """
+    _check(input_shape, n_filters, num_classes, depth, kernel_size, dropout)
+    _check_choice("padding", padding, ("same", "valid"))
+    _check_choice("norm", norm, tuple(blocks.NORMS))
+    _check_choice("upsampling", upsampling, ("transpose", "bilinear"))
+    _check_choice("head_activation", head_activation, (None, "sigmoid", "softmax"))
+    if head_activation == "softmax" and num_classes == 1:
+        raise InputError(
+            "head_activation=softmax of num_classes=1 is 1 everywhere; use sigmoid or two classes."
+        )
+    if padding == "valid":
+        _check_valid_size(input_shape, depth, kernel_size)
+
+    conv_block = functools.partial(
+        blocks.conv_block,
+        kernel_size=kernel_size,
+        activation=activation,
+        padding=padding,
+        norm=norm,
+        residual=residual,
+    )
+    images = keras.Input(input_shape, name="images")
+    # With "valid" every size has been found to fit as it is.
+    x = blocks.pad_to_stride(images, 2**depth) if padding == "same" else images
+    skips = []
+    for level in range(depth):
+        x = conv_block(x, n_filters * 2**level)
+        if dropout and level == depth - 1:
+            x = keras.layers.Dropout(dropout)(x)
+        skips.append(x)
+        x = keras.layers.MaxPooling2D(2)(x)
+    x = conv_block(x, n_filters * 2**depth)
+    if dropout:
+        x = keras.layers.Dropout(dropout)(x)
+    for level in reversed(range(depth)):
+        filters = n_filters * 2**level
+        x = blocks.up_conv(x, filters, activation=activation, norm=norm, upsampling=upsampling)
+        skip = skips[level] if padding == "same" else blocks.crop_center(skips[level], x)
+        if attention:
+            skip = blocks.attention_gate(skip, x, norm=norm)
+        x = conv_block(keras.layers.Concatenate()([skip, x]), filters)
+    # float32 from here on: a loss of bfloat16 logits would have three digits.
+    x = keras.layers.Conv2D(num_classes, 1, dtype="float32", name="logits")(x)
+    if head_activation:
+        x = keras.layers.Activation(head_activation, dtype="float32")(x)
+    if padding == "same":
+        x = blocks.crop_to(x, images)
+    return keras.Model(images, x, name="unet")
+
+
+def _check(input_shape, n_filters, num_classes, depth, kernel_size, dropout):
+    """Raises InputError for a number out of its range."""
+    if len(input_shape) != 3 or not input_shape[2]:
+        raise InputError(
+            f"input_shape={tuple(input_shape)} is not (height, width, channels) with a known number"
+            " of channels; use for example (256, 256, 1)."
+        )
+    whole = {
+        "n_filters": n_filters,
+        "num_classes": num_classes,
+        "depth": depth,
+        "kernel_size": kernel_size,
+    }
+    for name, value in whole.items():
+        if value < 1:
+            raise InputError(f"{name}={value} must be at least 1.")
+    if not 0 <= dropout < 1:
+        raise InputError(f"dropout={dropout} is a share; use at least 0 and less than 1.")
+
+
+def _check_valid_size(input_shape, depth, kernel_size):
+    """Raises InputError unless unpadded convolutions leave an even size before every halving."""
+    for name, size in zip(("height", "width"), input_shape, strict=False):
+        if size is None:
+            raise InputError(
+                f"{name}=None needs padding=same; padding=valid takes fixed sizes, as 572."
+            )
+        if not _fits_valid(size, depth, kernel_size):
+            fitting = size
+            while not _fits_valid(fitting, depth, kernel_size):
+                fitting += 1
+            raise InputError(
+                f"{name}={size} cannot be halved {depth} times with padding=valid and"
+                f" kernel_size={kernel_size}; use {fitting} or padding=same."
+            )
+
+
+def _fits_valid(size, depth, kernel_size):
+    """Says whether an unpadded U-Net takes images of this height or width."""
+    shrink = 2 * (kernel_size - 1)
+    for _ in range(depth):
+        size -= shrink
+        if size <= 0 or size % 2:
+            return False
+        size //= 2
+    size -= shrink
+    for _ in range(depth):
+        if size <= 0:
+            return False
+        size = 2 * size - shrink
+    return size > 0
+
+
+def _check_choice(name, value, choices):
+    """Raises InputError unless `value` is one of `choices`."""
+    if value not in choices:
+        allowed = ", ".join(str(choice) for choice in choices)
+        raise InputError(f"{name}={value} is not a choice; use one of: {allowed}.")

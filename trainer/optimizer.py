@@ -1,0 +1,112 @@
+"""Optimizers and learning-rate schedules, by name."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from trainer.errors import InputError
+
+# From 1 at progress 0 to where the schedule ends at progress 1.
+SCHEDULES = {
+    "constant": tf.ones_like,
+    # Half of 1 + cos(pi * progress), in a form that is exact near its end.
+    "cosine": lambda progress: tf.sin(0.5 * math.pi * (1.0 - progress)) ** 2,
+    # The power that segmentation uses since DeepLab.
+    "polynomial": lambda progress: (1.0 - progress) ** 0.9,
+}
+
+
+@keras.saving.register_keras_serializable("trainer")
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A linear warm-up, then one of SCHEDULES until the last step."""
+
+    def __init__(self, name, learning_rate, steps, warmup_steps=0):
+        """Takes a row of SCHEDULES, the highest rate, and the steps of the run and its warm-up."""
+        super().__init__()
+        self.name = name
+        self.learning_rate = learning_rate
+        self.steps = steps
+        self.warmup_steps = warmup_steps
+
+    def __call__(self, step):
+        """Returns the rate of step 0, 1, … as float32 []."""
+        step = tf.cast(step, tf.float32)
+        # From 1/warmup_steps, for a first step at rate 0 would be a step for nothing.
+        warmup = tf.minimum((step + 1.0) / max(self.warmup_steps, 1), 1.0)
+        progress = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
+        decay = SCHEDULES[self.name](tf.clip_by_value(progress, 0.0, 1.0))
+        return self.learning_rate * warmup * decay
+
+    def get_config(self):
+        """Returns what `__init__` takes."""
+        return {
+            "name": self.name,
+            "learning_rate": self.learning_rate,
+            "steps": self.steps,
+            "warmup_steps": self.warmup_steps,
+        }
+
+
+OPTIMIZERS = {
+    "adam": lambda schedule, weight_decay, momentum: keras.optimizers.Adam(schedule),
+    "adamw": lambda schedule, weight_decay, momentum: keras.optimizers.AdamW(
+        schedule, weight_decay=weight_decay
+    ),
+    "sgd": lambda schedule, weight_decay, momentum: keras.optimizers.SGD(
+        schedule, momentum=momentum, weight_decay=weight_decay or None
+    ),
+}
+
+
+def build_schedule(name, learning_rate, steps, warmup_steps=0):
+    """Builds a learning-rate schedule.
+
+    Args:
+        name: "constant", "cosine" or "polynomial"; the last two reach exactly 0 after `steps`.
+        learning_rate: the highest rate, reached at the end of the warm-up.
+        steps: of the whole run.
+        warmup_steps: during which the rate rises in a line; less than `steps`.
+
+    Raises:
+        InputError: an argument is out of its range.
+    """
+    _check_choice("schedule", name, SCHEDULES)
+    if learning_rate <= 0:
+        raise InputError(f"learning_rate={learning_rate} must be greater than 0.")
+    if not 0 <= warmup_steps < steps:
+        raise InputError(
+            f"warmup_steps={warmup_steps} must be at least 0 and less than steps={steps}."
+        )
+    return Schedule(name, learning_rate, steps, warmup_steps)
+
+
+def build_optimizer(name, schedule, weight_decay=0.0, momentum=0.9):
+    """Builds an optimizer with decoupled weight decay of everything but biases and norms.
+
+    Args:
+        name: "adam" (without weight decay), "adamw" or "sgd".
+        schedule: a learning rate, or a schedule of one.
+        weight_decay: share of a weight, times the learning rate, taken off at each step.
+        momentum: of sgd.
+
+    Raises:
+        InputError: an argument is out of its range.
+    """
+    _check_choice("optimizer", name, OPTIMIZERS)
+    if weight_decay < 0:
+        raise InputError(f"weight_decay={weight_decay} must be at least 0.")
+    if not 0 <= momentum < 1:
+        raise InputError(f"momentum={momentum} must be at least 0 and less than 1.")
+    if name == "adam" and weight_decay:
+        raise InputError(f"weight_decay={weight_decay} does nothing with adam; use adamw.")
+    optimizer = OPTIMIZERS[name](schedule, weight_decay, momentum)
+    # What Keras calls the shift and scale of its normalisations, and biases.
+    optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
+    return optimizer
+
+
+def _check_choice(argument, value, choices):
+    """Raises InputError unless `value` is one of `choices`."""
+    if value not in choices:
+        raise InputError(f"{argument}={value} is not a choice; use one of: {', '.join(choices)}.")
