@@ -6,7 +6,6 @@ python -m trainer.data.inspect DIR [--verify] [--sheet=FILE.png]
 import io
 import itertools
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -16,17 +15,16 @@ from absl import logging
 from PIL import Image
 
 from trainer import config, flags, panels
-from trainer.data import files, records
+from trainer.data import demo, files, records
 from trainer.errors import InputError
 
-DEMO = os.path.join(os.path.dirname(__file__), "demo")
 SIZES_SHOWN = 8
 SHEET_COLUMNS = 6
 
 
 def main(settings: config.Inspect) -> None:
     """Prints the tables, then does what else was asked for."""
-    data_dir = settings.data_dir or DEMO
+    data_dir = settings.data_dir or demo.folder()
     manifest = records.read_manifest(data_dir)
     print("\n".join(describe(manifest, data_dir)))
     if settings.verify:
