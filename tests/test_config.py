@@ -1,3 +1,5 @@
+"""Settings: rules, defaults, and the tables that choices mirror."""
+
 import dataclasses
 
 import pytest

@@ -1,3 +1,5 @@
+"""Flags, and how a command ends."""
+
 import subprocess
 import sys
 

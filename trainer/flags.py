@@ -9,7 +9,7 @@ import shutil
 import sys
 import textwrap
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags, logging
@@ -17,7 +17,7 @@ from absl import flags, logging
 from trainer import config
 from trainer.errors import InputError
 
-DEFINERS = {
+DEFINERS: Mapping[type, Callable[..., Any]] = {
     bool: flags.DEFINE_boolean,
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
@@ -32,6 +32,8 @@ def run(cls: type, main: Callable[[Any], None], argv: Sequence[str] | None = Non
     exception is a defect and keeps its traceback.
     """
     argv = list(sys.argv if argv is None else argv)
+    # What TensorFlow's C++ says at its start concerns the user only when it is an exception.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     _log_plainly()
     try:
         if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
@@ -127,6 +129,7 @@ def _unknown_flag(name: str, known: Sequence[str]) -> str:
 
 
 def _log_plainly() -> None:
+    flags.FLAGS.mark_as_parsed()  # absl's own flags, which commands here do not offer
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()

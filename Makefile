@@ -1,0 +1,44 @@
+# make demo   installs, trains on the demo data, evaluates
+# make check  lint, types and the fast tests (at every save)
+# make test   the whole suite
+# make clean  removes the environment and what was built
+
+PYTHON ?= python3.11
+VENV := .venv
+TF ?=
+
+BIN = $(VENV)/bin
+# Another TensorFlow (make check TF=2.17.1) has an environment of its own.
+ifneq ($(TF),)
+VENV := .venv-tf$(TF)
+PIN := tensorflow==$(TF) tensorboard==$(basename $(TF)).*
+endif
+
+.PHONY: demo check test clean
+
+demo: $(VENV)/installed
+	$(BIN)/python -m trainer.task --flagfile=configs/demo.cfg
+
+check: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q
+
+$(VENV)/installed: setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable . $(PIN)
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable ".[test]" $(PIN)
+	touch $@
+
+clean:
+	rm -rf .venv .venv-tf* build dist *.egg-info runs .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,45 @@
+"""The package's definition; `pyproject.toml` holds the settings of the tools."""
+
+import pathlib
+import re
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "trainer/__init__.py").read_text()).group(1)
+
+setuptools.setup(
+    name="unet-trainer",
+    version=VERSION,
+    description="Trains U-Nets with TensorFlow at any scale",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10,<3.14",
+    packages=setuptools.find_packages(include=["trainer", "trainer.*"]),
+    package_data={"trainer.data.demo": ["*.tfrecord", "manifest.json", "ORIGIN.md"]},
+    install_requires=[
+        "tensorflow>=2.17,<2.22",
+        "tensorboard>=2.17,<2.22",
+        "absl-py>=2.1,<3",
+        "google-cloud-storage>=2.18,<4",
+        "numpy>=1.26,<3",
+        "Pillow>=10.3,<14",
+        "tqdm>=4.66,<5",
+    ],
+    extras_require={
+        "test": [
+            "hypothesis>=6.100,<7",
+            "mypy>=1.11,<3",
+            "pytest>=8,<10",
+            "ruff>=0.17,<0.18",
+        ],
+        "bench": ["torch==2.13.0"],
+    },
+    classifiers=[
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Image Processing",
+    ],
+)

@@ -1,0 +1,102 @@
+"""Strategies, and one clear line for each thing that is missing."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import strategy_of
+
+from trainer import cluster
+from trainer.errors import InputError
+
+
+def test_auto_is_one_device_on_a_machine_without_accelerators():
+    assert cluster._choose_strategy("", 0, 0) == "one_device"
+    assert cluster._choose_strategy("", 1, 0) == "one_device"
+    assert cluster._choose_strategy("", 8, 0) == "mirrored"
+    assert cluster._choose_strategy("", 0, 2) == "mirrored"
+    assert cluster._choose_strategy("local", 0, 0) == "tpu"
+
+
+def test_auto_takes_the_workers_of_tf_config(monkeypatch):
+    config = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    assert cluster._choose_strategy("", 0, 0) == "multi_worker"
+
+
+def test_mirrored_without_gpus_is_refused():
+    with pytest.raises(InputError) as error:
+        cluster.connect("mirrored")
+    assert str(error.value) == (
+        "--strategy=mirrored finds no GPU; use --strategy=one_device, or --virtual_devices=2 to "
+        "try several replicas on the CPU."
+    )
+
+
+def test_tpu_without_a_tpu_is_refused_in_one_line():
+    with pytest.raises(InputError) as error:
+        cluster.connect("tpu", tpu="local")
+    assert str(error.value).startswith("--strategy=tpu --tpu=local finds no TPU (")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "--strategy=multi_worker finds no TF_CONFIG in the environment; set it to"),
+        ("{", "TF_CONFIG is not JSON ("),
+        ("[]", "TF_CONFIG names no address for its own task; it needs cluster[task.type]"),
+        (
+            '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
+            "TF_CONFIG names no address for its own task; it needs cluster[task.type]",
+        ),
+    ],
+)
+def test_a_malformed_tf_config_is_refused(monkeypatch, text, message):
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(InputError) as error:
+        cluster.connect("multi_worker")
+    assert str(error.value).startswith(message)
+
+
+def test_one_process_is_the_chief_of_one():
+    for number in (1, 2):
+        assert cluster.worker_of(strategy_of(number)) == (0, 1)
+
+
+def test_a_sum_over_one_worker_is_what_it_holds():
+    array = np.arange(6).reshape(2, 3)
+    assert cluster.sum_over_workers(strategy_of(2), array) is array
+
+
+def test_the_kind_of_the_devices_is_known():
+    assert cluster.device_kind(strategy_of(1)) == "CPU"
+    assert cluster.device_kind(strategy_of(2)) == "CPU"
+
+
+def test_arithmetic_that_is_given_is_taken():
+    assert cluster.choose_arithmetic("float16", "true", strategy_of(1), False) == ("float16", True)
+
+
+def test_a_deterministic_run_does_not_depend_on_a_clock(monkeypatch):
+    monkeypatch.setattr(cluster, "_time_small_step", None)  # calling it would raise
+    assert cluster.choose_arithmetic("auto", "auto", strategy_of(1), True) == ("float32", False)
+
+
+def test_the_faster_arithmetic_is_chosen_on_a_cpu(monkeypatch):
+    seconds = {("float32", False): 3, ("bfloat16", False): 2, ("bfloat16", True): 1}
+    monkeypatch.setattr(cluster, "_time_small_step", lambda *key: seconds[key])
+    assert cluster.choose_arithmetic("auto", "auto", strategy_of(1), False) == ("bfloat16", True)
+
+
+def test_the_small_step_can_be_timed_in_each_form():
+    for precision in ("float32", "bfloat16"):
+        for jit_compile in (False, True):
+            assert cluster._time_small_step(precision, jit_compile, repeats=1) > 0
+
+
+def test_cpus_are_split_once(cpus):
+    assert len(cpus) == 4
+    cluster._split_cpu(4)
+    assert len(tf.config.list_logical_devices("CPU")) == 4

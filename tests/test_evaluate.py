@@ -1,0 +1,138 @@
+"""Evaluation: exact, whole, and independent of how it is computed."""
+
+import csv
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import strategy_of, write_data
+
+from trainer import evaluate, losses, models
+from trainer.data import normalization, records
+
+# Seven images of three sizes: no batch size but 1 and 7 divides them, and sides are not multiples
+# of the stride.
+SIZES = {"train": [(32, 32)], "val": [(40, 33)] * 3 + [(70, 65)] * 3 + [(9, 21)]}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    return str(folder), write_data(folder, SIZES, num_classes=3, num_shards=2)
+
+
+SLOPES, OFFSETS = np.array([[-1.0, 0.1, 1.0]], np.float32), np.array([0.0, 0.2, -0.3], np.float32)
+
+
+def pointwise_model(replicas=1):
+    """Returns a model whose logits NumPy computes, too: brightness × SLOPES + OFFSETS."""
+    with strategy_of(replicas).scope():
+        layers = [keras.Input((None, None, 1)), keras.layers.Conv2D(3, 1)]
+        model = keras.Sequential(layers)
+    model.set_weights([SLOPES[np.newaxis, np.newaxis], OFFSETS])
+    return model
+
+
+def evaluator_of(data, model, *, replicas=1, batch_size=2, tile=1024):
+    return evaluate.Evaluator(
+        strategy_of(replicas),
+        model,
+        *data,
+        terms=losses.LOSSES["ce_dice"],
+        class_weights=tf.ones(3),
+        normalize="image",
+        depth=2,
+        kernel_size=3,
+        batch_size=batch_size,
+        tile=tile,
+    )
+
+
+def read_split(data, split):
+    """Yields (image, mask) of a split, read without the pipeline."""
+    folder, manifest = data
+    for shard in manifest.splits[split].shards:
+        for serialized in records.read_shard(folder, shard):
+            example = records.decode(serialized, manifest)
+            yield example["image"], example["mask"].numpy()
+
+
+def test_counts_equal_numpy_on_a_set_that_no_batch_divides(data):
+    scores = evaluator_of(data, pointwise_model(), batch_size=4)("val")
+    for n, (image, mask) in enumerate(read_split(data, "val")):
+        image = normalization.normalize(image, "image", (), ()).numpy()
+        predicted = np.argmax(image @ SLOPES + OFFSETS, axis=-1)
+        known = mask != records.IGNORE
+        for k in range(3):
+            truth, found = (mask == k) & known, (predicted == k) & known
+            expected = [truth.sum(), found.sum(), (truth & found).sum()]
+            np.testing.assert_array_equal(scores.counts[n, k], expected)
+    assert scores.summary["images"] == 7
+
+
+@pytest.mark.parametrize(("replicas", "batch_size"), [(1, 1), (1, 7), (2, 4), (4, 3)])
+def test_the_result_does_not_depend_on_batch_size_or_replicas(data, replicas, batch_size):
+    expected = evaluator_of(data, pointwise_model())("val")
+    model = pointwise_model(replicas)
+    scores = evaluator_of(data, model, replicas=replicas, batch_size=batch_size)("val")
+    np.testing.assert_array_equal(scores.counts, expected.counts)
+    np.testing.assert_allclose(scores.soft, expected.soft, rtol=1e-5)
+    assert scores.loss == pytest.approx(expected.loss, rel=1e-5)
+
+
+def test_logits_of_tiles_equal_those_of_the_whole_image(tmp_path):
+    data = str(tmp_path), write_data(tmp_path, {"train": [(8, 8)], "val": [(300, 200)]})
+    keras.utils.set_random_seed(0)
+    with strategy_of(1).scope():
+        model = models.build_unet((None, None, 1), 4, depth=2)
+    whole, tiled = (evaluator_of(data, model, tile=tile) for tile in (1024, 96))
+    image = np.random.default_rng(0).normal(size=(1, 320, 256, 1)).astype(np.float32)
+    expected = whole._logits(tf.constant(image)).numpy()
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(tiled._logits(tf.constant(image)).numpy(), expected, atol=1e-3)
+
+
+def test_counts_of_tiles_equal_those_of_the_whole_image(tmp_path):
+    sizes = {"train": [(8, 8)], "val": [(300, 200)]}
+    data = str(tmp_path), write_data(tmp_path, sizes, num_classes=3)
+    whole, tiled = (evaluator_of(data, pointwise_model(), tile=tile)("val") for tile in (1024, 96))
+    np.testing.assert_array_equal(tiled.counts, whole.counts)
+    assert whole.counts.sum() > 300 * 200
+
+
+def test_the_worst_cases_come_worst_first():
+    worst = evaluate.Worst(2)
+    for index, dice in enumerate([0.9, 0.2, 0.5, 0.4]):
+        worst.offer(evaluate.Case(index, dice, *[np.zeros(0)] * 4))
+    assert [case.index for case in worst.cases()] == [1, 3]
+
+
+def test_a_perfect_case_without_foreground_has_dice_1():
+    assert evaluate._case_dice(np.array([[9, 9, 9], [0, 0, 0]])) == 1.0
+    assert evaluate._case_dice(np.array([[9, 9, 9], [2, 2, 1]])) == 0.5
+
+
+def test_cases_summary_and_pictures_are_written(data, tmp_path):
+    worst = evaluate.Worst(2)
+    scores = evaluator_of(data, pointwise_model())("val", worst.offer)
+    evaluate.write(str(tmp_path / "out"), scores, worst.cases(), data[1], "val")
+    with open(tmp_path / "out" / "cases.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 7 * 3
+    assert [row["case"] for row in rows[::3]] == list(data[1].splits["val"].cases)
+    assert [int(rows[4][key]) for key in ("truth", "prediction", "intersection")] == list(
+        scores.counts[1, 1]
+    )
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["dice"] == scores.summary["dice"]
+    pictures = sorted(path.name for path in (tmp_path / "out" / "worst").iterdir())
+    assert [name[:3] for name in pictures] == ["01-", "02-"]
+
+
+def test_the_table_has_a_line_for_each_class_and_mean(data):
+    lines = evaluate.table(evaluator_of(data, pointwise_model())("val").summary).splitlines()
+    heads = [line.split("  ")[0] for line in lines]
+    assert heads == ["class", "class0", "class1", "class2", "mean, foreground", "mean, all"]
+    assert len({len(line) for line in lines}) == 1

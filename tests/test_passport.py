@@ -1,0 +1,83 @@
+"""run.json: what it says, and what it refuses."""
+
+import json
+
+import pytest
+import tensorflow as tf
+from conftest import strategy_of
+
+from trainer import config, passport
+from trainer.errors import InputError
+
+
+def describe(job=None, **facts):
+    return passport.describe(
+        job or config.Job(), ["--crop=64"], strategy_of(1), data_fingerprint="abc", **facts
+    )
+
+
+def test_the_passport_says_settings_versions_and_devices():
+    run = describe(streams=4)
+    assert run["settings"]["batch_size"] == 8
+    assert run["command"] == ["python", "-m", "trainer.task", "--crop=64"]
+    assert run["streams"] == 4
+    assert run["versions"]["tensorflow"] == tf.__version__
+    assert (run["num_replicas"], run["exit_reason"]) == (1, None)
+
+
+def test_nothing_of_the_environment_gets_into_the_passport(monkeypatch):
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/secret/key.json")
+    monkeypatch.setenv("SOME_TOKEN", "sesame")
+    text = json.dumps(describe())
+    assert "secret" not in text
+    assert "sesame" not in text
+
+
+def test_the_same_settings_go_on_with_a_run():
+    passport.check_same_run(describe(), config.Job(), "abc")
+
+
+def test_other_settings_are_refused_and_listed():
+    job = config.Job(data=config.Data(crop=64), model=config.Model(filters=8))
+    with pytest.raises(InputError) as error:
+        passport.check_same_run(describe(), job, "abc")
+    assert str(error.value) == (
+        "--run_dir=runs/demo holds a run with other settings: --crop=64 (was 256), "
+        "--filters=8 (was 16); give the same flags to go on with it, or another --run_dir."
+    )
+
+
+def test_other_data_are_refused():
+    with pytest.raises(InputError, match="has fingerprint xyz, the run's had abc; name the same"):
+        passport.check_same_run(describe(), config.Job(), "xyz")
+
+
+def test_a_passport_that_is_not_json_is_named(tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(InputError, match="run.json is not JSON .* or choose another --run_dir"):
+        passport.read(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected", "reason"),
+    [
+        (InputError("The loss is nan."), InputError, "The loss is nan."),
+        (KeyboardInterrupt(), KeyboardInterrupt, "KeyboardInterrupt"),
+        (tf.errors.ResourceExhaustedError(None, None, "x; No space left"), InputError, ""),
+    ],
+)
+def test_the_reason_of_an_end_by_error_is_written(tmp_path, raised, expected, reason):
+    with pytest.raises(expected), passport.ending(str(tmp_path), describe(), True):
+        raise raised
+    if reason:
+        assert passport.read(str(tmp_path))["exit_reason"] == reason
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    full = tf.errors.ResourceExhaustedError(None, None, "state.data: No space left on device")
+    with pytest.raises(InputError) as error, passport.ending(str(tmp_path), describe(), True):
+        raise full
+    assert str(error.value) == (
+        f"No space is left on the disk of --run_dir={tmp_path}; free some and start again: the "
+        "last whole checkpoint is kept."
+    )

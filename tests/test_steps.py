@@ -1,0 +1,106 @@
+"""The training step over 1, 2 and 4 devices."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import strategy_of
+
+from trainer import losses, models, steps
+
+IMAGES = np.random.default_rng(0).normal(size=(8, 16, 16, 1)).astype(np.float32)
+LABELS = (IMAGES[..., 0] > 0.5).astype(np.int32)
+# Pixels that count are spread unevenly: the replica with the last examples has almost none.
+VALID = np.ones((8, 16, 16), np.float32)
+VALID[4:7] = 0
+VALID[7, 1:] = 0
+
+
+def train(number, *, num_steps=3, loss="ce_dice", norm="none", optimizer=None, **settings):
+    """Trains on the batch above over `number` replicas; returns the totals and the weights."""
+    strategy = strategy_of(number)
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        model = models.build_unet((None, None, 1), 4, depth=2, norm=norm)
+        descent = optimizer() if optimizer else keras.optimizers.SGD(0.5)
+        descent.build(model.trainable_variables)
+        average = keras.models.clone_model(model) if settings.get("average_decay") else None
+    if average is not None:
+        average.set_weights(model.get_weights())
+    batch = {"images": IMAGES, "labels": LABELS, "valid": VALID}
+    data = tf.data.Dataset.from_tensor_slices(batch).batch(8 // number, drop_remainder=True)
+    iterator = iter(strategy.distribute_datasets_from_function(lambda context: data.repeat()))
+    loop = steps.train_loop(
+        strategy, model, descent, losses.LOSSES[loss], tf.ones(2), average=average, **settings
+    )
+    totals = loop(iterator, tf.constant(num_steps))
+    weights = (average or model).get_weights()
+    return {key: float(value) for key, value in totals.items()}, weights
+
+
+def assert_same(ours, theirs, tolerance=1e-5):
+    (totals, weights), (other_totals, other_weights) = ours, theirs
+    for key in ("loss", "gradient_norm"):
+        assert totals[key] == pytest.approx(other_totals[key], abs=tolerance)
+    for one, other in zip(weights, other_weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=tolerance)
+
+
+@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("loss", ["ce_dice", "focal"])
+def test_replicas_train_like_one_device_though_valid_pixels_are_uneven(number, loss):
+    assert_same(train(number, loss=loss), train(1, loss=loss))
+
+
+def test_replicas_with_synchronised_normalisation_train_like_one_device():
+    assert_same(train(2, norm="sync_batch"), train(1, norm="batch"))
+
+
+def test_a_batch_in_parts_trains_like_the_whole():
+    assert_same(train(1, accumulate_steps=4), train(1))
+
+
+def test_xla_trains_like_the_graph():
+    assert_same(train(2, num_steps=2, jit_compile=True), train(2, num_steps=2))
+
+
+def test_clipping_bounds_the_norm_of_the_summed_gradient():
+    # SGD with rate 0.5 and a gradient clipped to 0.01 moves the weights by 0.005 in one step.
+    _, before = train(2, num_steps=0)
+    _, after = train(2, num_steps=1, clip_norm=0.01)
+    moved = np.sqrt(sum(((a - b) ** 2).sum() for a, b in zip(after, before, strict=True)))
+    assert moved == pytest.approx(0.005, rel=1e-3)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_average_follows_the_weights_by_its_decay(number):
+    _, first = train(number, num_steps=0)
+    _, second = train(number, num_steps=1)
+    _, average = train(number, num_steps=1, average_decay=0.75)
+    for a, b, mean in zip(first, second, average, strict=True):
+        np.testing.assert_allclose(mean, 0.75 * a + 0.25 * b, atol=1e-6)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_loss_scaling_leaves_the_reported_norm_and_the_update_as_they_are(number):
+    def scaled():
+        return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5))
+
+    assert_same(train(number, optimizer=scaled, clip_norm=0.5), train(number, clip_norm=0.5))
+
+
+def test_prediction_over_replicas_keeps_the_order_of_the_examples():
+    with strategy_of(4).scope():
+        model = models.build_unet((None, None, 1), 2, depth=1)
+    many = steps.forward_step(strategy_of(4), model)(tf.constant(IMAGES))
+    np.testing.assert_allclose(many, model(IMAGES, training=False), atol=1e-5)
+
+
+def test_the_score_of_a_batch_leaves_out_fillers():
+    batch = {"labels": tf.constant(LABELS), "valid": tf.constant(VALID)}
+    logits = tf.where(batch["labels"][..., tf.newaxis] == 1, 5.0, -5.0)
+    result = steps.score(batch, logits, losses.LOSSES["ce_dice"], tf.ones(2), 2)
+    np.testing.assert_array_equal(result["counts"][4:7], np.zeros((3, 2, 3)))
+    # Four whole images and one row of 16 pixels; 5 of the 8 images have a valid pixel.
+    np.testing.assert_array_equal(result["loss_weights"], [4 * 256 + 16, 5])
+    assert result["predicted"].dtype == tf.uint8

@@ -1,0 +1,231 @@
+"""The devices: which strategy, which worker, which arithmetic. Only this module asks for them."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.errors import InputError
+
+POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+
+
+def connect(name: str, tpu: str = "", virtual_devices: int = 0) -> tf.distribute.Strategy:
+    """Connects to the devices and returns the strategy that spans them.
+
+    Args:
+        name: `auto`, `one_device`, `mirrored`, `multi_worker` or `tpu`.
+        tpu: `local`, a TPU's name or its `grpc://host:port`.
+        virtual_devices: number of logical CPU devices to make; 0 leaves the CPU whole.
+
+    Raises:
+        InputError: when what the name asks for is not there.
+    """
+    if virtual_devices:
+        _split_cpu(virtual_devices)
+    gpus = tf.config.list_physical_devices("GPU")
+    if name == "auto":
+        name = _choose_strategy(tpu, len(gpus), virtual_devices)
+    return STRATEGIES[name](tpu, virtual_devices)
+
+
+def _choose_strategy(tpu: str, num_gpus: int, virtual_devices: int) -> str:
+    if tpu:
+        return "tpu"
+    if os.environ.get("TF_CONFIG") and len(_cluster_of_env().get("worker", ())) > 0:
+        return "multi_worker"
+    return "mirrored" if max(num_gpus, virtual_devices) > 1 else "one_device"
+
+
+def _split_cpu(number: int) -> None:
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    logical = [tf.config.LogicalDeviceConfiguration()] * number
+    if tf.config.get_logical_device_configuration(cpu) != logical:
+        tf.config.set_logical_device_configuration(cpu, logical)
+
+
+def _grow_gpu_memory() -> None:
+    for gpu in tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
+
+
+def _one_device(tpu: str, virtual_devices: int) -> tf.distribute.Strategy:
+    _grow_gpu_memory()
+    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    return tf.distribute.OneDeviceStrategy(f"/{kind}:0")
+
+
+def _mirrored(tpu: str, virtual_devices: int) -> tf.distribute.Strategy:
+    if virtual_devices:
+        return tf.distribute.MirroredStrategy([f"/CPU:{i}" for i in range(virtual_devices)])
+    if not tf.config.list_physical_devices("GPU"):
+        raise InputError(
+            "--strategy=mirrored finds no GPU; use --strategy=one_device, or --virtual_devices=2 "
+            "to try several replicas on the CPU."
+        )
+    _grow_gpu_memory()
+    return tf.distribute.MirroredStrategy()
+
+
+def _multi_worker(tpu: str, virtual_devices: int) -> tf.distribute.Strategy:
+    _cluster_of_env()
+    _grow_gpu_memory()
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _tpu(tpu: str, virtual_devices: int) -> tf.distribute.Strategy:
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu or "local")
+        if tpu not in ("", "local"):
+            tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"--strategy=tpu --tpu={tpu or 'local'} finds no TPU "
+            f"({_first_sentence(error)}); run on a TPU VM with the tensorflow-tpu package, or name "
+            "another --strategy."
+        ) from error
+    return tf.distribute.TPUStrategy(resolver)
+
+
+STRATEGIES: Mapping[str, Callable[[str, int], tf.distribute.Strategy]] = {
+    "one_device": _one_device,
+    "mirrored": _mirrored,
+    "multi_worker": _multi_worker,
+    "tpu": _tpu,
+}
+
+
+def _cluster_of_env() -> dict[str, list[str]]:
+    """Returns TF_CONFIG's cluster, once its form is checked."""
+    text = os.environ.get("TF_CONFIG", "")
+    if not text:
+        raise InputError(
+            "--strategy=multi_worker finds no TF_CONFIG in the environment; set it to "
+            '{"cluster": {"worker": ["host:port", …]}, "task": {"type": "worker", "index": 0}}.'
+        )
+    try:
+        content = json.loads(text)
+        cluster, task = content["cluster"], content["task"]
+        cluster[task["type"]][int(task["index"])]
+    except json.JSONDecodeError as error:
+        raise InputError(f"TF_CONFIG is not JSON ({error}); mend it or unset it.") from None
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise InputError(
+            "TF_CONFIG names no address for its own task; it needs cluster[task.type][task.index]: "
+            f"{_first_sentence(text)}"
+        ) from None
+    return cluster
+
+
+def _first_sentence(text: Any) -> str:
+    line = str(text).strip().splitlines()[0] if str(text).strip() else type(text).__name__
+    return line if len(line) <= 160 else line[:157] + "…"
+
+
+def worker_of(strategy: tf.distribute.Strategy) -> tuple[int, int]:
+    """Returns (index of this worker, number of workers); the chief is worker 0."""
+    resolver = strategy.cluster_resolver
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy) or resolver is None:
+        return 0, 1
+    spec = resolver.cluster_spec().as_dict()
+    order = [(kind, i) for kind in ("chief", "worker") for i in range(len(spec.get(kind, ())))]
+    return order.index((resolver.task_type, int(resolver.task_id))), len(order)
+
+
+def device_kind(strategy: tf.distribute.Strategy) -> str:
+    """Returns `CPU`, `GPU` or `TPU`."""
+    device = strategy.extended.worker_devices[0]
+    return tf.DeviceSpec.from_string(device).device_type or "CPU"
+
+
+def sum_over_workers(strategy: tf.distribute.Strategy, array: np.ndarray) -> np.ndarray:
+    """Returns the sum of an array over the workers, each of which holds one of its shape."""
+    if worker_of(strategy)[1] == 1:
+        return array
+
+    def sum_over_replicas(value: tf.Tensor) -> tf.Tensor:
+        context = tf.distribute.get_replica_context()
+        first = context.replica_id_in_sync_group % len(strategy.extended.worker_devices) == 0
+        share = tf.where(first, value, tf.zeros_like(value))  # a worker counts once
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, share)
+
+    total = strategy.run(tf.function(sum_over_replicas), args=(tf.constant(array),))
+    return strategy.experimental_local_results(total)[0].numpy()
+
+
+def seed_everything(seed: int, deterministic: bool) -> None:
+    """Seeds Python, NumPy, TensorFlow and Keras; if asked, refuses varying operations."""
+    keras.utils.set_random_seed(seed)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def choose_arithmetic(
+    precision: str, jit_compile: str, strategy: tf.distribute.Strategy, deterministic: bool
+) -> tuple[str, bool]:
+    """Returns (precision, whether to compile with XLA), `auto` being replaced by a choice.
+
+    On accelerators the choice is known: bfloat16 on TPUs, and on GPUs that multiply it in
+    hardware (compute capability 8 and later); XLA on both. CPUs differ by an order of magnitude in
+    either direction, so there a small training step is timed in each form. Several workers must
+    not choose differently, nor may a deterministic run depend on a clock: on CPUs both take float32
+    and no XLA.
+    """
+    kind = device_kind(strategy)
+    measurable = kind == "CPU" and worker_of(strategy)[1] == 1 and not deterministic
+    if precision == "auto":
+        if measurable:
+            slow, fast = (_time_small_step(p, False) for p in ("float32", "bfloat16"))
+            precision = "bfloat16" if fast < slow else "float32"
+        else:
+            precision = "bfloat16" if kind == "TPU" or _gpu_has_bfloat16(kind) else "float32"
+    if jit_compile == "auto":
+        if measurable:
+            use_jit = _time_small_step(precision, True) < _time_small_step(precision, False)
+        else:
+            use_jit = kind != "CPU"
+    else:
+        use_jit = jit_compile == "true"
+    return precision, use_jit
+
+
+def _gpu_has_bfloat16(kind: str) -> bool:
+    if kind != "GPU":
+        return False
+    gpu = tf.config.list_physical_devices("GPU")[0]
+    capability = tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
+    return capability[0] >= 8
+
+
+def _time_small_step(precision: str, jit_compile: bool, repeats: int = 3) -> float:
+    """Returns the seconds that two normalised convolutions take, forward and backward."""
+    dtype = tf.as_dtype(precision)
+    images = tf.random.stateless_normal((4, 96, 96, 16), (0, 0))
+    kernel = tf.random.stateless_normal((3, 3, 16, 16), (0, 1)) / 12
+
+    @tf.function(jit_compile=jit_compile)
+    def small_step(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            tape.watch(kernel)
+            x = tf.cast(images, dtype)
+            for _ in range(2):
+                x = tf.nn.conv2d(x, tf.cast(kernel, dtype), 1, "SAME")
+                mean, variance = tf.nn.moments(tf.cast(x, tf.float32), (0, 1, 2))
+                x = tf.cast((tf.cast(x, tf.float32) - mean) * tf.math.rsqrt(variance + 1e-3), dtype)
+                x = tf.nn.relu(x)
+            loss = tf.reduce_mean(tf.square(tf.cast(x, tf.float32)))
+        return tape.gradient(loss, kernel)
+
+    small_step(images, kernel)
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        small_step(images, kernel).numpy()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)

@@ -1,0 +1,85 @@
+"""Models of run folders: built from the settings in run.json, with the best weights."""
+
+import os
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainer import checkpoint, config, models, passport
+from trainer.data import records
+from trainer.errors import InputError
+
+
+def build_model(settings: config.Model, channels: int, num_classes: int) -> keras.Model:
+    """Builds the network of `settings` for images of any size.
+
+    Args:
+        settings: architecture and its sizes.
+        channels: of the images.
+        num_classes: of the data, the background included; two classes take one logit.
+    """
+    return models.MODELS[settings.model](
+        (None, None, channels),
+        settings.filters,
+        1 if num_classes == 2 else num_classes,
+        depth=settings.depth,
+        kernel_size=settings.kernel_size,
+        activation=settings.activation,
+        norm=settings.norm,
+        dropout=settings.dropout,
+        upsampling=settings.upsampling,
+    )
+
+
+def read_run(run_dir: str) -> dict[str, Any]:
+    """Returns the passport of a run that can be loaded.
+
+    Raises:
+        InputError: if the folder holds no run.
+    """
+    found = passport.read(run_dir)
+    if found is None:
+        raise InputError(
+            f"--run_dir={run_dir} has no {passport.NAME}; name a folder that trainer.task wrote."
+        )
+    return found
+
+
+def best_model(run_dir: str, run: dict[str, Any]) -> tuple[keras.Model, int]:
+    """Returns the model of a run with its best weights, and the step they are of.
+
+    Args:
+        run_dir: the run folder.
+        run: its passport.
+
+    Raises:
+        InputError: if it has no whole checkpoint yet.
+    """
+    job = config.from_dict(config.Job, run["settings"])
+    model = build_model(job.model, run["channels"], len(run["classes"]))
+    best = checkpoint.Checkpoints(
+        os.path.join(run_dir, "best"), tf.train.Checkpoint(model=model), keep=1
+    )
+    commit = best.restore()
+    if commit is None:
+        raise InputError(
+            f"--run_dir={run_dir} has no whole checkpoint in best/ yet; let trainer.task run until "
+            "its first evaluation."
+        )
+    return model, commit["step"]
+
+
+def check_same_kind(run_dir: str, run: dict[str, Any], manifest: records.Manifest) -> None:
+    """Raises InputError unless the model of a run fits the data of a manifest."""
+    if run["channels"] != manifest.channels:
+        raise InputError(
+            f"The model of --run_dir={run_dir} takes {run['channels']} channels and the data have "
+            f"{manifest.channels}; prepare them with --channels={run['channels']}."
+        )
+    names = [entry.name for entry in manifest.classes]
+    if run["classes"] != names:
+        raise InputError(
+            f"The model of --run_dir={run_dir} has the classes {', '.join(run['classes'])} and the "
+            f"data {', '.join(names)}; prepare them with the same --classes."
+        )

@@ -1,0 +1,136 @@
+"""run.json: what a run is made of, written at its start, checked when it goes on."""
+
+import contextlib
+import datetime
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import trainer
+from trainer import config
+from trainer.errors import InputError
+
+NAME = "run.json"
+
+
+def describe(
+    job: config.Job, command: Sequence[str], strategy: tf.distribute.Strategy, **facts: Any
+) -> dict[str, Any]:
+    """Returns the passport of a run that starts now.
+
+    Args:
+        job: its settings.
+        command: the flags that give those settings.
+        strategy: the devices.
+        **facts: what was found or chosen at the start: data, streams, precision, compilation.
+    """
+    return {
+        "settings": config.to_dict(job),
+        "command": ["python", "-m", "trainer.task", *command],
+        **facts,
+        "devices": list(strategy.extended.worker_devices),
+        "num_replicas": strategy.num_replicas_in_sync,
+        "versions": {
+            "trainer": trainer.__version__,
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "numpy": np.__version__,
+        },
+        "git_revision": _git_revision(),
+        "started": _now(),
+        "exit_reason": None,
+    }
+
+
+def read(run_dir: str) -> dict[str, Any] | None:
+    """Returns the passport in `run_dir`, or None where there is none."""
+    path = os.path.join(run_dir, NAME)
+    if not tf.io.gfile.exists(path):
+        return None
+    with tf.io.gfile.GFile(path) as file:
+        try:
+            return json.loads(file.read())
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"{path} is not JSON ({error}); restore it, or choose another --run_dir."
+            ) from None
+
+
+def write(run_dir: str, passport: dict[str, Any]) -> None:
+    """Writes the passport into `run_dir`, under another name first, so that it is whole."""
+    tf.io.gfile.makedirs(run_dir)
+    path = os.path.join(run_dir, NAME)
+    with tf.io.gfile.GFile(path + ".tmp", "w") as file:
+        file.write(json.dumps(passport, indent=1) + "\n")
+    tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
+
+
+class Ending:
+    """Why a run ended; what `ending` writes."""
+
+    reason = ""
+
+
+@contextlib.contextmanager
+def ending(run_dir: str, passport: dict[str, Any], chief: bool) -> Iterator[Ending]:
+    """Writes into run.json why and when the run ended, also if by an error.
+
+    Raises:
+        InputError: in place of TensorFlow's error when the disk is full.
+    """
+    found = Ending()
+    try:
+        yield found
+    except tf.errors.ResourceExhaustedError as error:
+        if "No space left" not in str(error):
+            raise
+        raise InputError(
+            f"No space is left on the disk of --run_dir={run_dir}; free some and start again: the "
+            "last whole checkpoint is kept."
+        ) from None
+    except BaseException as error:
+        found.reason = str(error) if isinstance(error, InputError) else type(error).__name__
+        raise
+    finally:
+        if chief and found.reason:
+            write(run_dir, {**passport, "ended": _now(), "exit_reason": found.reason})
+
+
+def check_same_run(old: dict[str, Any], job: config.Job, data_fingerprint: str) -> None:
+    """Raises InputError unless `job` on that data goes on with the run of the passport `old`."""
+    changes = config.differences(old["settings"], job)
+    if changes:
+        raise InputError(
+            f"--run_dir={job.run.run_dir} holds a run with other settings: {', '.join(changes)}; "
+            "give the same flags to go on with it, or another --run_dir."
+        )
+    if old["data_fingerprint"] != data_fingerprint:
+        raise InputError(
+            f"--run_dir={job.run.run_dir} holds a run on other data: the manifest of "
+            f"--data_dir={job.data.data_dir} has fingerprint {data_fingerprint[:12]}, the run's "
+            f"had {old['data_fingerprint'][:12]}; name the same data, or another --run_dir."
+        )
+
+
+def _git_revision() -> str | None:
+    """Returns the commit of the source tree that this package runs from, if it is one."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    try:
+        result = subprocess.run(
+            ["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+    except OSError:
+        return None
+    return result.stdout.strip() or None
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,216 @@
+"""The compiled steps: training, prediction, and the score of one evaluation batch.
+
+One training step of N replicas equals the step of one device on the whole batch: every sum is
+divided by its weight over *all* replicas, gradients are summed, and only then clipped.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainer import losses, metrics
+
+Batch = Mapping[str, tf.Tensor]
+SUM = tf.distribute.ReduceOp.SUM
+
+
+def train_loop(
+    strategy: tf.distribute.Strategy,
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    terms: Sequence[losses.Term],
+    class_weights: tf.Tensor,
+    *,
+    clip_norm: float = 0.0,
+    accumulate_steps: int = 1,
+    average: keras.Model | None = None,
+    average_decay: float = 0.0,
+    jit_compile: bool = False,
+    timed: bool = True,
+) -> Callable[[Iterator, tf.Tensor], dict[str, tf.Tensor]]:
+    """Returns a function that runs a number of training steps in one call.
+
+    Args:
+        strategy: the strategy in whose scope model and optimizer were built.
+        model: images float32 [B, H, W, C] → logits [B, H, W, K].
+        optimizer: built for the model's trainable variables.
+        terms: the loss, a row of `losses.LOSSES`.
+        class_weights: float32 [num_classes], weight of each class in the pixel terms.
+        clip_norm: largest norm of the summed gradient; 0: unlimited.
+        accumulate_steps: parts in which each replica's batch is computed, to save memory.
+        average: a model whose variables follow the moving average of `model`'s.
+        average_decay: decay of that average, per step.
+        jit_compile: whether XLA compiles forward and backward pass.
+        timed: whether to time the input; TensorFlow refuses to where operations are deterministic.
+
+    Returns:
+        `loop(iterator, num_steps)`, with `num_steps` an int32 scalar, which returns scalars:
+        `loss` and `gradient_norm`, summed over the steps, and `wait_seconds`, the time for which
+        the steps waited for their input.
+    """
+    _sum_gradients_once(optimizer)
+    variables = model.trainable_variables
+
+    def forward_backward(batch: Batch, weights: tf.Tensor, scale: tf.Tensor) -> Any:
+        def part(i: int) -> Any:
+            size = batch["images"].shape[0] // accumulate_steps
+            images, labels, valid = (
+                batch[key][i * size : (i + 1) * size] for key in ("images", "labels", "valid")
+            )
+            with tf.GradientTape() as tape:
+                logits = model(images, training=True)
+                loss = _weighted_loss(terms, weights, labels, logits, valid, class_weights)
+                scaled = loss * scale
+            return loss, tape.gradient(scaled, variables)
+
+        loss, gradients = part(0)
+        for i in range(1, accumulate_steps):
+            more_loss, more_gradients = part(i)
+            loss += more_loss
+            gradients = [a + b for a, b in zip(gradients, more_gradients, strict=True)]
+        return loss, gradients
+
+    # The XLA boundary: all that a replica computes by itself is one program. Collectives and the
+    # optimizer's variables, which may live on other devices, stay outside.
+    if jit_compile:
+        forward_backward = tf.function(forward_backward, jit_compile=True)
+
+    def replica_step(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        context = tf.distribute.get_replica_context()
+        weights = losses.weights(terms, batch["labels"], batch["valid"], class_weights)
+        weights = context.all_reduce(SUM, weights)
+        scale = tf.convert_to_tensor(optimizer.scale_loss(1.0), tf.float32)
+        loss, gradients = forward_backward(batch, weights, scale)
+        gradients = context.all_reduce(SUM, gradients)
+        norm = tf.linalg.global_norm(gradients) / scale
+        if clip_norm:
+            factor = clip_norm / tf.maximum(norm, clip_norm)
+            gradients = [gradient * factor for gradient in gradients]
+        optimizer.apply(gradients, variables)
+        return loss, norm
+
+    clock = tf.timestamp if timed else lambda: tf.zeros((), tf.float64)
+
+    @tf.function
+    def loop(iterator: Iterator, num_steps: tf.Tensor) -> dict[str, tf.Tensor]:
+        totals = {key: tf.zeros(()) for key in ("loss", "gradient_norm", "wait_seconds")}
+        for _ in tf.range(num_steps):
+            start = clock()
+            with tf.control_dependencies([start]):
+                batch = next(iterator)
+            arrived = [x for value in batch.values() for x in _local(strategy, value)]
+            with tf.control_dependencies(arrived):
+                waited = clock() - start
+            loss, norm = strategy.run(replica_step, args=(batch,))
+            if average is not None:
+                _follow(strategy, average, model, average_decay)
+            step = {
+                "loss": strategy.reduce(SUM, loss, axis=None),
+                "gradient_norm": strategy.reduce(tf.distribute.ReduceOp.MEAN, norm, axis=None),
+                "wait_seconds": tf.cast(waited, tf.float32),
+            }
+            totals = {key: totals[key] + step[key] for key in totals}
+        return totals
+
+    return loop
+
+
+def forward_step(
+    strategy: tf.distribute.Strategy, model: keras.Model, *, jit_compile: bool = False
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function of images float32 [B, H, W, C] → logits float32 [B, H, W, K].
+
+    B must be a multiple of this worker's replicas, among which it is split.
+    """
+
+    def forward(images: tf.Tensor) -> tf.Tensor:
+        return model(images, training=False)
+
+    if jit_compile:
+        forward = tf.function(forward, jit_compile=True)
+
+    @tf.function(reduce_retracing=False)
+    def step(images: tf.Tensor) -> tf.Tensor:
+        return tf.concat(_local(strategy, strategy.run(forward, args=(images,))), 0)
+
+    return lambda images: step(_split_over_replicas(strategy, images))
+
+
+@tf.function(reduce_retracing=False)
+def score(
+    batch: Batch,
+    logits: tf.Tensor,
+    terms: tuple[losses.Term, ...],
+    class_weights: tf.Tensor,
+    num_classes: int,
+) -> dict[str, tf.Tensor]:
+    """Compares logits [B, H, W, K] with an evaluation batch.
+
+    Returns:
+        `counts` int32 and `soft` float32 [B, num_classes, 3] (see `metrics`), `predicted` uint8
+        [B, H, W]; and for the batch as a whole `loss_sums` and `loss_weights`, float32 [T].
+    """
+    labels, valid = batch["labels"], batch["valid"]
+    return {
+        "counts": metrics.count_pixels(labels, logits, valid, num_classes),
+        "soft": metrics.soft_sums(labels, logits, valid, num_classes),
+        "predicted": tf.cast(metrics.predict_labels(logits), tf.uint8),
+        "loss_sums": losses.sums(terms, labels, logits, valid, class_weights),
+        "loss_weights": losses.weights(terms, labels, valid, class_weights),
+    }
+
+
+def _local(strategy: tf.distribute.Strategy, value: Any) -> tuple[tf.Tensor, ...]:
+    return strategy.experimental_local_results(value)
+
+
+def _split_over_replicas(strategy: tf.distribute.Strategy, images: tf.Tensor) -> Any:
+    replicas = len(strategy.extended.worker_devices)
+    if replicas == 1:
+        return images
+    parts = tf.split(images, replicas)
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: parts[context.replica_id_in_sync_group % replicas]
+    )
+
+
+def _weighted_loss(
+    terms: Sequence[losses.Term],
+    weights: tf.Tensor,
+    labels: tf.Tensor,
+    logits: tf.Tensor,
+    valid: tf.Tensor,
+    class_weights: tf.Tensor,
+) -> tf.Tensor:
+    """Returns this replica's share of the loss; the shares of all replicas sum to the loss."""
+    sums = losses.sums(terms, labels, logits, valid, class_weights)
+    coefficients = tf.constant([term.coefficient for term in terms], tf.float32)
+    return tf.reduce_sum(coefficients * tf.math.divide_no_nan(sums, weights))
+
+
+def _sum_gradients_once(optimizer: keras.optimizers.Optimizer) -> None:
+    """Keeps Keras from summing over the replicas gradients that the step has already summed.
+
+    The step sums them itself in order to clip by the norm of the sum; Keras has no public way to
+    say so.
+    """
+    for layer in (optimizer, getattr(optimizer, "inner_optimizer", None)):
+        if layer is not None:
+            layer._all_reduce_sum_gradients = lambda gradients_and_variables: (
+                gradients_and_variables
+            )
+
+
+def _follow(
+    strategy: tf.distribute.Strategy, average: keras.Model, model: keras.Model, decay: float
+) -> None:
+    """Moves each variable of `average` a step towards the model's, on every device."""
+    for slow, fast in zip(average.variables, model.variables, strict=True):
+
+        def move(slow: tf.Variable, fast: tf.Tensor) -> None:
+            if slow.dtype.is_floating:
+                slow.assign(decay * slow + (1.0 - decay) * tf.cast(fast, slow.dtype))
+
+        strategy.extended.update(slow.value, move, args=(fast.value,))

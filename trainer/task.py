@@ -1,0 +1,14 @@
+"""Entry point of training: `python -m trainer.task --help`."""
+
+from trainer import config, flags
+
+
+def main(job: config.Job) -> None:
+    """Runs the job; TensorFlow is imported only once the flags are found to be good."""
+    from trainer import run
+
+    run.train(job)
+
+
+if __name__ == "__main__":
+    flags.run(config.Job, main)

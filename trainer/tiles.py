@@ -1,0 +1,103 @@
+"""Large images in overlapping tiles whose seams cannot be seen.
+
+A pixel takes its value from tiles that see its whole receptive field: the outermost `halo` of a
+tile's inner edges never counts, and between two tiles a linear ramp hands over.
+"""
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+
+from trainer.errors import InputError
+
+
+def halo_of(depth: int, kernel_size: int) -> int:
+    """Returns how far a U-Net looks in pixels, rounded up to its stride.
+
+    Two k×k convolutions at each of the encoder's and decoder's `depth` levels and at the bottom
+    reach (k - 1)·(3·2^depth - 2) pixels; pooling and up-sampling add less than 2·2^depth.
+    """
+    stride = 2**depth
+    radius = (kernel_size - 1) * (3 * stride - 2) + 2 * stride
+    return -(-radius // stride) * stride
+
+
+def starts(length: int, tile: int, halo: int, stride: int) -> list[int]:
+    """Returns where tiles begin along an axis, in multiples of `stride`; the last one ends it.
+
+    Args:
+        length: pixels of the axis, a multiple of `stride`.
+        tile: pixels of a tile, a multiple of `stride`, at most `length`.
+        halo: pixels at an inner edge that do not count, a multiple of `stride`.
+        stride: alignment, and width of the ramp between two tiles.
+    """
+    if tile == length:
+        return [0]
+    step = tile - 2 * halo - stride
+    if step <= 0:
+        raise InputError(
+            f"--tile={tile} leaves nothing between halos of {halo} pixels; "
+            f"use at least {2 * halo + 2 * stride}."
+        )
+    return [*range(0, length - tile, step), length - tile]
+
+
+def ramp(start: int, length: int, tile: int, halo: int, stride: int) -> np.ndarray:
+    """Returns a tile's weights along an axis, float32 [tile]; they are 1 at the image's edges."""
+    rise = np.clip((np.arange(tile) - halo + 1) / stride, 0, 1)
+    weights = np.ones(tile)
+    if start > 0:
+        weights *= rise
+    if start + tile < length:
+        weights *= rise[::-1]
+    return weights.astype(np.float32)
+
+
+def predict_tiled(
+    image: np.ndarray,
+    predict: Callable[[np.ndarray], np.ndarray],
+    *,
+    tile: int,
+    halo: int,
+    stride: int,
+    batch_size: int,
+) -> np.ndarray:
+    """Returns the prediction of a whole image, put together from those of its tiles.
+
+    Args:
+        image: float32 [H, W, C]; H and W multiples of `stride`.
+        predict: float32 [batch_size, h, w, C] → float32 [batch_size, h, w, K], at any one h and w.
+        tile: side of a tile where the image is longer, a multiple of `stride`.
+        halo: see `halo_of`.
+        stride: stride of the model's deepest level.
+        batch_size: tiles per call; the last call repeats its last tile.
+
+    Returns:
+        float32 [H, W, K].
+    """
+    shape = image.shape[:2]
+    sides = tuple(min(tile, length) for length in shape)
+    corners = list(
+        itertools.product(
+            *(starts(n, side, halo, stride) for n, side in zip(shape, sides, strict=True))
+        )
+    )
+    total, weight = None, np.zeros((*shape, 1), np.float32)
+    for first in range(0, len(corners), batch_size):
+        some = corners[first : first + batch_size]
+        filled = some + [some[-1]] * (batch_size - len(some))
+        values = predict(np.stack([image[y : y + sides[0], x : x + sides[1]] for y, x in filled]))
+        if total is None:
+            total = np.zeros((*shape, values.shape[-1]), np.float32)
+        for (y, x), value in zip(some, values, strict=False):
+            here = np.s_[y : y + sides[0], x : x + sides[1]]
+            rows, columns = (
+                ramp(start, n, side, halo, stride)
+                for start, n, side in zip((y, x), shape, sides, strict=True)
+            )
+            share = (rows[:, np.newaxis] * columns)[..., np.newaxis]
+            total[here] += value * share
+            weight[here] += share
+    assert total is not None
+    return total / weight
