@@ -75,19 +75,41 @@ def test_the_kind_of_the_devices_is_known():
     assert cluster.device_kind(strategy_of(2)) == "CPU"
 
 
+def choose(precision="auto", jit_compile="auto", number=1, **kinds):
+    kinds = {"deterministic": False, "synchronized": False, **kinds}
+    return cluster.choose_arithmetic(precision, jit_compile, strategy_of(number), **kinds)
+
+
 def test_arithmetic_that_is_given_is_taken():
-    assert cluster.choose_arithmetic("float16", "true", strategy_of(1), False) == ("float16", True)
+    assert choose("float16", "true") == ("float16", True)
 
 
 def test_a_deterministic_run_does_not_depend_on_a_clock(monkeypatch):
     monkeypatch.setattr(cluster, "_time_small_step", None)  # calling it would raise
-    assert cluster.choose_arithmetic("auto", "auto", strategy_of(1), True) == ("float32", False)
+    assert choose(deterministic=True) == ("float32", False)
 
 
 def test_the_faster_arithmetic_is_chosen_on_a_cpu(monkeypatch):
     seconds = {("float32", False): 3, ("bfloat16", False): 2, ("bfloat16", True): 1}
     monkeypatch.setattr(cluster, "_time_small_step", lambda *key: seconds[key])
-    assert cluster.choose_arithmetic("auto", "auto", strategy_of(1), False) == ("bfloat16", True)
+    assert choose() == ("bfloat16", True)
+    assert choose(number=2, synchronized=True) == ("bfloat16", False)
+    assert choose(number=1, synchronized=True) == ("bfloat16", True)
+
+
+@pytest.mark.parametrize(
+    ("number", "kinds", "obstacle"),
+    [
+        (1, {"deterministic": True}, "--deterministic"),
+        (2, {"synchronized": True}, "--norm=sync_batch on several replicas"),
+    ],
+)
+def test_xla_where_it_cannot_be_is_refused(number, kinds, obstacle):
+    with pytest.raises(InputError) as error:
+        choose("float32", "true", number, **kinds)
+    assert str(error.value) == (
+        f"--jit_compile=true does not go with {obstacle}; use --jit_compile=auto."
+    )
 
 
 def test_the_small_step_can_be_timed_in_each_form():

@@ -155,3 +155,8 @@ def test_balanced_class_weights_need_pixels():
         "class_weights=balanced needs labelled pixels, and the training split has none;"
         " use class_weights=none or check the masks."
     )
+
+
+def test_class_weights_are_one_each_unless_balanced():
+    np.testing.assert_array_equal(losses.class_weights("none", [90, 10]), [1, 1])
+    np.testing.assert_allclose(losses.class_weights("balanced", [90, 10]), [5 / 9, 5])

@@ -28,7 +28,7 @@ def command(module, *argv, environment=None):
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, **(environment or {})},
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **(environment or {})},
     )
 
 

@@ -46,20 +46,29 @@ def assert_same(ours, theirs, tolerance=1e-5):
         np.testing.assert_allclose(one, other, atol=tolerance)
 
 
-@pytest.mark.parametrize("number", [2, 4])
-@pytest.mark.parametrize("loss", ["ce_dice", "focal"])
+@pytest.mark.parametrize(
+    ("number", "loss"),
+    [
+        (2, "ce_dice"),
+        pytest.param(2, "focal", marks=pytest.mark.slow),
+        pytest.param(4, "ce_dice", marks=pytest.mark.slow),
+    ],
+)
 def test_replicas_train_like_one_device_though_valid_pixels_are_uneven(number, loss):
     assert_same(train(number, loss=loss), train(1, loss=loss))
 
 
+@pytest.mark.slow
 def test_replicas_with_synchronised_normalisation_train_like_one_device():
     assert_same(train(2, norm="sync_batch"), train(1, norm="batch"))
 
 
+@pytest.mark.slow
 def test_a_batch_in_parts_trains_like_the_whole():
     assert_same(train(1, accumulate_steps=4), train(1))
 
 
+@pytest.mark.slow
 def test_xla_trains_like_the_graph():
     assert_same(train(2, num_steps=2, jit_compile=True), train(2, num_steps=2))
 
@@ -72,6 +81,7 @@ def test_clipping_bounds_the_norm_of_the_summed_gradient():
     assert moved == pytest.approx(0.005, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2])
 def test_the_average_follows_the_weights_by_its_decay(number):
     _, first = train(number, num_steps=0)
@@ -81,6 +91,7 @@ def test_the_average_follows_the_weights_by_its_decay(number):
         np.testing.assert_allclose(mean, 0.75 * a + 0.25 * b, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2])
 def test_loss_scaling_leaves_the_reported_norm_and_the_update_as_they_are(number):
     def scaled():

@@ -167,7 +167,12 @@ def seed_everything(seed: int, deterministic: bool) -> None:
 
 
 def choose_arithmetic(
-    precision: str, jit_compile: str, strategy: tf.distribute.Strategy, deterministic: bool
+    precision: str,
+    jit_compile: str,
+    strategy: tf.distribute.Strategy,
+    *,
+    deterministic: bool,
+    synchronized: bool,
 ) -> tuple[str, bool]:
     """Returns (precision, whether to compile with XLA), `auto` being replaced by a choice.
 
@@ -176,7 +181,17 @@ def choose_arithmetic(
     either direction, so there a small training step is timed in each form. Several workers must
     not choose differently, nor may a deterministic run depend on a clock: on CPUs both take float32
     and no XLA.
+
+    Raises:
+        InputError: if XLA is asked for where it cannot be: operations are `deterministic` (it has
+            no such gradient of max-pooling), or normalisation is `synchronized` over the replicas
+            (collectives cannot be inside its program).
     """
+    obstacle = "--deterministic" if deterministic else ""
+    if synchronized and strategy.num_replicas_in_sync > 1:
+        obstacle = "--norm=sync_batch on several replicas"
+    if obstacle and jit_compile == "true":
+        raise InputError(f"--jit_compile=true does not go with {obstacle}; use --jit_compile=auto.")
     kind = device_kind(strategy)
     measurable = kind == "CPU" and worker_of(strategy)[1] == 1 and not deterministic
     if precision == "auto":
@@ -185,7 +200,9 @@ def choose_arithmetic(
             precision = "bfloat16" if fast < slow else "float32"
         else:
             precision = "bfloat16" if kind == "TPU" or _gpu_has_bfloat16(kind) else "float32"
-    if jit_compile == "auto":
+    if obstacle:
+        use_jit = False
+    elif jit_compile == "auto":
         if measurable:
             use_jit = _time_small_step(precision, True) < _time_small_step(precision, False)
         else:

@@ -15,7 +15,7 @@ from trainer import (
     checkpoint,
     cluster,
     config,
-    evaluate,
+    evaluation,
     flags,
     load,
     losses,
@@ -84,7 +84,7 @@ def train(job: config.Job) -> None:
         jit_compile=run["jit_compile"],
         timed=not job.device.deterministic,
     )
-    evaluator = evaluate.Evaluator(
+    evaluator = evaluation.Evaluator(
         strategy,
         evaluated,
         data_dir,
@@ -126,8 +126,8 @@ def train(job: config.Job) -> None:
             reporter.train(step, figures)
 
             if step % eval_every == 0 or step == total_steps:
-                shown: list[evaluate.Case] = []
-                figures = evaluate.figures(evaluator("val", first_cases(shown, job.run.panels)))
+                shown: list[evaluation.Case] = []
+                figures = evaluation.figures(evaluator("val", first_cases(shown, job.run.panels)))
                 reporter.validation(step, figures, pictures(shown, manifest, "val"))
                 progress = progress.after(step, job.run.best_metric, figures)
                 if progress.best_step == step:
@@ -138,12 +138,12 @@ def train(job: config.Job) -> None:
 
         best.restore()
         split = "test" if "test" in manifest.splits else "val"
-        worst = evaluate.Worst(job.run.worst_cases)
+        worst = evaluation.Worst(job.run.worst_cases)
         scores = evaluator(split, worst.offer)
         if chief:
             folder = os.path.join(job.run.run_dir, "evaluation", split)
-            evaluate.write(folder, scores, worst.cases(), manifest, split)
-            reporter.test(progress.best_step, split, evaluate.figures(scores))
+            evaluation.write(folder, scores, worst.cases(), manifest, split)
+            reporter.test(progress.best_step, split, evaluation.figures(scores))
             logging.info("%s", closing_lines(job, scores, split, progress.best_step, ending.reason))
         reporter.close()
 
@@ -209,7 +209,8 @@ def open_run(
         if job.device.jit_compile == "auto"
         else job.device.jit_compile,
         strategy,
-        job.device.deterministic,
+        deterministic=job.device.deterministic,
+        synchronized=job.model.norm == "sync_batch",
     )
     total_steps = job.optimization.total_steps(train_split.examples, job.data.batch_size)
     run = passport.describe(
@@ -308,10 +309,10 @@ def check_finite(
             )
 
 
-def first_cases(shown: list[evaluate.Case], number: int) -> Any:
+def first_cases(shown: list[evaluation.Case], number: int) -> Any:
     """Returns a function that adds the split's first `number` cases to `shown`."""
 
-    def offer(case: evaluate.Case) -> None:
+    def offer(case: evaluation.Case) -> None:
         if case.index < number:
             shown.append(case)
 
@@ -319,22 +320,22 @@ def first_cases(shown: list[evaluate.Case], number: int) -> Any:
 
 
 def pictures(
-    cases: list[evaluate.Case], manifest: records.Manifest, split: str
+    cases: list[evaluation.Case], manifest: records.Manifest, split: str
 ) -> dict[str, np.ndarray]:
     """Draws cases, by name, in the order in which they stand in the split."""
     ordered = sorted(cases, key=lambda case: case.index)
     names = manifest.splits[split].cases
-    return {names[case.index]: evaluate.panel_of(case, manifest, split) for case in ordered}
+    return {names[case.index]: evaluation.panel_of(case, manifest, split) for case in ordered}
 
 
 def closing_lines(
-    job: config.Job, scores: evaluate.Scores, split: str, best_step: int, reason: str
+    job: config.Job, scores: evaluation.Scores, split: str, best_step: int, reason: str
 ) -> str:
     """Returns what the command says last: the scores, and where everything is."""
     dice = scores.summary["dice"]
     return "\n".join(
         [
-            evaluate.table(scores.summary),
+            evaluation.table(scores.summary),
             "",
             f"{split} Dice, mean per image: {'undefined' if dice is None else f'{dice:.4f}'}"
             f"   ({reason}; best checkpoint: step {best_step})",

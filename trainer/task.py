@@ -5,7 +5,8 @@ from trainer import config, flags
 
 def main(job: config.Job) -> None:
     """Runs the job; TensorFlow is imported only once the flags are found to be good."""
-    from trainer import run
+    with flags.quiet_import():
+        from trainer import run
 
     run.train(job)
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from conftest import strategy_of, write_data
 
-from trainer import evaluate, losses, models
+from trainer import evaluation, losses, models
 from trainer.data import normalization, records
 
 # Seven images of three sizes: no batch size but 1 and 7 divides them, and sides are not multiples
@@ -36,7 +36,7 @@ def pointwise_model(replicas=1):
 
 
 def evaluator_of(data, model, *, replicas=1, batch_size=2, tile=1024):
-    return evaluate.Evaluator(
+    return evaluation.Evaluator(
         strategy_of(replicas),
         model,
         *data,
@@ -103,21 +103,21 @@ def test_counts_of_tiles_equal_those_of_the_whole_image(tmp_path):
 
 
 def test_the_worst_cases_come_worst_first():
-    worst = evaluate.Worst(2)
+    worst = evaluation.Worst(2)
     for index, dice in enumerate([0.9, 0.2, 0.5, 0.4]):
-        worst.offer(evaluate.Case(index, dice, *[np.zeros(0)] * 4))
+        worst.offer(evaluation.Case(index, dice, *[np.zeros(0)] * 4))
     assert [case.index for case in worst.cases()] == [1, 3]
 
 
 def test_a_perfect_case_without_foreground_has_dice_1():
-    assert evaluate._case_dice(np.array([[9, 9, 9], [0, 0, 0]])) == 1.0
-    assert evaluate._case_dice(np.array([[9, 9, 9], [2, 2, 1]])) == 0.5
+    assert evaluation._case_dice(np.array([[9, 9, 9], [0, 0, 0]])) == 1.0
+    assert evaluation._case_dice(np.array([[9, 9, 9], [2, 2, 1]])) == 0.5
 
 
 def test_cases_summary_and_pictures_are_written(data, tmp_path):
-    worst = evaluate.Worst(2)
+    worst = evaluation.Worst(2)
     scores = evaluator_of(data, pointwise_model())("val", worst.offer)
-    evaluate.write(str(tmp_path / "out"), scores, worst.cases(), data[1], "val")
+    evaluation.write(str(tmp_path / "out"), scores, worst.cases(), data[1], "val")
     with open(tmp_path / "out" / "cases.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 7 * 3
@@ -132,7 +132,7 @@ def test_cases_summary_and_pictures_are_written(data, tmp_path):
 
 
 def test_the_table_has_a_line_for_each_class_and_mean(data):
-    lines = evaluate.table(evaluator_of(data, pointwise_model())("val").summary).splitlines()
+    lines = evaluation.table(evaluator_of(data, pointwise_model())("val").summary).splitlines()
     heads = [line.split("  ")[0] for line in lines]
     assert heads == ["class", "class0", "class1", "class2", "mean, foreground", "mean, all"]
     assert len({len(line) for line in lines}) == 1

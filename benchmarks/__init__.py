@@ -1,0 +1,1 @@
+"""Measurements, never run by the tests: each prints a table, and JSON with --json=FILE."""

@@ -1,0 +1,71 @@
+"""Times the input alone: images per second of each row of augmentations.
+
+python -m benchmarks.input [--data_dir=DIR --crop=256 --batch_size=8]
+"""
+
+import dataclasses
+import itertools
+import resource
+import time
+
+from benchmarks import table
+from trainer import config, flags
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Input(config.Settings):
+    """Times reading, decoding, augmenting and batching, without training."""
+
+    data_dir: str = config.setting("", "Data folder; the demo data if empty.")
+    crop: int = config.setting(256, "Side of the training crop.", low=8)
+    batch_size: int = config.setting(8, "Images per batch.", low=1)
+    batches: int = config.setting(10, "Batches per round.", low=1)
+    rounds: int = config.setting(5, "Rounds, after one that does not count.", low=1)
+    json: str = config.setting("", "Also write the figures to this file.")
+
+
+def main(settings: Input) -> None:
+    """Times each row in turn."""
+    flags.prepare_environment()
+    with flags.quiet_import():
+        from trainer.data import augment, demo, pipeline, records
+
+    data_dir = settings.data_dir or demo.folder()
+    manifest = records.read_manifest(data_dir)
+    streams = pipeline.num_streams(manifest.splits["train"], 1)
+    rows = {}
+    for row in augment.AUGMENTATIONS:
+        data = iter(
+            pipeline.training_stream(
+                data_dir,
+                manifest,
+                batch_size=settings.batch_size,
+                crop=settings.crop,
+                seed=0,
+                num_streams=streams,
+                augment=row,
+            )
+        )
+        walls, cpus = [], []
+        for number in range(settings.rounds + 1):
+            wall, cpu = time.perf_counter(), time.process_time()
+            for _ in itertools.islice(data, settings.batches):
+                pass
+            if number:
+                walls.append(time.perf_counter() - wall)
+                cpus.append(time.process_time() - cpu)
+        images = settings.batches * settings.batch_size
+        rows[row] = {
+            "images/s": table.summarize([images / wall for wall in walls]),
+            "CPU ms/image": table.summarize([1000 * cpu / images for cpu in cpus]),
+            "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+    title = (
+        f"{data_dir}: {settings.crop}×{settings.crop} crops, batches of {settings.batch_size}; "
+        f"median (quartiles) of {settings.rounds} rounds of {settings.batches} batches"
+    )
+    table.show(title, rows, settings.json)
+
+
+if __name__ == "__main__":
+    flags.run(Input, main)

@@ -1,0 +1,154 @@
+"""Times the training step, beside a plain PyTorch U-Net of the same architecture.
+
+    python -m benchmarks.step [--filters=16 --crop=256 --batch_size=4 --rounds=10]
+
+Each contender lives in a process of its own; they take single steps in turn, so that whatever else
+the machine does hits all alike. PyTorch takes part where the extra [bench] is installed.
+"""
+
+import dataclasses
+import importlib.util
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from benchmarks import table
+from trainer import config, flags
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Step(config.Settings):
+    """Times the training step of U-Net, cross-entropy + soft Dice and AdamW on random images."""
+
+    filters: int = config.setting(16, "Channels of the first level.", low=1)
+    depth: int = config.setting(4, "Times that the resolution is halved.", low=1)
+    crop: int = config.setting(256, "Side of the images.", low=8)
+    channels: int = config.setting(3, "Channels of the images.", low=1)
+    batch_size: int = config.setting(4, "Images per step.", low=1)
+    precision: str = config.setting("float32", "Arithmetic.", choices=("float32", "bfloat16"))
+    threads: int = config.setting(2, "Threads of each contender.", low=1)
+    warmup: int = config.setting(3, "Steps before the first that counts.", low=1)
+    rounds: int = config.setting(10, "Steps that count, of each contender.", low=1)
+    json: str = config.setting("", "Also write the figures to this file.")
+
+
+def main(settings: Step) -> None:
+    """Lets the contenders step in turn and prints what they took."""
+    contenders = {"ours, graph": (ours, False), "ours, XLA": (ours, True)}
+    if importlib.util.find_spec("torch"):
+        contenders["PyTorch, eager, channels-last"] = (pytorch, None)
+    else:
+        print("PyTorch is not installed, so it does not take part: pip install '.[bench]'")
+    context = multiprocessing.get_context("spawn")
+    ends = {}
+    for name, (function, option) in contenders.items():
+        end, other = context.Pipe()
+        context.Process(target=serve, args=(other, function, settings, option), daemon=True).start()
+        ends[name] = end
+    rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in ends}
+    for number in range(settings.warmup + settings.rounds):
+        for name, end in ends.items():
+            end.send(True)
+            taken = end.recv()
+            if number >= settings.warmup:
+                rounds[name].append(taken)
+    rows = {}
+    for name, end in ends.items():
+        end.send(False)
+        walls = [wall for wall, _ in rounds[name]]
+        rows[name] = {
+            "s/step": table.summarize(walls),
+            "CPU s/step": table.summarize([cpu for _, cpu in rounds[name]]),
+            "steps/s": table.summarize([1 / wall for wall in walls]),
+            "images/s": table.summarize([settings.batch_size / wall for wall in walls]),
+            "peak MB": end.recv(),
+        }
+    title = (
+        f"{settings.filters} filters, depth {settings.depth}, {settings.crop}×{settings.crop}×"
+        f"{settings.channels}, batch {settings.batch_size}, {settings.precision}, "
+        f"{settings.threads} threads; median (quartiles) of {settings.rounds} steps"
+    )
+    table.show(title, rows, settings.json)
+
+
+def serve(end: Connection, contender: Callable[..., Any], settings: Step, option: Any) -> None:
+    """Takes a step at each True that arrives, and sends its wall and CPU seconds."""
+    step = contender(settings, option)
+    while end.recv():
+        wall, cpu = time.perf_counter(), time.process_time()
+        step()
+        end.send((time.perf_counter() - wall, time.process_time() - cpu))
+    end.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def ours(settings: Step, jit_compile: bool) -> Callable[[], Any]:
+    """Returns a function that takes one of our training steps."""
+    flags.prepare_environment()
+    with flags.quiet_import():
+        import keras
+        import tensorflow as tf
+
+        from trainer import cluster, load, losses, optimizer, steps
+
+    tf.config.threading.set_intra_op_parallelism_threads(settings.threads)
+    keras.mixed_precision.set_global_policy(cluster.POLICIES[settings.precision])
+    strategy = cluster.connect("one_device")
+    with strategy.scope():
+        model = load.build_model(
+            config.Model(filters=settings.filters, depth=settings.depth), settings.channels, 2
+        )
+        descent = optimizer.build_optimizer("adamw", 1e-3, 1e-4)
+        descent.build(model.trainable_variables)
+    shape = (settings.batch_size, settings.crop, settings.crop)
+    batch = {
+        "images": tf.random.stateless_normal((*shape, settings.channels), (0, 0)),
+        "labels": tf.random.stateless_uniform(shape, (0, 1), 0, 2, tf.int32),
+        "valid": tf.ones(shape),
+    }
+    batches = iter(tf.data.Dataset.from_tensors(batch).repeat())
+    loop = steps.train_loop(
+        strategy,
+        model,
+        descent,
+        losses.LOSSES["ce_dice"],
+        tf.ones(2),
+        clip_norm=1.0,
+        jit_compile=jit_compile,
+    )
+    return lambda: float(loop(batches, tf.constant(1))["loss"])
+
+
+def pytorch(settings: Step, option: None) -> Callable[[], Any]:
+    """Returns a function that takes the same step in PyTorch, eagerly."""
+    import torch
+
+    from benchmarks import pytorch_unet
+
+    torch.set_num_threads(settings.threads)
+    model = pytorch_unet.UNet(settings.channels, settings.filters, settings.depth)
+    model = model.to(memory_format=torch.channels_last)
+    descent = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=1e-4)
+    shape = (settings.batch_size, settings.crop, settings.crop)
+    images = torch.randn(settings.batch_size, settings.channels, *shape[1:])
+    images = images.to(memory_format=torch.channels_last)
+    labels = torch.randint(0, 2, shape).float()
+    bfloat16 = settings.precision == "bfloat16"
+
+    def step() -> float:
+        descent.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            logits = model(images)[:, 0]
+        loss = pytorch_unet.ce_dice(logits.float(), labels)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        descent.step()
+        return loss.item()
+
+    return step
+
+
+if __name__ == "__main__":
+    flags.run(Step, main)

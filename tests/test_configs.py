@@ -1,0 +1,77 @@
+"""Each preset, started; each benchmark, too."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from conftest import write_data
+
+ROOT = pathlib.Path(__file__).parents[1]
+SMALL = ["--filters=2", "--batch_size=4", "--crop=32", "--jit_compile=false", "--precision=float32"]
+
+
+def start(module, *argv):
+    return subprocess.run(
+        [sys.executable, "-m", module, *argv],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "configs").iterdir()))
+def test_each_preset_trains_when_made_small(tmp_path, name):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write_data(folder, {"train": [(40, 40)] * 8, "val": [(40, 40)], "test": [(40, 40)]})
+    preset = (ROOT / "configs" / name).read_text()
+    length = ["--epochs=1"] if "--epochs" in preset else ["--steps=2"]
+    argv = [f"--flagfile=configs/{name}", f"--data_dir={folder}", f"--run_dir={tmp_path / 'run'}"]
+    argv += [*SMALL, *length, "--warmup_steps=0", "--strategy=one_device"]
+    result = start("trainer.task", *argv)
+    assert result.returncode == 0, result.stderr
+    assert "test Dice, mean per image: " in result.stderr
+    settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    for line in preset.splitlines():
+        flag, _, value = line.removeprefix("--").partition("=")
+        overridden = any(f"--{flag}=" in given for given in argv)
+        if line.startswith("--") and not overridden:
+            assert str(settings[flag]) == str(type(settings[flag])(value)), flag
+
+
+@pytest.mark.slow
+def test_the_tpu_preset_says_in_one_line_that_there_is_no_tpu():
+    result = start("trainer.task", "--flagfile=configs/tpu-v5e.cfg")
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("--strategy=tpu --tpu=local finds no TPU (")
+
+
+@pytest.mark.slow
+def test_the_step_benchmark_prints_a_row_for_each_contender(tmp_path):
+    argv = ["--filters=2", "--depth=1", "--crop=16", "--rounds=2", f"--json={tmp_path / 'j'}"]
+    result = start("benchmarks.step", *argv)
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "j").read_text())["rows"]
+    expected = {"ours, graph", "ours, XLA"}
+    if importlib.util.find_spec("torch"):
+        expected.add("PyTorch, eager, channels-last")
+    assert set(rows) == expected
+    for row in rows.values():
+        assert row["s/step"]["q1"] <= row["s/step"]["median"] <= row["s/step"]["q3"]
+
+
+@pytest.mark.slow
+def test_the_input_benchmark_prints_a_row_for_each_augmentation(tmp_path):
+    argv = ["--crop=32", "--batches=1", "--rounds=1", f"--json={tmp_path / 'j'}"]
+    result = start("benchmarks.input", *argv)
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "j").read_text())["rows"]
+    assert list(rows) == ["none", "flip", "standard", "strong"]

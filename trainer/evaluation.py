@@ -1,0 +1,322 @@
+"""Exact evaluation of whole images, case by case: from pixel counts to scores, tables, pictures."""
+
+import csv
+import dataclasses
+import heapq
+import io
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from trainer import cluster, config, load, losses, metrics, panels, steps, tiles
+from trainer.data import demo, pipeline, records
+from trainer.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One evaluated image.
+
+    Attributes:
+        index: its place in the split's `cases`.
+        dice: its mean Dice over the foreground classes that occur in it or in its prediction;
+            1 if none does.
+        image: float32 [H, W, C], normalised.
+        labels: int32 [H, W].
+        valid: float32 [H, W].
+        predicted: uint8 [H, W].
+    """
+
+    index: int
+    dice: float
+    image: np.ndarray
+    labels: np.ndarray
+    valid: np.ndarray
+    predicted: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What was counted over a split of N images, T loss terms and K classes.
+
+    Attributes:
+        counts: int64 [N, K, 3], see `metrics.count_pixels`.
+        soft: float64 [N, K, 3], see `metrics.soft_sums`.
+        loss: the loss over the whole split.
+        summary: `metrics.summarize` of them, and the loss.
+    """
+
+    counts: np.ndarray
+    soft: np.ndarray
+    loss: float
+    summary: dict[str, Any]
+
+
+class Worst:
+    """Keeps the `number` cases with the lowest Dice that it is offered."""
+
+    def __init__(self, number: int):
+        """Keeps nothing yet."""
+        self._number = number
+        self._heap: list[tuple[float, int, Case]] = []
+
+    def offer(self, case: Case) -> None:
+        """Keeps the case if it is among the worst so far."""
+        heapq.heappush(self._heap, (-case.dice, -case.index, case))
+        if len(self._heap) > self._number:
+            heapq.heappop(self._heap)
+
+    def cases(self) -> list[Case]:
+        """Returns the cases, the worst first."""
+        return [case for *_, case in sorted(self._heap, reverse=True, key=lambda entry: entry[:2])]
+
+
+class Evaluator:
+    """Evaluates the splits of one data folder with one model."""
+
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        model: keras.Model,
+        data_dir: str,
+        manifest: records.Manifest,
+        *,
+        terms: tuple[losses.Term, ...],
+        class_weights: tf.Tensor,
+        normalize: str,
+        depth: int,
+        kernel_size: int,
+        batch_size: int,
+        tile: int,
+    ):
+        """Compiles nothing yet; see `config` for what the arguments mean."""
+        replicas = len(strategy.extended.worker_devices)
+        self._strategy = strategy
+        self._data_dir, self._manifest = data_dir, manifest
+        self._terms, self._class_weights = terms, class_weights
+        self._normalize = normalize
+        self._stride = 2**depth
+        self._halo = tiles.halo_of(depth, kernel_size)
+        self._batch_size = -(-batch_size // replicas) * replicas
+        self._tile = tile // self._stride * self._stride
+        # On a CPU, XLA takes longer to compile a new size of images than it saves.
+        jit_compile = cluster.device_kind(strategy) != "CPU"
+        self._forward = steps.forward_step(strategy, model, jit_compile=jit_compile)
+
+    def __call__(self, split: str, offer: Callable[[Case], None] = lambda case: None) -> Scores:
+        """Evaluates every image of a split once; `offer` is called with each case in turn."""
+        num_cases, num_classes = self._manifest.splits[split].examples, self._manifest.num_classes
+        counts = np.zeros((num_cases, num_classes, 3), np.int64)
+        soft = np.zeros((num_cases, num_classes, 3))
+        loss_parts = np.zeros((2, len(self._terms)))
+        worker, num_workers = cluster.worker_of(self._strategy)
+        batches = pipeline.evaluation_batches(
+            self._data_dir,
+            self._manifest,
+            split,
+            stride=self._stride,
+            batch_size=self._batch_size,
+            normalize=self._normalize,
+            tile=self._tile,
+            worker=worker,
+            num_workers=num_workers,
+        )
+        with pipeline.explained(self._data_dir, self._manifest, split):
+            for batch in batches:
+                result = steps.score(
+                    batch, self._logits(batch["images"]), self._terms, self._class_weights,
+                    num_classes,
+                )  # fmt: skip
+                found = {key: value.numpy() for key, value in result.items()}
+                loss_parts += [found["loss_sums"], found["loss_weights"]]
+                for row, index in enumerate(batch["case"].numpy()):
+                    if index >= 0:
+                        counts[index], soft[index] = found["counts"][row], found["soft"][row]
+                        offer(_case(batch, found, row))
+        counts, soft, loss_parts = (
+            cluster.sum_over_workers(self._strategy, array) for array in (counts, soft, loss_parts)
+        )
+        return _scores(counts, soft, loss_parts, self._terms, self._manifest)
+
+    def _logits(self, images: tf.Tensor) -> tf.Tensor:
+        """Returns the logits of a batch, tile by tile where its images are too large."""
+        if max(images.shape[1:3]) <= self._tile:
+            return self._forward(images)
+        whole = [
+            tiles.predict_tiled(
+                image.numpy(),
+                lambda parts: self._forward(tf.constant(parts)).numpy(),
+                tile=self._tile,
+                halo=self._halo,
+                stride=self._stride,
+                batch_size=len(self._strategy.extended.worker_devices),
+            )
+            for image in images
+        ]
+        return tf.constant(np.stack(whole))
+
+
+def _case(batch: Mapping[str, tf.Tensor], found: Mapping[str, np.ndarray], row: int) -> Case:
+    height, width = batch["size"][row].numpy()
+    here = np.s_[row, :height, :width]
+    return Case(
+        index=int(batch["case"][row]),
+        dice=_case_dice(found["counts"][row]),
+        image=batch["images"][here].numpy(),
+        labels=batch["labels"][here].numpy(),
+        valid=batch["valid"][here].numpy(),
+        predicted=found["predicted"][here],
+    )
+
+
+def _case_dice(counts: np.ndarray) -> float:
+    dice = metrics.scores(counts[1:])["dice"]
+    return float(np.nanmean(dice)) if not np.isnan(dice).all() else 1.0
+
+
+def _scores(
+    counts: np.ndarray,
+    soft: np.ndarray,
+    loss_parts: np.ndarray,
+    terms: Sequence[losses.Term],
+    manifest: records.Manifest,
+) -> Scores:
+    sums, weights = loss_parts
+    loss = sum(
+        term.coefficient * part / weight
+        for term, part, weight in zip(terms, sums, weights, strict=True)
+        if weight
+    )
+    names = [entry.name for entry in manifest.classes]
+    summary = {"loss": float(loss), **metrics.summarize(counts, soft, names)}
+    return Scores(counts, soft, float(loss), summary)
+
+
+def figures(scores: Scores) -> dict[str, float]:
+    """Returns what metrics.jsonl says of an evaluation; a score that is undefined is left out."""
+    names = ("loss", "dice", "iou")
+    return {name: scores.summary[name] for name in names if scores.summary[name] is not None}
+
+
+def panel_of(case: Case, manifest: records.Manifest, split: str) -> np.ndarray:
+    """Draws a case: input, truth, prediction and errors side by side, uint8 [H, W, 3]."""
+    name = manifest.splits[split].cases[case.index]
+    return panels.draw_row(
+        case.image,
+        case.labels,
+        case.predicted,
+        case.valid,
+        caption=f"{name}   Dice {case.dice:.3f}",
+    )
+
+
+def write(
+    folder: str, scores: Scores, worst: Sequence[Case], manifest: records.Manifest, split: str
+) -> None:
+    """Writes cases.csv, summary.json and the worst cases' pictures into `folder`."""
+    tf.io.gfile.makedirs(folder)
+    with tf.io.gfile.GFile(os.path.join(folder, "cases.csv"), "w") as file:
+        file.write(cases_csv(scores.counts, manifest, split))
+    write_json(os.path.join(folder, "summary.json"), scores.summary)
+    pictures = os.path.join(folder, "worst")
+    if tf.io.gfile.isdir(pictures):
+        tf.io.gfile.rmtree(pictures)
+    for rank, case in enumerate(worst, 1):
+        tf.io.gfile.makedirs(pictures)
+        name = f"{rank:02d}-{manifest.splits[split].cases[case.index]}.png".replace("/", "_")
+        with tf.io.gfile.GFile(os.path.join(pictures, name), "wb") as file:
+            file.write(tf.io.encode_png(panel_of(case, manifest, split)).numpy())
+
+
+def cases_csv(counts: np.ndarray, manifest: records.Manifest, split: str) -> str:
+    """Returns a table with a line per image and class; a score that is 0 / 0 is left empty."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["case", "class", "truth", "prediction", "intersection", "dice", "iou"])
+    ratios = metrics.scores(counts)
+    for n, case in enumerate(manifest.splits[split].cases):
+        for k, entry in enumerate(manifest.classes):
+            shares = (ratios[name][n, k] for name in ("dice", "iou"))
+            cells = ("" if np.isnan(share) else f"{share:.6f}" for share in shares)
+            table.writerow([case, entry.name, *counts[n, k], *cells])
+    return text.getvalue()
+
+
+def write_json(path: str, content: dict[str, Any]) -> None:
+    """Writes JSON for people to read, too."""
+    with tf.io.gfile.GFile(path, "w") as file:
+        file.write(json.dumps(content, indent=1) + "\n")
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Returns the scores of each class, and their means, as lines for a terminal."""
+    heads = [f"{kind} {name}" for kind in ("per image", "pooled") for name in ("dice", "iou")]
+    rows = [("class", *heads, "precision", "recall", "images")]
+    groups = {
+        **{name: (entry, str(entry["images"])) for name, entry in summary["classes"].items()},
+        **{
+            label: ({kind: summary[kind][key] for kind in ("per_image", "pooled")}, "")
+            for label, key in (("mean, foreground", "foreground"), ("mean, all", "all_classes"))
+        },
+    }
+    for name, (entry, images) in groups.items():
+        values = [
+            entry[kind][score] for kind in ("per_image", "pooled") for score in ("dice", "iou")
+        ]
+        values += [entry["pooled"][score] for score in ("precision", "recall")]
+        rows.append((name, *("–" if v is None else f"{v:.4f}" for v in values), images))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    )
+
+
+def evaluate_run(settings: config.Evaluate) -> None:
+    """Evaluates a run's best checkpoint on a split and writes RUN/evaluation/SPLIT/."""
+    run = load.read_run(settings.run_dir)
+    job = config.from_dict(config.Job, run["settings"])
+    data_dir = settings.data_dir or job.data.data_dir or demo.folder()
+    manifest = records.read_manifest(data_dir)
+    load.check_same_kind(settings.run_dir, run, manifest)
+    if settings.split not in manifest.splits:
+        raise InputError(
+            f"--split={settings.split} is not in {data_dir}, which has "
+            f"{', '.join(manifest.splits)}; name one of them."
+        )
+    strategy = cluster.connect(settings.strategy, settings.tpu, settings.virtual_devices)
+    with strategy.scope():
+        model, step = load.best_model(settings.run_dir, run)
+    evaluator = Evaluator(
+        strategy,
+        model,
+        data_dir,
+        manifest,
+        terms=losses.LOSSES[job.optimization.loss],
+        class_weights=losses.class_weights(
+            job.optimization.class_weights, manifest.splits["train"].pixels
+        ),
+        normalize=job.data.normalize,
+        depth=job.model.depth,
+        kernel_size=job.model.kernel_size,
+        batch_size=settings.batch_size,
+        tile=settings.tile,
+    )
+    worst = Worst(settings.worst_cases)
+    scores = evaluator(settings.split, worst.offer)
+    if cluster.worker_of(strategy)[0] == 0:
+        folder = os.path.join(settings.run_dir, "evaluation", settings.split)
+        write(folder, scores, worst.cases(), manifest, settings.split)
+        if settings.json:
+            write_json(settings.json, scores.summary)
+        logging.info("Step %d on %s of %s:", step, settings.split, data_dir)
+        logging.info("%s\nWritten to %s", table(scores.summary), folder)
