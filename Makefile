@@ -14,6 +14,9 @@ VENV := .venv-tf$(TF)
 PIN := tensorflow==$(TF) tensorboard==$(basename $(TF)).*
 endif
 
+# Two processes, each with whole files: TensorFlow takes long to trace, on one core.
+PYTEST = $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
 .PHONY: demo check test clean
 
 demo: $(VENV)/installed
@@ -23,13 +26,13 @@ check: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 $(VENV)/installed: setup.py
 	$(PYTHON) -m venv $(VENV)

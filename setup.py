@@ -33,6 +33,7 @@ setuptools.setup(
             "hypothesis>=6.100,<7",
             "mypy>=1.11,<3",
             "pytest>=8,<10",
+            "pytest-xdist>=3.6,<4",
             "ruff>=0.17,<0.18",
         ],
         "bench": ["torch==2.13.0"],

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -206,18 +207,19 @@ def test_a_damaged_shard_stops_the_job_with_its_name_and_offset(tmp_path):
     assert f"{shard} is damaged at byte " in result.stderr.strip().splitlines()[-1]
 
 
-@pytest.mark.slow
-def test_two_workers_train_like_one(data_dir, tmp_path):
-    import socket
-
-    ports = []
-    sockets = [socket.socket() for _ in range(2)]
+def free_ports(number):
+    sockets = [socket.socket() for _ in range(number)]
     for entry in sockets:
         entry.bind(("127.0.0.1", 0))
-        ports.append(entry.getsockname()[1])
+    ports = [entry.getsockname()[1] for entry in sockets]
     for entry in sockets:
         entry.close()
-    workers = [f"127.0.0.1:{port}" for port in ports]
+    return ports
+
+
+@pytest.mark.slow
+def test_two_workers_train_like_one(data_dir, tmp_path):
+    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
     argv = [f"--data_dir={data_dir}", *SMALL, "--norm=none", "--optimizer=sgd", "--augment=none"]
     processes = [
         subprocess.Popen(

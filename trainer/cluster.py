@@ -159,6 +159,11 @@ def sum_over_workers(strategy: tf.distribute.Strategy, array: np.ndarray) -> np.
     return strategy.experimental_local_results(total)[0].numpy()
 
 
+def wait_for_workers(strategy: tf.distribute.Strategy) -> None:
+    """Returns once every worker is here."""
+    sum_over_workers(strategy, np.zeros(1, np.float32))
+
+
 def seed_everything(seed: int, deterministic: bool) -> None:
     """Seeds Python, NumPy, TensorFlow and Keras; if asked, refuses varying operations."""
     keras.utils.set_random_seed(seed)

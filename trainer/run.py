@@ -136,6 +136,7 @@ def train(job: config.Job) -> None:
                 checkpoints.save(step, dataclasses.asdict(progress))
         ending.reason = "finished" if step == total_steps else "stopped early"
 
+        cluster.wait_for_workers(strategy)  # until the chief has written what all now read
         best.restore()
         split = "test" if "test" in manifest.splits else "val"
         worst = evaluation.Worst(job.run.worst_cases)

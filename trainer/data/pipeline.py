@@ -138,6 +138,9 @@ def training_stream(
     )
     data = data.map(example, tf.data.AUTOTUNE, deterministic=True)
     data = data.batch(batch_size // replicas, drop_remainder=True)
+    # That it is endless cannot be seen from its parts; without it, several workers would take each
+    # batch for one that may be missing, of unknown size.
+    data = data.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     return data.prefetch(tf.data.AUTOTUNE).with_options(_options())
 
 
