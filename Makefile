@@ -17,22 +17,21 @@ endif
 # Two processes, each with whole files: TensorFlow takes long to trace, on one core.
 PYTEST = $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: demo check test clean
+.PHONY: demo check test lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m trainer.task --flagfile=configs/demo.cfg
 
-check: $(VENV)/installed-test
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+check: lint
 	$(PYTEST) -m "not slow"
 
-test: $(VENV)/installed-test
+test: lint
+	$(PYTEST)
+
+lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(PYTEST)
 
 $(VENV)/installed: setup.py
 	$(PYTHON) -m venv $(VENV)

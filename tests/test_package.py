@@ -1,0 +1,70 @@
+"""What is shipped, and the README's way through it."""
+
+import pathlib
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+from conftest import draw_discs
+from PIL import Image
+
+import trainer
+from trainer.data import demo, records
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def test_the_demo_data_are_whole_small_and_of_every_split():
+    manifest = records.read_manifest(demo.folder())
+    counts = {name: split.examples for name, split in manifest.splits.items()}
+    assert counts == {"train": 80, "val": 16, "test": 24}
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    for shard in shards:
+        records.verify_shard(demo.folder(), shard)
+    assert sum(shard.bytes for shard in shards) < 8e6
+    assert "CC0" in manifest.licence
+    assert (pathlib.Path(demo.folder()) / "ORIGIN.md").exists()
+
+
+@pytest.mark.slow
+def test_the_source_distribution_carries_the_demo_data(tmp_path):
+    command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
+    command += ["sdist", "--dist-dir", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    assert trainer.__version__ in archive.name
+    with tarfile.open(archive) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
+    folder = "trainer/data/demo"
+    manifest = records.read_manifest(demo.folder())
+    for split in manifest.splits.values():
+        assert {f"{folder}/{shard.name}" for shard in split.shards} <= names
+    assert {f"{folder}/manifest.json", f"{folder}/ORIGIN.md", "LICENSE", "README.md"} <= names
+
+
+@pytest.mark.slow
+def test_the_readmes_way_from_images_to_scores(tmp_path):
+    rng = np.random.default_rng(0)
+    for folder in ("photos", "masks"):
+        (tmp_path / folder).mkdir()
+    for n in range(20):
+        image, mask = draw_discs(rng, 40 + n, 50, 3, 2)
+        mask[0, 0] = 0
+        Image.fromarray(image).save(tmp_path / "photos" / f"{n}.png")
+        Image.fromarray(255 * mask).save(tmp_path / "masks" / f"{n}.png")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## Your own images")[2].partition("##")[0]
+    commands = [line.split() for line in section.splitlines() if line.startswith("    python")]
+    assert len(commands) == 4
+    for _, *argv in commands:
+        argv = ["--steps=2" if word.startswith("--steps=") else word for word in argv]
+        if "trainer.task" in argv:  # small enough for a test; all else as written
+            argv += ["--filters=2", "--crop=32", "--depth=2", "--jit_compile=false"]
+        result = subprocess.run(
+            [sys.executable, *argv], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+    assert (tmp_path / "sheet.png").exists()
+    assert (tmp_path / "runs/first/evaluation/test/summary.json").exists()
