@@ -207,6 +207,36 @@ def test_a_damaged_shard_stops_the_job_with_its_name_and_offset(tmp_path):
     assert f"{shard} is damaged at byte " in result.stderr.strip().splitlines()[-1]
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 600 kB, in memory."""
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip(f"needs the right to mount: {mounted.stderr.strip()}")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(data_dir, small_disk):
+    run_dir = small_disk / "run"
+    result = train(data_dir, run_dir, "--filters=16")
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.strip().splitlines()[-1] == (
+        f"No space is left on the disk of --run_dir={run_dir}; free some and start again: the "
+        "last whole checkpoint is kept."
+    )
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    result = train(data_dir, run_dir, "--filters=16")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((run_dir / "run.json").read_text())["exit_reason"] == "finished"
+
+
 def free_ports(number):
     sockets = [socket.socket() for _ in range(number)]
     for entry in sockets:
