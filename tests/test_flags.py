@@ -1,5 +1,6 @@
 """Flags, and how a command ends."""
 
+import logging
 import subprocess
 import sys
 
@@ -95,3 +96,17 @@ def test_help_ends_in_status_0():
     result = run_flags("raise SystemExit(7)", "--help")
     assert result.returncode == 0
     assert "--batch_size=8" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("path", "level", "text", "shown"),
+    [
+        ("/x/trainer/run.py", logging.INFO, "step 3", True),
+        ("/x/tensorflow/checkpoint.py", logging.INFO, "Sharding took 3 ms", False),
+        ("/x/tensorflow/checkpoint.py", logging.WARNING, "A value was not restored", True),
+        ("/x/tensorflow/function.py", logging.WARNING, "5 calls triggered retracing", False),
+    ],
+)
+def test_of_tensorflows_log_only_warnings_that_concern_the_user_are_shown(path, level, text, shown):
+    record = logging.LogRecord("absl", level, path, 1, text, (), None)
+    assert flags._concerns_the_user(record) is shown

@@ -163,13 +163,17 @@ def _log_plainly() -> None:
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()
     handler.setFormatter(standard_logging.Formatter("%(message)s"))
-    # TensorFlow logs through absl, too; of what it says only warnings concern the user.
-    handler.addFilter(
-        lambda record: (
-            record.levelno >= standard_logging.WARNING
-            or f"{os.sep}tensorflow{os.sep}" not in record.pathname
-        )
-    )
+    handler.addFilter(_concerns_the_user)
+
+
+def _concerns_the_user(record: standard_logging.LogRecord) -> bool:
+    """Says whether to show a record: of what TensorFlow logs through absl, only warnings.
+
+    And of those not the one of retracing: each size of images that evaluation meets is a trace.
+    """
+    if f"{os.sep}tensorflow{os.sep}" not in record.pathname:
+        return True
+    return record.levelno >= standard_logging.WARNING and "retracing" not in record.getMessage()
 
 
 def _exit_with(message: str) -> None:

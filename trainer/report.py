@@ -61,9 +61,9 @@ class Report:
                 writer.flush()
         self._line(step, "val " + "  ".join(f"{k} {v:.4f}" for k, v in figures.items()))
 
-    def test(self, step: int, split: str, figures: Mapping[str, float]) -> None:
-        """Reports the final evaluation."""
-        self._write(step, split, figures)
+    def test(self, step: int, figures: Mapping[str, float]) -> None:
+        """Reports the final evaluation of the test split, with the weights of `step`."""
+        self._write(step, "test", figures)
 
     def close(self) -> None:
         """Flushes and closes everything."""
@@ -109,7 +109,7 @@ class Report:
 
 
 def _drop_after(path: str, step: int) -> None:
-    """Removes the lines of steps after `step`, which a resumed run writes again."""
+    """Removes what a run that goes on writes again: steps after `step`, and the test."""
     if not tf.io.gfile.exists(path):
         return
     with tf.io.gfile.GFile(path) as file:
@@ -120,9 +120,10 @@ def _drop_after(path: str, step: int) -> None:
 
 
 def _step_of(line: str) -> float:
-    """Returns the step of a line; a line that was cut short belongs to no step that counts."""
+    """Returns the step of a line; the test, and a line that was cut short, come after all steps."""
     try:
-        return json.loads(line)["step"]
+        entry = json.loads(line)
+        return entry["step"] if entry["split"] != "test" else float("inf")
     except (json.JSONDecodeError, KeyError):
         return float("inf")
 

@@ -144,7 +144,8 @@ def train(job: config.Job) -> None:
         if chief:
             folder = os.path.join(job.run.run_dir, "evaluation", split)
             evaluation.write(folder, scores, worst.cases(), manifest, split)
-            reporter.test(progress.best_step, split, evaluation.figures(scores))
+            if split == "test":  # val has been reported
+                reporter.test(progress.best_step, evaluation.figures(scores))
             logging.info("%s", closing_lines(job, scores, split, progress.best_step, ending.reason))
         reporter.close()
 
