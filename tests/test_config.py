@@ -7,7 +7,7 @@ import pytest
 from trainer import config, losses, models, optimizer
 from trainer.data import augment, normalization
 from trainer.errors import InputError
-from trainer.models import blocks
+from trainer.models import norms
 
 
 def test_choices_are_the_rows_of_the_tables():
@@ -16,7 +16,7 @@ def test_choices_are_the_rows_of_the_tables():
         "augment": augment.AUGMENTATIONS,
         "normalize": normalization.NORMALIZATIONS,
         "model": models.MODELS,
-        "norm": blocks.NORMS,
+        "norm": norms.NORMS,
         "loss": losses.LOSSES,
         "optimizer": optimizer.OPTIMIZERS,
         "schedule": optimizer.SCHEDULES,

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from trainer.errors import InputError
-from trainer.models import MODELS, blocks, build_unet
+from trainer.models import MODELS, blocks, build_unet, norms
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_depth_and_filters_set_the_deepest_convolution():
     assert len(layers_of(model, keras.layers.MaxPooling2D)) == 3
 
 
-@pytest.mark.parametrize("norm", blocks.NORMS)
+@pytest.mark.parametrize("norm", norms.NORMS)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_network_takes_every_norm(name, norm):
     model = MODELS[name](input_shape=(16, 16, 3), n_filters=4, depth=2, num_classes=3, norm=norm)
@@ -70,7 +70,7 @@ def test_every_network_takes_every_norm(name, norm):
     assert np.all(np.isfinite(logits))
 
 
-@pytest.mark.parametrize("norm", blocks.NORMS)
+@pytest.mark.parametrize("norm", norms.NORMS)
 def test_only_convolutions_without_a_norm_have_a_bias(norm):
     model = small(norm=norm, residual=True, upsampling="transpose")
     hidden = [x for x in layers_of(model, keras.layers.Conv2D) if x.name != "logits"]
@@ -102,16 +102,53 @@ def test_attention_scales_the_skip_by_a_factor_between_0_and_1():
 
 def test_instance_norm_makes_each_channel_of_each_image_mean_0_and_deviation_1():
     x = keras.Input((4, 4, 3))
-    model = keras.Model(x, blocks.normalize(x, "instance"))
+    model = keras.Model(x, norms.normalize(x, "instance"))
     normal = model(100 * random_images(2, 4, 4, 3) + 7).numpy()
     np.testing.assert_allclose(normal.mean(axis=(1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(normal.std(axis=(1, 2)), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_fused_batch_norm_is_batch_norm(jit_compile):
+    images, weights = random_images(3, 5, 4, 6), random_images(3, 5, 4, 6)
+    results = []
+    for layer in (keras.layers.BatchNormalization(momentum=0.9), norms.NORMS["batch"](6)):
+        layer.build(images.shape)
+        layer.gamma.assign([1.0, 2.0, 3.0, -1.0, -2.0, 0.5])
+        layer.beta.assign([0.0, 1.0, -1.0, 2.0, 0.0, 3.0])
+
+        @tf.function(jit_compile=jit_compile)
+        def train(x, layer=layer):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = layer(x, training=True)
+                loss = tf.reduce_sum(weights * y * y)
+            return y, tape.gradient(loss, [x, layer.gamma.value, layer.beta.value])
+
+        trained = train(tf.constant(100 * images + 7))
+        moving = [layer.moving_mean.numpy(), layer.moving_variance.numpy()]
+        results.append([trained, moving, layer(images, training=False)])
+    keras_figures, ours = (tf.nest.flatten(result) for result in results)
+    for expected, found in zip(keras_figures, ours, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_move_between_fused_batch_norm_and_keras():
+    fused, plain = norms.NORMS["batch"](2), keras.layers.BatchNormalization()
+    for layer in (fused, plain):
+        layer.build((None, 4, 4, 2))
+    fused.moving_mean.assign([3.0, 4.0])
+    plain.set_weights(fused.get_weights())
+    assert [v.path.split("/")[-1] for v in plain.variables] == [
+        v.path.split("/")[-1] for v in fused.variables
+    ]
+    np.testing.assert_array_equal(plain.moving_mean, [3.0, 4.0])
+
+
 @pytest.mark.parametrize("norm", ["batch", "sync_batch", "group", "instance"])
 def test_statistics_are_float32_under_mixed_precision(norm, mixed_float16):
     x = keras.Input((4, 4, 8))
-    model = keras.Model(x, blocks.normalize(x, norm))
+    model = keras.Model(x, norms.normalize(x, norm))
     # The variance of +-300 is 90000, beyond float16.
     signs = np.sign(random_images(2, 4, 4, 8))
     signs[:, ::2] = -signs[:, 1::2]
@@ -209,9 +246,14 @@ def test_a_saved_network_is_read_back(options, tmp_path):
     np.testing.assert_array_equal(restored(images), model(images))
 
 
-def test_fixed_sizes_need_nothing_of_ours_to_be_read_back():
-    assert "trainer" not in small(input_shape=(30, 32, 1), attention=True).to_json()
-    assert "trainer" in small(input_shape=(None, None, 1)).to_json()
+def test_with_fixed_sizes_plain_keras_can_read_the_copy_made_for_it():
+    model = small(input_shape=(30, 32, 1), attention=True)
+    images = random_images(2, 30, 32, 1)
+    model(images, training=True)  # moves the statistics
+    plain = norms.to_keras(model)
+    assert "trainer" in model.to_json()
+    assert "trainer" not in plain.to_json()
+    np.testing.assert_allclose(plain(images), model(images), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -5,44 +5,10 @@ import math
 import keras
 import tensorflow as tf
 
+from trainer.models.norms import normalize
+
 # The initialisation of the U-Net paper (section 3): it keeps the variance through ReLU layers.
 INITIALIZER = "he_normal"
-
-# Statistics of the last ~10 steps: runs here are often a few hundred steps long, and statistics
-# that lag 100 steps behind (Keras' 0.99) spoil every evaluation before the last.
-BATCH_MOMENTUM = 0.9
-
-
-def _batch(channels):
-    return keras.layers.BatchNormalization(momentum=BATCH_MOMENTUM)
-
-
-def _sync_batch(channels):
-    return keras.layers.BatchNormalization(momentum=BATCH_MOMENTUM, synchronized=True)
-
-
-def _group(channels):
-    return keras.layers.GroupNormalization(groups=math.gcd(8, channels))
-
-
-def _instance(channels):
-    return keras.layers.GroupNormalization(groups=channels)
-
-
-# Each takes the number of channels. Keras computes all their statistics in float32.
-NORMS = {
-    "batch": _batch,
-    "sync_batch": _sync_batch,
-    "group": _group,
-    "instance": _instance,
-    "none": None,
-}
-
-
-def normalize(x, norm):
-    """Applies the named normalisation (a row of NORMS) to [B, H, W, C]."""
-    layer = NORMS[norm]
-    return x if layer is None else layer(x.shape[-1])(x)
 
 
 def convolve(x, filters, kernel_size, norm, padding="same"):

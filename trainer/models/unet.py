@@ -5,7 +5,7 @@ import functools
 import keras
 
 from trainer.errors import InputError
-from trainer.models import blocks
+from trainer.models import blocks, norms
 
 
 def build_unet(
@@ -52,7 +52,7 @@ def build_unet(
     """
     _check(input_shape, n_filters, num_classes, depth, kernel_size, dropout)
     _check_choice("padding", padding, ("same", "valid"))
-    _check_choice("norm", norm, tuple(blocks.NORMS))
+    _check_choice("norm", norm, tuple(norms.NORMS))
     _check_choice("upsampling", upsampling, ("transpose", "bilinear"))
     _check_choice("head_activation", head_activation, (None, "sigmoid", "softmax"))
     if head_activation == "softmax" and num_classes == 1:

@@ -1,0 +1,87 @@
+"""Normalisation layers: the rows of NORMS, and batch normalisation as one fused operation."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+# Statistics of the last ~10 steps: runs here are often a few hundred steps long, and statistics
+# that lag 100 steps behind (Keras' 0.99) spoil every evaluation before the last.
+BATCH_MOMENTUM = 0.9
+
+
+@keras.saving.register_keras_serializable("trainer")
+class FusedBatchNormalization(keras.layers.BatchNormalization):
+    """Keras' BatchNormalization of [B, H, W, C], computed in training by TensorFlow's fused kernel.
+
+    Keras writes the statistics and the normalised activation as ten operations over the whole
+    activation; the kernel reads it twice. Results differ by rounding only, and variables are the
+    same, so that weights go from one to the other.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        """Returns [B, H, W, C]; normalised by the batch's own statistics in training."""
+        if not (training and self.trainable):
+            return super().call(inputs, training=training, mask=mask)
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=tf.cast(self.gamma, tf.float32),
+            offset=tf.cast(self.beta, tf.float32),
+            mean=tf.zeros((0,)),
+            variance=tf.zeros((0,)),
+            epsilon=self.epsilon,
+            is_training=True,
+        )
+        pixels = tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), tf.float32)
+        biased = variance * (pixels - 1.0) / pixels  # the kernel returns the unbiased one
+        for moving, current in ((self.moving_mean, mean), (self.moving_variance, biased)):
+            moving.assign(moving * self.momentum + current * (1.0 - self.momentum))
+        return outputs
+
+
+def _batch(channels):
+    return FusedBatchNormalization(momentum=BATCH_MOMENTUM)
+
+
+def _sync_batch(channels):
+    return keras.layers.BatchNormalization(momentum=BATCH_MOMENTUM, synchronized=True)
+
+
+def _group(channels):
+    return keras.layers.GroupNormalization(groups=math.gcd(8, channels))
+
+
+def _instance(channels):
+    return keras.layers.GroupNormalization(groups=channels)
+
+
+# Each takes the number of channels. All of them compute their statistics in float32.
+NORMS = {
+    "batch": _batch,
+    "sync_batch": _sync_batch,
+    "group": _group,
+    "instance": _instance,
+    "none": None,
+}
+
+
+def normalize(x, norm):
+    """Applies the named normalisation (a row of NORMS) to [B, H, W, C]."""
+    layer = NORMS[norm]
+    return x if layer is None else layer(x.shape[-1])(x)
+
+
+def to_keras(model):
+    """Returns a copy of a network, weights included, with Keras' own layer for the fused one.
+
+    With fixed height and width nothing of ours is left in it, so that plain Keras reads its file.
+    """
+
+    def plain(layer):
+        if isinstance(layer, FusedBatchNormalization):
+            return keras.layers.BatchNormalization.from_config(layer.get_config())
+        return type(layer).from_config(layer.get_config())
+
+    copy = keras.models.clone_model(model, clone_function=plain)
+    copy.set_weights(model.get_weights())
+    return copy
