@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer.data import files
+from trainer import files
 
 
 @pytest.fixture(params=["local", "remote"])

@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from trainer.data import files
+from trainer import files
 from trainer.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy")

@@ -14,8 +14,8 @@ import tqdm
 from absl import logging
 from PIL import Image
 
-from trainer import config, flags, panels
-from trainer.data import demo, files, records
+from trainer import config, files, flags, panels
+from trainer.data import demo, records
 from trainer.errors import InputError
 
 SIZES_SHOWN = 8

@@ -29,8 +29,8 @@ import numpy as np
 import tqdm
 from absl import logging
 
-from trainer import config, flags
-from trainer.data import files, images, records, sides, survey, workers
+from trainer import config, files, flags
+from trainer.data import images, records, sides, survey, workers
 from trainer.errors import InputError
 
 MIN_SHARDS = 8  # so that as many streams, or workers, can share a split of any size

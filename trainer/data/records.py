@@ -20,7 +20,7 @@ import google_crc32c
 import numpy as np
 from PIL import Image
 
-from trainer.data import files
+from trainer import files
 from trainer.errors import InputError
 
 SCHEMA = 1
