@@ -1,29 +1,52 @@
 """Checkpoints: whole ones count, others are passed over."""
 
 import json
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from trainer import checkpoint
+from trainer.errors import InputError
 
 
 @pytest.fixture
 def value():
-    return tf.Variable([1.0, 2.0])
+    return tf.Variable([1.0, 2.0], name="value")
 
 
 @pytest.fixture
 def checkpoints(tmp_path, value):
-    return checkpoint.Checkpoints(str(tmp_path / "all"), tf.train.Checkpoint(value=value), keep=2)
+    return checkpoint.Checkpoints(str(tmp_path / "checkpoints"), {"model": [value]}, "abc")
+
+
+def save(checkpoints, *steps):
+    for step in steps:
+        checkpoints.write(checkpoints.snapshot(step, {"best": step / 10}))
 
 
 def test_restoring_gives_back_values_step_and_progress(checkpoints, value):
-    checkpoints.save(3, {"best": 0.5})
+    save(checkpoints, 5)
     value.assign([9, 9])
     commit = checkpoints.restore()
-    assert (commit["step"], commit["progress"]) == (3, {"best": 0.5})
+    assert (commit["step"], commit["progress"]) == (5, {"best": 0.5})
     assert value.numpy().tolist() == [1, 2]
+
+
+def test_a_snapshot_does_not_follow_the_variables(checkpoints, value):
+    snapshot = checkpoints.snapshot(1, {})
+    value.assign([9, 9])
+    checkpoints.write(snapshot)
+    checkpoints.restore()
+    assert value.numpy().tolist() == [1, 2]
+
+
+def test_tensorflow_reads_the_tensors_by_group_place_and_name(checkpoints, tmp_path):
+    save(checkpoints, 1)
+    reader = tf.train.load_checkpoint(str(tmp_path / "checkpoints" / "00000001" / "state"))
+    assert reader.get_variable_to_shape_map() == {"model/0000/value": [2]}
 
 
 def test_an_empty_folder_has_nothing_to_restore(checkpoints):
@@ -31,16 +54,19 @@ def test_an_empty_folder_has_nothing_to_restore(checkpoints):
     assert checkpoints.steps() == []
 
 
-def test_only_the_newest_are_kept(checkpoints, tmp_path):
-    for step in (1, 2, 3):
-        checkpoints.save(step, {})
+def test_removed_checkpoints_are_gone(checkpoints, tmp_path):
+    save(checkpoints, 1, 2, 3)
+    checkpoints.remove(checkpoints.steps()[:-2])
     assert checkpoints.steps() == [2, 3]
-    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["00000002", "00000003"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "00000002",
+        "00000003",
+    ]
 
 
 def test_the_commit_says_size_and_checksum_of_each_file(checkpoints, tmp_path):
-    checkpoints.save(1, {})
-    folder = tmp_path / "all" / "00000001"
+    save(checkpoints, 1)
+    folder = tmp_path / "checkpoints" / "00000001"
     files = json.loads((folder / "commit.json").read_text())["files"]
     assert set(files) == {path.name for path in folder.iterdir()} - {"commit.json"}
     for name, entry in files.items():
@@ -53,40 +79,121 @@ def damage(folder, kind):
         data.unlink()
     elif kind == "cut":
         data.write_bytes(data.read_bytes()[:-1])
-    else:
+    elif kind == "flipped":
         content = bytearray(data.read_bytes())
         content[0] ^= 1
         data.write_bytes(content)
+    else:
+        (folder / "commit.json").write_text('{"step": ')
 
 
-@pytest.mark.parametrize(
-    ("kind", "fault"),
-    [("missing", "is missing"), ("cut", "has bytes"), ("flipped", "has crc32c")],
-)
+DAMAGES = [
+    ("missing", "is missing"),
+    ("cut", "has bytes"),
+    ("flipped", "has crc32c"),
+    ("commit", "commit.json cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("kind", "fault"), DAMAGES)
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_restored(
     checkpoints, value, tmp_path, caplog, kind, fault
 ):
-    checkpoints.save(1, {})
+    save(checkpoints, 1)
     value.assign([3, 4])
-    checkpoints.save(2, {})
-    damage(tmp_path / "all" / "00000002", kind)
-    assert fault in checkpoint.find_fault(
-        str(tmp_path / "all" / "00000002"),
-        checkpoint.read_commit(str(tmp_path / "all" / "00000002")),
-    )
+    save(checkpoints, 2)
+    damage(tmp_path / "checkpoints" / "00000002", kind)
     assert checkpoints.restore()["step"] == 1
     assert value.numpy().tolist() == [1, 2]
+    assert fault in caplog.text
+    assert "00000002 is passed over" in caplog.text
 
 
-def test_a_checkpoint_without_its_commit_is_not_one(checkpoints, tmp_path):
-    checkpoints.save(1, {})
-    (tmp_path / "all" / "00000001" / "commit.json").unlink()
-    assert checkpoints.restore() is None
+def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(checkpoints, tmp_path):
+    save(checkpoints, 1, 2)
+    damage(tmp_path / "checkpoints" / "00000002", "cut")
+    checkpoints.restore()
+    save(checkpoints, 2)
+    assert checkpoints.restore()["step"] == 2
 
 
-def test_workers_that_are_not_the_chief_leave_no_files(tmp_path, value):
-    other = checkpoint.Checkpoints(
-        str(tmp_path / "all"), tf.train.Checkpoint(value=value), keep=2, chief=False
+def test_a_folder_without_its_commit_is_a_stray_and_is_removed(checkpoints, tmp_path):
+    save(checkpoints, 1, 2)
+    (tmp_path / "checkpoints" / "00000002" / "commit.json").unlink()
+    assert checkpoints.restore()["step"] == 1
+    checkpoints.remove_strays()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["00000001"]
+
+
+def test_the_progress_of_a_restored_step_is_renewed_without_writing_its_files_again(
+    checkpoints, tmp_path
+):
+    save(checkpoints, 1)
+    checkpoints.restore()
+    data = next((tmp_path / "checkpoints" / "00000001").glob("state.data*"))
+    before = data.stat().st_mtime_ns
+    checkpoints.write(checkpoints.snapshot(1, {"best": 7}))
+    assert checkpoints.restore()["progress"] == {"best": 7}
+    assert data.stat().st_mtime_ns == before
+
+
+def test_a_checkpoint_of_other_settings_is_refused(checkpoints, tmp_path, value):
+    save(checkpoints, 1)
+    other = checkpoint.Checkpoints(str(tmp_path / "checkpoints"), {"model": [value]}, "xyz")
+    with pytest.raises(InputError, match=r"other settings or data \(fingerprint abc instead of"):
+        other.restore()
+
+
+def test_integers_and_scalars_are_restored_as_they_were(tmp_path):
+    variables = [tf.Variable(7, dtype=tf.int64), tf.Variable(np.uint32([1, 2]))]
+    checkpoints = checkpoint.Checkpoints(str(tmp_path), {"a": variables[:1], "b": variables[1:]})
+    save(checkpoints, 1)
+    variables[0].assign(0)
+    variables[1].assign([0, 0])
+    checkpoints.restore()
+    assert variables[0].numpy() == 7
+    assert variables[1].numpy().tolist() == [1, 2]
+
+
+def command(*argv):
+    return subprocess.run(
+        [sys.executable, "-m", "trainer.checkpoint", *argv],
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    other.save(1, {})
-    assert not (tmp_path / "all").exists()
+
+
+@pytest.mark.slow
+def test_list_and_verify_show_steps_sizes_and_what_is_not_whole(checkpoints, tmp_path):
+    save(checkpoints, 1, 2, 3)
+    damage(tmp_path / "checkpoints" / "00000002", "flipped")
+    (tmp_path / "checkpoints" / "00000003" / "commit.json").unlink()
+    listed, verified = command("list", str(tmp_path)), command("verify", str(tmp_path))
+    assert [line.split()[-1] for line in listed.stdout.splitlines()] == [
+        "state",
+        "committed",
+        "committed",
+        "unfinished",
+    ]
+    first, second = verified.stdout.splitlines()[1:3]
+    assert first.split()[:3] == ["checkpoints", "1", "0.0"]
+    assert first.endswith("whole")
+    assert "has crc32c" in second
+    assert verified.returncode == 2
+    assert verified.stderr == (
+        "2 of 3 checkpoints are not whole; trainer.task passes them over and goes on from the "
+        "newest that is.\n"
+    )
+
+
+@pytest.mark.slow
+def test_a_folder_without_checkpoints_and_an_unknown_action_are_refused(tmp_path):
+    result = command("verify", str(tmp_path))
+    assert (result.returncode, result.stderr) == (
+        2,
+        f"--run_dir={tmp_path} has no checkpoints; name a folder that trainer.task wrote.\n",
+    )
+    result = command("verfy", str(tmp_path))
+    assert result.returncode == 2
+    assert "did you mean verify?" in result.stderr

@@ -2,15 +2,18 @@
 
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
+import tensorflow as tf
 from conftest import write_data
 
 from trainer import config, run
-from trainer.errors import InputError
 
 SMALL = ["--crop=32", "--filters=4", "--depth=2", "--batch_size=4", "--steps=6", "--eval_every=3"]
 SMALL += ["--jit_compile=false", "--precision=float32", "--steps_per_loop=2"]
@@ -66,7 +69,7 @@ def test_a_job_ends_with_the_dice_the_folder_and_the_tensorboard_line(finished):
 def test_a_job_leaves_the_run_folder_that_is_promised(finished):
     run_dir, _ = finished
     entries = lines(run_dir)
-    assert only(entries, "train", "step") == [[2], [3], [5], [6]]
+    assert only(entries, "train", "step") == [[2], [3], [4], [6]]
     assert only(entries, "val", "step") == [[3], [6]]
     assert only(entries, "test", "dice", "iou")
     passport = json.loads((run_dir / "run.json").read_text())
@@ -75,6 +78,7 @@ def test_a_job_leaves_the_run_folder_that_is_promised(finished):
         2,
         6,
     )
+    assert not (run_dir / "lease.json").exists()
     for path in (
         "checkpoints/00000006/commit.json",
         "evaluation/test/cases.csv",
@@ -86,22 +90,158 @@ def test_a_job_leaves_the_run_folder_that_is_promised(finished):
     assert len(list((run_dir / "best").glob("*/commit.json"))) == 1
 
 
+def results(run_dir):
+    """Returns all of metrics.jsonl that is no measurement of time."""
+    timed = ("images_per_second", "input_share", "goodput")
+    return [
+        {key: x for key, x in entry.items() if key not in timed and not key.startswith("share_")}
+        for entry in lines(run_dir)
+    ]
+
+
+def checksums(run_dir):
+    """Returns the checksums of all checkpoints, by file: of weights, optimizer, best weights."""
+    return {
+        f"{path.parent.relative_to(run_dir)}/{name}": entry["crc32c"]
+        for path in run_dir.glob("*/*/commit.json")
+        for name, entry in json.loads(path.read_text())["files"].items()
+    }
+
+
+def curve(run_dir, split, tag):
+    """Returns the steps of a tag that TensorBoard would draw."""
+    return sorted(
+        event.step
+        for path in (run_dir / "tensorboard" / split).glob("events*")
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+        if value.tag == tag
+    )
+
+
+def start(data_dir, run_dir, *argv):
+    argv = [f"--data_dir={data_dir}", f"--run_dir={run_dir}", *SMALL, *argv]
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainer.task", *argv], stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(process, path):
+    """Waits until a process has written a file."""
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+LONG = ["--steps=40", "--eval_every=4", "--deterministic", "--ema=0.9", "--keep_checkpoints=3"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data_dir, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    result = train(data_dir, run_dir, *LONG)
+    assert result.returncode == 0, result.stderr
+    return run_dir
+
+
 @pytest.mark.slow
-def test_a_run_that_goes_on_ends_like_one_that_was_not_stopped(data_dir, tmp_path, finished):
-    result = train(data_dir, tmp_path / "half", "--patience=0", "--deterministic")
+@pytest.mark.parametrize(
+    "killed_at",
+    [
+        ["checkpoints/00000004/commit.json", "checkpoints/00000024/commit.json"],
+        # While a checkpoint is written, and while the best weights are.
+        ["checkpoints/00000012/state.index", "best/00000020/state.index"],
+    ],
+)
+def test_a_run_that_was_killed_ends_bit_equal_to_one_that_was_not(
+    data_dir, tmp_path, uninterrupted, killed_at
+):
+    run_dir = tmp_path / "killed"
+    for path in killed_at:
+        process = start(data_dir, run_dir, *LONG)
+        if not (run_dir / "best").exists() or not path.startswith("best"):
+            wait_for(process, run_dir / path)
+        process.kill()
+        process.wait()
+        process.stderr.close()
+    result = train(data_dir, run_dir, *LONG)
     assert result.returncode == 0, result.stderr
-    whole = lines(tmp_path / "half")
-    # What a kill after step 3 leaves: its checkpoint, and lines of steps that it did not save.
-    again = tmp_path / "half" / "checkpoints" / "00000006"
-    for path in again.iterdir():
-        path.unlink()
-    again.rmdir()
-    result = train(data_dir, tmp_path / "half", "--deterministic")
+    assert results(run_dir) == results(uninterrupted)
+    assert checksums(run_dir) == checksums(uninterrupted)
+    for split, tag in (("train", "loss"), ("val", "dice")):
+        assert curve(run_dir, split, tag) == curve(uninterrupted, split, tag) != []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_job_that_is_asked_to_stop_saves_ends_with_143_and_goes_on(
+    data_dir, tmp_path, uninterrupted, number
+):
+    run_dir = tmp_path / "stopped"
+    process = start(data_dir, run_dir, *LONG)
+    wait_for(process, run_dir / "checkpoints" / "00000008" / "commit.json")
+    process.send_signal(number)
+    _, output = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    message = output.strip().splitlines()[-1]
+    assert message.startswith(f"Stopped by {number.name} at step ")
+    step = int(message.split("at step ")[1].split(";")[0])
+    assert (run_dir / "checkpoints" / f"{step:08d}" / "commit.json").exists()
+    assert json.loads((run_dir / "run.json").read_text())["exit_reason"] == message
+    result = train(data_dir, run_dir, *LONG)
     assert result.returncode == 0, result.stderr
-    assert "Going on from step 3 of" in result.stderr
-    resumed = lines(tmp_path / "half")
-    for split, keys in (("train", ("step", "loss")), ("val", ("step", "loss", "dice"))):
-        assert only(resumed, split, *keys) == only(whole, split, *keys)
+    assert f"Going on from step {step} of" in result.stderr
+    assert results(run_dir) == results(uninterrupted)
+    assert checksums(run_dir).items() >= checksums(uninterrupted).items()
+
+
+ELASTIC = ["--norm=group", "--optimizer=sgd", "--learning_rate=0.05", "--steps=12"]
+ELASTIC += ["--eval_every=4", "--keep_checkpoints=9"]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_replicas(data_dir, tmp_path):
+    result = train(data_dir, tmp_path / "one", *ELASTIC)
+    assert result.returncode == 0, result.stderr
+    shutil.copytree(tmp_path / "one", tmp_path / "four")
+    for kind in ("checkpoints", "best"):
+        for folder in (tmp_path / "four" / kind).iterdir():
+            if int(folder.name) > 4:  # as if it had been stopped there
+                shutil.rmtree(folder)
+    result = train(data_dir, tmp_path / "four", *ELASTIC, "--virtual_devices=4")
+    assert result.returncode == 0, result.stderr
+    assert "Going on from step 4" in result.stderr
+    one, four = results(tmp_path / "one"), results(tmp_path / "four")
+    assert [entry["step"] for entry in one] == [entry["step"] for entry in four]
+    for ours, theirs in zip(one, four, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+
+
+@pytest.mark.slow
+def test_statistics_of_each_replica_keep_a_run_on_as_many_replicas(data_dir, finished):
+    run_dir, _ = finished
+    result = train(data_dir, run_dir, "--virtual_devices=2")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith(
+        f"--run_dir={run_dir} was begun on 1 replicas and this job has 2, but --norm=batch takes "
+        "its statistics from each replica's part of the batch; go on with as many, or begin"
+    )
+
+
+@pytest.mark.slow
+def test_a_second_job_on_the_same_folder_is_refused_and_the_first_goes_on(data_dir, tmp_path):
+    first = start(data_dir, tmp_path, "--steps=400", "--eval_every=4")
+    wait_for(first, tmp_path / "lease.json")
+    second = train(data_dir, tmp_path, "--steps=400", "--eval_every=4")
+    assert second.returncode == 2
+    assert second.stderr.splitlines()[-1].startswith(
+        f"--run_dir={tmp_path} is being written by process {first.pid} on "
+    )
+    assert first.poll() is None
+    first.kill()
+    first.communicate()
 
 
 @pytest.mark.slow
@@ -223,16 +363,22 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(data_dir, small_disk):
+def test_on_a_full_disk_training_goes_on_then_stops_in_one_line_and_keeps_what_is_whole(
+    data_dir, small_disk
+):
     run_dir = small_disk / "run"
-    result = train(data_dir, run_dir, "--filters=16")
+    argv = ["--filters=16", "--checkpoint_patience=2"]
+    result = train(data_dir, run_dir, *argv)
     assert result.returncode == 2, result.stderr
-    assert result.stderr.strip().splitlines()[-1] == (
-        f"No space is left on the disk of --run_dir={run_dir}; free some and start again: the "
-        "last whole checkpoint is kept."
+    assert "; training goes on. Next attempt in 1 s." in result.stderr
+    message = result.stderr.strip().splitlines()[-1]
+    assert message.startswith("No checkpoint could be written, 2 times in a row: ")
+    assert message.endswith(
+        ". The last whole one is kept; mend the cause and start again, or allow more with "
+        "--checkpoint_patience."
     )
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
-    result = train(data_dir, run_dir, "--filters=16")
+    result = train(data_dir, run_dir, *argv)
     assert result.returncode == 0, result.stderr
     assert json.loads((run_dir / "run.json").read_text())["exit_reason"] == "finished"
 
@@ -278,40 +424,6 @@ def test_two_workers_train_like_one(data_dir, tmp_path):
         assert len(one) == len(two) > 0
         for ours, theirs in zip(one, two, strict=True):
             assert ours == pytest.approx(theirs, abs=1e-5)
-
-
-def test_progress_counts_evaluations_without_a_better_score():
-    progress = run.Progress()
-    for step, dice in ((1, 0.5), (2, 0.7), (3, 0.6), (4, 0.7)):
-        progress = progress.after(step, "dice", {"dice": dice})
-    assert (progress.best, progress.best_step, progress.worse) == (0.7, 2, 2)
-    assert progress.exhausted(2)
-    assert not progress.exhausted(3)
-    assert not progress.exhausted(0)
-
-
-def test_a_lower_loss_is_better():
-    progress = run.Progress().after(1, "loss", {"loss": 2.0}).after(2, "loss", {"loss": 1.0})
-    assert (progress.best, progress.best_step) == (1.0, 2)
-
-
-def test_an_undefined_score_still_makes_the_first_checkpoint_the_best():
-    progress = run.Progress().after(1, "dice", {"loss": 2.0})
-    assert progress.best_step == 1
-    assert progress.after(2, "dice", {"dice": 0.0}).best_step == 2
-
-
-def test_float16_tolerates_an_infinite_gradient_but_not_an_infinite_loss():
-    figures = {"loss": 1.0, "gradient_norm": float("inf")}
-    run.check_finite(figures, 5, "float16", [])
-    with pytest.raises(InputError) as error:
-        run.check_finite(figures, 5, "float32", [4])
-    assert str(error.value) == (
-        "The gradient_norm is inf at step 5; the checkpoint of step 4 is kept. Try a lower "
-        "--learning_rate, more --warmup_steps, a lower --clip_norm, or --precision=float32."
-    )
-    with pytest.raises(InputError, match="The loss is nan at step 5; there is no checkpoint yet"):
-        run.check_finite({"loss": float("nan")}, 5, "float16", [])
 
 
 def test_weight_decay_is_that_of_adamw_only_where_the_flag_is_silent():

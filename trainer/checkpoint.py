@@ -1,110 +1,270 @@
 """Checkpoints that count only when they are whole.
 
-A checkpoint is a folder named by its step. Its last file, `commit.json`, names every other file
-with its size and crc32c; a folder without it, or whose files differ from it, is not a checkpoint.
+    python -m trainer.checkpoint list RUN
+    python -m trainer.checkpoint verify RUN
+
+A checkpoint is a folder named by its step: tensors in TensorFlow's format, as
+`tf.train.load_checkpoint` reads them, and then `commit.json`, which names their files with size and
+crc32c. A folder whose commit cannot be read, or whose files differ from it, is not a checkpoint.
+That takes no rename, which object stores do not have.
 """
 
+import contextlib
+import dataclasses
+import datetime
 import json
 import os
+import sys
 import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import google_crc32c
-import tensorflow as tf
+import numpy as np
 from absl import logging
+
+from trainer import config, files, flags
+from trainer.errors import InputError
 
 COMMIT = "commit.json"
 CHUNK_BYTES = 1 << 24
 
 
-class Checkpoints:
-    """The numbered checkpoints of one folder."""
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """The state at a step, copied, so that training can go on while it is written.
 
-    def __init__(self, directory: str, state: tf.train.Checkpoint, keep: int, chief: bool = True):
+    Attributes:
+        step: number of training steps behind it.
+        tensors: name → values.
+        progress: what else a resumed run must know, as JSON.
+    """
+
+    step: int
+    tensors: Mapping[str, np.ndarray]
+    progress: Mapping[str, Any]
+
+
+class Checkpoints:
+    """The numbered checkpoints in one folder."""
+
+    def __init__(self, directory: str, state: Mapping[str, Sequence[Any]], fingerprint: str = ""):
         """Touches nothing yet.
 
         Args:
-            directory: local path or gs:// address.
-            state: all the variables to save and restore.
-            keep: number of checkpoints to keep, the newest.
-            chief: whether this worker's files are the ones that count. Saving reads variables
-                that workers share, so each worker calls `save`; the others write to a temporary
-                folder that is then removed.
+            directory: local path or address in an object store.
+            state: group → variables, of Keras or TensorFlow; each is saved by its group, its place
+                there and its name.
+            fingerprint: of the settings and data that the state belongs to; checkpoints of another
+                are not restored. Empty: not asked for.
         """
         self.directory = directory
-        self._state = state
-        self._keep = keep
-        self._chief = chief
+        self._fingerprint = fingerprint
+        self._restored_step: int | None = None
+        self._variables = {
+            f"{group}/{place:04d}/{variable.name.split(':')[0]}": variable
+            for group, variables in state.items()
+            for place, variable in enumerate(variables)
+        }
 
-    def save(self, step: int, progress: dict[str, Any]) -> None:
-        """Writes the state and `progress` (JSON) as the checkpoint of `step`."""
-        if not self._chief:
-            with tempfile.TemporaryDirectory() as scratch:
-                self._state.write(os.path.join(scratch, "state"))
-            return
-        folder = os.path.join(self.directory, f"{step:08d}")
-        if tf.io.gfile.exists(folder):
-            tf.io.gfile.rmtree(folder)
-        self._state.write(os.path.join(folder, "state"))
-        files = {name: _describe(os.path.join(folder, name)) for name in _files(folder)}
-        commit = {"step": step, "files": files, "progress": progress}
-        with tf.io.gfile.GFile(os.path.join(folder, COMMIT), "w") as file:
-            file.write(json.dumps(commit, indent=1))
-        for old in self.steps()[: -self._keep]:
-            tf.io.gfile.rmtree(os.path.join(self.directory, f"{old:08d}"))
+    def snapshot(self, step: int, progress: Mapping[str, Any]) -> Snapshot:
+        """Returns a copy of the state."""
+        tensors = {name: np.array(variable.numpy()) for name, variable in self._variables.items()}
+        return Snapshot(step, tensors, progress)
+
+    def write(self, snapshot: Snapshot) -> None:
+        """Writes a snapshot; what is there counts as a checkpoint only once this returns."""
+        folder = self._folder(snapshot.step)
+        if snapshot.step == self._restored_step:  # the state is there; only the progress is new
+            described = (read_commit(folder) or {})["files"]
+        else:
+            described = _write_files(folder, snapshot.tensors)
+        commit = {
+            "step": snapshot.step,
+            "written": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "fingerprint": self._fingerprint,
+            "files": described,
+            "progress": dict(snapshot.progress),
+        }
+        files.write_whole(os.path.join(folder, COMMIT), json.dumps(commit, indent=1) + "\n")
 
     def restore(self) -> dict[str, Any] | None:
-        """Restores the newest whole checkpoint; returns its commit, or None if there is none."""
+        """Restores the newest whole checkpoint; returns its commit, or None if there is none.
+
+        Raises:
+            InputError: if it belongs to other settings or data.
+        """
         for step in reversed(self.steps()):
-            folder = os.path.join(self.directory, f"{step:08d}")
+            folder = self._folder(step)
             commit = read_commit(folder)
-            fault = find_fault(folder, commit)
+            fault = find_fault(folder, commit) if commit else f"{COMMIT} cannot be read"
             if fault:
                 logging.warning("Checkpoint %s is passed over: %s.", folder, fault)
                 continue
-            self._state.read(os.path.join(folder, "state")).assert_existing_objects_matched()
+            assert commit
+            if self._fingerprint and commit["fingerprint"] != self._fingerprint:
+                raise InputError(
+                    f"{folder} is a checkpoint of other settings or data (fingerprint "
+                    f"{commit['fingerprint'][:12]} instead of {self._fingerprint[:12]}); choose "
+                    "another --run_dir."
+                )
+            self._load(os.path.join(folder, "state"))
+            self._restored_step = step
             return commit
         return None
 
     def steps(self) -> list[int]:
         """Returns the steps of the committed checkpoints, ascending."""
-        if not tf.io.gfile.isdir(self.directory):
-            return []
-        names = [name.rstrip("/") for name in tf.io.gfile.listdir(self.directory)]
-        return sorted(
+        return [
             int(name)
-            for name in names
-            if name.isdigit() and tf.io.gfile.exists(os.path.join(self.directory, name, COMMIT))
-        )
+            for name in files.list_folder(self.directory)
+            if name.isdigit() and files.exists(os.path.join(self.directory, name, COMMIT))
+        ]
+
+    def remove_strays(self) -> None:
+        """Removes what a writer that was killed left behind: folders without a commit."""
+        for name in files.list_folder(self.directory):
+            folder = os.path.join(self.directory, name)
+            if name.isdigit() and not files.exists(os.path.join(folder, COMMIT)):
+                logging.info("Removing %s, a checkpoint that was never finished.", folder)
+                files.remove_folder(folder)
+
+    def remove(self, steps: Collection[int]) -> None:
+        """Removes checkpoints, each commit first, so that none is seen without its files."""
+        for step in steps:
+            files.remove(os.path.join(self._folder(step), COMMIT))
+            files.remove_folder(self._folder(step))
+
+    def _folder(self, step: int) -> str:
+        return os.path.join(self.directory, f"{step:08d}")
+
+    def _load(self, prefix: str) -> None:
+        import tensorflow as tf  # `list` and `verify` start without it
+
+        reader = tf.train.load_checkpoint(prefix)
+        for name, variable in self._variables.items():
+            variable.assign(reader.get_tensor(name))
 
 
-def read_commit(folder: str) -> dict[str, Any]:
-    """Returns the commit of a checkpoint's folder: step, files, progress."""
-    with tf.io.gfile.GFile(os.path.join(folder, COMMIT)) as file:
-        return json.loads(file.read())
+def read_commit(folder: str) -> dict[str, Any] | None:
+    """Returns the commit of a checkpoint's folder, or None if there is none that is whole."""
+    path = os.path.join(folder, COMMIT)
+    if not files.exists(path):
+        return None
+    with files.open_file(path, "r") as file:
+        try:
+            return json.loads(file.read())
+        except json.JSONDecodeError:
+            return None
 
 
-def find_fault(folder: str, commit: dict[str, Any]) -> str:
-    """Returns what is wrong with a checkpoint's files, reading every byte; empty if nothing is."""
+def find_fault(folder: str, commit: Mapping[str, Any], *, every_byte: bool = True) -> str:
+    """Returns what is wrong with a checkpoint's files; empty if nothing is.
+
+    Args:
+        folder: of the checkpoint.
+        commit: of that folder.
+        every_byte: whether to read the files, not only to ask for their sizes.
+    """
     for name, expected in commit["files"].items():
         path = os.path.join(folder, name)
-        if not tf.io.gfile.exists(path):
+        if not files.exists(path):
             return f"{name} is missing"
-        found = _describe(path)
-        for key in ("bytes", "crc32c"):
-            if found[key] != expected[key]:
-                return f"{name} has {key} {found[key]} where {expected[key]} was written"
+        found = _describe(path) if every_byte else {"bytes": files.size_of(path)}
+        for key, value in found.items():
+            if value != expected[key]:
+                return f"{name} has {key} {value} where {expected[key]} was written"
     return ""
 
 
-def _files(folder: str) -> list[str]:
-    return sorted(name for name in tf.io.gfile.listdir(folder) if name != COMMIT)
+def main(settings: config.Checkpoint) -> None:
+    """Lists the checkpoints of a run as a table; `verify` reads every byte of them."""
+    rows = [["folder", "step", "MB", "written (UTC)", "state"]]
+    damaged = 0
+    for kind in ("checkpoints", "best"):
+        directory = os.path.join(settings.run_dir, kind)
+        for name in filter(str.isdigit, files.list_folder(directory)):
+            row, whole = _table_row(kind, directory, name, settings.action == "verify")
+            rows.append(row)
+            damaged += not whole
+    if len(rows) == 1:
+        raise InputError(
+            f"--run_dir={settings.run_dir} has no checkpoints; name a folder that trainer.task "
+            "wrote."
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).strip())
+    if damaged:
+        raise InputError(
+            f"{damaged} of {len(rows) - 1} checkpoints are not whole; trainer.task passes them "
+            "over and goes on from the newest that is."
+        )
+
+
+def _table_row(kind: str, directory: str, name: str, every_byte: bool) -> tuple[list[str], bool]:
+    folder = os.path.join(directory, name)
+    commit = read_commit(folder)
+    if commit is None:
+        return [kind, str(int(name)), "", "", "unfinished"], False
+    fault = find_fault(folder, commit, every_byte=every_byte)
+    megabytes = sum(entry["bytes"] for entry in commit["files"].values()) / 1e6
+    sound = "whole" if every_byte else "committed"
+    state = fault or sound
+    return [kind, str(commit["step"]), f"{megabytes:.1f}", commit["written"][:19], state], not fault
+
+
+@contextlib.contextmanager
+def _scratch(folder: str) -> Iterator[str]:
+    """Yields where to write the files of `folder`: there, or for an object store on the disk."""
+    if files.is_remote(folder):
+        with tempfile.TemporaryDirectory() as scratch:
+            yield scratch
+    else:
+        yield folder
+
+
+def _write_files(folder: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Writes tensors into a folder; returns the files' names, sizes and checksums."""
+    files.remove_folder(folder)
+    files.make_folder(folder)
+    with _scratch(folder) as scratch:
+        _save(os.path.join(scratch, "state"), tensors)
+        names = files.list_folder(scratch)
+        for name in names:
+            files.copy_to_store(os.path.join(scratch, name), os.path.join(folder, name))
+        return {name: _describe(os.path.join(scratch, name)) for name in names}
+
+
+def _save(prefix: str, tensors: Mapping[str, np.ndarray]) -> None:
+    import tensorflow as tf  # `list` and `verify` start without it
+
+    with tf.device("CPU:0"):
+        tf.raw_ops.SaveV2(
+            prefix=prefix,
+            tensor_names=list(tensors),
+            shape_and_slices=[""] * len(tensors),
+            tensors=[tf.constant(values) for values in tensors.values()],
+        )
 
 
 def _describe(path: str) -> dict[str, Any]:
     checksum, size = google_crc32c.Checksum(), 0
-    with tf.io.gfile.GFile(path, "rb") as file:
+    with files.open_file(path, "rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             checksum.update(chunk)
             size += len(chunk)
     return {"bytes": size, "crc32c": checksum.hexdigest().decode()}
+
+
+def _with_flags(argv: Sequence[str]) -> list[str]:
+    """Lets the action and the folder be given without their flags' names."""
+    names = iter(("action", "run_dir"))
+    return [argv[0]] + [
+        argument if argument.startswith("-") else f"--{next(names, 'run_dir')}={argument}"
+        for argument in argv[1:]
+    ]
+
+
+if __name__ == "__main__":
+    flags.run(config.Checkpoint, main, _with_flags(sys.argv))

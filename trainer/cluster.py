@@ -159,6 +159,16 @@ def sum_over_workers(strategy: tf.distribute.Strategy, array: np.ndarray) -> np.
     return strategy.experimental_local_results(total)[0].numpy()
 
 
+def agree(
+    strategy: tf.distribute.Strategy, stopping: bool, seconds_per_step: float
+) -> tuple[bool, float]:
+    """Returns whether any worker is stopping, and their mean time per step: on all the same."""
+    number = worker_of(strategy)[1]
+    mine = np.array([stopping, seconds_per_step], np.float32)
+    stopping_workers, seconds = sum_over_workers(strategy, mine)
+    return bool(stopping_workers), float(seconds) / number
+
+
 def wait_for_workers(strategy: tf.distribute.Strategy) -> None:
     """Returns once every worker is here."""
     sum_over_workers(strategy, np.zeros(1, np.float32))

@@ -228,6 +228,18 @@ class Run(Settings):
     checkpoint_every: int = setting(
         0, "Steps between checkpoints; 0: at each evaluation.", low=0, changes_result=False
     )
+    checkpoint_patience: int = setting(
+        5,
+        "Failed attempts in a row to write a checkpoint, after which the run stops.",
+        low=1,
+        changes_result=False,
+    )
+    lease_seconds: float = setting(
+        60.0,
+        "Silence after which a run folder's owner is taken for dead and its folder for free.",
+        low=1,
+        changes_result=False,
+    )
     keep_checkpoints: int = setting(2, "Newest checkpoints kept.", low=1, changes_result=False)
     best_metric: str = setting(
         "dice",
@@ -302,6 +314,16 @@ class Evaluate(Settings):
     tpu: str = setting("", "The TPU: local, a name, or grpc://host:port.")
     virtual_devices: int = setting(0, "Split the CPU into this many devices.", low=0)
     json: str = setting("", "Also write the summary to this file.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoint(Settings):
+    """Shows the checkpoints of a run: `python -m trainer.checkpoint list|verify RUN`."""
+
+    action: str = setting(
+        "list", "list asks for sizes, verify reads every byte.", choices=("list", "verify")
+    )
+    run_dir: str = setting("runs/demo", "Folder of the run, local or gs://.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -58,6 +58,10 @@ class Scores:
     summary: dict[str, Any]
 
 
+class CancelledError(Exception):
+    """An evaluation was given up."""
+
+
 class Worst:
     """Keeps the `number` cases with the lowest Dice that it is offered."""
 
@@ -75,6 +79,26 @@ class Worst:
     def cases(self) -> list[Case]:
         """Returns the cases, the worst first."""
         return [case for *_, case in sorted(self._heap, reverse=True, key=lambda entry: entry[:2])]
+
+
+class First:
+    """Keeps the first `number` cases of a split."""
+
+    def __init__(self, number: int):
+        """Keeps nothing yet."""
+        self._number = number
+        self._cases: list[Case] = []
+
+    def offer(self, case: Case) -> None:
+        """Keeps the case if it is among the first."""
+        if case.index < self._number:
+            self._cases.append(case)
+
+    def panels(self, manifest: records.Manifest, split: str) -> dict[str, np.ndarray]:
+        """Draws the cases, by name, in the order in which they stand in the split."""
+        ordered = sorted(self._cases, key=lambda case: case.index)
+        names = manifest.splits[split].cases
+        return {names[case.index]: panel_of(case, manifest, split) for case in ordered}
 
 
 class Evaluator:
@@ -109,8 +133,22 @@ class Evaluator:
         jit_compile = cluster.device_kind(strategy) != "CPU"
         self._forward = steps.forward_step(strategy, model, jit_compile=jit_compile)
 
-    def __call__(self, split: str, offer: Callable[[Case], None] = lambda case: None) -> Scores:
-        """Evaluates every image of a split once; `offer` is called with each case in turn."""
+    def __call__(
+        self,
+        split: str,
+        offer: Callable[[Case], None] = lambda case: None,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> Scores:
+        """Evaluates every image of a split once.
+
+        Args:
+            split: a key of `manifest.splits`.
+            offer: called with each case in turn.
+            is_cancelled: asked before each batch; with several workers all must answer alike.
+
+        Raises:
+            CancelledError: if it was cancelled.
+        """
         num_cases, num_classes = self._manifest.splits[split].examples, self._manifest.num_classes
         counts = np.zeros((num_cases, num_classes, 3), np.int64)
         soft = np.zeros((num_cases, num_classes, 3))
@@ -129,6 +167,8 @@ class Evaluator:
         )
         with pipeline.explained(self._data_dir, self._manifest, split):
             for batch in batches:
+                if is_cancelled():
+                    raise CancelledError
                 result = steps.score(
                     batch, self._logits(batch["images"]), self._terms, self._class_weights,
                     num_classes,

@@ -7,6 +7,8 @@ go through `tf.io.gfile`.
 
 import contextlib
 import os
+import shutil
+import sys
 import types
 from typing import IO, Any
 
@@ -14,6 +16,18 @@ from typing import IO, Any
 def is_remote(path: str) -> bool:
     """Returns whether `path` has a scheme, as gs://bucket/folder has."""
     return "://" in path
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """Returns the exceptions by which disks and stores fail, of the libraries that are in use."""
+    found: list[type[Exception]] = [OSError]
+    if "tensorflow" in sys.modules:
+        found.append(sys.modules["tensorflow"].errors.OpError)
+    if "google.api_core.exceptions" in sys.modules:
+        found.append(sys.modules["google.api_core.exceptions"].GoogleAPIError)
+    if "google.auth.exceptions" in sys.modules:
+        found.append(sys.modules["google.auth.exceptions"].GoogleAuthError)
+    return tuple(found)
 
 
 def open_file(path: str, mode: str) -> IO[Any]:
@@ -44,6 +58,55 @@ def make_folder(path: str) -> list[str]:
         folder = os.path.dirname(folder)
     os.makedirs(path, exist_ok=True)
     return missing
+
+
+def list_folder(path: str) -> list[str]:
+    """Returns the sorted names in a folder; none if there is no such folder."""
+    if not is_remote(path):
+        return sorted(os.listdir(path)) if os.path.isdir(path) else []
+    if not _gfile().isdir(path):
+        return []
+    return sorted({name.rstrip("/") for name in _gfile().listdir(path)} - {""})
+
+
+def size_of(path: str) -> int:
+    """Returns the size of a file in bytes."""
+    return _gfile().stat(path).length if is_remote(path) else os.path.getsize(path)
+
+
+def remove_folder(path: str) -> None:
+    """Removes a folder and all that is in it, if it is there."""
+    if not is_remote(path):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(path)
+    elif _gfile().isdir(path):
+        _gfile().rmtree(path)
+
+
+def write_whole(path: str, text: str) -> None:
+    """Writes a file that readers see whole or not at all, and that outlasts a power cut.
+
+    Object stores show an object only once it is whole; a local file gets its name only then.
+    """
+    if is_remote(path):
+        with open_file(path, "w") as file:
+            file.write(text)
+        return
+    with open(path + ".tmp", "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(path + ".tmp", path)
+
+
+def copy_to_store(local: str, path: str) -> None:
+    """Copies a local file to an object store; a local `path` is that file, which is synced."""
+    if is_remote(path):
+        _gfile().copy(local, path, overwrite=True)
+        return
+    assert local == path
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def remove_empty_folder(path: str) -> None:

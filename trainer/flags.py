@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from trainer import config
+from trainer import config, preemption
 from trainer.errors import InputError
 
 DEFINERS: Mapping[type, Callable[..., Any]] = {
@@ -29,8 +29,9 @@ DEFINERS: Mapping[type, Callable[..., Any]] = {
 def run(cls: type, main: Callable[[Any], None], argv: Sequence[str] | None = None) -> None:
     """Parses the command line into settings of class `cls`, calls `main` and exits.
 
-    Exit status: 0 when done; 2, after one line on stderr, when the input breaks a rule. Any other
-    exception is a defect and keeps its traceback.
+    Exit status: 0 when done; 2, after one line on stderr, when the input breaks a rule; 143 when
+    the job was asked to stop and has saved its state. Any other exception is a defect and keeps
+    its traceback.
     """
     argv = list(sys.argv if argv is None else argv)
     prepare_environment()
@@ -42,6 +43,9 @@ def run(cls: type, main: Callable[[Any], None], argv: Sequence[str] | None = Non
         main(parse(cls, argv))
     except InputError as error:
         _exit_with(str(error))
+    except preemption.StoppedError as error:
+        logging.info("%s", error)
+        sys.exit(preemption.EXIT_STATUS)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

@@ -4,7 +4,6 @@ import os
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from trainer import checkpoint, config, models, passport
 from trainer.data import records
@@ -58,16 +57,18 @@ def best_model(run_dir: str, run: dict[str, Any]) -> tuple[keras.Model, int]:
     """
     job = config.from_dict(config.Job, run["settings"])
     model = build_model(job.model, run["channels"], len(run["classes"]))
-    best = checkpoint.Checkpoints(
-        os.path.join(run_dir, "best"), tf.train.Checkpoint(model=model), keep=1
-    )
-    commit = best.restore()
+    commit = best_checkpoints(run_dir, model).restore()
     if commit is None:
         raise InputError(
             f"--run_dir={run_dir} has no whole checkpoint in best/ yet; let trainer.task run until "
             "its first evaluation."
         )
     return model, commit["step"]
+
+
+def best_checkpoints(run_dir: str, model: keras.Model) -> checkpoint.Checkpoints:
+    """Returns the folder of a run's best weights, to be read into or written from `model`."""
+    return checkpoint.Checkpoints(os.path.join(run_dir, "best"), {"model": model.variables})
 
 
 def check_same_kind(run_dir: str, run: dict[str, Any], manifest: records.Manifest) -> None:

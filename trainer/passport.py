@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import hashlib
 import json
 import os
 import platform
@@ -12,9 +13,10 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 import trainer
-from trainer import config
+from trainer import config, files, preemption
 from trainer.errors import InputError
 
 NAME = "run.json"
@@ -53,9 +55,9 @@ def describe(
 def read(run_dir: str) -> dict[str, Any] | None:
     """Returns the passport in `run_dir`, or None where there is none."""
     path = os.path.join(run_dir, NAME)
-    if not tf.io.gfile.exists(path):
+    if not files.exists(path):
         return None
-    with tf.io.gfile.GFile(path) as file:
+    with files.open_file(path, "r") as file:
         try:
             return json.loads(file.read())
         except json.JSONDecodeError as error:
@@ -65,12 +67,9 @@ def read(run_dir: str) -> dict[str, Any] | None:
 
 
 def write(run_dir: str, passport: dict[str, Any]) -> None:
-    """Writes the passport into `run_dir`, under another name first, so that it is whole."""
-    tf.io.gfile.makedirs(run_dir)
-    path = os.path.join(run_dir, NAME)
-    with tf.io.gfile.GFile(path + ".tmp", "w") as file:
-        file.write(json.dumps(passport, indent=1) + "\n")
-    tf.io.gfile.rename(path + ".tmp", path, overwrite=True)
+    """Writes the passport into `run_dir`."""
+    files.make_folder(run_dir)
+    files.write_whole(os.path.join(run_dir, NAME), json.dumps(passport, indent=1) + "\n")
 
 
 class Ending:
@@ -97,11 +96,15 @@ def ending(run_dir: str, passport: dict[str, Any], chief: bool) -> Iterator[Endi
             "last whole checkpoint is kept."
         ) from None
     except BaseException as error:
-        found.reason = str(error) if isinstance(error, InputError) else type(error).__name__
+        explained = isinstance(error, (InputError, preemption.StoppedError))
+        found.reason = str(error) if explained else type(error).__name__
         raise
     finally:
         if chief and found.reason:
-            write(run_dir, {**passport, "ended": _now(), "exit_reason": found.reason})
+            try:
+                write(run_dir, {**passport, "ended": _now(), "exit_reason": found.reason})
+            except files.failures() as error:  # which must not hide why the run ended
+                logging.warning("%s cannot be written: %s", NAME, error)
 
 
 def check_same_run(old: dict[str, Any], job: config.Job, data_fingerprint: str) -> None:
@@ -118,6 +121,29 @@ def check_same_run(old: dict[str, Any], job: config.Job, data_fingerprint: str) 
             f"--data_dir={job.data.data_dir} has fingerprint {data_fingerprint[:12]}, the run's "
             f"had {old['data_fingerprint'][:12]}; name the same data, or another --run_dir."
         )
+
+
+def check_same_replicas(old: dict[str, Any], job: config.Job, num_replicas: int) -> None:
+    """Raises InputError if another number of replicas would make it another run."""
+    cause = {
+        "--norm=batch takes its statistics": job.model.norm == "batch",
+        "--dropout draws its masks": job.model.dropout > 0,
+    }
+    for reason in (reason for reason, holds in cause.items() if holds):
+        if old["num_replicas"] != num_replicas:
+            raise InputError(
+                f"--run_dir={job.run.run_dir} was begun on {old['num_replicas']} replicas and this "
+                f"job has {num_replicas}, but {reason} from each replica's part of the batch; go "
+                "on with as many, or begin a run with --norm=sync_batch, group or instance and no "
+                "dropout, which may change their number."
+            )
+
+
+def fingerprint(job: config.Job, data_fingerprint: str) -> str:
+    """Returns a checksum of the data and of every setting that changes the result."""
+    settings = {name: value for name, value, rule in config.walk(job) if rule["changes_result"]}
+    text = json.dumps({"data": data_fingerprint, **settings}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _git_revision() -> str | None:

@@ -3,7 +3,9 @@
 import json
 import os
 import sys
+import threading
 import time
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,24 +14,50 @@ import tensorflow as tf
 import tqdm
 from absl import logging
 
+from trainer import files
+
 SECONDS_BETWEEN_LINES = 30.0
 
 
 class Report:
-    """Writes the progress of one run; all of it on the chief, nothing on other workers."""
+    """Writes the progress of one run; all of it on the chief, nothing on other workers.
 
-    def __init__(self, run_dir: str, chief: bool, step: int, total_steps: int):
-        """Opens the writers and drops what metrics.jsonl says of steps after `step`."""
+    On a disk, each line and event is written as it comes. An object store takes whole objects only,
+    so there both are held back until `flush`, which runs with each checkpoint: metrics.jsonl is
+    appended to, and each event file is uploaded once, for `rotate` begins the next. The names of
+    event files end with the step after which they begin; a run that goes on from a step removes
+    those that begin there or later, and so TensorBoard shows one curve.
+    """
+
+    def __init__(
+        self, run_dir: str, chief: bool, step: int, total_steps: int, evaluated_step: int = 0
+    ):
+        """Opens nothing yet; drops what the run folder says of steps after `step`.
+
+        Args:
+            run_dir: the run folder.
+            chief: whether this worker writes.
+            step: from which the run goes on.
+            total_steps: of the run.
+            evaluated_step: of the last evaluation that counts; `step`'s may not have been finished.
+        """
         self._chief = chief
         self._total_steps = total_steps
         self._metrics_path = os.path.join(run_dir, "metrics.jsonl")
+        self._held_back = files.is_remote(run_dir)
+        self._lock = threading.Lock()
+        self._lines: list[str] = []  # to be appended
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
+        self._full: list[tf.summary.SummaryWriter] = []  # to be closed
         self._tensorboard_dir = os.path.join(run_dir, "tensorboard")
+        self._first_step = step  # of the next event file
         self._last_line = time.monotonic()
         self._val: Mapping[str, float] = {}
         self._start, self._start_step = time.monotonic(), step
+        self.steps_to_redo = 0
         if chief:
-            _drop_after(self._metrics_path, step)
+            self.steps_to_redo = _drop_after(self._metrics_path, step, evaluated_step)
+            _drop_events(self._tensorboard_dir, step)
         self._bar = tqdm.tqdm(
             total=total_steps,
             initial=step,
@@ -57,19 +85,55 @@ class Report:
             with self._writer("val").as_default(step):
                 for name, panel in panels.items():
                     tf.summary.image(f"cases/{name}", panel[np.newaxis])
-            for writer in self._writers.values():
-                writer.flush()
+            if not self._held_back:
+                for writer in self._writers.values():
+                    writer.flush()
         self._line(step, "val " + "  ".join(f"{k} {v:.4f}" for k, v in figures.items()))
 
     def test(self, step: int, figures: Mapping[str, float]) -> None:
         """Reports the final evaluation of the test split, with the weights of `step`."""
         self._write(step, "test", figures)
 
+    def rotate(self, step: int) -> None:
+        """Lets events after `step` go into new files; `flush` closes the old ones."""
+        with self._lock:
+            self._full += self._writers.values()
+        self._writers, self._first_step = {}, step
+
+    def flush(self) -> None:
+        """Writes what was held back; may run in another thread, and again where it failed."""
+        with self._lock:
+            if self._lines:
+                with files.open_file(self._metrics_path, "a") as file:
+                    file.write("".join(self._lines))
+                self._lines.clear()
+            while self._full:
+                self._full[0].close()
+                self._full.pop(0)
+
+    def __enter__(self) -> "Report":
+        """Does nothing yet."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        """Writes and closes everything; if it cannot, an error of the block is the one to hear."""
+        try:
+            self.close()
+        except files.failures() as failure:
+            if error is None:
+                raise
+            logging.warning("metrics.jsonl and TensorBoard lack the last steps: %s", failure)
+
     def close(self) -> None:
-        """Flushes and closes everything."""
+        """Writes and closes everything."""
         self._bar.close()
-        for writer in self._writers.values():
-            writer.close()
+        self.rotate(self._total_steps)
+        self.flush()
 
     def _summary(self, figures: Mapping[str, float]) -> str:
         parts = [f"loss {figures['loss']:.4f}"]
@@ -95,37 +159,62 @@ class Report:
             return
         entry: dict[str, Any] = {"step": step, "split": split}
         entry.update((name, float(f"{value:.6g}")) for name, value in figures.items())
-        with tf.io.gfile.GFile(self._metrics_path, "a") as file:
-            file.write(json.dumps(entry) + "\n")
+        with self._lock:
+            self._lines.append(json.dumps(entry) + "\n")
         with self._writer(split).as_default(step):
             for name, value in figures.items():
                 tf.summary.scalar(name, value)
+        if not self._held_back:
+            try:
+                self.flush()
+            except files.failures() as error:  # the lines are kept
+                logging.warning("metrics.jsonl cannot be written for now: %s", error)
 
     def _writer(self, split: str) -> tf.summary.SummaryWriter:
         if split not in self._writers:
             folder = os.path.join(self._tensorboard_dir, split)
-            self._writers[split] = tf.summary.create_file_writer(folder)
+            self._writers[split] = tf.summary.create_file_writer(
+                folder,
+                filename_suffix=f".{self._first_step:08d}",
+                # Each flush to an object store uploads the whole file again.
+                max_queue=1_000_000 if self._held_back else None,
+                flush_millis=86_400_000 if self._held_back else None,
+            )
         return self._writers[split]
 
 
-def _drop_after(path: str, step: int) -> None:
-    """Removes what a run that goes on writes again: steps after `step`, and the test."""
-    if not tf.io.gfile.exists(path):
-        return
-    with tf.io.gfile.GFile(path) as file:
+def _drop_after(path: str, step: int, evaluated_step: int) -> int:
+    """Removes what a run that goes on writes again, the test among it.
+
+    Returns:
+        How many training steps that is.
+    """
+    if not files.exists(path):
+        return 0
+    with files.open_file(path, "r") as file:
         lines = [line for line in file.read().splitlines() if line.strip()]
-    kept = [line for line in lines if _step_of(line) <= step]
-    with tf.io.gfile.GFile(path, "w") as file:
-        file.write("".join(line + "\n" for line in kept))
+    last = {"train": step, "val": evaluated_step}
+    kept, reached = [], step
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            reached = max(reached, entry["step"])
+            if entry["step"] <= last.get(entry["split"], -1):
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError):  # cut short when the process was killed
+            continue
+    if len(kept) < len(lines):
+        files.write_whole(path, "".join(line + "\n" for line in kept))
+    return reached - step
 
 
-def _step_of(line: str) -> float:
-    """Returns the step of a line; the test, and a line that was cut short, come after all steps."""
-    try:
-        entry = json.loads(line)
-        return entry["step"] if entry["split"] != "test" else float("inf")
-    except (json.JSONDecodeError, KeyError):
-        return float("inf")
+def _drop_events(folder: str, step: int) -> None:
+    """Removes the event files that begin at `step` or later."""
+    for split in files.list_folder(folder):
+        for name in files.list_folder(os.path.join(folder, split)):
+            first_step = name.rpartition(".")[2]
+            if first_step.isdigit() and int(first_step) >= step:
+                files.remove(os.path.join(folder, split, name))
 
 
 def _clock(seconds: float) -> str:

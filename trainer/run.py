@@ -1,13 +1,14 @@
-"""The story of a job: connect, build, open the data, restore, loop, evaluate, save."""
+"""The story of a job: connect, build, restore, loop, evaluate, save."""
 
+import contextlib
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -17,17 +18,23 @@ from trainer import (
     config,
     evaluation,
     flags,
+    lease,
     load,
     losses,
     optimizer,
     passport,
+    preemption,
     report,
     steps,
 )
 from trainer.data import demo, pipeline, records
 from trainer.errors import InputError
+from trainer.goodput import Goodput, Speed
+from trainer.progress import Progress, Series, check_finite
+from trainer.writer import Writer
 
 STEPS_PER_LOOP = {"CPU": 10, "GPU": 50, "TPU": 100}
+LOOP_SECONDS = 5.0  # so that a job that is asked to stop hears it in time
 EVALUATIONS = 10  # in a run, where --eval_every is silent
 
 
@@ -37,144 +44,199 @@ def train(job: config.Job) -> None:
     Ends with the evaluation of the best checkpoint on the test split (val where there is no test).
 
     Raises:
-        InputError: settings, data and devices do not go together, the loss is not finite, or no
-            space is left in the run folder.
+        InputError: settings, data and devices do not go together, another job writes into the run
+            folder, the loss is not finite, or no checkpoint can be written.
+        preemption.StoppedError: the job was asked to stop; its state is saved.
     """
+    started = time.monotonic()
     strategy = cluster.connect(job.device.strategy, job.device.tpu, job.device.virtual_devices)
     cluster.seed_everything(job.run.seed, job.device.deterministic)
     data_dir = job.data.data_dir or demo.folder()
     manifest = records.read_manifest(data_dir)
-    run = open_run(job, strategy, manifest)
-    chief = cluster.worker_of(strategy)[0] == 0
+    worker, num_workers = cluster.worker_of(strategy)
+    chief = worker == 0
 
-    keras.mixed_precision.set_global_policy(cluster.POLICIES[run["precision"]])
-    with strategy.scope():
-        model = load.build_model(job.model, manifest.channels, manifest.num_classes)
-        average = keras.models.clone_model(model) if job.optimization.ema else None
-        descent = build_optimizer(job.optimization, run["total_steps"], run["precision"])
-        descent.build(model.trainable_variables)
-    if average is not None:
-        average.set_weights(model.get_weights())
-    evaluated = average or model  # where weights are averaged, their average is what is used
+    with contextlib.ExitStack() as stack:
+        request = stack.enter_context(preemption.listening())
+        owner = stack.enter_context(lease.held(job.run.run_dir, job.run.lease_seconds, chief))
+        run = open_run(job, strategy, manifest)
+        ending = stack.enter_context(passport.ending(job.run.run_dir, run, chief))
 
-    state = tf.train.Checkpoint(model=model, optimizer=descent, evaluated=evaluated)
-    folder = os.path.join(job.run.run_dir, "checkpoints")
-    checkpoints = checkpoint.Checkpoints(folder, state, job.run.keep_checkpoints, chief)
-    state = tf.train.Checkpoint(model=evaluated)
-    folder = os.path.join(job.run.run_dir, "best")
-    best = checkpoint.Checkpoints(folder, state, 1, chief)
-    restored = checkpoints.restore() or {"step": 0, "progress": {}}
-    step, progress = restored["step"], Progress(**restored["progress"])
-    if step:
-        logging.info("Going on from step %d of %s.", step, job.run.run_dir)
+        keras.mixed_precision.set_global_policy(cluster.POLICIES[run["precision"]])
+        with strategy.scope():
+            model = load.build_model(job.model, manifest.channels, manifest.num_classes)
+            average = keras.models.clone_model(model) if job.optimization.ema else None
+            descent = build_optimizer(job.optimization, run["total_steps"], run["precision"])
+            descent.build(model.trainable_variables)
+        if average is not None:
+            average.set_weights(model.get_weights())
+        evaluated = average or model  # where weights are averaged, their average is what is used
 
-    terms = losses.LOSSES[job.optimization.loss]
-    pixels = manifest.splits["train"].pixels
-    class_weights = losses.class_weights(job.optimization.class_weights, pixels)
-    loop = steps.train_loop(
-        strategy,
-        model,
-        descent,
-        terms,
-        class_weights,
-        clip_norm=job.optimization.clip_norm,
-        accumulate_steps=job.optimization.accumulate_steps,
-        average=average,
-        average_decay=job.optimization.ema,
-        jit_compile=run["jit_compile"],
-        timed=not job.device.deterministic,
-    )
-    evaluator = evaluation.Evaluator(
-        strategy,
-        evaluated,
-        data_dir,
-        manifest,
-        terms=terms,
-        class_weights=class_weights,
-        normalize=job.data.normalize,
-        depth=job.model.depth,
-        kernel_size=job.model.kernel_size,
-        batch_size=job.run.eval_batch_size or job.data.batch_size,
-        tile=job.run.tile,
-    )
-    batches = open_stream(job, strategy, data_dir, manifest, run["streams"], step)
-    reporter = report.Report(job.run.run_dir, chief, step, run["total_steps"])
+        state = {"model": model.variables, "optimizer": descent.variables}
+        if average is not None:
+            state["average"] = average.variables
+        folder = os.path.join(job.run.run_dir, "checkpoints")
+        checkpoints = checkpoint.Checkpoints(folder, state, run["fingerprint"])
+        best = load.best_checkpoints(job.run.run_dir, evaluated)
+        restored = checkpoints.restore() or {"step": 0, "progress": {}}
+        step, progress = restored["step"], Progress(**restored["progress"])
+        if chief:
+            checkpoints.remove_strays()
+            best.remove_strays()
+            best.remove([later for later in best.steps() if later > step])
+        if step:
+            logging.info("Going on from step %d of %s.", step, job.run.run_dir)
 
-    total_steps, eval_every = run["total_steps"], run["eval_every"]
-    checkpoint_every = job.run.checkpoint_every or eval_every
-    steps_per_loop = job.device.steps_per_loop or STEPS_PER_LOOP[cluster.device_kind(strategy)]
-    with passport.ending(job.run.run_dir, run, chief) as ending:
-        while step < total_steps and not progress.exhausted(job.run.patience):
+        terms = losses.LOSSES[job.optimization.loss]
+        pixels = manifest.splits["train"].pixels
+        class_weights = losses.class_weights(job.optimization.class_weights, pixels)
+        loop = steps.train_loop(
+            strategy,
+            model,
+            descent,
+            terms,
+            class_weights,
+            clip_norm=job.optimization.clip_norm,
+            accumulate_steps=job.optimization.accumulate_steps,
+            average=average,
+            average_decay=job.optimization.ema,
+            jit_compile=run["jit_compile"],
+            timed=not job.device.deterministic,
+        )
+        evaluator = evaluation.Evaluator(
+            strategy,
+            evaluated,
+            data_dir,
+            manifest,
+            terms=terms,
+            class_weights=class_weights,
+            normalize=job.data.normalize,
+            depth=job.model.depth,
+            kernel_size=job.model.kernel_size,
+            batch_size=job.run.eval_batch_size or job.data.batch_size,
+            tile=job.run.tile,
+        )
+        batches = open_stream(job, strategy, data_dir, manifest, run["streams"], step)
+
+        total_steps, eval_every = run["total_steps"], run["eval_every"]
+        checkpoint_every = job.run.checkpoint_every or eval_every
+        report_every = job.device.steps_per_loop or STEPS_PER_LOOP[cluster.device_kind(strategy)]
+        reporter = stack.enter_context(
+            report.Report(job.run.run_dir, chief, step, total_steps, progress.evaluated_step)
+        )
+        writer = stack.enter_context(Writer(job.run.checkpoint_patience))
+        goodput = Goodput(started, progress.seconds)
+        series, speed = Series(progress.unreported), Speed(job.data.batch_size)
+        redo_until = step + reporter.steps_to_redo
+        saved, best_snapshot = (step, progress.evaluated_step), None
+
+        def is_cancelled() -> bool:  # one of several workers must not leave the others alone
+            return bool(request) and num_workers == 1
+
+        def saved_steps() -> list[int]:
+            writer.drain()
+            return checkpoints.steps()
+
+        while True:
+            # Evaluate.
+            due = step % eval_every == 0 or step == total_steps
+            if due and step > progress.evaluated_step:
+                shown = evaluation.First(job.run.panels)
+                with goodput.spending("evaluation"), contextlib.suppress(evaluation.CancelledError):
+                    figures = evaluation.figures(evaluator("val", shown.offer, is_cancelled))
+                    reporter.validation(step, figures, shown.panels(manifest, "val"))
+                    progress = progress.after(step, job.run.best_metric, figures)
+                    if progress.best_step == step:
+                        best_snapshot = best.snapshot(step, {})
+
+            # Save.
+            owner.check()
+            stopping, seconds_per_step = cluster.agree(strategy, bool(request), speed.per_step)
+            ended = step == total_steps or progress.exhausted(job.run.patience)
+            due = step % checkpoint_every == 0 or ended or stopping
+            if due and chief and (step, progress.evaluated_step) > saved:
+                with goodput.spending("checkpoint"):
+                    reporter.rotate(step)
+                    now = dataclasses.replace(
+                        progress, unreported=series.values(), seconds=goodput.seconds()
+                    )
+                    writer.submit(
+                        functools.partial(
+                            save,
+                            reporter,
+                            checkpoints.snapshot(step, now.to_dict()),
+                            checkpoints,
+                            job.run.keep_checkpoints,
+                            best_snapshot,
+                            best,
+                        )
+                    )
+                saved = (step, progress.evaluated_step)
+            if stopping:
+                writer.drain()
+                raise preemption.StoppedError(closing_words(request, step))
+            if ended:
+                break
+
+            # Train.
             stop = min(
-                step + steps_per_loop,
-                step - step % eval_every + eval_every,
+                step + max(1, int(LOOP_SECONDS / seconds_per_step)),
+                *(step - step % every + every for every in (report_every, eval_every)),
                 step - step % checkpoint_every + checkpoint_every,
                 total_steps,
             )
             start = time.monotonic()
             with pipeline.explained(data_dir, manifest, "train"):
-                sums = {key: float(x) for key, x in loop(batches, tf.constant(stop - step)).items()}
-            seconds, num_steps, step = time.monotonic() - start, stop - step, stop
-            figures = {
-                "loss": sums["loss"] / num_steps,
-                "gradient_norm": sums["gradient_norm"] / num_steps,
-                "learning_rate": float(descent.learning_rate.numpy()),
-                "images_per_second": num_steps * job.data.batch_size / seconds,
-                "input_share": min(1.0, sums["wait_seconds"] / seconds),
-            }
-            check_finite(figures, step, run["precision"], checkpoints.steps())
-            reporter.train(step, figures)
-
-            if step % eval_every == 0 or step == total_steps:
-                shown: list[evaluation.Case] = []
-                figures = evaluation.figures(evaluator("val", first_cases(shown, job.run.panels)))
-                reporter.validation(step, figures, pictures(shown, manifest, "val"))
-                progress = progress.after(step, job.run.best_metric, figures)
-                if progress.best_step == step:
-                    best.save(step, dataclasses.asdict(progress))
-            if step % checkpoint_every == 0 or step == total_steps:
-                checkpoints.save(step, dataclasses.asdict(progress))
+                tensors = loop(batches, tf.constant(stop - step))
+                taken = {name: numbers.numpy() for name, numbers in tensors.items()}
+            seconds, waited = time.monotonic() - start, float(taken.pop("wait_seconds").sum())
+            check_finite(taken, step + 1, run["precision"], saved_steps)
+            series.add(taken)
+            speed.add(stop - step, seconds, waited)
+            goodput.add_steps(seconds, waited, redone=stop <= redo_until)
+            step = stop
+            if step % report_every == 0 or step % eval_every == 0 or step == total_steps:
+                figures = series.take_means()
+                figures["learning_rate"] = float(descent.learning_rate.numpy())
+                reporter.train(step, {**figures, **speed.take(), **goodput.shares()})
         ending.reason = "finished" if step == total_steps else "stopped early"
 
+        writer.drain()
         cluster.wait_for_workers(strategy)  # until the chief has written what all now read
         best.restore()
         split = "test" if "test" in manifest.splits else "val"
         worst = evaluation.Worst(job.run.worst_cases)
-        scores = evaluator(split, worst.offer)
+        try:
+            scores = evaluator(split, worst.offer, is_cancelled)
+        except evaluation.CancelledError:
+            raise preemption.StoppedError(closing_words(request, step)) from None
         if chief:
             folder = os.path.join(job.run.run_dir, "evaluation", split)
             evaluation.write(folder, scores, worst.cases(), manifest, split)
             if split == "test":  # val has been reported
                 reporter.test(progress.best_step, evaluation.figures(scores))
             logging.info("%s", closing_lines(job, scores, split, progress.best_step, ending.reason))
-        reporter.close()
 
 
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """How the evaluations of the val split went so far; kept in every checkpoint.
+def save(
+    reporter: report.Report,
+    snapshot: checkpoint.Snapshot,
+    checkpoints: checkpoint.Checkpoints,
+    keep: int,
+    best_snapshot: checkpoint.Snapshot | None,
+    best: checkpoint.Checkpoints,
+) -> None:
+    """Writes what makes a step one to go on from, in the order in which a kill does no harm.
 
-    Attributes:
-        best: the best score; None before the first evaluation.
-        best_step: its step.
-        worse: evaluations since then.
+    Reports and the best weights are there before the checkpoint that speaks of them; what they
+    replace is removed after it. May be called again where it failed.
     """
-
-    best: float | None = None
-    best_step: int = 0
-    worse: int = 0
-
-    def after(self, step: int, metric: str, figures: dict[str, float]) -> "Progress":
-        """Returns the progress after one more evaluation; an undefined score is the worst."""
-        sign = -1 if metric == "loss" else 1
-        score = figures.get(metric, -sign * float("inf"))
-        if self.best is None or sign * score > sign * self.best:
-            return Progress(score, step, 0)
-        return dataclasses.replace(self, worse=self.worse + 1)
-
-    def exhausted(self, patience: int) -> bool:
-        """Says whether `patience` evaluations in a row were no better; patience 0 is endless."""
-        return 0 < patience <= self.worse
+    reporter.flush()
+    if best_snapshot is not None and best_snapshot.step not in best.steps():
+        best.write(best_snapshot)
+    checkpoints.write(snapshot)
+    best.remove(set(best.steps()) - {snapshot.progress["best_step"]})
+    checkpoints.remove(checkpoints.steps()[:-keep])
 
 
 def open_run(
@@ -204,6 +266,7 @@ def open_run(
     old = passport.read(job.run.run_dir)
     if old:
         passport.check_same_run(old, job, fingerprint)
+        passport.check_same_replicas(old, job, strategy.num_replicas_in_sync)
     chosen = old or {}
     precision, jit_compile = cluster.choose_arithmetic(
         chosen.get("precision", "auto") if job.device.precision == "auto" else job.device.precision,
@@ -220,6 +283,7 @@ def open_run(
         flags.command_line(job),
         strategy,
         data_fingerprint=fingerprint,
+        fingerprint=passport.fingerprint(job, fingerprint),
         channels=manifest.channels,
         classes=[entry.name for entry in manifest.classes],
         streams=chosen.get("streams")
@@ -289,45 +353,14 @@ def open_stream(
     return iter(strategy.distribute_datasets_from_function(stream_of_worker))
 
 
-def check_finite(
-    figures: dict[str, float], step: int, precision: str, saved_steps: list[int]
-) -> None:
-    """Raises InputError if training has left the finite numbers.
-
-    The gradient counts too, for it spoils the weights one step before the loss shows it; except in
-    float16, where steps with an infinite gradient are left out and the loss scale is lowered.
-    """
-    names = ["loss"] if precision == "float16" else ["loss", "gradient_norm"]
-    for name in names:
-        if not np.isfinite(figures[name]):
-            kept = (
-                f"the checkpoint of step {saved_steps[-1]} is kept"
-                if saved_steps
-                else ("there is no checkpoint yet")
-            )
-            raise InputError(
-                f"The {name} is {figures[name]} at step {step}; {kept}. Try a lower "
-                "--learning_rate, more --warmup_steps, a lower --clip_norm, or --precision=float32."
-            )
-
-
-def first_cases(shown: list[evaluation.Case], number: int) -> Any:
-    """Returns a function that adds the split's first `number` cases to `shown`."""
-
-    def offer(case: evaluation.Case) -> None:
-        if case.index < number:
-            shown.append(case)
-
-    return offer
-
-
-def pictures(
-    cases: list[evaluation.Case], manifest: records.Manifest, split: str
-) -> dict[str, np.ndarray]:
-    """Draws cases, by name, in the order in which they stand in the split."""
-    ordered = sorted(cases, key=lambda case: case.index)
-    names = manifest.splits[split].cases
-    return {names[case.index]: evaluation.panel_of(case, manifest, split) for case in ordered}
+def closing_words(request: preemption.Request, step: int) -> str:
+    """Returns what a job that was asked to stop says last."""
+    if not request:
+        return f"Stopped at step {step}, as another worker was asked to; the checkpoint is whole."
+    return (
+        f"Stopped by {request.name} at step {step}; the checkpoint was whole "
+        f"{request.age_seconds:.1f} s after the signal. The same command goes on."
+    )
 
 
 def closing_lines(

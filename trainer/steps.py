@@ -46,9 +46,9 @@ def train_loop(
         timed: whether to time the input; TensorFlow refuses to where operations are deterministic.
 
     Returns:
-        `loop(iterator, num_steps)`, with `num_steps` an int32 scalar, which returns scalars:
-        `loss` and `gradient_norm`, summed over the steps, and `wait_seconds`, the time for which
-        the steps waited for their input.
+        `loop(iterator, num_steps)`, with `num_steps` an int32 scalar, which returns `loss`,
+        `gradient_norm` and `wait_seconds`, the time for which a step waited for its input, each
+        float32 [num_steps].
     """
     _sum_gradients_once(optimizer)
     variables = model.trainable_variables
@@ -95,8 +95,9 @@ def train_loop(
 
     @tf.function
     def loop(iterator: Iterator, num_steps: tf.Tensor) -> dict[str, tf.Tensor]:
-        totals = {key: tf.zeros(()) for key in ("loss", "gradient_norm", "wait_seconds")}
-        for _ in tf.range(num_steps):
+        names = ("loss", "gradient_norm", "wait_seconds")
+        series = {key: tf.TensorArray(tf.float32, num_steps, element_shape=()) for key in names}
+        for number in tf.range(num_steps):
             start = clock()
             with tf.control_dependencies([start]):
                 batch = next(iterator)
@@ -111,8 +112,8 @@ def train_loop(
                 "gradient_norm": strategy.reduce(tf.distribute.ReduceOp.MEAN, norm, axis=None),
                 "wait_seconds": tf.cast(waited, tf.float32),
             }
-            totals = {key: totals[key] + step[key] for key in totals}
-        return totals
+            series = {key: series[key].write(number, step[key]) for key in names}
+        return {key: series[key].stack() for key in names}
 
     return loop
 

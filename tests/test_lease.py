@@ -1,0 +1,104 @@
+"""One run folder, one writer."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from trainer import lease
+from trainer.errors import InputError
+
+
+def content(folder):
+    return json.loads((folder / "lease.json").read_text())
+
+
+def other_machine(folder, **changes):
+    """Writes the lease of a process on another machine."""
+    owner = {"id": "x", "host": "far", "machine": "another", "pid": 7, "process_start": 1}
+    owner["since"] = lease._now()
+    folder.mkdir(exist_ok=True)
+    (folder / "lease.json").write_text(json.dumps({**owner, **changes}))
+
+
+def test_a_lease_names_host_and_process_and_is_gone_at_the_end(tmp_path):
+    with lease.held(str(tmp_path / "run"), 60):
+        assert content(tmp_path / "run")["pid"] == os.getpid()
+    assert not (tmp_path / "run").exists()  # nothing else was written
+
+
+def test_a_second_job_is_refused_at_once_while_the_first_lives(tmp_path):
+    with lease.held(str(tmp_path), 60):
+        start = time.monotonic()
+        with pytest.raises(InputError) as error, lease.held(str(tmp_path), 60):
+            pass
+        assert time.monotonic() - start < 5
+        assert f"is being written by process {os.getpid()} on " in str(error.value)
+        assert "s; wait for that job, stop it, or name another --run_dir." in str(error.value)
+    assert not (tmp_path / "lease.json").exists()
+
+
+def test_the_lease_of_a_process_that_has_ended_is_taken_at_once(tmp_path):
+    code = (
+        "import os, sys; from trainer import lease; "
+        "lease.Lease(sys.argv[1], 60).acquire(); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert (tmp_path / "lease.json").exists()
+    start = time.monotonic()
+    with lease.held(str(tmp_path), 60):
+        assert time.monotonic() - start < 5
+        assert content(tmp_path)["pid"] == os.getpid()
+
+
+def test_the_silent_lease_of_another_machine_is_taken_after_its_time(tmp_path):
+    other_machine(tmp_path)
+    start = time.monotonic()
+    with lease.held(str(tmp_path), 1):
+        assert 1 <= time.monotonic() - start < 5
+        assert content(tmp_path)["pid"] == os.getpid()
+
+
+def test_a_lease_that_is_renewed_meanwhile_is_respected(tmp_path):
+    other_machine(tmp_path)
+    renewal = f"import time, pathlib; time.sleep(0.5); p = pathlib.Path({str(tmp_path)!r})"
+    renewal += "; f = p / 'lease.json'; f.write_text(f.read_text() + ' ')"
+    with (
+        subprocess.Popen([sys.executable, "-c", renewal]),
+        pytest.raises(InputError, match="is being written by process 7 on far"),
+    ):
+        lease.Lease(str(tmp_path), 30).acquire()
+
+
+def test_a_lease_cut_short_by_a_kill_is_taken(tmp_path):
+    (tmp_path / "lease.json").write_text('{"id": "x", "ho')
+    with lease.held(str(tmp_path), 60):
+        assert content(tmp_path)["pid"] == os.getpid()
+
+
+def test_a_living_owner_renews_its_lease(tmp_path):
+    with lease.held(str(tmp_path), 0.4):
+        before = (tmp_path / "lease.json").stat().st_mtime_ns
+        deadline = time.monotonic() + 10
+        while (tmp_path / "lease.json").stat().st_mtime_ns == before:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def test_a_job_whose_lease_was_taken_over_ends(tmp_path):
+    with lease.held(str(tmp_path), 0.4) as mine:
+        mine.check()
+        other_machine(tmp_path)
+        mine._thread.join(10)
+        with pytest.raises(InputError, match="was taken over by process 7 on far"):
+            mine.check()
+    assert content(tmp_path)["host"] == "far"  # which is not ours to remove
+
+
+def test_workers_that_do_not_write_take_no_lease(tmp_path):
+    with lease.held(str(tmp_path / "run"), 60, writer=False) as none:
+        none.check()
+        assert not (tmp_path / "run").exists()

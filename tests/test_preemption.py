@@ -1,0 +1,55 @@
+"""Signals become a request that the job reads when it can."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from trainer import preemption
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_a_request_and_nothing_else(number):
+    before = signal.getsignal(number)
+    with preemption.listening() as request:
+        assert not request
+        os.kill(os.getpid(), number)
+        assert request
+        assert request.name == signal.Signals(number).name
+        assert 0 <= request.age_seconds < 10
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_interrupt_ends_the_process_at_once():
+    code = (
+        "import os, signal\nfrom trainer import preemption\n"
+        "with preemption.listening():\n"
+        "  for _ in range(2): os.kill(os.getpid(), signal.SIGINT)\n"
+        "  print('still here')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (result.returncode, result.stdout) == (-signal.SIGINT, b"")
+
+
+def test_a_second_sigterm_waits_like_the_first():
+    with preemption.listening() as request:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert request.name == "SIGTERM"
+
+
+def test_in_another_thread_nothing_is_changed():
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def listen():
+        with preemption.listening() as request:
+            seen.append((bool(request), signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    thread.join()
+    assert seen == [(False, before)]

@@ -1,0 +1,319 @@
+"""One run folder, one writer: a lease in the folder, renewed while its owner lives.
+
+`lease.json` names host and process. It is created only where there is none: by O_EXCL on a disk, by
+a generation precondition on Google Cloud Storage. Its owner writes it anew every quarter of
+`seconds`; whoever sees it unchanged for as long as `seconds` takes it over, at once where it can
+see that the owner's process has ended. Other object stores have no precondition that TensorFlow
+could use: there, two jobs that start in the same second may both believe that they hold it.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from absl import logging
+
+from trainer import files
+from trainer.errors import InputError
+
+NAME = "lease.json"
+
+
+class Cell(Protocol):
+    """A file that is written only if nobody else has written it since it was read."""
+
+    def read(self) -> tuple[str, Any]:
+        """Returns (text, version); the text of a file that is not there is empty."""
+
+    def write(self, text: str, version: Any) -> Any | None:
+        """Writes the text and returns its version, or None if `version` is not the file's."""
+
+    def remove(self, version: Any) -> None:
+        """Removes the file if it is still of that version."""
+
+
+class Lease:
+    """The right to write into a run folder."""
+
+    def __init__(self, run_dir: str, seconds: float):
+        """Takes nothing yet; see `held`."""
+        self._run_dir, self._seconds = run_dir, seconds
+        self._cell = _cell(os.path.join(run_dir, NAME))
+        self._owner = {"id": uuid.uuid4().hex, **_this_process(), "since": _now()}
+        self._version: Any = None
+        self._ended = threading.Event()
+        self._taken_by = ""
+        self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
+
+    def check(self) -> None:
+        """Raises InputError if another job has taken the folder over."""
+        if self._taken_by:
+            raise InputError(
+                f"--run_dir={self._run_dir} was taken over by {self._taken_by}, for this job had "
+                f"not renewed its lease for {self._seconds:g} s; this job ends, that one goes on."
+            )
+
+    def acquire(self) -> None:
+        """Takes the lease, waiting out an owner that may be dead.
+
+        Raises:
+            InputError: the owner lives.
+        """
+        text, version = self._cell.read()
+        seen = time.monotonic()
+        while True:
+            silent = time.monotonic() - seen
+            if not text or _state(text) == "ended" or silent >= self._seconds:
+                if text:
+                    logging.warning("Taking --run_dir=%s over from %s.", self._run_dir, _name(text))
+                self._version = self._cell.write(self._text(), version)
+                if self._version is not None:
+                    break
+            elif _state(text) == "alive":
+                self._refuse(text)
+            elif silent < self._seconds / 8:
+                logging.info(
+                    "--run_dir=%s is held by %s; waiting up to %g s for a sign of life.",
+                    self._run_dir,
+                    _name(text),
+                    self._seconds,
+                )
+            time.sleep(self._seconds / 8)
+            newer, version = self._cell.read()
+            if text and newer and newer != text:  # renewed, or taken by another
+                self._refuse(newer)
+            text, seen = newer, seen if newer == text else time.monotonic()
+        self._thread.start()
+
+    def release(self) -> None:
+        """Gives the lease back."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        if not self._taken_by and self._version is not None:
+            with contextlib.suppress(*files.failures()):  # it goes stale by itself
+                self._cell.remove(self._version)
+
+    def _keep_renewing(self) -> None:
+        while not self._ended.wait(self._seconds / 4):
+            try:
+                version = self._cell.write(self._text(), self._version)
+                if version is None:
+                    text, _ = self._cell.read()
+                    self._taken_by = _name(text) if text else "nobody (the lease was removed)"
+                    return
+                self._version = version
+            except files.failures() as error:
+                logging.warning(
+                    "The lease could not be renewed (%s); trying again.", str(error).splitlines()[0]
+                )
+
+    def _text(self) -> str:
+        return json.dumps({**self._owner, "renewed": _now()}, indent=1) + "\n"
+
+    def _refuse(self, text: str) -> None:
+        raise InputError(
+            f"--run_dir={self._run_dir} is being written by {_name(text)}; wait for that job, stop "
+            "it, or name another --run_dir."
+        )
+
+
+@contextlib.contextmanager
+def held(run_dir: str, seconds: float, writer: bool = True) -> Iterator[Lease]:
+    """Holds the lease of a run folder during the block; makes the folder, removes it if empty.
+
+    Args:
+        run_dir: local path or address in an object store.
+        seconds: of silence after which an owner is taken for dead.
+        writer: whether this worker writes at all; the lease of another is never lost.
+
+    Raises:
+        InputError: another job holds the lease and lives.
+    """
+    lease = Lease(run_dir, seconds)
+    if not writer:
+        yield lease
+        return
+    made = files.make_folder(run_dir)
+    try:
+        lease.acquire()
+        yield lease
+    finally:
+        lease.release()
+        for folder in made:
+            files.remove_empty_folder(folder)
+
+
+# Owners -------------------------------------------------------------------------------------------
+
+
+def _this_process() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "machine": _machine(),
+        "pid": os.getpid(),
+        "process_start": _process_start(os.getpid()),
+    }
+
+
+def _machine() -> str:
+    """Names what process numbers belong to: this boot of this machine, this container."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+
+
+def _process_start(pid: int) -> int | None:
+    """Returns when a process began, in ticks since the boot, or None if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            state, *fields = file.read().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return None
+    return None if state in "ZX" else int(fields[18])
+
+
+def _state(text: str) -> str:
+    """Says of a lease's owner: `alive`, `ended`, or `unknown` if it is on another machine."""
+    try:
+        owner = json.loads(text)
+        if owner["machine"] != _machine():
+            return "unknown"
+        return "alive" if _process_start(owner["pid"]) == owner["process_start"] else "ended"
+    except (ValueError, KeyError, TypeError):  # written halfway, on a disk: its owner was killed
+        return "ended"
+
+
+def _name(text: str) -> str:
+    try:
+        owner = json.loads(text)
+        since = datetime.datetime.fromisoformat(owner["since"])
+        age = datetime.datetime.now(datetime.timezone.utc) - since
+        return f"process {owner['pid']} on {owner['host']} since {age.total_seconds():.0f} s"
+    except (ValueError, KeyError, TypeError):
+        return "an unknown process"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+# Files --------------------------------------------------------------------------------------------
+
+
+class _LocalCell:
+    """A file on a disk; its version is its text."""
+
+    def __init__(self, path: str):
+        self._path = path
+
+    def read(self) -> tuple[str, str | None]:
+        try:
+            with open(self._path, encoding="utf-8") as file:
+                text = file.read()
+        except FileNotFoundError:
+            return "", None
+        return text, text
+
+    def write(self, text: str, version: str | None) -> str | None:
+        with self._locked():
+            if version is None:
+                try:
+                    with open(self._path, "x", encoding="utf-8") as file:
+                        file.write(text)
+                except FileExistsError:
+                    return None
+                return text
+            if self.read()[1] != version:
+                return None
+            files.write_whole(self._path, text)
+            return text
+
+    def remove(self, version: str) -> None:
+        with self._locked():
+            if self.read()[1] == version:
+                files.remove(self._path)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keeps other processes on this disk from writing between a read and a write."""
+        folder = os.open(os.path.dirname(self._path), os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
+
+
+class _StoreCell:
+    """An object in a store without preconditions; its version is its text."""
+
+    def __init__(self, path: str):
+        self._path = path
+
+    def read(self) -> tuple[str, str | None]:
+        if not files.exists(self._path):
+            return "", None
+        with files.open_file(self._path, "r") as file:
+            text = file.read()
+        return text, text
+
+    def write(self, text: str, version: str | None) -> str | None:
+        if self.read()[1] != version:
+            return None
+        files.write_whole(self._path, text)
+        return text
+
+    def remove(self, version: str) -> None:
+        if self.read()[1] == version:
+            files.remove(self._path)
+
+
+class _GoogleCell:
+    """An object of Google Cloud Storage; its version is its generation, 0 where there is none."""
+
+    def __init__(self, path: str):
+        from google.cloud import storage  # slow to import, and needed for gs:// only
+
+        bucket, _, name = path.removeprefix("gs://").partition("/")
+        self._blob = storage.Client().bucket(bucket).blob(name)
+
+    def read(self) -> tuple[str, int]:
+        from google.api_core import exceptions
+
+        try:
+            return self._blob.download_as_bytes().decode(), self._blob.generation
+        except exceptions.NotFound:
+            return "", 0
+
+    def write(self, text: str, version: int) -> int | None:
+        from google.api_core import exceptions
+
+        try:
+            self._blob.upload_from_string(
+                text, content_type="application/json", if_generation_match=version
+            )
+        except exceptions.PreconditionFailed:
+            # A retry meets its own first attempt where only the answer to that one was lost.
+            written, generation = self.read()
+            return generation if written == text else None
+        return self._blob.generation
+
+    def remove(self, version: int) -> None:
+        from google.api_core import exceptions
+
+        with contextlib.suppress(exceptions.NotFound, exceptions.PreconditionFailed):
+            self._blob.delete(if_generation_match=version)
+
+
+def _cell(path: str) -> Cell:
+    if path.startswith("gs://"):
+        return _GoogleCell(path)
+    return _StoreCell(path) if files.is_remote(path) else _LocalCell(path)

@@ -1,0 +1,59 @@
+"""Being asked to stop: SIGTERM, as spot machines send it 30 s before they end, and Ctrl-C."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+import types
+from collections.abc import Iterator
+
+EXIT_STATUS = 143  # 128 + SIGTERM
+
+
+class StoppedError(Exception):
+    """The job was asked to stop and has saved its state; commands exit with EXIT_STATUS."""
+
+
+class Request:
+    """Whether, how and when the process was asked to stop."""
+
+    def __init__(self) -> None:
+        """Nothing was asked yet."""
+        self.name = ""
+        self._time = 0.0
+
+    def __bool__(self) -> bool:
+        """Says whether the process was asked to stop."""
+        return bool(self.name)
+
+    @property
+    def age_seconds(self) -> float:
+        """Seconds since then."""
+        return time.monotonic() - self._time
+
+    def _receive(self, number: int, frame: types.FrameType | None) -> None:
+        if self and number == signal.SIGINT:  # the second: at once
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        if not self:
+            self.name, self._time = signal.Signals(number).name, time.monotonic()
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[Request]:
+    """Yields what SIGTERM and SIGINT are turned into while the block runs.
+
+    Outside the main thread, which alone receives signals, nothing is changed.
+    """
+    request = Request()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    old = {number: signal.signal(number, request._receive) for number in numbers}
+    try:
+        yield request
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
