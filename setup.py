@@ -30,6 +30,7 @@ setuptools.setup(
     ],
     extras_require={
         "test": [
+            "cryptography>=42,<51",
             "hypothesis>=6.100,<7",
             "mypy>=1.11,<3",
             "pytest>=8,<10",

@@ -1,14 +1,20 @@
-"""Set-up that every test needs: four CPU devices, and shards with hand-made images."""
+"""Set-up for all tests: four CPU devices, shards with hand-made images, gs:// on loopback."""
 
 import functools
+import itertools
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Read when TensorFlow is imported: first wait of its gs:// client between tries, 1 s by itself.
+os.environ.setdefault("GCS_RETRY_CONFIG_INIT_DELAY_TIME_US", "10000")
 
 import numpy as np
 import pytest
 
+from tests import gcs_server
 from trainer.data import records
+
+_bucket_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +30,28 @@ def cpus():
 @pytest.fixture(scope="session", autouse=True)
 def _four_devices(cpus):
     """Devices cannot be split any more once TensorFlow has used them."""
+
+
+@pytest.fixture(scope="session")
+def gcs_process():
+    """One server for all tests; see `gcs`."""
+    with gcs_server.serve() as server:
+        yield server
+
+
+@pytest.fixture
+def gcs(gcs_process, monkeypatch):
+    """A storage server on loopback, to which gs:// leads in this process and those it starts."""
+    gcs_process.reset()
+    for name, value in gcs_process.environment().items():
+        monkeypatch.setenv(name, value)
+    return gcs_process
+
+
+@pytest.fixture
+def bucket(gcs):
+    """An empty bucket as gs://name, a new name each time: TensorFlow remembers what there was."""
+    return gcs.make_bucket(f"bucket-{next(_bucket_numbers)}")
 
 
 @functools.cache

@@ -1,0 +1,459 @@
+"""A storage server on loopback for the two real clients of gs://, with faults to order.
+
+TensorFlow's client is C++ with fixed addresses, but it honours a proxy and a list of certificates:
+the server is that proxy, and ends the TLS itself, with an authority that it makes for the occasion.
+google-cloud-storage comes the same way, or by plain HTTP to STORAGE_EMULATOR_HOST. The server is
+also the metadata server from which both get their tokens. Nothing leaves the machine.
+
+    with gcs_server.serve() as server:
+        server.make_bucket("bucket")
+        subprocess.run(command, env={**os.environ, **server.environment()})
+"""
+
+import collections
+import contextlib
+import dataclasses
+import datetime
+import http.server
+import json
+import multiprocessing
+import multiprocessing.managers
+import os
+import pathlib
+import random
+import ssl
+import sys
+import tempfile
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests import gcs_store
+
+HOSTS = ("www.googleapis.com", "storage.googleapis.com")
+PIECE = 256 * 1024  # sent at once where bandwidth is limited
+REFUSED_TOKEN = "refused"  # whoever comes with it is answered 401
+MARGIN_SECONDS = 60  # by which TensorFlow renews a token before it ends
+METADATA = "/computeMetadata/v1/"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Faults:
+    """What goes wrong, drawn by each request's number, so that every run meets the same.
+
+    Attributes:
+        seed: of the draws.
+        busy: share of requests that are answered 503 or 429.
+        cut: share whose connection breaks in the middle: an upload's while it is received, any
+            other's while it is answered, after it was carried out.
+        slow: share that wait `slow_seconds`.
+        slow_seconds: length of such a spike.
+        latency_seconds: added to every request.
+        bytes_per_second: of each connection, in either direction; 0: as fast as it can.
+        outage: seconds after `begin` from which and up to which every connection is dropped.
+        token_seconds: after which clients must have renewed their token; 0: any token will do.
+    """
+
+    seed: int = 0
+    busy: float = 0.0
+    cut: float = 0.0
+    slow: float = 0.0
+    slow_seconds: float = 0.2
+    latency_seconds: float = 0.0
+    bytes_per_second: float = 0.0
+    outage: tuple[float, float] = (0.0, 0.0)
+    token_seconds: float = 0.0
+
+
+@dataclasses.dataclass
+class Counts:
+    """What was asked of the server since `begin`.
+
+    Attributes:
+        requests: kind → number; kinds are those of `gcs_store.Store`.
+        faults: "busy", "cut", "slow", "outage", "refused token", "token" → number.
+        objects: (kind, bucket/name) → number.
+        bytes_up: received in bodies.
+        bytes_down: sent in bodies.
+    """
+
+    requests: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    faults: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    objects: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+
+class Server:
+    """The server: a process of its own, of which `serve` gives out a proxy."""
+
+    def __init__(self) -> None:
+        """Binds a free port of loopback and answers from now on."""
+        self._folder = tempfile.TemporaryDirectory()
+        self._authority = pathlib.Path(self._folder.name, "authority.pem")
+        self._http = _Http(_write_certificates(self._authority))
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def reset(self) -> None:
+        """Starts with no buckets, faults or counts."""
+        self._http.store = gcs_store.Store()
+        self.begin(Faults())
+
+    def begin(self, faults: Faults) -> None:
+        """Puts faults in force and counts anew."""
+        self._http.begin(faults)
+
+    def counts(self) -> Counts:
+        """Returns what was asked since `begin`."""
+        return self._http.counts
+
+    def make_bucket(self, name: str, forbidden: bool = False) -> str:
+        """Makes an empty bucket, or one that nobody is let into, and returns gs://name."""
+        self._http.store.buckets[name] = {}
+        if forbidden:
+            self._http.store.forbidden.add(name)
+        return f"gs://{name}"
+
+    def names(self, folder: str) -> list[str]:
+        """Returns the names of the objects under gs://bucket/prefix, without the prefix."""
+        return self._http.store.names(folder)
+
+    def read(self, path: str) -> bytes:
+        """Returns the content of gs://bucket/name."""
+        return self._http.store.read(path)
+
+    def write(self, path: str, content: bytes) -> None:
+        """Makes the object gs://bucket/name."""
+        self._http.store.write(path, content)
+
+    def environment(self, token: str = "token") -> dict[str, str]:
+        """Returns the variables that lead both clients of a process here.
+
+        Args:
+            token: that TensorFlow comes with; REFUSED_TOKEN is not let in. google-cloud-storage
+                then comes by plain HTTP, without any. Empty: both come by TLS, with tokens of the
+                metadata server.
+        """
+        address = f"127.0.0.1:{self._http.server_address[1]}"
+        variables = {
+            "https_proxy": f"http://{address}",
+            "HTTPS_PROXY": f"http://{address}",
+            "no_proxy": "127.0.0.1,localhost",
+            "CURL_CA_BUNDLE": str(self._authority),
+            "REQUESTS_CA_BUNDLE": str(self._authority),
+            "GCE_METADATA_HOST": address,
+            "GCE_METADATA_IP": address,
+            "GCE_METADATA_ROOT": address,
+            "GOOGLE_CLOUD_PROJECT": "project",
+            "CLOUDSDK_CONFIG": self._folder.name,  # no login of whoever runs this
+        }
+        if token:
+            variables |= {"GOOGLE_AUTH_TOKEN_FOR_TESTING": token, "NO_GCE_CHECK": "true"}
+            variables |= {"STORAGE_EMULATOR_HOST": f"http://{address}"}
+        return variables
+
+
+@contextlib.contextmanager
+def serve() -> Iterator[Server]:
+    """Starts a server and stops it at the end.
+
+    It has a process of its own, because some of TensorFlow's calls wait for an answer while they
+    keep Python's lock.
+    """
+    manager = _Manager(ctx=multiprocessing.get_context("spawn"))
+    manager.start(_end_with_parent)
+    with manager:
+        yield manager.Server()
+
+
+class _Manager(multiprocessing.managers.BaseManager):
+    """Keeps the server in a process."""
+
+
+_Manager.register("Server", Server)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+# What goes over the line --------------------------------------------------------------------------
+
+
+class _Http(http.server.ThreadingHTTPServer):
+    """Listens; the state that its connections share.
+
+    Attributes:
+        store: the buckets.
+        faults: in force.
+        counts: since they are.
+        started: when they were put in force.
+        number: requests since then.
+        tokens: token → when it was given out.
+        tls: what a connection through the proxy is wrapped in.
+        lock: of counts, number and tokens.
+    """
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, certificates: pathlib.Path) -> None:
+        """Binds a free port of loopback."""
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.store = gcs_store.Store()
+        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.tls.load_cert_chain(certificates)
+        self.tokens: dict[str, float] = {}
+        self.lock = threading.Lock()
+        self.begin(Faults())
+
+    def begin(self, faults: Faults) -> None:
+        """Puts faults in force and counts anew."""
+        with self.lock:
+            self.faults, self.counts = faults, Counts()
+            self.started, self.number = time.monotonic(), 0
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Reports defects of the server, but not that a client has gone."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    """One connection: a client's own, or one that it opened through us as its proxy."""
+
+    protocol_version = "HTTP/1.1"
+    server: _Http
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Stays silent."""
+
+    def do_GET(self) -> None:
+        """Answers a request."""
+        self._answer()
+
+    def do_POST(self) -> None:
+        """Answers a request."""
+        self._answer()
+
+    def do_PUT(self) -> None:
+        """Answers a request."""
+        self._answer()
+
+    def do_DELETE(self) -> None:
+        """Answers a request."""
+        self._answer()
+
+    def do_CONNECT(self) -> None:
+        """Becomes the host that the client wants to reach, and goes on with TLS."""
+        host = self.path.partition(":")[0]
+        if host not in HOSTS:
+            self.send_error(403, f"{host} is not served here")
+        elif self._is_outage():
+            self.close_connection = True
+        else:
+            self.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            self.connection = self.server.tls.wrap_socket(self.connection, server_side=True)
+            self.rfile = self.connection.makefile("rb")
+            self.wfile = self.connection.makefile("wb", 0)
+            self.close_connection = False
+
+    def _answer(self) -> None:
+        """Answers any request, as the faults in force have it."""
+        url = urllib.parse.urlsplit(self.path)
+        if url.path.startswith(METADATA) or url.path == "/":
+            self._send(self._metadata(url.path))
+            return
+        if self._is_outage():
+            self.close_connection = True
+            return
+        faults = self.server.faults
+        busy, cut, slow = self._draw()
+        time.sleep(faults.latency_seconds + slow * faults.slow_seconds)
+        query = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
+        request = gcs_store.Request(self.command, url.path, query, self.headers, b"")
+        kind, subject, handle = self.server.store.route(request)
+        self._count(kind, subject)
+        size = self._body_size()
+        cut_upload = cut and size != 0 and kind in ("insert", "upload")
+        request.body = self._receive(size // 2 if cut_upload and size else size)
+        request.whole = not cut_upload
+        if cut_upload and kind == "insert" or self._is_outage():
+            self.close_connection = True
+        elif busy:
+            self._send(gcs_store.RefusedError(busy, "Try again later.").response)
+        elif not self._is_let_in():
+            self._send(gcs_store.RefusedError(401, "Invalid Credentials").response)
+        else:
+            response = handle()
+            if cut_upload:
+                self.close_connection = True
+            else:
+                self._send(response, cut)
+
+    # Faults ---------------------------------------------------------------------------------------
+
+    def _is_outage(self) -> bool:
+        first, last = self.server.faults.outage
+        if not first <= time.monotonic() - self.server.started < last:
+            return False
+        with self.server.lock:
+            self.server.counts.faults["outage"] += 1
+        return True
+
+    def _draw(self) -> tuple[int, bool, bool]:
+        """Returns the status if the server is to be busy, and whether to cut and to be slow."""
+        with self.server.lock:
+            self.server.number += 1
+            faults, counts = self.server.faults, self.server.counts
+            draws = random.Random(f"{faults.seed} {self.server.number}")
+            busy = draws.choice((429, 503)) if draws.random() < faults.busy else 0
+            cut = not busy and draws.random() < faults.cut
+            slow = draws.random() < faults.slow
+            counts.faults.update(busy=bool(busy), cut=cut, slow=slow)
+        return busy, cut, slow
+
+    def _is_let_in(self) -> bool:
+        """Says whether the request's token is good; on plain HTTP none is asked for."""
+        faults, token = self.server.faults, self.headers.get("Authorization", "").split(" ")[-1]
+        good = token != REFUSED_TOKEN
+        if faults.token_seconds and isinstance(self.connection, ssl.SSLSocket):
+            given_out = self.server.tokens.get(token, float("-inf"))
+            # Clients may take the last one along for the request that they are about to send.
+            good = time.monotonic() - given_out < faults.token_seconds + 1
+        with self.server.lock:
+            self.server.counts.faults["refused token"] += not good
+        return good
+
+    # Bodies ---------------------------------------------------------------------------------------
+
+    def _body_size(self) -> int:
+        """Returns the length of the body that follows; it may come in chunks all the same."""
+        return int(self.headers.get("Content-Length", 0))
+
+    def _receive(self, size: int) -> bytes:
+        """Returns the first `size` bytes of the body, at the speed of the line."""
+        body = bytearray()
+        chunked = self.headers.get("Transfer-Encoding", "").lower() == "chunked"
+        while chunked or len(body) < size:
+            length = int(self.rfile.readline(), 16) if chunked else min(PIECE, size - len(body))
+            piece = self.rfile.read(length)
+            if chunked:
+                self.rfile.readline()
+            if not piece:
+                break
+            body += piece
+            self._pace(len(piece))
+        with self.server.lock:
+            self.server.counts.bytes_up += len(body)
+        return bytes(body[:size] if size else body)
+
+    def _pace(self, size: int) -> None:
+        if self.server.faults.bytes_per_second:
+            time.sleep(size / self.server.faults.bytes_per_second)
+
+    def _send(self, response: gcs_store.Response, cut: bool = False) -> None:
+        """Sends an answer, or half of it and then nothing any more."""
+        body = memoryview(response.body)
+        self.send_response(response.status)
+        for name, value in response.headers.items():
+            self.send_header(name, value)
+        if response.status != 204:
+            self.send_header("Content-Length", str(len(body)))
+        if cut and not body:
+            self.close_connection = True  # before the headers are written
+            return
+        self.end_headers()
+        size = len(body) // 2 if cut else len(body)
+        for start in range(0, size, PIECE):
+            piece = body[start : min(start + PIECE, size)]
+            self._pace(len(piece))
+            self.wfile.write(piece)
+        self.close_connection |= cut
+        with self.server.lock:
+            self.server.counts.bytes_down += size
+
+    def _count(self, kind: str, subject: str) -> None:
+        with self.server.lock:
+            self.server.counts.requests[kind] += 1
+            self.server.counts.objects[kind, subject] += 1
+
+    # Tokens ---------------------------------------------------------------------------------------
+
+    def _metadata(self, path: str) -> gcs_store.Response:
+        """Answers as the metadata server of a machine on Compute Engine does."""
+        flavor = {"Metadata-Flavor": "Google", "Content-Type": "application/json"}
+        account = {"email": "tester@project", "scopes": ["storage"], "aliases": ["default"]}
+        rest = path.removeprefix(METADATA)
+        if rest.endswith("/token"):
+            answer: object = self._new_token()
+        elif rest.startswith("instance/service-accounts/"):
+            answer = account
+        elif rest in ("", "/"):
+            answer = {}
+        else:
+            return gcs_store.Response(404, b"", flavor)
+        return gcs_store.Response(200, json.dumps(answer).encode(), flavor)
+
+    def _new_token(self) -> dict[str, object]:
+        with self.server.lock:
+            self.server.counts.faults["token"] += 1
+            token = f"token-{len(self.server.tokens) + 1}"
+            self.server.tokens[token] = time.monotonic()
+        seconds = int(self.server.faults.token_seconds or 3600) + MARGIN_SECONDS
+        return {"access_token": token, "expires_in": seconds, "token_type": "Bearer"}
+
+
+def _write_certificates(authority: pathlib.Path) -> pathlib.Path:
+    """Writes an authority's certificate, and beside it one for HOSTS, which is returned."""
+    root_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    basic = x509.BasicConstraints(ca=True, path_length=None)
+    hosts = x509.SubjectAlternativeName([x509.DNSName(host) for host in HOSTS])
+    root = _certificate("loopback authority", root_key, root_key, basic)
+    authority.write_bytes(root.public_bytes(serialization.Encoding.PEM))
+    leaf = _certificate(HOSTS[0], key, root_key, hosts)
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    path = authority.with_name("server.pem")
+    path.write_bytes(private + leaf.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+def _certificate(
+    subject: str,
+    key: ec.EllipticCurvePrivateKey,
+    root_key: ec.EllipticCurvePrivateKey,
+    extension: x509.ExtensionType,
+) -> x509.Certificate:
+    now = datetime.datetime.now(datetime.timezone.utc)
+    names = [
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        for name in (subject, "loopback authority")
+    ]
+    return (
+        x509.CertificateBuilder()
+        .subject_name(names[0])
+        .issuer_name(names[1])
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+        .sign(root_key, hashes.SHA256())
+    )
