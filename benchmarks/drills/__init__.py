@@ -1,0 +1,1 @@
+"""Drills: what is promised when things go wrong, tried many times over."""

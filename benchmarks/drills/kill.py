@@ -1,0 +1,191 @@
+"""Kills runs again and again, and compares what they become with a run that was left alone.
+
+    python -m benchmarks.drills.kill [--kills=50 --runs=10]
+    python -m benchmarks.drills.kill --store=gs --kills=20 --runs=4
+
+A third of the kills wait for a checkpoint that is being written, the others come at any time, be it
+before the first step. A run passes if its weights, optimizer and best weights are equal bit for bit
+to those of the run that was left alone, and metrics.jsonl but for measurements of time. Then as
+many runs are stopped by SIGTERM, to see how soon their checkpoint is whole.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from benchmarks import table
+from trainer import checkpoint, config, files, flags
+
+TIMED = ("images_per_second", "input_share", "goodput", "share_")
+JOB = (
+    *("--crop=64", "--filters=4", "--depth=3", "--batch_size=8", "--steps=300", "--eval_every=100"),
+    *("--checkpoint_every=20", "--deterministic", "--ema=0.9", "--panels=0", "--worst_cases=0"),
+    "--lease_seconds=4",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kill(config.Settings):
+    """Kills runs at random moments and compares what they become with a run left alone."""
+
+    kills: int = config.setting(50, "SIGKILLs in all.", low=1)
+    runs: int = config.setting(10, "Runs among which they are dealt out.", low=1)
+    stops: int = config.setting(5, "Runs that are stopped by SIGTERM.", low=0)
+    store: str = config.setting(
+        "disk",
+        "Where the runs are: on disk, or on gs:// with faults, by a server on loopback.",
+        choices=("disk", "gs"),
+    )
+    seed: int = config.setting(0, "Seed of the moments.", low=0)
+    json: str = config.setting("", "Also write the figures to this file.")
+
+
+def main(settings: Kill) -> None:
+    """Runs the drill and prints what came of it."""
+    draw = random.Random(settings.seed)
+    with place(settings.store) as (root, environment):
+        drill = Drill(root, environment)
+        alone = f"{root}/alone"
+        start = time.monotonic()
+        drill.finish(alone)
+        length = time.monotonic() - start
+        tally = {"bit-equal": 0, "killed while a checkpoint was written": 0, "redone steps": 0}
+        lost, stops = [], []
+        for number in range(settings.runs):
+            run_dir = f"{root}/killed{number}"
+            kills = settings.kills // settings.runs + (number < settings.kills % settings.runs)
+            for kill in range(kills):
+                aimed = (number + kill) % 3 == 0
+                tally["killed while a checkpoint was written"] += drill.kill(
+                    run_dir, draw.uniform(0, length), aimed
+                )
+            drill.finish(run_dir)
+            seconds = drill.seconds(run_dir)
+            lost.append((seconds["redone"]) / kills)
+            tally["bit-equal"] += drill.result(run_dir) == drill.result(alone)
+            print(f"run {number}: {kills} kills, {tally['bit-equal']} bit-equal so far", flush=True)
+        for number in range(settings.stops):
+            stops.append(drill.stop(f"{root}/stopped{number}", draw.uniform(0.5, 0.9) * length))
+        seconds = drill.seconds(alone)
+    rows: dict[str, Any] = {
+        "runs": {"": settings.runs},
+        "SIGKILLs": {"": settings.kills},
+        "  while a checkpoint was written": {"": tally["killed while a checkpoint was written"]},
+        "runs that ended bit-equal": {"": tally["bit-equal"]},
+        "s of steps taken again per kill": {"": table.summarize(lost)},
+        "s from SIGTERM to a whole checkpoint": {"": table.summarize(stops)} if stops else {},
+        "share of time waiting for checkpoints": {
+            "": round(seconds["checkpoint"] / sum(seconds.values()), 4)
+        },
+    }
+    table.show(f"kills on {settings.store}, a run of {length:.0f} s", rows, settings.json)
+
+
+@contextlib.contextmanager
+def place(store: str) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Yields where runs can be kept, and the environment that leads there."""
+    if store == "disk":
+        with tempfile.TemporaryDirectory() as folder:
+            yield folder, {}
+        return
+    from tests import gcs_server
+
+    with gcs_server.serve() as server:
+        bucket = server.make_bucket("drill")
+        server.begin(gcs_server.Faults(busy=0.1, cut=0.05, slow=0.1))
+        os.environ.update(server.environment())  # this process looks into the bucket, too
+        yield bucket, {}
+
+
+class Drill:
+    """Starts, kills and reads runs of one job."""
+
+    def __init__(self, root: str, environment: Mapping[str, str]):
+        """Takes where runs are kept and what their environment needs."""
+        self._root = root
+        self._environment = {**os.environ, **environment}
+
+    def finish(self, run_dir: str) -> None:
+        """Lets a run go on to its end."""
+        with self._started(run_dir) as process:
+            _, output = process.communicate()
+            if process.returncode:
+                sys.exit(f"{run_dir} ended with {process.returncode}:\n{output}")
+
+    def kill(self, run_dir: str, after_seconds: float, aimed: bool) -> bool:
+        """Kills a run; returns whether a checkpoint was being written."""
+        with self._started(run_dir) as process:
+            deadline = time.monotonic() + after_seconds
+            while process.poll() is None:
+                if time.monotonic() > deadline and (not aimed or self._is_saving(run_dir)):
+                    break
+                time.sleep(0.001 if aimed else 0.02)
+            process.kill()
+            process.communicate()
+        return self._is_saving(run_dir)
+
+    def stop(self, run_dir: str, after_seconds: float) -> float:
+        """Stops a run by SIGTERM; returns the seconds until its checkpoint was whole."""
+        with self._started(run_dir) as process:
+            while not files.exists(f"{run_dir}/checkpoints"):
+                time.sleep(0.05)
+            time.sleep(after_seconds / 4)
+            process.send_signal(signal.SIGTERM)
+            _, output = process.communicate()
+        found = re.search(r"whole (\S+) s after the signal", output)
+        if process.returncode != 143 or not found:
+            sys.exit(f"{run_dir} ended with {process.returncode}:\n{output}")
+        return float(found[1])
+
+    def result(self, run_dir: str) -> Any:
+        """Returns what must be equal: figures, and the checksums of all checkpoints' files."""
+        with files.open_file(f"{run_dir}/metrics.jsonl", "r") as file:
+            entries = [json.loads(line) for line in file.read().splitlines()]
+        figures = [
+            {name: x for name, x in entry.items() if not name.startswith(TIMED)}
+            for entry in entries
+        ]
+        commits = [
+            checkpoint.read_commit(f"{run_dir}/{kind}/{name}")
+            for kind in ("checkpoints", "best")
+            for name in files.list_folder(f"{run_dir}/{kind}")
+        ]
+        return figures, [commit and commit["files"] for commit in commits]
+
+    def seconds(self, run_dir: str) -> dict[str, float]:
+        """Returns where the time of a run went, by its last checkpoint."""
+        newest = files.list_folder(f"{run_dir}/checkpoints")[-1]
+        commit = checkpoint.read_commit(f"{run_dir}/checkpoints/{newest}")
+        assert commit
+        return commit["progress"]["seconds"]
+
+    def _is_saving(self, run_dir: str) -> bool:
+        return any(
+            not files.exists(f"{run_dir}/{kind}/{name}/{checkpoint.COMMIT}")
+            for kind in ("checkpoints", "best")
+            for name in files.list_folder(f"{run_dir}/{kind}")
+        )
+
+    @contextlib.contextmanager
+    def _started(self, run_dir: str) -> Iterator[subprocess.Popen]:
+        with subprocess.Popen(
+            [sys.executable, "-m", "trainer.task", *JOB, f"--run_dir={run_dir}"],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self._environment,
+        ) as process:
+            yield process
+
+
+if __name__ == "__main__":
+    flags.run(Kill, main)
