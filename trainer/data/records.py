@@ -10,8 +10,8 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import re
-import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from trainer import files
+from trainer.data import tfrecord
 from trainer.errors import InputError
 
 SCHEMA = 1
@@ -233,6 +234,15 @@ def shard_name(split: str, index: int, count: int) -> str:
     return f"{split}-{index:05d}-of-{count:05d}.tfrecord"
 
 
+def shard_path(data_dir: str, shard: Shard) -> str:
+    """Returns where a shard is: in the data folder, unless its name is a whole path.
+
+    Only `damage.leave_out` gives such a name, to the repaired copy of a shard; a manifest that is
+    read from a file cannot.
+    """
+    return os.path.join(data_dir, shard.name)
+
+
 def choose_encoding(dtype: str, channels: int) -> str:
     """Returns "png" for what Pillow writes as PNG and TensorFlow reads, "zlib" for the rest."""
     return "png" if (dtype, channels) in _PNG_MODES else "zlib"
@@ -261,6 +271,12 @@ def encode(name: str, image: np.ndarray, mask: np.ndarray, encoding: str) -> byt
             "width": width,
         }
     )
+
+
+def blank_example(manifest: Manifest) -> bytes:
+    """Returns what stands for an unreadable example: one nameless pixel that does not count."""
+    image = np.zeros([1, 1, manifest.channels], manifest.dtype)
+    return encode("", image, np.full([1, 1], IGNORE, np.uint8), manifest.encoding)
 
 
 def _png(image: np.ndarray) -> bytes:
@@ -303,6 +319,22 @@ def _varint(value: int) -> bytes:
         digits.append(value & 0x7F | 0x80)
         value >>= 7
     return bytes([*digits, value])
+
+
+def name_of(serialized: bytes) -> str:
+    """Returns the case's name of a serialized example.
+
+    Raises:
+        ValueError: if it is not an example with a name.
+    """
+    import tensorflow as tf  # see the module's docstring
+    from google.protobuf import message
+
+    try:
+        example = tf.train.Example.FromString(serialized)
+        return example.features.feature["name"].bytes_list.value[0].decode()
+    except (message.DecodeError, IndexError, UnicodeDecodeError) as error:
+        raise ValueError(f"not an example with a name ({type(error).__name__})") from None
 
 
 def decode(serialized, manifest: Manifest) -> dict[str, Any]:
@@ -351,7 +383,7 @@ def write_shard(data_dir: str, name: str, examples: Iterable[bytes]) -> Shard:
     try:
         with files.open_file(temporary, "wb") as file:
             for example in examples:
-                record = _record(example)
+                record = tfrecord.frame(example)
                 file.write(record)
                 count, size = count + 1, size + len(record)
                 crc = google_crc32c.extend(crc, record)
@@ -369,7 +401,7 @@ def read_shard(data_dir: str, shard: Shard) -> Iterator[bytes]:
         InputError: with the byte offset of the first record that is damaged, or if the file is not
             the one that the manifest describes.
     """
-    path = f"{data_dir}/{shard.name}"
+    path = shard_path(data_dir, shard)
     if not files.exists(path):
         raise InputError(
             f"{path} is missing, though the manifest lists it; copy the folder again or prepare "
@@ -377,13 +409,9 @@ def read_shard(data_dir: str, shard: Shard) -> Iterator[bytes]:
         )
     count = crc = offset = 0
     with files.open_file(path, "rb") as file:
-        while head := file.read(_HEAD.size):
-            damage = (
-                f"{path} is damaged at byte {offset}: %s; copy it again or prepare the data again."
-            )
-            example = _read_record(file, head, damage)
+        while (example := _read_record(file, path, offset)) is not None:
             yield example
-            record = _record(example)
+            record = tfrecord.frame(example)
             count, crc = count + 1, google_crc32c.extend(crc, record)
             offset += len(record)
     found = Shard(shard.name, count, offset, f"{crc:08x}")
@@ -399,39 +427,16 @@ def read_shard(data_dir: str, shard: Shard) -> Iterator[bytes]:
         )
 
 
+def _read_record(file: IO[bytes], path: str, offset: int) -> bytes | None:
+    try:
+        return tfrecord.read(file)
+    except tfrecord.DamageError as damage:
+        raise InputError(
+            f"{path} is damaged at byte {offset}: {damage}; copy it again or prepare the data "
+            "again."
+        ) from None
+
+
 def verify_shard(data_dir: str, shard: Shard) -> None:
     """Reads a whole shard and raises `read_shard`'s InputError if it is not as it was written."""
     collections.deque(read_shard(data_dir, shard), maxlen=0)
-
-
-# A TFRecord is: length, checksum of those eight bytes, the example, its checksum.
-_HEAD = struct.Struct("<QI")
-_CHECKSUM = struct.Struct("<I")
-
-
-def _record(example: bytes) -> bytes:
-    length = struct.pack("<Q", len(example))
-    return b"".join(
-        [length, _CHECKSUM.pack(_masked(length)), example, _CHECKSUM.pack(_masked(example))]
-    )
-
-
-def _read_record(file: IO[bytes], head: bytes, damage: str) -> bytes:
-    if len(head) < _HEAD.size:
-        raise InputError(damage % "the file is cut short")
-    length, checksum = _HEAD.unpack(head)
-    if checksum != _masked(head[:8]):  # before a wrong length asks for terabytes
-        raise InputError(damage % "the checksum of a record's length is wrong")
-    body = file.read(length + _CHECKSUM.size)
-    if len(body) < length + _CHECKSUM.size:
-        raise InputError(damage % "the file is cut short")
-    example = body[:length]
-    if _CHECKSUM.unpack(body[length:])[0] != _masked(example):
-        raise InputError(damage % "the checksum of a record is wrong")
-    return example
-
-
-def _masked(data: bytes) -> int:
-    """Returns TFRecord's checksum: a rotated crc32c, so that files of checksums check well."""
-    crc = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
