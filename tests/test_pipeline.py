@@ -1,5 +1,6 @@
 """Tests of the stream on real shards: the same for all numbers of workers, from any start."""
 
+import dataclasses
 import itertools
 
 import hypothesis
@@ -408,9 +409,67 @@ def test_a_missing_shard_is_named(tmp_path):
 
 
 def test_errors_of_another_cause_are_raised_as_they_are(tmp_path):
-    data_dir, split = write_numbers(tmp_path, [3])
+    data_dir, manifest = write_data(tmp_path, [3])
     with (
         pytest.raises(tf.errors.NotFoundError, match="another file"),
-        pipeline.explained(data_dir, manifest_of({"train": split}), "train"),
+        pipeline.explained(data_dir, manifest, "train"),
     ):
         raise tf.errors.NotFoundError(None, None, "another file")
+
+
+def test_an_example_that_cannot_be_decoded_is_named(tmp_path):
+    data_dir, manifest = write_data(tmp_path, [3])
+    (shard,) = manifest.splits["train"].shards
+    examples = list(records.read_shard(data_dir, shard))
+    examples[1] = examples[1].replace(b"IHDR", b"IxDR")
+    shard = records.write_shard(data_dir, shard.name, examples)
+    split = dataclasses.replace(manifest.splits["train"], shards=(shard,))
+    manifest = dataclasses.replace(manifest, splits={"train": split})
+    with (
+        pytest.raises(InputError) as error,
+        pipeline.explained(data_dir, manifest, "train"),
+    ):
+        next(iter(plain_stream(data_dir, manifest, num_streams=1)))
+    offset = len(examples[0]) + 16
+    assert str(error.value) == (
+        f"{data_dir}/{shard.name}: record 1 (case1) at byte {offset}: its image or mask cannot be "
+        "decoded; prepare the data again, or go on without it by --skip_bad_records=1."
+    )
+
+
+def test_a_blank_example_changes_no_other_and_counts_for_nothing(tmp_path):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "blank").mkdir()
+    options = {"num_streams": 2, "crop": 16, "augment": "strong", "normalize": "image"}
+    whole = write_data(tmp_path / "whole", [3, 3], noisy_image)
+    blank = write_data(tmp_path / "blank", [3, 3], noisy_image)
+    blank_out(blank, 0, 1)
+    steps = [list(plain_stream(*data, **options).take(3)) for data in (whole, blank)]
+    num_blank = 0
+    for expected, found in zip(*steps, strict=True):
+        for n in range(4):
+            if not found["valid"][n].numpy().any():
+                num_blank += 1
+                assert not found["labels"][n].numpy().any()
+                assert np.isfinite(found["images"][n]).all()
+                continue
+            for key, value in found.items():
+                np.testing.assert_array_equal(value[n], expected[key][n])
+    assert num_blank == 2  # in twelve examples, two passes over six
+
+
+def blank_out(data, shard_number, record):
+    """Writes a blank in the place of a record."""
+    data_dir, manifest = data
+    split = manifest.splits.get("test", manifest.splits["train"])
+    shard = split.shards[shard_number]
+    examples = list(records.read_shard(data_dir, shard))
+    examples[record] = records.blank_example(manifest)
+    records.write_shard(data_dir, shard.name, examples)
+
+
+def test_a_blank_example_is_no_case_of_an_evaluation(tmp_path):
+    data = write_data(tmp_path, [5, 4, 4], image_of_size, split="test")
+    blank_out(data, 1, 2)
+    cases = [int(case) for batch in evaluation_of(data) for case in batch["case"] if case >= 0]
+    assert sorted(cases) == [n for n in range(13) if n != 5 + 2]

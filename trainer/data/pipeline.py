@@ -19,7 +19,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from trainer.data import augment as augmentation
-from trainer.data import normalization, records
+from trainer.data import damage, normalization, records
 from trainer.errors import InputError
 
 MAX_STREAMS = 16
@@ -287,6 +287,7 @@ def evaluation_batches(
     paths, counts = _shards(data_dir, shards)
     first_cases = tf.cumsum(counts, exclusive=True)
     multiple = max(PADDED_SIDE, stride)
+    blank = records.blank_example(manifest)
 
     def numbered(path: tf.Tensor, count: tf.Tensor, first_case: tf.Tensor) -> tf.data.Dataset:
         return tf.data.Dataset.zip((tf.data.Dataset.counter(first_case), _read(path, count)))
@@ -310,6 +311,7 @@ def evaluation_batches(
 
     data = tf.data.Dataset.from_tensor_slices((paths, counts, first_cases))
     data = data.shard(num_workers, worker).flat_map(numbered)
+    data = data.filter(lambda case, serialized: serialized != blank)
     data = data.map(example, tf.data.AUTOTUNE, deterministic=True)
     data = data.group_by_window(_shape_key, full_batch, window_size_func=size_of_batch)
     return data.prefetch(2).with_options(_options())
@@ -349,7 +351,7 @@ def _fill(batch: dict[str, tf.Tensor], size: tf.Tensor) -> dict[str, tf.Tensor]:
 
 def _shards(data_dir: str, shards: tuple[records.Shard, ...]) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns paths, string [N], and numbers of examples, int64 [N]."""
-    paths = tf.constant([f"{data_dir}/{shard.name}" for shard in shards])
+    paths = tf.constant([records.shard_path(data_dir, shard) for shard in shards])
     return paths, tf.constant([shard.examples for shard in shards], tf.int64)
 
 
@@ -379,26 +381,17 @@ def _options() -> tf.data.Options:
 
 @contextlib.contextmanager
 def explained(data_dir: str, manifest: records.Manifest, split: str) -> Iterator[None]:
-    """Turns what TensorFlow raises at a missing or damaged shard into an InputError naming it.
+    """Turns what TensorFlow raises at missing or damaged data into an InputError naming the place.
 
-    What has another cause, so that every shard of the split is found sound, is raised as it was.
+    What has another cause, so that every example of the split is found sound, is raised as it was.
     """
     try:
         yield
     except (
         tf.errors.DataLossError,  # a checksum is wrong, or a record is cut short
         tf.errors.FailedPreconditionError,  # there are fewer records than the manifest says
+        tf.errors.InvalidArgumentError,  # an example cannot be decoded
         tf.errors.NotFoundError,
-    ) as error:
-        for shard in manifest.splits[split].shards:
-            _verify(data_dir, shard, error)
+    ):
+        damage.verify_split(data_dir, manifest, split)
         raise
-
-
-def _verify(data_dir: str, shard: records.Shard, cause: Exception) -> None:
-    try:
-        records.verify_shard(data_dir, shard)
-    except InputError as damage:
-        raise InputError(
-            f"{damage} `python -m trainer.data.inspect {data_dir} --verify` checks every shard."
-        ) from cause

@@ -1,0 +1,186 @@
+"""Tests of the check at a run's start: what it notices, what it reads, what it goes on without."""
+
+import os
+import pathlib
+
+import numpy as np
+import pytest
+from conftest import write_data
+
+from trainer import listing
+from trainer.data import damage, records
+from trainer.errors import InputError
+
+SPLITS = ("train", "val")
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Two shards of three training images each, and two of one validation image each."""
+    manifest = write_data(tmp_path, {"train": [(9, 8)] * 6, "val": [(8, 8)] * 2})
+    return str(tmp_path), manifest
+
+
+def shard_path(data, number, split="train"):
+    data_dir, manifest = data
+    return pathlib.Path(records.shard_path(data_dir, manifest.splits[split].shards[number]))
+
+
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def refusal(data, **options):
+    with pytest.raises(InputError) as error:
+        damage.check(*data, SPLITS, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_sound_data_are_read_by_their_own_manifest(data):
+    for skip_bad_records in (0, 1):
+        found = damage.check(*data, SPLITS, skip_bad_records=skip_bad_records)
+        assert found == (data[1], [])
+
+
+# What a listing says ------------------------------------------------------------------------------
+
+SHARDS = [records.Shard("a", 1, 100, "0000000a"), records.Shard("b", 1, damage.SMALL, "0000000b")]
+
+
+def unread(manifest=None, **entries):
+    listed = {"a": listing.Entry(100, 5), "b": listing.Entry(damage.SMALL, 5), **entries}
+    listed["manifest.json"] = manifest or listing.Entry(1, 6)
+    return [shard.name for shard in damage.not_vouched_for(SHARDS, listed)]
+
+
+def test_shards_of_the_right_size_older_than_the_manifest_are_not_read():
+    assert unread() == []
+
+
+def test_a_shard_that_is_newer_or_of_another_size_is_read():
+    assert unread(a=listing.Entry(100, 7)) == ["a"]
+    assert unread(a=listing.Entry(99, 5)) == ["a"]
+
+
+def test_checksums_of_the_store_decide_where_it_has_them():
+    right, wrong = (listing.Entry(100, None, f"0000000{digit}") for digit in "ac")
+    assert unread(a=right) == []
+    assert unread(a=wrong) == ["a"]
+
+
+def test_small_data_are_always_read():
+    small = [SHARDS[0]]
+    assert damage.not_vouched_for(small, {"a": listing.Entry(100, 5)}) == small
+    assert damage.not_vouched_for(small, {"a": listing.Entry(100, None, "0000000a")}) == []
+
+
+def test_a_shard_that_is_not_listed_is_read():
+    assert damage.not_vouched_for(SHARDS, {})[0].name == "a"
+
+
+# Stopping -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("skip_bad_records", [0, 9])
+def test_a_shard_that_was_replaced_by_another_stops_the_run(data, skip_bad_records):
+    one, other = (shard_path(data, number) for number in (0, 1))
+    one.write_bytes(other.read_bytes())
+    message = refusal(data, skip_bad_records=skip_bad_records)
+    assert message.startswith(f"{one} ")
+
+
+def test_a_replaced_shard_of_the_same_size_and_age_is_noticed(data):
+    path = shard_path(data, 0)
+    time = path.stat().st_mtime
+    flip(path, 100)
+    os.utime(path, (time, time))
+    assert f"{path} is damaged at byte 0: the checksum of a record is wrong" in refusal(data)
+
+
+@pytest.mark.parametrize("skip_bad_records", [0, 9])
+def test_a_missing_shard_stops_the_run(data, skip_bad_records):
+    path = shard_path(data, 1)
+    path.unlink()
+    message = refusal(data, skip_bad_records=skip_bad_records)
+    assert message.startswith(f"{path} is missing, though the manifest lists it; ")
+
+
+def test_splits_that_are_not_read_are_not_checked(data):
+    shard_path(data, 0, "val").unlink()
+    damage.check(*data, ["train"])
+
+
+def test_more_unreadable_records_than_allowed_stop_the_run_with_the_first_and_the_count(data):
+    cut, flipped = shard_path(data, 1), shard_path(data, 0, "val")
+    cut.write_bytes(b"")
+    flip(flipped, 100)
+    message = refusal(data, skip_bad_records=3)
+    assert message == (
+        f"4 records of {data[0]} are unreadable, more than --skip_bad_records=3: "
+        f"{cut}: record 0 (train3) at byte 0: the file is cut short; "
+        f"{cut}: record 1 (train4) at byte 0: the file is cut short; "
+        f"{cut}: record 2 (train5) at byte 0: the file is cut short; …. "
+        "Copy these shards again or prepare the data again."
+    )
+    damage.check(*data, SPLITS, skip_bad_records=4)
+
+
+# Going on without ---------------------------------------------------------------------------------
+
+
+def test_a_damaged_record_is_blank_in_its_place_and_all_others_are_as_they_were(data, caplog):
+    data_dir, manifest = data
+    before = [*records.read_shard(data_dir, manifest.splits["train"].shards[0])]
+    path = shard_path(data, 0)
+    offset = len(before[0]) + 16
+    flip(path, offset + 100)
+    found, lost = damage.check(*data, SPLITS, skip_bad_records=1)
+    reason = "the checksum of a record is wrong"
+    assert lost == [damage.Lost(str(path), 1, "train1", offset, reason)]
+    assert caplog.messages == [
+        f"Unreadable, and left out: {path}: record 1 (train1) at byte {offset}: {reason}"
+    ]
+    copy, untouched = found.splits["train"].shards
+    blank = records.blank_example(manifest)
+    assert [*records.read_shard(data_dir, copy)] == [before[0], blank, before[2]]
+    assert untouched == manifest.splits["train"].shards[1]
+    assert found.splits["val"] == manifest.splits["val"]
+
+
+def test_a_blank_example_is_a_pixel_that_does_not_count(data):
+    manifest = data[1]
+    example = records.decode(records.blank_example(manifest), manifest)
+    assert example["image"].numpy().tolist() == [[[0]]]
+    assert example["mask"].numpy().tolist() == [[records.IGNORE]]
+
+
+def test_each_worker_reads_its_share_and_all_count_together(data):
+    for number in (0, 1):
+        flip(shard_path(data, number), 100)
+    sums = []
+
+    def both_workers(counts):
+        sums.append(counts.tolist())
+        return 2 * counts
+
+    options = {"num_workers": 2, "sum_over_workers": both_workers}
+    for worker in (0, 1):
+        found, lost = damage.check(*data, ["train"], skip_bad_records=2, worker=worker, **options)
+        assert [one.path for one in lost] == [str(shard_path(data, worker))]
+        assert (
+            found.splits["train"].shards[1 - worker] == data[1].splits["train"].shards[1 - worker]
+        )
+    assert sums == [[0, 1], [0, 1]]
+    assert refusal(data, skip_bad_records=1, **options).startswith("2 records of ")
+
+
+def test_a_worker_stops_when_another_found_damage(data):
+    def another_failed(counts):
+        return counts + np.array([1, 0])
+
+    assert refusal(data, sum_over_workers=another_failed) == (
+        f"Another worker found damaged data in {data[0]}; its log has the shard."
+    )

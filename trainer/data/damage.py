@@ -1,0 +1,206 @@
+"""Damaged data: noticed when a run starts, and gone on without where that was asked for.
+
+A shard that was replaced, cut or changed since the manifest was written must not be trained on
+unseen. What a listing of the folder cannot vouch for is read.
+
+Where a run may go on without some records, all shards are read at its start, and the damaged ones
+copied to a local folder with a blank example, which weighs nothing, in each unreadable one's place.
+Every other example keeps its number, so the stream remains a function of (seed, step), however
+often the run is started.
+"""
+
+import atexit
+import dataclasses
+import functools
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+from absl import logging
+
+from trainer import listing
+from trainer.data import records, salvage
+from trainer.errors import InputError
+
+SMALL = 256 * 2**20  # bytes; so much is read at every start, in 0.1 s from memory
+SHOWN = 3  # records that a message names
+
+
+@dataclasses.dataclass(frozen=True)
+class Lost:
+    """An unreadable record: its number in the shard, its case, where and why."""
+
+    path: str
+    record: int
+    case: str
+    offset: int
+    reason: str
+
+    def __str__(self) -> str:
+        """Returns the line that a warning says of it."""
+        place = f"record {self.record} ({self.case}) at byte {self.offset}"
+        return f"{self.path}: {place}: {self.reason}"
+
+
+def check(
+    data_dir: str,
+    manifest: records.Manifest,
+    splits: Iterable[str],
+    *,
+    skip_bad_records: int = 0,
+    worker: int = 0,
+    num_workers: int = 1,
+    sum_over_workers: Callable[[np.ndarray], np.ndarray] = lambda array: array,
+) -> tuple[records.Manifest, list[Lost]]:
+    """Checks this worker's shards before they are used; all workers go on, or none.
+
+    Args:
+        data_dir: the data folder, local or gs://.
+        manifest: of that folder.
+        splits: those that will be read.
+        skip_bad_records: unreadable records, of all workers together, to go on without.
+        worker: index of this worker, which reads the shards k with k mod num_workers = worker.
+        num_workers: number of workers.
+        sum_over_workers: adds up an array over the workers; each calls it once.
+
+    Returns:
+        The manifest to read by, which names repaired copies of damaged shards, and what was lost.
+
+    Raises:
+        InputError: naming the first shard that is missing or not the manifest's, or the first
+            unreadable records if there are more than allowed.
+    """
+    prepare = leave_out if skip_bad_records else _refuse
+    failure, found, lost = None, manifest, list[Lost]()
+    try:
+        found, lost = prepare(data_dir, manifest, list(splits), worker, num_workers)
+    except InputError as error:
+        failure = error
+    failures, num_lost = sum_over_workers(np.array([failure is not None, len(lost)], np.int64))
+    if failure:
+        raise failure
+    if failures:
+        raise InputError(f"Another worker found damaged data in {data_dir}; its log has the shard.")
+    if num_lost > skip_bad_records:
+        first = "; ".join(map(str, lost[:SHOWN])) or "all of other workers, whose logs name them"
+        raise InputError(
+            f"{num_lost} records of {data_dir} are unreadable, more than --skip_bad_records="
+            f"{skip_bad_records}: {first}{'; …' if len(lost) > SHOWN else ''}. Copy these shards "
+            "again or prepare the data again."
+        )
+    for record in lost:
+        logging.warning("Unreadable, and left out: %s", record)
+    return found, lost
+
+
+def _refuse(
+    data_dir: str, manifest: records.Manifest, splits: Sequence[str], worker: int, num_workers: int
+) -> tuple[records.Manifest, list[Lost]]:
+    """Raises InputError at the first of this worker's shards that is not as it was written."""
+    shards = [
+        shard for name in splits for shard in manifest.splits[name].shards[worker::num_workers]
+    ]
+    unread = not_vouched_for(shards, listing.list_folder(data_dir))
+    size = sum(shard.bytes for shard in unread)
+    if size > SMALL:
+        logging.info("Checking %.1f GB of shards that are newer than the manifest.", size / 1e9)
+    for shard in unread:
+        verify(data_dir, shard)
+    return manifest, []
+
+
+def not_vouched_for(
+    shards: Sequence[records.Shard], entries: Mapping[str, listing.Entry]
+) -> list[records.Shard]:
+    """Returns the shards that a listing of their folder does not show to be the manifest's.
+
+    Where the store keeps checksums, they decide. Elsewhere sizes do, and on a local disk the time:
+    the manifest is written last. A small data set is read anyway.
+    """
+    small = sum(shard.bytes for shard in shards) <= SMALL
+    manifest = entries.get(records.MANIFEST, listing.Entry(0))
+
+    def vouched_for(shard: records.Shard) -> bool:
+        entry = entries.get(shard.name)
+        if entry is None or entry.bytes != shard.bytes:
+            return False
+        if entry.crc32c is not None:
+            return entry.crc32c == shard.crc32c
+        return not small and (entry.modified or 0) <= (manifest.modified or 0)
+
+    return [shard for shard in shards if not vouched_for(shard)]
+
+
+def verify(data_dir: str, shard: records.Shard) -> None:
+    """Raises InputError, with what to do next, if a shard is not as it was written."""
+    try:
+        records.verify_shard(data_dir, shard)
+    except InputError as damage:
+        raise InputError(
+            f"{damage} `python -m trainer.data.inspect {data_dir} --verify` checks every shard."
+        ) from None
+
+
+def verify_split(data_dir: str, manifest: records.Manifest, split: str) -> None:
+    """Raises InputError if a shard of a split is not as it was written, or cannot be decoded."""
+    for shard in manifest.splits[split].shards:
+        verify(data_dir, shard)
+    _, lost = leave_out(data_dir, manifest, [split], worker=0, num_workers=1)
+    if lost:
+        raise InputError(
+            f"{lost[0]}; prepare the data again, or go on without it by --skip_bad_records="
+            f"{len(lost)}."
+        )
+
+
+# Going on without ---------------------------------------------------------------------------------
+
+
+def leave_out(
+    data_dir: str, manifest: records.Manifest, splits: Sequence[str], worker: int, num_workers: int
+) -> tuple[records.Manifest, list[Lost]]:
+    """Reads this worker's shards and replaces the damaged ones by copies with blank examples.
+
+    The copies are in a temporary folder, which is removed when the process ends.
+
+    Returns:
+        The manifest, which names the copies, and what was lost.
+
+    Raises:
+        InputError: if a shard is missing, or another one than the manifest's.
+    """
+    decoding_error, blank = salvage.decoder(manifest), records.blank_example(manifest)
+    make_folder = functools.cache(_make_temporary_folder)
+    lost: list[Lost] = []
+    repaired = {}
+    for name in splits:
+        split = manifest.splits[name]
+        shards, cases = list(split.shards), iter(split.cases)
+        for index, shard in enumerate(shards):
+            names = list(itertools.islice(cases, shard.examples))
+            if index % num_workers != worker:
+                continue
+            pieces = salvage.read_pieces(data_dir, shard, names, decoding_error)
+            damaged = [n for n, piece in enumerate(pieces) if piece.example is None]
+            if damaged:
+                examples = [blank if p.example is None else p.example for p in pieces]
+                shards[index] = _write_copy(make_folder(), shard, examples)
+            path = records.shard_path(data_dir, shard)
+            lost += [Lost(path, n, names[n], pieces[n].offset, pieces[n].reason) for n in damaged]
+        repaired[name] = dataclasses.replace(split, shards=tuple(shards))
+    return dataclasses.replace(manifest, splits={**manifest.splits, **repaired}), lost
+
+
+def _make_temporary_folder() -> str:
+    folder = tempfile.mkdtemp(prefix="repaired-shards-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _write_copy(folder: str, shard: records.Shard, examples: Iterable[bytes]) -> records.Shard:
+    """Writes a shard of that name; returns it with its whole path for a name."""
+    copy = records.write_shard(folder, shard.name, examples)
+    return dataclasses.replace(copy, name=os.path.join(folder, copy.name))
