@@ -1,6 +1,7 @@
 """Evaluation: exact, whole, and independent of how it is computed."""
 
 import csv
+import dataclasses
 import json
 
 import keras
@@ -9,7 +10,7 @@ import pytest
 import tensorflow as tf
 from conftest import strategy_of, write_data
 
-from trainer import evaluation, losses, models
+from trainer import evaluation, losses, metrics, models
 from trainer.data import normalization, records
 
 # Seven images of three sizes: no batch size but 1 and 7 divides them, and sides are not multiples
@@ -129,6 +130,30 @@ def test_cases_summary_and_pictures_are_written(data, tmp_path):
     assert summary["dice"] == scores.summary["dice"]
     pictures = sorted(path.name for path in (tmp_path / "out" / "worst").iterdir())
     assert [name[:3] for name in pictures] == ["01-", "02-"]
+
+
+def test_an_unreadable_case_counts_for_nothing_and_has_no_line(data, tmp_path):
+    folder, manifest = data
+    split = manifest.splits["val"]
+    examples = [one for shard in split.shards for one in records.read_shard(folder, shard)]
+    examples[2] = records.blank_example(manifest)
+    shard = records.write_shard(str(tmp_path), "val-00000-of-00001.tfrecord", examples)
+    split = dataclasses.replace(split, shards=(shard,))
+    other = dataclasses.replace(manifest, splits={**manifest.splits, "val": split})
+    scores = evaluator_of((str(tmp_path), other), pointwise_model())("val")
+    whole = evaluator_of(data, pointwise_model())("val")
+
+    kept = [0, 1, 3, 4, 5, 6]
+    assert np.flatnonzero(scores.evaluated).tolist() == kept
+    np.testing.assert_array_equal(scores.counts[kept], whole.counts[kept])
+    assert scores.summary["unreadable"] == [split.cases[2]]
+    assert whole.summary["unreadable"] == []
+    names = [entry.name for entry in manifest.classes]
+    expected = metrics.summarize(whole.counts[kept], whole.soft[kept], names)
+    assert scores.summary["images"] == expected["images"] == 6
+    assert scores.summary["dice"] == expected["dice"]
+    rows = evaluation.cases_csv(scores, manifest, "val").splitlines()[1:]
+    assert [row.split(",")[0] for row in rows[::3]] == [split.cases[n] for n in kept]
 
 
 def test_the_table_has_a_line_for_each_class_and_mean(data):

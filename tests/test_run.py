@@ -347,6 +347,92 @@ def test_a_damaged_shard_stops_the_job_with_its_name_and_offset(tmp_path):
     assert f"{shard} is damaged at byte " in result.stderr.strip().splitlines()[-1]
 
 
+def flip(path, place):
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def damaged_dir(tmp_path_factory):
+    """Data with a wrong byte in the first record of a shard of train and of one of test."""
+    folder = tmp_path_factory.mktemp("damaged")
+    write_data(folder, {"train": [(40, 40)] * 8, "val": [(40, 40)] * 3, "test": [(48, 33)] * 3})
+    for split in ("train", "test"):
+        flip(folder / f"{split}-00001-of-00002.tfrecord", 100)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_wrong_byte_stops_the_job_before_its_first_step(damaged_dir, tmp_path):
+    result = train(damaged_dir, tmp_path / "run")
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.strip().splitlines()[-1] == (
+        f"{damaged_dir}/train-00001-of-00002.tfrecord is damaged at byte 0: the checksum of a "
+        "record is wrong; copy it again or prepare the data again. `python -m trainer.data.inspect "
+        f"{damaged_dir} --verify` checks every shard."
+    )
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_a_job_goes_on_without_damaged_records_and_always_in_the_same_way(damaged_dir, tmp_path):
+    argv = ["--skip_bad_records=2", "--deterministic"]
+    for name in ("one", "other"):
+        result = train(damaged_dir, tmp_path / name, *argv)
+        assert result.returncode == 0, result.stderr
+        named = [line for line in result.stderr.splitlines() if line.startswith("Unreadable")]
+        assert ["(train4) at byte 0: " in named[0], "(test2) at byte 0: " in named[1]] == [True] * 2
+    again = tmp_path / "other" / "checkpoints" / "00000006"
+    for path in again.iterdir():
+        path.unlink()
+    again.rmdir()
+    resumed = train(damaged_dir, tmp_path / "other", *argv)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Going on from step 3 of" in resumed.stderr
+    for split, keys in (
+        ("train", ("step", "loss")),
+        ("val", ("loss", "dice")),
+        ("test", ("dice",)),
+    ):
+        one, other = (only(lines(tmp_path / name), split, *keys) for name in ("one", "other"))
+        assert one == other != []
+    run = json.loads((tmp_path / "one" / "run.json").read_text())
+    assert [line.split(" at byte ")[0] for line in run["unreadable_records"]] == [
+        f"{damaged_dir}/{split}-00001-of-00002.tfrecord: record 0 ({case})"
+        for split, case in (("train", "train4"), ("test", "test2"))
+    ]
+    evaluated = tmp_path / "one" / "evaluation" / "test"
+    cases = (evaluated / "cases.csv").read_text().splitlines()[1:]
+    assert [line.split(",")[0] for line in cases] == ["test0", "test0", "test1", "test1"]
+    summary = json.loads((evaluated / "summary.json").read_text())
+    assert (summary["images"], summary["unreadable"]) == (2, ["test2"])
+
+
+@pytest.mark.slow
+def test_evaluation_as_a_command_goes_on_without_damaged_records(damaged_dir, finished, tmp_path):
+    argv = [f"--run_dir={finished[0]}", f"--data_dir={damaged_dir}", f"--json={tmp_path / 's'}"]
+    result = command("trainer.evaluate", *argv)
+    assert result.returncode == 2
+    assert "test-00001-of-00002.tfrecord is damaged at byte 0" in result.stderr.splitlines()[-1]
+    result = command("trainer.evaluate", *argv, "--skip_bad_records=1")
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "s").read_text())["unreadable"] == ["test2"]
+
+
+@pytest.mark.slow
+def test_a_run_does_not_go_on_with_other_data(tmp_path):
+    (tmp_path / "data").mkdir()
+    sizes = {"train": [(40, 40)] * 8, "val": [(40, 40)] * 3}
+    write_data(tmp_path / "data", sizes)
+    assert train(tmp_path / "data", tmp_path / "run").returncode == 0
+    write_data(tmp_path / "data", sizes, seed=1)
+    result = train(tmp_path / "data", tmp_path / "run")
+    assert result.returncode == 2
+    message = result.stderr.strip().splitlines()[-1]
+    assert message.startswith(f"--run_dir={tmp_path / 'run'} holds a run on other data: ")
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk of 600 kB, in memory."""

@@ -92,6 +92,12 @@ class Data(Settings):
     streams: int = setting(
         0, "Logical input streams, a power of two; 0: as many as the shards allow, at most 16."
     )
+    skip_bad_records: int = setting(
+        0,
+        "Unreadable records to go on without, each named in a warning; 0: stop at any.",
+        low=0,
+        changes_result=False,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -306,6 +312,9 @@ class Evaluate(Settings):
         1024, "Images longer than this are cut into overlapping tiles of this side.", low=64
     )
     worst_cases: int = setting(8, "Worst cases drawn as PNG.", low=0)
+    skip_bad_records: int = setting(
+        0, "Unreadable records to go on without, each named in a warning; 0: stop at any.", low=0
+    )
     strategy: str = setting(
         "auto",
         "How the devices work together.",

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import heapq
 import io
 import json
@@ -15,7 +16,7 @@ import tensorflow as tf
 from absl import logging
 
 from trainer import cluster, config, load, losses, metrics, panels, steps, tiles
-from trainer.data import demo, pipeline, records
+from trainer.data import damage, demo, pipeline, records
 from trainer.errors import InputError
 
 
@@ -48,12 +49,14 @@ class Scores:
     Attributes:
         counts: int64 [N, K, 3], see `metrics.count_pixels`.
         soft: float64 [N, K, 3], see `metrics.soft_sums`.
+        evaluated: bool [N], False for an unreadable image, which counts for nothing.
         loss: the loss over the whole split.
         summary: `metrics.summarize` of them, and the loss.
     """
 
     counts: np.ndarray
     soft: np.ndarray
+    evaluated: np.ndarray
     loss: float
     summary: dict[str, Any]
 
@@ -152,6 +155,7 @@ class Evaluator:
         num_cases, num_classes = self._manifest.splits[split].examples, self._manifest.num_classes
         counts = np.zeros((num_cases, num_classes, 3), np.int64)
         soft = np.zeros((num_cases, num_classes, 3))
+        times_seen = np.zeros(num_cases, np.int64)
         loss_parts = np.zeros((2, len(self._terms)))
         worker, num_workers = cluster.worker_of(self._strategy)
         batches = pipeline.evaluation_batches(
@@ -178,11 +182,14 @@ class Evaluator:
                 for row, index in enumerate(batch["case"].numpy()):
                     if index >= 0:
                         counts[index], soft[index] = found["counts"][row], found["soft"][row]
+                        times_seen[index] += 1
                         offer(_case(batch, found, row))
-        counts, soft, loss_parts = (
-            cluster.sum_over_workers(self._strategy, array) for array in (counts, soft, loss_parts)
+        counts, soft, times_seen, loss_parts = (
+            cluster.sum_over_workers(self._strategy, array)
+            for array in (counts, soft, times_seen, loss_parts)
         )
-        return _scores(counts, soft, loss_parts, self._terms, self._manifest)
+        cases = self._manifest.splits[split].cases
+        return _scores(counts, soft, times_seen > 0, loss_parts, self._terms, self._manifest, cases)
 
     def _logits(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the logits of a batch, tile by tile where its images are too large."""
@@ -223,9 +230,11 @@ def _case_dice(counts: np.ndarray) -> float:
 def _scores(
     counts: np.ndarray,
     soft: np.ndarray,
+    evaluated: np.ndarray,
     loss_parts: np.ndarray,
     terms: Sequence[losses.Term],
     manifest: records.Manifest,
+    cases: Sequence[str],
 ) -> Scores:
     sums, weights = loss_parts
     loss = sum(
@@ -234,8 +243,12 @@ def _scores(
         if weight
     )
     names = [entry.name for entry in manifest.classes]
-    summary = {"loss": float(loss), **metrics.summarize(counts, soft, names)}
-    return Scores(counts, soft, float(loss), summary)
+    summary = {
+        "loss": float(loss),
+        **metrics.summarize(counts[evaluated], soft[evaluated], names),
+        "unreadable": [case for case, seen in zip(cases, evaluated, strict=True) if not seen],
+    }
+    return Scores(counts, soft, evaluated, float(loss), summary)
 
 
 def figures(scores: Scores) -> dict[str, float]:
@@ -262,7 +275,7 @@ def write(
     """Writes cases.csv, summary.json and the worst cases' pictures into `folder`."""
     tf.io.gfile.makedirs(folder)
     with tf.io.gfile.GFile(os.path.join(folder, "cases.csv"), "w") as file:
-        file.write(cases_csv(scores.counts, manifest, split))
+        file.write(cases_csv(scores, manifest, split))
     write_json(os.path.join(folder, "summary.json"), scores.summary)
     pictures = os.path.join(folder, "worst")
     if tf.io.gfile.isdir(pictures):
@@ -274,17 +287,21 @@ def write(
             file.write(tf.io.encode_png(panel_of(case, manifest, split)).numpy())
 
 
-def cases_csv(counts: np.ndarray, manifest: records.Manifest, split: str) -> str:
-    """Returns a table with a line per image and class; a score that is 0 / 0 is left empty."""
+def cases_csv(scores: Scores, manifest: records.Manifest, split: str) -> str:
+    """Returns a table with a line per image and class; a score that is 0 / 0 is left empty.
+
+    An unreadable image has no line.
+    """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["case", "class", "truth", "prediction", "intersection", "dice", "iou"])
-    ratios = metrics.scores(counts)
-    for n, case in enumerate(manifest.splits[split].cases):
+    ratios = metrics.scores(scores.counts)
+    cases = manifest.splits[split].cases
+    for n in np.flatnonzero(scores.evaluated):
         for k, entry in enumerate(manifest.classes):
             shares = (ratios[name][n, k] for name in ("dice", "iou"))
             cells = ("" if np.isnan(share) else f"{share:.6f}" for share in shares)
-            table.writerow([case, entry.name, *counts[n, k], *cells])
+            table.writerow([cases[n], entry.name, *scores.counts[n, k], *cells])
     return text.getvalue()
 
 
@@ -334,6 +351,16 @@ def evaluate_run(settings: config.Evaluate) -> None:
             f"{', '.join(manifest.splits)}; name one of them."
         )
     strategy = cluster.connect(settings.strategy, settings.tpu, settings.virtual_devices)
+    worker, num_workers = cluster.worker_of(strategy)
+    manifest, _ = damage.check(
+        data_dir,
+        manifest,
+        [settings.split],
+        skip_bad_records=settings.skip_bad_records,
+        worker=worker,
+        num_workers=num_workers,
+        sum_over_workers=functools.partial(cluster.sum_over_workers, strategy),
+    )
     with strategy.scope():
         model, step = load.best_model(settings.run_dir, run)
     evaluator = Evaluator(
@@ -353,7 +380,7 @@ def evaluate_run(settings: config.Evaluate) -> None:
     )
     worst = Worst(settings.worst_cases)
     scores = evaluator(settings.split, worst.offer)
-    if cluster.worker_of(strategy)[0] == 0:
+    if worker == 0:
         folder = os.path.join(settings.run_dir, "evaluation", settings.split)
         write(folder, scores, worst.cases(), manifest, settings.split)
         if settings.json:

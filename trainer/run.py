@@ -27,7 +27,7 @@ from trainer import (
     report,
     steps,
 )
-from trainer.data import demo, pipeline, records
+from trainer.data import damage, demo, pipeline, records
 from trainer.errors import InputError
 from trainer.goodput import Goodput, Speed
 from trainer.progress import Progress, Series, check_finite
@@ -61,6 +61,7 @@ def train(job: config.Job) -> None:
         owner = stack.enter_context(lease.held(job.run.run_dir, job.run.lease_seconds, chief))
         run = open_run(job, strategy, manifest)
         ending = stack.enter_context(passport.ending(job.run.run_dir, run, chief))
+        manifest = check_data(job, strategy, data_dir, manifest, run)
 
         keras.mixed_precision.set_global_policy(cluster.POLICIES[run["precision"]])
         with strategy.scope():
@@ -306,6 +307,34 @@ def open_run(
         job.run.run_dir,
     )
     return run
+
+
+def check_data(
+    job: config.Job,
+    strategy: tf.distribute.Strategy,
+    data_dir: str,
+    manifest: records.Manifest,
+    run: dict[str, Any],
+) -> records.Manifest:
+    """Returns the manifest to read by; what is unreadable goes into the run's passport.
+
+    Raises:
+        InputError: shards are not the manifest's, or damaged beyond what was allowed.
+    """
+    worker, num_workers = cluster.worker_of(strategy)
+    manifest, lost = damage.check(
+        data_dir,
+        manifest,
+        [split for split in ("train", "val", "test") if split in manifest.splits],
+        skip_bad_records=job.data.skip_bad_records,
+        worker=worker,
+        num_workers=num_workers,
+        sum_over_workers=functools.partial(cluster.sum_over_workers, strategy),
+    )
+    run["unreadable_records"] = [str(record) for record in lost]
+    if lost and worker == 0:
+        passport.write(job.run.run_dir, run)
+    return manifest
 
 
 def build_optimizer(
