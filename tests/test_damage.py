@@ -1,9 +1,10 @@
 """Tests of the check at a run's start: what it notices, what it reads, what it goes on without."""
 
+import concurrent.futures
 import os
 import pathlib
+import threading
 
-import numpy as np
 import pytest
 from conftest import write_data
 
@@ -157,30 +158,60 @@ def test_a_blank_example_is_a_pixel_that_does_not_count(data):
     assert example["mask"].numpy().tolist() == [[records.IGNORE]]
 
 
-def test_each_worker_reads_its_share_and_all_count_together(data):
+def check_by_two_workers(data, **options):
+    """Returns what each of two workers, as threads, gets: what `check` returns, or its error."""
+    arrays, barrier = [None, None], threading.Barrier(2)
+
+    def run(worker):
+        def sum_over_workers(array):
+            arrays[worker] = array
+            barrier.wait(60)
+            total = arrays[0] + arrays[1]
+            barrier.wait(60)
+            return total
+
+        try:
+            return damage.check(
+                *data,
+                ["train"],
+                worker=worker,
+                num_workers=2,
+                sum_over_workers=sum_over_workers,
+                **options,
+            )
+        except InputError as error:
+            return str(error)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        return list(pool.map(run, range(2)))
+
+
+def test_each_worker_repairs_its_share_and_knows_what_all_lost(data):
     for number in (0, 1):
         flip(shard_path(data, number), 100)
-    sums = []
-
-    def both_workers(counts):
-        sums.append(counts.tolist())
-        return 2 * counts
-
-    options = {"num_workers": 2, "sum_over_workers": both_workers}
-    for worker in (0, 1):
-        found, lost = damage.check(*data, ["train"], skip_bad_records=2, worker=worker, **options)
-        assert [one.path for one in lost] == [str(shard_path(data, worker))]
-        assert (
-            found.splits["train"].shards[1 - worker] == data[1].splits["train"].shards[1 - worker]
-        )
-    assert sums == [[0, 1], [0, 1]]
-    assert refusal(data, skip_bad_records=1, **options).startswith("2 records of ")
+    results = check_by_two_workers(data, skip_bad_records=2)
+    for worker, (found, lost) in enumerate(results):
+        assert [record.path for record in lost] == [str(shard_path(data, n)) for n in (0, 1)]
+        same = [
+            shard == before
+            for shard, before in zip(
+                found.splits["train"].shards, data[1].splits["train"].shards, strict=True
+            )
+        ]
+        assert same == [worker != 0, worker != 1]
 
 
-def test_a_worker_stops_when_another_found_damage(data):
-    def another_failed(counts):
-        return counts + np.array([1, 0])
+def test_workers_stop_together_at_the_sum_of_what_they_lost(data):
+    for number in (0, 1):
+        flip(shard_path(data, number), 100)
+    one, other = check_by_two_workers(data, skip_bad_records=1)
+    assert one == other
+    assert one.startswith(f"2 records of {data[0]} are unreadable, more than --skip_bad_records=1")
 
-    assert refusal(data, sum_over_workers=another_failed) == (
-        f"Another worker found damaged data in {data[0]}; its log has the shard."
-    )
+
+@pytest.mark.parametrize("skip_bad_records", [0, 1])
+def test_all_workers_name_the_shard_that_one_of_them_misses(data, skip_bad_records):
+    shard_path(data, 1).unlink()
+    one, other = check_by_two_workers(data, skip_bad_records=skip_bad_records)
+    assert one == other
+    assert one.startswith(f"{shard_path(data, 1)} is missing")

@@ -13,10 +13,12 @@ import atexit
 import dataclasses
 import functools
 import itertools
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -64,36 +66,59 @@ def check(
         skip_bad_records: unreadable records, of all workers together, to go on without.
         worker: index of this worker, which reads the shards k with k mod num_workers = worker.
         num_workers: number of workers.
-        sum_over_workers: adds up an array over the workers; each calls it once.
+        sum_over_workers: adds up an array over the workers, each of which calls it alike.
 
     Returns:
-        The manifest to read by, which names repaired copies of damaged shards, and what was lost.
+        The manifest to read by, which names repaired copies of this worker's damaged shards, and
+        what was lost, to all workers.
 
     Raises:
         InputError: naming the first shard that is missing or not the manifest's, or the first
             unreadable records if there are more than allowed.
     """
     prepare = leave_out if skip_bad_records else _refuse
-    failure, found, lost = None, manifest, list[Lost]()
+    found, lost, failure = manifest, list[Lost](), ""
     try:
         found, lost = prepare(data_dir, manifest, list(splits), worker, num_workers)
     except InputError as error:
-        failure = error
-    failures, num_lost = sum_over_workers(np.array([failure is not None, len(lost)], np.int64))
-    if failure:
-        raise failure
-    if failures:
-        raise InputError(f"Another worker found damaged data in {data_dir}; its log has the shard.")
-    if num_lost > skip_bad_records:
-        first = "; ".join(map(str, lost[:SHOWN])) or "all of other workers, whose logs name them"
+        failure = str(error)
+    told = lost[: max(skip_bad_records, SHOWN)]
+    mine = {"failure": failure, "count": len(lost), "lost": [*map(dataclasses.asdict, told)]}
+    reports = _exchange(mine, worker, num_workers, sum_over_workers)
+    for report in reports:
+        if report["failure"]:
+            raise InputError(report["failure"])
+    lost = [Lost(**record) for report in reports for record in report["lost"]]
+    count = sum(report["count"] for report in reports)
+    if count > skip_bad_records:
         raise InputError(
-            f"{num_lost} records of {data_dir} are unreadable, more than --skip_bad_records="
-            f"{skip_bad_records}: {first}{'; …' if len(lost) > SHOWN else ''}. Copy these shards "
-            "again or prepare the data again."
+            f"{count} records of {data_dir} are unreadable, more than --skip_bad_records="
+            f"{skip_bad_records}: {'; '.join(map(str, lost[:SHOWN]))}"
+            f"{'; …' if count > SHOWN else ''}. Copy these shards again or prepare the data again."
         )
     for record in lost:
         logging.warning("Unreadable, and left out: %s", record)
     return found, lost
+
+
+def _exchange(
+    report: dict[str, Any],
+    worker: int,
+    num_workers: int,
+    sum_over_workers: Callable[[np.ndarray], np.ndarray],
+) -> list[dict[str, Any]]:
+    """Returns the reports of all workers, in their order, by sums of arrays."""
+    text = np.frombuffer(json.dumps(report).encode(), np.uint8)
+    lengths = np.zeros(num_workers, np.int64)
+    lengths[worker] = len(text)
+    lengths = sum_over_workers(lengths)
+    texts = np.zeros((num_workers, max(lengths)), np.int64)
+    texts[worker, : len(text)] = text
+    texts = sum_over_workers(texts)
+    return [
+        json.loads(row[:length].astype(np.uint8).tobytes())
+        for row, length in zip(texts, lengths, strict=True)
+    ]
 
 
 def _refuse(
