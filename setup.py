@@ -38,6 +38,17 @@ setuptools.setup(
             "ruff>=0.17,<0.18",
         ],
         "bench": ["torch==2.13.0"],
+        # The last release of tensorflow-io loads beside TensorFlow 2.16 and 2.17 only.
+        "io": [
+            "tensorflow>=2.17,<2.18",
+            "tensorboard>=2.17,<2.18",
+            "tensorflow-io==0.37.1",
+        ],
+        "test-io": [
+            "moto[server]>=5.2,<6",
+            "pydicom>=3,<4",
+            "pytest>=8,<10",
+        ],
     },
     classifiers=[
         "Operating System :: OS Independent",

@@ -1,8 +1,12 @@
 """Tests of files, local and in an object store; TensorFlow's ram:// stands for the latter."""
 
+import importlib.util
+
 import pytest
 
-from trainer import files
+from trainer import config, files, flags, task
+from trainer.data import prepare
+from trainer.errors import InputError
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -33,3 +37,37 @@ def test_only_folders_that_were_made_are_named_and_only_empty_ones_removed(tmp_p
     for path in made:
         files.remove_empty_folder(path)
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["x"]
+
+
+needs_no_tensorflow_io = pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow_io") is not None, reason="tensorflow-io is here"
+)
+
+
+@needs_no_tensorflow_io
+@pytest.mark.parametrize("path", ["s3://bucket/folder", "az://account/container/folder"])
+def test_stores_that_take_tensorflow_io_say_what_to_install(path):
+    with pytest.raises(InputError) as error:
+        files.exists(path)
+    assert str(error.value) == (
+        f"{path} needs tensorflow-io, which works with TensorFlow 2.17 only; install both in an "
+        'environment of their own: pip install ".[io]".'
+    )
+
+
+@needs_no_tensorflow_io
+@pytest.mark.parametrize(
+    ("cls", "main", "arguments"),
+    [
+        (config.Job, task.main, ["--run_dir=s3://bucket/run"]),
+        (config.Job, task.main, ["--data_dir=s3://bucket/data"]),
+        (config.Prepare, prepare.prepare, ["--images=x", "--masks=y", "--output=s3://bucket/data"]),
+    ],
+)
+def test_commands_end_with_that_line(capsys, cls, main, arguments):
+    with pytest.raises(SystemExit) as stop:
+        flags.run(cls, main, ["command", *arguments])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(arguments[-1].partition("=")[2])
+    assert " needs tensorflow-io, " in line

@@ -1,6 +1,6 @@
 """Entry point of evaluation: `python -m trainer.evaluate --help`."""
 
-from trainer import config, flags
+from trainer import config, files, flags
 
 
 def main(settings: config.Evaluate) -> None:
@@ -8,6 +8,7 @@ def main(settings: config.Evaluate) -> None:
     with flags.quiet_import():
         from trainer import evaluation
 
+    files.register_stores(settings.run_dir, settings.data_dir, settings.json)
     evaluation.evaluate_run(settings)
 
 

@@ -2,15 +2,24 @@
 
 Local paths use the standard library, so that a full disk is an `OSError` and a process that only
 prepares data does not spend seconds and 500 MB on TensorFlow. Paths with a scheme, such as gs://,
-go through `tf.io.gfile`.
+go through `tf.io.gfile`; s3:// and az:// are known to it only once tensorflow-io is imported, which
+is done where such a path is first met.
 """
 
 import contextlib
+import ctypes
+import functools
+import importlib.util
 import os
 import shutil
 import sys
 import types
+import warnings
 from typing import IO, Any
+
+from trainer.errors import InputError
+
+IO_SCHEMES = ("s3://", "az://")
 
 
 def is_remote(path: str) -> bool:
@@ -33,13 +42,13 @@ def failures() -> tuple[type[Exception], ...]:
 def open_file(path: str, mode: str) -> IO[Any]:
     """Opens a file for reading or writing; text is UTF-8."""
     if is_remote(path):
-        return _gfile().GFile(path, mode)
+        return _gfile(path).GFile(path, mode)
     return open(path, mode, encoding=None if "b" in mode else "utf-8")
 
 
 def exists(path: str) -> bool:
     """Returns whether there is a file or folder at `path`."""
-    return _gfile().exists(path) if is_remote(path) else os.path.exists(path)
+    return _gfile(path).exists(path) if is_remote(path) else os.path.exists(path)
 
 
 def make_folder(path: str) -> list[str]:
@@ -49,7 +58,7 @@ def make_folder(path: str) -> list[str]:
         The local folders that were made, the deepest first; an object store has none.
     """
     if is_remote(path):
-        _gfile().makedirs(path)
+        _gfile(path).makedirs(path)
         return []
     missing = []
     folder = os.path.abspath(path)
@@ -118,7 +127,7 @@ def remove_empty_folder(path: str) -> None:
 def move(old: str, new: str) -> None:
     """Renames a file, in place of any that has the new name."""
     if is_remote(old):
-        _gfile().rename(old, new, overwrite=True)
+        _gfile(old).rename(old, new, overwrite=True)
     else:
         os.replace(old, new)
 
@@ -129,10 +138,65 @@ def remove(path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.remove(path)
     elif exists(path):
-        _gfile().remove(path)
+        _gfile(path).remove(path)
 
 
-def _gfile() -> types.ModuleType:
+def register_stores(*paths: str) -> None:
+    """Makes TensorFlow know the stores of these paths; its own readers and writers need it too.
+
+    Raises:
+        InputError: if a path takes tensorflow-io, and that is not there.
+    """
+    for path in paths:
+        if path.startswith(IO_SCHEMES):
+            import_tensorflow_io(path)
+
+
+def import_tensorflow_io(label: str) -> types.ModuleType:
+    """Imports tensorflow-io, which makes its stores known to TensorFlow.
+
+    Args:
+        label: what needs it, for the message.
+
+    Raises:
+        InputError: if it is not installed, or does not fit the TensorFlow that is.
+    """
+    found = _tensorflow_io()
+    if found is None:
+        raise InputError(
+            f"{label} needs tensorflow-io, which works with TensorFlow 2.17 only; install both in "
+            'an environment of their own: pip install ".[io]".'
+        )
+    return found
+
+
+@functools.cache
+def _tensorflow_io() -> types.ModuleType | None:
+    if importlib.util.find_spec("tensorflow_io") is None:
+        return None
     import tensorflow as tf  # see the module's docstring
 
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # beside another TensorFlow it only warns
+        import tensorflow_io
+    if "s3" not in tf.io.gfile.get_registered_schemes():
+        return None
+    _end_without_destructors()
+    return tensorflow_io
+
+
+def _end_without_destructors() -> None:
+    """Lets the process end before C++ destructors run; tensorflow-io's S3 client aborts in one.
+
+    Python has ended by then, so files are closed; the exit status, which would be 134, is kept.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        libc.on_exit(libc._exit, None)
+
+
+def _gfile(path: str) -> types.ModuleType:
+    import tensorflow as tf  # see the module's docstring
+
+    register_stores(path)
     return tf.io.gfile

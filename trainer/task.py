@@ -1,6 +1,6 @@
 """Entry point of training: `python -m trainer.task --help`."""
 
-from trainer import config, flags
+from trainer import config, files, flags
 
 
 def main(job: config.Job) -> None:
@@ -8,6 +8,7 @@ def main(job: config.Job) -> None:
     with flags.quiet_import():
         from trainer import run
 
+    files.register_stores(job.data.data_dir, job.run.run_dir)
     run.train(job)
 
 
