@@ -1,5 +1,6 @@
 """Tests of reading pictures and arrays."""
 
+import importlib.util
 import struct
 import zlib
 
@@ -216,11 +217,69 @@ def test_pillows_own_limit_does_not_interfere(tmp_path, monkeypatch):
     assert "more than --max_pixels=5;" in _message(images.read_image, source, 5)
 
 
-def test_a_tiff_of_several_pages_is_refused(tmp_path):
-    page = Image.fromarray(GREY)
-    page.save(tmp_path / "x.tif", save_all=True, append_images=[page, page])
-    assert _message(images.read_image, _source(tmp_path / "x.tif"), LIMIT) == (
-        "X has 3 pages; save each as a file, or all as one .npy array."
+def _save_pages(path, pages, **options):
+    first, *others = (Image.fromarray(page) for page in pages)
+    first.save(path, "TIFF", save_all=True, append_images=others, **options)
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_deflate"])
+def test_each_page_of_a_tiff_is_an_image_with_all_its_bits(tmp_path, compression):
+    pages = [np.array([[0, 4095], [65535, k]], np.uint16) for k in range(3)]
+    _save_pages(tmp_path / "x.tif", pages, compression=compression)
+    found = images.find(str(tmp_path), "images", "")
+    assert [source.name for source in found] == ["x_p000", "x_p001", "x_p002"]
+    assert found[2].label == f"{tmp_path}/x.tif[2]"
+    for source, page in zip(found, pages, strict=True):
+        values = images.read_image(source, LIMIT).values
+        assert values.dtype == np.uint16
+        np.testing.assert_array_equal(values[..., 0], page)
+
+
+def test_pages_of_a_mask_keep_their_values(tmp_path):
+    _save_pages(tmp_path / "x.tif", [GREY > 99, GREY > 199])
+    found = images.find(str(tmp_path), "masks", "")
+    assert [images.read_mask(source, LIMIT).sum() for source in found] == [4, 2]
+
+
+def test_pages_may_differ_in_size_and_each_is_held_to_the_limit(tmp_path):
+    _save_pages(tmp_path / "x.tif", [GREY, np.zeros((9, 9), np.uint8)])
+    small, large = images.find(str(tmp_path), "images", "")
+    assert images.read_image(small, 80).values.shape == (2, 3, 1)
+    assert "x.tif[1] has 9×9 = 81 pixels, more than" in _message(images.read_image, large, 80)
+
+
+def test_a_tiff_whose_pages_cannot_be_counted_is_one_unreadable_image(tmp_path):
+    _save_pages(tmp_path / "x.tif", [np.zeros((20, 20), np.uint8)] * 3)
+    (tmp_path / "x.tif").write_bytes((tmp_path / "x.tif").read_bytes()[:700])
+    (source,) = images.find(str(tmp_path), "images", "")
+    assert (source.name, source.is_uncounted) == ("x", True)
+    with pytest.raises(images.UnreadableError, match="x.tif cannot be read: "):
+        images.read_image(source, LIMIT)
+
+
+def test_a_tiff_of_several_pages_under_another_name_is_refused(tmp_path):
+    _save_pages(tmp_path / "x.png", [GREY] * 3)
+    assert _message(images.read_image, _source(tmp_path / "x.png"), LIMIT) == (
+        "X is a TIFF of 3 pages; let its name end in .tif, and each page is an image."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "page"),
+    [("x_p012", "x", "_p012"), ("x_p1000", "x", "_p1000"), ("x_p01", "x_p01", ""), ("x", "x", "")],
+)
+def test_names_of_pages_are_told_apart(name, stem, page):
+    assert images.split_page(name) == (stem, page)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow_io") is not None, reason="tensorflow-io is here"
+)
+def test_dicom_without_tensorflow_io_says_what_to_install(tmp_path):
+    (tmp_path / "x.dcm").write_bytes(b"")
+    assert _message(images.find, str(tmp_path), "images", "") == (
+        f"{tmp_path}/x.dcm needs tensorflow-io, which works with TensorFlow 2.17 only; install "
+        'both in an environment of their own: pip install ".[io]".'
     )
 
 
@@ -332,7 +391,7 @@ def test_places_without_images_are_named(tmp_path):
         "file."
     )
     assert _message(images.find, str(tmp_path), "images", "") == (
-        f"--images={tmp_path} holds no images (.png, .jpg, .jpeg, .bmp, .tif, .tiff, .npy)."
+        f"--images={tmp_path} holds no images (.png, .jpg, .jpeg, .bmp, .tif, .tiff, .dcm, .npy)."
     )
     assert _message(images.find, "gs://a/b", "images", "") == (
         "--images=gs://a/b is remote; copy it to a local folder first."

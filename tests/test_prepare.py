@@ -152,6 +152,44 @@ def test_masks_beside_their_images_are_told_by_their_suffix(folder):
     assert sum(split.examples for split in manifest.splits.values()) == 10
 
 
+def _stack(folder):
+    """Puts the ten images into x.tif and their masks into y/x_mask.tif, page k being case k."""
+    (folder / "y").mkdir()
+    for name, target in (("images", "x.tif"), ("masks", "y/x_mask.tif")):
+        first, *others = (Image.open(path) for path in sorted((folder / name).iterdir()))
+        first.save(folder / target, save_all=True, append_images=others)
+    return [f"--images={folder}/x.tif", f"--masks={folder}/y", "--mask_suffix=_mask"]
+
+
+@pytest.mark.parametrize("masks", ["stack", "pages"])
+def test_pages_of_a_tiff_pair_with_pages_or_files_of_their_masks(folder, masks):
+    stacks = _stack(folder)
+    if masks == "pages":
+        (folder / "y/x_mask.tif").unlink()
+        for path in (folder / "masks").iterdir():
+            path.rename(folder / f"y/x_p0{path.stem}_mask.png")
+    manifest = _prepare(folder, *stacks)
+    names = {name for split in manifest.splits.values() for name in split.cases}
+    assert names == {f"x_p{case:03}" for case in range(10)}
+    example = next(_examples(folder, manifest, "train"))
+    case = int(example["name"].decode().removeprefix("x_p"))
+    image = np.asarray(Image.open(folder / f"images/{case:02}.png"))
+    np.testing.assert_array_equal(example["image"][..., 0], image)
+    assert example["mask"].sum() == 12
+
+
+def test_pages_of_one_tiff_can_be_kept_on_one_side(folder):
+    stacks = _stack(folder)
+    (folder / "y/z_mask.tif").write_bytes((folder / "y/x_mask.tif").read_bytes())
+    (folder / "z.tif").write_bytes((folder / "x.tif").read_bytes())
+    stacks[0] = f"--images={folder}/*.tif"
+    manifest = _prepare(folder, *stacks, "--group_by=^(.*)_p[0-9]+$", "--split=0.5,0.5")
+    assert [{name[0] for name in split.cases} for split in manifest.splits.values()] in (
+        [{"x"}, {"z"}],
+        [{"z"}, {"x"}],
+    )
+
+
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
 def test_arrays_are_prepared_row_by_row(folder, suffix):
     rows = np.random.default_rng(0).normal(size=(10, 4, 5, 2))
@@ -313,6 +351,32 @@ def test_arrays_of_different_lengths_are_refused(folder, capsys):
         "DIR/x.npy[2] has no mask: there is no 00002 in --masks=DIR/y.npy; add it, remove the "
         "image, or see --mask_suffix."
     )
+
+
+def test_a_page_without_its_mask_is_named(folder, capsys):
+    stacks = _stack(folder)
+    Image.open(folder / "masks/00.png").save(folder / "y/x_mask.tif")
+    assert _refusal(capsys, folder, *stacks) == (
+        "DIR/x.tif[0] has no mask: there is no x_p000_mask in --masks=DIR/y; add it, remove the "
+        "image, or see --mask_suffix."
+    )
+
+
+@pytest.mark.parametrize("damaged", ["x.tif", "y/x_mask.tif"])
+def test_a_damaged_tiff_of_several_pages_is_named_or_skipped_as_one(folder, capsys, damaged):
+    stacks = _stack(folder)
+    for case in range(3):  # others to go on with
+        for name, target in (("images", f"{case}.png"), ("masks", f"y/{case}_mask.png")):
+            (folder / f"{name}/0{case}.png").rename(folder / target)
+    stacks[0] = f"--images={folder}/*.*"
+    (folder / damaged).write_bytes((folder / damaged).read_bytes()[:500])
+    stacks.append("--split=0.5,0.5")
+    message = _refusal(capsys, folder, *stacks)
+    assert message.startswith(f"DIR/{damaged} cannot be read: ")
+    assert message.endswith(" Mend or remove it, or go on without it: --skip_bad.")
+    manifest = _prepare(folder, *stacks, "--skip_bad")
+    assert manifest.skipped == ("x",)
+    assert sum(split.examples for split in manifest.splits.values()) == 3
 
 
 def test_two_images_of_one_stem_are_refused(folder, capsys):

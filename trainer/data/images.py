@@ -1,30 +1,34 @@
 """Reads pictures and arrays as they are: no scaling, no loss, no more memory than one image takes.
 
-Images are files (PNG, JPEG, BMP, TIFF, or one `.npy` array each) or the rows of one `.npy` or
-`.npz` array. They come as uint8, uint16 or float32: 1-bit pictures as 0 and 255, palettes as the
-colours they stand for, integers of other widths as float32. Masks come as integers: 1-bit and
-boolean ones as 0 and 1, palettes as their indices, RGB with equal channels as one of them.
+Images are files (PNG, JPEG, BMP, TIFF, DICOM, or one `.npy` array each), the pages of a TIFF, or
+the rows of one `.npy` or `.npz` array. They come as uint8, uint16 or float32: 1-bit pictures as 0
+and 255, palettes as the colours they stand for, integers of other widths as float32. Masks come as
+integers: 1-bit and boolean ones as 0 and 1, palettes as their indices, RGB with equal channels as
+one of them.
 """
 
 import contextlib
 import dataclasses
 import glob
 import os
+import re
 import shutil
 import struct
 import tokenize
+import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import numpy as np
 from PIL import Image
 
 from trainer import files
+from trainer.data import dicom
 from trainer.errors import InputError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".npy")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".npy")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # no other of Pillow's decoders meets foreign files
 EXACT_IN_FLOAT32 = 2**24
 
@@ -44,16 +48,19 @@ class Source:
     """Where an image or mask is.
 
     Attributes:
-        name: what pairs an image with its mask: the file's stem, or the row as "00012".
+        name: what pairs an image with its mask: the file's stem, with "_p012" for a page of a TIFF
+            that has several; or the row of an array as "00012".
         path: the file to read.
-        row: of the array in the file, or None if the whole file is the image.
+        row: of the array in the file, or page of the TIFF; None if the whole file is the image.
         label: how messages call it.
+        is_uncounted: whether the file is so damaged that its pages cannot be counted.
     """
 
     name: str
     path: str
     row: int | None
     label: str
+    is_uncounted: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +99,7 @@ def find(where: str, flag: str, scratch: str) -> list[Source]:
 
     Args:
         where: the folder, glob, `.npy` (N×H×W[×C]) or `.npz` file; a folder's or glob's own `.npy`
-            files are one image each.
+            files are one image each, as each page of a TIFF is.
         flag: that named it, for messages: "images" or "masks", also looked for in an `.npz`.
         scratch: a folder for the unpacked array of an `.npz`.
 
@@ -112,7 +119,8 @@ def find(where: str, flag: str, scratch: str) -> list[Source]:
                 f"--{flag}={where} does not exist; name a folder, a quoted glob, or a .npy or .npz "
                 "file."
             )
-    sources = [_file_source(path) for path in sorted(paths) if _is_image(path)]
+    paths = sorted(path for path in paths if _is_image(path))
+    sources = [source for path in paths for source in _file_sources(path)]
     if not sources:
         raise InputError(f"--{flag}={where} holds no images ({', '.join(SUFFIXES)}).")
     return sources
@@ -127,8 +135,37 @@ def _is_array(path: str) -> bool:
     return path.lower().endswith(".npy")
 
 
-def _file_source(path: str) -> Source:
-    return Source(os.path.splitext(os.path.basename(path))[0], path, None, path)
+def _is_dicom(path: str) -> bool:
+    return path.lower().endswith(".dcm")
+
+
+def _file_sources(path: str) -> list[Source]:
+    stem = os.path.splitext(os.path.basename(path))[0]
+    if _is_dicom(path):
+        files.import_tensorflow_io(path)  # what is missing is said before any work
+    count = _count_pages(path) if path.lower().endswith((".tif", ".tiff")) else 1
+    if count is None or count == 1:
+        return [Source(stem, path, None, path, is_uncounted=count is None)]
+    digits = max(3, len(str(count - 1)))
+    return [
+        Source(f"{stem}_p{page:0{digits}}", path, page, f"{path}[{page}]") for page in range(count)
+    ]
+
+
+def _count_pages(path: str) -> int | None:
+    """Returns the number of pages of a TIFF, or None if it is damaged; reading it will say how."""
+    try:
+        with warnings.catch_warnings(), _open(path) as picture:
+            warnings.simplefilter("ignore")
+            return getattr(picture, "n_frames", 1)
+    except DAMAGE:
+        return None
+
+
+def split_page(name: str) -> tuple[str, str]:
+    """Returns the file's stem and "_p012" of a page's name; the latter is empty for others."""
+    match = re.fullmatch(r"(.+)(_p\d{3,})", name)
+    return (match[1], match[2]) if match else (name, "")
 
 
 def _rows(where: str, flag: str, scratch: str) -> list[Source]:
@@ -209,12 +246,14 @@ def read_image(source: Source, max_pixels: int) -> Pixels:
 
     Raises:
         UnreadableError: if the file is damaged.
-        InputError: if it is too large, or not an image of one page.
+        InputError: if it is too large, or of a kind that is not read.
     """
     if _is_array(source.path):
         values, alpha = _array(source, max_pixels), False
         if values.dtype == bool:
             values = values * np.uint8(255)
+    elif _is_dicom(source.path):
+        values, alpha = _dicom(source, max_pixels, dicom.check_image), False
     else:
         values, alpha = _decode(source, max_pixels, _picture_values)
     values = _as_stored(values, source.label)
@@ -234,6 +273,8 @@ def read_mask(source: Source, max_pixels: int) -> np.ndarray:
     """
     if _is_array(source.path):
         values, alpha = _array(source, max_pixels), False
+    elif _is_dicom(source.path):
+        values, alpha = _dicom(source, max_pixels, dicom.check_mask), False
     else:
         values, alpha = _decode(source, max_pixels, _mask_values)
     if values.dtype == bool:
@@ -323,17 +364,35 @@ def _array(source: Source, max_pixels: int) -> np.ndarray:
     return np.array(array, array.dtype.newbyteorder("="))
 
 
+def _dicom(
+    source: Source, max_pixels: int, check: Callable[[dicom.Header, str], None]
+) -> np.ndarray:
+    with open(source.path, "rb") as file:
+        data = file.read()
+    try:
+        header = dicom.read_header(data, source.label)
+        check(header, source.label)
+        _check_size(source.label, header.rows, header.columns, max_pixels)
+        return dicom.decode(data, header, source.label)
+    except InputError:
+        raise
+    except DAMAGE as error:
+        raise UnreadableError(_unreadable(source.label, error)) from None
+
+
 def _decode(source: Source, max_pixels: int, values_of: Any) -> tuple[np.ndarray, bool]:
     """Opens a picture, checks its header and returns `values_of` it and whether it has alpha."""
     try:
         with _open(source.path) as picture:
+            if source.row is not None:
+                picture.seek(source.row)
+            elif picture.format == "TIFF" and getattr(picture, "n_frames", 1) > 1:
+                raise InputError(
+                    f"{source.label} is a TIFF of {picture.n_frames} pages; let its name end in "
+                    ".tif, and each page is an image."
+                )
             width, height = picture.size
             _check_size(source.label, height, width, max_pixels)
-            if picture.format == "TIFF" and getattr(picture, "n_frames", 1) > 1:
-                raise InputError(
-                    f"{source.label} has {picture.n_frames} pages; save each as a file, or all "
-                    "as one .npy array."
-                )
             return values_of(picture, source)
     except InputError:
         raise

@@ -149,12 +149,15 @@ def find_pairs(images_at: str, masks_at: str, suffix: str, scratch: str) -> list
     found = images.find(images_at, "images", scratch)
     masks = images.find(masks_at, "masks", scratch)
     if suffix:  # both may be in one folder
-        found = [source for source in found if not source.name.endswith(suffix)]
+        found = [source for source in found if _image_name(source.name, suffix) is None]
+        names = [_image_name(source.name, suffix) for source in masks]
         masks = [
-            dataclasses.replace(source, name=source.name.removesuffix(suffix))
-            for source in masks
-            if source.name.endswith(suffix)
+            dataclasses.replace(source, name=name)
+            for source, name in zip(masks, names, strict=True)
+            if name is not None
         ]
+    uncounted = {source.name for source in (*found, *masks) if source.is_uncounted}
+    found, masks = _first_pages(found, uncounted), _first_pages(masks, uncounted)
     image_of = _by_name(found, "images")
     mask_of = _by_name(masks, "masks")
     for name, source in image_of.items():
@@ -170,6 +173,30 @@ def find_pairs(images_at: str, masks_at: str, suffix: str, scratch: str) -> list
                 "remove the mask, or see --mask_suffix."
             )
     return [survey.Pair(image_of[name], mask_of[name]) for name in sorted(image_of)]
+
+
+def _image_name(mask: str, suffix: str) -> str | None:
+    """Returns the name of the image of a mask, or None if the suffix makes it none.
+
+    The masks of the pages of x are those of x_mask, or files x_p000_mask …
+    """
+    stem, page = images.split_page(mask)
+    return stem.removesuffix(suffix) + page if stem.endswith(suffix) else None
+
+
+def _first_pages(sources: Sequence[images.Source], stems: set[str]) -> list[images.Source]:
+    """Makes one case of the pages of each of some files.
+
+    So it pairs with its partner, whose pages cannot be counted: reading that one says why.
+    """
+    kept = []
+    for source in sources:
+        stem, page = images.split_page(source.name)
+        if not page or stem not in stems:
+            kept.append(source)
+        elif int(page.removeprefix("_p")) == 0:
+            kept.append(dataclasses.replace(source, name=stem))
+    return kept
 
 
 def _by_name(sources: Sequence[images.Source], flag: str) -> dict[str, images.Source]:
