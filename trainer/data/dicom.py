@@ -1,9 +1,9 @@
 """Reads DICOM slices through tensorflow-io, whose decoder is DCMTK.
 
-DCMTK decodes for display: it shifts signed values, rounds rescaled ones, draws overlays into the
-pixels, and makes up what a file that was cut short lacks. Here values are as they were measured:
-it is given the file with an identity in place of the rescaling, which is then done in float64; and
-what it would change or make up is refused.
+DCMTK decodes for display: it shifts signed values, rounds those that it rescales or turns, draws
+overlays into the pixels, and makes up what a file that was cut short lacks. Here values are as they
+were measured: it is given the file without rescaling and with black as 0, and what is left out is
+then done exactly; what else it would change or make up is refused.
 """
 
 import dataclasses
@@ -195,11 +195,11 @@ def decode(data: bytes, header: Header, label: str) -> np.ndarray:
     Raises:
         ValueError: with the reason, if the pixels are damaged.
     """
-    if header.is_rescaled:
-        data = _without_rescaling(data, header.pixels_at, label)
+    if header.is_rescaled or header.photometric == "MONOCHROME1":
+        data = _made_plain(data, header.pixels_at, label)
     stored = _stored(data, header, label)
-    if header.is_rescaled and header.photometric == "MONOCHROME1":
-        stored = 2**header.bits_stored - 1 - stored
+    if header.photometric == "MONOCHROME1" and not header.is_rescaled:
+        stored = stored.dtype.type(2**header.bits_stored - 1) - stored
     values = stored.astype(np.int64) - 2 ** (header.bits_stored - 1) if header.signed else stored
     return values * header.slope + header.intercept if header.is_rescaled else values
 
@@ -222,17 +222,19 @@ def _stored(data: bytes, header: Header, label: str) -> np.ndarray:
     return frames[0, ..., 0] if frames.shape[3] == 1 else frames[0]
 
 
-def _without_rescaling(data: bytes, pixels_at: int, label: str) -> bytes:
-    """Returns the file with slope 1 and intercept 0, of as many letters as they had."""
+def _made_plain(data: bytes, pixels_at: int, label: str) -> bytes:
+    """Returns the file as MONOCHROME2 of slope 1 and intercept 0, each of as many letters."""
     changed = bytearray(data)
     for match in _RESCALE.finditer(data, 0, pixels_at):
         (length,) = struct.unpack("<H", match[2] or match[3])
         number = b"1" if match[1] == b"\x53" else b"0"
         changed[match.end() : match.end() + length] = number.ljust(length)
-    slope, intercept = _tags(bytes(changed), [TAGS["slope"], TAGS["intercept"]], label)
-    if float(slope or 1) != 1 or float(intercept or 0) != 0:
+    plain = changed[:pixels_at].replace(b"MONOCHROME1", b"MONOCHROME2") + changed[pixels_at:]
+    names = ("slope", "intercept", "photometric")
+    slope, intercept, photometric = _tags(bytes(plain), [TAGS[name] for name in names], label)
+    if (float(slope or 1), float(intercept or 0)) != (1, 0) or photometric == "MONOCHROME1":
         raise ValueError("its rescaling is not where it belongs")
-    return bytes(changed)
+    return bytes(plain)
 
 
 def _tags(data: bytes, tags: list[int], label: str) -> list[str]:
