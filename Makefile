@@ -1,7 +1,8 @@
 # make demo   installs, trains on the demo data, evaluates
 # make check  lint, types and the fast tests (at every save)
 # make test   the whole suite
-# make clean  removes the environment and what was built
+# make test-io  what takes tensorflow-io: s3://, az:// and DICOM, with the TensorFlow that it fits
+# make clean  removes the environments and what was built
 
 PYTHON ?= python3.11
 VENV := .venv
@@ -17,7 +18,7 @@ endif
 # Two processes, each with whole files: TensorFlow takes long to trace, on one core.
 PYTEST = $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: demo check test lint clean
+.PHONY: demo check test test-io lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m trainer.task --flagfile=configs/demo.cfg
@@ -27,6 +28,9 @@ check: lint
 
 test: lint
 	$(PYTEST)
+
+test-io: .venv-io/installed
+	.venv-io/bin/python -m pytest -q tests_io
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -42,5 +46,10 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable ".[test]" $(PIN)
 	touch $@
 
+.venv-io/installed: setup.py
+	$(PYTHON) -m venv .venv-io
+	.venv-io/bin/python -m pip install --quiet --editable ".[io,test-io]"
+	touch $@
+
 clean:
-	rm -rf .venv .venv-tf* build dist *.egg-info runs .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-io .venv-tf* build dist *.egg-info runs .mypy_cache .pytest_cache .ruff_cache

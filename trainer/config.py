@@ -340,9 +340,11 @@ class Prepare(Settings):
     """Makes a data folder of images and their masks: sharded TFRecords and a manifest."""
 
     images: str = setting(
-        "", "Images: a folder, a quoted glob, or a .npy or .npz array (N×H×W or N×H×W×C)."
+        "",
+        "Images: a folder or quoted glob of pictures, TIFF stacks or DICOM slices, or a .npy or "
+        ".npz array (N×H×W or N×H×W×C).",
     )
-    masks: str = setting("", "Masks, likewise; paired by stem, or by row.")
+    masks: str = setting("", "Masks, likewise; paired by stem, page or row.")
     output: str = setting("", "Folder to write, local or gs://.")
     mask_suffix: str = setting(
         "", "What a mask's stem has after its image's: _mask pairs x.png with x_mask.png."

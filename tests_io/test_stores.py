@@ -1,0 +1,145 @@
+"""Tests of the commands on object stores that take tensorflow-io."""
+
+import json
+import pathlib
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from trainer import files
+from trainer.data import records
+
+ROOT = pathlib.Path(__file__).parent.parent
+SECONDS = 300
+
+
+def _start(module, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _run(module, *arguments):
+    """Runs a command to its end and returns what it printed."""
+    process = _start(module, *arguments)
+    output, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, output
+    return output
+
+
+def _read(path):
+    with files.open_file(path, "r") as file:
+        return file.read()
+
+
+@pytest.fixture(scope="module")
+def data(bucket, tmp_path_factory):
+    """Prepares ten images of a bright square, 32×32, into the bucket."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (folder / name).mkdir()
+    for case in range(10):
+        mask = np.zeros((32, 32), np.uint8)
+        mask[8:20, 4 + case : 20 + case] = 1
+        image = (rng.integers(0, 100, mask.shape) + 100 * mask).astype(np.uint8)
+        Image.fromarray(image).save(folder / f"images/{case}.png")
+        Image.fromarray(mask).save(folder / f"masks/{case}.png")
+    pictures = [f"--images={folder}/images", f"--masks={folder}/masks"]
+    _run("trainer.data.prepare", *pictures, f"--output={bucket}/data")
+    return f"{bucket}/data"
+
+
+def _job(data, run, *others):
+    small = ["--filters=2", "--depth=2", "--crop=32", "--batch_size=2", "--jit_compile=false"]
+    small += ["--precision=float32", "--strategy=one_device", "--steps_per_loop=1", "--panels=1"]
+    return ["--data_dir=" + data, "--run_dir=" + run, *small, *others]
+
+
+def test_prepared_data_are_whole_and_inspect_reads_them(data):
+    manifest = records.read_manifest(data)
+    assert sum(split.examples for split in manifest.splits.values()) == 10
+    names = tf.io.gfile.listdir(data)
+    shards = [shard.name for split in manifest.splits.values() for shard in split.shards]
+    assert sorted(names) == sorted([*shards, records.MANIFEST])
+    assert "are as they were written." in _run("trainer.data.inspect", data, "--verify")
+
+
+def test_a_run_of_five_steps_is_trained_and_evaluated(bucket, data):
+    run = f"{bucket}/five"
+    output = _run("trainer.task", *_job(data, run, "--steps=5", "--eval_every=5"))
+    assert f"run folder: {run}" in output
+    assert json.loads(_read(f"{run}/run.json"))["exit_reason"] == "finished"
+    entries = [json.loads(line) for line in _read(f"{run}/metrics.jsonl").splitlines()]
+    steps = [entry["step"] for entry in entries if entry["split"] == "train"]
+    assert steps == [1, 2, 3, 4, 5]
+    assert [entry["split"] for entry in entries[-2:]] == ["val", "test"]
+    for folder in ("checkpoints/00000005", "best/00000005"):
+        assert files.exists(f"{run}/{folder}/commit.json")
+    for split in ("train", "val"):
+        (events,) = tf.io.gfile.glob(f"{run}/tensorboard/{split}/*")
+        assert len(list(tf.data.TFRecordDataset(events))) > 1
+    assert "per image dice" in _run("trainer.evaluate", f"--run_dir={run}", "--split=val")
+
+
+def test_a_run_that_was_killed_goes_on_where_it_stopped(bucket, data):
+    run = f"{bucket}/killed"
+    job = _job(data, run, "--steps=12", "--eval_every=12", "--checkpoint_every=2")
+    process = _start("trainer.task", *job)
+    deadline = time.monotonic() + SECONDS
+    while not files.exists(f"{run}/checkpoints/00000002/commit.json"):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+    process.kill()
+    process.communicate()
+    output = _run("trainer.task", *job)
+    assert "Going on from step " in output
+    entries = [json.loads(line) for line in _read(f"{run}/metrics.jsonl").splitlines()]
+    steps = [entry["step"] for entry in entries if entry["split"] == "train"]
+    assert steps == list(range(1, 13))
+    assert json.loads(_read(f"{run}/run.json"))["exit_reason"] == "finished"
+
+
+def _copy(old, new):
+    for name in tf.io.gfile.listdir(old):
+        tf.io.gfile.copy(f"{old}/{name}", f"{new}/{name}")
+
+
+def test_a_run_folder_may_be_there_while_the_data_are_local(bucket, data, tmp_path):
+    _copy(data, str(tmp_path))
+    run = f"{bucket}/local"
+    output = _run("trainer.task", *_job(str(tmp_path), run, "--steps=1", "--eval_every=1"))
+    assert f"run folder: {run}" in output
+
+
+def test_a_missing_shard_is_named(bucket, data):
+    shard = records.read_manifest(data).splits["train"].shards[0]
+    copy = f"{bucket}/copy"
+    _copy(data, copy)
+    files.remove(f"{copy}/{shard.name}")
+    process = _start("trainer.task", *_job(copy, f"{bucket}/stopped", "--steps=5"))
+    output, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 2, output
+    assert output.splitlines()[-1].startswith(f"{copy}/{shard.name} is missing, ")
+
+
+def test_azure_registers():
+    files.register_stores("az://account/container")
+    assert "az" in tf.io.gfile.get_registered_schemes()
+
+
+def test_the_process_keeps_its_exit_status(bucket):
+    code = f"import sys; from trainer import files; print(files.exists('{bucket}/x')); sys.exit(3)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS
+    )
+    assert (result.returncode, result.stdout) == (3, "False\n")
