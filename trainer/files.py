@@ -73,14 +73,14 @@ def list_folder(path: str) -> list[str]:
     """Returns the sorted names in a folder; none if there is no such folder."""
     if not is_remote(path):
         return sorted(os.listdir(path)) if os.path.isdir(path) else []
-    if not _gfile().isdir(path):
+    if not _gfile(path).isdir(path):
         return []
-    return sorted({name.rstrip("/") for name in _gfile().listdir(path)} - {""})
+    return sorted({name.rstrip("/") for name in _gfile(path).listdir(path)} - {""})
 
 
 def size_of(path: str) -> int:
     """Returns the size of a file in bytes."""
-    return _gfile().stat(path).length if is_remote(path) else os.path.getsize(path)
+    return _gfile(path).stat(path).length if is_remote(path) else os.path.getsize(path)
 
 
 def remove_folder(path: str) -> None:
@@ -88,8 +88,8 @@ def remove_folder(path: str) -> None:
     if not is_remote(path):
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(path)
-    elif _gfile().isdir(path):
-        _gfile().rmtree(path)
+    elif _gfile(path).isdir(path):
+        _gfile(path).rmtree(path)
 
 
 def write_whole(path: str, text: str) -> None:
@@ -111,7 +111,7 @@ def write_whole(path: str, text: str) -> None:
 def copy_to_store(local: str, path: str) -> None:
     """Copies a local file to an object store; a local `path` is that file, which is synced."""
     if is_remote(path):
-        _gfile().copy(local, path, overwrite=True)
+        _gfile(path).copy(local, path, overwrite=True)
         return
     assert local == path
     with open(path, "rb") as file:
