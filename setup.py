@@ -23,7 +23,7 @@ setuptools.setup(
         "tensorflow>=2.17,<2.22",
         "tensorboard>=2.17,<2.22",
         "absl-py>=2.1,<3",
-        "google-cloud-storage>=2.18,<4",
+        "google-cloud-storage>=3.1,<4",
         "numpy>=1.26,<3",
         "Pillow>=10.3,<14",
         "tqdm>=4.66,<5",

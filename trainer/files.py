@@ -3,7 +3,9 @@
 Local paths use the standard library, so that a full disk is an `OSError` and a process that only
 prepares data does not spend seconds and 500 MB on TensorFlow. Paths with a scheme, such as gs://,
 go through `tf.io.gfile`; s3:// and az:// are known to it only once tensorflow-io is imported, which
-is done where such a path is first met.
+is done where such a path is first met. Whether a bucket of gs:// or an object is there is asked by
+`trainer.bucket`, since TensorFlow takes a bucket that does not exist for one without the object,
+and never ends making a folder in it.
 """
 
 import contextlib
@@ -17,9 +19,13 @@ import types
 import warnings
 from typing import IO, Any
 
+import google_crc32c
+
+from trainer import bucket
 from trainer.errors import InputError
 
 IO_SCHEMES = ("s3://", "az://")
+BLOCK = 2**20
 
 
 def is_remote(path: str) -> bool:
@@ -46,8 +52,19 @@ def open_file(path: str, mode: str) -> IO[Any]:
     return open(path, mode, encoding=None if "b" in mode else "utf-8")
 
 
+def crc32c(path: str) -> str:
+    """Returns the CRC32C of a local file, eight hexadecimal digits."""
+    crc = 0
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            crc = google_crc32c.extend(crc, block)
+    return f"{crc:08x}"
+
+
 def exists(path: str) -> bool:
     """Returns whether there is a file or folder at `path`."""
+    if path.startswith(bucket.SCHEME):
+        return bucket.exists(path)
     return _gfile(path).exists(path) if is_remote(path) else os.path.exists(path)
 
 
@@ -57,6 +74,9 @@ def make_folder(path: str) -> list[str]:
     Returns:
         The local folders that were made, the deepest first; an object store has none.
     """
+    if path.startswith(bucket.SCHEME):
+        bucket.check(path)
+        return []
     if is_remote(path):
         _gfile(path).makedirs(path)
         return []

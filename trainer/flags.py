@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from trainer import config, preemption
+from trainer import bucket, config, preemption
 from trainer.errors import InputError
 
 DEFINERS: Mapping[type, Callable[..., Any]] = {
@@ -50,6 +50,11 @@ def run(cls: type, main: Callable[[Any], None], argv: Sequence[str] | None = Non
         if error.errno != errno.ENOSPC:
             raise
         _exit_with(f"No space is left on the disk of {error.filename or 'the output'}; free some.")
+    except Exception as error:
+        message = bucket.explain(str(error))  # TensorFlow's, of gs://
+        if message is None:
+            raise
+        _exit_with(message)
 
 
 def prepare_environment() -> None:

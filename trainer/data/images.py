@@ -9,6 +9,7 @@ one of them.
 
 import contextlib
 import dataclasses
+import fnmatch
 import glob
 import os
 import re
@@ -24,7 +25,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from trainer import files
+from trainer import bucket, files
 from trainer.data import dicom
 from trainer.errors import InputError
 
@@ -106,8 +107,10 @@ def find(where: str, flag: str, scratch: str) -> list[Source]:
     Raises:
         InputError: if there are none, or two of one name.
     """
+    if where.startswith(bucket.SCHEME):
+        return _find_in_bucket(where, flag, scratch)
     if files.is_remote(where):
-        raise InputError(f"--{flag}={where} is remote; copy it to a local folder first.")
+        raise InputError(f"--{flag}={where} is neither local nor gs://; copy it to either first.")
     if where.lower().endswith((".npy", ".npz")) and os.path.isfile(where):
         return _rows(where, flag, scratch)
     if os.path.isdir(where):
@@ -126,9 +129,38 @@ def find(where: str, flag: str, scratch: str) -> list[Source]:
     return sources
 
 
+def _find_in_bucket(where: str, flag: str, scratch: str) -> list[Source]:
+    """Returns what a folder, a glob or an array in gs:// holds; a star stands for no slash."""
+    if where.lower().endswith((".npy", ".npz")) and not glob.has_magic(where):
+        local = os.path.join(scratch, f"{flag}-{os.path.basename(where)}")
+        bucket.download(where, local)
+        return [
+            dataclasses.replace(source, label=f"{where}[{source.row}]")
+            for source in _rows(local, flag, scratch)
+        ]
+    pattern = where if glob.has_magic(where) else f"{where.rstrip('/')}/*"
+    folder = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
+    paths = [f"{folder}/{name}" for name in bucket.contents(folder)]
+    parts = pattern.split("/")
+    found = [
+        path
+        for path in sorted(paths)
+        if path.count("/") == len(parts) - 1
+        and all(map(fnmatch.fnmatchcase, path.split("/"), parts))
+        and _has_image_name(path)
+    ]
+    if not found:
+        raise InputError(f"--{flag}={where} holds no images ({', '.join(SUFFIXES)}).")
+    return [_file_source(path) for path in found]
+
+
 def _is_image(path: str) -> bool:
+    return _has_image_name(path) and os.path.isfile(path)
+
+
+def _has_image_name(path: str) -> bool:
     name = os.path.basename(path)
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".") and os.path.isfile(path)
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def _is_array(path: str) -> bool:

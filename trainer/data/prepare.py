@@ -9,9 +9,7 @@ memory is bounded by workers × one image, not by the data.
 """
 
 import collections
-import contextlib
 import dataclasses
-import errno
 import fractions
 import functools
 import itertools
@@ -30,7 +28,7 @@ import tqdm
 from absl import logging
 
 from trainer import config, files, flags
-from trainer.data import images, records, sides, survey, workers
+from trainer.data import fetch, images, output, records, sides, survey, workers
 from trainer.errors import InputError
 
 MIN_SHARDS = 8  # so that as many streams, or workers, can share a split of any size
@@ -75,7 +73,8 @@ def prepare(settings: config.Prepare) -> records.Manifest:
     """Writes a data folder and returns its manifest.
 
     Raises:
-        InputError: if a setting or a file breaks a rule; what was written is removed then.
+        InputError: if a setting or a file breaks a rule; what was written is removed then, but for
+            shards in gs://, which a second start need not upload again.
     """
     _check_paths(settings)
     classes = survey.parse_classes(settings.classes, settings.ignore)
@@ -96,8 +95,8 @@ def prepare(settings: config.Prepare) -> records.Manifest:
                 side: [found[name] for name in shuffled]
                 for side, shuffled in sides.shuffle(names, settings.seed).items()
             }
-            with _output(settings.output) as written:
-                splits = _write(run, order, form, settings, written)
+            with output.open_output(settings.output) as folder:
+                splits = _write(run, order, form, settings, folder)
                 manifest = records.Manifest(
                     classes=form.classes,
                     ignore_value=settings.ignore,
@@ -112,7 +111,7 @@ def prepare(settings: config.Prepare) -> records.Manifest:
                     leaks=leaks,
                     skipped=skipped,
                 )
-                records.write_manifest(manifest, settings.output)
+                folder.finish(manifest)
     _warn_of_absent_classes(manifest)
     logging.info("%s", _closing_line(manifest, settings.output, time.monotonic() - started))
     return manifest
@@ -243,12 +242,13 @@ def _survey(
     """Returns what there is, by name, and the names of the pairs that were skipped."""
     task = functools.partial(_examine, max_pixels, skip_bad)
     found, skipped = {}, []
-    for pair, result in zip(pairs, _shown(run(task, pairs), "reading", len(pairs)), strict=True):
+    results = _shown(fetch.results(run, task, pairs), "reading", len(pairs))
+    for pair, result in zip(pairs, results, strict=True):
         if isinstance(result, str):
             logging.warning("Skipped: %s", result)
             skipped.append(pair.name)
         else:
-            found[pair.name] = result
+            found[pair.name] = dataclasses.replace(result, pair=pair)  # not its local copy
     return found, tuple(skipped)
 
 
@@ -288,41 +288,17 @@ def _warn_of_leaks(leaks: Sequence[Sequence[str]]) -> None:
 # The second pass ----------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _output(folder: str) -> Iterator[list[str]]:
-    """Makes the output folder; if what is within fails, removes it and all that was written.
-
-    Yields:
-        A list for the names of the files that were written.
-    """
-    try:
-        made = files.make_folder(folder)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise
-        raise InputError(f"--output={folder} cannot be made: {error.strerror}.") from None
-    written: list[str] = []
-    try:
-        yield written
-    except BaseException:
-        for name in written:
-            files.remove(f"{folder}/{name}")
-        for path in made:
-            files.remove_empty_folder(path)
-        raise
-
-
 def _write(
     run: workers.Run,
     order: dict[str, list[survey.Survey]],
     form: survey.Format,
     settings: config.Prepare,
-    written: list[str],
+    folder: output.Output,
 ) -> dict[str, records.Split]:
     """Writes all shards, one after the other, and returns what the manifest says of them."""
     task = functools.partial(_encode, form, settings.max_pixels)
     pairs = [one.pair for listed in order.values() for one in listed]
-    results = _shown(run(task, pairs), "writing", len(pairs))
+    results = _shown(fetch.results(run, task, pairs), "writing", len(pairs))
     splits = {}
     for side, listed in order.items():
         total = _no_tally(form)
@@ -331,8 +307,7 @@ def _write(
         for index, count in enumerate(counts):
             name = records.shard_name(side, index, len(counts))
             examples = _tallied(itertools.islice(results, count), total)
-            shards.append(records.write_shard(settings.output, name, examples))
-            written.append(name)
+            shards.append(folder.add(name, examples))
         splits[side] = _describe(listed, shards, total)
     return splits
 
@@ -450,14 +425,14 @@ def _warn_of_absent_classes(manifest: records.Manifest) -> None:
                 logging.warning("Warning: class %s does not occur in %s.", entry.name, side)
 
 
-def _closing_line(manifest: records.Manifest, output: str, seconds: float) -> str:
+def _closing_line(manifest: records.Manifest, where: str, seconds: float) -> str:
     total = sum(split.examples for split in manifest.splits.values())
     parts = [
         f"{side} {split.examples} in {len(split.shards)} shards"
         for side, split in manifest.splits.items()
     ]
     return (
-        f"Wrote {total} images to {output} in {seconds:.1f} s ({total / seconds:.1f} images/s): "
+        f"Wrote {total} images to {where} in {seconds:.1f} s ({total / seconds:.1f} images/s): "
         f"{', '.join(parts)}."
     )
 

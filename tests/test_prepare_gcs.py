@@ -1,0 +1,158 @@
+"""Tests of preparing data from and into a bucket."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import gcs_server
+from trainer import config, flags
+from trainer.data import prepare, records
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder with images/ and masks/ of ten cases, 00 … 09: noise, 16×16, a square of nucleus."""
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for case in range(10):
+        mask = np.zeros((16, 16), np.uint8)
+        mask[4:8, 4:8] = 255
+        noise = rng.integers(0, 256, (16, 16), np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"images/{case:02}.png")
+        Image.fromarray(mask).save(tmp_path / f"masks/{case:02}.png")
+    return tmp_path
+
+
+def _arguments(pictures, output, *others):
+    return [
+        f"--images={pictures}/images",
+        f"--masks={pictures}/masks",
+        f"--output={output}",
+        "--workers=1",
+        *others,
+    ]
+
+
+def _prepare(*arguments):
+    settings = flags.parse(config.Prepare, ["prepare", *arguments])
+    return prepare.prepare(settings)
+
+
+def _refusal(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        flags.run(config.Prepare, prepare.prepare, ["prepare", *arguments])
+    assert stop.value.code == 2
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def _upload(gcs, pictures, bucket):
+    for kind in ("images", "masks"):
+        for path in (pictures / kind).iterdir():
+            gcs.write(f"{bucket}/raw/{kind}/{path.name}", path.read_bytes())
+    return f"--images={bucket}/raw/images", f"--masks={bucket}/raw/masks"
+
+
+def test_a_bucket_takes_the_same_bytes_as_a_folder(gcs, bucket, pictures):
+    manifest = _prepare(*_arguments(pictures, pictures / "out"))
+    assert _prepare(*_arguments(pictures, f"{bucket}/set")) == manifest
+    names = sorted(path.name for path in (pictures / "out").iterdir())
+    assert gcs.names(f"{bucket}/set/") == names
+    for name in names:
+        assert gcs.read(f"{bucket}/set/{name}") == (pictures / "out" / name).read_bytes()
+    assert records.read_manifest(f"{bucket}/set") == manifest
+
+
+def test_pictures_may_be_in_a_bucket_too(gcs, bucket, pictures):
+    raw = _upload(gcs, pictures, bucket)
+    manifest = _prepare(*_arguments(pictures, pictures / "out"))
+    assert _prepare(*raw, f"--output={bucket}/set", "--workers=2") == manifest
+    globbed = [f"--images={bucket}/raw/ima*/*.png", f"--masks={bucket}/raw/masks/0?.png"]
+    assert _prepare(*globbed, f"--output={pictures}/second", "--workers=1") == manifest
+
+
+def test_arrays_may_be_in_a_bucket_too(gcs, bucket, pictures):
+    for kind, values in (("x", np.arange(10)), ("y", np.arange(10) % 2)):
+        array = np.broadcast_to(values[:, None, None].astype(np.uint8), (10, 4, 4))
+        np.save(pictures / f"{kind}.npy", array)
+        gcs.write(f"{bucket}/{kind}.npy", (pictures / f"{kind}.npy").read_bytes())
+    arrays = [f"--images={bucket}/x.npy", f"--masks={bucket}/y.npy"]
+    manifest = _prepare(*arrays, f"--output={bucket}/set", "--workers=1")
+    assert sum(split.examples for split in manifest.splits.values()) == 10
+
+
+def test_a_second_start_uploads_only_what_is_missing(gcs, bucket, pictures, caplog):
+    manifest = _prepare(*_arguments(pictures, f"{bucket}/set"))
+    second = f"{bucket}/second"
+    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    for shard in shards[:4]:  # as if a first start had been stopped in the middle
+        gcs.write(f"{second}/{shard.name}", gcs.read(f"{bucket}/set/{shard.name}"))
+    gcs.write(f"{second}/{shards[4].name}", b"of other settings")
+    gcs.begin(gcs_server.Faults())
+    with caplog.at_level("INFO", logger="absl"):
+        assert _prepare(*_arguments(pictures, second)) == manifest
+    left = len(shards) - 4
+    assert gcs.counts().requests["insert"] == left + 1  # and the manifest
+    said = f"Uploaded {left} shards; 4 were there already. 0 requests were sent again."
+    assert said in [record.getMessage() for record in caplog.records]
+
+
+def test_finished_data_in_a_bucket_are_not_overwritten(gcs, bucket, pictures, capsys):
+    _prepare(*_arguments(pictures, f"{bucket}/set"))
+    assert "already has a manifest.json" in _refusal(capsys, *_arguments(pictures, f"{bucket}/set"))
+
+
+def test_faults_do_not_change_what_is_prepared(gcs, bucket, pictures, caplog):
+    raw = _upload(gcs, pictures, bucket)
+    manifest = _prepare(*raw, f"--output={bucket}/calm", "--workers=1")
+    gcs.begin(gcs_server.Faults(busy=0.1, cut=0.05, slow=0.1, outage=(0.5, 1.5)))
+    with caplog.at_level("INFO", logger="absl"):
+        assert _prepare(*raw, f"--output={bucket}/stormy", "--workers=1") == manifest
+    counts = gcs.counts().faults
+    assert min(counts[kind] for kind in ("busy", "cut", "slow", "outage")) > 0
+    assert json.loads(gcs.read(f"{bucket}/stormy/manifest.json")) == json.loads(
+        gcs.read(f"{bucket}/calm/manifest.json")
+    )
+    again = [line for line in caplog.messages if line.endswith("requests were sent again.")]
+    assert " 0 requests" not in again[-1]
+
+
+@pytest.mark.parametrize("flag", ["--images", "--output"])
+def test_a_bucket_that_does_not_exist_is_named_at_once(gcs, pictures, capsys, flag):
+    arguments = [one for one in _arguments(pictures, "out") if not one.startswith(flag)]
+    assert _refusal(capsys, *arguments, f"{flag}=gs://missing/set").endswith(
+        ": there is no bucket missing; make it, or name another."
+    )
+    assert sum(gcs.counts().requests.values()) <= 4
+
+
+def test_a_bucket_that_is_closed_is_named_at_once(gcs, pictures, capsys):
+    gcs.make_bucket("closed", forbidden=True)
+    line = _refusal(capsys, *_arguments(pictures, "gs://closed/set"))
+    assert line == (
+        "gs://closed/set/manifest.json: access is denied (403: tester does not have "
+        "storage.objects access to the bucket.); have the role Storage Object User granted on the "
+        "bucket closed."
+    )
+    assert sum(gcs.counts().requests.values()) <= 4
+
+
+def test_a_folder_without_pictures_is_named(bucket, pictures, capsys):
+    line = _refusal(capsys, *_arguments(pictures, "out")[1:], f"--images={bucket}/nothing")
+    assert line.startswith(f"--images={bucket}/nothing holds no images (")
+
+
+@pytest.mark.slow
+def test_the_command_prepares_into_a_bucket_without_tensorflow(gcs, bucket, pictures):
+    code = (
+        "import sys; from trainer import config, flags; from trainer.data import prepare\n"
+        "prepare.prepare(flags.parse(config.Prepare, sys.argv))\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    arguments = _arguments(pictures, f"{bucket}/set")
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True)
+    assert "manifest.json" in gcs.names(f"{bucket}/set/")

@@ -1,0 +1,223 @@
+"""gs:// by Google's own Python client: what TensorFlow's does not do, or does without a word.
+
+Uploads are checked by the server, listings come with checksums, a bucket that is not there is said
+to be missing, and processes that only prepare data need no TensorFlow. Training data, checkpoints
+and event files go through TensorFlow's own client, whose errors `explain` puts into one line.
+"""
+
+import base64
+import contextlib
+import dataclasses
+import functools
+import re
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from trainer.errors import InputError
+
+SCHEME = "gs://"
+CHUNK_BYTES = 16 * 2**20  # of an upload; what is sent again when a connection breaks
+RETRY_SECONDS = 300  # after which a request is given up; outages of minutes are survived
+
+_retries = 0
+_lock = threading.Lock()
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """An object's size in bytes and CRC32C, eight hexadecimal digits as in the manifest."""
+
+    bytes: int
+    crc32c: str
+
+
+def retries() -> int:
+    """Returns how often a request of this process was sent again so far."""
+    return _retries
+
+
+def exists(path: str) -> bool:
+    """Returns whether there is an object at `path`, or any below it.
+
+    Raises:
+        InputError: the bucket does not exist, or access is denied.
+    """
+    bucket, name = split(path)
+    with _explained(path):
+        if name and _blob(path).exists(retry=_retry()):
+            return True
+        folder = f"{name.rstrip('/')}/" if name else ""
+        found = _client().list_blobs(bucket, prefix=folder, max_results=1, retry=_retry())
+        return next(iter(found), None) is not None
+
+
+def check(path: str) -> None:
+    """Raises InputError unless the bucket of `path` exists and may be listed."""
+    bucket, name = split(path)
+    with _explained(path):
+        next(iter(_client().list_blobs(bucket, prefix=name, max_results=1, retry=_retry())), None)
+
+
+def contents(folder: str) -> dict[str, Content]:
+    """Returns what is under a folder: name below it → content.
+
+    Raises:
+        InputError: the bucket does not exist, or access is denied.
+    """
+    bucket, prefix = split(folder.rstrip("/") + "/")
+    with _explained(folder):
+        blobs = list(_client().list_blobs(bucket, prefix=prefix, retry=_retry()))
+    return {
+        blob.name.removeprefix(prefix): Content(
+            blob.size, base64.b64decode(blob.crc32c).hex() if blob.crc32c else ""
+        )
+        for blob in blobs
+    }
+
+
+def download(path: str, local: str) -> None:
+    """Copies an object into a local file, checking its checksum.
+
+    Raises:
+        InputError: there is no such object or bucket, or access is denied.
+    """
+    with _explained(path):
+        _blob(path).download_to_filename(local, checksum="crc32c", retry=_retry())
+
+
+def upload(local: str, path: str, crc32c: str, create: bool = False) -> None:
+    """Makes an object of a local file; the server refuses it if its checksum is another.
+
+    Args:
+        local: the file.
+        path: gs://bucket/name.
+        crc32c: of the file, eight hexadecimal digits.
+        create: refuse to take the place of an object.
+
+    Raises:
+        InputError: there is no such bucket, access is denied, or `create` and there is one, not of
+            these bytes: an answer that was lost on its way makes the client come again.
+    """
+    from google.api_core import exceptions
+
+    blob = _blob(path)
+    blob.chunk_size = CHUNK_BYTES
+    blob.crc32c = base64.b64encode(bytes.fromhex(crc32c)).decode()
+    with _explained(path):
+        try:
+            blob.upload_from_filename(
+                local,
+                content_type="application/octet-stream",
+                checksum=None,  # the server has it before the first byte
+                if_generation_match=0 if create else None,
+                retry=_retry(),
+            )
+        except exceptions.PreconditionFailed:
+            there = _blob(path)
+            there.reload(retry=_retry())
+            if there.crc32c != blob.crc32c:
+                raise
+
+
+def split(path: str) -> tuple[str, str]:
+    """Returns bucket and name of gs://bucket/name."""
+    bucket, _, name = path.removeprefix(SCHEME).partition("/")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]+[a-z0-9]", bucket):
+        raise InputError(f"{path} does not name a bucket; write gs://BUCKET/FOLDER.")
+    return bucket, name
+
+
+def explain(text: str) -> str | None:
+    """Returns one line on what TensorFlow says of a failed gs:// request; None of other texts."""
+    path = re.search(r"gs://[^\s'\"]+", text)
+    status = re.search(r"HTTP response code (\d+)", text)
+    if path is None or not (status or "was not found" in text or "HTTP request" in text):
+        return None
+    message = re.search(r'"message": ?"([^"]*)"', text)
+    said = message.group(1) if message else " ".join(text.split())
+    return _line(path.group().rstrip("/.,"), int(status.group(1)) if status else 0, said)
+
+
+def _line(path: str, status: int, said: str) -> str:
+    bucket = split(path)[0]
+    if status == 404 and "specified bucket does not exist" in said:
+        return f"{path}: there is no bucket {bucket}; make it, or name another."
+    if status == 404 or "was not found" in said:
+        return f"{path} does not exist; name another, or check what wrote it."
+    if status == 401:
+        return (
+            f"{path}: the credentials are not accepted (401: {said}); log in with `gcloud auth "
+            "application-default login`."
+        )
+    if status == 403:
+        return (
+            f"{path}: access is denied (403: {said}); have the role Storage Object User granted "
+            f"on the bucket {bucket}."
+        )
+    if status == 412:
+        return f"{path} was written by another process meanwhile; name another folder."
+    if 400 <= status < 500 and status not in (408, 429):
+        return f"{path}: the request was refused ({status}: {said})."
+    return f"{path} could not be reached ({status or said}); start again to go on."
+
+
+@contextlib.contextmanager
+def _explained(path: str) -> Iterator[None]:
+    from google.api_core import exceptions
+    from google.auth import exceptions as auth
+
+    try:
+        yield
+    except exceptions.RetryError as error:
+        raise InputError(_line(path, 0, f"{error.cause or error}")) from None
+    except exceptions.GoogleAPICallError as error:
+        raise InputError(_line(path, error.code or 0, _said(error))) from None
+    except auth.GoogleAuthError as error:
+        raise InputError(_line(path, 401, " ".join(str(error).split()))) from None
+
+
+def _said(error: Any) -> str:
+    """Returns the server's own words, without the request that the client puts before them."""
+    given = re.search(r'"message": ?"([^"]*)"', error.message)
+    request = re.match(r"[A-Z]+ http\S+: (.*)", error.message)
+    found = given or request
+    return found.group(1) if found else " ".join(error.message.split())
+
+
+@functools.cache
+def _client() -> Any:
+    from google.auth import exceptions
+    from google.cloud import storage
+
+    try:
+        return storage.Client()
+    except exceptions.DefaultCredentialsError:  # public buckets can be read without any
+        return storage.Client.create_anonymous_client()
+
+
+def _blob(path: str) -> Any:
+    bucket, name = split(path)
+    return _client().bucket(bucket).blob(name)
+
+
+@functools.cache
+def _retry() -> Any:
+    from google.api_core import retry
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    # The library's own rule of what passes; it has no way to say when it has acted.
+    return retry.Retry(
+        predicate=DEFAULT_RETRY._predicate,
+        initial=0.25,
+        maximum=30.0,
+        multiplier=2.0,
+        timeout=RETRY_SECONDS,
+        on_error=_note_retry,
+    )
+
+
+def _note_retry(error: Exception) -> None:
+    global _retries
+    with _lock:
+        _retries += 1

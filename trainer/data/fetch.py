@@ -1,0 +1,77 @@
+"""Pictures of an object store, copied to the local disk shortly before they are read.
+
+Threads of this process copy ahead of the workers, as many at a time as hide the store's latency,
+and each copy goes as soon as it has been used: the disk holds AHEAD pairs, not the data.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from trainer import bucket, files
+from trainer.data import images, survey, workers
+
+AHEAD = 16  # pairs; two requests each
+
+
+def results(
+    run: workers.Run, task: Callable[[survey.Pair], Any], pairs: Sequence[survey.Pair]
+) -> Iterator[Any]:
+    """Yields `task(pair)` of every pair, in order; pairs in gs:// have local paths by then."""
+    if not any(files.is_remote(source.path) for pair in pairs for source in _sources(pair)):
+        yield from run(task, pairs)
+        return
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        concurrent.futures.ThreadPoolExecutor(AHEAD) as pool,
+    ):
+        used: collections.deque[survey.Pair] = collections.deque()
+        for result in run(task, _copies(pool, pairs, folder, used)):
+            yield result
+            for source in _sources(used.popleft()):
+                if os.path.dirname(source.path) == folder:
+                    os.remove(source.path)
+
+
+def _copies(
+    pool: concurrent.futures.Executor,
+    pairs: Sequence[survey.Pair],
+    folder: str,
+    used: collections.deque[survey.Pair],
+) -> Iterator[survey.Pair]:
+    """Yields pairs with local paths, and notes them in `used`."""
+    pending: collections.deque[concurrent.futures.Future] = collections.deque()
+    with contextlib.ExitStack() as stack:
+        stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+        for index, pair in enumerate(pairs):
+            pending.append(pool.submit(_copy, pair, folder, index))
+            if len(pending) > AHEAD:
+                used.append(pending.popleft().result())
+                yield used[-1]
+        while pending:
+            used.append(pending.popleft().result())
+            yield used[-1]
+
+
+def _copy(pair: survey.Pair, folder: str, index: int) -> survey.Pair:
+    return survey.Pair(
+        _local(pair.image, os.path.join(folder, f"image-{index}")),
+        _local(pair.mask, os.path.join(folder, f"mask-{index}")),
+    )
+
+
+def _local(source: images.Source, path: str) -> images.Source:
+    if not files.is_remote(source.path):
+        return source
+    path += os.path.splitext(source.path)[1]
+    bucket.download(source.path, path)
+    return dataclasses.replace(source, path=path)
+
+
+def _sources(pair: survey.Pair) -> tuple[images.Source, images.Source]:
+    return pair.image, pair.mask

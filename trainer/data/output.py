@@ -1,0 +1,134 @@
+"""Where prepared data go: a folder, or a bucket that takes each shard as it is finished.
+
+Either way the manifest comes last, so what has one is whole.
+"""
+
+import collections
+import concurrent.futures
+import contextlib
+import errno
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from absl import logging
+
+from trainer import bucket, files
+from trainer.data import records
+from trainer.errors import InputError
+
+UPLOADS = 4  # at a time; as many more shards may wait on the local disk
+
+
+class Output(Protocol):
+    """What data are written to."""
+
+    def add(self, name: str, examples: Iterable[bytes]) -> records.Shard:
+        """Writes a shard."""
+
+    def finish(self, manifest: records.Manifest) -> None:
+        """Writes the manifest, when all shards are there."""
+
+
+def open_output(path: str) -> contextlib.AbstractContextManager[Output]:
+    """Opens a folder, local or in an object store, that has no manifest yet."""
+    return _open_bucket(path) if path.startswith(bucket.SCHEME) else _open_folder(path)
+
+
+class Folder:
+    """A folder that is written in place."""
+
+    def __init__(self, path: str) -> None:
+        """Begins to write into an existing folder."""
+        self._path = path
+        self.written: list[str] = []
+
+    def add(self, name: str, examples: Iterable[bytes]) -> records.Shard:
+        """Writes a shard."""
+        shard = records.write_shard(self._path, name, examples)
+        self.written.append(name)
+        return shard
+
+    def finish(self, manifest: records.Manifest) -> None:
+        """Writes the manifest."""
+        records.write_manifest(manifest, self._path)
+
+
+@contextlib.contextmanager
+def _open_folder(path: str) -> Iterator[Output]:
+    """Makes the folder; if what is within fails, removes it and all that was written."""
+    try:
+        made = files.make_folder(path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise InputError(f"--output={path} cannot be made: {error.strerror}.") from None
+    folder = Folder(path)
+    try:
+        yield folder
+    except BaseException:
+        for name in folder.written:
+            files.remove(f"{path}/{name}")
+        for made_folder in made:
+            files.remove_empty_folder(made_folder)
+        raise
+
+
+class Bucket:
+    """A folder of a bucket: shards are finished on the local disk and uploaded meanwhile.
+
+    What a start that failed has uploaded stays, and is not sent again: the same pictures and
+    settings give the same bytes.
+    """
+
+    def __init__(self, path: str, scratch: str, pool: concurrent.futures.Executor) -> None:
+        """Lists what is there; `scratch` is a local folder for the shards on their way."""
+        self._path, self._scratch, self._pool = path, scratch, pool
+        self._there = bucket.contents(path)
+        self._pending: collections.deque[concurrent.futures.Future] = collections.deque()
+        self._skipped = self._sent = 0
+
+    def add(self, name: str, examples: Iterable[bytes]) -> records.Shard:
+        """Writes a shard and has it uploaded; waits if too many are on their way."""
+        shard = records.write_shard(self._scratch, name, examples)
+        if self._there.get(name) == bucket.Content(shard.bytes, shard.crc32c):
+            os.remove(os.path.join(self._scratch, name))
+            self._skipped += 1
+            return shard
+        self._pending.append(self._pool.submit(self._upload, name, shard.crc32c))
+        self._sent += 1
+        while len(self._pending) > 2 * UPLOADS or (self._pending and self._pending[0].done()):
+            self._pending.popleft().result()
+        return shard
+
+    def finish(self, manifest: records.Manifest) -> None:
+        """Waits for the shards and uploads the manifest, unless another process was faster."""
+        while self._pending:
+            self._pending.popleft().result()
+        records.write_manifest(manifest, self._scratch)
+        local = os.path.join(self._scratch, records.MANIFEST)
+        bucket.upload(local, f"{self._path}/{records.MANIFEST}", files.crc32c(local), create=True)
+        logging.info(
+            "Uploaded %d shards; %d were there already. %d requests were sent again.",
+            self._sent,
+            self._skipped,
+            bucket.retries(),
+        )
+
+    def _upload(self, name: str, crc32c: str) -> None:
+        local = os.path.join(self._scratch, name)
+        bucket.upload(local, f"{self._path}/{name}", crc32c)
+        os.remove(local)
+
+
+@contextlib.contextmanager
+def _open_bucket(path: str) -> Iterator[Output]:
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        concurrent.futures.ThreadPoolExecutor(UPLOADS) as pool,
+    ):
+        try:
+            yield Bucket(path, scratch, pool)
+        finally:
+            pool.shutdown(cancel_futures=True)
