@@ -393,8 +393,8 @@ def test_places_without_images_are_named(tmp_path):
     assert _message(images.find, str(tmp_path), "images", "") == (
         f"--images={tmp_path} holds no images (.png, .jpg, .jpeg, .bmp, .tif, .tiff, .dcm, .npy)."
     )
-    assert _message(images.find, "gs://a/b", "images", "") == (
-        "--images=gs://a/b is remote; copy it to a local folder first."
+    assert _message(images.find, "s3://a/b", "images", "") == (
+        "--images=s3://a/b is neither local nor gs://; copy it to either first."
     )
 
 

@@ -102,3 +102,23 @@ def test_workers_that_do_not_write_take_no_lease(tmp_path):
     with lease.held(str(tmp_path / "run"), 60, writer=False) as none:
         none.check()
         assert not (tmp_path / "run").exists()
+
+
+def test_the_lease_of_a_bucket_is_made_only_where_there_is_none(gcs, bucket):
+    folder = f"{bucket}/run"
+    with lease.held(folder, 60):
+        assert json.loads(gcs.read(f"{folder}/lease.json"))["pid"] == os.getpid()
+        with pytest.raises(InputError, match=f"is being written by process {os.getpid()} on"):
+            lease.Lease(folder, 60).acquire()
+    assert gcs.names(folder) == []
+
+
+def test_a_bucket_s_lease_taken_over_meanwhile_is_lost(gcs, bucket):
+    folder = f"{bucket}/run"
+    with lease.held(folder, 0.4) as mine:
+        text = json.dumps({**json.loads(gcs.read(f"{folder}/lease.json")), "pid": 7, "host": "far"})
+        gcs.write(f"{folder}/lease.json", text.encode())
+        mine._thread.join(20)
+        with pytest.raises(InputError, match="was taken over by process 7 on far"):
+            mine.check()
+    assert json.loads(gcs.read(f"{folder}/lease.json"))["pid"] == 7

@@ -120,6 +120,49 @@ def upload(local: str, path: str, crc32c: str, create: bool = False) -> None:
                 raise
 
 
+def read_version(path: str) -> tuple[str, int]:
+    """Returns an object's text and generation; an empty text and 0 where there is none."""
+    from google.api_core import exceptions
+
+    blob = _blob(path)
+    with _explained(path):
+        try:
+            return blob.download_as_bytes(retry=_retry()).decode(), blob.generation
+        except exceptions.NotFound:
+            check(path)  # a bucket that is not there is another matter
+            return "", 0
+
+
+def write_version(path: str, text: str, generation: int) -> int | None:
+    """Writes an object if it is still of a generation, 0 being none.
+
+    Returns:
+        Its new generation, or None if it was of another.
+    """
+    from google.api_core import exceptions
+
+    blob = _blob(path)
+    with _explained(path):
+        try:
+            blob.upload_from_string(text, if_generation_match=generation, retry=_retry())
+        except exceptions.PreconditionFailed:
+            # A second try meets the first where only the answer to that one was lost.
+            written, found = read_version(path)
+            return found if written == text else None
+    return blob.generation
+
+
+def remove_version(path: str, generation: int) -> None:
+    """Removes an object if it is still of a generation."""
+    from google.api_core import exceptions
+
+    with (
+        _explained(path),
+        contextlib.suppress(exceptions.NotFound, exceptions.PreconditionFailed),
+    ):
+        _blob(path).delete(if_generation_match=generation, retry=_retry())
+
+
 def split(path: str) -> tuple[str, str]:
     """Returns bucket and name of gs://bucket/name."""
     bucket, _, name = path.removeprefix(SCHEME).partition("/")

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from absl import logging
 
-from trainer import files
+from trainer import bucket, files
 from trainer.errors import InputError
 
 NAME = "lease.json"
@@ -280,40 +280,19 @@ class _GoogleCell:
     """An object of Google Cloud Storage; its version is its generation, 0 where there is none."""
 
     def __init__(self, path: str):
-        from google.cloud import storage  # slow to import, and needed for gs:// only
-
-        bucket, _, name = path.removeprefix("gs://").partition("/")
-        self._blob = storage.Client().bucket(bucket).blob(name)
+        self._path = path
 
     def read(self) -> tuple[str, int]:
-        from google.api_core import exceptions
-
-        try:
-            return self._blob.download_as_bytes().decode(), self._blob.generation
-        except exceptions.NotFound:
-            return "", 0
+        return bucket.read_version(self._path)
 
     def write(self, text: str, version: int) -> int | None:
-        from google.api_core import exceptions
-
-        try:
-            self._blob.upload_from_string(
-                text, content_type="application/json", if_generation_match=version
-            )
-        except exceptions.PreconditionFailed:
-            # A retry meets its own first attempt where only the answer to that one was lost.
-            written, generation = self.read()
-            return generation if written == text else None
-        return self._blob.generation
+        return bucket.write_version(self._path, text, version)
 
     def remove(self, version: int) -> None:
-        from google.api_core import exceptions
-
-        with contextlib.suppress(exceptions.NotFound, exceptions.PreconditionFailed):
-            self._blob.delete(if_generation_match=version)
+        bucket.remove_version(self._path, version)
 
 
 def _cell(path: str) -> Cell:
-    if path.startswith("gs://"):
+    if path.startswith(bucket.SCHEME):
         return _GoogleCell(path)
     return _StoreCell(path) if files.is_remote(path) else _LocalCell(path)

@@ -151,7 +151,9 @@ def _find_in_bucket(where: str, flag: str, scratch: str) -> list[Source]:
     ]
     if not found:
         raise InputError(f"--{flag}={where} holds no images ({', '.join(SUFFIXES)}).")
-    return [_file_source(path) for path in found]
+    # What is in a file is known once it is copied: one of several pages is refused then.
+    stems = [os.path.splitext(os.path.basename(path))[0] for path in found]
+    return [Source(stem, path, None, path) for stem, path in zip(stems, found, strict=True)]
 
 
 def _is_image(path: str) -> bool:
