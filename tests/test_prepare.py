@@ -56,7 +56,8 @@ def _arguments(folder, *others):
 def _prepare(folder, *others):
     """Runs the command in this process and returns the manifest that it wrote."""
     flags.run(config.Prepare, prepare.main, ["prepare", *_arguments(folder, *others)])
-    return records.read_manifest(str(folder / "out"))
+    output = [other.removeprefix("--output=") for other in others if other.startswith("--output=")]
+    return records.read_manifest(output[0] if output else str(folder / "out"))
 
 
 def _refusal(capsys, folder, *others):
@@ -596,3 +597,25 @@ def test_settings_are_a_library_too(folder):
     )
     manifest = prepare.prepare(dataclasses.replace(settings, workers=1))
     assert manifest == records.read_manifest(str(folder / "out"))
+
+
+def test_tiles_of_training_images_are_examples_and_cover_every_pixel_once(folder):
+    whole = _prepare(folder, "--split=0.5,0.3,0.2")
+    cut = _prepare(folder, "--split=0.5,0.3,0.2", "--tile=4", f"--output={folder}/cut")
+    # 8×6 pixels are 2 × 2 tiles, of 4×3: 6 / 4 is nearer to 2 than to 1.
+    train = cut.splits["train"]
+    assert train.examples == 4 * whole.splits["train"].examples
+    assert train.sizes == ((4, 3, train.examples),)
+    assert train.pixels == whole.splits["train"].pixels
+    assert train.mean == whole.splits["train"].mean
+    first = train.cases[0].rpartition("_y")[0]
+    assert train.cases[:4] == tuple(f"{first}_{at}" for at in ("y0_x0", "y0_x3", "y4_x0", "y4_x3"))
+    assert cut.splits["test"] == whole.splits["test"]
+    parts = {}
+    for shard in train.shards:
+        for example in records.read_shard(f"{folder}/cut", shard):
+            decoded = records.decode(example, cut)
+            parts[decoded["name"].numpy().decode()] = decoded["image"].numpy()
+    rows = [np.hstack([parts[f"{first}_y{y}_x{x}"] for x in (0, 3)]) for y in (0, 4)]
+    with Image.open(folder / f"images/{first}.png") as picture:
+        np.testing.assert_array_equal(np.vstack(rows)[..., 0], np.array(picture))

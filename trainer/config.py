@@ -370,6 +370,12 @@ class Prepare(Settings):
         "each goes to one split as a whole.",
     )
     seed: int = setting(0, "Seed of the split and of the order.", low=0)
+    tile: int = setting(
+        0,
+        "Cut training images into tiles of about this side, each an example, so that each pixel of "
+        "a set of mixed sizes is as likely to be trained on; 0: keep them whole.",
+        low=0,
+    )
     shard_mb: float = setting(
         128.0, "Most megabytes a shard would have uncompressed; at least 8 shards.", low=0.001
     )

@@ -59,9 +59,10 @@ def _copies(
 
 
 def _copy(pair: survey.Pair, folder: str, index: int) -> survey.Pair:
-    return survey.Pair(
-        _local(pair.image, os.path.join(folder, f"image-{index}")),
-        _local(pair.mask, os.path.join(folder, f"mask-{index}")),
+    return dataclasses.replace(
+        pair,
+        image=_local(pair.image, os.path.join(folder, f"image-{index}")),
+        mask=_local(pair.mask, os.path.join(folder, f"mask-{index}")),
     )
 
 

@@ -28,7 +28,7 @@ import tqdm
 from absl import logging
 
 from trainer import config, files, flags
-from trainer.data import fetch, images, output, records, sides, survey, workers
+from trainer.data import cut, fetch, images, output, records, sides, survey, workers
 from trainer.errors import InputError
 
 MIN_SHARDS = 8  # so that as many streams, or workers, can share a split of any size
@@ -92,7 +92,11 @@ def prepare(settings: config.Prepare) -> records.Manifest:
             leaks = sides.find_leaks(names, {name: one.digest for name, one in found.items()})
             _warn_of_leaks(leaks)
             order = {
-                side: [found[name] for name in shuffled]
+                side: [
+                    tile
+                    for name in shuffled
+                    for tile in cut.cut(found[name], settings.tile if side == "train" else 0)
+                ]
                 for side, shuffled in sides.shuffle(names, settings.seed).items()
             }
             with output.open_output(settings.output) as folder:
@@ -290,15 +294,16 @@ def _warn_of_leaks(leaks: Sequence[Sequence[str]]) -> None:
 
 def _write(
     run: workers.Run,
-    order: dict[str, list[survey.Survey]],
+    order: dict[str, list[cut.Tile]],
     form: survey.Format,
     settings: config.Prepare,
     folder: output.Output,
 ) -> dict[str, records.Split]:
     """Writes all shards, one after the other, and returns what the manifest says of them."""
     task = functools.partial(_encode, form, settings.max_pixels)
-    pairs = [one.pair for listed in order.values() for one in listed]
-    results = _shown(fetch.results(run, task, pairs), "writing", len(pairs))
+    pairs = list(cut.by_pair(tile for listed in order.values() for tile in listed))
+    shown = _shown(fetch.results(run, task, pairs), "writing", len(pairs))
+    results = itertools.chain.from_iterable(shown)
     splits = {}
     for side, listed in order.items():
         total = _no_tally(form)
@@ -331,17 +336,22 @@ def shard_counts(num_examples: int, raw_bytes: int, shard_mb: float) -> list[int
     return [small + 1] * larger + [small] * (shards - larger)
 
 
-def _raw_bytes(listed: Sequence[survey.Survey], form: survey.Format) -> int:
+def _raw_bytes(listed: Sequence[cut.Tile], form: survey.Format) -> int:
     per_pixel = form.channels * records.BIT_DEPTHS[form.dtype] // 8 + 1  # and the mask's byte
     return per_pixel * sum(one.height * one.width for one in listed)
 
 
-def _encode(form: survey.Format, max_pixels: int, pair: survey.Pair) -> tuple[bytes, Tally]:
+def _encode(form: survey.Format, max_pixels: int, pair: survey.Pair) -> list[tuple[bytes, Tally]]:
+    """Returns the examples of a pair, one for each of its boxes."""
     pixels = images.read_image(pair.image, max_pixels)
     image = images.convert(pixels, form.channels, form.dtype, pair.image.label)
     mask = class_ids(images.read_mask(pair.mask, max_pixels), form.classes)
-    example = records.encode(pair.name, image, mask, form.encoding)
-    return example, tally(image, mask, len(form.classes))
+    examples = []
+    for name, top, left, height, width in pair.boxes:
+        part = np.s_[top : top + height, left : left + width]
+        example = records.encode(name, image[part], mask[part], form.encoding)
+        examples.append((example, tally(image[part], mask[part], len(form.classes))))
+    return examples
 
 
 def class_ids(values: np.ndarray, classes: Sequence[records.Class]) -> np.ndarray:
@@ -386,7 +396,7 @@ def _no_tally(form: survey.Format) -> Tally:
 
 
 def _describe(
-    listed: Sequence[survey.Survey], shards: Sequence[records.Shard], total: Tally
+    listed: Sequence[cut.Tile], shards: Sequence[records.Shard], total: Tally
 ) -> records.Split:
     sizes = collections.Counter((one.height, one.width) for one in listed)
     num_pixels = sum(one.height * one.width for one in listed)
@@ -397,7 +407,7 @@ def _describe(
     return records.Split(
         examples=len(listed),
         shards=tuple(shards),
-        cases=tuple(one.pair.name for one in listed),
+        cases=tuple(one.name for one in listed),
         sizes=tuple((*size, count) for size, count in sorted(sizes.items())),
         pixels=tuple(int(count) for count in total.pixels),
         ignored_pixels=total.ignored_pixels,

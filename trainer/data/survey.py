@@ -19,10 +19,17 @@ SHOWN = 5  # values or names in a message before "…"
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """An image and its mask."""
+    """An image and its mask.
+
+    Attributes:
+        image: where the image is.
+        mask: where its mask is.
+        boxes: (name, top, left, height, width) of the examples to be made of them.
+    """
 
     image: images.Source
     mask: images.Source
+    boxes: tuple[tuple[str, int, int, int, int], ...] = ()
 
     @property
     def name(self) -> str:
