@@ -3,8 +3,10 @@
 import json
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
+from tests import gcs_server
 from trainer import report
 
 FIGURES = {"loss": 0.5, "images_per_second": 10.0}
@@ -62,3 +64,64 @@ def test_other_workers_write_nothing(tmp_path):
     reporter.validation(5, {"dice": 0.8}, {})
     reporter.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_goes_on_begins_its_event_files_anew(tmp_path):
+    def scalars(split):
+        return sorted(
+            (event.step, round(float(tf.make_ndarray(value.tensor)), 3))
+            for path in (tmp_path / "tensorboard" / split).glob("events*")
+            for event in tf.compat.v1.train.summary_iterator(str(path))
+            for value in event.summary.value
+            if value.tag == "loss"
+        )
+
+    with report.Report(str(tmp_path), True, 0, 10) as reporter:
+        for step in (1, 2):
+            reporter.train(step, {**FIGURES, "loss": 0.1 * step})
+        reporter.rotate(2)
+        for step in (3, 4):
+            reporter.train(step, {**FIGURES, "loss": 9.0})
+    with report.Report(str(tmp_path), True, 2, 10) as reporter:
+        assert reporter.steps_to_redo == 2
+        reporter.train(3, {**FIGURES, "loss": 0.3})
+    assert scalars("train") == [(1, 0.1), (2, 0.2), (3, 0.3)]
+
+
+def test_an_evaluation_that_its_checkpoint_does_not_know_of_is_dropped(tmp_path):
+    with report.Report(str(tmp_path), True, 0, 10) as reporter:
+        reporter.train(4, FIGURES)
+        reporter.validation(4, {"dice": 0.5}, {})
+    report.Report(str(tmp_path), True, 4, 10, evaluated_step=2).close()
+    assert [(line["step"], line["split"]) for line in lines(tmp_path)] == [(4, "train")]
+
+
+def test_what_an_object_store_is_sent_is_linear_in_what_was_written(gcs, bucket):
+    sent = []
+    for cycles in (4, 8):
+        folder = f"{bucket}/run{cycles}"
+        gcs.begin(gcs_server.Faults())
+        with report.Report(folder, True, 0, 1000) as reporter:
+            for cycle in range(cycles):
+                for step in range(50):
+                    reporter.train(50 * cycle + step, FIGURES)
+                reporter.rotate(50 * (cycle + 1))
+                reporter.flush()
+        events = [name for name in gcs.names(f"{folder}/tensorboard/") if "tfevents" in name]
+        assert len(events) == cycles
+        metrics = len(gcs.read(f"{folder}/metrics.jsonl"))
+        # metrics.jsonl, which is small, is sent whole each time: 1 + 2 + … of its parts.
+        sent.append(gcs.counts().bytes_up - metrics * (cycles + 1) / 2)
+    assert sent[1] == pytest.approx(2 * sent[0], rel=0.1)
+
+
+def test_lines_for_an_object_store_are_whole_and_go_on(gcs, bucket):
+    with report.Report(bucket, True, 0, 10) as reporter:
+        for step in (1, 2, 3):
+            reporter.train(step, FIGURES)
+        assert gcs.names(f"{bucket}/metrics") == []
+        reporter.flush()
+    with report.Report(bucket, True, 2, 10) as reporter:
+        reporter.train(3, FIGURES)
+    entries = [json.loads(line) for line in gcs.read(f"{bucket}/metrics.jsonl").splitlines()]
+    assert [entry["step"] for entry in entries] == [1, 2, 3]

@@ -128,6 +128,18 @@ def write_whole(path: str, text: str) -> None:
     os.replace(path + ".tmp", path)
 
 
+def append(path: str, text: str) -> None:
+    """Appends to a local file, all of the text or nothing."""
+    size = os.path.getsize(path) if os.path.exists(path) else 0
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:  # the disk is full
+        with contextlib.suppress(OSError):
+            os.truncate(path, size)
+        raise
+
+
 def copy_to_store(local: str, path: str) -> None:
     """Copies a local file to an object store; a local `path` is that file, which is synced."""
     if is_remote(path):

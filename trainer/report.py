@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tempfile
 import threading
 import time
 import types
@@ -24,7 +25,7 @@ class Report:
 
     On a disk, each line and event is written as it comes. An object store takes whole objects only,
     so there both are held back until `flush`, which runs with each checkpoint: metrics.jsonl is
-    appended to, and each event file is uploaded once, for `rotate` begins the next. The names of
+    written anew, and each event file is uploaded once, for `rotate` begins the next. The names of
     event files end with the step after which they begin; a run that goes on from a step removes
     those that begin there or later, and so TensorBoard shows one curve.
     """
@@ -46,17 +47,22 @@ class Report:
         self._metrics_path = os.path.join(run_dir, "metrics.jsonl")
         self._held_back = files.is_remote(run_dir)
         self._lock = threading.Lock()
-        self._lines: list[str] = []  # to be appended
+        self._lines: list[str] = []  # to be written
+        self._kept: list[str] = []  # of an object store's file, which is always written whole
+        self._is_stale = False
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
-        self._full: list[tf.summary.SummaryWriter] = []  # to be closed
+        self._full: list[tuple[str, tf.summary.SummaryWriter, str]] = []  # to be closed
         self._tensorboard_dir = os.path.join(run_dir, "tensorboard")
+        self._scratch = tempfile.TemporaryDirectory() if self._held_back else None
         self._first_step = step  # of the next event file
+        self._rotations = 0
         self._last_line = time.monotonic()
         self._val: Mapping[str, float] = {}
         self._start, self._start_step = time.monotonic(), step
         self.steps_to_redo = 0
         if chief:
-            self.steps_to_redo = _drop_after(self._metrics_path, step, evaluated_step)
+            lines, self.steps_to_redo = _drop_after(self._metrics_path, step, evaluated_step)
+            self._kept = lines if self._held_back else []
             _drop_events(self._tensorboard_dir, step)
         self._bar = tqdm.tqdm(
             total=total_steps,
@@ -97,18 +103,33 @@ class Report:
     def rotate(self, step: int) -> None:
         """Lets events after `step` go into new files; `flush` closes the old ones."""
         with self._lock:
-            self._full += self._writers.values()
+            self._full += [
+                (split, writer, self._events_dir(split)) for split, writer in self._writers.items()
+            ]
+            self._rotations += 1
         self._writers, self._first_step = {}, step
 
     def flush(self) -> None:
         """Writes what was held back; may run in another thread, and again where it failed."""
         with self._lock:
+            if self._lines and self._held_back:
+                self._kept += self._lines
+                self._lines.clear()
+                self._is_stale = True
+            if self._is_stale:
+                files.write_whole(self._metrics_path, "".join(self._kept))
+                self._is_stale = False
             if self._lines:
-                with files.open_file(self._metrics_path, "a") as file:
-                    file.write("".join(self._lines))
+                files.append(self._metrics_path, "".join(self._lines))
                 self._lines.clear()
             while self._full:
-                self._full[0].close()
+                split, writer, folder = self._full[0]
+                writer.close()
+                if self._scratch:
+                    for name in files.list_folder(folder):
+                        local = os.path.join(folder, name)
+                        files.copy_to_store(local, f"{self._tensorboard_dir}/{split}/{name}")
+                        os.remove(local)
                 self._full.pop(0)
 
     def __enter__(self) -> "Report":
@@ -134,6 +155,8 @@ class Report:
         self._bar.close()
         self.rotate(self._total_steps)
         self.flush()
+        if self._scratch:
+            self._scratch.cleanup()
 
     def _summary(self, figures: Mapping[str, float]) -> str:
         parts = [f"loss {figures['loss']:.4f}"]
@@ -172,27 +195,32 @@ class Report:
 
     def _writer(self, split: str) -> tf.summary.SummaryWriter:
         if split not in self._writers:
-            folder = os.path.join(self._tensorboard_dir, split)
             self._writers[split] = tf.summary.create_file_writer(
-                folder,
-                filename_suffix=f".{self._first_step:08d}",
-                # Each flush to an object store uploads the whole file again.
-                max_queue=1_000_000 if self._held_back else None,
-                flush_millis=86_400_000 if self._held_back else None,
+                self._events_dir(split), filename_suffix=f".{self._first_step:08d}"
             )
         return self._writers[split]
 
+    def _events_dir(self, split: str) -> str:
+        """Returns where the open event file of a split is: on the disk, to be uploaded whole.
 
-def _drop_after(path: str, step: int, evaluated_step: int) -> int:
+        TensorFlow would ask an object store for the file before each event, and write all of it
+        again at each flush.
+        """
+        if self._scratch:
+            return os.path.join(self._scratch.name, str(self._rotations), split)
+        return os.path.join(self._tensorboard_dir, split)
+
+
+def _drop_after(path: str, step: int, evaluated_step: int) -> tuple[list[str], int]:
     """Removes what a run that goes on writes again, the test among it.
 
     Returns:
-        How many training steps that is.
+        The lines that stay, and how many training steps were removed.
     """
     if not files.exists(path):
-        return 0
+        return [], 0
     with files.open_file(path, "r") as file:
-        lines = [line for line in file.read().splitlines() if line.strip()]
+        lines = [line for line in file.read().splitlines(keepends=True) if line.strip()]
     last = {"train": step, "val": evaluated_step}
     kept, reached = [], step
     for line in lines:
@@ -204,8 +232,8 @@ def _drop_after(path: str, step: int, evaluated_step: int) -> int:
         except (json.JSONDecodeError, KeyError):  # cut short when the process was killed
             continue
     if len(kept) < len(lines):
-        files.write_whole(path, "".join(line + "\n" for line in kept))
-    return reached - step
+        files.write_whole(path, "".join(kept))
+    return kept, reached - step
 
 
 def _drop_events(folder: str, step: int) -> None:
