@@ -132,6 +132,16 @@ def test_a_missing_shard_is_named(bucket, data):
     assert output.splitlines()[-1].startswith(f"{copy}/{shard.name} is missing, ")
 
 
+def test_a_file_is_moved_alone_and_in_place_of_another(bucket):
+    folder = f"{bucket}/moves"
+    for name in ("x", "x2", "y"):
+        with files.open_file(f"{folder}/{name}", "w") as file:
+            file.write(name)
+    files.move(f"{folder}/x", f"{folder}/y")
+    assert sorted(tf.io.gfile.listdir(folder)) == ["x2", "y"]
+    assert _read(f"{folder}/y") == "x"
+
+
 def test_azure_registers():
     files.register_stores("az://account/container")
     assert "az" in tf.io.gfile.get_registered_schemes()

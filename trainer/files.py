@@ -158,7 +158,10 @@ def remove_empty_folder(path: str) -> None:
 
 def move(old: str, new: str) -> None:
     """Renames a file, in place of any that has the new name."""
-    if is_remote(old):
+    if old.startswith("s3://"):  # whose rename also takes each file whose name begins with `old`
+        _gfile(old).copy(old, new, overwrite=True)
+        _gfile(old).remove(old)
+    elif is_remote(old):
         _gfile(old).rename(old, new, overwrite=True)
     else:
         os.replace(old, new)
