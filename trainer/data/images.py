@@ -173,16 +173,22 @@ def _is_dicom(path: str) -> bool:
     return path.lower().endswith(".dcm")
 
 
+def _file_source(path: str) -> Source:
+    return Source(os.path.splitext(os.path.basename(path))[0], path, None, path)
+
+
 def _file_sources(path: str) -> list[Source]:
-    stem = os.path.splitext(os.path.basename(path))[0]
+    """Returns the images in a file: the file, or the pages of a TIFF that has several."""
+    whole = _file_source(path)
     if _is_dicom(path):
         files.import_tensorflow_io(path)  # what is missing is said before any work
     count = _count_pages(path) if path.lower().endswith((".tif", ".tiff")) else 1
     if count is None or count == 1:
-        return [Source(stem, path, None, path, is_uncounted=count is None)]
+        return [dataclasses.replace(whole, is_uncounted=count is None)]
     digits = max(3, len(str(count - 1)))
     return [
-        Source(f"{stem}_p{page:0{digits}}", path, page, f"{path}[{page}]") for page in range(count)
+        Source(f"{whole.name}_p{page:0{digits}}", path, page, f"{path}[{page}]")
+        for page in range(count)
     ]
 
 
@@ -422,8 +428,8 @@ def _decode(source: Source, max_pixels: int, values_of: Any) -> tuple[np.ndarray
                 picture.seek(source.row)
             elif picture.format == "TIFF" and getattr(picture, "n_frames", 1) > 1:
                 raise InputError(
-                    f"{source.label} is a TIFF of {picture.n_frames} pages; let its name end in "
-                    ".tif, and each page is an image."
+                    f"{source.label} is a TIFF of {picture.n_frames} pages; give it as a local "
+                    "file whose name ends in .tif, and each page is an image."
                 )
             width, height = picture.size
             _check_size(source.label, height, width, max_pixels)
