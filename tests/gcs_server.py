@@ -56,7 +56,7 @@ class Faults:
         slow_seconds: length of such a spike.
         latency_seconds: added to every request.
         bytes_per_second: of each connection, in either direction; 0: as fast as it can.
-        outage: seconds after `begin` from which and up to which every connection is dropped.
+        outage: seconds after the first request from which and up to which every connection is dropped.
         token_seconds: after which clients must have renewed their token; 0: any token will do.
     """
 
@@ -200,7 +200,7 @@ class _Http(http.server.ThreadingHTTPServer):
         store: the buckets.
         faults: in force.
         counts: since they are.
-        started: when they were put in force.
+        started: when the first request came since then; None before.
         number: requests since then.
         tokens: token → when it was given out.
         tls: what a connection through the proxy is wrapped in.
@@ -216,6 +216,7 @@ class _Http(http.server.ThreadingHTTPServer):
         self.store = gcs_store.Store()
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.tls.load_cert_chain(certificates)
+        self.started: float | None = None
         self.tokens: dict[str, float] = {}
         self.lock = threading.Lock()
         self.begin(Faults())
@@ -224,7 +225,7 @@ class _Http(http.server.ThreadingHTTPServer):
         """Puts faults in force and counts anew."""
         with self.lock:
             self.faults, self.counts = faults, Counts()
-            self.started, self.number = time.monotonic(), 0
+            self.started, self.number = None, 0
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Reports defects of the server, but not that a client has gone."""
@@ -307,12 +308,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     # Faults ---------------------------------------------------------------------------------------
 
     def _is_outage(self) -> bool:
-        first, last = self.server.faults.outage
-        if not first <= time.monotonic() - self.server.started < last:
-            return False
+        now, (first, last) = time.monotonic(), self.server.faults.outage
         with self.server.lock:
-            self.server.counts.faults["outage"] += 1
-        return True
+            self.server.started = self.server.started or now
+            away = first <= now - self.server.started < last
+            self.server.counts.faults["outage"] += away
+        return away
 
     def _draw(self) -> tuple[int, bool, bool]:
         """Returns the status if the server is to be busy, and whether to cut and to be slow."""

@@ -109,7 +109,7 @@ def test_finished_data_in_a_bucket_are_not_overwritten(gcs, bucket, pictures, ca
 def test_faults_do_not_change_what_is_prepared(gcs, bucket, pictures, caplog):
     raw = _upload(gcs, pictures, bucket)
     manifest = _prepare(*raw, f"--output={bucket}/calm", "--workers=1")
-    gcs.begin(gcs_server.Faults(busy=0.1, cut=0.05, slow=0.1, outage=(0.5, 1.5)))
+    gcs.begin(gcs_server.Faults(busy=0.1, cut=0.05, slow=0.1, outage=(0.2, 1.2)))
     with caplog.at_level("INFO", logger="absl"):
         assert _prepare(*raw, f"--output={bucket}/stormy", "--workers=1") == manifest
     counts = gcs.counts().faults

@@ -64,6 +64,9 @@ def prepare_environment() -> None:
     # TensorFlow leaves oneDNN's kernels off on CPUs that are not Intel's newest; where they were
     # off, they take a third less CPU time per training step (docs/performance.md).
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    # What one request to gs:// reads; 64 MB of TensorFlow's own are late, and held for each stream
+    # (docs/storage.md). The user's GCS_READ_CACHE_BLOCK_SIZE_MB comes before it.
+    os.environ.setdefault("GCS_READAHEAD_BUFFER_SIZE_BYTES", str(8 * 2**20))
 
 
 def parse(cls: type, argv: Sequence[str]) -> Any:

@@ -227,7 +227,8 @@ def _epoch(
     data = tf.data.Dataset.from_tensor_slices((paths, counts, tf.maximum(unread, 0)))
     data = data.filter(lambda path, count, skip: skip < count)
     data = data.flat_map(lambda path, count, skip: _read(path, count).skip(skip))
-    data = tf.data.Dataset.zip((tf.data.Dataset.counter(first_block), data.batch(shuffle_block)))
+    blocks = data.batch(shuffle_block).prefetch(1)  # read while the one before is used
+    data = tf.data.Dataset.zip((tf.data.Dataset.counter(first_block), blocks))
 
     def permute(number: tf.Tensor, block: tf.Tensor) -> tf.Tensor:
         return tf.gather(

@@ -1,0 +1,26 @@
+"""Short versions of the drills in benchmarks/drills."""
+
+import pytest
+
+from benchmarks.drills import faults, latency
+
+
+@pytest.mark.slow
+def test_faults_change_nothing_but_the_time():
+    # The drill itself compares what was prepared, read and evaluated.
+    found = faults.main(faults.Drill(images=20, side=64, outage_seconds=1.5, token_seconds=2.0))
+    for part in ("prepare", "read", "evaluate"):
+        assert found[f"{part}, calm"]["sent again"] == 0
+        assert found[f"{part}, storm"]["sent again"] > 0
+        assert found[f"{part}, storm"]["refused in the outage"] > 0
+        assert found[f"{part}, storm"]["tokens"] >= 2
+
+
+@pytest.mark.slow
+def test_training_data_take_few_large_requests():
+    settings = latency.Latency(
+        latency_ms=20.0, shards=2, shard_mb=16.0, seconds=2.0, rounds=1, only_ours=True
+    )
+    found = latency.main(settings)["8 MiB (ours)"]
+    # 16 MB are two requests of 8 MiB a shard; another for each that is being read ahead.
+    assert 4 <= found["requests/epoch"]["median"] <= 12
