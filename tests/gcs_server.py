@@ -56,7 +56,7 @@ class Faults:
         slow_seconds: length of such a spike.
         latency_seconds: added to every request.
         bytes_per_second: of each connection, in either direction; 0: as fast as it can.
-        outage: seconds after the first request from which and up to which every connection is dropped.
+        outage: seconds after the first request from which and up to which connections are dropped.
         token_seconds: after which clients must have renewed their token; 0: any token will do.
     """
 
