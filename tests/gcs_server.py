@@ -56,7 +56,8 @@ class Faults:
         slow_seconds: length of such a spike.
         latency_seconds: added to every request.
         bytes_per_second: of each connection, in either direction; 0: as fast as it can.
-        outage: seconds after the first request from which and up to which connections are dropped.
+        outage_after: requests after which, for `outage_seconds`, every connection is dropped.
+        outage_seconds: length of this absence.
         token_seconds: after which clients must have renewed their token; 0: any token will do.
     """
 
@@ -67,7 +68,8 @@ class Faults:
     slow_seconds: float = 0.2
     latency_seconds: float = 0.0
     bytes_per_second: float = 0.0
-    outage: tuple[float, float] = (0.0, 0.0)
+    outage_after: int = 0
+    outage_seconds: float = 0.0
     token_seconds: float = 0.0
 
 
@@ -200,7 +202,7 @@ class _Http(http.server.ThreadingHTTPServer):
         store: the buckets.
         faults: in force.
         counts: since they are.
-        started: when the first request came since then; None before.
+        back: when the outage ends; None before it has begun.
         number: requests since then.
         tokens: token → when it was given out.
         tls: what a connection through the proxy is wrapped in.
@@ -216,7 +218,7 @@ class _Http(http.server.ThreadingHTTPServer):
         self.store = gcs_store.Store()
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.tls.load_cert_chain(certificates)
-        self.started: float | None = None
+        self.back: float | None = None
         self.tokens: dict[str, float] = {}
         self.lock = threading.Lock()
         self.begin(Faults())
@@ -225,7 +227,7 @@ class _Http(http.server.ThreadingHTTPServer):
         """Puts faults in force and counts anew."""
         with self.lock:
             self.faults, self.counts = faults, Counts()
-            self.started, self.number = None, 0
+            self.back, self.number = None, 0
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Reports defects of the server, but not that a client has gone."""
@@ -308,10 +310,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     # Faults ---------------------------------------------------------------------------------------
 
     def _is_outage(self) -> bool:
-        now, (first, last) = time.monotonic(), self.server.faults.outage
+        faults, now = self.server.faults, time.monotonic()
         with self.server.lock:
-            self.server.started = self.server.started or now
-            away = first <= now - self.server.started < last
+            if self.server.number >= faults.outage_after and self.server.back is None:
+                self.server.back = now + faults.outage_seconds
+            away = self.server.back is not None and now < self.server.back
             self.server.counts.faults["outage"] += away
         return away
 

@@ -86,7 +86,7 @@ def test_tensorflow_goes_on_after_busy_answers_and_cut_connections(gcs, bucket):
 
 def test_tensorflow_goes_on_after_an_outage(gcs, bucket):
     _write(f"{bucket}/x", b"1")
-    gcs.begin(gcs_server.Faults(outage=(0.0, 1.5)))
+    gcs.begin(gcs_server.Faults(outage_seconds=1.5))
     assert _read(f"{bucket}/x") == b"1"
     assert gcs.counts().faults["outage"] > 1
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from trainer import bucket, config, preemption
+from trainer import bucket, config, preemption, retries
 from trainer.errors import InputError
 
 DEFINERS: Mapping[type, Callable[..., Any]] = {
@@ -40,7 +40,12 @@ def run(cls: type, main: Callable[[Any], None], argv: Sequence[str] | None = Non
         if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
             print(describe(cls, argv[0]))
             sys.exit(0)
-        main(parse(cls, argv))
+        settings = parse(cls, argv)
+        in_bucket = any(
+            str(value).startswith(bucket.SCHEME) for _, value, _ in config.walk(settings)
+        )
+        with retries.reported() if in_bucket else contextlib.nullcontext():
+            main(settings)
     except InputError as error:
         _exit_with(str(error))
     except preemption.StoppedError as error:

@@ -4,6 +4,7 @@ python -m benchmarks.drills.read --data_dir=gs://bucket/data
 """
 
 import dataclasses
+import hashlib
 import json
 import resource
 import time
@@ -17,6 +18,7 @@ class Read(config.Settings):
 
     data_dir: str = config.setting("", "Data folder, local or gs://.")
     seconds: float = config.setting(10.0, "How long to read.", low=0.1)
+    batches: int = config.setting(0, "Read so many instead, and digest them.", low=0)
     batch_size: int = config.setting(8, "Images per batch.", low=1)
     crop: int = config.setting(256, "Side of the training crop.", low=8)
     augment: str = config.setting("standard", "Row of augmentations.")
@@ -48,6 +50,13 @@ def main(settings: Read) -> None:
             num_streams=streams,
             augment=settings.augment,
         )
+    if settings.batches:
+        digest = hashlib.sha256()
+        for batch in data.take(settings.batches):
+            for key in sorted(batch):
+                digest.update(batch[key].numpy().tobytes())
+        print(json.dumps({"digest": digest.hexdigest()}))
+        return
     started = time.monotonic()
     batches = iter(data)
     next(batches)

@@ -109,12 +109,7 @@ class Bucket:
         records.write_manifest(manifest, self._scratch)
         local = os.path.join(self._scratch, records.MANIFEST)
         bucket.upload(local, f"{self._path}/{records.MANIFEST}", files.crc32c(local), create=True)
-        logging.info(
-            "Uploaded %d shards; %d were there already. %d requests were sent again.",
-            self._sent,
-            self._skipped,
-            bucket.retries(),
-        )
+        logging.info("Uploaded %d shards; %d were there already.", self._sent, self._skipped)
 
     def _upload(self, name: str, crc32c: str) -> None:
         local = os.path.join(self._scratch, name)
