@@ -18,7 +18,7 @@ from trainer import bucket
 
 LOGGED = {"TF_CPP_MIN_LOG_LEVEL": "0", "TF_CPP_VMODULE": "retrying_utils=1"}
 FILTER = r"""
-import re, sys
+import contextlib, os, re, sys
 count = 0
 log = re.compile(rb"[IWE]\d{4} |\d{4}-\d\d-\d\d .*: [IWE] |WARNING: All log messages|\t when ")
 for line in sys.stdin.buffer:
@@ -27,7 +27,8 @@ for line in sys.stdin.buffer:
     elif not log.match(line):
         sys.stderr.buffer.write(line)
         sys.stderr.flush()
-print(count)
+with contextlib.suppress(BrokenPipeError):  # whoever would have read it has crashed
+    os.write(1, str(count).encode())
 """
 SECONDS = 5  # to wait for the count; another process may hold on to standard error
 
