@@ -11,6 +11,7 @@ I0000 00:00:1795401395.483948   29917 retrying_utils.cc:92] The operation failed
 automatically retried in 1.2 seconds (attempt 1 out of 10), caused by: UNAVAILABLE
 \t when reading gs://bucket/x
 I0000 00:00:1795401396.000000   29917 port.cc:153] oneDNN custom operations are on.
+To enable the following instructions: AVX2, rebuild TensorFlow.
 2026-11-23 01:00:00.000000: E tensorflow/core/x.cc:1] of no concern
 F0000 00:00:1795401397.000000   29917 x.cc:1] the last words
 a library's own line

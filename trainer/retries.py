@@ -20,7 +20,10 @@ LOGGED = {"TF_CPP_MIN_LOG_LEVEL": "0", "TF_CPP_VMODULE": "retrying_utils=1"}
 FILTER = r"""
 import contextlib, os, re, sys
 count = 0
-log = re.compile(rb"[IWE]\d{4} |\d{4}-\d\d-\d\d .*: [IWE] |WARNING: All log messages|\t when ")
+log = re.compile(
+    rb"[IWE]\d{4} |\d{4}-\d\d-\d\d .*: [IWE] |"
+    rb"WARNING: All log messages before|To enable the following instructions|\t when "
+)
 for line in sys.stdin.buffer:
     if b"will be automatically retried" in line:
         count += 1
