@@ -131,3 +131,11 @@ def draw_discs(rng, height, width, channels, num_classes):
     image = (noise + 200 * mask[..., None] // max(1, num_classes - 1)).astype(np.uint8)
     mask[0, 0] = records.IGNORE
     return image, mask
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """A data folder of small images: eight to train on, three each to validate and test."""
+    folder = tmp_path_factory.mktemp("data")
+    write_data(folder, {"train": [(40, 40)] * 8, "val": [(40, 40)] * 3, "test": [(48, 33)] * 3})
+    return str(folder)

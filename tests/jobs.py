@@ -1,0 +1,57 @@
+"""Jobs as processes, small enough for tests, and what they leave in their run folders."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+SMALL = ["--crop=32", "--filters=4", "--depth=2", "--batch_size=4", "--steps=6", "--eval_every=3"]
+SMALL += ["--jit_compile=false", "--precision=float32", "--steps_per_loop=2"]
+
+
+def command(module, *argv, environment=None):
+    return subprocess.run(
+        [sys.executable, "-m", module, *argv],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **(environment or {})},
+    )
+
+
+def train(data_dir, run_dir, *argv):
+    return command("trainer.task", f"--data_dir={data_dir}", f"--run_dir={run_dir}", *SMALL, *argv)
+
+
+def lines(run_dir):
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def only(entries, split, *keys):
+    return [[entry[key] for key in keys] for entry in entries if entry["split"] == split]
+
+
+def results(run_dir):
+    """Returns all of metrics.jsonl that is no measurement of time."""
+    timed = ("images_per_second", "input_share", "goodput")
+    return [
+        {key: x for key, x in entry.items() if key not in timed and not key.startswith("share_")}
+        for entry in lines(run_dir)
+    ]
+
+
+def start(data_dir, run_dir, *argv):
+    argv = [f"--data_dir={data_dir}", f"--run_dir={run_dir}", *SMALL, *argv]
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainer.task", *argv], stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(process, path):
+    """Waits until a process has written a file."""
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

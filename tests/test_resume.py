@@ -1,0 +1,147 @@
+"""Runs that are killed, stopped, moved or started twice, and what becomes of them."""
+
+import json
+import shutil
+import signal
+import time
+
+import pytest
+import tensorflow as tf
+
+from tests import gcs_server
+from tests.jobs import results, start, train, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+def checksums(run_dir):
+    """Returns the checksums of all checkpoints, by file: of weights, optimizer, best weights."""
+    return {
+        f"{path.parent.relative_to(run_dir)}/{name}": entry["crc32c"]
+        for path in run_dir.glob("*/*/commit.json")
+        for name, entry in json.loads(path.read_text())["files"].items()
+    }
+
+
+def curve(run_dir, split, tag):
+    """Returns the steps of a tag that TensorBoard would draw."""
+    return sorted(
+        event.step
+        for path in (run_dir / "tensorboard" / split).glob("events*")
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+        if value.tag == tag
+    )
+
+
+LONG = ["--steps=24", "--eval_every=4", "--deterministic", "--ema=0.9", "--keep_checkpoints=3"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data_dir, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    result = train(data_dir, run_dir, *LONG)
+    assert result.returncode == 0, result.stderr
+    return run_dir
+
+
+@pytest.mark.parametrize(
+    "killed_at",
+    [
+        ["checkpoints/00000004/commit.json", "checkpoints/00000016/commit.json"],
+        # While a checkpoint is written.
+        ["checkpoints/00000008/state.index", "checkpoints/00000020/state.index"],
+    ],
+)
+def test_a_run_that_was_killed_ends_bit_equal_to_one_that_was_not(
+    data_dir, tmp_path, uninterrupted, killed_at
+):
+    run_dir = tmp_path / "killed"
+    for path in killed_at:
+        process = start(data_dir, run_dir, *LONG)
+        wait_for(process, run_dir / path)
+        process.kill()
+        process.wait()
+        process.stderr.close()
+    result = train(data_dir, run_dir, *LONG)
+    assert result.returncode == 0, result.stderr
+    assert results(run_dir) == results(uninterrupted)
+    assert checksums(run_dir) == checksums(uninterrupted)
+    for split, tag in (("train", "loss"), ("val", "dice")):
+        assert curve(run_dir, split, tag) == curve(uninterrupted, split, tag) != []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_job_that_is_asked_to_stop_saves_ends_with_143_and_goes_on(
+    data_dir, tmp_path, uninterrupted, number
+):
+    run_dir = tmp_path / "stopped"
+    process = start(data_dir, run_dir, *LONG)
+    wait_for(process, run_dir / "checkpoints" / "00000008" / "commit.json")
+    process.send_signal(number)
+    _, output = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    message = output.strip().splitlines()[-1]
+    assert message.startswith(f"Stopped by {number.name} at step ")
+    step = int(message.split("at step ")[1].split(";")[0])
+    assert (run_dir / "checkpoints" / f"{step:08d}" / "commit.json").exists()
+    assert json.loads((run_dir / "run.json").read_text())["exit_reason"] == message
+    result = train(data_dir, run_dir, *LONG)
+    assert result.returncode == 0, result.stderr
+    assert f"Going on from step {step} of" in result.stderr
+    assert results(run_dir) == results(uninterrupted)
+    assert checksums(run_dir).items() >= checksums(uninterrupted).items()
+
+
+def test_a_run_in_a_bucket_with_faults_that_is_killed_ends_as_one_on_the_disk(
+    data_dir, gcs, bucket, uninterrupted
+):
+    gcs.begin(gcs_server.Faults(busy=0.1, cut=0.05, slow=0.05))
+    argv = [*LONG, "--lease_seconds=2", "--checkpoint_every=16", "--panels=0", "--worst_cases=0"]
+    process = start(data_dir, f"{bucket}/run", *argv)
+    deadline = time.monotonic() + 120
+    while not gcs.names(f"{bucket}/run/checkpoints/00000016/state"):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    result = train(data_dir, f"{bucket}/run", *argv)
+    assert result.returncode == 0, result.stderr
+    commit = json.loads(gcs.read(f"{bucket}/run/checkpoints/00000024/commit.json"))
+    for name, entry in commit["files"].items():
+        assert entry["crc32c"] == checksums(uninterrupted)[f"checkpoints/00000024/{name}"]
+
+
+ELASTIC = ["--norm=group", "--optimizer=sgd", "--learning_rate=0.05", "--steps=12"]
+ELASTIC += ["--eval_every=4", "--keep_checkpoints=9"]
+
+
+def test_a_run_goes_on_with_another_number_of_replicas(data_dir, tmp_path):
+    result = train(data_dir, tmp_path / "one", *ELASTIC)
+    assert result.returncode == 0, result.stderr
+    shutil.copytree(tmp_path / "one", tmp_path / "four")
+    for kind in ("checkpoints", "best"):
+        for folder in (tmp_path / "four" / kind).iterdir():
+            if int(folder.name) > 4:  # as if it had been stopped there
+                shutil.rmtree(folder)
+    result = train(data_dir, tmp_path / "four", *ELASTIC, "--virtual_devices=4")
+    assert result.returncode == 0, result.stderr
+    assert "Going on from step 4" in result.stderr
+    one, four = results(tmp_path / "one"), results(tmp_path / "four")
+    assert [entry["step"] for entry in one] == [entry["step"] for entry in four]
+    for ours, theirs in zip(one, four, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+
+
+def test_a_second_job_on_the_same_folder_is_refused_and_the_first_goes_on(data_dir, tmp_path):
+    first = start(data_dir, tmp_path, "--steps=400", "--eval_every=4")
+    wait_for(first, tmp_path / "lease.json")
+    second = train(data_dir, tmp_path, "--steps=400", "--eval_every=4")
+    assert second.returncode == 2
+    assert second.stderr.splitlines()[-1].startswith(
+        f"--run_dir={tmp_path} is being written by process {first.pid} on "
+    )
+    assert first.poll() is None
+    first.kill()
+    first.communicate()
