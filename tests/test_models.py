@@ -1,12 +1,14 @@
 """Networks: sizes, parameters, saving, precision."""
 
+import random
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from trainer.errors import InputError
-from trainer.models import MODELS, blocks, build_unet, norms
+from trainer.models import MODELS, blocks, build_unet, draw_weights, norms
 
 
 @pytest.fixture
@@ -254,6 +256,24 @@ def test_with_fixed_sizes_plain_keras_can_read_the_copy_made_for_it():
     assert "trainer" in model.to_json()
     assert "trainer" not in plain.to_json()
     np.testing.assert_allclose(plain(images), model(images), rtol=1e-5, atol=1e-5)
+
+
+def test_weights_are_a_function_of_the_seed_whatever_else_draws_random_numbers():
+    kernels = []
+    for seed in (3, 3, 4):
+        random.random()
+        model = small(dropout=0.5)
+        draw_weights(model, seed)
+        kernels.append([variable.numpy() for variable in model.variables])
+    for first, second in zip(kernels[0], kernels[1], strict=True):
+        np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(kernels[0][0], kernels[2][0])
+    # The initialisation's own spread, sqrt(2 / fan-in), is kept.
+    wide = small(n_filters=64)
+    draw_weights(wide, 0)
+    kernel = layers_of(wide, keras.layers.Conv2D)[1].kernel
+    assert np.std(kernel) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
+    assert not np.array_equal(layers_of(wide, keras.layers.Conv2D)[2].kernel[..., :64, :64], kernel)
 
 
 @pytest.mark.slow

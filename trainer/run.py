@@ -21,6 +21,7 @@ from trainer import (
     lease,
     load,
     losses,
+    models,
     optimizer,
     passport,
     preemption,
@@ -66,6 +67,7 @@ def train(job: config.Job) -> None:
         keras.mixed_precision.set_global_policy(cluster.POLICIES[run["precision"]])
         with strategy.scope():
             model = load.build_model(job.model, manifest.channels, manifest.num_classes)
+            models.draw_weights(model, job.run.seed)
             average = keras.models.clone_model(model) if job.optimization.ema else None
             descent = build_optimizer(job.optimization, run["total_steps"], run["precision"])
             descent.build(model.trainable_variables)
