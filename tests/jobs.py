@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -41,11 +42,27 @@ def results(run_dir):
     ]
 
 
-def start(data_dir, run_dir, *argv):
+def start(data_dir, run_dir, *argv, environment=None):
     argv = [f"--data_dir={data_dir}", f"--run_dir={run_dir}", *SMALL, *argv]
     return subprocess.Popen(
-        [sys.executable, "-m", "trainer.task", *argv], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "trainer.task", *argv],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
     )
+
+
+def start_workers(number, data_dir, run_dir, *argv):
+    """Starts a job as several worker processes; the first is the chief."""
+    sockets = [socket.socket() for _ in range(number)]
+    for entry in sockets:
+        entry.bind(("127.0.0.1", 0))
+    workers = [f"127.0.0.1:{entry.getsockname()[1]}" for entry in sockets]
+    for entry in sockets:
+        entry.close()
+    tasks = [{"type": "worker", "index": index} for index in range(number)]
+    configs = [json.dumps({"cluster": {"worker": workers}, "task": task}) for task in tasks]
+    return [start(data_dir, run_dir, *argv, environment={"TF_CONFIG": entry}) for entry in configs]
 
 
 def wait_for(process, path):

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests import gcs_server
-from tests.jobs import results, start, train, wait_for
+from tests.jobs import results, start, start_workers, train, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -113,25 +113,83 @@ def test_a_run_in_a_bucket_with_faults_that_is_killed_ends_as_one_on_the_disk(
         assert entry["crc32c"] == checksums(uninterrupted)[f"checkpoints/00000024/{name}"]
 
 
-ELASTIC = ["--norm=group", "--optimizer=sgd", "--learning_rate=0.05", "--steps=12"]
-ELASTIC += ["--eval_every=4", "--keep_checkpoints=9"]
-
-
-def test_a_run_goes_on_with_another_number_of_replicas(data_dir, tmp_path):
-    result = train(data_dir, tmp_path / "one", *ELASTIC)
+def test_two_devices_killed_end_bit_equal_to_two_that_were_not(data_dir, tmp_path):
+    argv = [*LONG, "--virtual_devices=2", "--norm=sync_batch", "--steps=12"]
+    result = train(data_dir, tmp_path / "whole", *argv)
     assert result.returncode == 0, result.stderr
-    shutil.copytree(tmp_path / "one", tmp_path / "four")
+    process = start(data_dir, tmp_path / "killed", *argv)
+    wait_for(process, tmp_path / "killed" / "checkpoints" / "00000008" / "state.index")
+    process.kill()
+    process.communicate()
+    result = train(data_dir, tmp_path / "killed", *argv)
+    assert result.returncode == 0, result.stderr
+    assert results(tmp_path / "killed") == results(tmp_path / "whole")
+    assert checksums(tmp_path / "killed") == checksums(tmp_path / "whole")
+
+
+ELASTIC = ["--norm=group", "--steps=12", "--eval_every=4", "--keep_checkpoints=9"]
+SGD = ["--optimizer=sgd", "--learning_rate=0.05"]
+
+
+@pytest.fixture(scope="module")
+def on_two_devices(data_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for name, argv in (("sgd", SGD), ("adamw", [])):
+        result = train(data_dir, folder / name, *ELASTIC, *argv, "--virtual_devices=2")
+        assert result.returncode == 0, result.stderr
+    return folder
+
+
+def stopped_at_4(run_dir, copy):
+    """Copies a run as it was at step 4."""
+    shutil.copytree(run_dir, copy)
     for kind in ("checkpoints", "best"):
-        for folder in (tmp_path / "four" / kind).iterdir():
-            if int(folder.name) > 4:  # as if it had been stopped there
+        for folder in (copy / kind).iterdir():
+            if int(folder.name) > 4:
                 shutil.rmtree(folder)
-    result = train(data_dir, tmp_path / "four", *ELASTIC, "--virtual_devices=4")
+
+
+def assert_alike(run_dir, other, tolerance):
+    ours, theirs = results(run_dir), results(other)
+    assert [entry["step"] for entry in ours] == [entry["step"] for entry in theirs]
+    for mine, yours in zip(ours, theirs, strict=True):
+        assert mine["loss"] == pytest.approx(yours["loss"], abs=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "devices", "tolerance"),
+    # Adam divides by the root of a small number in its first steps, which amplifies rounding.
+    [("sgd", 1, 1e-5), ("sgd", 4, 1e-5), ("adamw", 4, 1e-3)],
+)
+def test_a_run_goes_on_with_another_number_of_replicas(
+    data_dir, tmp_path, on_two_devices, optimizer, devices, tolerance
+):
+    stopped_at_4(on_two_devices / optimizer, tmp_path / "run")
+    argv = [*ELASTIC, *(SGD if optimizer == "sgd" else [])]
+    if devices > 1:
+        argv.append(f"--virtual_devices={devices}")
+    result = train(data_dir, tmp_path / "run", *argv)
     assert result.returncode == 0, result.stderr
     assert "Going on from step 4" in result.stderr
-    one, four = results(tmp_path / "one"), results(tmp_path / "four")
-    assert [entry["step"] for entry in one] == [entry["step"] for entry in four]
-    for ours, theirs in zip(one, four, strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+    assert_alike(tmp_path / "run", on_two_devices / optimizer, tolerance)
+
+
+def test_two_workers_go_on_stop_together_and_one_goes_on(data_dir, tmp_path, on_two_devices):
+    stopped_at_4(on_two_devices / "sgd", tmp_path / "run")
+    argv = [*ELASTIC, *SGD]
+    workers = start_workers(2, data_dir, tmp_path / "run", *argv)
+    wait_for(workers[0], tmp_path / "run" / "checkpoints" / "00000008" / "commit.json")
+    workers[1].send_signal(signal.SIGTERM)
+    outputs = [worker.communicate(timeout=120)[1] for worker in workers]
+    if any(worker.returncode for worker in workers):  # else they had finished before it came
+        assert [worker.returncode for worker in workers] == [143, 143], outputs
+        chief, other = (output.strip().splitlines()[-1] for output in outputs)
+        assert "as another worker was asked to" in chief
+        assert other.startswith("Stopped by SIGTERM at step ")
+        assert chief.split("step ")[1].split(",")[0] == other.split("step ")[1].split(";")[0]
+        result = train(data_dir, tmp_path / "run", *argv)
+        assert result.returncode == 0, result.stderr
+    assert_alike(tmp_path / "run", on_two_devices / "sgd", 1e-5)
 
 
 def test_a_second_job_on_the_same_folder_is_refused_and_the_first_goes_on(data_dir, tmp_path):

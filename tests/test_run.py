@@ -1,15 +1,12 @@
 """Whole jobs, as processes: train, refuse, evaluate."""
 
 import json
-import os
-import socket
 import subprocess
-import sys
 
 import pytest
 from conftest import write_data
 
-from tests.jobs import SMALL, command, lines, only, train
+from tests.jobs import command, lines, only, start_workers, train
 from trainer import config, run
 
 
@@ -291,37 +288,13 @@ def test_on_a_full_disk_training_goes_on_then_stops_in_one_line_and_keeps_what_i
     assert json.loads((run_dir / "run.json").read_text())["exit_reason"] == "finished"
 
 
-def free_ports(number):
-    sockets = [socket.socket() for _ in range(number)]
-    for entry in sockets:
-        entry.bind(("127.0.0.1", 0))
-    ports = [entry.getsockname()[1] for entry in sockets]
-    for entry in sockets:
-        entry.close()
-    return ports
-
-
 @pytest.mark.slow
 def test_two_workers_train_like_one(data_dir, tmp_path):
-    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    argv = [f"--data_dir={data_dir}", *SMALL, "--norm=none", "--optimizer=sgd", "--augment=none"]
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "trainer.task", *argv, f"--run_dir={tmp_path / 'two'}"],
-            stderr=subprocess.PIPE,
-            text=True,
-            env={
-                **os.environ,
-                "TF_CONFIG": json.dumps(
-                    {"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}}
-                ),
-            },
-        )
-        for index in range(2)
-    ]
+    argv = ["--norm=none", "--optimizer=sgd", "--augment=none"]
+    processes = start_workers(2, data_dir, tmp_path / "two", *argv)
     outputs = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    result = command("trainer.task", *argv, f"--run_dir={tmp_path / 'one'}")
+    result = train(data_dir, tmp_path / "one", *argv)
     assert result.returncode == 0, result.stderr
     for split, keys in (
         ("train", ("step", "loss")),
