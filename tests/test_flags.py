@@ -110,3 +110,17 @@ def test_help_ends_in_status_0():
 def test_of_tensorflows_log_only_warnings_that_concern_the_user_are_shown(path, level, text, shown):
     record = logging.LogRecord("absl", level, path, 1, text, (), None)
     assert flags._concerns_the_user(record) is shown
+
+
+@pytest.mark.slow
+def test_help_may_be_cut_short_by_its_reader():
+    result = subprocess.run(
+        f"{sys.executable} -m trainer.task --help | head -1; exit ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout == "python -m trainer.task [--flag=value …] [--flagfile=FILE]\n"

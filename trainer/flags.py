@@ -38,7 +38,7 @@ def run(cls: type, main: Callable[[Any], None], argv: Sequence[str] | None = Non
     _log_plainly()
     try:
         if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
-            print(describe(cls, argv[0]))
+            _print_for_readers(describe(cls, _program(argv)))
             sys.exit(0)
         settings = parse(cls, argv)
         in_bucket = any(
@@ -144,6 +144,20 @@ def quiet_import() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def _program(argv: Sequence[str]) -> str:
+    """Returns the name of the module that was started, or of its file."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec and argv[0] == sys.argv[0] else argv[0]
+
+
+def _print_for_readers(text: str) -> None:
+    """Prints; a reader that has seen enough, such as `head`, is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
 
 
 def _fields(cls: type) -> Iterator[tuple[dataclasses.Field, type]]:
