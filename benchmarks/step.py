@@ -118,7 +118,7 @@ def ours(settings: Step, jit_compile: bool) -> Callable[[], Any]:
         clip_norm=1.0,
         jit_compile=jit_compile,
     )
-    return lambda: float(loop(batches, tf.constant(1))["loss"])
+    return lambda: float(loop(batches, tf.constant(1))["loss"][0])
 
 
 def pytorch(settings: Step, option: None) -> Callable[[], Any]:

@@ -33,9 +33,9 @@ def train(number, *, num_steps=3, loss="ce_dice", norm="none", optimizer=None, *
     loop = steps.train_loop(
         strategy, model, descent, losses.LOSSES[loss], tf.ones(2), average=average, **settings
     )
-    totals = loop(iterator, tf.constant(num_steps))
+    series_of = loop(iterator, tf.constant(num_steps))
     weights = (average or model).get_weights()
-    return {key: float(value) for key, value in totals.items()}, weights
+    return {key: float(tf.reduce_sum(series)) for key, series in series_of.items()}, weights
 
 
 def assert_same(ours, theirs, tolerance=1e-5):
