@@ -203,3 +203,15 @@ def test_a_second_job_on_the_same_folder_is_refused_and_the_first_goes_on(data_d
     assert first.poll() is None
     first.kill()
     first.communicate()
+
+
+def test_a_finished_run_whose_best_weights_are_damaged_says_so_and_evaluates_the_last(
+    data_dir, tmp_path, uninterrupted
+):
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    for path in (tmp_path / "run" / "best").glob("*/state.data*"):
+        path.write_bytes(path.read_bytes()[:-1])
+    result = train(data_dir, tmp_path / "run", *LONG)
+    assert result.returncode == 0, result.stderr
+    assert "is passed over: state.data-00000-of-00001 has bytes" in result.stderr
+    assert "has no whole checkpoint: the last weights are evaluated." in result.stderr

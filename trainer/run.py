@@ -206,7 +206,10 @@ def train(job: config.Job) -> None:
 
         writer.drain()
         cluster.wait_for_workers(strategy)  # until the chief has written what all now read
-        best.restore()
+        if best.restore() is None:
+            logging.warning(
+                "%s has no whole checkpoint: the last weights are evaluated.", best.directory
+            )
         split = "test" if "test" in manifest.splits else "val"
         worst = evaluation.Worst(job.run.worst_cases)
         try:
