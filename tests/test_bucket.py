@@ -6,7 +6,7 @@ import tensorflow as tf
 from tests import gcs_server
 from trainer import bucket as buckets
 from trainer import config, files, flags
-from trainer.errors import InputError
+from trainer.errors import InputError, UnreachableError
 
 
 @pytest.fixture
@@ -112,3 +112,19 @@ def test_tensorflows_errors_become_one_line(gcs, bucket, capsys):
 def test_other_errors_are_defects():
     assert buckets.explain("Matrix size-incompatible: In[0]: [1,2], In[1]: [3,4]") is None
     assert buckets.explain("gs://b/x has 3 channels") is None
+
+
+def test_folders_are_listed_emptied_and_written_with_few_requests(gcs, bucket):
+    for name in ("run/a", "run/deep/b", "other"):
+        files.write_whole(f"{bucket}/{name}", name)
+    assert files.list_folder(f"{bucket}/run") == ["a", "deep"]
+    assert files.list_folder(f"{bucket}/none") == []
+    assert files.size_of(f"{bucket}/run/a") == 5
+    assert files.read_text(f"{bucket}/run/a") == "run/a"
+    files.remove(f"{bucket}/run/none")
+    files.remove_folder(f"{bucket}/run")
+    assert gcs.names(f"{bucket}/") == ["other"]
+
+
+def test_a_store_that_does_not_answer_may_be_tried_again_by_who_can_wait():
+    assert UnreachableError in files.failures()

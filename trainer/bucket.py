@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from trainer.errors import InputError
+from trainer.errors import InputError, UnreachableError
 
 SCHEME = "gs://"
 CHUNK_BYTES = 16 * 2**20  # of an upload; what is sent again when a connection breaks
@@ -74,6 +74,41 @@ def contents(folder: str) -> dict[str, Content]:
         )
         for blob in blobs
     }
+
+
+def children(folder: str) -> list[str]:
+    """Returns the sorted names of what is directly in a folder, objects and folders.
+
+    Raises:
+        InputError: the bucket does not exist, or access is denied.
+    """
+    bucket, prefix = split(folder.rstrip("/") + "/")
+    with _explained(folder):
+        blobs = _client().list_blobs(bucket, prefix=prefix, delimiter="/", retry=_retry())
+        names = [blob.name for blob in blobs] + list(blobs.prefixes)
+    return sorted({name.removeprefix(prefix).rstrip("/") for name in names} - {""})
+
+
+def size_of(path: str) -> int:
+    """Returns the size of an object in bytes; InputError if there is none."""
+    blob = _blob(path)
+    with _explained(path):
+        blob.reload(retry=_retry())
+    return blob.size
+
+
+def remove(path: str) -> None:
+    """Removes an object, if it is there."""
+    from google.api_core import exceptions
+
+    with _explained(path), contextlib.suppress(exceptions.NotFound):
+        _blob(path).delete(retry=_retry())
+
+
+def write(path: str, text: str) -> None:
+    """Makes an object of a text, in place of any that is there."""
+    with _explained(path):
+        _blob(path).upload_from_string(text, checksum="crc32c", retry=_retry())
 
 
 def download(path: str, local: str) -> None:
@@ -213,7 +248,7 @@ def _explained(path: str) -> Iterator[None]:
     try:
         yield
     except exceptions.RetryError as error:
-        raise InputError(_line(path, 0, f"{error.cause or error}")) from None
+        raise UnreachableError(_line(path, 0, f"{error.cause or error}")) from None
     except exceptions.GoogleAPICallError as error:
         raise InputError(_line(path, error.code or 0, _said(error))) from None
     except auth.GoogleAuthError as error:

@@ -151,11 +151,10 @@ def read_commit(folder: str) -> dict[str, Any] | None:
     path = os.path.join(folder, COMMIT)
     if not files.exists(path):
         return None
-    with files.open_file(path, "r") as file:
-        try:
-            return json.loads(file.read())
-        except json.JSONDecodeError:
-            return None
+    try:
+        return json.loads(files.read_text(path))
+    except json.JSONDecodeError:
+        return None
 
 
 def find_fault(folder: str, commit: Mapping[str, Any], *, every_byte: bool = True) -> str:

@@ -1,4 +1,4 @@
-"""The one exception that is the user's to mend."""
+"""The exceptions that are the user's to mend."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
     The message is one line with name, value, rule and remedy. Commands print it and exit with
     status 2; any other exception is a defect and keeps its traceback.
     """
+
+
+class UnreachableError(InputError):
+    """A store that has not answered for long; what goes on in the background may try again."""

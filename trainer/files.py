@@ -22,7 +22,7 @@ from typing import IO, Any
 import google_crc32c
 
 from trainer import bucket
-from trainer.errors import InputError
+from trainer.errors import InputError, UnreachableError
 
 IO_SCHEMES = ("s3://", "az://")
 BLOCK = 2**20
@@ -35,7 +35,7 @@ def is_remote(path: str) -> bool:
 
 def failures() -> tuple[type[Exception], ...]:
     """Returns the exceptions by which disks and stores fail, of the libraries that are in use."""
-    found: list[type[Exception]] = [OSError]
+    found: list[type[Exception]] = [OSError, UnreachableError]
     if "tensorflow" in sys.modules:
         found.append(sys.modules["tensorflow"].errors.OpError)
     if "google.api_core.exceptions" in sys.modules:
@@ -59,6 +59,14 @@ def crc32c(path: str) -> str:
         while block := file.read(BLOCK):
             crc = google_crc32c.extend(crc, block)
     return f"{crc:08x}"
+
+
+def read_text(path: str) -> str:
+    """Returns the text of a small file; empty if there is none in a gs:// bucket."""
+    if path.startswith(bucket.SCHEME):
+        return bucket.read_version(path)[0]
+    with open_file(path, "r") as file:
+        return file.read()
 
 
 def exists(path: str) -> bool:
@@ -91,6 +99,8 @@ def make_folder(path: str) -> list[str]:
 
 def list_folder(path: str) -> list[str]:
     """Returns the sorted names in a folder; none if there is no such folder."""
+    if path.startswith(bucket.SCHEME):
+        return bucket.children(path)
     if not is_remote(path):
         return sorted(os.listdir(path)) if os.path.isdir(path) else []
     if not _gfile(path).isdir(path):
@@ -100,11 +110,17 @@ def list_folder(path: str) -> list[str]:
 
 def size_of(path: str) -> int:
     """Returns the size of a file in bytes."""
+    if path.startswith(bucket.SCHEME):
+        return bucket.size_of(path)
     return _gfile(path).stat(path).length if is_remote(path) else os.path.getsize(path)
 
 
 def remove_folder(path: str) -> None:
     """Removes a folder and all that is in it, if it is there."""
+    if path.startswith(bucket.SCHEME):
+        for name in bucket.contents(path):
+            bucket.remove(f"{path}/{name}")
+        return
     if not is_remote(path):
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(path)
@@ -117,6 +133,9 @@ def write_whole(path: str, text: str) -> None:
 
     Object stores show an object only once it is whole; a local file gets its name only then.
     """
+    if path.startswith(bucket.SCHEME):
+        bucket.write(path, text)
+        return
     if is_remote(path):
         with open_file(path, "w") as file:
             file.write(text)
@@ -142,6 +161,9 @@ def append(path: str, text: str) -> None:
 
 def copy_to_store(local: str, path: str) -> None:
     """Copies a local file to an object store; a local `path` is that file, which is synced."""
+    if path.startswith(bucket.SCHEME):
+        bucket.upload(local, path, crc32c(local))
+        return
     if is_remote(path):
         _gfile(path).copy(local, path, overwrite=True)
         return
@@ -169,6 +191,9 @@ def move(old: str, new: str) -> None:
 
 def remove(path: str) -> None:
     """Removes a file, if it is there."""
+    if path.startswith(bucket.SCHEME):
+        bucket.remove(path)
+        return
     if not is_remote(path):
         with contextlib.suppress(FileNotFoundError):
             os.remove(path)

@@ -99,10 +99,11 @@ class Lease:
         if self._thread.is_alive():
             self._thread.join()
         if not self._taken_by and self._version is not None:
-            with contextlib.suppress(*files.failures()):  # it goes stale by itself
+            with contextlib.suppress(*files.failures(), InputError):  # it goes stale by itself
                 self._cell.remove(self._version)
 
     def _keep_renewing(self) -> None:
+        passing: tuple[type[Exception], ...] = (*files.failures(), InputError)
         while not self._ended.wait(self._seconds / 4):
             try:
                 version = self._cell.write(self._text(), self._version)
@@ -111,7 +112,7 @@ class Lease:
                     self._taken_by = _name(text) if text else "nobody (the lease was removed)"
                     return
                 self._version = version
-            except files.failures() as error:
+            except passing as error:
                 logging.warning(
                     "The lease could not be renewed (%s); trying again.", str(error).splitlines()[0]
                 )
