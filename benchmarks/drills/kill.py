@@ -1,7 +1,7 @@
 """Kills runs again and again, and compares what they become with a run that was left alone.
 
     python -m benchmarks.drills.kill [--kills=50 --runs=10]
-    python -m benchmarks.drills.kill --store=gs --kills=20 --runs=4
+    python -m benchmarks.drills.kill --store=gs --kills=20 --runs=4 --checkpoint_every=75
 
 A third of the kills wait for a checkpoint that is being written, the others come at any time, be it
 before the first step. A run passes if its weights, optimizer and best weights are equal bit for bit
@@ -29,7 +29,7 @@ from trainer import checkpoint, config, files, flags
 TIMED = ("images_per_second", "input_share", "goodput", "share_")
 JOB = (
     *("--crop=64", "--filters=4", "--depth=3", "--batch_size=8", "--steps=300", "--eval_every=100"),
-    *("--checkpoint_every=20", "--deterministic", "--ema=0.9", "--panels=0", "--worst_cases=0"),
+    *("--deterministic", "--ema=0.9", "--panels=0", "--worst_cases=0"),
     "--lease_seconds=4",
 )
 
@@ -46,6 +46,7 @@ class Kill(config.Settings):
         "Where the runs are: on disk, or on gs:// with faults, by a server on loopback.",
         choices=("disk", "gs"),
     )
+    checkpoint_every: int = config.setting(20, "Steps between checkpoints, of 300.", low=1)
     seed: int = config.setting(0, "Seed of the moments.", low=0)
     json: str = config.setting("", "Also write the figures to this file.")
 
@@ -54,7 +55,7 @@ def main(settings: Kill) -> None:
     """Runs the drill and prints what came of it."""
     draw = random.Random(settings.seed)
     with place(settings.store) as (root, environment):
-        drill = Drill(root, environment)
+        drill = Drill(environment, settings.checkpoint_every)
         alone = f"{root}/alone"
         start = time.monotonic()
         drill.finish(alone)
@@ -110,9 +111,9 @@ def place(store: str) -> Iterator[tuple[str, Mapping[str, str]]]:
 class Drill:
     """Starts, kills and reads runs of one job."""
 
-    def __init__(self, root: str, environment: Mapping[str, str]):
-        """Takes where runs are kept and what their environment needs."""
-        self._root = root
+    def __init__(self, environment: Mapping[str, str], checkpoint_every: int):
+        """Takes what the runs' environment needs and their steps between checkpoints."""
+        self._job = (*JOB, f"--checkpoint_every={checkpoint_every}")
         self._environment = {**os.environ, **environment}
 
     def finish(self, run_dir: str) -> None:
@@ -179,7 +180,7 @@ class Drill:
     @contextlib.contextmanager
     def _started(self, run_dir: str) -> Iterator[subprocess.Popen]:
         with subprocess.Popen(
-            [sys.executable, "-m", "trainer.task", *JOB, f"--run_dir={run_dir}"],
+            [sys.executable, "-m", "trainer.task", *self._job, f"--run_dir={run_dir}"],
             stderr=subprocess.PIPE,
             text=True,
             env=self._environment,
