@@ -13,6 +13,8 @@ from google.cloud import storage
 
 from tests import gcs_server
 
+pytestmark = pytest.mark.slow  # a storage server, and clients that wait before they try again
+
 gfile = tf.io.gfile
 
 
@@ -218,7 +220,6 @@ CLIENTS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("client", CLIENTS)
 def test_tokens_that_expire_are_renewed(gcs, bucket, client):
     gcs.begin(gcs_server.Faults(token_seconds=1))

@@ -12,6 +12,8 @@ from tests import gcs_server
 from trainer import config, flags
 from trainer.data import prepare, records
 
+pytestmark = pytest.mark.slow  # a storage server, and clients that wait before they try again
+
 
 @pytest.fixture
 def pictures(tmp_path):
@@ -151,7 +153,6 @@ def test_a_folder_without_pictures_is_named(bucket, pictures, capsys):
     assert line.startswith(f"--images={bucket}/nothing holds no images (")
 
 
-@pytest.mark.slow
 def test_the_command_prepares_into_a_bucket_without_tensorflow(gcs, bucket, pictures):
     code = (
         "import sys; from trainer import config, flags; from trainer.data import prepare\n"

@@ -96,6 +96,7 @@ def test_an_evaluation_that_its_checkpoint_does_not_know_of_is_dropped(tmp_path)
     assert [(line["step"], line["split"]) for line in lines(tmp_path)] == [(4, "train")]
 
 
+@pytest.mark.slow
 def test_what_an_object_store_is_sent_is_linear_in_what_was_written(gcs, bucket):
     sent = []
     for cycles in (4, 8):
