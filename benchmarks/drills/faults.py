@@ -1,4 +1,4 @@
-"""Prepares, reads and evaluates in a bucket in calm and in storm, and compares what comes out.
+"""Prepares, reads, trains and evaluates in a bucket in calm and in storm, and compares the results.
 
 python -m benchmarks.drills.faults [--images=60 --outage_seconds=60]
 
@@ -6,6 +6,7 @@ In storm, requests are answered 503 or 429, connections break in the middle of a
 wait, the store is away for a minute in each part, and tokens expire.
 """
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -27,6 +28,12 @@ from trainer import config, flags
 
 OUTAGE_AFTER = 5  # requests of each part
 READ = ["--batches=10", "--batch_size=8", "--crop=64"]
+
+
+RUN = (
+    *("--steps=4", "--eval_every=2", "--batch_size=2", "--filters=4", "--depth=2", "--crop=64"),
+    *("--deterministic", "--panels=0", "--worst_cases=0"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,26 +66,28 @@ def main(settings: Drill) -> dict[str, Any]:
         server.make_bucket("drill")
         for path in pathlib.Path(folder).rglob("*.png"):
             server.write(f"gs://drill/raw/{path.relative_to(folder).as_posix()}", path.read_bytes())
-        results: dict[str, list[str]] = {"prepare": [], "read": [], "evaluate": []}
+        results: dict[str, list[str]] = collections.defaultdict(list)
         for weather, faults in (("calm", gcs_server.Faults()), ("storm", storm)):
-            data_dir = f"gs://drill/{weather}"
-            if weather == "calm":
-                trained = None
+            data_dir, run_dir = f"gs://drill/{weather}", f"gs://drill/run-{weather}"
             parts = {
                 "prepare": [
                     *("-m", "trainer.data.prepare", f"--output={data_dir}", "--workers=1"),
                     *("--images=gs://drill/raw/images", "--masks=gs://drill/raw/masks"),
                 ],
                 "read": ["-m", "benchmarks.drills.read", f"--data_dir={data_dir}", *READ],
+                "train": [
+                    "-m",
+                    "trainer.task",
+                    f"--data_dir={data_dir}",
+                    f"--run_dir={run_dir}",
+                    *RUN,
+                ],
                 "evaluate": [
-                    *("-m", "trainer.evaluate", f"--run_dir={folder}/run", "--split=train"),
+                    *("-m", "trainer.evaluate", f"--run_dir={run_dir}", "--split=train"),
                     *(f"--data_dir={data_dir}", f"--json={folder}/{weather}.json"),
                 ],
             }
             for part, arguments in parts.items():
-                if part == "evaluate" and trained is None:
-                    server.begin(gcs_server.Faults())
-                    trained = start(server, train_arguments(data_dir, folder))
                 server.begin(faults)
                 began = time.monotonic()
                 done = start(server, arguments)
@@ -113,13 +122,6 @@ def draw(folder: pathlib.Path, number: int, side: int) -> None:
             Image.fromarray(values).save(folder / kind / f"{case:03}.png")
 
 
-def train_arguments(data_dir: str, folder: str) -> list[str]:
-    """Returns the command that makes the run to be evaluated, on the local disk."""
-    run = [f"--run_dir={folder}/run", f"--data_dir={data_dir}", "--steps=2", "--batch_size=2"]
-    network = ["--filters=4", "--depth=2", "--crop=64", "--precision=float32"]
-    return ["-m", "trainer.task", *run, *network, "--jit_compile=false"]
-
-
 def start(server: gcs_server.Server, arguments: list[str]) -> subprocess.CompletedProcess:
     """Runs Python to its end, with tokens of the metadata server."""
     variables = {**os.environ, **server.environment(token=""), "TF_CPP_MIN_LOG_LEVEL": "3"}
@@ -145,6 +147,9 @@ def outcome(
         return hashlib.sha256(b"".join(contents)).hexdigest()
     if part == "read":
         return json.loads(done.stdout)["digest"]
+    if part == "train":  # the checksums of weights and optimizer
+        commit = server.read(f"gs://drill/run-{weather}/checkpoints/00000004/commit.json")
+        return json.dumps(json.loads(commit)["files"])
     return pathlib.Path(folder, f"{weather}.json").read_text()
 
 
