@@ -53,7 +53,6 @@ def main(settings: Stall) -> None:
             counts = server.counts()
             rows[name] = {
                 "checkpoints": settings.steps // every,
-                "seconds": sum(seconds.values()),
                 "waiting for checkpoints, s": seconds["checkpoint"],
                 "share": seconds["checkpoint"] / sum(seconds.values()),
                 "requests": sum(counts.requests.values()),
