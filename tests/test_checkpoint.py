@@ -197,3 +197,12 @@ def test_a_folder_without_checkpoints_and_an_unknown_action_are_refused(tmp_path
     result = command("verfy", str(tmp_path))
     assert result.returncode == 2
     assert "did you mean verify?" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_third_word_is_refused(tmp_path):
+    result = command("list", str(tmp_path), "more")
+    assert (result.returncode, result.stderr) == (
+        2,
+        "'more' is not a flag; write --name=value, see --help.\n",
+    )

@@ -122,3 +122,12 @@ def test_a_bucket_s_lease_taken_over_meanwhile_is_lost(gcs, bucket):
         with pytest.raises(InputError, match="was taken over by process 7 on far"):
             mine.check()
     assert json.loads(gcs.read(f"{folder}/lease.json"))["pid"] == 7
+
+
+@pytest.mark.parametrize("folder", ["/proc/run", "/dev/null"])
+def test_a_folder_that_cannot_be_written_is_named(folder):
+    with (
+        pytest.raises(InputError, match=rf"--run_dir={folder} cannot be written: .*; name another"),
+        lease.held(folder, 60),
+    ):
+        pass

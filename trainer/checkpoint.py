@@ -19,7 +19,6 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import google_crc32c
 import numpy as np
 from absl import logging
 
@@ -27,7 +26,6 @@ from trainer import config, files, flags
 from trainer.errors import InputError
 
 COMMIT = "commit.json"
-CHUNK_BYTES = 1 << 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,19 +246,14 @@ def _save(prefix: str, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def _describe(path: str) -> dict[str, Any]:
-    checksum, size = google_crc32c.Checksum(), 0
-    with files.open_file(path, "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            checksum.update(chunk)
-            size += len(chunk)
-    return {"bytes": size, "crc32c": checksum.hexdigest().decode()}
+    return {"bytes": files.size_of(path), "crc32c": files.crc32c(path)}
 
 
 def _with_flags(argv: Sequence[str]) -> list[str]:
     """Lets the action and the folder be given without their flags' names."""
-    names = iter(("action", "run_dir"))
+    names = iter(("--action=", "--run_dir="))
     return [argv[0]] + [
-        argument if argument.startswith("-") else f"--{next(names, 'run_dir')}={argument}"
+        argument if argument.startswith("-") else f"{next(names, '')}{argument}"
         for argument in argv[1:]
     ]
 

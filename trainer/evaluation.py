@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import cluster, config, load, losses, metrics, panels, steps, tiles
+from trainer import cluster, config, files, load, losses, metrics, panels, steps, tiles
 from trainer.data import damage, demo, pipeline, records
 from trainer.errors import InputError
 
@@ -273,17 +273,15 @@ def write(
     folder: str, scores: Scores, worst: Sequence[Case], manifest: records.Manifest, split: str
 ) -> None:
     """Writes cases.csv, summary.json and the worst cases' pictures into `folder`."""
-    tf.io.gfile.makedirs(folder)
-    with tf.io.gfile.GFile(os.path.join(folder, "cases.csv"), "w") as file:
-        file.write(cases_csv(scores, manifest, split))
+    files.make_folder(folder)
+    files.write_whole(os.path.join(folder, "cases.csv"), cases_csv(scores, manifest, split))
     write_json(os.path.join(folder, "summary.json"), scores.summary)
     pictures = os.path.join(folder, "worst")
-    if tf.io.gfile.isdir(pictures):
-        tf.io.gfile.rmtree(pictures)
+    files.remove_folder(pictures)
     for rank, case in enumerate(worst, 1):
-        tf.io.gfile.makedirs(pictures)
+        files.make_folder(pictures)
         name = f"{rank:02d}-{manifest.splits[split].cases[case.index]}.png".replace("/", "_")
-        with tf.io.gfile.GFile(os.path.join(pictures, name), "wb") as file:
+        with files.open_file(os.path.join(pictures, name), "wb") as file:
             file.write(tf.io.encode_png(panel_of(case, manifest, split)).numpy())
 
 
@@ -307,7 +305,7 @@ def cases_csv(scores: Scores, manifest: records.Manifest, split: str) -> str:
 
 def write_json(path: str, content: dict[str, Any]) -> None:
     """Writes JSON for people to read, too."""
-    with tf.io.gfile.GFile(path, "w") as file:
+    with files.open_file(path, "w") as file:  # which may be /dev/stdout
         file.write(json.dumps(content, indent=1) + "\n")
 
 

@@ -53,9 +53,9 @@ def open_file(path: str, mode: str) -> IO[Any]:
 
 
 def crc32c(path: str) -> str:
-    """Returns the CRC32C of a local file, eight hexadecimal digits."""
+    """Returns the CRC32C of a file, eight hexadecimal digits."""
     crc = 0
-    with open(path, "rb") as file:
+    with open_file(path, "rb") as file:
         while block := file.read(BLOCK):
             crc = google_crc32c.extend(crc, block)
     return f"{crc:08x}"

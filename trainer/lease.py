@@ -9,6 +9,7 @@ could use: there, two jobs that start in the same second may both believe that t
 
 import contextlib
 import datetime
+import errno
 import fcntl
 import json
 import os
@@ -143,9 +144,17 @@ def held(run_dir: str, seconds: float, writer: bool = True) -> Iterator[Lease]:
     if not writer:
         yield lease
         return
-    made = files.make_folder(run_dir)
+    made: list[str] = []
     try:
-        lease.acquire()
+        try:
+            made = files.make_folder(run_dir)
+            lease.acquire()
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            raise InputError(
+                f"--run_dir={run_dir} cannot be written: {error.strerror}; name another folder."
+            ) from None
         yield lease
     finally:
         lease.release()
