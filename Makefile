@@ -49,6 +49,7 @@ $(VENV)/installed-test: $(VENV)/installed
 .venv-io/installed: setup.py
 	$(PYTHON) -m venv .venv-io
 	.venv-io/bin/python -m pip install --quiet --editable ".[io,test-io]"
+	if command -v npm; then npm install --silent --prefix .venv-io azurite@3.35.0; fi
 	touch $@
 
 clean:

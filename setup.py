@@ -51,7 +51,7 @@ setuptools.setup(
         ],
     },
     classifiers=[
-        "Operating System :: OS Independent",
+        "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Image Processing",
     ],

@@ -71,3 +71,15 @@ def test_commands_end_with_that_line(capsys, cls, main, arguments):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(arguments[-1].partition("=")[2])
     assert " needs tensorflow-io, " in line
+
+
+@pytest.mark.parametrize("code", ["NoSuchBucket", "AccessDenied", "AuthenticationFailed"])
+def test_a_refusal_of_s3_or_azure_becomes_one_line(code):
+    said = files.explain(f"{code}: The specified thing\nis not for you")
+    assert said.startswith(f"The store refused a request ({code}: The specified thing is not for")
+    assert said.endswith("check the name of the bucket, and what your credentials may do there.")
+    assert "\n" not in said
+
+
+def test_an_error_that_is_no_refusal_is_not_explained():
+    assert files.explain("Shapes must be equal rank, but are 1 and 2") is None

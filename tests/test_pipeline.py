@@ -1,6 +1,7 @@
 """Tests of the stream on real shards: the same for all numbers of workers, from any start."""
 
 import dataclasses
+import hashlib
 import itertools
 
 import hypothesis
@@ -188,6 +189,40 @@ def test_workers_and_replicas_share_the_same_global_batches(tmp_path):
         parts = [np.concatenate(share[2 * step : 2 * step + 2]) for share in shares]
         # The step's examples 0, 1, 2, … went to the workers 0, 1, 0, …
         np.testing.assert_array_equal(np.stack(parts, axis=1).reshape(-1, 16, 16, 1), whole[step])
+
+
+def hashes(data, start_step, steps, num_workers, num_replicas):
+    """Returns the checksum of each step's global batch, its examples in the order of the run."""
+    options = {"batch_size": 8, "crop": 16, "num_streams": 4, "augment": "standard"}
+    options |= {"start_step": start_step, "num_workers": num_workers, "num_replicas": num_replicas}
+    shares = []
+    for worker in range(num_workers):
+        batches = list(plain_stream(*data, **options, worker=worker).take(steps * num_replicas))
+        shares.append(
+            [
+                [np.concatenate([batch[key] for batch in batches[n : n + num_replicas]])
+                 for key in ("images", "labels", "valid")]
+                for n in range(0, len(batches), num_replicas)
+            ]
+        )  # fmt: skip
+    return [
+        [
+            hashlib.sha256(np.stack(parts, axis=1).tobytes()).hexdigest()
+            for parts in zip(*(share[step] for share in shares), strict=True)
+        ]
+        for step in range(steps)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_workers", "num_replicas"), [(1, 1), (1, 4), (2, 1), (2, 2)])
+def test_a_run_of_two_replicas_that_goes_on_elsewhere_takes_the_same_batches(
+    tmp_path, num_workers, num_replicas
+):
+    data = write_data(tmp_path, [3, 4, 3, 4], noisy_image)
+    uninterrupted = hashes(data, 0, 6, num_workers=1, num_replicas=2)
+    assert len({tuple(step) for step in uninterrupted}) == 6
+    assert hashes(data, 3, 3, num_workers, num_replicas) == uninterrupted[3:]
 
 
 @pytest.mark.slow

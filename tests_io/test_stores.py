@@ -13,6 +13,7 @@ from PIL import Image
 
 from trainer import files
 from trainer.data import records
+from trainer.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
 SECONDS = 300
@@ -42,8 +43,8 @@ def _read(path):
 
 
 @pytest.fixture(scope="module")
-def data(bucket, tmp_path_factory):
-    """Prepares ten images of a bright square, 32×32, into the bucket."""
+def pictures(tmp_path_factory):
+    """Draws ten images of a bright square, 32×32, and their masks."""
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for name in ("images", "masks"):
@@ -54,9 +55,30 @@ def data(bucket, tmp_path_factory):
         image = (rng.integers(0, 100, mask.shape) + 100 * mask).astype(np.uint8)
         Image.fromarray(image).save(folder / f"images/{case}.png")
         Image.fromarray(mask).save(folder / f"masks/{case}.png")
-    pictures = [f"--images={folder}/images", f"--masks={folder}/masks"]
-    _run("trainer.data.prepare", *pictures, f"--output={bucket}/data")
+    return folder
+
+
+def _prepare(folder, output):
+    _run(
+        "trainer.data.prepare",
+        f"--images={folder}/images",
+        f"--masks={folder}/masks",
+        f"--output={output}",
+    )
+
+
+@pytest.fixture(scope="module")
+def data(bucket, pictures):
+    """Prepares the pictures into the bucket."""
+    _prepare(pictures, f"{bucket}/data")
     return f"{bucket}/data"
+
+
+@pytest.fixture(scope="module")
+def s3_data(s3, pictures):
+    """Prepares the pictures into s3://: runs on az:// end when Azurite closes a connection."""
+    _prepare(pictures, f"{s3}/runs/data")
+    return f"{s3}/runs/data"
 
 
 def _job(data, run, *others):
@@ -74,9 +96,9 @@ def test_prepared_data_are_whole_and_inspect_reads_them(data):
     assert "are as they were written." in _run("trainer.data.inspect", data, "--verify")
 
 
-def test_a_run_of_five_steps_is_trained_and_evaluated(bucket, data):
-    run = f"{bucket}/five"
-    output = _run("trainer.task", *_job(data, run, "--steps=5", "--eval_every=5"))
+def test_a_run_of_five_steps_is_trained_and_evaluated(s3, s3_data):
+    run = f"{s3}/five"
+    output = _run("trainer.task", *_job(s3_data, run, "--steps=5", "--eval_every=5"))
     assert f"run folder: {run}" in output
     assert json.loads(_read(f"{run}/run.json"))["exit_reason"] == "finished"
     entries = [json.loads(line) for line in _read(f"{run}/metrics.jsonl").splitlines()]
@@ -91,9 +113,9 @@ def test_a_run_of_five_steps_is_trained_and_evaluated(bucket, data):
     assert "per image dice" in _run("trainer.evaluate", f"--run_dir={run}", "--split=val")
 
 
-def test_a_run_that_was_killed_goes_on_where_it_stopped(bucket, data):
-    run = f"{bucket}/killed"
-    job = _job(data, run, "--steps=12", "--eval_every=12", "--checkpoint_every=2")
+def test_a_run_that_was_killed_goes_on_where_it_stopped(s3, s3_data):
+    run = f"{s3}/killed"
+    job = _job(s3_data, run, "--steps=12", "--eval_every=12", "--checkpoint_every=2")
     process = _start("trainer.task", *job)
     deadline = time.monotonic() + SECONDS
     while not files.exists(f"{run}/checkpoints/00000002/commit.json"):
@@ -110,13 +132,48 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(bucket, data):
 
 
 def _copy(old, new):
-    for name in tf.io.gfile.listdir(old):
-        tf.io.gfile.copy(f"{old}/{name}", f"{new}/{name}")
+    for name in tf.io.gfile.listdir(old):  # whose own copy cannot, from az:// to az://
+        with files.open_file(f"{old}/{name}", "rb") as source:
+            content = source.read()
+        with files.open_file(f"{new}/{name}", "wb") as copy:
+            copy.write(content)
 
 
-def test_a_run_folder_may_be_there_while_the_data_are_local(bucket, data, tmp_path):
-    _copy(data, str(tmp_path))
-    run = f"{bucket}/local"
+def test_pictures_there_give_the_same_data_as_pictures_here(bucket, data, pictures, tmp_path):
+    for kind in ("images", "masks"):
+        _copy(str(pictures / kind), f"{bucket}/pictures/{kind}")
+    _prepare(f"{bucket}/pictures", tmp_path / "data")
+    here, there = (
+        [shard.crc32c for split in records.read_manifest(folder).splits.values()
+         for shard in split.shards]
+        for folder in (data, str(tmp_path / "data"))
+    )  # fmt: skip
+    assert here == there
+
+
+def _refusal(module, *arguments):
+    """Returns the last line of a command that ends with status 2."""
+    process = _start(module, *arguments)
+    output, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 2, output
+    assert "Traceback" not in output
+    return output.splitlines()[-1]
+
+
+def test_a_bucket_that_is_not_there_is_one_line(bucket, data, pictures):
+    missing = bucket.rpartition("/")[0] + "/missing"
+    line = f"{missing}/run: there is no {missing}/, or no access to it; make it, or name another."
+    assert _refusal("trainer.task", *_job(data, f"{missing}/run", "--steps=5")) == line
+    here = [f"--images={pictures}/images", f"--masks={pictures}/masks"]
+    line = _refusal("trainer.data.prepare", *here, f"--output={missing}/data")
+    assert line.startswith(f"{missing}/data: there is no {missing}/, ")
+    line = _refusal("trainer.task", *_job(f"{missing}/data", f"{bucket}/none", "--steps=5"))
+    assert line.startswith(f"{missing}/data")
+
+
+def test_a_run_folder_may_be_there_while_the_data_are_local(s3, s3_data, tmp_path):
+    _copy(s3_data, str(tmp_path))
+    run = f"{s3}/local"
     output = _run("trainer.task", *_job(str(tmp_path), run, "--steps=1", "--eval_every=1"))
     assert f"run folder: {run}" in output
 
@@ -142,9 +199,14 @@ def test_a_file_is_moved_alone_and_in_place_of_another(bucket):
     assert _read(f"{folder}/y") == "x"
 
 
-def test_azure_registers():
-    files.register_stores("az://account/container")
-    assert "az" in tf.io.gfile.get_registered_schemes()
+def test_a_path_without_a_folder_is_refused(bucket):
+    with pytest.raises(InputError, match=f"{bucket} names no folder; write {bucket}/FOLDER."):
+        files.make_folder(bucket)
+
+
+def test_a_file_that_is_not_there_is_not_copied_as_an_empty_one(bucket, tmp_path):
+    with pytest.raises(InputError, match=f"{bucket}/none/x does not exist"):
+        files.copy_from_store(f"{bucket}/none/x", str(tmp_path / "x"))
 
 
 def test_the_process_keeps_its_exit_status(bucket):

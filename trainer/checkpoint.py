@@ -139,7 +139,8 @@ class Checkpoints:
     def _load(self, prefix: str) -> None:
         import tensorflow as tf  # `list` and `verify` start without it
 
-        reader = tf.train.load_checkpoint(prefix)
+        # `tf.train.load_checkpoint` first asks whether this is a folder, which az:// says of all.
+        reader = tf.compat.v1.train.NewCheckpointReader(prefix)
         for name, variable in self._variables.items():
             variable.assign(reader.get_tensor(name))
 

@@ -10,9 +10,11 @@ and never ends making a folder in it.
 
 import contextlib
 import ctypes
+import fnmatch
 import functools
 import importlib.util
 import os
+import re
 import shutil
 import sys
 import types
@@ -26,6 +28,12 @@ from trainer.errors import InputError, UnreachableError
 
 IO_SCHEMES = ("s3://", "az://")
 BLOCK = 2**20
+
+# By which S3 and Azure refuse a request for good, as tensorflow-io passes their words on.
+REFUSALS = (
+    "NoSuchBucket|ContainerNotFound|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|"
+    "ExpiredToken|AuthenticationFailed|AuthorizationFailure|AuthorizationPermissionMismatch"
+)
 
 
 def is_remote(path: str) -> bool:
@@ -86,6 +94,8 @@ def make_folder(path: str) -> list[str]:
         bucket.check(path)
         return []
     if is_remote(path):
+        if path.startswith(IO_SCHEMES):
+            _check_root(path)
         _gfile(path).makedirs(path)
         return []
     missing = []
@@ -106,6 +116,20 @@ def list_folder(path: str) -> list[str]:
     if not _gfile(path).isdir(path):
         return []
     return sorted({name.rstrip("/") for name in _gfile(path).listdir(path)} - {""})
+
+
+def find_in_store(pattern: str) -> list[str]:
+    """Returns the sorted paths in an object store that match a glob; a star stands for no slash."""
+    if not pattern.startswith(bucket.SCHEME):
+        return sorted(_gfile(pattern).glob(pattern))
+    folder = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
+    parts = pattern.split("/")
+    return [
+        path
+        for path in sorted(f"{folder}/{name}" for name in bucket.contents(folder))
+        if path.count("/") == len(parts) - 1
+        and all(map(fnmatch.fnmatchcase, path.split("/"), parts))
+    ]
 
 
 def size_of(path: str) -> int:
@@ -165,11 +189,32 @@ def copy_to_store(local: str, path: str) -> None:
         bucket.upload(local, path, crc32c(local))
         return
     if is_remote(path):
-        _gfile(path).copy(local, path, overwrite=True)
+        _copy(local, path)
         return
     assert local == path
     with open(path, "rb") as file:
         os.fsync(file.fileno())
+
+
+def copy_from_store(path: str, local: str) -> None:
+    """Copies a file of an object store to the local disk.
+
+    Raises:
+        InputError: there is no such file or bucket, or access is denied.
+    """
+    if path.startswith(bucket.SCHEME):
+        bucket.download(path, local)
+        return
+    if not exists(path):  # az:// would give an empty file
+        raise InputError(f"{path} does not exist; name another, or check what wrote it.")
+    _copy(path, local)
+
+
+def _copy(old: str, new: str) -> None:
+    """Copies a file; tensorflow-io's own copy writes nothing into az://, and says nothing."""
+    with open_file(old, "rb") as source, open_file(new, "wb") as copy:
+        while block := source.read(BLOCK):
+            copy.write(block)
 
 
 def remove_empty_folder(path: str) -> None:
@@ -199,6 +244,32 @@ def remove(path: str) -> None:
             os.remove(path)
     elif exists(path):
         _gfile(path).remove(path)
+
+
+def explain(text: str) -> str | None:
+    """Returns one line on what TensorFlow says of a store's refusal; None of other texts."""
+    refusal = re.search(REFUSALS, text)
+    if refusal is None:
+        return bucket.explain(text)
+    said = " ".join(text.split())
+    return (
+        f"The store refused a request ({said if len(said) <= 200 else said[:197] + '…'}); check "
+        "the name of the bucket, and what your credentials may do there."
+    )
+
+
+def _check_root(path: str) -> None:
+    """Raises InputError unless the bucket of an s3:// path, or container of an az://, is there."""
+    scheme, _, rest = path.partition("://")
+    levels = 2 if scheme == "az" else 1  # az://account/container/folder
+    parts = rest.split("/")
+    root = f"{scheme}://{'/'.join(parts[:levels])}/"
+    if not all(parts[:levels]) or not any(parts[levels:]):
+        raise InputError(f"{path} names no folder; write {root}FOLDER.")
+    if not _gfile(path).isdir(root):
+        raise InputError(
+            f"{path}: there is no {root}, or no access to it; make it, or name another."
+        )
 
 
 def register_stores(*paths: str) -> None:

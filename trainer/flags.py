@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from trainer import bucket, config, preemption, retries
+from trainer import bucket, config, files, preemption, retries
 from trainer.errors import InputError
 
 DEFINERS: Mapping[type, Callable[..., Any]] = {
@@ -56,7 +56,7 @@ def run(cls: type, main: Callable[[Any], None], argv: Sequence[str] | None = Non
             raise
         _exit_with(f"No space is left on the disk of {error.filename or 'the output'}; free some.")
     except Exception as error:
-        message = bucket.explain(str(error))  # TensorFlow's, of gs://
+        message = files.explain(str(error))  # TensorFlow's, of a store
         if message is None:
             raise
         _exit_with(message)

@@ -20,11 +20,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from benchmarks import table
 from trainer import checkpoint, config, files, flags
+
+Names = Callable[[str], list[str]]  # the paths below a folder
 
 TIMED = ("images_per_second", "input_share", "goodput", "share_")
 JOB = (
@@ -54,8 +56,8 @@ class Kill(config.Settings):
 def main(settings: Kill) -> None:
     """Runs the drill and prints what came of it."""
     draw = random.Random(settings.seed)
-    with place(settings.store) as (root, environment):
-        drill = Drill(environment, settings.checkpoint_every)
+    with place(settings.store) as (root, environment, names):
+        drill = Drill(environment, names, settings.checkpoint_every)
         alone = f"{root}/alone"
         start = time.monotonic()
         drill.finish(alone)
@@ -84,7 +86,7 @@ def main(settings: Kill) -> None:
         "  while a checkpoint was written": {"": tally["killed while a checkpoint was written"]},
         "runs that ended bit-equal": {"": tally["bit-equal"]},
         "s of steps taken again per kill": {"": table.summarize(lost)},
-        "s from SIGTERM to a whole checkpoint": {"": table.summarize(stops)} if stops else {},
+        **({"s from SIGTERM to a whole checkpoint": {"": table.summarize(stops)}} if stops else {}),
         "share of time waiting for checkpoints": {
             "": round(seconds["checkpoint"] / sum(seconds.values()), 4)
         },
@@ -93,26 +95,40 @@ def main(settings: Kill) -> None:
 
 
 @contextlib.contextmanager
-def place(store: str) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """Yields where runs can be kept, and the environment that leads there."""
+def place(store: str) -> Iterator[tuple[str, Mapping[str, str], Names]]:
+    """Yields where runs can be kept, the environment that leads there, and how to look there.
+
+    The last lists what is below a folder, without a request that a fault could hold up: a
+    checkpoint that is being written would be whole before the answer.
+    """
     if store == "disk":
         with tempfile.TemporaryDirectory() as folder:
-            yield folder, {}
+            yield folder, {}, names_on_disk
         return
     from tests import gcs_server
 
     with gcs_server.serve() as server:
         bucket = server.make_bucket("drill")
         server.begin(gcs_server.Faults(busy=0.1, cut=0.05, slow=0.1))
-        os.environ.update(server.environment())  # this process looks into the bucket, too
-        yield bucket, {}
+        os.environ.update(server.environment())  # this process reads in the bucket, too
+        yield bucket, {}, lambda folder: server.names(folder + "/")
+
+
+def names_on_disk(folder: str) -> list[str]:
+    """Returns the paths of all files below a folder, from there on."""
+    return [
+        os.path.relpath(os.path.join(path, name), folder)
+        for path, _, names in os.walk(folder)
+        for name in names
+    ]
 
 
 class Drill:
     """Starts, kills and reads runs of one job."""
 
-    def __init__(self, environment: Mapping[str, str], checkpoint_every: int):
-        """Takes what the runs' environment needs and their steps between checkpoints."""
+    def __init__(self, environment: Mapping[str, str], names: Names, checkpoint_every: int):
+        """Takes what `place` yields, and the runs' steps between checkpoints."""
+        self._names = names
         self._job = (*JOB, f"--checkpoint_every={checkpoint_every}")
         self._environment = {**os.environ, **environment}
 
@@ -171,11 +187,11 @@ class Drill:
         return commit["progress"]["seconds"]
 
     def _is_saving(self, run_dir: str) -> bool:
-        return any(
-            not files.exists(f"{run_dir}/{kind}/{name}/{checkpoint.COMMIT}")
-            for kind in ("checkpoints", "best")
-            for name in files.list_folder(f"{run_dir}/{kind}")
-        )
+        """Says whether a checkpoint or the best weights have files but no commit yet."""
+        found = [name.split("/") for name in self._names(run_dir)]
+        written = [parts for parts in found if parts[0] in ("checkpoints", "best")]
+        whole = {tuple(parts[:2]) for parts in written if parts[-1] == checkpoint.COMMIT}
+        return any(tuple(parts[:2]) not in whole for parts in written)
 
     @contextlib.contextmanager
     def _started(self, run_dir: str) -> Iterator[subprocess.Popen]:

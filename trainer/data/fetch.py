@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from trainer import bucket, files
+from trainer import files
 from trainer.data import images, survey, workers
 
 AHEAD = 16  # pairs; two requests each
@@ -22,7 +22,7 @@ AHEAD = 16  # pairs; two requests each
 def results(
     run: workers.Run, task: Callable[[survey.Pair], Any], pairs: Sequence[survey.Pair]
 ) -> Iterator[Any]:
-    """Yields `task(pair)` of every pair, in order; pairs in gs:// have local paths by then."""
+    """Yields `task(pair)` of every pair, in order; pairs in a store have local paths by then."""
     if not any(files.is_remote(source.path) for pair in pairs for source in _sources(pair)):
         yield from run(task, pairs)
         return
@@ -70,7 +70,7 @@ def _local(source: images.Source, path: str) -> images.Source:
     if not files.is_remote(source.path):
         return source
     path += os.path.splitext(source.path)[1]
-    bucket.download(source.path, path)
+    files.copy_from_store(source.path, path)
     return dataclasses.replace(source, path=path)
 
 

@@ -9,7 +9,6 @@ one of them.
 
 import contextlib
 import dataclasses
-import fnmatch
 import glob
 import os
 import re
@@ -25,7 +24,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from trainer import bucket, files
+from trainer import files
 from trainer.data import dicom
 from trainer.errors import InputError
 
@@ -107,10 +106,8 @@ def find(where: str, flag: str, scratch: str) -> list[Source]:
     Raises:
         InputError: if there are none, or two of one name.
     """
-    if where.startswith(bucket.SCHEME):
-        return _find_in_bucket(where, flag, scratch)
     if files.is_remote(where):
-        raise InputError(f"--{flag}={where} is neither local nor gs://; copy it to either first.")
+        return _find_in_store(where, flag, scratch)
     if where.lower().endswith((".npy", ".npz")) and os.path.isfile(where):
         return _rows(where, flag, scratch)
     if os.path.isdir(where):
@@ -129,31 +126,21 @@ def find(where: str, flag: str, scratch: str) -> list[Source]:
     return sources
 
 
-def _find_in_bucket(where: str, flag: str, scratch: str) -> list[Source]:
-    """Returns what a folder, a glob or an array in gs:// holds; a star stands for no slash."""
+def _find_in_store(where: str, flag: str, scratch: str) -> list[Source]:
+    """Returns what a folder, a glob or an array in an object store holds."""
     if where.lower().endswith((".npy", ".npz")) and not glob.has_magic(where):
         local = os.path.join(scratch, f"{flag}-{os.path.basename(where)}")
-        bucket.download(where, local)
+        files.copy_from_store(where, local)
         return [
             dataclasses.replace(source, label=f"{where}[{source.row}]")
             for source in _rows(local, flag, scratch)
         ]
     pattern = where if glob.has_magic(where) else f"{where.rstrip('/')}/*"
-    folder = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
-    paths = [f"{folder}/{name}" for name in bucket.contents(folder)]
-    parts = pattern.split("/")
-    found = [
-        path
-        for path in sorted(paths)
-        if path.count("/") == len(parts) - 1
-        and all(map(fnmatch.fnmatchcase, path.split("/"), parts))
-        and _has_image_name(path)
-    ]
+    found = [path for path in files.find_in_store(pattern) if _has_image_name(path)]
     if not found:
         raise InputError(f"--{flag}={where} holds no images ({', '.join(SUFFIXES)}).")
     # What is in a file is known once it is copied: one of several pages is refused then.
-    stems = [os.path.splitext(os.path.basename(path))[0] for path in found]
-    return [Source(stem, path, None, path) for stem, path in zip(stems, found, strict=True)]
+    return [_file_source(path) for path in found]
 
 
 def _is_image(path: str) -> bool:
