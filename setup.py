@@ -17,8 +17,11 @@ setuptools.setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.14",
-    packages=setuptools.find_packages(include=["trainer", "trainer.*"]),
-    package_data={"trainer.data.demo": ["*.tfrecord", "manifest.json", "ORIGIN.md"]},
+    packages=setuptools.find_packages(include=["trainer", "trainer.*", "launch", "launch.*"]),
+    package_data={
+        "trainer.data.demo": ["*.tfrecord", "manifest.json", "ORIGIN.md"],
+        "launch": ["*.json"],
+    },
     install_requires=[
         "tensorflow>=2.17,<2.22",
         "tensorboard>=2.17,<2.22",
@@ -31,12 +34,14 @@ setuptools.setup(
     extras_require={
         "test": [
             "cryptography>=42,<51",
+            "google-cloud-aiplatform>=1.165,<3",
             "hypothesis>=6.100,<7",
             "mypy>=1.11,<3",
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
             "ruff>=0.17,<0.18",
         ],
+        "vertex": ["google-cloud-aiplatform>=1.165,<3"],
         "bench": ["torch==2.13.0"],
         # The last release of tensorflow-io loads beside TensorFlow 2.16 and 2.17 only.
         "io": [

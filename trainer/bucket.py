@@ -266,12 +266,12 @@ def _said(error: Any) -> str:
 @functools.cache
 def _client() -> Any:
     from google.auth import exceptions
-    from google.cloud import storage
+    from google.cloud.storage import Client
 
     try:
-        return storage.Client()
+        return Client()
     except exceptions.DefaultCredentialsError:  # public buckets can be read without any
-        return storage.Client.create_anonymous_client()
+        return Client.create_anonymous_client()
 
 
 def _blob(path: str) -> Any:

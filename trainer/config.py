@@ -225,6 +225,12 @@ class Run(Settings):
         "Folder of the run, local or gs://; goes on where it stopped.",
         changes_result=False,
     )
+    tensorboard_dir: str = setting(
+        "", "Folder of TensorBoard's files; RUN/tensorboard if empty.", changes_result=False
+    )
+    model_dir: str = setting(
+        "", "Folder to write the best model to at the end; nowhere if empty.", changes_result=False
+    )
     seed: int = setting(0, "Seed of weights, data order and augmentation.", low=0)
     eval_every: int = setting(
         0,

@@ -9,13 +9,14 @@ import os
 import shutil
 import sys
 import textwrap
+import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags, logging
 
-from trainer import bucket, config, files, preemption, retries
+from trainer import bucket, config, files, preemption, retries, vertex
 from trainer.errors import InputError
 
 DEFINERS: Mapping[type, Callable[..., Any]] = {
@@ -26,8 +27,22 @@ DEFINERS: Mapping[type, Callable[..., Any]] = {
 }
 
 
-def run(cls: type, main: Callable[[Any], None], argv: Sequence[str] | None = None) -> None:
+def run(
+    cls: type,
+    main: Callable[[Any], None],
+    argv: Sequence[str] | None = None,
+    *,
+    defaults: Mapping[str, Any] = types.MappingProxyType({}),
+    counts_retries: bool = True,
+) -> None:
     """Parses the command line into settings of class `cls`, calls `main` and exits.
+
+    Args:
+        cls: a dataclass of settings.
+        main: what to do with them.
+        argv: the command line; the process's own if None.
+        defaults: of flags, in place of those of `cls`.
+        counts_retries: whether to say at the end how many requests to gs:// were sent again.
 
     Exit status: 0 when done; 2, after one line on stderr, when the input breaks a rule; 143 when
     the job was asked to stop and has saved its state. Any other exception is a defect and keeps
@@ -40,8 +55,8 @@ def run(cls: type, main: Callable[[Any], None], argv: Sequence[str] | None = Non
         if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
             _print_for_readers(describe(cls, _program(argv)))
             sys.exit(0)
-        settings = parse(cls, argv)
-        in_bucket = any(
+        settings = parse(cls, argv, defaults)
+        in_bucket = counts_retries and any(
             str(value).startswith(bucket.SCHEME) for _, value, _ in config.walk(settings)
         )
         with retries.reported() if in_bucket else contextlib.nullcontext():
@@ -74,15 +89,22 @@ def prepare_environment() -> None:
     os.environ.setdefault("GCS_READAHEAD_BUFFER_SIZE_BYTES", str(8 * 2**20))
 
 
-def parse(cls: type, argv: Sequence[str]) -> Any:
+def parse(
+    cls: type,
+    argv: Sequence[str],
+    defaults: Mapping[str, Any] = types.MappingProxyType({}),
+) -> Any:
     """Returns settings of class `cls` from a command line, `argv[0]` being the program.
+
+    Flags that are silent take their value from `defaults`, or else from `cls`.
 
     Raises:
         InputError: for an unknown flag, a value that is not of the flag's type or breaks its rule.
     """
     values = flags.FlagValues()
     for field, _ in _fields(cls):
-        _definer(field)(field.name, field.default, field.metadata["text"], flag_values=values)
+        default = defaults.get(field.name, field.default)
+        _definer(field)(field.name, default, field.metadata["text"], flag_values=values)
     try:
         rest = values(list(argv))[1:]
     except flags.UnrecognizedFlagError as error:
@@ -100,7 +122,8 @@ def describe(cls: type, program: str) -> str:
     """Returns the text of `--help`: what the command does and its flags, group by group."""
     width = min(100, shutil.get_terminal_size().columns)
     module = program.removesuffix(".py").replace(os.sep, ".")
-    module = module[module.find("trainer.") :] if "trainer." in module else module
+    for package in ("trainer.", "launch."):
+        module = module[module.find(package) :] if package in module else module
     lines = [f"python -m {module} [--flag=value …] [--flagfile=FILE]", ""]
     lines += textwrap.wrap(_first_line(cls), width)
     group = None
@@ -193,7 +216,11 @@ def _log_plainly() -> None:
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()
-    handler.setFormatter(standard_logging.Formatter("%(message)s"))
+    form = standard_logging.Formatter
+    if vertex.is_here():
+        form = vertex.Formatter
+        vertex.report_defects()
+    handler.setFormatter(form("%(message)s"))
     handler.addFilter(_concerns_the_user)
 
 
@@ -208,5 +235,5 @@ def _concerns_the_user(record: standard_logging.LogRecord) -> bool:
 
 
 def _exit_with(message: str) -> None:
-    print(message, file=sys.stderr)
+    logging.error("%s", message)
     sys.exit(2)

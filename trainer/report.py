@@ -15,7 +15,7 @@ import tensorflow as tf
 import tqdm
 from absl import logging
 
-from trainer import files
+from trainer import files, vertex
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -31,7 +31,13 @@ class Report:
     """
 
     def __init__(
-        self, run_dir: str, chief: bool, step: int, total_steps: int, evaluated_step: int = 0
+        self,
+        run_dir: str,
+        chief: bool,
+        step: int,
+        total_steps: int,
+        evaluated_step: int = 0,
+        tensorboard_dir: str = "",
     ):
         """Opens nothing yet; drops what the run folder says of steps after `step`.
 
@@ -41,18 +47,20 @@ class Report:
             step: from which the run goes on.
             total_steps: of the run.
             evaluated_step: of the last evaluation that counts; `step`'s may not have been finished.
+            tensorboard_dir: of the event files; in the run folder if empty.
         """
         self._chief = chief
         self._total_steps = total_steps
         self._metrics_path = os.path.join(run_dir, "metrics.jsonl")
-        self._held_back = files.is_remote(run_dir)
+        self._tensorboard_dir = tensorboard_dir or os.path.join(run_dir, "tensorboard")
+        self._held_back = any(map(files.is_remote, (run_dir, self._tensorboard_dir)))
+        self._trial = vertex.Trial()
         self._lock = threading.Lock()
         self._lines: list[str] = []  # to be written
         self._kept: list[str] = []  # of an object store's file, which is always written whole
         self._is_stale = False
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
         self._full: list[tuple[str, tf.summary.SummaryWriter, str]] = []  # to be closed
-        self._tensorboard_dir = os.path.join(run_dir, "tensorboard")
         self._scratch = tempfile.TemporaryDirectory() if self._held_back else None
         self._first_step = step  # of the next event file
         self._rotations = 0
@@ -184,6 +192,7 @@ class Report:
         entry.update((name, float(f"{value:.6g}")) for name, value in figures.items())
         with self._lock:
             self._lines.append(json.dumps(entry) + "\n")
+        self._trial.report(step, split, figures)
         with self._writer(split).as_default(step):
             for name, value in figures.items():
                 tf.summary.scalar(name, value)

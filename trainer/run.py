@@ -125,7 +125,14 @@ def train(job: config.Job) -> None:
         checkpoint_every = job.run.checkpoint_every or eval_every
         report_every = job.device.steps_per_loop or STEPS_PER_LOOP[cluster.device_kind(strategy)]
         reporter = stack.enter_context(
-            report.Report(job.run.run_dir, chief, step, total_steps, progress.evaluated_step)
+            report.Report(
+                job.run.run_dir,
+                chief,
+                step,
+                total_steps,
+                progress.evaluated_step,
+                job.run.tensorboard_dir,
+            )
         )
         writer = stack.enter_context(Writer(job.run.checkpoint_patience))
         goodput = Goodput(started, progress.seconds)
@@ -221,6 +228,8 @@ def train(job: config.Job) -> None:
             evaluation.write(folder, scores, worst.cases(), manifest, split)
             if split == "test":  # val has been reported
                 reporter.test(progress.best_step, evaluation.figures(scores))
+            if job.run.model_dir:
+                load.write_model(evaluated, job.run.model_dir)
             logging.info("%s", closing_lines(job, scores, split, progress.best_step, ending.reason))
 
 
@@ -409,6 +418,7 @@ def closing_lines(
             f"{split} Dice, mean per image: {'undefined' if dice is None else f'{dice:.4f}'}"
             f"   ({reason}; best checkpoint: step {best_step})",
             f"run folder: {job.run.run_dir}",
-            f"tensorboard --logdir {os.path.join(job.run.run_dir, 'tensorboard')}",
+            "tensorboard --logdir "
+            + (job.run.tensorboard_dir or os.path.join(job.run.run_dir, "tensorboard")),
         ]
     )

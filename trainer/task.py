@@ -1,6 +1,6 @@
 """Entry point of training: `python -m trainer.task --help`."""
 
-from trainer import config, files, flags
+from trainer import config, files, flags, vertex
 
 
 def main(job: config.Job) -> None:
@@ -13,4 +13,4 @@ def main(job: config.Job) -> None:
 
 
 if __name__ == "__main__":
-    flags.run(config.Job, main)
+    flags.run(config.Job, main, defaults=vertex.defaults())

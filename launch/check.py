@@ -1,0 +1,72 @@
+"""Refuses, before anything is sent, what would fail there."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+
+from launch import settings
+from launch.hardware import Machines
+from trainer import config, flags
+from trainer.errors import InputError
+
+
+def check_flags(asked: settings.Vertex, machines: Machines, argv: Sequence[str]) -> list[str]:
+    """Returns the flags of trainer.task that differ from their defaults.
+
+    Raises:
+        InputError: for flags that trainer.task would refuse, or that cannot be right there.
+    """
+    job = flags.parse(config.Job, ["trainer.task", *argv])
+    args = flags.command_line(job)
+    for flag in ("--run_dir", "--tensorboard_dir", "--model_dir"):
+        if any(argument.startswith(f"{flag}=") for argument in args):
+            raise InputError(f"{flag} follows from --name and --bucket; drop it after --.")
+    if job.data.data_dir and not job.data.data_dir.startswith(("gs://", "/gcs/", "/mnt/")):
+        raise InputError(
+            f"--data_dir={job.data.data_dir} is a folder of this machine; copy it to a bucket: "
+            f"gcloud storage cp -r {job.data.data_dir} {asked.job.bucket.rstrip('/')}/data"
+        )
+    parts = machines.replicas * job.optimization.accumulate_steps
+    if job.data.batch_size % parts:
+        raise InputError(
+            f"--batch_size={job.data.batch_size} does not divide among {machines.replicas} "
+            f"replicas × --accumulate_steps={job.optimization.accumulate_steps}; use a multiple of "
+            f"{parts}."
+        )
+    return args
+
+
+def flags_for(machines: Machines, args: Sequence[str]) -> list[str]:
+    """Returns the flags with those that follow from the hardware, where they are not given."""
+    if any(argument.startswith(("--strategy=", "--tpu=")) for argument in args):
+        return list(args)
+    return [*args, *machines.strategy_flags()]
+
+
+def preflight(asked: settings.Vertex, machines: Machines, args: Sequence[str]) -> None:
+    """Raises InputError if trainer.preflight finds that the step does not fit the accelerator."""
+    if machines.kind == "cpu":
+        raise InputError("--preflight compiles for accelerators; drop it, or name one.")
+    with tempfile.TemporaryDirectory() as scratch:
+        report = os.path.join(scratch, "preflight.json")
+        command = [sys.executable, "-m", "trainer.preflight", *args]
+        command += [f"--accelerator={machines.accelerator}", f"--json={report}"]
+        result = subprocess.run(command, check=False, stdout=sys.stderr)
+        if result.returncode == 0:
+            return
+        fits = None
+        if os.path.exists(report):
+            with open(report, encoding="utf-8") as file:
+                fits = json.load(file).get("fits")
+    if fits is False:
+        raise InputError(
+            f"--preflight: the training step does not fit --accelerator={machines.accelerator}; "
+            "use a smaller --batch_size, more --accumulate_steps, or a larger accelerator."
+        )
+    raise InputError(
+        f"--preflight ended with status {result.returncode}, as it says above; mend it, or drop "
+        "--preflight."
+    )

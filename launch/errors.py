@@ -1,0 +1,88 @@
+"""What Vertex AI says when a job cannot be had or fails, by kind, and what helps."""
+
+import dataclasses
+import re
+
+
+@dataclasses.dataclass(frozen=True)
+class Trouble:
+    """A kind of error.
+
+    Attributes:
+        pattern: regular expression that its message matches.
+        kind: quota or capacity, for which another place may help; else other.
+        remedy: what the user can do.
+    """
+
+    pattern: str
+    kind: str
+    remedy: str
+
+
+TROUBLES = (
+    Trouble(
+        r"exceed(s|ed)? quota limits?|quota metrics? exceed|custom_model_training_\w+",
+        "quota",
+        "ask for more of this quota (console: IAM & Admin, Quotas), or name other --regions or "
+        "--accelerators",
+    ),
+    Trouble(
+        r"[Rr]esources are insufficient in region|STOCKOUT|does not have enough resources",
+        "capacity",
+        "name several --regions or --accelerators, or use --flex_start",
+    ),
+    Trouble(
+        r"iam\.serviceAccounts\.actAs|act as service account",
+        "other",
+        "give yourself roles/iam.serviceAccountUser on the --service_account",
+    ),
+    Trouble(
+        r"aiplatform\.\w+\.\w+' denied|PERMISSION_DENIED|Permission .* denied",
+        "other",
+        "give yourself roles/aiplatform.user in the project",
+    ),
+    Trouble(
+        r"SERVICE_DISABLED|has not been used in project|API is disabled",
+        "other",
+        "gcloud services enable aiplatform.googleapis.com",
+    ),
+    Trouble(
+        r"Failed to pull image|image .* not found|manifest unknown|ErrImagePull",
+        "other",
+        "build it (--build=cloud), and let the service agent read the repository "
+        "(roles/artifactregistry.reader)",
+    ),
+    Trouble(
+        r"tensorboards?/\S* (is )?not found",
+        "other",
+        "name a --tensorboard of the job's own region",
+    ),
+    Trouble(
+        r"[Oo]ut of memory|OOMKilled|\b137\b",
+        "other",
+        "use a larger --machine, a smaller --batch_size, or --accumulate_steps",
+    ),
+    Trouble(
+        r"non-zero status of 2\b",
+        "other",
+        "the trainer refused its input: its last line in the logs says why",
+    ),
+)
+
+
+def explain(message: str) -> Trouble | None:
+    """Returns the kind of error that a message tells of, if it is a known one."""
+    return next((one for one in TROUBLES if re.search(one.pattern, message)), None)
+
+
+def kind_of(message: str) -> str:
+    """Returns quota, capacity or other."""
+    trouble = explain(message)
+    return trouble.kind if trouble else "other"
+
+
+def exit_status(message: str) -> int:
+    """Returns the exit status of the replica that a failed job's message names, or 1."""
+    found = re.search(r"non-zero status of (\d+)", message)
+    status = int(found[1]) if found else 1
+    return status if 0 < status < 256 else 1

@@ -1,0 +1,237 @@
+"""The settings of `launch.vertex`: default, help line and rule, each written once."""
+
+import dataclasses
+import re
+
+from trainer.config import Settings, setting
+from trainer.errors import InputError
+
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+LABEL = re.compile(r"[a-z0-9_-]{0,63}")
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+OWN_LABELS = ("run", "attempt")
+MOST_WORKERS_SECONDS = 7 * 86400  # what Vertex AI grants a job
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job(Settings):
+    """What to start, and where. Flags of trainer.task follow after a lone --."""
+
+    action: str = setting(
+        "run",
+        "May also be given as the first word. run: start, or attach to what runs under this name.",
+        choices=("run", "list", "attach", "cancel"),
+    )
+    name: str = setting("", "The run's identity: its label, and its folder BUCKET/runs/NAME.")
+    project: str = setting("", "Google Cloud project, by its id.")
+    region: str = setting("us-central1", "Region.")
+    regions: str = setting("", "Regions to try in turn, a,b,c, in place of --region.")
+    bucket: str = setting("", "gs://BUCKET, or a folder in it, for runs and what is built.")
+    dry_run: bool = setting(False, "Print the request that would be sent, and send nothing.")
+    preflight: bool = setting(
+        False, "First compile the training step for the accelerator, and refuse what does not fit."
+    )
+    follow: bool = setting(True, "Stay until the job ends, showing its state and its logs.")
+    logs: bool = setting(True, "Show the job's logs while following it.")
+    poll_seconds: float = setting(10.0, "Seconds between two looks at the job.", low=0.01)
+    patience_seconds: float = setting(
+        600.0, "Seconds for which Vertex AI may not answer before this gives up.", low=0
+    )
+
+    def __post_init__(self) -> None:
+        """Checks each field, and the forms of names."""
+        super().__post_init__()
+        if self.name and not NAME.fullmatch(self.name):
+            raise InputError(
+                f"--name={self.name} is not a label; use a small letter, then at most 62 small "
+                "letters, digits, - and _."
+            )
+        if self.bucket and not re.fullmatch(r"gs://[^/]+(/[^/]+)*/?", self.bucket):
+            raise InputError(f"--bucket={self.bucket} is not a bucket; write gs://BUCKET.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hardware(Settings):
+    """The machines."""
+
+    accelerator: str = setting(
+        "cpu", "cpu, t4, l4, a100-40, a100-80, h100, h200, b200 or v5e: rows of --hardware."
+    )
+    accelerators: str = setting("", "Accelerators to try in turn, in place of --accelerator.")
+    count: int = setting(1, "Accelerators of each worker.", low=1)
+    workers: int = setting(1, "Machines that train together.", low=1, high=1000)
+    machine: str = setting("", "Machine type, where the table has several; its first if silent.")
+    reduction_servers: int = setting(
+        0, "Reduction Servers that sum the workers' gradients (GPUs, several workers).", low=0
+    )
+    boot_disk_gb: int = setting(100, "Boot disk of each machine.", low=100, high=64000)
+    hardware: str = setting("", "Another table of hardware; launch/hardware.json if silent.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Image(Settings):
+    """The container."""
+
+    image: str = setting(
+        "", "Image to run; silent: that of this tree in REGION-docker.pkg.dev/PROJECT/REPOSITORY."
+    )
+    repository: str = setting("unet-trainer", "Artifact Registry repository of built images.")
+    build: str = setting(
+        "no",
+        "Build the image of this tree unless it is there: by Cloud Build, or by docker here.",
+        choices=("no", "cloud", "local"),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scheduling(Settings):
+    """When it runs, and for how long."""
+
+    spot: bool = setting(False, "Spot machines: cheaper, taken away at any time.")
+    flex_start: bool = setting(False, "Wait for machines in the flex-start queue.")
+    timeout: str = setting("24h", "Longest running time, as 90m, 24h or 7d.")
+    max_wait: str = setting(
+        "",
+        "Longest wait for machines, as 30m, before the next place is tried; 0: for ever. Silent: a "
+        "day in the flex-start queue, else for ever.",
+    )
+    restart_on_worker_restart: bool = setting(
+        True, "Restart all workers with any of them, which training with several takes."
+    )
+    disable_retries: bool = setting(False, "Do not retry after errors inside Vertex AI.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Access(Settings):
+    """As whom it runs, and what it may reach."""
+
+    service_account: str = setting("", "E-mail of the service account that the job runs as.")
+    network: str = setting("", "VPC to peer with: projects/NUMBER/global/networks/NAME.")
+    kms_key: str = setting("", "Key for encryption: projects/…/cryptoKeys/KEY.")
+    labels: str = setting("", "Labels of the job, team=lab,cost=4711.")
+    persistent_resource: str = setting("", "Id of a persistent resource to run on.")
+    tensorboard: str = setting("", "Vertex AI TensorBoard to log to: projects/…/tensorboards/ID.")
+    web_access: bool = setting(False, "Allow a shell into the running containers.")
+
+    def __post_init__(self) -> None:
+        """Checks each field, and the forms of resource names."""
+        super().__post_init__()
+        forms = {
+            "network": r"projects/\d+/global/networks/[^/]+",
+            "kms_key": r"projects/[^/]+/locations/[^/]+/keyRings/[^/]+/cryptoKeys/[^/]+",
+            "tensorboard": r"projects/[^/]+/locations/[^/]+/tensorboards/[^/]+",
+            "service_account": r"[^@]+@[^@]+",
+        }
+        for name, form in forms.items():
+            value = getattr(self, name)
+            if value and not re.fullmatch(form, value):
+                shape = re.sub(r"\[\^[/@]+\]\+|\\d\+", "…", form)
+                raise InputError(f"--{name}={value} has another form than {shape}.")
+        if self.tensorboard and not self.service_account:
+            raise InputError(
+                f"--tensorboard={self.tensorboard} takes a --service_account that may write to it."
+            )
+        parse_labels(self.labels)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tuning(Settings):
+    """A search for better settings, in place of one job."""
+
+    tune: str = setting(
+        "", "Flags of trainer.task to vary: learning_rate:1e-4..1e-2:log,filters:32|64."
+    )
+    trials: int = setting(20, "Trials in all.", low=1)
+    parallel: int = setting(4, "Trials at the same time.", low=1)
+    metric: str = setting("val/dice:max", "What to make large or small, SPLIT/FIGURE:max or :min.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cost(Settings):
+    """What it will cost; said before anything is sent."""
+
+    prices: str = setting("", "Another list of prices; launch/prices.json if silent.")
+    hours: float | None = setting(None, "Hours that you expect it to run.", low=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Vertex:
+    """Runs trainer.task as a Vertex AI job: launch.vertex --name=… -- flags of trainer.task."""
+
+    job: Job = dataclasses.field(default_factory=Job)
+    hardware: Hardware = dataclasses.field(default_factory=Hardware)
+    image: Image = dataclasses.field(default_factory=Image)
+    scheduling: Scheduling = dataclasses.field(default_factory=Scheduling)
+    access: Access = dataclasses.field(default_factory=Access)
+    tuning: Tuning = dataclasses.field(default_factory=Tuning)
+    cost: Cost = dataclasses.field(default_factory=Cost)
+
+    def __post_init__(self) -> None:
+        """Checks what takes more than one setting to check."""
+        needed = ["project"] if self.job.action == "list" else ["name", "project"]
+        if self.job.action == "run":
+            needed.append("bucket")
+        for name in needed:
+            if not getattr(self.job, name):
+                raise InputError(f"--{name} is missing; give it.")
+        when = self.scheduling
+        if when.spot and when.flex_start:
+            raise InputError("--spot and --flex_start exclude each other; drop one of them.")
+        if not 0 < seconds("timeout", when.timeout) <= MOST_WORKERS_SECONDS:
+            raise InputError(f"--timeout={when.timeout} is not above 0 and at most 7d.")
+        seconds("max_wait", when.max_wait or "0")
+        if self.tuning.tune and self.tuning.parallel > self.tuning.trials:
+            raise InputError(
+                f"--parallel={self.tuning.parallel} is above --trials={self.tuning.trials}; "
+                "lower it."
+            )
+
+    def regions(self) -> list[str]:
+        """Returns the regions to try, in order."""
+        return _split(self.job.regions) or [self.job.region]
+
+    def accelerators(self) -> list[str]:
+        """Returns the accelerators to try, in order."""
+        return _split(self.hardware.accelerators) or [self.hardware.accelerator]
+
+    def run_dir(self) -> str:
+        """Returns the run's folder."""
+        return f"{self.job.bucket.rstrip('/')}/runs/{self.job.name}"
+
+
+def seconds(name: str, text: str) -> int:
+    """Returns the seconds of a duration such as 90m, 24h or 7d.
+
+    Raises:
+        InputError: for any other form.
+    """
+    if text == "0":
+        return 0
+    found = re.fullmatch(r"(\d+)([smhd])", text)
+    if found is None:
+        raise InputError(f"--{name}={text} is not a duration; write 90m, 24h or 7d.")
+    return int(found[1]) * SECONDS[found[2]]
+
+
+def parse_labels(text: str) -> dict[str, str]:
+    """Returns labels from `a=b,c=d`.
+
+    Raises:
+        InputError: for what Vertex AI would not take, or what this command sets itself.
+    """
+    labels = {}
+    for entry in _split(text):
+        key, equals, value = entry.partition("=")
+        if not equals or not NAME.fullmatch(key) or not LABEL.fullmatch(value):
+            raise InputError(
+                f"--labels={text}: {entry!r} is not a label; write key=value in small letters, "
+                "digits, - and _, at most 63 each, the key beginning with a letter."
+            )
+        if key in OWN_LABELS:
+            raise InputError(f"--labels={text}: {key} is set by this command; choose another key.")
+        labels[key] = value
+    return labels
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

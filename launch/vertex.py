@@ -1,0 +1,217 @@
+"""Trains as a Vertex AI job: `python -m launch.vertex --help`, docs/vertex.md.
+
+`python -m launch.vertex [list|attach|cancel] --name=NAME … -- flags of trainer.task`.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import logging
+
+from launch import check, errors, hardware, image, request, settings, submit, tell, watch
+from launch.client import Job, NoRoomError, Service
+from launch.hardware import Machines
+from trainer import flags
+from trainer.errors import InputError
+
+INTERRUPTED = 130  # 128 + SIGINT
+
+
+def run(asked: settings.Vertex, argv: Sequence[str]) -> None:
+    """Starts the job, or attaches to it; exits with its status."""
+    places = hardware.choose(asked)
+    args = check.check_flags(asked, places[0], argv)
+    bodies = [
+        request.build(
+            asked, place, image.address(asked, place), check.flags_for(place, args), attempt=1
+        )
+        for place in places
+    ]
+    for place in places:
+        logging.info("%s", tell.describe(asked, place))
+    if asked.job.dry_run:
+        print(json.dumps(bodies[0], indent=1), flush=True)
+        print(tell.gcloud(asked, places[0], bodies[0]), file=sys.stderr)
+        return
+    services = {place.region: Service(asked.job.project, place.region) for place in places}
+    jobs = find(asked, list(services.values()))
+    current = next((job for job in jobs if not job.has_ended), None)
+    if current is not None:
+        logging.info("%s is %s already; attaching to it.", asked.job.name, current.state.lower())
+        tell.of_other_flags(current, bodies[0])
+        end(asked, current, stay(asked, services[current.region], current))
+    if jobs and jobs[0].state == "SUCCEEDED":
+        logging.info("%s", tell.closing_lines(asked, jobs[0]))
+        return
+    if jobs:
+        logging.info("The last job was %s; its run goes on.", jobs[0].state.lower())
+    if asked.job.preflight:
+        check.preflight(asked, places[0], args)
+    tried = []
+    for place in places:
+        image.ensure(asked, place, image.address(asked, place))
+        try:
+            job = start(asked, services[place.region], place, args, jobs)
+            final = stay(asked, services[place.region], job)
+        except NoRoomError as error:
+            tried.append((place, str(error)))
+        else:
+            if not has_no_room(final):
+                end(asked, job, final)
+            tried.append((place, final.error or final.state.lower()))
+        logging.info("No room in %s: %s", *tried[-1])
+        jobs = find(asked, list(services.values()))
+    raise InputError(tell.no_room(tried))
+
+
+def find(asked: settings.Vertex, services: Sequence[Service]) -> list[Job]:
+    """Returns the jobs of this name in all regions, the newest first."""
+    jobs = [
+        job
+        for service in services
+        for job in submit.patiently(
+            functools.partial(service.find, asked.job.name),
+            asked.job.patience_seconds,
+            "list jobs",
+        )
+    ]
+    return sorted(jobs, key=lambda job: job.created, reverse=True)
+
+
+def start(
+    asked: settings.Vertex,
+    service: Service,
+    machines: Machines,
+    args: Sequence[str],
+    jobs: Sequence[Job],
+) -> Job:
+    """Creates the job and says where it can be seen."""
+    address = image.address(asked, machines)
+
+    def build(attempt: int) -> dict[str, Any]:
+        return request.build(asked, machines, address, check.flags_for(machines, args), attempt)
+
+    job, ours = submit.create(
+        service,
+        request.collection(asked),
+        build,
+        jobs,
+        asked.job.name,
+        asked.job.patience_seconds,
+    )
+    if not ours:
+        logging.info("Another command has just started %s; attaching to its job.", asked.job.name)
+    return job
+
+
+def stay(asked: settings.Vertex, service: Service, job: Job) -> Job:
+    """Follows the job to its end; Ctrl-C, or --follow=false, leaves it running."""
+    logging.info("%s", tell.links(asked, job))
+    if not asked.job.follow:
+        sys.exit(0)
+    try:
+        return watch.follow(asked, service, job)
+    except KeyboardInterrupt:
+        logging.info(
+            "\nThe job goes on. To see it again, or to end it:\n  %s\n  %s",
+            tell.command_for("attach", asked, job),
+            tell.command_for("cancel", asked, job),
+        )
+        sys.exit(INTERRUPTED)
+
+
+def has_no_room(job: Job) -> bool:
+    """Says whether a job ended because machines were not to be had."""
+    return job.state == "EXPIRED" or (
+        job.state == "FAILED" and errors.kind_of(job.error) in ("quota", "capacity")
+    )
+
+
+def end(asked: settings.Vertex, job: Job, final: Job) -> None:
+    """Says how the job ended and exits with its status."""
+    if final.state == "SUCCEEDED":
+        logging.info("%s", tell.closing_lines(asked, final))
+        sys.exit(0)
+    trouble = errors.explain(final.error)
+    logging.info(
+        "The job was %s%s%s",
+        final.state.lower(),
+        f": {' '.join(final.error.split())}" if final.error else ".",
+        f"\n{trouble.remedy}" if trouble else "",
+    )
+    logging.info("The same command starts it again, from its last checkpoint.")
+    sys.exit(errors.exit_status(final.error))
+
+
+def attach(asked: settings.Vertex, argv: Sequence[str]) -> None:
+    """Follows the newest job of this name; exits with its status."""
+    services = {region: Service(asked.job.project, region) for region in asked.regions()}
+    job = newest(asked, find(asked, list(services.values())))
+    end(asked, job, job if job.has_ended else stay(asked, services[job.region], job))
+
+
+def cancel(asked: settings.Vertex, argv: Sequence[str]) -> None:
+    """Asks for the end of all jobs of this name that have not ended."""
+    services = {region: Service(asked.job.project, region) for region in asked.regions()}
+    jobs = find(asked, list(services.values()))
+    newest(asked, jobs)
+    for job in jobs:
+        if not job.has_ended:
+            ask = functools.partial(services[job.region].cancel, job)
+            submit.patiently(ask, asked.job.patience_seconds, "cancel the job")
+            logging.info("%s is being cancelled.", job.name)
+
+
+def newest(asked: settings.Vertex, jobs: Sequence[Job]) -> Job:
+    """Returns the newest job.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not jobs:
+        raise InputError(
+            f"--name={asked.job.name}: there is no such job in {', '.join(asked.regions())}; "
+            "see launch.vertex list."
+        )
+    return jobs[0]
+
+
+def list_jobs(asked: settings.Vertex, argv: Sequence[str]) -> None:
+    """Prints the jobs that this command has started, the newest first."""
+    services = [Service(asked.job.project, region) for region in asked.regions()]
+    for job in find(asked, services):
+        print(
+            f"{job.labels['run']:24} {job.state.lower():10} {job.created:%Y-%m-%d %H:%M} "
+            f"{watch.clock(watch.elapsed(job)):>9}  {job.region}  {job.id}"
+        )
+
+
+ACTIONS: Mapping[str, Callable[[settings.Vertex, Sequence[str]], None]] = {
+    "run": run,
+    "attach": attach,
+    "cancel": cancel,
+    "list": list_jobs,
+}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command; what follows a lone -- is for trainer.task."""
+    argv = list(argv)
+    own, trainers = argv, []
+    if "--" in argv:
+        own, trainers = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
+    if len(own) > 1 and own[1] in ACTIONS:
+        own[1] = f"--action={own[1]}"
+    flags.run(
+        settings.Vertex,
+        lambda asked: ACTIONS[asked.job.action](asked, trainers),
+        own,
+        counts_retries=False,
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv)

@@ -1,0 +1,100 @@
+"""Follows a job to its end: a status line, its logs, and no state that is waited on for ever."""
+
+import datetime
+import functools
+import sys
+import time
+
+from absl import logging
+
+from launch import logs, settings
+from launch.client import NOT_YET, Job, NoRoomError, Service
+from launch.submit import patiently
+
+
+def follow(asked: settings.Vertex, service: Service, job: Job) -> Job:
+    """Returns the job once its state is its last.
+
+    Raises:
+        NoRoomError: it had no machines within `--max_wait`, and was cancelled.
+    """
+    line, patience = StatusLine(), asked.job.patience_seconds
+    log = logs.Log(asked.job.project, job) if _has_log(asked, job) else None
+    max_wait = settings.seconds("max_wait", asked.scheduling.max_wait or "0")
+    while True:
+        job = patiently(functools.partial(service.get, job), patience, "describe the job")
+        if log is not None:
+            log = _print_new(log, line)
+        line.show(job)
+        if job.has_ended:
+            line.end()
+            return job
+        if max_wait and job.state in NOT_YET and elapsed(job).total_seconds() > max_wait:
+            line.end()
+            patiently(functools.partial(service.cancel, job), patience, "cancel the job")
+            raise NoRoomError(f"no machines within --max_wait={asked.scheduling.max_wait}")
+        time.sleep(asked.job.poll_seconds)
+
+
+def _print_new(log: logs.Log, line: "StatusLine") -> logs.Log | None:
+    """Prints new entries, and returns the log as long as it can be read."""
+    try:
+        for entry in log.new_entries():
+            line.print(str(entry))
+    except logs.UnreadableError as error:
+        line.print(f"The log cannot be read ({error}); the console shows it.")
+        return None
+    return log
+
+
+def elapsed(job: Job) -> datetime.timedelta:
+    """Returns how long a job has been there, or was until its end."""
+    return (job.ended or datetime.datetime.now(datetime.timezone.utc)) - job.created
+
+
+class StatusLine:
+    """One line that changes in place on a terminal; elsewhere a line for each new state."""
+
+    def __init__(self) -> None:
+        """Shows nothing yet."""
+        self._live = sys.stderr.isatty()
+        self._state = ""
+        self._text = ""
+
+    def show(self, job: Job) -> None:
+        """Shows the job's state and for how long it has been there."""
+        text = f"{job.state.lower()}  {clock(elapsed(job))}  {job.region}  {job.id}"
+        if self._live:
+            self._write("\r" + text.ljust(len(self._text)))
+            self._text = text
+        elif job.state != self._state:
+            logging.info("%s", text)
+        self._state = job.state
+
+    def print(self, text: str) -> None:
+        """Prints a line above."""
+        if self._live and self._text:
+            self._write("\r" + " " * len(self._text) + "\r")
+        print(text, file=sys.stderr, flush=True)
+        if self._live:
+            self._write(self._text)
+
+    def end(self) -> None:
+        """Leaves the line as it is."""
+        if self._live:
+            self._write("\n")
+
+    def _write(self, text: str) -> None:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def _has_log(asked: settings.Vertex, job: Job) -> bool:
+    return asked.job.logs and job.collection == "customJobs"  # trials have jobs of their own
+
+
+def clock(time_passed: datetime.timedelta) -> str:
+    """Returns 5:07 or 1:05:07."""
+    minutes, seconds = divmod(int(time_passed.total_seconds()), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

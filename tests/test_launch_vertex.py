@@ -1,0 +1,327 @@
+"""The command's way from flags to a job's end, with Google's own client and a loopback service."""
+
+import datetime
+import json
+import logging
+
+import pytest
+from google.cloud import aiplatform_v1 as types
+
+from launch import settings, vertex
+from tests import vertex_server
+from tests.vertex_server import QUOTA, STOCKOUT, Fault
+from trainer import flags
+from trainer.errors import InputError
+
+OWN = ["--name=nuclei", "--project=lab", "--bucket=gs://b", "--image=host/lab/r/trainer:1"]
+OWN += ["--accelerator=l4", "--poll_seconds=0.01"]
+TRAINERS = ["--data_dir=gs://b/data", "--batch_size=12", "--steps=100"]
+
+
+@pytest.fixture
+def service(monkeypatch):
+    with vertex_server.serve() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr("launch.submit.FIRST_PAUSE", 0.01)
+        yield server
+
+
+@pytest.fixture
+def said(caplog):
+    caplog.set_level(logging.INFO, logger="absl")
+    return caplog
+
+
+def parse(*argv):
+    return flags.parse(settings.Vertex, ["launch.vertex", *OWN, *argv])
+
+
+def run(*argv, trainers=TRAINERS):
+    """Runs the command and returns its exit status."""
+    asked = parse(*argv)
+    try:
+        vertex.ACTIONS[asked.job.action](asked, trainers)
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+def created(service, collection="customJobs"):
+    return service.bodies("POST", collection)
+
+
+def states(service):
+    return [types.JobState(job.state).name for job in service.jobs.values()]
+
+
+def in_names(kind, body):
+    """Returns a request's body with its enums by name, and no other change."""
+    message = kind.from_json(json.dumps(body))
+    return json.loads(
+        kind.to_json(
+            message, use_integers_for_enums=False, always_print_fields_with_no_presence=False
+        )
+    )
+
+
+EVERYTHING = ["--workers=3", "--count=2", "--reduction_servers=4", "--spot", "--timeout=90m"]
+EVERYTHING += ["--service_account=me@lab.iam", "--network=projects/1/global/networks/n"]
+EVERYTHING += ["--kms_key=projects/lab/locations/r/keyRings/k/cryptoKeys/c", "--labels=team=a,x=1"]
+EVERYTHING += ["--persistent_resource=pool", "--web_access", "--boot_disk_gb=200"]
+EVERYTHING += ["--tensorboard=projects/1/locations/us-central1/tensorboards/2", "--follow=false"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "collection"),
+    [
+        (["--follow=false"], "customJobs"),
+        (EVERYTHING, "customJobs"),
+        (["--flex_start", "--max_wait=2h", "--disable_retries", "--follow=false"], "customJobs"),
+        (["--accelerator=v5e", "--count=4", "--follow=false"], "customJobs"),
+        (
+            [
+                "--tune=learning_rate:1e-4..1e-2:log,filters:16|32,warmup_steps:0..50",
+                "--follow=false",
+            ],
+            "hyperparameterTuningJobs",
+        ),
+    ],
+)
+def test_what_the_client_sends_is_what_dry_run_prints(service, capsys, argv, collection):
+    assert run(*argv, "--dry_run") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert service.requests == []
+    assert run(*argv) == 0
+    (sent,) = created(service, collection)
+    kind = vertex_server.KINDS[collection]
+    assert in_names(kind, sent) == printed
+    assert kind.from_json(json.dumps(printed)) == kind.from_json(json.dumps(sent))
+
+
+def test_settings_arrive_where_the_service_looks_for_them(service):
+    run(*EVERYTHING)
+    (job,) = service.jobs.values()
+    chief, others, reducers = job.job_spec.worker_pool_specs
+    assert [pool.replica_count for pool in (chief, others, reducers)] == [1, 2, 4]
+    assert chief.machine_spec == others.machine_spec
+    assert chief.machine_spec.machine_type == "g2-standard-24"
+    assert chief.machine_spec.accelerator_type.name == "NVIDIA_L4"
+    assert chief.machine_spec.accelerator_count == 2
+    assert list(chief.container_spec.args) == [*TRAINERS, "--strategy=multi_worker"]
+    assert reducers.machine_spec.machine_type == "n1-highcpu-16"
+    assert job.job_spec.scheduling.strategy.name == "SPOT"
+    assert job.job_spec.scheduling.timeout.total_seconds() == 5400
+    assert job.job_spec.network == "projects/1/global/networks/n"
+    assert job.job_spec.base_output_directory.output_uri_prefix == "gs://b/runs/nuclei"
+    assert job.encryption_spec.kms_key_name.endswith("/cryptoKeys/c")
+    assert dict(job.labels) == {"run": "nuclei", "attempt": "1", "team": "a", "x": "1"}
+
+
+def test_a_job_is_followed_to_its_success(service, said):
+    service.walks["us-central1"] = ("QUEUED", "PENDING", "RUNNING", "RUNNING", "SUCCEEDED")
+    assert run() == 0
+    shown = [record.getMessage().split()[0] for record in said.records]
+    assert [word for word in shown if word in ("queued", "pending", "running", "succeeded")] == [
+        "queued",
+        "pending",
+        "running",
+        "succeeded",
+    ]
+    assert "nuclei has finished after 0:0" in said.text
+    assert "tensorboard --logdir gs://b/runs/nuclei/logs" in said.text
+    assert "console.cloud.google.com/agent-platform/locations/us-central1/training/10" in said.text
+
+
+@pytest.mark.parametrize(
+    ("last", "status"),
+    [
+        ("FAILED: The replica workerpool0-0 exited with a non-zero status of 143.", 143),
+        ("FAILED: The replica workerpool0-0 exited with a non-zero status of 2.", 2),
+        ("FAILED: Internal error.", 1),
+        ("CANCELLED", 1),
+        ("PARTIALLY_SUCCEEDED", 1),
+    ],
+)
+def test_every_last_state_ends_it_with_the_jobs_status(service, last, status):
+    service.walks["us-central1"] = ("RUNNING", last)
+    assert run() == status
+
+
+def test_a_running_job_is_attached_to_and_not_started_again(service, said):
+    service.walks["us-central1"] = ("RUNNING",) * 5 + ("SUCCEEDED",)
+    assert run("--follow=false") == 0
+    assert run(trainers=[*TRAINERS, "--crop=128"]) == 0
+    assert len(created(service)) == 1
+    assert "nuclei is queued already; attaching to it." in said.text
+    assert "It runs with other flags: --data_dir=gs://b/data --batch_size=12" in said.text
+
+
+def test_a_failed_job_is_started_again_and_a_finished_one_is_reported(service, said):
+    service.walks["us-central1"] = ("FAILED: Internal error.",)
+    assert run() == 1
+    service.walks["us-central1"] = ("SUCCEEDED",)
+    assert run() == 0
+    assert "The last job was failed; its run goes on." in said.text
+    assert [body["labels"]["attempt"] for body in created(service)] == ["1", "2"]
+    assert run() == 0
+    assert len(created(service)) == 2
+    assert run("--name=other") == 0
+    assert len(created(service)) == 3
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize("carried_out", [False, True])
+def test_a_creation_that_fails_is_made_again_but_never_twice(service, said, status, carried_out):
+    service.create_faults = [Fault(status, carried_out=carried_out), Fault(503)]
+    service.get_faults = [503, 429]
+    assert run() == 0
+    assert len(service.jobs) == 1
+    assert len(created(service)) == (1 if carried_out else 3)
+    assert "Vertex AI is busy (" in said.text
+
+
+def test_of_two_commands_at_the_same_time_one_starts_the_job(service, said):
+    asked = parse()
+    rival = vertex.Service("lab", "us-central1")
+    mine = vertex.Service("lab", "us-central1")
+    body = {"displayName": "nuclei", "labels": {"run": "nuclei", "attempt": "1"}}
+    pool = {"machineSpec": {"machineType": "m"}, "replicaCount": "1"}
+    body["jobSpec"] = {"workerPoolSpecs": [{**pool, "containerSpec": {"imageUri": "i"}}]}
+    first = rival.create("customJobs", body)
+    job, ours = vertex.submit.create(mine, "customJobs", lambda attempt: body, [], "nuclei", 5)
+    assert (job.name, ours) == (first.name, False)
+    assert states(service) == ["JOB_STATE_QUEUED", "JOB_STATE_CANCELLING"]
+    assert asked.job.name == "nuclei"
+
+
+def test_patience_ends(service):
+    service.create_faults = [Fault(503)] * 100
+    with pytest.raises(InputError, match=r"^Vertex AI could not be made to create the job \(503"):
+        run("--patience_seconds=0.05")
+
+
+def test_no_quota_and_no_machines_lead_to_the_next_place(service, said):
+    service.create_faults = [Fault(429, QUOTA)]
+    service.walks["us-east4"] = ("PENDING", f"FAILED: {STOCKOUT}")
+    service.walks["us-west1"] = ("PENDING", "EXPIRED")
+    assert run("--regions=us-central1,us-east4,us-west1,europe-west4") == 0
+    regions = [name.split("/")[3] for name in service.jobs]
+    assert regions == ["us-east4", "us-west1", "europe-west4"]
+    assert said.text.count("No room in ") == 3
+    assert "custom_model_training_nvidia_l4_gpus" in said.text
+
+
+def test_accelerators_are_tried_in_turn_with_their_own_machines(service):
+    service.create_faults = [Fault(429, QUOTA)] * 2
+    argv = ["--accelerators=l4,t4", "--regions=us-central1,us-east4"]
+    assert run(*argv) == 0
+    (job,) = service.jobs.values()
+    assert job.job_spec.worker_pool_specs[0].machine_spec.machine_type == "n1-standard-8"
+    assert job.name.split("/")[3] == "us-central1"
+
+
+def test_when_nothing_is_to_be_had_all_that_was_tried_is_said(service):
+    service.create_faults = [Fault(429, QUOTA)] * 2
+    with pytest.raises(InputError) as error:
+        run("--regions=us-central1,us-east4")
+    assert str(error.value) == (
+        f"No machines were to be had (l4 in us-central1: {QUOTA}; l4 in us-east4: {QUOTA}); ask "
+        "for more of this quota (console: IAM & Admin, Quotas), or name other --regions or "
+        "--accelerators."
+    )
+
+
+def test_a_job_that_waits_too_long_for_machines_is_cancelled(service, monkeypatch):
+    service.walks["us-central1"] = ("PENDING",) * 1000
+    monkeypatch.setattr(
+        "launch.watch.elapsed",
+        lambda job: datetime.timedelta(0, 61 if job.region == "us-central1" else 59),
+    )
+    assert run("--max_wait=1m", "--regions=us-central1,us-east4") == 0
+    assert states(service) == ["JOB_STATE_CANCELLING", "JOB_STATE_SUCCEEDED"]
+
+
+def test_other_refusals_are_one_line_with_a_remedy(service):
+    service.create_faults = [
+        Fault(403, "Permission 'aiplatform.customJobs.create' denied on resource '//x'")
+    ]
+    with pytest.raises(InputError) as error:
+        run()
+    assert str(error.value) == (
+        "Vertex AI refuses: Permission 'aiplatform.customJobs.create' denied on resource '//x'; "
+        "give yourself roles/aiplatform.user in the project."
+    )
+
+
+def test_logs_are_shown_once_with_severity_and_replica(service, capsys):
+    service.walks["us-central1"] = ("RUNNING",) * 20 + ("SUCCEEDED",)
+    assert run("--follow=false") == 0
+    (job,) = service.jobs.values()
+    for number in range(5):
+        line = json.dumps({"severity": "INFO", "message": f"step {number}"})
+        service.log(job, "workerpool0-0", line)
+    service.log(job, "workerpool1-0", "a plain line")
+    assert run() == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if " | " in line]
+    assert lines == [f"workerpool0-0 | step {number}" for number in range(5)] + [
+        "workerpool1-0 | ERROR a plain line"
+    ]
+
+
+def test_logs_that_cannot_be_read_are_said_so_once(service, capsys):
+    service.walks["us-central1"] = ("RUNNING", "RUNNING", "SUCCEEDED")
+    service.log_status = 403
+    assert run() == 0
+    assert capsys.readouterr().err.count("it takes roles/logging.viewer in the project") == 1
+
+
+def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(service, said, monkeypatch):
+    def interrupt(seconds):
+        raise KeyboardInterrupt
+
+    service.walks["us-central1"] = ("RUNNING",) * 9
+    monkeypatch.setattr("launch.watch.time.sleep", interrupt)
+    assert run() == 130
+    assert states(service) == ["JOB_STATE_RUNNING"]
+    for action in ("attach", "cancel"):
+        command = f"python -m launch.vertex {action} --name=nuclei --project=lab"
+        assert f"{command} --region=us-central1" in said.text
+
+
+def test_list_attach_and_cancel(service, capsys, said):
+    service.walks["us-central1"] = ("RUNNING",) * 9
+    run("--follow=false")
+    assert run("--action=list") == 0
+    assert capsys.readouterr().out.split()[:2] == ["nuclei", "queued"]
+    assert run("--action=cancel") == 0
+    assert states(service) == ["JOB_STATE_CANCELLING"]
+    assert run("--action=attach") == 1
+    assert "The job was cancelled." in said.text
+    with pytest.raises(InputError, match=r"^--name=no: there is no such job in us-central1; see"):
+        run("--action=attach", "--name=no")
+
+
+def test_a_cloud_build_is_made_of_the_tree_once(service, said, monkeypatch, gcs, bucket):
+    for name, value in service.environment().items():
+        monkeypatch.setenv(name, value)
+    argv = ["--image=", f"--bucket={bucket}", "--build=cloud"]
+    assert run(*argv) == 0
+    (build,) = service.builds
+    (address,) = build["images"]
+    assert address.startswith("us-central1-docker.pkg.dev/lab/unet-trainer/trainer-gpu:")
+    assert build["steps"][0]["args"] == ["build", "--target=gpu", f"--tag={address}", "."]
+    source = build["source"]["storageSource"]
+    assert len(gcs.read(f"gs://{source['bucket']}/{source['object']}")) > 1e5
+    (job,) = service.jobs.values()
+    assert job.job_spec.worker_pool_specs[0].container_spec.image_uri == address
+    path, _, tag = address.partition(":")
+    _, project, repository, package = path.split("/")
+    parent = f"projects/{project}/locations/us-central1/repositories/{repository}"
+    service.images.add(f"{parent}/packages/{package}/tags/{tag}")
+    assert run(*argv, "--name=second") == 0
+    assert len(service.builds) == 1
+    service.images.clear()
+    service.build_states = ["QUEUED", "FAILURE"]
+    with pytest.raises(InputError, match=r"^--build=cloud ended as FAILURE"):
+        run(*argv, "--name=third")

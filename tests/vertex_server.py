@@ -1,0 +1,314 @@
+"""Vertex AI's job service on loopback, for Google's own client, with faults to order.
+
+Bodies are parsed by the real protobuf types, which refuse unknown fields, and held to the service's
+own rules. A job either walks through given states, one at each look, or is run by a `runner`. The
+same server answers for Cloud Logging, Cloud Build and Artifact Registry, as far as they are asked.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import http.server
+import itertools
+import json
+import re
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from google.cloud import aiplatform_v1 as types
+from google.protobuf import json_format
+from google.rpc import code_pb2, status_pb2
+
+from launch import client, image, logs
+
+KINDS = {
+    "customJobs": types.CustomJob,
+    "hyperparameterTuningJobs": types.HyperparameterTuningJob,
+}
+COLLECTION = re.compile(r"/v1/(projects/[^/]+/locations/([^/]+))/(\w+)")
+ITEM = re.compile(r"/v1/(projects/[^/]+/locations/[^/]+/(\w+)/\d+)(:cancel)?")
+REASONS = {400: "INVALID_ARGUMENT", 403: "PERMISSION_DENIED", 404: "NOT_FOUND"}
+REASONS |= {429: "RESOURCE_EXHAUSTED", 500: "INTERNAL", 503: "UNAVAILABLE"}
+QUOTA = (
+    "The following quota metrics exceed quota limits: "
+    "aiplatform.googleapis.com/custom_model_training_nvidia_l4_gpus"
+)
+STOCKOUT = "Resources are insufficient in region: {region}. Please try a different region."
+WALK = ("PENDING", "RUNNING", "SUCCEEDED")
+
+
+class RefusedError(Exception):
+    """A request that is answered with an error."""
+
+    def __init__(self, status: int, message: str):
+        """Takes the HTTP status and the service's words."""
+        super().__init__(message)
+        self.status = status
+        error = {"code": status, "message": message, "status": REASONS.get(status, "UNKNOWN")}
+        self.body = {"error": error}
+
+
+@dataclasses.dataclass
+class Fault:
+    """What goes wrong with one creation of a job.
+
+    Attributes:
+        status: of the answer.
+        message: of it.
+        carried_out: whether the job is created all the same, and only the answer lost.
+    """
+
+    status: int
+    message: str = "injected"
+    carried_out: bool = False
+
+
+class Server:
+    """The service; its attributes are what tests arrange and look at.
+
+    Attributes:
+        walks: region → the states that its jobs walk through; WALK where none is given.
+        create_faults: of the next creations, in order.
+        get_faults: statuses of the next descriptions, in order.
+        runner: what runs a job, if anything: called in a thread with the job and a setter.
+        requests: (method, path, body) of all that was asked.
+        jobs: name → job.
+        entries: of the log.
+        log_status: of answers to questions for the log.
+        images: addresses of tags that the registry has.
+        builds: bodies of builds.
+        build_states: which a build walks through.
+    """
+
+    def __init__(self, runner: Callable[..., None] | None = None):
+        """Binds a free port of loopback."""
+        self.walks: dict[str, tuple[str, ...]] = {}
+        self.create_faults: list[Fault] = []
+        self.get_faults: list[int] = []
+        self.runner = runner
+        self.requests: list[tuple[str, str, Any]] = []
+        self.jobs: dict[str, Any] = {}
+        self.entries: list[dict[str, Any]] = []
+        self.log_status = 200
+        self.images: set[str] = set()
+        self.builds: list[dict[str, Any]] = []
+        self.build_states = ["QUEUED", "WORKING", "SUCCESS"]
+        self._left: dict[str, list[str]] = {}
+        self._ids = itertools.count(10**18)
+        self._lock = threading.RLock()
+        self._http = _http_server(self)
+        self.address = f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    def environment(self) -> dict[str, str]:
+        """Returns the variables that lead commands here."""
+        names = (client.ENDPOINT, logs.ENDPOINT, image.BUILD_ENDPOINT, image.REGISTRY_ENDPOINT)
+        return dict.fromkeys(names, self.address)
+
+    def bodies(self, method: str, ending: str) -> list[Any]:
+        """Returns the bodies of requests whose path has this ending."""
+        return [
+            body for verb, path, body in self.requests if verb == method and path.endswith(ending)
+        ]
+
+    def log(self, job: Any, replica: str, line: str) -> None:
+        """Writes a line into a job's log; JSON becomes a structured entry."""
+        now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        labels = {"job_id": job.name.rpartition("/")[2], "task_name": replica}
+        entry: dict[str, Any] = {"timestamp": now, "insertId": f"{len(self.entries)}"}
+        entry["resource"] = {"type": "ml_job", "labels": labels}
+        try:
+            payload = json.loads(line)
+            entry |= {"severity": payload.pop("severity"), "jsonPayload": payload}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            entry |= {"severity": "ERROR", "textPayload": line}
+        with self._lock:
+            self.entries.append(entry)
+
+    def set_state(self, job: Any, state: str, error: str = "") -> None:
+        """Brings a job into a state."""
+        now = datetime.datetime.now(datetime.timezone.utc)
+        with self._lock:
+            if types.JobState(job.state).name.removeprefix(client.PREFIX) in client.ENDED:
+                return
+            job.state = types.JobState[client.PREFIX + state]
+            if state == "RUNNING":
+                job.start_time = now
+            if state in client.ENDED:
+                job.end_time = now
+            if error:
+                job.error = status_pb2.Status(code=code_pb2.INTERNAL, message=error)
+
+    def answer(self, method: str, path: str, query: dict[str, str], body: Any) -> dict[str, Any]:
+        """Returns the answer to a request."""
+        with self._lock:
+            self.requests.append((method, path, body))
+        if path == "/v2/entries:list":
+            return self._read_log(body)
+        if "/builds" in path:
+            return self._build(method, path, body)
+        if "/repositories/" in path:
+            if path.removeprefix("/v1/") not in self.images:
+                raise RefusedError(404, "no such tag")
+            return {"name": path}
+        if found := COLLECTION.fullmatch(path):
+            parent, region, collection = found.groups()
+            if method == "POST":
+                return self._create(parent, region, collection, body)
+            return self._list(parent, collection, query["filter"])
+        if found := ITEM.fullmatch(path):
+            return self._item(method, *found.groups())
+        raise RefusedError(404, f"no such method: {method} {path}")
+
+    def _create(self, parent: str, region: str, collection: str, body: Any) -> dict[str, Any]:
+        fault = self.create_faults.pop(0) if self.create_faults else None
+        if fault and not fault.carried_out:
+            raise RefusedError(fault.status, fault.message)
+        try:
+            job = KINDS[collection].from_json(json.dumps(body))
+        except json_format.ParseError as error:
+            raise RefusedError(400, f"Invalid JSON payload received. {error}") from None
+        if wrong := broken_rule(job):
+            raise RefusedError(400, wrong)
+        with self._lock:
+            job.name = f"{parent}/{collection}/{next(self._ids)}"
+            job.create_time = datetime.datetime.now(datetime.timezone.utc)
+            job.state = types.JobState.JOB_STATE_QUEUED
+            self.jobs[job.name] = job
+            self._left[job.name] = [] if self.runner else list(self.walks.get(region, WALK))
+            answer = _json(job)
+        if self.runner:
+            threading.Thread(target=self.runner, args=(self, job), daemon=True).start()
+        if fault:
+            raise RefusedError(fault.status, fault.message)
+        return answer
+
+    def _list(self, parent: str, collection: str, condition: str) -> dict[str, Any]:
+        named = re.fullmatch(r'labels\.run="([^"]+)"', condition)
+        if named is None and condition != "labels.run:*":
+            raise RefusedError(400, f"filter {condition!r} is not understood")
+        with self._lock:
+            found = [
+                _json(job)
+                for name, job in self.jobs.items()
+                if name.startswith(f"{parent}/{collection}/")
+                and (job.labels.get("run") == named[1] if named else "run" in job.labels)
+            ]
+        return {collection: found}
+
+    def _item(self, method: str, name: str, collection: str, cancel: str | None) -> dict[str, Any]:
+        job = self.jobs.get(name)
+        if job is None:
+            raise RefusedError(404, f"{name} is not found.")
+        if cancel:
+            self._left[name] = ["CANCELLED"]
+            self.set_state(job, "CANCELLING")
+            return {}
+        if self.get_faults:
+            raise RefusedError(self.get_faults.pop(0), "injected")
+        if self._left[name]:
+            state = self._left[name].pop(0)
+            state, _, error = state.partition(": ")
+            self.set_state(job, state, error.format(region=name.split("/")[3]))
+        with self._lock:
+            return _json(job)
+
+    def _read_log(self, body: Any) -> dict[str, Any]:
+        if self.log_status != 200:
+            raise RefusedError(self.log_status, "injected")
+        job = re.search(r'job_id="(\d+)"', body["filter"])
+        since = re.search(r'timestamp>="([^"]+)"', body["filter"])
+        assert job
+        assert since
+        start = int(body.get("pageToken", 0))
+        with self._lock:
+            found = [
+                entry
+                for entry in self.entries
+                if entry["resource"]["labels"]["job_id"] == job[1]
+                and entry["timestamp"] >= since[1].removesuffix("Z")
+            ]
+        page = found[start : start + 2]  # small, so that pages are turned
+        token = {"nextPageToken": str(start + 2)} if len(found) > start + 2 else {}
+        return {"entries": page, **token}
+
+    def _build(self, method: str, path: str, body: Any) -> dict[str, Any]:
+        if method == "POST":
+            self.builds.append(body)
+        build = {"id": "1", "status": self.build_states.pop(0), "logUrl": f"{self.address}/log"}
+        return {"metadata": {"build": build}} if method == "POST" else build
+
+
+def broken_rule(job: Any) -> str:
+    """Returns which of the service's own rules a job breaks, or nothing."""
+    spec = job.job_spec if isinstance(job, types.CustomJob) else job.trial_job_spec
+    if not job.display_name or not 1 <= len(spec.worker_pool_specs) <= 4:
+        return "display_name and one to four worker pools are required"
+    if spec.worker_pool_specs[0].replica_count != 1:
+        return "The replica count of workerpool0 must be 1."
+    for number, pool in enumerate(spec.worker_pool_specs):
+        machine = pool.machine_spec
+        if not machine.machine_type or not pool.container_spec.image_uri:
+            return f"workerpool{number}: machine_type and image_uri are required"
+        if bool(machine.accelerator_count) != bool(machine.accelerator_type):
+            return f"workerpool{number}: accelerator_type and accelerator_count go together"
+        if machine.machine_type.startswith("ct5lp") and not machine.tpu_topology:
+            return f"workerpool{number}: tpu_topology is required"
+    if spec.tensorboard and not spec.service_account:
+        return "tensorboard requires a service account"
+    for key, value in job.labels.items():
+        if not re.fullmatch(r"[a-z0-9_-]{1,63}", key) or not re.fullmatch(
+            r"[a-z0-9_-]{0,63}", value
+        ):
+            return f"label {key}={value} is not valid"
+    return ""
+
+
+@contextlib.contextmanager
+def serve(runner: Callable[..., None] | None = None) -> Iterator[Server]:
+    """Starts a server and stops it at the end."""
+    server = Server(runner)
+    threading.Thread(target=server._http.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server._http.shutdown()
+        server._http.server_close()
+
+
+def _json(job: Any) -> dict[str, Any]:
+    return json.loads(type(job).to_json(job, always_print_fields_with_no_presence=False))
+
+
+def _http_server(server: Server) -> http.server.ThreadingHTTPServer:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Stays silent."""
+
+        def _answer(self) -> None:
+            url = urllib.parse.urlsplit(self.path)
+            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            query = dict(urllib.parse.parse_qsl(url.query))
+            status = 200
+            try:
+                body = json.loads(raw) if raw else None
+                answer = server.answer(self.command, url.path, query, body)
+            except RefusedError as error:
+                status, answer = error.status, error.body
+            data = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def do_GET(self) -> None:
+            self._answer()
+
+        def do_POST(self) -> None:
+            self._answer()
+
+    return http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)

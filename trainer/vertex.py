@@ -1,0 +1,103 @@
+"""What Vertex AI tells a job by its environment, and the forms in which it wants to be told.
+
+https://docs.cloud.google.com/vertex-ai/docs/training/code-requirements
+"""
+
+import collections
+import datetime
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+import types
+from collections.abc import Mapping
+
+KEPT_METRICS = 100  # what Vertex AI's own writer of this file keeps
+
+
+def is_here(environment: Mapping[str, str] = os.environ) -> bool:
+    """Returns whether the process runs in a Vertex AI job."""
+    return "CLOUD_ML_JOB_ID" in environment
+
+
+def defaults(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Returns the defaults of trainer.task's flags that the environment gives.
+
+    The run folder is what AIP_CHECKPOINT_DIR is in, so that checkpoints are there.
+    """
+    found = {}
+    if checkpoints := environment.get("AIP_CHECKPOINT_DIR", "").rstrip("/"):
+        found["run_dir"] = checkpoints.removesuffix("/checkpoints")
+    if curves := environment.get("AIP_TENSORBOARD_LOG_DIR", "").rstrip("/"):
+        found["tensorboard_dir"] = curves
+    if model := environment.get("AIP_MODEL_DIR", "").rstrip("/"):
+        found["model_dir"] = model
+    return found
+
+
+class Formatter(logging.Formatter):
+    """One JSON object a line, with the names that Cloud Logging takes for severity and time.
+
+    Without it, all that is written to standard error counts as errors.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the record as a line."""
+        return entry(record.levelname, super().format(record), record.created)
+
+
+def entry(severity: str, message: str, seconds: float | None = None) -> str:
+    """Returns a line of the log.
+
+    Args:
+        severity: DEBUG, INFO, WARNING, ERROR or CRITICAL.
+        message: may have several lines.
+        seconds: since 1970; now, if None.
+    """
+    when = datetime.datetime.fromtimestamp(
+        time.time() if seconds is None else seconds, datetime.timezone.utc
+    )
+    return json.dumps(
+        {"severity": severity, "message": message, "time": when.isoformat()}, ensure_ascii=False
+    )
+
+
+def report_defects() -> None:
+    """Lets an exception that ends the process be one entry of the log, with its traceback."""
+
+    def report(
+        kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
+    ) -> None:
+        text = "".join(traceback.format_exception(kind, error, trace))
+        print(entry("CRITICAL", text), file=sys.stderr, flush=True)
+
+    sys.excepthook = report
+
+
+class Trial:
+    """Reports a trial of a hyperparameter tuning job, in the file that Vertex AI reads."""
+
+    def __init__(self, environment: Mapping[str, str] = os.environ):
+        """Does nothing outside of a tuning job."""
+        self._path = environment.get("CLOUD_ML_HP_METRIC_FILE", "")
+        self._trial = environment.get("CLOUD_ML_TRIAL_ID", "0")
+        self._lines: collections.deque[str] = collections.deque(maxlen=KEPT_METRICS)
+
+    def report(self, step: int, split: str, figures: Mapping[str, float]) -> None:
+        """Reports figures as val/dice and the like; the newest are kept."""
+        if not self._path:
+            return
+        for name, value in figures.items():
+            line = {
+                "timestamp": time.time(),
+                "trial": self._trial,
+                f"{split}/{name}": str(float(value)),
+                "global_step": str(step),
+                "checkpoint_path": "",
+            }
+            self._lines.append(json.dumps(line) + "\n")
+        os.makedirs(os.path.dirname(self._path) or ".", exist_ok=True)
+        with open(self._path, "w", encoding="utf-8") as file:
+            file.writelines(self._lines)
