@@ -2,6 +2,8 @@
 # make check  lint, types and the fast tests (at every save)
 # make test   the whole suite
 # make test-io  what takes tensorflow-io: s3://, az:// and DICOM, with the TensorFlow that it fits
+# make test-image  the image's steps, without docker
+# make lock     requirements/*.txt anew, from setup.py and requirements/*.in
 # make clean  removes the environments and what was built
 
 PYTHON ?= python3.11
@@ -18,7 +20,7 @@ endif
 # Two processes, each with whole files: TensorFlow takes long to trace, on one core.
 PYTEST = $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: demo check test test-io lint clean
+.PHONY: demo check test test-io test-image lint lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m trainer.task --flagfile=configs/demo.cfg
@@ -32,7 +34,11 @@ test: lint
 test-io: .venv-io/installed
 	.venv-io/bin/python -m pytest -q tests_io
 
+test-image: $(VENV)/installed-test
+	$(BIN)/python -m pytest -q tests_image
+
 lint: $(VENV)/installed-test
+	$(BIN)/hadolint Dockerfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -52,5 +58,16 @@ $(VENV)/installed-test: $(VENV)/installed
 	if command -v npm; then npm install --silent --prefix .venv-io azurite@3.35.0; fi
 	touch $@
 
+LOCK = .venv-lock/bin/uv pip compile --quiet --no-config --upgrade setup.py --generate-hashes \
+	--python-version 3.11 --python-platform x86_64-manylinux_2_31 --no-header --no-annotate
+
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet uv==0.13.8
+	$(LOCK) requirements/cpu.in --output-file requirements/cpu.txt
+	$(LOCK) requirements/gpu.in --output-file requirements/gpu.txt
+	$(LOCK) requirements/tpu.in --override requirements/tpu-without.in \
+		--output-file requirements/tpu.txt
+
 clean:
-	rm -rf .venv .venv-io .venv-tf* build dist *.egg-info runs .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-io .venv-lock .venv-image .venv-tf* build dist *.egg-info runs .mypy_cache .pytest_cache .ruff_cache

