@@ -128,8 +128,10 @@ def _row(table: Mapping[str, Any], name: str) -> Mapping[str, Any]:
             f"{', '.join(table['accelerators'])}."
         )
     if name not in table["accelerators"]:
-        near = difflib.get_close_matches(name, table["accelerators"], n=1)
-        remedy = f"; did you mean {near[0]}?" if near else "."
+        names = table["accelerators"]
+        near = [one for one in names if one.startswith(name)]
+        near = near or difflib.get_close_matches(name, names, n=1)
+        remedy = f"; did you mean {_or(near)}?" if near else "."
         raise InputError(
             f"--accelerator={name} is not one of {', '.join(table['accelerators'])}{remedy}"
         )

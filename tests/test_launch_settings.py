@@ -1,0 +1,156 @@
+"""The command's own flags, and those it passes on."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from launch import check, hardware, settings, tell
+from trainer import flags
+from trainer.errors import InputError
+
+OWN = ["--name=n", "--project=p", "--bucket=gs://b"]
+
+
+def parse(*argv):
+    return flags.parse(settings.Vertex, ["launch.vertex", *OWN, *argv])
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--name="], "--name is missing; give it."),
+        (["--project="], "--project is missing; give it."),
+        (["--bucket="], "--bucket is missing; give it."),
+        (
+            ["--name=My run"],
+            "--name=My run is not a label; use a small letter, then at most 62 small letters, "
+            "digits, - and _.",
+        ),
+        (["--bucket=b"], "--bucket=b is not a bucket; write gs://BUCKET."),
+        (["--timeout=1w"], "--timeout=1w is not a duration; write 90m, 24h or 7d."),
+        (["--timeout=8d"], "--timeout=8d is not above 0 and at most 7d."),
+        (
+            ["--spot", "--flex_start"],
+            "--spot and --flex_start exclude each other; drop one of them.",
+        ),
+        (
+            ["--labels=Team=x"],
+            "--labels=Team=x: 'Team=x' is not a label; write key=value in small letters, digits, - "
+            "and _, at most 63 each, the key beginning with a letter.",
+        ),
+        (
+            ["--labels=run=x"],
+            "--labels=run=x: run is set by this command; choose another key.",
+        ),
+        (
+            ["--network=default"],
+            "--network=default has another form than projects/…/global/networks/….",
+        ),
+        (
+            ["--tensorboard=projects/p/locations/r/tensorboards/1"],
+            "--tensorboard=projects/p/locations/r/tensorboards/1 takes a --service_account that "
+            "may write to it.",
+        ),
+        (
+            ["--tune=filters:8|16", "--trials=2", "--parallel=3"],
+            "--parallel=3 is above --trials=2; lower it.",
+        ),
+    ],
+)
+def test_wrong_settings_are_one_line(argv, message):
+    with pytest.raises(InputError) as error:
+        parse(*argv)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--crp=64"], "--crp is not a flag; did you mean --crop?"),
+        (["--run_dir=x"], "--run_dir follows from --name and --bucket; drop it after --."),
+        (
+            ["--data_dir=data"],
+            "--data_dir=data is a folder of this machine; copy it to a bucket: gcloud storage cp "
+            "-r data gs://b/data",
+        ),
+        (
+            ["--batch_size=9"],
+            "--batch_size=9 does not divide among 4 replicas × --accumulate_steps=1; use a "
+            "multiple of 4.",
+        ),
+    ],
+)
+def test_flags_that_the_job_would_refuse_are_refused_here(argv, message):
+    asked = parse("--workers=2", "--accelerator=l4", "--count=2")
+    with pytest.raises(InputError) as error:
+        check.check_flags(asked, hardware.choose(asked)[0], argv)
+    assert str(error.value) == message
+
+
+def test_a_flag_file_of_this_machine_is_sent_as_flags(tmp_path):
+    (tmp_path / "small.cfg").write_text("--crop=64\n--steps=5\n")
+    asked = parse()
+    args = check.check_flags(asked, hardware.choose(asked)[0], [f"--flagfile={tmp_path}/small.cfg"])
+    assert args == ["--crop=64", "--steps=5"]
+
+
+def run(*argv):
+    return subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "launch.vertex", *argv],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ,
+    )
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--help"],
+        [*OWN, "--image=i", "--accelerator=l4", "--dry_run", "--", "--steps=5"],
+    ],
+)
+def test_help_and_dry_run_import_neither_tensorflow_nor_googles_client(argv):
+    result = run(*argv)
+    assert result.returncode == 0, result.stderr
+    modules = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert "launch.request" in modules
+    assert not modules & {"tensorflow", "numpy", "keras", "google.cloud.aiplatform_v1"}
+
+
+def test_wrong_input_ends_in_one_line_and_status_2():
+    result = subprocess.run(
+        [sys.executable, "-m", "launch.vertex", *OWN, "--accelerator=v6e", "--", "--steps=5"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+
+
+def test_dry_run_prints_the_request_alone_and_gclouds_lines_beside_it():
+    argv = [*OWN, "--image=i", "--labels=team=x", "--dry_run", "--", "--steps=5"]
+    result = subprocess.run(
+        [sys.executable, "-m", "launch.vertex", *argv], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.startswith('{\n "displayName": "n",\n')
+    assert result.stdout.endswith("}\n")
+    assert result.stderr.endswith(
+        "END\ngcloud ai custom-jobs create --project=p --region=us-central1 --display-name=n "
+        "--config=n.json --labels=run=n,attempt=1,team=x\n"
+    )
+    assert "cost: 0.22 USD per hour (on demand), at most 5.24 until --timeout=24h" in result.stderr
+
+
+def test_a_place_is_told_with_cost_and_quota():
+    asked = parse("--accelerator=l4", "--workers=2")
+    (place,) = hardware.choose(asked)
+    assert tell.describe(asked, place).splitlines() == [
+        "us-central1: 2 × g2-standard-12 (1 × NVIDIA L4, 48 GB of memory)",
+        "  cost: unknown: prices.json of 2026-10-07 has no on_demand price of g2-standard-12 in "
+        "us-central1; --prices=FILE names another list",
+        "  quota: aiplatform.googleapis.com/custom_model_training_nvidia_l4_gpus",
+    ]
