@@ -70,4 +70,4 @@ lock:
 		--output-file requirements/tpu.txt
 
 clean:
-	rm -rf .venv .venv-io .venv-lock .venv-image .venv-tf* build dist *.egg-info runs .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-io .venv-lock .venv-tf* build dist *.egg-info runs .mypy_cache .pytest_cache .ruff_cache

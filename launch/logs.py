@@ -25,11 +25,13 @@ class Entry:
         severity: INFO, WARNING, ERROR…
         replica: workerpool0-0, …; empty where Vertex AI itself speaks.
         text: what was said.
+        exit_status: of the trainer, where this was its last word.
     """
 
     severity: str
     replica: str
     text: str
+    exit_status: int | None = None
 
     def __str__(self) -> str:
         """Says it with its severity, unless that is the usual one."""
@@ -38,7 +40,11 @@ class Entry:
 
 
 class Log:
-    """The log of one job."""
+    """The log of one job.
+
+    Attributes:
+        unreadable: for whoever reads it to remember that it cannot be read.
+    """
 
     def __init__(self, project: str, job: Job):
         """Connects to nothing yet."""
@@ -47,6 +53,7 @@ class Log:
         self._since = job.created
         self._seen: set[str] = set()
         self._session: Any = None
+        self.unreadable = False
 
     def new_entries(self) -> Iterator[Entry]:
         """Yields what has not been yielded yet.
@@ -100,10 +107,11 @@ class Log:
 
 
 def _read(entry: dict[str, Any]) -> Entry:
-    payload = entry.get("jsonPayload")
-    text = payload.get("message", payload) if payload else entry.get("textPayload", "")
+    payload = entry.get("jsonPayload", {})
+    status = payload.get("exit_status")  # numbers of this JSON are floating
     return Entry(
         severity=entry.get("severity", "DEFAULT"),
         replica=entry.get("resource", {}).get("labels", {}).get("task_name", ""),
-        text=str(text),
+        text=str(payload.get("message", payload) if payload else entry.get("textPayload", "")),
+        exit_status=None if status is None else int(status),
     )

@@ -1,15 +1,18 @@
 """Follows a job to its end: a status line, its logs, and no state that is waited on for ever."""
 
+import dataclasses
 import datetime
 import functools
 import sys
 import time
+from collections.abc import Iterator
 
 from absl import logging
 
 from launch import logs, settings
 from launch.client import NOT_YET, Job, NoRoomError, Service
 from launch.submit import patiently
+from trainer.flags import EXIT_STATUS as REFUSED
 
 
 def follow(asked: settings.Vertex, service: Service, job: Job) -> Job:
@@ -18,16 +21,22 @@ def follow(asked: settings.Vertex, service: Service, job: Job) -> Job:
     Raises:
         NoRoomError: it had no machines within `--max_wait`, and was cancelled.
     """
-    line, patience = StatusLine(), asked.job.patience_seconds
+    line, patience, refusal = StatusLine(), asked.job.patience_seconds, ""
     log = logs.Log(asked.job.project, job) if _has_log(asked, job) else None
     max_wait = settings.seconds("max_wait", asked.scheduling.max_wait or "0")
     while True:
         job = patiently(functools.partial(service.get, job), patience, "describe the job")
-        if log is not None:
-            log = _print_new(log, line)
+        for entry in _new_entries(log, line):
+            line.print(str(entry))
+            if entry.exit_status == REFUSED and not refusal:  # Vertex AI would restart it
+                refusal = entry.text
+                patiently(functools.partial(service.cancel, job), patience, "cancel the job")
         line.show(job)
         if job.has_ended:
             line.end()
+            if refusal and job.state == "CANCELLED":
+                error = f"the trainer refused its input, with a non-zero status of {REFUSED}; "
+                return dataclasses.replace(job, error=error + refusal)
             return job
         if max_wait and job.state in NOT_YET and elapsed(job).total_seconds() > max_wait:
             line.end()
@@ -36,15 +45,15 @@ def follow(asked: settings.Vertex, service: Service, job: Job) -> Job:
         time.sleep(asked.job.poll_seconds)
 
 
-def _print_new(log: logs.Log, line: "StatusLine") -> logs.Log | None:
-    """Prints new entries, and returns the log as long as it can be read."""
+def _new_entries(log: logs.Log | None, line: "StatusLine") -> Iterator[logs.Entry]:
+    """Yields what is new; says once that a log cannot be read."""
+    if log is None or log.unreadable:
+        return
     try:
-        for entry in log.new_entries():
-            line.print(str(entry))
+        yield from log.new_entries()
     except logs.UnreadableError as error:
+        log.unreadable = True
         line.print(f"The log cannot be read ({error}); the console shows it.")
-        return None
-    return log
 
 
 def elapsed(job: Job) -> datetime.timedelta:

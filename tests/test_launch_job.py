@@ -77,13 +77,12 @@ def test_two_workers_train_from_a_bucket_are_preempted_resume_and_succeed(gcs, b
     assert steps == [8, 16]
 
 
-def test_what_the_trainer_refuses_fails_with_its_status_and_its_line(gcs, bucket):
-    machines = vertex_machines.Machines(gcs.environment(), max_restarts=1)
+def test_what_the_trainer_refuses_is_not_restarted_for_long_and_says_why(gcs, bucket):
+    machines = vertex_machines.Machines(gcs.environment())
     with vertex_server.serve(machines.run) as server:
         command = launch(server, bucket, "--", f"--data_dir={bucket}/nothing")
         output, _ = command.communicate(timeout=240)
     assert command.returncode == 2, output
     assert f"workerpool0-0 | ERROR --data_dir={bucket}/nothing" in output
-    assert "non-zero status of 2." in output
-    assert "the trainer refused its input: its last line in the logs says why" in output
-    assert machines.exits == {(0, 0): [2, 2]}
+    assert "The job was cancelled: the trainer refused its input, with a non-zero status " in output
+    assert set(machines.exits[0, 0]) == {2}

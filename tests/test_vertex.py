@@ -72,6 +72,7 @@ def test_there_errors_are_one_entry_too(code, argv, status, severity, words):
     (entry,) = [json.loads(line) for line in result.stderr.splitlines()]
     assert entry["severity"] == severity
     assert entry["message"].startswith(words)
+    assert entry.get("exit_status") == (2 if status == 2 else None)
 
 
 def test_a_trial_reports_in_the_form_that_vertex_ai_reads(tmp_path, monkeypatch):

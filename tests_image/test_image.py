@@ -41,14 +41,37 @@ def run(*command, **options):
 
 @pytest.fixture(scope="module")
 def installed():
-    """Carries out the Dockerfile's pip commands, once for each content, and returns the Python."""
-    folder = image.ROOT / ".venv-image"
+    """Carries out the Dockerfile's pip commands, once for each content, and returns the Python.
+
+    It stays where it is, since it takes long to remove; the next content takes its place.
+    """
+    folder = pathlib.Path(tempfile.gettempdir(), f"unet-trainer-image-{os.getuid()}")
     done = folder / image.content_tag()
     if not done.exists():
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(folder)
         install(folder)
         done.touch()
     return folder / "venv/bin/python"
+
+
+def stranger():
+    """Returns how to start a process as nobody, where this one may."""
+    if os.getuid() == 0:
+        return {"user": STRANGER, "group": STRANGER, "extra_groups": []}
+    return {}
+
+
+def reachable_python(folder):
+    """Returns this Python, or its copy where a stranger may not go to it."""
+    name = pathlib.Path("bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
+    try:
+        run(pathlib.Path(sys.base_prefix, name), "-c", "", cwd="/", **stranger())
+    except PermissionError:
+        left_out = shutil.ignore_patterns("test", "tests", "site-packages", "__pycache__", "*.a")
+        shutil.copytree(sys.base_prefix, folder / "python", symlinks=True, ignore=left_out)
+        return folder / "python" / name
+    return pathlib.Path(sys.base_prefix, name)
 
 
 def install(folder):
@@ -57,7 +80,7 @@ def install(folder):
         target = source / path.relative_to(image.ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target)
-    run(sys.executable, "-m", "venv", folder / "venv")
+    run(reachable_python(folder), "-m", "venv", folder / "venv")
     for command in dict.fromkeys(dockerfile("wheel") + dockerfile("cpu")):  # each once, in order
         words = [word for word in shlex.split(command) if not word.startswith("--mount=")]
         if words[0] != "pip":
@@ -78,12 +101,10 @@ def test_the_entry_point_trains_as_a_stranger_who_may_write_only_where_it_is_tol
     (entry,) = [command for command in dockerfile("cpu") if command.startswith("[")]
     assert entry == '["python", "-m", "trainer.task"]'
     with tempfile.TemporaryDirectory() as home:
-        stranger = {}
         if os.getuid() == 0:
             os.chown(home, STRANGER, STRANGER)
-            stranger = {"user": STRANGER, "group": STRANGER, "extra_groups": []}
         environment = {"PATH": os.environ["PATH"], "HOME": home, "PYTHONDONTWRITEBYTECODE": "1"}
-        options = {"cwd": home, "env": environment, **stranger}
+        options = {"cwd": home, "env": environment, **stranger()}
         find = "import trainer; print(trainer.__path__[0])"
         package = pathlib.Path(run(installed, "-c", find, **options).strip())
         assert package.is_relative_to(installed.parents[1])

@@ -19,6 +19,7 @@ from absl import flags, logging
 from trainer import bucket, config, files, preemption, retries, vertex
 from trainer.errors import InputError
 
+EXIT_STATUS = 2  # when the input breaks a rule
 DEFINERS: Mapping[type, Callable[..., Any]] = {
     bool: flags.DEFINE_boolean,
     int: flags.DEFINE_integer,
@@ -235,5 +236,5 @@ def _concerns_the_user(record: standard_logging.LogRecord) -> bool:
 
 
 def _exit_with(message: str) -> None:
-    logging.error("%s", message)
-    sys.exit(2)
+    logging.error("%s", message, extra={"exit_status": EXIT_STATUS})
+    sys.exit(EXIT_STATUS)

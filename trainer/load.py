@@ -1,12 +1,11 @@
 """Models of run folders: built from the settings in run.json, with the best weights."""
 
 import os
-import tempfile
 from typing import Any
 
 import keras
 
-from trainer import checkpoint, config, files, models, passport
+from trainer import checkpoint, config, models, passport
 from trainer.data import records
 from trainer.errors import InputError
 
@@ -70,15 +69,6 @@ def best_model(run_dir: str, run: dict[str, Any]) -> tuple[keras.Model, int]:
 def best_checkpoints(run_dir: str, model: keras.Model) -> checkpoint.Checkpoints:
     """Returns the folder of a run's best weights, to be read into or written from `model`."""
     return checkpoint.Checkpoints(os.path.join(run_dir, "best"), {"model": model.variables})
-
-
-def write_model(model: keras.Model, folder: str) -> None:
-    """Writes a model as `model.keras`, local or in an object store."""
-    files.make_folder(folder)
-    with tempfile.TemporaryDirectory() as scratch:
-        local = os.path.join(scratch if files.is_remote(folder) else folder, "model.keras")
-        model.save(local)
-        files.copy_to_store(local, os.path.join(folder, "model.keras"))
 
 
 def check_same_kind(run_dir: str, run: dict[str, Any], manifest: records.Manifest) -> None:

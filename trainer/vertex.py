@@ -13,6 +13,7 @@ import time
 import traceback
 import types
 from collections.abc import Mapping
+from typing import Any
 
 KEPT_METRICS = 100  # what Vertex AI's own writer of this file keeps
 
@@ -44,24 +45,26 @@ class Formatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Returns the record as a line."""
-        return entry(record.levelname, super().format(record), record.created)
+        """Returns the record as a line; with the exit status, if it is a process's last word."""
+        fields: dict[str, Any] = {"time": _time(record.created)}
+        if hasattr(record, "exit_status"):
+            fields["exit_status"] = record.exit_status
+        return entry(record.levelname, super().format(record), **fields)
 
 
-def entry(severity: str, message: str, seconds: float | None = None) -> str:
+def entry(severity: str, message: str, **fields: Any) -> str:
     """Returns a line of the log.
 
     Args:
         severity: DEBUG, INFO, WARNING, ERROR or CRITICAL.
         message: may have several lines.
-        seconds: since 1970; now, if None.
+        **fields: more of it.
     """
-    when = datetime.datetime.fromtimestamp(
-        time.time() if seconds is None else seconds, datetime.timezone.utc
-    )
-    return json.dumps(
-        {"severity": severity, "message": message, "time": when.isoformat()}, ensure_ascii=False
-    )
+    return json.dumps({"severity": severity, "message": message, **fields}, ensure_ascii=False)
+
+
+def _time(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).isoformat()
 
 
 def report_defects() -> None:
