@@ -142,8 +142,10 @@ def end(asked: settings.Vertex, job: Job, final: Job) -> None:
         f": {' '.join(final.error.split())}" if final.error else ".",
         f"\n{trouble.remedy}" if trouble else "",
     )
-    logging.info("The same command starts it again, from its last checkpoint.")
-    sys.exit(errors.exit_status(final.error))
+    status = errors.exit_status(final.error)
+    if status != flags.EXIT_STATUS:
+        logging.info("The same command starts it again, from its last checkpoint.")
+    sys.exit(status)
 
 
 def attach(asked: settings.Vertex, argv: Sequence[str]) -> None:

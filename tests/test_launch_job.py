@@ -83,6 +83,8 @@ def test_what_the_trainer_refuses_is_not_restarted_for_long_and_says_why(gcs, bu
         command = launch(server, bucket, "--", f"--data_dir={bucket}/nothing")
         output, _ = command.communicate(timeout=240)
     assert command.returncode == 2, output
-    assert f"workerpool0-0 | ERROR --data_dir={bucket}/nothing" in output
+    line = next(line for line in output.splitlines() if line.startswith("workerpool0-0 | ERROR"))
+    assert f"{bucket}/nothing" in line
     assert "The job was cancelled: the trainer refused its input, with a non-zero status " in output
-    assert set(machines.exits[0, 0]) == {2}
+    assert "starts it again" not in output
+    assert machines.starts[0, 0] <= 2

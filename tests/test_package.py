@@ -1,5 +1,6 @@
 """What is shipped, and the README's way through it."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -42,6 +43,41 @@ def test_the_source_distribution_carries_the_demo_data(tmp_path):
     for split in manifest.splits.values():
         assert {f"{folder}/{shard.name}" for shard in split.shards} <= names
     assert {f"{folder}/manifest.json", f"{folder}/ORIGIN.md", "LICENSE", "README.md"} <= names
+    assert {"launch/vertex.py", "launch/hardware.json", "launch/prices.json"} <= names
+
+
+@pytest.mark.slow
+def test_the_source_distribution_is_a_python_package_for_vertex_ai(tmp_path):
+    build = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
+    build += ["sdist", "--dist-dir", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    # What Vertex AI does with a package: pip, then the module; dependencies are here already.
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    install += ["--no-build-isolation", "--target", str(tmp_path / "site"), str(archive)]
+    subprocess.run(install, check=True, capture_output=True)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    found = subprocess.run(
+        [sys.executable, "-c", "import trainer.task as t; print(t.__file__)"],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout.startswith(str(tmp_path / "site"))
+    argv = ["--steps=2", "--crop=32", "--filters=2", "--depth=2", "--jit_compile=false"]
+    argv += ["--precision=float32", "--worst_cases=0", "--eval_batch_size=2"]
+    result = subprocess.run(
+        [sys.executable, "-m", "trainer.task", *argv],
+        cwd=tmp_path,
+        env={**environment, "AIP_MODEL_DIR": str(tmp_path / "model/")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "model" / "model.keras").exists()
 
 
 @pytest.mark.slow
