@@ -1,16 +1,16 @@
 """Refuses, before anything is sent, what would fail there."""
 
-import json
-import os
+import importlib.util
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 
 from launch import settings
 from launch.hardware import Machines
 from trainer import config, flags
 from trainer.errors import InputError
+
+DOES_NOT_FIT = 3  # exit status of trainer.preflight
 
 
 def check_flags(asked: settings.Vertex, machines: Machines, argv: Sequence[str]) -> list[str]:
@@ -46,27 +46,22 @@ def flags_for(machines: Machines, args: Sequence[str]) -> list[str]:
     return [*args, *machines.strategy_flags()]
 
 
-def preflight(asked: settings.Vertex, machines: Machines, args: Sequence[str]) -> None:
+def preflight(machines: Machines, args: Sequence[str]) -> None:
     """Raises InputError if trainer.preflight finds that the step does not fit the accelerator."""
     if machines.kind == "cpu":
         raise InputError("--preflight compiles for accelerators; drop it, or name one.")
-    with tempfile.TemporaryDirectory() as scratch:
-        report = os.path.join(scratch, "preflight.json")
-        command = [sys.executable, "-m", "trainer.preflight", *args]
-        command += [f"--accelerator={machines.accelerator}", f"--json={report}"]
-        result = subprocess.run(command, check=False, stdout=sys.stderr)
-        if result.returncode == 0:
-            return
-        fits = None
-        if os.path.exists(report):
-            with open(report, encoding="utf-8") as file:
-                fits = json.load(file).get("fits")
-    if fits is False:
+    if importlib.util.find_spec("trainer.preflight") is None:
+        raise InputError("--preflight needs trainer.preflight, which is not here; drop it.")
+    command = [sys.executable, "-m", "trainer.preflight", *args]
+    command += [f"--accelerator={machines.accelerator}", f"--chips={machines.replicas}"]
+    status = subprocess.run(command, check=False, stdout=sys.stderr).returncode
+    if status == DOES_NOT_FIT:
         raise InputError(
             f"--preflight: the training step does not fit --accelerator={machines.accelerator}; "
             "use a smaller --batch_size, more --accumulate_steps, or a larger accelerator."
         )
-    raise InputError(
-        f"--preflight ended with status {result.returncode}, as it says above; mend it, or drop "
-        "--preflight."
-    )
+    if status:
+        raise InputError(
+            f"--preflight ended with status {status}, as it says above; mend it, or drop "
+            "--preflight."
+        )

@@ -49,7 +49,7 @@ def run(asked: settings.Vertex, argv: Sequence[str]) -> None:
     if jobs:
         logging.info("The last job was %s; its run goes on.", jobs[0].state.lower())
     if asked.job.preflight:
-        check.preflight(asked, places[0], args)
+        check.preflight(places[0], args)
     tried = []
     for place in places:
         image.ensure(asked, place, image.address(asked, place))
