@@ -42,6 +42,7 @@ class Job:
         error: why it failed, or empty.
         labels: of the job.
         args: of its chief.
+        shells: replica → where to open a shell in it, with --web_access.
         created: when; as are the next two.
         started: None while it waits.
         ended: None until then.
@@ -52,6 +53,7 @@ class Job:
     error: str
     labels: Mapping[str, str]
     args: tuple[str, ...]
+    shells: Mapping[str, str]
     created: datetime.datetime
     started: datetime.datetime | None
     ended: datetime.datetime | None
@@ -112,7 +114,7 @@ class Service:
 
     def find(self, name: str = "") -> list[Job]:
         """Returns this command's jobs, or those of one name, the newest first."""
-        condition = f'labels.run="{name}"' if name else "labels.run:*"
+        condition = f'labels.unet_run="{name}"' if name else "labels.unet_run:*"
         found = []
         for collection in request.COLLECTIONS:
             lister = getattr(self._client, _METHODS[collection]["list"])
@@ -175,6 +177,7 @@ def _describe(job: Any) -> Job:
         error=job.error.message,
         labels=dict(job.labels),
         args=tuple(spec.worker_pool_specs[0].container_spec.args),
+        shells=dict(getattr(job, "web_access_uris", {})),
         created=job.create_time,
         started=job.start_time or None,
         ended=job.end_time or None,

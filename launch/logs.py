@@ -9,6 +9,7 @@ from typing import Any
 from launch.client import Job
 
 ENDPOINT = "CLOUDSDK_API_ENDPOINT_OVERRIDES_LOGGING"
+SCOPE = "https://www.googleapis.com/auth/logging.read"
 PAGE = 1000
 OVERLAP = datetime.timedelta(seconds=30)  # entries may arrive late, and out of turn
 
@@ -94,7 +95,7 @@ class Log:
                 self._session = (
                     requests.Session()
                     if address.startswith("http://")  # over which no token travels
-                    else AuthorizedSession(google.auth.default()[0])
+                    else AuthorizedSession(google.auth.default(scopes=[SCOPE])[0])
                 )
             answer = self._session.post(f"{address}/v2/entries:list", json=body, timeout=60)
         except (exceptions.GoogleAuthError, requests.RequestException) as error:

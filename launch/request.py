@@ -45,8 +45,8 @@ def build(
     else:
         body["jobSpec"] = spec
     body["labels"] = {
-        "run": asked.job.name,
-        "attempt": str(attempt),
+        "unet_run": asked.job.name,
+        "unet_attempt": str(attempt),
         **settings.parse_labels(asked.access.labels),
     }
     if asked.access.kms_key:

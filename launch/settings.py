@@ -9,7 +9,7 @@ from trainer.errors import InputError
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 LABEL = re.compile(r"[a-z0-9_-]{0,63}")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-OWN_LABELS = ("run", "attempt")
+OWN_LABELS = ("unet_run", "unet_attempt")
 MOST_WORKERS_SECONDS = 7 * 86400  # what Vertex AI grants a job
 
 

@@ -53,7 +53,7 @@ def create(
     Returns:
         The job that stays, and whether it is ours.
     """
-    attempt = 1 + max([int(job.labels.get("attempt", 0)) for job in jobs], default=0)
+    attempt = 1 + max([int(job.labels.get("unet_attempt", 0)) for job in jobs], default=0)
     known = {job.name for job in jobs}
     give_up, pause = time.monotonic() + patience_seconds, FIRST_PAUSE
     ours = None

@@ -58,17 +58,20 @@ def command_for(action: str, asked: settings.Vertex, job: Job) -> str:
 def links(asked: settings.Vertex, job: Job) -> str:
     """Returns where a job can be looked at."""
     project = asked.job.project
-    kind = "tuning-jobs" if job.collection != "customJobs" else "training"
     query = f'resource.type="ml_job" resource.labels.job_id="{job.id}"'
     query = query.replace('"', "%22").replace(" ", "%0A").replace("=", "%3D")
     lines = [
         f"job      {job.name}",
-        f"console  {CONSOLE}/agent-platform/locations/{job.region}/{kind}/{job.id}"
+        f"console  {CONSOLE}/agent-platform/locations/{job.region}/training/{job.id}"
         f"?project={project}",
         f"logs     {CONSOLE}/logs/query;query={query}?project={project}",
     ]
     if asked.job.bucket:
         lines.append(f"curves   tensorboard --logdir {asked.run_dir()}/logs")
+    if asked.access.tensorboard:
+        experiment = f"{asked.access.tensorboard}/experiments/{job.id}".replace("/", "+")
+        host = f"https://{job.region}.tensorboard.googleusercontent.com"
+        lines.append(f"         {host}/experiment/{experiment}")
     return "\n".join(lines)
 
 

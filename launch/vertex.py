@@ -186,7 +186,7 @@ def list_jobs(asked: settings.Vertex, argv: Sequence[str]) -> None:
     services = [Service(asked.job.project, region) for region in asked.regions()]
     for job in find(asked, services):
         print(
-            f"{job.labels['run']:24} {job.state.lower():10} {job.created:%Y-%m-%d %H:%M} "
+            f"{job.labels['unet_run']:24} {job.state.lower():10} {job.created:%Y-%m-%d %H:%M} "
             f"{watch.clock(watch.elapsed(job)):>9}  {job.region}  {job.id}"
         )
 

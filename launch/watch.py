@@ -23,6 +23,7 @@ def follow(asked: settings.Vertex, service: Service, job: Job) -> Job:
     """
     line, patience, refusal = StatusLine(), asked.job.patience_seconds, ""
     log = logs.Log(asked.job.project, job) if _has_log(asked, job) else None
+    shells: set[str] = set()
     max_wait = settings.seconds("max_wait", asked.scheduling.max_wait or "0")
     while True:
         job = patiently(functools.partial(service.get, job), patience, "describe the job")
@@ -31,6 +32,9 @@ def follow(asked: settings.Vertex, service: Service, job: Job) -> Job:
             if entry.exit_status == REFUSED and not refusal:  # Vertex AI would restart it
                 refusal = entry.text
                 patiently(functools.partial(service.cancel, job), patience, "cancel the job")
+        for replica in job.shells.keys() - shells:
+            line.print(f"shell    {replica}: {job.shells[replica]}")
+        shells |= job.shells.keys()
         line.show(job)
         if job.has_ended:
             line.end()

@@ -41,8 +41,8 @@ def parse(*argv):
             "and _, at most 63 each, the key beginning with a letter.",
         ),
         (
-            ["--labels=run=x"],
-            "--labels=run=x: run is set by this command; choose another key.",
+            ["--labels=unet_run=x"],
+            "--labels=unet_run=x: unet_run is set by this command; choose another key.",
         ),
         (
             ["--network=default"],
@@ -140,7 +140,7 @@ def test_dry_run_prints_the_request_alone_and_gclouds_lines_beside_it():
     assert result.stdout.endswith("}\n")
     assert result.stderr.endswith(
         "END\ngcloud ai custom-jobs create --project=p --region=us-central1 --display-name=n "
-        "--config=n.json --labels=run=n,attempt=1,team=x\n"
+        "--config=n.json --labels=unet_run=n,unet_attempt=1,team=x\n"
     )
     assert "cost: 0.22 USD per hour (on demand), at most 5.24 until --timeout=24h" in result.stderr
 

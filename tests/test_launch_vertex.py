@@ -115,7 +115,7 @@ def test_settings_arrive_where_the_service_looks_for_them(service):
     assert job.job_spec.network == "projects/1/global/networks/n"
     assert job.job_spec.base_output_directory.output_uri_prefix == "gs://b/runs/nuclei"
     assert job.encryption_spec.kms_key_name.endswith("/cryptoKeys/c")
-    assert dict(job.labels) == {"run": "nuclei", "attempt": "1", "team": "a", "x": "1"}
+    assert dict(job.labels) == {"unet_run": "nuclei", "unet_attempt": "1", "team": "a", "x": "1"}
 
 
 def test_a_job_is_followed_to_its_success(service, said):
@@ -163,7 +163,7 @@ def test_a_failed_job_is_started_again_and_a_finished_one_is_reported(service, s
     service.walks["us-central1"] = ("SUCCEEDED",)
     assert run() == 0
     assert "The last job was failed; its run goes on." in said.text
-    assert [body["labels"]["attempt"] for body in created(service)] == ["1", "2"]
+    assert [body["labels"]["unet_attempt"] for body in created(service)] == ["1", "2"]
     assert run() == 0
     assert len(created(service)) == 2
     assert run("--name=other") == 0
@@ -185,7 +185,7 @@ def test_of_two_commands_at_the_same_time_one_starts_the_job(service, said):
     asked = parse()
     rival = vertex.Service("lab", "us-central1")
     mine = vertex.Service("lab", "us-central1")
-    body = {"displayName": "nuclei", "labels": {"run": "nuclei", "attempt": "1"}}
+    body = {"displayName": "nuclei", "labels": {"unet_run": "nuclei", "unet_attempt": "1"}}
     pool = {"machineSpec": {"machineType": "m"}, "replicaCount": "1"}
     body["jobSpec"] = {"workerPoolSpecs": [{**pool, "containerSpec": {"imageUri": "i"}}]}
     first = rival.create("customJobs", body)
@@ -269,6 +269,26 @@ def test_logs_are_shown_once_with_severity_and_replica(service, capsys):
     ]
 
 
+def test_shells_into_replicas_are_named_once(service, capsys):
+    service.walks["us-central1"] = ("RUNNING",) * 3 + ("SUCCEEDED",)
+    assert run("--web_access", "--follow=false") == 0
+    (job,) = service.jobs.values()
+    job.web_access_uris["workerpool0-0"] = "https://shell"
+    assert run("--web_access") == 0
+    assert capsys.readouterr().err.count("shell    workerpool0-0: https://shell\n") == 1
+
+
+def test_a_client_that_is_not_installed_and_credentials_that_are_not_there_are_said(monkeypatch):
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere.json")
+    with pytest.raises(
+        InputError, match=r"^No credentials for Google Cloud were found; run gcloud"
+    ):
+        vertex.Service("lab", "us-central1")
+    monkeypatch.setattr("launch.client.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"^google-cloud-aiplatform is not installed; install it:"):
+        vertex.Service("lab", "us-central1")
+
+
 def test_logs_that_cannot_be_read_are_said_so_once(service, capsys):
     service.walks["us-central1"] = ("RUNNING", "RUNNING", "SUCCEEDED")
     service.log_status = 403
@@ -302,6 +322,7 @@ def test_list_attach_and_cancel(service, capsys, said):
         run("--action=attach", "--name=no")
 
 
+@pytest.mark.slow
 def test_a_cloud_build_is_made_of_the_tree_once(service, said, monkeypatch, gcs, bucket):
     for name, value in service.environment().items():
         monkeypatch.setenv(name, value)

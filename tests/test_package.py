@@ -12,6 +12,7 @@ from conftest import draw_discs
 from PIL import Image
 
 import trainer
+from tests.jobs import SMALL
 from trainer.data import demo, records
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -47,7 +48,7 @@ def test_the_source_distribution_carries_the_demo_data(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_source_distribution_is_a_python_package_for_vertex_ai(tmp_path):
+def test_the_source_distribution_is_a_python_package_for_vertex_ai(tmp_path, data_dir):
     build = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
     build += ["sdist", "--dist-dir", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
@@ -66,10 +67,8 @@ def test_the_source_distribution_is_a_python_package_for_vertex_ai(tmp_path):
         text=True,
     )
     assert found.stdout.startswith(str(tmp_path / "site"))
-    argv = ["--steps=2", "--crop=32", "--filters=2", "--depth=2", "--jit_compile=false"]
-    argv += ["--precision=float32", "--worst_cases=0", "--eval_batch_size=2"]
     result = subprocess.run(
-        [sys.executable, "-m", "trainer.task", *argv],
+        [sys.executable, "-m", "trainer.task", f"--data_dir={data_dir}", *SMALL, "--steps=3"],
         cwd=tmp_path,
         env={**environment, "AIP_MODEL_DIR": str(tmp_path / "model/")},
         capture_output=True,

@@ -185,15 +185,15 @@ class Server:
         return answer
 
     def _list(self, parent: str, collection: str, condition: str) -> dict[str, Any]:
-        named = re.fullmatch(r'labels\.run="([^"]+)"', condition)
-        if named is None and condition != "labels.run:*":
+        named = re.fullmatch(r'labels\.unet_run="([^"]+)"', condition)
+        if named is None and condition != "labels.unet_run:*":
             raise RefusedError(400, f"filter {condition!r} is not understood")
         with self._lock:
             found = [
                 _json(job)
                 for name, job in self.jobs.items()
                 if name.startswith(f"{parent}/{collection}/")
-                and (job.labels.get("run") == named[1] if named else "run" in job.labels)
+                and (job.labels.get("unet_run") == named[1] if named else "unet_run" in job.labels)
             ]
         return {collection: found}
 
