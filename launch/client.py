@@ -193,12 +193,14 @@ def _explained() -> Iterator[None]:
 
     try:
         yield
-    except (exceptions.ServerError, requests.RequestException, auth.TransportError) as error:
-        raise BusyError(str(error)) from None
+    except (requests.RequestException, auth.TransportError) as error:
+        raise BusyError(f"not reached: {type(error).__name__}") from None
+    except exceptions.ServerError as error:
+        raise BusyError(f"{error.code} {_said(error)}") from None
     except exceptions.TooManyRequests as error:
         if errors.kind_of(_said(error)) == "quota":
             raise NoRoomError(_said(error)) from None
-        raise BusyError(str(error)) from None
+        raise BusyError(f"{error.code} {_said(error)}") from None
     except exceptions.GoogleAPICallError as error:
         trouble = errors.explain(_said(error))
         remedy = f"; {trouble.remedy}." if trouble else "."

@@ -201,6 +201,16 @@ def test_patience_ends(service):
         run("--patience_seconds=0.05")
 
 
+def test_a_service_that_is_not_reached_is_said_in_one_line(monkeypatch):
+    monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_AIPLATFORM", "http://127.0.0.1:9")
+    with pytest.raises(InputError) as error:
+        run("--patience_seconds=0")
+    assert str(error.value) == (
+        "Vertex AI could not be made to list jobs (not reached: ConnectionError); try again later, "
+        "or raise --patience_seconds."
+    )
+
+
 def test_no_quota_and_no_machines_lead_to_the_next_place(service, said):
     service.create_faults = [Fault(429, QUOTA)]
     service.walks["us-east4"] = ("PENDING", f"FAILED: {STOCKOUT}")
@@ -255,7 +265,7 @@ def test_other_refusals_are_one_line_with_a_remedy(service):
 
 
 def test_logs_are_shown_once_with_severity_and_replica(service, capsys):
-    service.walks["us-central1"] = ("RUNNING",) * 20 + ("SUCCEEDED",)
+    service.walks["us-central1"] = ("RUNNING",) * 4 + ("SUCCEEDED",)
     assert run("--follow=false") == 0
     (job,) = service.jobs.values()
     for number in range(5):
