@@ -26,13 +26,13 @@ class Entry:
         severity: INFO, WARNING, ERROR…
         replica: workerpool0-0, …; empty where Vertex AI itself speaks.
         text: what was said.
-        exit_status: of the trainer, where this was its last word.
+        refused: whether the trainer says that it would end so again.
     """
 
     severity: str
     replica: str
     text: str
-    exit_status: int | None = None
+    refused: bool = False
 
     def __str__(self) -> str:
         """Says it with its severity, unless that is the usual one."""
@@ -109,10 +109,9 @@ class Log:
 
 def _read(entry: dict[str, Any]) -> Entry:
     payload = entry.get("jsonPayload", {})
-    status = payload.get("exit_status")  # numbers of this JSON are floating
     return Entry(
         severity=entry.get("severity", "DEFAULT"),
         replica=entry.get("resource", {}).get("labels", {}).get("task_name", ""),
         text=str(payload.get("message", payload) if payload else entry.get("textPayload", "")),
-        exit_status=None if status is None else int(status),
+        refused=bool(payload.get("refused", False)),
     )

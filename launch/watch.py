@@ -29,7 +29,7 @@ def follow(asked: settings.Vertex, service: Service, job: Job) -> Job:
         job = patiently(functools.partial(service.get, job), patience, "describe the job")
         for entry in _new_entries(log, line):
             line.print(str(entry))
-            if entry.exit_status == REFUSED and not refusal:  # Vertex AI would restart it
+            if entry.refused and not refusal:  # Vertex AI would restart it
                 refusal = entry.text
                 patiently(functools.partial(service.cancel, job), patience, "cancel the job")
         for replica in job.shells.keys() - shells:

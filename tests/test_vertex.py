@@ -60,19 +60,20 @@ def test_there_each_entry_of_the_log_is_a_json_object_with_its_severity():
 
 
 @pytest.mark.parametrize(
-    ("code", "argv", "status", "severity", "words"),
+    ("code", "argv", "status", "severity", "words", "refused"),
     [
-        ("pass", ["--crop=250"], 2, "ERROR", "--crop=250 is not a multiple of 16"),
-        ("raise KeyError('ours')", [], 1, "CRITICAL", "Traceback (most recent call last)"),
+        ("pass", ["--crop=250"], 2, "ERROR", "--crop=250 is not a multiple of 16", True),
+        ("raise KeyError('ours')", [], 1, "CRITICAL", "Traceback (most recent call last)", False),
+        ("raise flags.UnreachableError('gs://b')", [], 2, "ERROR", "gs://b", False),
     ],
 )
-def test_there_errors_are_one_entry_too(code, argv, status, severity, words):
+def test_there_errors_are_one_entry_too(code, argv, status, severity, words, refused):
     result = run_flags(code, *argv, environment={"CLOUD_ML_JOB_ID": "1"})
     assert result.returncode == status
     (entry,) = [json.loads(line) for line in result.stderr.splitlines()]
     assert entry["severity"] == severity
     assert entry["message"].startswith(words)
-    assert entry.get("exit_status") == (2 if status == 2 else None)
+    assert entry.get("refused", False) is refused
 
 
 def test_a_trial_reports_in_the_form_that_vertex_ai_reads(tmp_path, monkeypatch):

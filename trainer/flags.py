@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags, logging
 
 from trainer import bucket, config, files, preemption, retries, vertex
-from trainer.errors import InputError
+from trainer.errors import InputError, UnreachableError
 
 EXIT_STATUS = 2  # when the input breaks a rule
 DEFINERS: Mapping[type, Callable[..., Any]] = {
@@ -63,7 +63,7 @@ def run(
         with retries.reported() if in_bucket else contextlib.nullcontext():
             main(settings)
     except InputError as error:
-        _exit_with(str(error))
+        _exit_with(str(error), refused=not isinstance(error, UnreachableError))
     except preemption.StoppedError as error:
         logging.info("%s", error)
         sys.exit(preemption.EXIT_STATUS)
@@ -235,6 +235,7 @@ def _concerns_the_user(record: standard_logging.LogRecord) -> bool:
     return record.levelno >= standard_logging.WARNING and "retracing" not in record.getMessage()
 
 
-def _exit_with(message: str) -> None:
-    logging.error("%s", message, extra={"exit_status": EXIT_STATUS})
+def _exit_with(message: str, refused: bool = False) -> None:
+    """Logs the last word; a job whose input is refused would be refused again."""
+    logging.error("%s", message, extra={"refused": refused})
     sys.exit(EXIT_STATUS)

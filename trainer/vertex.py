@@ -45,10 +45,10 @@ class Formatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Returns the record as a line; with the exit status, if it is a process's last word."""
+        """Returns the record as a line, which says so where starting again would not help."""
         fields: dict[str, Any] = {"time": _time(record.created)}
-        if hasattr(record, "exit_status"):
-            fields["exit_status"] = record.exit_status
+        if getattr(record, "refused", False):
+            fields["refused"] = True
         return entry(record.levelname, super().format(record), **fields)
 
 
