@@ -91,13 +91,13 @@ def ours(settings: Step, jit_compile: bool) -> Callable[[], Any]:
         import keras
         import tensorflow as tf
 
-        from trainer import cluster, load, losses, optimizer, steps
+        from trainer import cluster, losses, network, optimizer, steps
 
     tf.config.threading.set_intra_op_parallelism_threads(settings.threads)
     keras.mixed_precision.set_global_policy(cluster.POLICIES[settings.precision])
     strategy = cluster.connect("one_device")
     with strategy.scope():
-        model = load.build_model(
+        model = network.build_model(
             config.Model(filters=settings.filters, depth=settings.depth), settings.channels, 2
         )
         descent = optimizer.build_optimizer("adamw", 1e-3, 1e-4)

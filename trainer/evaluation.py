@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import cluster, config, files, load, losses, metrics, panels, steps, tiles
+from trainer import cluster, config, files, losses, metrics, network, panels, steps, tiles
 from trainer.data import damage, demo, pipeline, records
 from trainer.errors import InputError
 
@@ -338,11 +338,11 @@ def table(summary: dict[str, Any]) -> str:
 
 def evaluate_run(settings: config.Evaluate) -> None:
     """Evaluates a run's best checkpoint on a split and writes RUN/evaluation/SPLIT/."""
-    run = load.read_run(settings.run_dir)
+    run = network.read_run(settings.run_dir)
     job = config.from_dict(config.Job, run["settings"])
     data_dir = settings.data_dir or job.data.data_dir or demo.folder()
     manifest = records.read_manifest(data_dir)
-    load.check_same_kind(settings.run_dir, run, manifest)
+    network.check_same_kind(settings.run_dir, run, manifest)
     if settings.split not in manifest.splits:
         raise InputError(
             f"--split={settings.split} is not in {data_dir}, which has "
@@ -360,7 +360,7 @@ def evaluate_run(settings: config.Evaluate) -> None:
         sum_over_workers=functools.partial(cluster.sum_over_workers, strategy),
     )
     with strategy.scope():
-        model, step = load.best_model(settings.run_dir, run)
+        model, step = network.best_model(settings.run_dir, run)
     evaluator = Evaluator(
         strategy,
         model,

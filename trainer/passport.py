@@ -17,6 +17,7 @@ from absl import logging
 
 import trainer
 from trainer import config, files, preemption
+from trainer.data import records
 from trainer.errors import InputError
 
 NAME = "run.json"
@@ -49,6 +50,21 @@ def describe(
         "git_revision": _git_revision(),
         "started": _now(),
         "exit_reason": None,
+    }
+
+
+def describe_data(manifest: records.Manifest) -> dict[str, Any]:
+    """Returns what prediction and export must know of the data, so that they need not be there."""
+    return {
+        "dtype": manifest.dtype,
+        "class_values": [entry.value for entry in manifest.classes],
+        "ignore_value": manifest.ignore_value,
+        "mean": list(manifest.splits["train"].mean),
+        "std": list(manifest.splits["train"].std),
+        "origin": manifest.origin,
+        "licence": manifest.licence,
+        "images": {name: split.examples for name, split in manifest.splits.items()},
+        "pixels": {name: list(split.pixels) for name, split in manifest.splits.items()},
     }
 
 

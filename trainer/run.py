@@ -21,9 +21,9 @@ from trainer import (
     files,
     flags,
     lease,
-    load,
     losses,
     models,
+    network,
     optimizer,
     passport,
     preemption,
@@ -68,7 +68,7 @@ def train(job: config.Job) -> None:
 
         keras.mixed_precision.set_global_policy(cluster.POLICIES[run["precision"]])
         with strategy.scope():
-            model = load.build_model(job.model, manifest.channels, manifest.num_classes)
+            model = network.build_model(job.model, manifest.channels, manifest.num_classes)
             models.draw_weights(model, job.run.seed)
             average = keras.models.clone_model(model) if job.optimization.ema else None
             descent = build_optimizer(job.optimization, run["total_steps"], run["precision"])
@@ -82,7 +82,7 @@ def train(job: config.Job) -> None:
             state["average"] = average.variables
         folder = os.path.join(job.run.run_dir, "checkpoints")
         checkpoints = checkpoint.Checkpoints(folder, state, run["fingerprint"])
-        best = load.best_checkpoints(job.run.run_dir, evaluated)
+        best = network.best_checkpoints(job.run.run_dir, evaluated)
         restored = checkpoints.restore() or {"step": 0, "progress": {}}
         step, progress = restored["step"], Progress(**restored["progress"])
         if chief:
@@ -303,6 +303,7 @@ def open_run(
         fingerprint=passport.fingerprint(job, fingerprint),
         channels=manifest.channels,
         classes=[entry.name for entry in manifest.classes],
+        data=passport.describe_data(manifest),
         streams=chosen.get("streams")
         or pipeline.num_streams(train_split, num_workers, job.data.streams),
         total_steps=total_steps,

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from trainer import checkpoint, config, models, passport
-from trainer.data import records
+from trainer.data import demo, records
 from trainer.errors import InputError
 
 
@@ -43,6 +43,17 @@ def read_run(run_dir: str) -> dict[str, Any]:
             f"--run_dir={run_dir} has no {passport.NAME}; name a folder that trainer.task wrote."
         )
     return found
+
+
+def data_of(run: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a passport says of the run's data, see `passport.describe_data`.
+
+    Passports of 0.1.0 before its release say nothing; then the data folder is asked.
+    """
+    if "data" in run:
+        return run["data"]
+    data_dir = run["settings"]["data_dir"] or demo.folder()
+    return passport.describe_data(records.read_manifest(data_dir))
 
 
 def best_model(run_dir: str, run: dict[str, Any]) -> tuple[keras.Model, int]:
