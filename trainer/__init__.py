@@ -1,3 +1,29 @@
 """Trains U-Nets with TensorFlow at any scale, from a folder of images to a TPU slice."""
 
+from __future__ import annotations
+
+import typing
+
+if typing.TYPE_CHECKING:
+    from trainer.predictor import Predictor
+
 __version__ = "0.1.0"
+
+
+def load(*run_dirs: str, tta: str = "none", tile: int = 1024, batch_size: int = 0) -> Predictor:
+    """Returns what predicts images with the best weights of a run, or of several.
+
+    Nothing heavy is imported before this is called.
+
+    Args:
+        *run_dirs: run folders, local or gs://; the probabilities of several are averaged.
+        tta: "none", or "flips" or "d4": turned images whose predictions are averaged.
+        tile: images longer than this are cut into overlapping tiles of this side.
+        batch_size: full tiles per step; 0: one on a CPU, four on each accelerator.
+
+    Raises:
+        trainer.errors.InputError: a folder holds no run with weights.
+    """
+    from trainer import predictor
+
+    return predictor.load(*run_dirs, tta=tta, tile=tile, batch_size=batch_size)

@@ -332,6 +332,55 @@ class Evaluate(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Predict(Settings):
+    """Writes masks of new images, of any size, by the best checkpoint of a run."""
+
+    run_dir: str = setting(
+        "runs/demo",
+        "Folder of the run, local or gs://; several, with commas between, are averaged.",
+    )
+    images: str = setting(
+        "", "Images: a folder, a quoted glob, or a .npy or .npz array, as trainer.data.prepare."
+    )
+    output: str = setting("", "Folder to write, local or gs://; a second start goes on in it.")
+    format: str = setting(
+        "auto",
+        "Of the masks; auto: TIFF for TIFF, .npy for .npy, else PNG.",
+        choices=("auto", "png", "tif", "npy"),
+    )
+    probabilities: bool = setting(False, "Also write probabilities, as float32 arrays.")
+    overlays: bool = setting(False, "Also write the images with outlines, as PNG.")
+    instances: bool = setting(
+        False, "Also number the connected regions and measure them; takes the extra [predict]."
+    )
+    tta: str = setting(
+        "none",
+        "Average over mirrored images (flips: 4) or turned ones, too (d4: 8).",
+        choices=("none", "flips", "d4"),
+    )
+    tile: int = setting(
+        1024, "Images longer than this are cut into overlapping tiles of this side.", low=64
+    )
+    batch_size: int = setting(
+        0, "Full tiles per step; 0: one on a CPU, four on each accelerator.", low=0
+    )
+    precision: str = setting(
+        "float32", "Arithmetic.", choices=("float32", "bfloat16", "float16")
+    )
+    max_pixels: int = setting(
+        2**28, "Most pixels of an image that can only be decoded as a whole.", low=1
+    )
+    skip_bad: bool = setting(False, "Leave unreadable images out, and name them.")
+    strategy: str = setting(
+        "auto",
+        "How the devices work together.",
+        choices=("auto", "one_device", "mirrored", "tpu"),
+    )
+    tpu: str = setting("", "The TPU: local, a name, or grpc://host:port.")
+    virtual_devices: int = setting(0, "Split the CPU into this many devices.", low=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint(Settings):
     """Shows the checkpoints of a run: `python -m trainer.checkpoint list|verify RUN`."""
 

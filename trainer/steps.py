@@ -119,21 +119,32 @@ def train_loop(
 
 
 def forward_step(
-    strategy: tf.distribute.Strategy, model: keras.Model, *, jit_compile: bool = False
-) -> Callable[[tf.Tensor], tf.Tensor]:
+    strategy: tf.distribute.Strategy,
+    model: Callable[..., tf.Tensor],
+    *,
+    jit_compile: bool = False,
+    trace_once: bool = False,
+) -> Callable[[Any], tf.Tensor]:
     """Returns a function of images float32 [B, H, W, C] → logits float32 [B, H, W, K].
 
-    B must be a multiple of this worker's replicas, among which it is split.
+    B must be a multiple of this worker's replicas, among which it is split. What `model` takes may
+    also be a tuple of tensors with B rows each.
+
+    Args:
+        strategy: the strategy in whose scope the model was built.
+        model: called with `training=False`.
+        jit_compile: whether XLA compiles it.
+        trace_once: whether one graph serves all sizes, rather than one for each.
     """
 
-    def forward(images: tf.Tensor) -> tf.Tensor:
+    def forward(images: Any) -> tf.Tensor:
         return model(images, training=False)
 
     if jit_compile:
         forward = tf.function(forward, jit_compile=True)
 
-    @tf.function(reduce_retracing=False)
-    def step(images: tf.Tensor) -> tf.Tensor:
+    @tf.function(reduce_retracing=trace_once)
+    def step(images: Any) -> tf.Tensor:
         return tf.concat(_local(strategy, strategy.run(forward, args=(images,))), 0)
 
     return lambda images: step(_split_over_replicas(strategy, images))
@@ -167,13 +178,19 @@ def _local(strategy: tf.distribute.Strategy, value: Any) -> tuple[tf.Tensor, ...
     return strategy.experimental_local_results(value)
 
 
-def _split_over_replicas(strategy: tf.distribute.Strategy, images: tf.Tensor) -> Any:
+def _split_over_replicas(strategy: tf.distribute.Strategy, images: Any) -> Any:
     replicas = len(strategy.extended.worker_devices)
     if replicas == 1:
         return images
-    parts = tf.split(images, replicas)
-    return strategy.experimental_distribute_values_from_function(
-        lambda context: parts[context.replica_id_in_sync_group % replicas]
+
+    def part(context: Any, values: tf.Tensor) -> tf.Tensor:
+        return tf.split(values, replicas)[context.replica_id_in_sync_group % replicas]
+
+    return tf.nest.map_structure(
+        lambda values: strategy.experimental_distribute_values_from_function(
+            lambda context: part(context, values)
+        ),
+        images,
     )
 
 

@@ -54,6 +54,18 @@ def ramp(start: int, length: int, tile: int, halo: int, stride: int) -> np.ndarr
     return weights.astype(np.float32)
 
 
+def shares(length: int, tile: int, halo: int, stride: int) -> dict[int, np.ndarray]:
+    """Returns the weights of every tile along an axis, by where it starts; they sum to 1.
+
+    Arguments are those of `starts`; values are float32 [tile].
+    """
+    total = np.zeros(length, np.float32)
+    ramps = {y: ramp(y, length, tile, halo, stride) for y in starts(length, tile, halo, stride)}
+    for start, weights in ramps.items():
+        total[start : start + tile] += weights
+    return {start: weights / total[start : start + tile] for start, weights in ramps.items()}
+
+
 def predict_tiled(
     image: np.ndarray,
     predict: Callable[[np.ndarray], np.ndarray],

@@ -120,7 +120,7 @@ def find(where: str, flag: str, scratch: str) -> list[Source]:
                 "file."
             )
     paths = sorted(path for path in paths if _is_image(path))
-    sources = [source for path in paths for source in _file_sources(path)]
+    sources = [source for path in paths for source in sources_of(path)]
     if not sources:
         raise InputError(f"--{flag}={where} holds no images ({', '.join(SUFFIXES)}).")
     return sources
@@ -164,7 +164,7 @@ def _file_source(path: str) -> Source:
     return Source(os.path.splitext(os.path.basename(path))[0], path, None, path)
 
 
-def _file_sources(path: str) -> list[Source]:
+def sources_of(path: str) -> list[Source]:
     """Returns the images in a file: the file, or the pages of a TIFF that has several."""
     whole = _file_source(path)
     if _is_dicom(path):
@@ -283,7 +283,7 @@ def read_image(source: Source, max_pixels: int) -> Pixels:
         values, alpha = _dicom(source, max_pixels, dicom.check_image), False
     else:
         values, alpha = _decode(source, max_pixels, _picture_values)
-    values = _as_stored(values, source.label)
+    values = as_stored(values, source.label)
     return Pixels(values if values.ndim == 3 else values[..., None], alpha)
 
 
@@ -380,10 +380,14 @@ def _full(dtype: np.dtype) -> int:
     return 1 if dtype.kind == "f" else int(np.iinfo(dtype).max)
 
 
-def _array(source: Source, max_pixels: int) -> np.ndarray:
+def map_array(source: Source) -> np.ndarray:
+    """Returns the array of a `.npy` source, read from disk where it is touched."""
     array = _memory_map(source.path, source.label)
-    if source.row is not None:
-        array = array[source.row]
+    return array if source.row is None else array[source.row]
+
+
+def _array(source: Source, max_pixels: int) -> np.ndarray:
+    array = map_array(source)
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise InputError(f"{source.label} has shape {array.shape}; expected H×W or H×W×C.")
     _check_size(source.label, array.shape[0], array.shape[1], max_pixels)
@@ -512,7 +516,7 @@ def _sixteen_bit_colours(picture: Any, source: Source) -> tuple[np.ndarray, bool
     return values, values.shape[2] in (2, 4)
 
 
-def _as_stored(values: np.ndarray, label: str) -> np.ndarray:
+def as_stored(values: np.ndarray, label: str) -> np.ndarray:
     """Returns uint8 and uint16 as they are, all else as float32."""
     if values.dtype in (np.uint8, np.uint16):
         return values

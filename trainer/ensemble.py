@@ -1,0 +1,164 @@
+"""What the devices compute for a tile: probabilities, the mean over networks and turned images."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainer import config, models, network, tiles
+from trainer.data import normalization
+from trainer.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """A symmetry of the square: rows and columns are exchanged, then each may be reversed."""
+
+    transpose: bool = False
+    axes: tuple[int, ...] = ()
+
+    def do(self, images: tf.Tensor) -> tf.Tensor:
+        """Turns images [B, H, W, C]."""
+        if self.transpose:
+            images = tf.transpose(images, (0, 2, 1, 3))
+        return tf.reverse(images, self.axes) if self.axes else images
+
+    def undo(self, images: tf.Tensor) -> tf.Tensor:
+        """Turns them back."""
+        images = tf.reverse(images, self.axes) if self.axes else images
+        return tf.transpose(images, (0, 2, 1, 3)) if self.transpose else images
+
+
+_AXES: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))
+TURNS: Mapping[str, tuple[Turn, ...]] = {
+    "none": (Turn(),),
+    "flips": tuple(Turn(False, axes) for axes in _AXES),
+    "d4": tuple(Turn(transpose, axes) for transpose in (False, True) for axes in _AXES),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A network of the ensemble and how its images are normalised.
+
+    Attributes:
+        model: normalised images → logits.
+        normalize: a key of `normalization.NORMALIZATIONS`.
+        mean: of each channel of its training split.
+        std: likewise.
+        step: of the weights.
+        job: settings of the run.
+    """
+
+    model: keras.Model
+    normalize: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    step: int
+    job: config.Job
+
+
+class Ensemble:
+    """Networks that agree on channels and classes.
+
+    Attributes:
+        channels: of the images.
+        dtype: of the images, as stored.
+        classes: their names, the background first.
+        values: of the classes in masks.
+        stride: of the deepest level of any.
+        halo: how far any looks, a multiple of `stride`.
+    """
+
+    def __init__(self, run_dirs: Sequence[str], tta: str = "none"):
+        """Reads the best weights of every run; call it in the scope of a strategy.
+
+        Raises:
+            InputError: if a folder holds no run, or the runs have not the same kind of data.
+        """
+        runs = [network.read_run(run_dir) for run_dir in run_dirs]
+        data = [network.data_of(run) for run in runs]
+        _check_alike(run_dirs, runs, data)
+        self.channels: int = runs[0]["channels"]
+        self.dtype: str = data[0]["dtype"]
+        self.classes: list[str] = runs[0]["classes"]
+        self.values: list[int] = data[0]["class_values"]
+        self.members = [
+            _member(*entries) for entries in zip(run_dirs, runs, data, strict=True)
+        ]
+        depths = [member.job.model.depth for member in self.members]
+        self.stride = 2 ** max(depths)
+        halos = [
+            tiles.halo_of(member.job.model.depth, member.job.model.kernel_size)
+            for member in self.members
+        ]
+        self.halo = -(-max(halos) // self.stride) * self.stride
+        self._turns = TURNS[tta]
+
+    @property
+    def uses_statistics(self) -> bool:
+        """Whether any network needs mean and deviation of the whole image."""
+        return any(member.normalize == "image" for member in self.members)
+
+    def __call__(self, inputs: Any, training: bool = False) -> tf.Tensor:
+        """Returns the probabilities of tiles.
+
+        Args:
+            inputs: images, `dtype` [B, H, W, C], H and W multiples of `stride`, and the whole
+                images' mean and standard deviation, float32 [B, 2, C].
+            training: False.
+
+        Returns:
+            float32 [B, H, W, K]; of two classes only the second's, K = 1.
+        """
+        images, statistics = inputs
+        parts = []
+        for member in self.members:
+            normalised = _normalised(member, images, statistics)
+            for turn in self._turns:
+                logits = member.model(turn.do(normalised), training=training)
+                parts.append(turn.undo(probabilities(logits)))
+        return tf.add_n(parts) / len(parts) if len(parts) > 1 else parts[0]
+
+
+def probabilities(logits: tf.Tensor) -> tf.Tensor:
+    """Returns the probability of each class, or, of one logit, of the foreground."""
+    return tf.sigmoid(logits) if logits.shape[-1] == 1 else tf.nn.softmax(logits)
+
+
+def _normalised(member: Member, images: tf.Tensor, statistics: tf.Tensor) -> tf.Tensor:
+    if member.normalize != "image":
+        return normalization.normalize(images, member.normalize, member.mean, member.std)
+    offset, scale = (statistics[:, k, tf.newaxis, tf.newaxis] for k in range(2))
+    return normalization.rescale(tf.cast(images, tf.float32), offset, scale)
+
+
+def _member(run_dir: str, run: dict[str, Any], data: dict[str, Any]) -> Member:
+    model, step = network.best_model(run_dir, run)
+    job = config.from_dict(config.Job, run["settings"])
+    mean, std = tuple(data["mean"]), tuple(data["std"])
+    return Member(models.fold(model), job.data.normalize, mean, std, step, job)
+
+
+def _check_alike(
+    run_dirs: Sequence[str], runs: Sequence[dict[str, Any]], data: Sequence[dict[str, Any]]
+) -> None:
+    """Raises InputError unless images and masks mean the same to all runs."""
+    kinds = [
+        {
+            "channels": run["channels"],
+            "classes": ", ".join(run["classes"]),
+            "mask values": ", ".join(map(str, facts["class_values"])),
+            "pixels": facts["dtype"],
+        }
+        for run, facts in zip(runs, data, strict=True)
+    ]
+    for run_dir, kind in zip(run_dirs, kinds, strict=True):
+        for name, value in kind.items():
+            if value != kinds[0][name]:
+                raise InputError(
+                    f"--run_dir: {run_dir} has the {name} {value} and {run_dirs[0]} has "
+                    f"{kinds[0][name]}; an ensemble takes runs on the same kind of data."
+                )

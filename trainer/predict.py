@@ -1,0 +1,16 @@
+"""Entry point of prediction: `python -m trainer.predict --help`."""
+
+from trainer import config, files, flags
+
+
+def main(settings: config.Predict) -> None:
+    """Predicts; TensorFlow is imported only once the flags are found to be good."""
+    with flags.quiet_import():
+        from trainer import prediction
+
+    files.register_stores(*settings.run_dir.split(","), settings.images, settings.output)
+    prediction.predict(settings)
+
+
+if __name__ == "__main__":
+    flags.run(config.Predict, main)

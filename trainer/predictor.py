@@ -1,0 +1,282 @@
+"""Predicts images of any size: their tiles in batches, across images, put together on the way.
+
+    import trainer
+    masks = trainer.load("runs/demo").predict(array)
+
+A thread reads ahead, the devices are given the next batch before the last one is fetched, and what
+is in memory is a row of tiles of each image that is under way.
+"""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainer import ahead, cluster, ensemble, mosaic, steps
+from trainer.data import images, pipeline, rasters
+from trainer.errors import InputError
+
+READ_AHEAD = 8  # tiles
+BATCHES_IN_FLIGHT = 2
+WAITING_BATCHES = 4  # tiles of rare sizes wait for others, but no more than these
+
+Opener = Callable[[], rasters.Raster]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Finished rows of an image.
+
+    Attributes:
+        key: of the image.
+        size: height and width of the image.
+        top: the first row.
+        probabilities: float32 [rows, W, K]; of two classes only the second's, K = 1.
+    """
+
+    key: Any
+    size: tuple[int, int]
+    top: int
+    probabilities: np.ndarray
+
+    @property
+    def are_last(self) -> bool:
+        """Whether the image is complete with them."""
+        return self.top + len(self.probabilities) == self.size[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """An image that cannot be read; rows of it may come before and after."""
+
+    key: Any
+    error: InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tile:
+    key: Any
+    mosaic: mosaic.Mosaic
+    corner: tuple[int, int]
+    pixels: np.ndarray
+    statistics: np.ndarray
+
+
+class Predictor:
+    """Networks with their best weights, ready for images."""
+
+    def __init__(
+        self,
+        run_dirs: Sequence[str],
+        strategy: tf.distribute.Strategy,
+        *,
+        tta: str = "none",
+        tile: int = 1024,
+        batch_size: int = 0,
+    ):
+        """Reads the weights.
+
+        Args:
+            run_dirs: run folders; several are averaged.
+            strategy: the devices.
+            tta: a key of `ensemble.TURNS`: turned images whose predictions are averaged.
+            tile: images longer than this are cut into overlapping tiles of this side.
+            batch_size: full tiles per step; 0: one on a CPU, four on each accelerator.
+
+        Raises:
+            InputError: if a folder holds no run that can be loaded.
+        """
+        with strategy.scope():
+            self.networks = ensemble.Ensemble(run_dirs, tta)
+        self._replicas = len(strategy.extended.worker_devices)
+        on_cpu = cluster.device_kind(strategy) == "CPU"
+        self._batch_size = batch_size or self._replicas * (1 if on_cpu else 4)
+        self._fixed_batches = not on_cpu  # XLA compiles each size of batch anew
+        self._tile = tile // self.networks.stride * self.networks.stride
+        self._multiple = max(pipeline.PADDED_SIDE, self.networks.stride)
+        self._forward = steps.forward_step(
+            strategy, self.networks, jit_compile=not on_cpu, trace_once=on_cpu
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, the background included."""
+        return len(self.networks.classes)
+
+    def predict(self, image: np.ndarray) -> np.ndarray:
+        """Returns the mask of an image, or of a batch of them.
+
+        Args:
+            image: [H, W], [H, W, C] or [N, H, W, C] in the units of the training data's pixels;
+                grey and colour, 8 and 16 bits are converted as `trainer.data.prepare` does.
+
+        Returns:
+            [H, W] or [N, H, W], the masks' own values, in the smallest integers that hold them.
+        """
+        return self.masks(self.probabilities(image))
+
+    def probabilities(self, image: np.ndarray) -> np.ndarray:
+        """Returns the probability of each class: float32 [H, W, K] or [N, H, W, K].
+
+        Args:
+            image: as `predict` takes it.
+        """
+        batch = image if image.ndim == 4 else [image]
+        openers = (
+            (n, functools.partial(self._open_array, np.asarray(one))) for n, one in enumerate(batch)
+        )
+        whole: dict[int, list[np.ndarray]] = collections.defaultdict(list)
+        for found in self.stream(openers):
+            if isinstance(found, Failure):
+                raise found.error
+            whole[found.key].append(every_class(found.probabilities))
+        results = [np.concatenate(whole[n]) for n in range(len(batch))]
+        return np.stack(results) if image.ndim == 4 else results[0]
+
+    def masks(self, probabilities: np.ndarray) -> np.ndarray:
+        """Returns the masks' values of probabilities [..., K], see `smallest_dtype`."""
+        values = np.array(self.networks.values, smallest_dtype(self.networks.values))
+        return values[class_ids(probabilities)]
+
+    def open(self, source: images.Source, max_pixels: int) -> rasters.Raster:
+        """Opens an image on the local disk, as the networks take it."""
+        return rasters.open_raster(
+            source, self.networks.channels, self.networks.dtype, max_pixels
+        )
+
+    def stream(self, openers: Iterable[tuple[Any, Opener]]) -> Iterator[Rows | Failure]:
+        """Predicts images.
+
+        Args:
+            openers: a key of each image, and what opens it; both are used in another thread.
+
+        Yields:
+            The rows of every image from top to bottom; those of several images may alternate.
+        """
+        waiting: dict[tuple[int, ...], list[_Tile]] = collections.defaultdict(list)
+        flying: collections.deque[tuple[list[_Tile], tf.Tensor]] = collections.deque()
+        with ahead.reading(self._tiles(openers), READ_AHEAD) as tiles_ahead:
+            for tile in tiles_ahead:
+                if isinstance(tile, Failure):
+                    yield tile
+                    continue
+                shape = tile.pixels.shape
+                waiting[shape].append(tile)
+                if len(waiting[shape]) == self._size_of_batch(shape):
+                    flying.append(self._launched(waiting.pop(shape)))
+                elif len(waiting) > WAITING_BATCHES:
+                    flying.append(self._launched(waiting.pop(next(iter(waiting)))))
+                while len(flying) >= BATCHES_IN_FLIGHT:
+                    yield from _landed(*flying.popleft())
+            for group in waiting.values():
+                flying.append(self._launched(group))
+            while flying:
+                yield from _landed(*flying.popleft())
+
+    def _tiles(self, openers: Iterable[tuple[Any, Opener]]) -> Iterator[_Tile | Failure]:
+        """Reads images and yields their tiles, each image's in the order of its mosaic."""
+        for key, opener in openers:
+            try:
+                yield from self._tiles_of(key, opener())
+            except InputError as error:
+                yield Failure(key, error)
+
+    def _tiles_of(self, key: Any, raster: rasters.Raster) -> Iterator[_Tile]:
+        size = raster.height, raster.width
+        plan = mosaic.Mosaic(
+            size, self._tile, self.networks.halo, self.networks.stride, self._multiple
+        )
+        statistics = np.zeros((2, self.networks.channels), np.float32)
+        if self.networks.uses_statistics:
+            statistics[:] = rasters.statistics(raster)
+        band, band_top = None, -1
+        for y, x in plan.corners:
+            if y != band_top:
+                band, band_top = _mirrored_rows(raster, y, plan.sides[0]), y
+            assert band is not None
+            columns = mirror(np.arange(x, x + plan.sides[1]), raster.width)
+            yield _Tile(key, plan, (y, x), band[:, columns], statistics)
+
+    def _size_of_batch(self, shape: tuple[int, ...]) -> int:
+        """Returns how many tiles of a shape make a step: as many pixels as full tiles have."""
+        pixels = self._batch_size * self._tile**2
+        per_replica = max(1, pixels // (self._replicas * shape[0] * shape[1]))
+        return self._replicas * per_replica
+
+    def _launched(self, group: list[_Tile]) -> tuple[list[_Tile], tf.Tensor]:
+        """Gives a batch to the devices; fills it up where they need it full."""
+        count = len(group)
+        full = self._size_of_batch(group[0].pixels.shape) if self._fixed_batches else count
+        full = -(-full // self._replicas) * self._replicas
+        filled = group + [group[-1]] * (full - count)
+        pixels = np.stack([tile.pixels for tile in filled])
+        statistics = np.stack([tile.statistics for tile in filled])
+        return group, self._forward((tf.constant(pixels), tf.constant(statistics)))
+
+    def _open_array(self, image: np.ndarray) -> rasters.Raster:
+        if image.ndim not in (2, 3) or 0 in image.shape:
+            raise InputError(
+                f"The image has shape {image.shape}; expected H×W, H×W×C or N×H×W×C."
+            )
+        values = images.as_stored(image if image.ndim == 3 else image[..., np.newaxis], "The image")
+        pixels = images.Pixels(values, False)
+        return rasters.of_array(pixels, self.networks.channels, self.networks.dtype, "The image")
+
+
+def _landed(group: Sequence[_Tile], result: tf.Tensor) -> Iterator[Rows]:
+    """Waits for a batch and yields the rows that its tiles complete."""
+    for tile, values in zip(group, result.numpy(), strict=False):  # what filled it up is dropped
+        for top, rows in tile.mosaic.add(tile.corner, values):
+            yield Rows(tile.key, tile.mosaic.size, top, rows)
+
+
+def _mirrored_rows(raster: rasters.Raster, top: int, count: int) -> np.ndarray:
+    """Returns rows of an image that goes on below its end as in a mirror: [count, W, C]."""
+    rows = mirror(np.arange(top, top + count), raster.height)
+    first = int(rows.min())
+    band = raster.read(first, int(rows.max()) + 1)
+    return band if len(band) == count else band[rows - first]
+
+
+def mirror(index: np.ndarray, size: int) -> np.ndarray:
+    """Folds indices into [0, size) by reflection at the first and last, as evaluation pads."""
+    period = max(2 * (size - 1), 1)
+    index = index % period
+    return np.minimum(index, period - index)
+
+
+def every_class(probabilities: np.ndarray) -> np.ndarray:
+    """Returns the probability of each class: [..., 1] becomes [..., 2]."""
+    if probabilities.shape[-1] > 1:
+        return probabilities
+    return np.concatenate([1 - probabilities, probabilities], axis=-1)
+
+
+def class_ids(probabilities: np.ndarray) -> np.ndarray:
+    """Returns the most probable class: uint8 [...]; of two the second from a half on."""
+    if probabilities.shape[-1] == 1:
+        return (probabilities[..., 0] >= 0.5).astype(np.uint8)
+    if probabilities.shape[-1] == 2:
+        return (probabilities[..., 1] >= 0.5).astype(np.uint8)
+    return np.argmax(probabilities, axis=-1).astype(np.uint8)
+
+
+def smallest_dtype(values: Sequence[int]) -> np.dtype:
+    """Returns the first of uint8, uint16, int16 and int32 that holds all values."""
+    for dtype in (np.uint8, np.uint16, np.int16):
+        if np.iinfo(dtype).min <= min(values) and max(values) <= np.iinfo(dtype).max:
+            return np.dtype(dtype)
+    return np.dtype(np.int32)
+
+
+def load(
+    *run_dirs: str, tta: str = "none", tile: int = 1024, batch_size: int = 0
+) -> Predictor:
+    """Returns a predictor of one or several runs on the devices of this machine."""
+    return Predictor(
+        run_dirs, cluster.connect("auto"), tta=tta, tile=tile, batch_size=batch_size
+    )
