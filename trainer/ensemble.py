@@ -48,7 +48,7 @@ class Member:
         normalize: a key of `normalization.NORMALIZATIONS`.
         mean: of each channel of its training split.
         std: likewise.
-        step: of the weights.
+        label: which weights these are.
         job: settings of the run.
     """
 
@@ -56,7 +56,7 @@ class Member:
     normalize: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    step: int
+    label: str
     job: config.Job
 
 
@@ -139,7 +139,8 @@ def _member(run_dir: str, run: dict[str, Any], data: dict[str, Any]) -> Member:
     model, step = network.best_model(run_dir, run)
     job = config.from_dict(config.Job, run["settings"])
     mean, std = tuple(data["mean"]), tuple(data["std"])
-    return Member(models.fold(model), job.data.normalize, mean, std, step, job)
+    label = f"{run_dir} at step {step} (run {run['fingerprint'][:12]})"
+    return Member(models.fold(model), job.data.normalize, mean, std, label, job)
 
 
 def _check_alike(

@@ -196,11 +196,10 @@ def _check(settings: config.Predict) -> list[str]:
 
 def _facts(settings: config.Predict, networks: predictor.Predictor) -> dict[str, object]:
     """Returns what the masks depend on."""
-    names = ("run_dir", "tta", "tile", "precision", "format")
-    members = networks.networks.members
+    names = ("tta", "tile", "precision", "format")
     return {
+        "weights": [member.label for member in networks.networks.members],
         **{name: getattr(settings, name) for name in names},
-        "step": [member.step for member in members],
         "classes": dict(zip(networks.networks.classes, networks.networks.values, strict=True)),
     }
 
