@@ -364,9 +364,7 @@ class Predict(Settings):
     batch_size: int = setting(
         0, "Full tiles per step; 0: one on a CPU, four on each accelerator.", low=0
     )
-    precision: str = setting(
-        "float32", "Arithmetic.", choices=("float32", "bfloat16", "float16")
-    )
+    precision: str = setting("float32", "Arithmetic.", choices=("float32", "bfloat16", "float16"))
     max_pixels: int = setting(
         2**28, "Most pixels of an image that can only be decoded as a whole.", low=1
     )

@@ -85,9 +85,7 @@ class Ensemble:
         self.dtype: str = data[0]["dtype"]
         self.classes: list[str] = runs[0]["classes"]
         self.values: list[int] = data[0]["class_values"]
-        self.members = [
-            _member(*entries) for entries in zip(run_dirs, runs, data, strict=True)
-        ]
+        self.members = [_member(*entries) for entries in zip(run_dirs, runs, data, strict=True)]
         depths = [member.job.model.depth for member in self.members]
         self.stride = 2 ** max(depths)
         halos = [

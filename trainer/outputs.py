@@ -50,9 +50,7 @@ class Folder:
         except OSError as error:
             raise InputError(f"--output={self.path} cannot be made: {error.strerror}.") from None
         self._remote = files.is_remote(self.path)
-        self.scratch = (
-            tempfile.mkdtemp() if self._remote else os.path.join(self.path, SCRATCH)
-        )
+        self.scratch = tempfile.mkdtemp() if self._remote else os.path.join(self.path, SCRATCH)
         files.remove_folder(self.scratch)  # of a process that was killed
         os.makedirs(self.scratch)
         self._claim(facts)

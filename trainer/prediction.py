@@ -116,9 +116,7 @@ class Work:
             parts.append(f"{len(self._bad)} could not be read and were left out")
         return "; ".join(parts) + "."
 
-    def _openers(
-        self, pages: dict[int, outputs.Page]
-    ) -> Iterator[tuple[int, predictor.Opener]]:
+    def _openers(self, pages: dict[int, outputs.Page]) -> Iterator[tuple[int, predictor.Opener]]:
         """Yields the number of every image that is not done yet, and what opens it."""
         numbers = itertools.count()
         for source in self._local_sources():
@@ -169,9 +167,7 @@ class Work:
         if not isinstance(failure.error, images.UnreadableError):
             raise failure.error
         if not self._settings.skip_bad:
-            raise InputError(
-                f"{failure.error} Mend or remove it, or go on without it: --skip_bad."
-            )
+            raise InputError(f"{failure.error} Mend or remove it, or go on without it: --skip_bad.")
         logging.warning("Skipped: %s", failure.error)
         self._bad.add(failure.key)
         pages.pop(failure.key).discard()

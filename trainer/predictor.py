@@ -144,9 +144,7 @@ class Predictor:
 
     def open(self, source: images.Source, max_pixels: int) -> rasters.Raster:
         """Opens an image on the local disk, as the networks take it."""
-        return rasters.open_raster(
-            source, self.networks.channels, self.networks.dtype, max_pixels
-        )
+        return rasters.open_raster(source, self.networks.channels, self.networks.dtype, max_pixels)
 
     def stream(self, openers: Iterable[tuple[Any, Opener]]) -> Iterator[Rows | Failure]:
         """Predicts images.
@@ -219,9 +217,7 @@ class Predictor:
 
     def _open_array(self, image: np.ndarray) -> rasters.Raster:
         if image.ndim not in (2, 3) or 0 in image.shape:
-            raise InputError(
-                f"The image has shape {image.shape}; expected H×W, H×W×C or N×H×W×C."
-            )
+            raise InputError(f"The image has shape {image.shape}; expected H×W, H×W×C or N×H×W×C.")
         values = images.as_stored(image if image.ndim == 3 else image[..., np.newaxis], "The image")
         pixels = images.Pixels(values, False)
         return rasters.of_array(pixels, self.networks.channels, self.networks.dtype, "The image")
@@ -273,10 +269,6 @@ def smallest_dtype(values: Sequence[int]) -> np.dtype:
     return np.dtype(np.int32)
 
 
-def load(
-    *run_dirs: str, tta: str = "none", tile: int = 1024, batch_size: int = 0
-) -> Predictor:
+def load(*run_dirs: str, tta: str = "none", tile: int = 1024, batch_size: int = 0) -> Predictor:
     """Returns a predictor of one or several runs on the devices of this machine."""
-    return Predictor(
-        run_dirs, cluster.connect("auto"), tta=tta, tile=tile, batch_size=batch_size
-    )
+    return Predictor(run_dirs, cluster.connect("auto"), tta=tta, tile=tile, batch_size=batch_size)

@@ -87,8 +87,9 @@ def _tags(source: images.Source) -> dict[str, Any]:
         page = file.pages[source.row or 0]
         tags: dict[str, Any] = {}
         if "XResolution" in page.tags and "YResolution" in page.tags:
-            tags["resolution"] = tuple(page.tags[name].value for name in ("XResolution",
-                                                                          "YResolution"))
+            tags["resolution"] = tuple(
+                page.tags[name].value for name in ("XResolution", "YResolution")
+            )
             unit = page.tags.get("ResolutionUnit")
             tags["resolutionunit"] = 2 if unit is None else int(unit.value)
         if page.description and not page.description.lstrip().startswith(LAYOUTS):

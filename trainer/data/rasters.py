@@ -93,9 +93,7 @@ def _statistics_by_counts(raster: Raster) -> tuple[np.ndarray, np.ndarray]:
     counts = None
     for band in raster.bands():
         levels = np.iinfo(band.dtype).max + 1
-        found = [
-            np.bincount(band[..., k].ravel(), minlength=levels) for k in range(band.shape[2])
-        ]
+        found = [np.bincount(band[..., k].ravel(), minlength=levels) for k in range(band.shape[2])]
         counts = np.array(found) if counts is None else counts + found
     assert counts is not None
     values = np.arange(counts.shape[1], dtype=np.float64)
@@ -156,8 +154,8 @@ def _is_plain(page: tifffile.TiffPage) -> bool:
         page.imagedepth == 1
         and page.planarconfig == tifffile.PLANARCONFIG.CONTIG
         and (orientation is None or orientation.value == 1)
-        and str(page.dtype) in (("uint8", "uint16", "float32") if page.samplesperpixel == 1
-                                else ("uint8",))
+        and str(page.dtype)
+        in (("uint8", "uint16", "float32") if page.samplesperpixel == 1 else ("uint8",))
         and page.bitspersample == page.dtype.itemsize * 8
     )
 
@@ -191,6 +189,7 @@ def _read_rows(
         if segment is None:
             continue  # a part without data is 0
         begin, end = max(top, y), min(bottom, y + height)
+        width = min(width, page.imagewidth - x)  # tiles may go beyond
         part = segment[0, begin - y : end - y, :width]
         rows[begin - top : end - top, x : x + width] = part
     return rows

@@ -1,5 +1,6 @@
 """A `.npy` file that is written row by row and read band by band, without mapping it."""
 
+import io
 import os
 from collections.abc import Iterator
 
@@ -15,7 +16,7 @@ class RowFile:
     def __init__(self, path: str, shape: tuple[int, ...], dtype: np.dtype):
         """Makes the file."""
         self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
-        self._file = open(path, "w+b")
+        self._file = io.BufferedRandom(io.FileIO(path, "w+"))
         header = {"descr": self.dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._file, header)
         self._begin = self._file.tell()

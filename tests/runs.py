@@ -1,0 +1,70 @@
+"""Run folders with drawn weights, made in a moment, for what reads them."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer import config, models, network, passport
+
+
+def write_run(
+    folder,
+    *,
+    channels=1,
+    classes=("background", "nucleus"),
+    values=(0, 255),
+    dtype="uint8",
+    normalize="image",
+    seed=0,
+    filters=4,
+    depth=2,
+    **settings,
+):
+    """Writes run.json and best/ of a network whose statistics are drawn, too; returns the path."""
+    job = config.Job(
+        data=config.Data(normalize=normalize),
+        model=config.Model(filters=filters, depth=depth, **settings),
+    )
+    run = passport.describe(
+        job,
+        [],
+        tf.distribute.OneDeviceStrategy("/CPU:0"),
+        fingerprint=f"{seed:064}",
+        data_fingerprint="",
+        channels=channels,
+        classes=list(classes),
+        precision="float32",
+        data={
+            "dtype": dtype,
+            "class_values": list(values),
+            "ignore_value": None,
+            "mean": [100.0] * channels,
+            "std": [50.0] * channels,
+            "origin": "drawn",
+            "licence": "CC0",
+            "images": {"train": 1},
+            "pixels": {"train": [1] * len(classes)},
+        },
+    )
+    passport.write(str(folder), run)
+    model = network.build_model(job.model, channels, len(classes))
+    draw(model, seed)
+    best = network.best_checkpoints(str(folder), model)
+    best.write(best.snapshot(7, {}))
+    return str(folder)
+
+
+def draw(model, seed=0):
+    """Draws weights, and statistics that a fold that forgets them would show."""
+    models.draw_weights(model, seed)
+    rng = np.random.default_rng(seed)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            shape = layer.gamma.shape
+            ranges = ((0.5, 1.5), (-0.5, 0.5), (-0.5, 0.5), (0.5, 2))  # γ, β, mean, variance
+            layer.set_weights([rng.uniform(*ends, shape) for ends in ranges])
+    if model.input_shape[1] is None:  # both sides of a half, on noise
+        noise = rng.normal(size=(1, 64, 64, model.input_shape[3])).astype(np.float32)
+        kernel, bias = model.get_layer("logits").get_weights()
+        bias = bias - np.median(model(noise, training=False), axis=(0, 1, 2))
+        model.get_layer("logits").set_weights([kernel, bias])

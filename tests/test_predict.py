@@ -1,0 +1,313 @@
+"""The command: from image files to masks, tables and overlays, and on from where it stopped."""
+
+import csv
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tifffile
+from conftest import strategy_of
+from PIL import Image
+
+from tests import jobs, runs
+from trainer import config, flags, instances, prediction, predictor
+from trainer.data import masks
+from trainer.data.rowfile import RowFile
+from trainer.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    return runs.write_run(tmp_path_factory.mktemp("run"), depth=1)
+
+
+@pytest.fixture(scope="module")
+def loaded(run_dir):
+    return predictor.Predictor([run_dir], strategy_of(1))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of five files: PNG, JPEG, an array, a TIFF and a TIFF of two pages."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 255, (6, 40, 33)).astype(np.uint8)
+    Image.fromarray(noise[0]).save(folder / "a.png")
+    Image.fromarray(noise[1]).save(folder / "b.jpg")
+    np.save(folder / "c.npy", noise[2])
+    tifffile.imwrite(
+        folder / "d.tif",
+        noise[3],
+        photometric="minisblack",
+        resolution=(4000, 3000),
+        resolutionunit="CENTIMETER",
+        description="slide 7",
+        metadata=None,
+        extratags=[(33550, "d", 3, (0.5, 0.5, 0.0), True)],
+    )
+    tifffile.imwrite(folder / "e.tif", noise[4:], photometric="minisblack")
+    return folder
+
+
+def predict(*arguments):
+    prediction.predict(flags.parse(config.Predict, ["predict", *arguments]))
+
+
+def arguments(run_dir, pictures, *others):
+    output = pictures.parent / "out"
+    return [f"--run_dir={run_dir}", f"--images={pictures}", f"--output={output}", *others]
+
+
+def test_every_kind_of_image_gives_a_mask_of_its_name_size_and_kind(run_dir, loaded, pictures):
+    predict(*arguments(run_dir, pictures))
+    out = pictures.parent / "out"
+    names = ["a.png", "b.png", "c.npy", "d.tif", "e_p000.tif", "e_p001.tif", "prediction.json"]
+    assert sorted(os.listdir(out)) == names
+    for name, read in {
+        "a.png": lambda path: np.asarray(Image.open(path)),
+        "b.png": lambda path: np.asarray(Image.open(path)),
+        "c.npy": np.load,
+        "d.tif": tifffile.imread,
+    }.items():
+        mask = read(out / name)
+        image = next(iter(pictures.glob(f"{name[0]}.*")))
+        values = np.load(image) if name == "c.npy" else np.asarray(Image.open(image))
+        np.testing.assert_array_equal(mask, loaded.predict(values))
+        assert mask.dtype == np.uint8
+    assert set(np.unique(np.load(out / "c.npy"))) == {0, 255}
+    pages = tifffile.imread(pictures / "e.tif")
+    np.testing.assert_array_equal(tifffile.imread(out / "e_p001.tif"), loaded.predict(pages[1]))
+
+
+def test_a_tiff_keeps_resolution_description_and_place(run_dir, pictures):
+    predict(*arguments(run_dir, pictures))
+    with tifffile.TiffFile(pictures.parent / "out" / "d.tif") as file:
+        page = file.pages[0]
+        assert page.tags["XResolution"].value == (4000, 1)
+        assert page.tags["YResolution"].value == (3000, 1)
+        assert page.tags["ResolutionUnit"].value == 3
+        assert page.description == "slide 7"
+        assert page.tags[33550].value == (0.5, 0.5, 0.0)
+
+
+def test_probabilities_overlays_and_instances_come_when_asked_for(run_dir, loaded, pictures):
+    more = ["--probabilities", "--overlays", "--instances", "--format=npy"]
+    predict(*arguments(run_dir, pictures, *more))
+    out = pictures.parent / "out"
+    image = np.asarray(Image.open(pictures / "a.png"))
+    found = np.load(out / "probabilities" / "a.npy")
+    np.testing.assert_array_equal(found, loaded.probabilities(image)[..., 1])
+    assert found.dtype == np.float32
+    overlay = np.asarray(Image.open(out / "overlays" / "a.png"))
+    assert overlay.shape == (40, 33, 3)
+    mask, numbers = np.load(out / "a.npy"), np.load(out / "instances" / "a.npy")
+    np.testing.assert_array_equal(numbers > 0, mask == 255)
+    with open(out / "instances" / "a.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == numbers.max()
+    assert [int(row["area"]) for row in rows] == np.bincount(numbers.ravel())[1:].tolist()
+    assert rows[0]["class"] == "nucleus"
+
+
+def test_a_second_start_does_only_what_is_missing(run_dir, pictures, caplog):
+    predict(*arguments(run_dir, pictures))
+    out = pictures.parent / "out"
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.is_file()}
+    (out / "d.tif").unlink()
+    (out / ".unfinished").mkdir()
+    (out / ".unfinished" / "left.ids").write_bytes(b"of a process that was killed")
+    with caplog.at_level("INFO", logger="absl"):
+        predict(*arguments(run_dir, pictures))
+    after = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.is_file()}
+    assert after.keys() == before.keys()
+    assert [name for name in before if before[name] != after[name]] == ["d.tif"]
+    assert "Wrote 1 masks" in caplog.messages[-1]
+    assert "; 5 were there already." in caplog.messages[-1]
+    assert not (out / ".unfinished").exists()
+    predict(*arguments(run_dir, pictures, "--overlays"))  # what is asked for later is added
+    assert len(os.listdir(out / "overlays")) == 6
+
+
+def test_other_settings_do_not_mix_with_what_is_there(run_dir, pictures):
+    predict(*arguments(run_dir, pictures))
+    with pytest.raises(InputError) as error:
+        predict(*arguments(run_dir, pictures, "--tta=flips"))
+    assert str(error.value) == (
+        f"--output={pictures.parent / 'out'} holds predictions with another tta (none instead of "
+        "flips); name another folder, or remove that one first."
+    )
+
+
+def test_unreadable_images_stop_it_or_are_left_out(run_dir, pictures, caplog):
+    data = (pictures / "b.jpg").read_bytes()
+    (pictures / "b.jpg").write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match=r"b.jpg cannot be read: .* go on without it: --skip_bad"):
+        predict(*arguments(run_dir, pictures))
+    with caplog.at_level("INFO", logger="absl"):
+        predict(*arguments(run_dir, pictures, "--skip_bad"))
+    assert sum("Skipped: " in message for message in caplog.messages) == 1
+    assert caplog.messages[-1].endswith("1 could not be read and were left out.")
+    names = set(os.listdir(pictures.parent / "out"))
+    assert {"a.png", "c.npy", "d.tif"} <= names
+    assert "b.png" not in names
+
+
+def test_a_stack_of_arrays_gives_a_mask_for_each_row(run_dir, loaded, tmp_path):
+    stack = np.random.default_rng(0).integers(0, 255, (3, 20, 24)).astype(np.uint8)
+    np.save(tmp_path / "x.npy", stack)
+    predict(f"--run_dir={run_dir}", f"--images={tmp_path}/x.npy", f"--output={tmp_path}/out")
+    np.testing.assert_array_equal(np.load(tmp_path / "out/00002.npy"), loaded.predict(stack[2]))
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--images="], "--images is missing; give --run_dir, --images and --output."),
+        (["--images={at}/images"], "--images={at}/images does not exist; name a folder, a quoted "),
+        (["--run_dir={at}/none"], "--run_dir={at}/none has no run.json; name a folder that "),
+        (["--output={at}/x.png"], "--output={at}/x.png is a file; name a folder."),
+        (["--output={at}"], "--output={at} is where the images are; masks would take their names"),
+        (["--tta=some"], "--tta=some is not one of none, flips, d4."),
+    ],
+)
+def test_what_cannot_be_is_one_line(run_dir, tmp_path, argv, message, capsys):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "x.png")
+    given = [f"--run_dir={run_dir}", f"--images={tmp_path}", f"--output={tmp_path}/out"]
+    argv = [*given, *(word.format(at=tmp_path) for word in argv)]
+    with pytest.raises(SystemExit) as stop:
+        flags.run(config.Predict, prediction.predict, ["predict", *argv])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith(message.format(at=tmp_path))
+
+
+def test_two_images_of_one_name_are_refused(run_dir, pictures):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(pictures / "b.png")
+    with pytest.raises(InputError, match=r"b.jpg and .*b.png would both be written to b.png;"):
+        predict(*arguments(run_dir, pictures))
+
+
+def test_a_png_cannot_hold_negative_class_values(tmp_path):
+    mask = RowFile(str(tmp_path / "m"), (2, 2), np.dtype(np.int16))
+    with pytest.raises(InputError, match=r"cannot hold \(int16\); use --format=tif or npy."):
+        masks.write_png(str(tmp_path / "m.png"), mask, None)
+
+
+def test_a_gs_folder_gives_and_takes_what_a_local_one_does(run_dir, pictures, gcs, bucket):
+    predict(*arguments(run_dir, pictures, "--instances"))
+    for path in pictures.iterdir():
+        gcs.write(f"{bucket}/images/{path.name}", path.read_bytes())
+    for path in pathlib.Path(run_dir).rglob("*.*"):
+        if path.is_file():
+            gcs.write(f"{bucket}/run/{path.relative_to(run_dir)}", path.read_bytes())
+    remote = [f"--{flag}={bucket}/{name}" for flag, name in
+              (("run_dir", "run"), ("images", "images"), ("output", "out"))]  # fmt: skip
+    predict(*remote, "--instances")
+    out = pictures.parent / "out"
+    local = [str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()]
+    assert gcs.names(f"{bucket}/out/") == sorted(local)
+    for name in local:
+        if name != "prediction.json":  # which names the run folder
+            assert gcs.read(f"{bucket}/out/{name}") == (out / name).read_bytes(), name
+    predict(*remote, "--instances")  # all is there
+
+
+def test_regions_across_the_seams_of_bands_are_one(tmp_path, monkeypatch):
+    ndimage = pytest.importorskip("scipy.ndimage")
+    rng = np.random.default_rng(0)
+    ids = (ndimage.gaussian_filter(rng.normal(size=(60, 50)), 2) > 0.02).astype(np.uint8)
+    ids[ids > 0] += (np.arange(50) > 25)[np.newaxis].repeat(60, 0)[ids > 0].astype(np.uint8)
+    file = RowFile(str(tmp_path / "ids"), ids.shape, np.dtype(np.uint8))
+    file.append(ids)
+    monkeypatch.setattr(instances, "BAND_PIXELS", 7 * 50)
+    numbers, table = instances.label(file, str(tmp_path / "numbers"))
+    found = numbers.read(0, 60)
+    expected = ndimage.label(ids == 1)[0]
+    second = ndimage.label(ids == 2)[0]
+    expected = expected + np.where(second > 0, second + expected.max(), 0)
+    assert len(np.unique(np.stack([found, expected]).reshape(2, -1), axis=1).T) == (
+        expected.max() + 1
+    )  # one number of ours for each of theirs
+    firsts = [np.flatnonzero(found == n)[0] for n in range(1, found.max() + 1)]
+    assert firsts == sorted(firsts)
+    for n in range(1, found.max() + 1):
+        rows, columns = np.nonzero(found == n)
+        assert table.areas[n - 1] == len(rows)
+        assert table.classes[n - 1] == ids[rows[0], columns[0]]
+        np.testing.assert_allclose(table.centroids[n - 1], [rows.mean(), columns.mean()])
+        box = [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]
+        assert table.boxes[n - 1].tolist() == box
+
+
+def test_a_mask_without_objects_has_an_empty_table(tmp_path):
+    pytest.importorskip("scipy.ndimage")
+    file = RowFile(str(tmp_path / "ids"), (4, 5), np.dtype(np.uint8))
+    file.append(np.zeros((4, 5), np.uint8))
+    numbers, table = instances.label(file, str(tmp_path / "numbers"))
+    assert numbers.read(0, 4).max() == 0
+    assert table.to_csv(["a", "b"]).count("\n") == 1
+
+
+def test_importing_the_package_does_not_import_tensorflow():
+    code = "import sys, trainer; assert callable(trainer.load); print('tensorflow' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "False\n"
+
+
+@pytest.mark.slow
+def test_load_predicts_as_the_command_does(run_dir, tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (40, 33)).astype(np.uint8)
+    Image.fromarray(image).save(tmp_path / "x.png")
+    result = jobs.command(
+        "trainer.predict",
+        f"--run_dir={run_dir}",
+        f"--images={tmp_path}/*.png",
+        f"--output={tmp_path}/out",
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Wrote 1 masks" in result.stderr
+    code = (
+        "import sys, numpy, trainer\nfrom PIL import Image\n"
+        "image = numpy.asarray(Image.open(sys.argv[2]))\n"
+        "numpy.save(sys.argv[3], trainer.load(sys.argv[1]).predict(image))"
+    )
+    command = [sys.executable, "-c", code, run_dir, tmp_path / "x.png", tmp_path / "y.npy"]
+    subprocess.run(command, check=True, capture_output=True)
+    mask = np.asarray(Image.open(tmp_path / "out/x.png"))
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), mask)
+
+
+@pytest.mark.slow
+def test_a_killed_prediction_goes_on_and_leaves_no_part_of_a_mask(run_dir, tmp_path):
+    (tmp_path / "images").mkdir()
+    rng = np.random.default_rng(0)
+    for n in range(40):
+        image = rng.integers(0, 255, (400, 400)).astype(np.uint8)
+        Image.fromarray(image).save(tmp_path / f"images/{n:02}.png")
+    argv = [f"--run_dir={run_dir}", f"--images={tmp_path}/images", f"--output={tmp_path}/out"]
+    process = subprocess.Popen([sys.executable, "-m", "trainer.predict", *argv],
+                               stderr=subprocess.DEVNULL)  # fmt: skip
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / "out").glob("*.png"))) < 3:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    for path in (tmp_path / "out").glob("*.png"):
+        Image.open(path).load()  # whole
+    result = jobs.command("trainer.predict", *argv)
+    assert result.returncode == 0, result.stderr
+    assert "were there already" in result.stderr
+    assert len(list((tmp_path / "out").glob("*.png"))) == 40
+    assert not (tmp_path / "out/.unfinished").exists()
+    assert json.loads((tmp_path / "out/prediction.json").read_text())["tta"] == "none"

@@ -1,0 +1,122 @@
+"""Images that are read by region: the same pixels, in less memory."""
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from trainer.data import images, normalization, rasters
+from trainer.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def _small_is_large(monkeypatch):
+    """Takes images of more than 100 pixels for large ones."""
+    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 100)
+    monkeypatch.setattr(rasters, "BAND_PIXELS", 500)
+
+
+def noise(*shape, dtype=np.uint8):
+    return np.random.default_rng(0).integers(0, 255, shape).astype(dtype)
+
+
+def source_of(path, row=None):
+    return images.Source("x", str(path), row, str(path))
+
+
+def whole(raster):
+    return raster.read(0, raster.height)
+
+
+TIFFS = {
+    "grey tiles": (noise(70, 50), {"tile": (16, 32)}),
+    "deflated strips": (noise(70, 50, 3), {"rowsperstrip": 8, "compression": "zlib"}),
+    "16 bits": (noise(70, 50, dtype=np.uint16), {"rowsperstrip": 32}),
+    "float32": (noise(70, 50, dtype=np.float32), {"tile": (32, 16), "compression": "zlib"}),
+    "one strip": (noise(70, 50), {}),
+    "colour tiles with predictor": (
+        noise(70, 50, 3),
+        {"tile": (16, 16), "compression": "zlib", "predictor": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TIFFS)
+def test_a_tiff_read_by_region_has_the_pixels_that_pillow_reads(tmp_path, kind):
+    array, options = TIFFS[kind]
+    photometric = "rgb" if array.ndim == 3 else "minisblack"
+    tifffile.imwrite(tmp_path / "x.tif", array, photometric=photometric, **options)
+    source = source_of(tmp_path / "x.tif")
+    assert rasters._open_tiff(source) is not None
+    channels = 3 if array.ndim == 3 else 1
+    raster = rasters.open_raster(source, channels, array.dtype.name, 1)
+    expected = images.read_image(source, 10**6).values
+    np.testing.assert_array_equal(whole(raster), expected)
+    np.testing.assert_array_equal(raster.read(13, 41), expected[13:41])
+    np.testing.assert_array_equal(np.concatenate(list(raster.bands())), expected)
+
+
+def test_a_page_of_a_stack_is_read_by_region(tmp_path):
+    pages = noise(3, 40, 20)
+    tifffile.imwrite(tmp_path / "x.tif", pages, photometric="minisblack", tile=(16, 16))
+    raster = rasters.open_raster(source_of(tmp_path / "x.tif", 2), 1, "uint8", 1)
+    np.testing.assert_array_equal(whole(raster)[..., 0], pages[2])
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "CMYK", "RGBA"])
+def test_other_kinds_of_tiff_are_left_to_pillow(tmp_path, mode):
+    Image.fromarray(noise(40, 30, 3)).convert(mode).save(tmp_path / "x.tif")
+    source = source_of(tmp_path / "x.tif")
+    assert rasters._open_tiff(source) is None
+    raster = rasters.open_raster(source, 3, "uint8", 10**6)
+    expected = images.convert(images.read_image(source, 10**6), 3, "uint8", "x")
+    np.testing.assert_array_equal(whole(raster), expected)
+
+
+def test_what_can_only_be_read_whole_obeys_max_pixels(tmp_path):
+    Image.fromarray(noise(40, 30)).save(tmp_path / "x.png")
+    with pytest.raises(InputError, match=r"has 40×30 = 1200 pixels, more than --max_pixels=1000"):
+        rasters.open_raster(source_of(tmp_path / "x.png"), 1, "uint8", 1000)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "bool", "int32"])
+def test_an_array_is_read_by_region(tmp_path, dtype):
+    array = (noise(50, 20) % 2 if dtype == "bool" else noise(50, 20)).astype(dtype)
+    np.save(tmp_path / "x.npy", array)
+    source = source_of(tmp_path / "x.npy")
+    expected = images.read_image(source, 10**6).values
+    raster = rasters.open_raster(source, 1, expected.dtype.name, 1)
+    np.testing.assert_array_equal(whole(raster), expected)
+    np.testing.assert_array_equal(raster.read(7, 9), expected[7:9])
+
+
+def test_a_tiff_that_ends_early_is_named(tmp_path):
+    tifffile.imwrite(tmp_path / "x.tif", noise(80, 60), tile=(16, 16), photometric="minisblack")
+    data = (tmp_path / "x.tif").read_bytes()
+    (tmp_path / "x.tif").write_bytes(data[: len(data) * 2 // 3])
+    raster = rasters.open_raster(source_of(tmp_path / "x.tif"), 1, "uint8", 1)
+    with pytest.raises(images.UnreadableError, match="x.tif cannot be read: the file ends early"):
+        whole(raster)
+
+
+def test_colours_become_luminance_band_by_band_as_of_the_whole(tmp_path):
+    np.save(tmp_path / "x.npy", noise(50, 20, 3))
+    source = source_of(tmp_path / "x.npy")
+    raster = rasters.open_raster(source, 1, "uint8", 1)
+    expected = images.convert(images.read_image(source, 10**6), 1, "uint8", "x")
+    np.testing.assert_array_equal(np.concatenate(list(raster.bands())), expected)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_statistics_are_those_that_training_takes(dtype):
+    array = noise(61, 47, 3).astype(dtype)
+    array[..., 1] = 7  # does not vary
+    if dtype == "uint16":
+        array[..., 2] = 60000 + array[..., 2] % 2
+    raster = rasters.Raster(61, 47, lambda top, bottom: array[top:bottom])
+    mean, std = rasters.statistics(raster)
+    offset, scale = normalization.NORMALIZATIONS["image"](array, (), ())
+    np.testing.assert_allclose(mean, offset.numpy()[0, 0], rtol=1e-6)
+    np.testing.assert_allclose(std, scale.numpy()[0, 0], rtol=1e-5)
+    assert std[1] == 0
+    np.testing.assert_allclose(std, array.std(axis=(0, 1), dtype=np.float64), rtol=1e-9)
