@@ -379,6 +379,28 @@ class Predict(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Export(Settings):
+    """Writes a run's best weights as SavedModel and .keras, with a model card."""
+
+    run_dir: str = setting("runs/demo", "Folder of the run, local or gs://.")
+    output: str = setting("", "Folder to write, local or gs://; RUN/export if empty.")
+    tile: int = setting(
+        0, "Side of tiles inside the SavedModel, for large images; 0: whole images.", low=0
+    )
+    tflite: bool = setting(
+        False, "Also write TensorFlow Lite, float16 and int8; takes the extra [tflite]."
+    )
+    tflite_size: int = setting(
+        0, "Side of the images that TensorFlow Lite takes; 0: the training crop.", low=0
+    )
+    onnx: bool = setting(False, "Also write ONNX; takes the extra [onnx].")
+    data_dir: str = setting(
+        "",
+        "Data that TensorFlow Lite and ONNX are calibrated and measured with; the run's if empty.",
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint(Settings):
     """Shows the checkpoints of a run: `python -m trainer.checkpoint list|verify RUN`."""
 

@@ -1,0 +1,379 @@
+"""Exports: used by processes that know nothing of this package, equal to what predicts here."""
+
+import base64
+import http.server
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import strategy_of, write_data
+from PIL import Image
+
+from tests import jobs, runs
+from trainer import config, export, flags, lite, model_card, onnx_model, predictor, serving
+from trainer.data import images
+from trainer.errors import InputError
+from trainer.models import plain
+
+CLEAN = [sys.executable, "-I", "-c"]  # isolated: neither this folder nor PYTHONPATH is searched
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    return runs.write_run(tmp_path_factory.mktemp("run"), channels=3, depth=1)
+
+
+@pytest.fixture(scope="module")
+def loaded(run_dir):
+    return predictor.Predictor([run_dir], strategy_of(1))
+
+
+@pytest.fixture(scope="module")
+def exported(run_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("export")
+    export.write(run_dir, str(folder))
+    return folder
+
+
+def picture(height=40, width=33, seed=0, channels=3):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 255, (height, width, channels)).astype(np.uint8)
+
+
+def encoded(image, kind="PNG"):
+    file = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(file, kind)
+    return file.getvalue()
+
+
+def in_a_clean_process(code, *argv):
+    command = [*CLEAN, f"import sys\nsys.modules['trainer'] = None\n{code}", *map(str, argv)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.slow
+def test_the_saved_model_needs_nothing_of_ours(exported, loaded, tmp_path):
+    batch = np.stack([picture(seed=n) for n in range(3)])
+    np.save(tmp_path / "x.npy", batch)
+    code = (
+        "import numpy, tensorflow as tf\n"
+        "model = tf.saved_model.load(sys.argv[1])\n"
+        "found = model.signatures['serving_default'](tf.constant(numpy.load(sys.argv[2])))\n"
+        "numpy.savez(sys.argv[3], **{name: value.numpy() for name, value in found.items()})"
+    )
+    in_a_clean_process(code, exported, tmp_path / "x.npy", tmp_path / "y.npz")
+    found = np.load(tmp_path / "y.npz")
+    np.testing.assert_allclose(found["probabilities"], loaded.probabilities(batch), atol=1e-5)
+    np.testing.assert_array_equal(found["mask"], loaded.predict(batch))
+    assert found["mask"].dtype == np.uint8
+    assert set(np.unique(found["mask"])) == {0, 255}
+
+
+@pytest.mark.slow
+def test_plain_keras_reads_the_keras_file(exported, loaded, tmp_path):
+    image = picture(70, 90)
+    np.save(tmp_path / "x.npy", image)
+    code = (
+        "import numpy, keras\n"
+        "model = keras.models.load_model(sys.argv[1])\n"
+        "numpy.save(sys.argv[3], model(numpy.load(sys.argv[2])[None])[0])"
+    )
+    paths = (exported / "model.keras", tmp_path / "x.npy", tmp_path / "y.npy")
+    in_a_clean_process(code, *paths)
+    expected = loaded.probabilities(image)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=1e-5)
+
+
+def server_of(loaded, *, tile=0, **changes):
+    member = loaded.networks.members[0]
+    settings = {
+        "channels": loaded.networks.channels,
+        "dtype": loaded.networks.dtype,
+        "values": loaded.networks.values,
+        "mask_dtype": predictor.smallest_dtype(loaded.networks.values).name,
+        "normalize": member.normalize,
+        "mean": member.mean,
+        "std": member.std,
+        "multiple": 64,
+        "tile": tile,
+        "halo": loaded.networks.halo,
+        **changes,
+    }
+    return serving.Server(plain.core(member.model), **settings)
+
+
+@pytest.mark.parametrize("size", [(130, 250), (64, 65), (300, 40)])
+def test_tiles_inside_the_graph_equal_the_whole_image(loaded, size):
+    images = picture(*size)[np.newaxis]
+    whole = server_of(loaded).predict(tf.constant(images))["probabilities"]
+    tiled = server_of(loaded, tile=64).predict(tf.constant(images))["probabilities"]
+    np.testing.assert_allclose(tiled, whole, atol=1e-5)
+    np.testing.assert_allclose(whole[0], loaded.probabilities(images[0]), atol=1e-5)
+
+
+@pytest.mark.parametrize("normalize", ["image", "dataset", "none"])
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_the_keras_network_normalises_pads_and_crops(tmp_path, normalize, num_classes):
+    names, values = [("a", "b", "c")[:num_classes], (0, 300, 7)[:num_classes]]
+    run = runs.write_run(
+        tmp_path, depth=1, normalize=normalize, dtype="uint16", classes=names, values=values
+    )
+    networks = predictor.Predictor([run], strategy_of(1))
+    image = (picture(channels=1).astype(np.uint16) + 1000) * np.uint16(30)
+    image[:, :5] = 1000
+    member = networks.networks.members[0]
+    model = plain.plain(member.model, normalize, member.mean, member.std, "uint16", 64)
+    expected = networks.probabilities(image)
+    np.testing.assert_allclose(model(image[np.newaxis])[0], expected, atol=1e-5)
+    found = server_of(networks).predict(tf.constant(image[np.newaxis]))
+    np.testing.assert_allclose(found["probabilities"][0], expected, atol=1e-5)
+    np.testing.assert_array_equal(found["mask"][0], networks.predict(image))
+    assert found["mask"].dtype == tf.uint16
+
+
+def test_a_constant_channel_is_0_to_the_keras_network_too(loaded):
+    image = picture()
+    image[..., 1] = 9
+    member = loaded.networks.members[0]
+    model = plain.plain(member.model, "image", (), (), "uint8", 64)
+    np.testing.assert_allclose(model(image[None])[0], loaded.probabilities(image), atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("kind", ["grey", "colour", "alpha"])
+def test_png_files_are_decoded_as_prepare_reads_them(loaded, channels, kind, tmp_path):
+    image = picture(channels={"grey": 1, "colour": 3, "alpha": 4}[kind])
+    (tmp_path / "x.png").write_bytes(encoded(image))
+    source = images.Source("x", str(tmp_path / "x.png"), None, "x")
+    expected = images.convert(images.read_image(source, 10**6), channels, "uint8", "x")
+    found = server_of(loaded, channels=channels)._decode(tf.constant(encoded(image)))
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [("uint8", 1), ("uint16", 257)])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_jpeg_files_are_decoded_nearly_as_pillow_does(loaded, channels, dtype, factor, tmp_path):
+    smooth = np.linspace(0, 250, 40 * 33 * 3).reshape(40, 33, 3).astype(np.uint8)
+    (tmp_path / "x.jpg").write_bytes(encoded(smooth, "JPEG"))
+    source = images.Source("x", str(tmp_path / "x.jpg"), None, "x")
+    expected = images.convert(images.read_image(source, 10**6), channels, dtype, "x")
+    server = server_of(loaded, channels=channels, dtype=dtype)
+    found = server._decode(tf.constant(encoded(smooth, "JPEG"))).numpy()
+    assert found.dtype == dtype
+    assert np.abs(found.astype(int) - expected).max() <= 2 * factor
+
+
+def test_16_bit_png_files_keep_their_bits(loaded):
+    image = picture(channels=1)[..., 0].astype(np.uint16) * 200
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    server = server_of(loaded, channels=1, dtype="uint16")
+    np.testing.assert_array_equal(server._decode(tf.constant(file.getvalue()))[..., 0], image)
+    eight = server._decode(tf.constant(encoded(picture(channels=1))))
+    np.testing.assert_array_equal(eight, picture(channels=1).astype(np.uint16) * 257)
+
+
+def answer(model, body):
+    """Answers a request as TensorFlow Serving's REST interface does.
+
+    https://www.tensorflow.org/tfx/serving/api_rest: rows of `instances`, a signature of one input
+    may be given values alone; {"b64": …} stands for bytes; outputs whose name ends in _bytes come
+    so, too; one output comes without its name.
+    """
+    request = json.loads(body)
+    signature = model.signatures[request.get("signature_name", "serving_default")]
+    ((name, spec),) = signature.structured_input_signature[1].items()
+    rows = [
+        row[name] if isinstance(row, dict) and name in row else row for row in request["instances"]
+    ]
+    if spec.dtype == tf.string:
+        rows = [base64.b64decode(row["b64"]) for row in rows]
+    found = signature(**{name: tf.constant(rows, spec.dtype)})
+    predictions = []
+    for n in range(len(rows)):
+        row = {
+            key: {"b64": base64.b64encode(value[n].numpy()).decode()}
+            if key.endswith("_bytes")
+            else value[n].numpy().tolist()
+            for key, value in found.items()
+        }
+        predictions.append(next(iter(row.values())) if len(row) == 1 else row)
+    return json.dumps({"predictions": predictions}).encode()
+
+
+def test_requests_of_rest_fit_the_signatures(exported, loaded):
+    model = tf.saved_model.load(str(exported))
+    image = picture()
+    expected = loaded.predict(image)
+    raw = {"instances": [image.tolist(), image.tolist()]}
+    found = json.loads(answer(model, json.dumps(raw)))["predictions"]
+    np.testing.assert_array_equal(found[1]["mask"], expected)
+    np.testing.assert_allclose(found[1]["probabilities"], loaded.probabilities(image), atol=1e-5)
+
+    file = {"image_bytes": {"b64": base64.b64encode(encoded(image)).decode()}}
+    body = json.dumps({"signature_name": "encoded", "instances": [file]})
+    found = json.loads(answer(model, body))["predictions"]
+    np.testing.assert_array_equal(found[0]["mask"], expected)
+
+    small = {"image_bytes": {"b64": base64.b64encode(encoded(picture(9, 21))).decode()}}
+    body = json.dumps({"signature_name": "png", "instances": [file, small]})
+    found = json.loads(answer(model, body))["predictions"]
+    masks = [np.asarray(Image.open(io.BytesIO(base64.b64decode(one["b64"])))) for one in found]
+    np.testing.assert_array_equal(masks[0], expected)
+    assert masks[1].shape == (9, 21)
+
+
+def test_the_command_of_signature_json_works_in_a_shell(exported, loaded, tmp_path):
+    described = json.loads((exported / "signature.json").read_text())
+    model = tf.saved_model.load(str(exported))
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            assert self.path == "/v1/models/unet:predict"
+            body = answer(model, self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *message):
+            pass
+
+    (tmp_path / "image.png").write_bytes(encoded(picture()))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        command = described["examples"]["ask_tensorflow_serving"]
+        command = command.replace("localhost:8501", f"127.0.0.1:{server.server_port}")
+        environment = {**os.environ, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+        subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, env=environment, timeout=60)
+        server.shutdown()
+    mask = np.asarray(Image.open(tmp_path / "mask.png"))
+    np.testing.assert_array_equal(mask, loaded.predict(picture()))
+
+
+def test_signature_json_says_what_the_model_takes_and_gives(exported):
+    described = json.loads((exported / "signature.json").read_text())
+    assert list(described["signatures"]) == ["serving_default", "encoded", "png"]
+    assert described["signatures"]["serving_default"] == {
+        "inputs": {"images": {"dtype": "uint8", "shape": [None, None, None, 3]}},
+        "outputs": {
+            "mask": {"dtype": "uint8", "shape": [None, None, None]},
+            "probabilities": {"dtype": "float32", "shape": [None, None, None, 2]},
+        },
+    }
+    assert described["signatures"]["png"]["outputs"] == {
+        "mask_bytes": {"dtype": "string", "shape": [None]}
+    }
+    assert described["classes"][1] == {"id": 1, "name": "nucleus", "value": 255}
+    assert described["step"] == 7
+    model = tf.saved_model.load(str(exported))
+    assert set(model.signatures) == set(described["signatures"])
+
+
+def test_the_card_names_data_classes_and_limits(exported):
+    card = (exported / "model_card.md").read_text()
+    for said in (
+        "Origin: drawn",
+        "Licence of the data: CC0",
+        "| 1 | nucleus | 255 | 50.0% |",
+        "Not evaluated",
+        "Each image is normalised by its own pixels",
+        "best weights of step 7",
+        "curl",
+    ):
+        assert said in card
+
+
+def test_signatures_are_those_that_the_pixels_allow(tmp_path, loaded):
+    names = {
+        kind: list(server_of(loaded, dtype=kind, channels=channels, mask_dtype=mask).signatures())
+        for kind, channels, mask in (("uint16", 1, "int16"), ("float32", 1, "uint8"))
+    }
+    assert names == {
+        "uint16": ["serving_default", "uint8", "encoded"],
+        "float32": ["serving_default"],
+    }
+    assert "instances" in model_card.examples(["serving_default"])["ask_tensorflow_serving"]
+
+
+@pytest.mark.slow
+def test_the_command_exports_what_a_run_has_learnt(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    write_data(data, {side: [(40, 40)] * 4 for side in ("train", "val", "test")})
+    run = tmp_path / "run"
+    assert jobs.train(data, run).returncode == 0
+    result = jobs.command("trainer.export", f"--run_dir={run}")
+    assert result.returncode == 0, result.stderr
+    card = (run / "export" / "model_card.md").read_text()
+    assert "On 4 whole images of the test split:" in card
+    assert {"saved_model.pb", "model.keras", "signature.json"} <= set(os.listdir(run / "export"))
+    summary = json.loads((run / "evaluation" / "test" / "summary.json").read_text())
+    assert f"{summary['classes']['class1']['pooled']['dice']:.4f}" in card
+
+
+@pytest.mark.slow
+def test_lite_and_onnx_are_measured_against_the_original(run_dir, tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    pytest.importorskip("tf2onnx")
+    data = tmp_path / "data"
+    data.mkdir()
+    classes = {"train": [(40, 40)] * 4, "val": [(40, 40)], "test": [(30, 50)] * 3}
+    write_data(data, classes, channels=3)
+    manifest = json.loads((data / "manifest.json").read_text())
+    for entry, name in zip(manifest["classes"], ("background", "nucleus"), strict=True):
+        entry["name"] = name
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    settings = config.Export(tflite=True, tflite_size=32, onnx=True, data_dir=str(data))
+    found = export.write(run_dir, str(tmp_path / "out"), settings)["differences"]
+    assert set(found) == {"model_float16.tflite", "model_int8.tflite", "model.onnx"}
+    assert all(figures["images"] == 3 for figures in found.values())
+    assert found["model.onnx"]["largest_probability_difference"] < 1e-4
+    assert found["model.onnx"]["pixels_of_another_class"] < 1e-3
+    assert 0 < found["model_float16.tflite"]["largest_probability_difference"] < 0.02
+    assert 0 < found["model_int8.tflite"]["mean_probability_difference"] < 0.1
+    card = (tmp_path / "out" / "model_card.md").read_text()
+    assert "over 3 images, probabilities differ by" in card
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--run_dir={at}/none"], "--run_dir={at}/none has no run.json; name a folder that "),
+        (["--tile=20"], "--tile=20 leaves nothing between halos of 12 pixels; use at least 64,"),
+        (["--output={at}/x"], "--output={at}/x is a file; name a folder."),
+    ],
+)
+def test_what_cannot_be_is_one_line(run_dir, tmp_path, argv, message, capsys):
+    (tmp_path / "x").write_text("")
+    argv = [f"--run_dir={run_dir}", f"--output={tmp_path}/out", *argv]
+    argv = [word.format(at=tmp_path) for word in argv]
+    with pytest.raises(SystemExit) as stop:
+        flags.run(config.Export, export.main, ["export", *argv])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(message.format(at=tmp_path))
+
+
+def test_missing_extras_are_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r'needs ai-edge-litert; pip install "\.\[tflite\]"\.'):
+        lite.check_installed()
+    with pytest.raises(InputError, match=r"--onnx needs tf2onnx and onnxruntime; pip install"):
+        onnx_model.check_installed()
+
+
+@pytest.mark.slow
+def test_a_gs_folder_takes_an_export(run_dir, exported, gcs, bucket):
+    export.write(run_dir, f"{bucket}/model")
+    paths = [path for path in pathlib.Path(exported).rglob("*") if path.is_file()]
+    local = sorted(str(path.relative_to(exported)) for path in paths)
+    assert gcs.names(f"{bucket}/model/") == local
+    assert gcs.read(f"{bucket}/model/model_card.md") == (exported / "model_card.md").read_bytes()
+    assert tf.saved_model.load(f"{bucket}/model").signatures["serving_default"]

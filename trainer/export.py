@@ -1,0 +1,78 @@
+"""Models for use elsewhere: `python -m trainer.export --help`.
+
+    OUTPUT/saved_model.pb, variables/    for TensorFlow Serving and Vertex AI, preprocessing inside
+    OUTPUT/model.keras                   for plain Keras
+    OUTPUT/model_float16.tflite, model_int8.tflite, model.onnx    where asked for
+    OUTPUT/signature.json, model_card.md
+
+From Python: `export.write("runs/demo", "exported")`.
+"""
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from absl import logging
+
+from trainer import config, files, flags
+from trainer.errors import InputError
+
+
+def main(settings: config.Export) -> None:
+    """Exports; TensorFlow is imported only once the flags are found to be good."""
+    files.register_stores(settings.run_dir, settings.data_dir, settings.output)
+    output = settings.output or f"{settings.run_dir.rstrip('/')}/export"
+    write(settings.run_dir, output, settings)
+    logging.info("Exported %s to %s", settings.run_dir, output)
+
+
+def write(run_dir: str, output: str, settings: config.Export | None = None) -> dict[str, Any]:
+    """Exports the best weights of a run.
+
+    Args:
+        run_dir: the run folder, local or gs://.
+        output: folder to write, local or gs://; files of the same names are replaced.
+        settings: what else to write, and how; the flags' defaults if None.
+
+    Returns:
+        What signature.json says.
+
+    Raises:
+        InputError: the run cannot be loaded, an extra is missing, or the data are needed and gone.
+    """
+    with flags.quiet_import():
+        from trainer import exporting
+
+    settings = dataclasses.replace(settings or config.Export(), run_dir=run_dir, output=output)
+    if not files.is_remote(output) and os.path.isfile(output):
+        raise InputError(f"--output={output} is a file; name a folder.")
+    with _folder(output) as folder:
+        return exporting.export(folder, settings)
+
+
+@contextlib.contextmanager
+def _folder(output: str) -> Iterator[str]:
+    """Yields a local folder whose files are then put in their place."""
+    try:
+        files.make_folder(output)
+    except OSError as error:
+        raise InputError(f"--output={output} cannot be made: {error.strerror}.") from None
+    beside = None if files.is_remote(output) else output
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=beside) as folder:
+        yield folder
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                local = os.path.join(parent, name)
+                path = os.path.join(output, os.path.relpath(local, folder))
+                if files.is_remote(output):
+                    files.copy_to_store(local, path)
+                else:
+                    os.makedirs(os.path.dirname(path), exist_ok=True)
+                    os.replace(local, path)
+
+
+if __name__ == "__main__":
+    flags.run(config.Export, main)

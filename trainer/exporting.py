@@ -1,0 +1,215 @@
+"""The story of an export: load, build what is served, save in each form, measure, describe."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from trainer import config, files, lite, model_card, network, onnx_model, predictor, serving, tiles
+from trainer.data import demo, normalization, pipeline, records
+from trainer.errors import InputError
+from trainer.models import plain
+
+CALIBRATION_IMAGES = 100
+
+
+def export(folder: str, settings: config.Export) -> dict[str, Any]:
+    """Writes all files into a local folder and returns what signature.json says."""
+    if settings.tflite:
+        lite.check_installed()
+    if settings.onnx:
+        onnx_model.check_installed()
+    run = network.read_run(settings.run_dir)
+    job = config.from_dict(config.Job, run["settings"])
+    data = network.data_of(run)
+    model, step = network.best_model(settings.run_dir, run)
+    stride = 2**job.model.depth
+    multiple = max(pipeline.PADDED_SIDE, stride)
+    halo = tiles.halo_of(job.model.depth, job.model.kernel_size)
+    tile = _checked_tile(settings.tile, halo, multiple)
+    units = (job.data.normalize, data["mean"], data["std"])
+
+    core = plain.core(model)
+    server = serving.Server(
+        core,
+        channels=run["channels"],
+        dtype=data["dtype"],
+        values=data["class_values"],
+        mask_dtype=predictor.smallest_dtype(data["class_values"]).name,
+        normalize=units[0],
+        mean=units[1],
+        std=units[2],
+        multiple=multiple,
+        tile=tile,
+        halo=halo,
+    )
+    signatures = server.signatures()
+    tf.saved_model.save(server, folder, signatures=signatures)
+    whole = plain.plain(model, *units, data["dtype"], multiple)
+    whole.save(os.path.join(folder, "model.keras"))
+    written = {"saved_model.pb": "TensorFlow Serving, Vertex AI", "model.keras": "Keras"}
+
+    differences = {}
+    if settings.tflite:
+        size = settings.tflite_size or -(-job.data.crop // stride) * stride
+        if size % stride:
+            raise InputError(
+                f"--tflite_size={size} is not a multiple of {stride}, the network's stride."
+            )
+        windows = _windows(settings, run, "train", size, units, CALIBRATION_IMAGES)
+        kinds = {"float16": None, "int8": [image for image, _ in windows]}
+        for kind, calibration in kinds.items():
+            name = f"model_{kind}.tflite"
+            content = lite.convert(core, size, calibration)
+            _write(folder, name, content)
+            written[name] = f"TensorFlow Lite, normalised images of {size}×{size}"
+            found = _windows(settings, run, "test", size, units)
+            differences[name] = _difference(
+                lite.open_model(content), lambda image: core(image[np.newaxis])[0].numpy(), found
+            )
+    if settings.onnx:
+        content = onnx_model.convert(whole)
+        _write(folder, "model.onnx", content)
+        written["model.onnx"] = "ONNX"
+        differences["model.onnx"] = _difference(
+            onnx_model.open_model(content),
+            lambda image: server.predict(tf.constant(image[np.newaxis]))["probabilities"][
+                0
+            ].numpy(),
+            _images(settings, run, "test"),
+        )
+    for name, figures in differences.items():
+        logging.info("%s: %s", name, model_card.difference_line(figures))
+    described = {
+        "run": run["fingerprint"],
+        "step": step,
+        "channels": run["channels"],
+        "dtype": data["dtype"],
+        "classes": [
+            {"id": number, "name": name, "value": value}
+            for number, (name, value) in enumerate(
+                zip(run["classes"], data["class_values"], strict=True)
+            )
+        ],
+        "normalize": {"kind": units[0], "mean": list(units[1]), "std": list(units[2])},
+        "tile": tile,
+        "signatures": {name: _described(function) for name, function in signatures.items()},
+        "files": written,
+        "differences": differences,
+        "examples": model_card.examples(signatures),
+    }
+    files.write_whole(
+        os.path.join(folder, "signature.json"),
+        json.dumps(described, indent=1, ensure_ascii=False) + "\n",
+    )
+    card = model_card.write(settings.run_dir, run, data, described)
+    files.write_whole(os.path.join(folder, "model_card.md"), card)
+    return described
+
+
+def _checked_tile(tile: int, halo: int, multiple: int) -> int:
+    """Returns the side of tiles, a multiple of what sides are rounded to."""
+    rounded = tile // multiple * multiple
+    if tile and rounded <= 2 * halo:
+        least = (2 * halo // multiple + 1) * multiple
+        raise InputError(
+            f"--tile={tile} leaves nothing between halos of {halo} pixels; use at least {least}, "
+            "or 0 for no tiles."
+        )
+    return rounded
+
+
+def _write(folder: str, name: str, content: bytes) -> None:
+    with open(os.path.join(folder, name), "wb") as file:
+        file.write(content)
+
+
+def _described(function: Any) -> dict[str, dict[str, Any]]:
+    """Returns names, dtypes and shapes of what a signature takes and gives."""
+    (given,) = function.input_signature
+    taken = function.get_concrete_function().structured_outputs
+    tensors = {"inputs": {given.name: given}, "outputs": taken}
+    return {
+        side: {
+            name: {"dtype": spec.dtype.name, "shape": spec.shape.as_list()}
+            for name, spec in sorted(specs.items())
+        }
+        for side, specs in tensors.items()
+    }
+
+
+# What converted models are calibrated with and measured on ----------------------------------------
+
+
+def _images(
+    settings: config.Export, run: dict[str, Any], side: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields images, stored dtype [H, W, C], and masks, class ids [H, W], of a split."""
+    data_dir = settings.data_dir or run["settings"]["data_dir"] or demo.folder()
+    manifest = records.read_manifest(data_dir)
+    network.check_same_kind(settings.run_dir, run, manifest)
+    split = manifest.splits.get(side) or manifest.splits["val"]
+    for shard in split.shards:
+        for serialized in records.read_shard(data_dir, shard):
+            example = records.decode(serialized, manifest)
+            yield example["image"].numpy(), example["mask"].numpy()
+
+
+def _windows(
+    settings: config.Export,
+    run: dict[str, Any],
+    side: str,
+    size: int,
+    units: tuple[str, list[float], list[float]],
+    limit: int | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the middle of normalised images, [size, size, C], mirrored where it is beyond them."""
+    for count, (image, mask) in enumerate(_images(settings, run, side)):
+        if count == limit:
+            return
+        kind, mean, std = units
+        values = normalization.normalize(image, kind, mean, std).numpy()
+        rows, columns = (
+            predictor.mirror(np.arange(size) + max(0, (length - size) // 2), length)
+            for length in mask.shape
+        )
+        place = np.ix_(rows, columns)
+        yield values[place], mask[place]
+
+
+def _difference(
+    converted: Callable[[np.ndarray], np.ndarray],
+    original: Callable[[np.ndarray], np.ndarray],
+    examples: Iterator[tuple[np.ndarray, np.ndarray]],
+) -> dict[str, Any]:
+    """Returns how far a converted model is from the original, and from the truth.
+
+    Dice is that of all foreground pixels together, over all images.
+    """
+    counts = np.zeros((2, 3), np.int64)
+    images = pixels = other = 0
+    largest = total = 0.0
+    for image, mask in examples:
+        found, expected = converted(image), original(image)
+        beyond = np.abs(found - expected)
+        largest, total = max(largest, float(beyond.max())), total + float(beyond.mean())
+        known, truth = mask != records.IGNORE, mask > 0
+        classes = [predictor.class_ids(values) for values in (found, expected)]
+        other += int((classes[0] != classes[1]).sum())
+        images, pixels = images + 1, pixels + mask.size
+        for row, ids in enumerate(classes):
+            hit = (ids > 0) & (ids == mask) & known
+            counts[row] += [hit.sum(), ((ids > 0) & known).sum(), (truth & known).sum()]
+    dice = [2 * hit / max(1, found + truth) for hit, found, truth in counts.tolist()]
+    return {
+        "images": images,
+        "largest_probability_difference": largest,
+        "mean_probability_difference": total / max(1, images),
+        "pixels_of_another_class": other / max(1, pixels),
+        "dice": dice[0],
+        "dice_of_original": dice[1],
+    }

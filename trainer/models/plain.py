@@ -1,0 +1,116 @@
+"""Networks of nothing but Keras' own layers and operations, from raw images to probabilities.
+
+What is saved of them is read by plain Keras, which knows none of our layers.
+"""
+
+import keras
+from keras import ops
+
+from trainer.models import blocks, folding
+
+
+def plain(model, normalize, mean, std, dtype, multiple):
+    """Returns a network of any image size that does all that prediction does with a whole image.
+
+    Args:
+        model: normalised images [B, None, None, C] → logits [B, H, W, K].
+        normalize: a key of `normalization.NORMALIZATIONS`.
+        mean: of each channel of the training split, in stored units.
+        std: likewise.
+        dtype: of stored images, "uint8", "uint16" or "float32".
+        multiple: to which sides are extended, as in a mirror; a multiple of the model's stride.
+
+    Returns:
+        keras.Model, images [B, H, W, C] in stored units, of any dtype → float32 [B, H, W, classes].
+    """
+    images = keras.Input((None, None, model.input_shape[-1]), name="images")
+    x = NORMALIZED[normalize](ops.cast(images, "float32"), mean, std, dtype)
+    for axis in (1, 2):
+        x = ops.take(x, _mirrored(images, axis, multiple), axis=axis)
+    x = core(model)(x)
+    for axis in (1, 2):
+        x = ops.take(x, _places(images, axis), axis=axis)
+    return keras.Model(images, x, name="unet")
+
+
+def core(model):
+    """Returns the network for images whose sides are multiples of its stride, already normalised.
+
+    Args:
+        model: normalised images [B, H, W, C] → logits [B, H, W, K].
+
+    Returns:
+        keras.Model, float32 [B, H, W, C] → probabilities, float32 [B, H, W, classes].
+    """
+    folded = folding.fold(model)
+
+    def calling(layer, *inputs, **options):
+        # With such sides neither layer of ours has anything to do.
+        idle = isinstance(layer, (blocks.PadToStride, blocks.CropTo))
+        return inputs[0] if idle else layer(*inputs, **options)
+
+    copy = keras.models.clone_model(folded, call_function=calling)
+    weights = {layer.name: layer.get_weights() for layer in folded.layers}
+    for layer in copy.layers:
+        layer.set_weights(weights[layer.name])
+    x = copy.outputs[0]
+    if x.shape[-1] == 1:
+        x = ops.sigmoid(x)
+        x = ops.concatenate([1.0 - x, x], axis=-1)
+    else:
+        x = ops.softmax(x, axis=-1)
+    return keras.Model(copy.inputs[0], x, name="core")
+
+
+def _by_image(x, mean, std, dtype):
+    origin = x[:, :1, :1, :]  # see `normalization`: exact for a channel that does not vary
+    offset = origin + ops.mean(x - origin, axis=(1, 2), keepdims=True)
+    variance = ops.mean(ops.square(x - offset), axis=(1, 2), keepdims=True)
+    varies = ops.cast(variance > 0, "float32")
+    return varies * (x - offset) / (ops.sqrt(variance) + (1.0 - varies))
+
+
+def _by_dataset(x, mean, std, dtype):
+    factors = [1 / deviation if deviation else 0.0 for deviation in std]
+    return (x - ops.array([[[list(mean)]]], "float32")) * ops.array([[[factors]]], "float32")
+
+
+def _by_dtype(x, mean, std, dtype):
+    highest = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
+    return x / highest[dtype]
+
+
+NORMALIZED = {"image": _by_image, "dataset": _by_dataset, "none": _by_dtype}
+
+
+def _line(images, axis):
+    """Returns ones, float32 [1, L, 1, 1] or [1, 1, L, 1], as long as an axis of the images."""
+    line = images[:1, :, :1, :1] if axis == 1 else images[:1, :1, :, :1]
+    return ops.ones_like(line, dtype="float32")
+
+
+def _count(line):
+    """Returns 0, 1, 2, … as long as a line, int32 [L]."""
+    return ops.cast(ops.cumsum(ops.reshape(line, (-1,))), "int32") - 1
+
+
+def _places(images, axis):
+    return _count(_line(images, axis))
+
+
+def _mirrored(images, axis, multiple):
+    """Returns the places of an axis, and beyond its end those of its mirror image, int32 [L'].
+
+    L' is the next multiple. Keras has no operation that gives a size known only at run time;
+    pooling rounds it down and up-sampling multiplies it.
+    """
+    line = _line(images, axis)
+    pool, margin = [1, 1], [(0, 0), (0, 0)]
+    pool[axis - 1], margin[axis - 1] = multiple, (0, multiple - 1)
+    longer = keras.layers.ZeroPadding2D(margin)(line)
+    longer = keras.layers.UpSampling2D(pool)(keras.layers.MaxPooling2D(pool)(longer))
+    last = ops.cast(ops.sum(line), "int32") - 1
+    place = _count(ops.ones_like(longer))
+    period = ops.maximum(2 * last, 1)
+    place = ops.mod(place, period)
+    return ops.minimum(place, period - place)
