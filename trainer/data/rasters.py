@@ -66,7 +66,8 @@ def open_raster(source: images.Source, channels: int, dtype: str, max_pixels: in
 def of_array(pixels: images.Pixels, channels: int, dtype: str, label: str) -> Raster:
     """Returns an image that is in memory."""
     values = images.convert(pixels, channels, dtype, label)
-    return Raster(*values.shape[:2], lambda top, bottom: values[top:bottom])
+    height, width = values.shape[:2]
+    return Raster(height, width, lambda top, bottom: values[top:bottom])
 
 
 def statistics(raster: Raster) -> tuple[np.ndarray, np.ndarray]:
