@@ -8,6 +8,7 @@ import functools
 import itertools
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 
@@ -72,6 +73,8 @@ class Work:
         self.known = len(found)
         self._written = self._there = self._pixels = 0
         self._bad: set[int] = set()
+        self._copies: collections.Counter[str] = collections.Counter()  # path → pages still to do
+        self._lock = threading.Lock()  # of the copies: three threads deal with them
 
     def run(self) -> Iterator[int]:
         """Predicts and writes; yields how many images have been dealt with since it last did."""
@@ -96,7 +99,7 @@ class Work:
                 if found.are_last:
                     self._written += 1
                     self._pixels += found.size[0] * found.size[1]
-                    writing.append(writer.submit(pages.pop(found.key).finish))
+                    writing.append(writer.submit(self._finish, pages.pop(found.key)))
                     while len(writing) > WRITES:
                         writing.popleft().result()
                         yield 1
@@ -123,6 +126,7 @@ class Work:
             names = self._folder.names(source.name, source.path)
             if self._folder.has(names):
                 self._there += 1
+                self._let_go(source)
                 continue
             number = next(numbers)
             pages[number] = outputs.Page(self._folder, self._networks, source, names)
@@ -144,6 +148,7 @@ class Work:
                 for source in itertools.islice(queue, 1):
                     pending.append(pool.submit(self._copied, source))
                 self.known += len(copies) - 1
+                self._copies[copies[0].path] = len(copies)
                 yield from copies
 
     def _copied(self, source: images.Source) -> list[images.Source]:
@@ -158,6 +163,17 @@ class Work:
             for copy in images.sources_of(local)
         ]
 
+    def _finish(self, page: outputs.Page) -> None:
+        page.finish()
+        self._let_go(page.source)
+
+    def _let_go(self, source: images.Source) -> None:
+        """Removes the copy of a remote file once its last page is done."""
+        with self._lock:
+            self._copies[source.path] -= 1
+            if self._copies[source.path] == 0 and source.path.startswith(self._scratch):
+                os.remove(source.path)
+
     def _fail(self, failure: predictor.Failure, pages: dict[int, outputs.Page]) -> None:
         """Leaves an unreadable image out, or stops.
 
@@ -170,7 +186,9 @@ class Work:
             raise InputError(f"{failure.error} Mend or remove it, or go on without it: --skip_bad.")
         logging.warning("Skipped: %s", failure.error)
         self._bad.add(failure.key)
-        pages.pop(failure.key).discard()
+        page = pages.pop(failure.key)
+        page.discard()
+        self._let_go(page.source)
 
 
 def _check(settings: config.Predict) -> list[str]:

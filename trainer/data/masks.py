@@ -24,8 +24,7 @@ def write_png(path: str, mask: RowFile, source: images.Source) -> None:
     """Writes a mask of uint8 or uint16, which is read into memory for it."""
     if mask.dtype not in (np.uint8, np.uint16):
         raise InputError(
-            f"The classes have mask values that a PNG cannot hold ({mask.dtype}); use --format=tif "
-            "or npy."
+            f"The mask has {mask.dtype} values, which a PNG cannot hold; use --format=tif or npy."
         )
     Image.fromarray(mask.read(0, mask.shape[0])).save(path, format="PNG")
 
