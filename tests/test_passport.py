@@ -4,9 +4,9 @@ import json
 
 import pytest
 import tensorflow as tf
-from conftest import strategy_of
+from conftest import strategy_of, write_data
 
-from trainer import config, passport
+from trainer import config, network, passport
 from trainer.errors import InputError
 
 
@@ -23,6 +23,19 @@ def test_the_passport_says_settings_versions_and_devices():
     assert run["streams"] == 4
     assert run["versions"]["tensorflow"] == tf.__version__
     assert (run["num_replicas"], run["exit_reason"]) == (1, None)
+
+
+def test_the_passport_says_what_prediction_needs_of_the_data(tmp_path):
+    manifest = write_data(tmp_path, {"train": [(8, 8)] * 2}, num_classes=3)
+    data = passport.describe_data(manifest)
+    assert data["class_values"] == [0, 1, 2]
+    assert (data["dtype"], data["ignore_value"]) == ("uint8", None)
+    assert data["mean"] == list(manifest.splits["train"].mean)
+    assert data["images"] == {"train": 2}
+    assert network.data_of({"data": data}) is data
+    # Where an older passport says nothing, the data folder does.
+    older = {"settings": {"data_dir": str(tmp_path)}}
+    assert network.data_of(older) == json.loads(json.dumps(data))
 
 
 def test_nothing_of_the_environment_gets_into_the_passport(monkeypatch):

@@ -77,9 +77,10 @@ def statistics(raster: Raster) -> tuple[np.ndarray, np.ndarray]:
     counted by value, floats summed as differences from the first pixel, so that a channel that
     does not vary has a deviation of 0.
     """
-    origin = raster.read(0, 1)[0, 0].astype(np.float64)
-    if origin.size and raster.read(0, 1).dtype.kind == "u":
+    line = raster.read(0, 1)
+    if line.dtype.kind == "u":
         return _statistics_by_counts(raster)
+    origin = line[0, 0].astype(np.float64)
     pixels = raster.height * raster.width
     first, second = np.zeros_like(origin), np.zeros_like(origin)
     for band in raster.bands():
