@@ -22,6 +22,8 @@ from trainer.data import images
 from trainer.errors import InputError
 from trainer.models import plain
 
+pytestmark = pytest.mark.slow  # networks are traced and saved, and processes started
+
 CLEAN = [sys.executable, "-I", "-c"]  # isolated: neither this folder nor PYTHONPATH is searched
 
 
@@ -59,7 +61,6 @@ def in_a_clean_process(code, *argv):
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.slow
 def test_the_saved_model_needs_nothing_of_ours(exported, loaded, tmp_path):
     batch = np.stack([picture(seed=n) for n in range(3)])
     np.save(tmp_path / "x.npy", batch)
@@ -77,7 +78,6 @@ def test_the_saved_model_needs_nothing_of_ours(exported, loaded, tmp_path):
     assert set(np.unique(found["mask"])) == {0, 255}
 
 
-@pytest.mark.slow
 def test_plain_keras_reads_the_keras_file(exported, loaded, tmp_path):
     image = picture(70, 90)
     np.save(tmp_path / "x.npy", image)
@@ -303,7 +303,6 @@ def test_signatures_are_those_that_the_pixels_allow(tmp_path, loaded):
     assert "instances" in model_card.examples(["serving_default"])["ask_tensorflow_serving"]
 
 
-@pytest.mark.slow
 def test_the_command_exports_what_a_run_has_learnt(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
@@ -319,7 +318,6 @@ def test_the_command_exports_what_a_run_has_learnt(tmp_path):
     assert f"{summary['classes']['class1']['pooled']['dice']:.4f}" in card
 
 
-@pytest.mark.slow
 def test_lite_and_onnx_are_measured_against_the_original(run_dir, tmp_path):
     pytest.importorskip("ai_edge_litert")
     pytest.importorskip("tf2onnx")
@@ -369,7 +367,6 @@ def test_missing_extras_are_named(monkeypatch):
         onnx_model.check_installed()
 
 
-@pytest.mark.slow
 def test_a_gs_folder_takes_an_export(run_dir, exported, gcs, bucket):
     export.write(run_dir, f"{bucket}/model")
     paths = [path for path in pathlib.Path(exported).rglob("*") if path.is_file()]

@@ -22,6 +22,9 @@ from trainer.data.rowfile import RowFile
 from trainer.errors import InputError
 
 
+pytestmark = pytest.mark.slow  # networks are traced, and some processes started
+
+
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     return runs.write_run(tmp_path_factory.mktemp("run"), depth=1)
@@ -265,7 +268,6 @@ def test_importing_the_package_does_not_import_tensorflow():
     assert result.stdout == "False\n"
 
 
-@pytest.mark.slow
 def test_load_predicts_as_the_command_does(run_dir, tmp_path):
     image = np.random.default_rng(0).integers(0, 255, (40, 33)).astype(np.uint8)
     Image.fromarray(image).save(tmp_path / "x.png")
@@ -288,7 +290,6 @@ def test_load_predicts_as_the_command_does(run_dir, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), mask)
 
 
-@pytest.mark.slow
 def test_a_killed_prediction_goes_on_and_leaves_no_part_of_a_mask(run_dir, tmp_path):
     (tmp_path / "images").mkdir()
     rng = np.random.default_rng(0)

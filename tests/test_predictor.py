@@ -54,6 +54,7 @@ def test_tiles_equal_the_whole_image_without_seams(run_dir, loaded):
     np.testing.assert_allclose(tiled.probabilities(image), whole, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_halo_that_is_too_small_would_show(run_dir, loaded, monkeypatch):
     image = picture(333, 290)
     monkeypatch.setattr(tiles, "halo_of", lambda depth, kernel_size: 0)
@@ -70,6 +71,7 @@ def test_masks_have_the_values_of_the_training_masks(loaded):
     assert set(np.unique(mask)) == {0, 255}
 
 
+@pytest.mark.slow
 def test_a_batch_gives_what_its_images_give(loaded):
     batch = np.stack([picture(40, 33, seed=n) for n in range(3)])
     found = loaded.predict(batch)
@@ -77,6 +79,7 @@ def test_a_batch_gives_what_its_images_give(loaded):
         np.testing.assert_array_equal(mask, loaded.predict(image))
 
 
+@pytest.mark.slow
 def test_grey_images_are_repeated_for_a_network_of_colours(loaded):
     grey = picture(20, 20, 1)
     expected = loaded.probabilities(np.repeat(grey, 3, axis=2))
@@ -97,6 +100,7 @@ def test_arrays_of_another_kind_are_refused(loaded, image, message):
         loaded.predict(image)
 
 
+@pytest.mark.slow
 def test_turned_images_are_averaged(run_dir, loaded):
     image = picture(64, 128)
     flips = predictor.Predictor([run_dir], strategy_of(1), tta="flips").probabilities(image)
@@ -117,6 +121,7 @@ def test_the_eight_turns_are_different_and_are_undone():
     assert len(found) == 8
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_the_mean_of_its_members(run_dir, loaded, tmp_path):
     other = runs.write_run(tmp_path, channels=3, seed=1, depth=3, normalize="dataset")
     both = predictor.Predictor([run_dir, other], strategy_of(1))
@@ -127,6 +132,7 @@ def test_an_ensemble_is_the_mean_of_its_members(run_dir, loaded, tmp_path):
     assert (both.networks.stride, both.networks.halo) == (8, alone.networks.halo)
 
 
+@pytest.mark.slow
 def test_runs_on_other_classes_make_no_ensemble(run_dir, tmp_path):
     other = runs.write_run(tmp_path, channels=3, values=(0, 1))
     with pytest.raises(InputError) as error:
@@ -137,12 +143,14 @@ def test_runs_on_other_classes_make_no_ensemble(run_dir, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_several_devices_give_what_one_gives(run_dir, loaded):
     image = picture(333, 290)
     spread = predictor.Predictor([run_dir], strategy_of(2), tile=112)
     np.testing.assert_allclose(spread.probabilities(image), loaded.probabilities(image), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_images_of_many_sizes_come_whole_and_in_order(loaded):
     sizes = [(40 + 64 * (n % 6), 33 + 10 * n) for n in range(12)]
     openers = [(n, lambda n=n: loaded._open_array(picture(*sizes[n], seed=n))) for n in range(12)]
@@ -155,6 +163,7 @@ def test_images_of_many_sizes_come_whole_and_in_order(loaded):
     assert tops == {n: height for n, (height, _) in enumerate(sizes)}
 
 
+@pytest.mark.slow
 def test_an_image_that_fails_half_way_leaves_the_others_alone(run_dir):
     tiled = predictor.Predictor([run_dir], strategy_of(1), tile=112)
     good = picture(200, 100)
@@ -190,8 +199,14 @@ def test_masks_take_the_smallest_integers_that_hold_their_values(values, dtype):
     assert predictor.smallest_dtype(values) == dtype
 
 
-@pytest.mark.parametrize("name", models.MODELS)
-@pytest.mark.parametrize("upsampling", ["transpose", "bilinear"])
+@pytest.mark.parametrize(
+    ("name", "upsampling"),
+    [
+        ("unet", "transpose"),
+        pytest.param("residual_unet", "bilinear", marks=pytest.mark.slow),
+        pytest.param("attention_unet", "transpose", marks=pytest.mark.slow),
+    ],
+)
 def test_folding_batch_norm_changes_nothing_but_its_absence(name, upsampling):
     model = models.MODELS[name]((32, 32, 2), 4, 3, depth=2, upsampling=upsampling)
     runs.draw(model)
