@@ -21,7 +21,6 @@ from trainer.data import masks
 from trainer.data.rowfile import RowFile
 from trainer.errors import InputError
 
-
 pytestmark = pytest.mark.slow  # networks are traced, and some processes started
 
 
