@@ -259,6 +259,14 @@ def test_a_mask_without_objects_has_an_empty_table(tmp_path):
     assert table.to_csv(["a", "b"]).count("\n") == 1
 
 
+def test_a_missing_scipy_is_named_before_any_work(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    argv = [f"--{name}={tmp_path}/{name}" for name in ("run_dir", "images", "output")]
+    with pytest.raises(InputError) as error:
+        predict(*argv, "--instances")
+    assert str(error.value) == '--instances needs SciPy; pip install ".[predict]".'
+
+
 def test_importing_the_package_does_not_import_tensorflow():
     code = "import sys, trainer; assert callable(trainer.load); print('tensorflow' in sys.modules)"
     result = subprocess.run(

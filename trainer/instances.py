@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import importlib.util
 import io
 from collections.abc import Sequence
 
@@ -47,10 +48,8 @@ class Table:
 
 def check_installed() -> None:
     """Raises InputError unless SciPy is there."""
-    try:
-        import scipy.ndimage  # noqa
-    except ImportError:
-        raise InputError('--instances needs SciPy; pip install ".[predict]".') from None
+    if importlib.util.find_spec("scipy") is None:
+        raise InputError('--instances needs SciPy; pip install ".[predict]".')
 
 
 def label(ids: RowFile, path: str) -> tuple[RowFile, Table]:
