@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -36,7 +37,9 @@ def convert(core: keras.Model, size: int, examples: Iterable[np.ndarray] | None)
     else:
         kept = list(examples)
         converter.representative_dataset = lambda: ([image[np.newaxis]] for image in kept)
-    with contextlib.redirect_stdout(io.StringIO()):  # Keras and the converter say what they do
+    # Keras and the converter say what they do, and that inputs stay float32.
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         return converter.convert()
 
 
