@@ -16,7 +16,7 @@ from conftest import strategy_of
 from PIL import Image
 
 from tests import jobs, runs
-from trainer import config, flags, instances, prediction, predictor
+from trainer import config, flags, instances, outputs, prediction, predictor
 from trainer.data import masks
 from trainer.data.rowfile import RowFile
 from trainer.errors import InputError
@@ -257,6 +257,12 @@ def test_a_mask_without_objects_has_an_empty_table(tmp_path):
     numbers, table = instances.label(file, str(tmp_path / "numbers"))
     assert numbers.read(0, 4).max() == 0
     assert table.to_csv(["a", "b"]).count("\n") == 1
+
+
+def test_every_third_pixel_is_taken_whatever_the_bands():
+    image = np.arange(35 * 20).reshape(35, 20)
+    bands = [image[:4], image[4:5], image[5:21], image[21:]]
+    np.testing.assert_array_equal(outputs._every(3, bands), image[::3, ::3])
 
 
 def test_a_missing_scipy_is_named_before_any_work(monkeypatch, tmp_path):

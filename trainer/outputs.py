@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -207,13 +207,18 @@ class Page:
         assert self.raster is not None
         height, width = self._ids.shape
         step = -(-max(height, width) // LONGEST_OVERLAY)
-        rows = range(0, height, step)
-        ids = np.concatenate([self._ids.read(y, y + 1)[:, ::step] for y in rows])
-        if step == 1:
-            pixels = self.raster.read(0, height)
-        else:
-            pixels = np.concatenate([self.raster.read(y, y + 1)[:, ::step] for y in rows])
+        ids = _every(step, self._ids.bands(masks.BAND_PIXELS))
+        pixels = _every(step, self.raster.bands())
         return panels.draw_outlines(panels.display(pixels), ids)
+
+
+def _every(step: int, bands: Iterable[np.ndarray]) -> np.ndarray:
+    """Returns each `step`-th row and column of an image that comes from top to bottom."""
+    parts, top = [], 0
+    for band in bands:
+        parts.append(band[-top % step :: step, ::step])
+        top += len(band)
+    return np.concatenate(parts)
 
 
 def _format(name: str) -> Any:
