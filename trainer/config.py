@@ -229,7 +229,9 @@ class Run(Settings):
         "", "Folder of TensorBoard's files; RUN/tensorboard if empty.", changes_result=False
     )
     model_dir: str = setting(
-        "", "Folder to write the best model to at the end; nowhere if empty.", changes_result=False
+        "",
+        "Folder to export the best model to at the end, as trainer.export; nowhere if empty.",
+        changes_result=False,
     )
     seed: int = setting(0, "Seed of weights, data order and augmentation.", low=0)
     eval_every: int = setting(

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
@@ -26,6 +27,7 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
     run = network.read_run(settings.run_dir)
     job = config.from_dict(config.Job, run["settings"])
     data = network.data_of(run)
+    keras.mixed_precision.set_global_policy("float32")  # a job that trained may have another
     model, step = network.best_model(settings.run_dir, run)
     stride = 2**job.model.depth
     multiple = max(pipeline.PADDED_SIDE, stride)

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +17,7 @@ from trainer import (
     cluster,
     config,
     evaluation,
-    files,
+    export,
     flags,
     lease,
     losses,
@@ -231,7 +230,7 @@ def train(job: config.Job) -> None:
             if split == "test":  # val has been reported
                 reporter.test(progress.best_step, evaluation.figures(scores))
             if job.run.model_dir:
-                write_model(evaluated, job.run.model_dir)
+                export.write(job.run.run_dir, job.run.model_dir)
             logging.info("%s", closing_lines(job, scores, split, progress.best_step, ending.reason))
 
 
@@ -397,15 +396,6 @@ def open_stream(
         )
 
     return iter(strategy.distribute_datasets_from_function(stream_of_worker))
-
-
-def write_model(model: keras.Model, folder: str) -> None:
-    """Writes a model as `model.keras`, local or in an object store."""
-    files.make_folder(folder)
-    with tempfile.TemporaryDirectory() as scratch:
-        local = os.path.join(scratch if files.is_remote(folder) else folder, "model.keras")
-        model.save(local)
-        files.copy_to_store(local, os.path.join(folder, "model.keras"))
 
 
 def closing_words(request: preemption.Request, step: int) -> str:
