@@ -1,43 +1,56 @@
 """The devices: which strategy, which worker, which arithmetic. Only this module asks for them."""
 
-import json
-import os
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python.eager import context
 
+from trainer import peers, roster, tpus
 from trainer.errors import InputError
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
-def connect(name: str, tpu: str = "", virtual_devices: int = 0) -> tf.distribute.Strategy:
+def connect(
+    name: str,
+    tpu: str = "",
+    virtual_devices: int = 0,
+    patience: peers.Patience = peers.PATIENCE,
+) -> tf.distribute.Strategy:
     """Connects to the devices and returns the strategy that spans them.
 
     Args:
         name: `auto`, `one_device`, `mirrored`, `multi_worker` or `tpu`.
         tpu: `local`, a TPU's name or its `grpc://host:port`.
         virtual_devices: number of logical CPU devices to make; 0 leaves the CPU whole.
+        patience: how long to wait for other workers.
 
     Raises:
         InputError: when what the name asks for is not there.
+        peers.LostWorkerError: when a worker does not come.
     """
     if virtual_devices:
         _split_cpu(virtual_devices)
     gpus = tf.config.list_physical_devices("GPU")
     if name == "auto":
         name = _choose_strategy(tpu, len(gpus), virtual_devices)
-    return STRATEGIES[name](tpu, virtual_devices)
+    builders: Mapping[str, Callable[[], tf.distribute.Strategy]] = {
+        "one_device": _one_device,
+        "mirrored": lambda: _mirrored(virtual_devices),
+        "multi_worker": lambda: _multi_worker(patience),
+        "tpu": lambda: tpus.connect(tpu or "local"),
+    }
+    return builders[name]()
 
 
 def _choose_strategy(tpu: str, num_gpus: int, virtual_devices: int) -> str:
     if tpu:
         return "tpu"
-    if os.environ.get("TF_CONFIG") and len(_cluster_of_env().get("worker", ())) > 0:
+    members = roster.read()
+    if members is not None and len(members.addresses) > 1:
         return "multi_worker"
     return "mirrored" if max(num_gpus, virtual_devices) > 1 else "one_device"
 
@@ -54,13 +67,13 @@ def _grow_gpu_memory() -> None:
         tf.config.experimental.set_memory_growth(gpu, True)
 
 
-def _one_device(tpu: str, virtual_devices: int) -> tf.distribute.Strategy:
+def _one_device() -> tf.distribute.Strategy:
     _grow_gpu_memory()
     kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
     return tf.distribute.OneDeviceStrategy(f"/{kind}:0")
 
 
-def _mirrored(tpu: str, virtual_devices: int) -> tf.distribute.Strategy:
+def _mirrored(virtual_devices: int) -> tf.distribute.Strategy:
     if virtual_devices:
         return tf.distribute.MirroredStrategy([f"/CPU:{i}" for i in range(virtual_devices)])
     if not tf.config.list_physical_devices("GPU"):
@@ -72,60 +85,43 @@ def _mirrored(tpu: str, virtual_devices: int) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy()
 
 
-def _multi_worker(tpu: str, virtual_devices: int) -> tf.distribute.Strategy:
-    _cluster_of_env()
-    _grow_gpu_memory()
-    return tf.distribute.MultiWorkerMirroredStrategy()
-
-
-def _tpu(tpu: str, virtual_devices: int) -> tf.distribute.Strategy:
-    try:
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu or "local")
-        if tpu not in ("", "local"):
-            tf.config.experimental_connect_to_cluster(resolver)
-        tf.tpu.experimental.initialize_tpu_system(resolver)
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"--strategy=tpu --tpu={tpu or 'local'} finds no TPU "
-            f"({_first_sentence(error)}); run on a TPU VM with the tensorflow-tpu package, or name "
-            "another --strategy."
-        ) from error
-    return tf.distribute.TPUStrategy(resolver)
-
-
-STRATEGIES: Mapping[str, Callable[[str, int], tf.distribute.Strategy]] = {
-    "one_device": _one_device,
-    "mirrored": _mirrored,
-    "multi_worker": _multi_worker,
-    "tpu": _tpu,
-}
-
-
-def _cluster_of_env() -> dict[str, list[str]]:
-    """Returns TF_CONFIG's cluster, once its form is checked."""
-    text = os.environ.get("TF_CONFIG", "")
-    if not text:
+def _multi_worker(patience: peers.Patience) -> tf.distribute.Strategy:
+    members = roster.read()
+    if members is None:
         raise InputError(
             "--strategy=multi_worker finds no TF_CONFIG in the environment; set it to "
-            '{"cluster": {"worker": ["host:port", …]}, "task": {"type": "worker", "index": 0}}.'
+            '{"cluster": {"worker": ["host:port", …]}, "task": {"type": "worker", "index": 0}}, or '
+            "start the workers by python -m launch.local --workers=N -- …"
         )
-    try:
-        content = json.loads(text)
-        cluster, task = content["cluster"], content["task"]
-        cluster[task["type"]][int(task["index"])]
-    except json.JSONDecodeError as error:
-        raise InputError(f"TF_CONFIG is not JSON ({error}); mend it or unset it.") from None
-    except (KeyError, IndexError, TypeError, ValueError):
-        raise InputError(
-            "TF_CONFIG names no address for its own task; it needs cluster[task.type][task.index]: "
-            f"{_first_sentence(text)}"
-        ) from None
-    return cluster
+    _grow_gpu_memory()
+    others = peers.join(members, patience) if len(members.addresses) > 1 else None
+    # TF_CONFIG itself may name tasks that do not train, for which TensorFlow would wait for ever.
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(members.addresses)}),
+        task_type="worker",
+        task_id=members.index,
+        num_accelerators={"GPU": len(tf.config.list_physical_devices("GPU"))},
+        rpc_layer="grpc",
+    )
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    if others is not None:
+        others.on_loss(_abort_collectives, SIGNS_OF_LOSS)
+    return strategy
 
 
-def _first_sentence(text: Any) -> str:
-    line = str(text).strip().splitlines()[0] if str(text).strip() else type(text).__name__
-    return line if len(line) <= 160 else line[:157] + "…"
+# What collectives raise when a worker is lost.
+SIGNS_OF_LOSS = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+    tf.errors.UnavailableError,
+)
+
+
+def _abort_collectives() -> None:
+    # TensorFlow has no public name for it; its own health check does the same.
+    context.context().abort_collective_ops(tf.errors.UNAVAILABLE, "a worker is lost")
 
 
 def worker_of(strategy: tf.distribute.Strategy) -> tuple[int, int]:

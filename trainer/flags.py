@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from trainer import bucket, config, files, preemption, retries, vertex
+from trainer import bucket, config, files, peers, preemption, retries, vertex
 from trainer.errors import InputError, UnreachableError
 
 EXIT_STATUS = 2  # when the input breaks a rule
@@ -28,6 +28,7 @@ DEFINERS: Mapping[type, Callable[..., Any]] = {
 }
 
 
+@peers.ending()
 def run(
     cls: type,
     main: Callable[[Any], None],
@@ -46,8 +47,8 @@ def run(
         counts_retries: whether to say at the end how many requests to gs:// were sent again.
 
     Exit status: 0 when done; 2, after one line on stderr, when the input breaks a rule; 143 when
-    the job was asked to stop and has saved its state. Any other exception is a defect and keeps
-    its traceback.
+    the job was asked to stop and has saved its state; 75 when another worker of the job is lost.
+    Any other exception is a defect and keeps its traceback.
     """
     argv = list(sys.argv if argv is None else argv)
     prepare_environment()
@@ -60,13 +61,16 @@ def run(
         in_bucket = counts_retries and any(
             str(value).startswith(bucket.SCHEME) for _, value, _ in config.walk(settings)
         )
-        with retries.reported() if in_bucket else contextlib.nullcontext():
+        with retries.reported() if in_bucket else contextlib.nullcontext(), peers.parting():
             main(settings)
     except InputError as error:
         _exit_with(str(error), refused=not isinstance(error, UnreachableError))
     except preemption.StoppedError as error:
         logging.info("%s", error)
         sys.exit(preemption.EXIT_STATUS)
+    except peers.LostWorkerError as error:
+        print(error, file=sys.stderr)
+        sys.exit(peers.EXIT_STATUS)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise

@@ -25,6 +25,7 @@ from trainer import (
     network,
     optimizer,
     passport,
+    peers,
     preemption,
     report,
     steps,
@@ -51,7 +52,12 @@ def train(job: config.Job) -> None:
         preemption.StoppedError: the job was asked to stop; its state is saved.
     """
     started = time.monotonic()
-    strategy = cluster.connect(job.device.strategy, job.device.tpu, job.device.virtual_devices)
+    strategy = cluster.connect(
+        job.device.strategy,
+        job.device.tpu,
+        job.device.virtual_devices,
+        peers.Patience(job.device.join_timeout, job.device.worker_timeout),
+    )
     cluster.seed_everything(job.run.seed, job.device.deterministic)
     data_dir = job.data.data_dir or demo.folder()
     manifest = records.read_manifest(data_dir)
@@ -63,6 +69,7 @@ def train(job: config.Job) -> None:
         owner = stack.enter_context(lease.held(job.run.run_dir, job.run.lease_seconds, chief))
         run = open_run(job, strategy, manifest)
         ending = stack.enter_context(passport.ending(job.run.run_dir, run, chief))
+        stack.enter_context(peers.explained())
         manifest = check_data(job, strategy, data_dir, manifest, run)
 
         keras.mixed_precision.set_global_policy(cluster.POLICIES[run["precision"]])

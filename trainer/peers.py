@@ -1,0 +1,443 @@
+"""The other workers of this job: who has come, who is alive, how each of them ended.
+
+A collective operation waits for ever for a worker that never came, died or hangs, and Python cannot
+interrupt it. So every worker greets the chief on the chief's own port before TensorFlow opens it
+for itself; the connections stay, and on each a line goes both ways every few seconds. Whoever
+learns that a worker is lost ends, in one line that names it.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import selectors
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+
+from absl import logging
+
+from trainer import preemption, roster
+from trainer.errors import InputError
+
+EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: the job is sound and may be started again
+JOIN_SECONDS = 60.0
+SILENCE_SECONDS = 45.0  # what follows takes up to ESCAPE_SECONDS more
+ESCAPE_SECONDS = 10.0  # in which a process must have ended by itself
+OWN_ERROR_SECONDS = 3.0  # what is wrong with the input of one worker is often wrong for all
+PARTING_SECONDS = 30.0  # for which the chief waits for the others' ends
+LONGEST_LINE = 2**16
+
+
+class LostWorkerError(Exception):
+    """Another worker is lost; commands print the line and exit with EXIT_STATUS."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Patience:
+    """How long to wait for other workers.
+
+    Attributes:
+        join_seconds: until all have come.
+        silence_seconds: until one that says nothing is taken for lost.
+    """
+
+    join_seconds: float = JOIN_SECONDS
+    silence_seconds: float = SILENCE_SECONDS
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two signs of life."""
+        return min(5.0, self.silence_seconds / 6)
+
+
+PATIENCE = Patience()
+
+
+class Link:
+    """A connection on which lines go both ways."""
+
+    def __init__(self, connection: socket.socket):
+        """Takes a connected socket."""
+        self.index: int | None = None  # of the worker at the other end, once it has greeted
+        self.silence = 0.0  # seconds
+        self.leaving = False
+        self._socket, self._text = connection, b""
+        connection.setblocking(False)
+
+    def fileno(self) -> int:
+        """Lets a selector wait for it."""
+        return self._socket.fileno()
+
+    def send(self, line: str) -> None:
+        """Sends a line; one that is no longer wanted is noticed by whoever reads."""
+        with contextlib.suppress(OSError):
+            self._socket.send(line.encode()[:LONGEST_LINE] + b"\n")
+
+    def receive(self) -> list[str] | None:
+        """Returns the lines that have come, or None if the other end is closed or no worker."""
+        try:
+            data = self._socket.recv(LONGEST_LINE)
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        if not data or len(self._text) > LONGEST_LINE:
+            return None
+        self.silence = 0.0
+        *lines, self._text = (self._text + data).split(b"\n")
+        return [line.decode(errors="replace") for line in lines]
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._socket.close()
+
+
+class Peers:
+    """Watches the other workers in a thread: the chief all of them, each of them the chief."""
+
+    def __init__(self, members: roster.Roster, links: list[Link], patience: Patience):
+        """Starts nothing yet."""
+        self._members, self._links, self._patience = members, links, patience
+        self._abort: Callable[[], None] = lambda: None
+        self._signs: tuple[type[Exception], ...] = ()
+        self._loss: Exception | None = None
+        self._changed = threading.Condition()
+        self._parting = False
+
+    def start(self) -> None:
+        """Starts to watch."""
+        threading.Thread(target=self._watch, name="peers", daemon=True).start()
+
+    def on_loss(self, abort: Callable[[], None], signs: tuple[type[Exception], ...]) -> None:
+        """Says what a loss means to collectives.
+
+        Args:
+            abort: makes those that wait raise.
+            signs: what they raise when a worker is lost, be it before it is known here.
+        """
+        self._abort, self._signs = abort, signs
+
+    def loss_behind(self, error: Exception) -> Exception | None:
+        """Returns the loss that made another error, or None if there is none behind it."""
+        with self._changed:
+            if isinstance(error, self._signs):
+                patience = self._patience.silence_seconds + 2 * self._patience.interval
+                self._changed.wait_for(lambda: self._loss is not None, patience)
+            return self._loss
+
+    def part(self, kind: str, text: str) -> None:
+        """Tells the others how this worker ends; the chief waits until they have ended.
+
+        Theirs would otherwise be connections that break, of which gRPC speaks at length.
+        """
+        with self._changed:
+            self._parting = True
+            self._changed.notify_all()
+            self._tell(f"leaving {self._members.index} {kind} {text}")
+            if self._members.index == 0 and kind == "done":
+                self._changed.wait_for(lambda: not self._links, PARTING_SECONDS)
+
+    def _tell(self, line: str) -> None:
+        for link in self._links:
+            link.send(line)
+
+    def _watch(self) -> None:
+        interval = self._patience.interval
+        with selectors.DefaultSelector() as selector:
+            for link in self._links:
+                selector.register(link, selectors.EVENT_READ, link)
+            checked = spoken = time.monotonic()
+            while self._links and (self._loss is None or self._parting):
+                for key, _ in selector.select(interval):
+                    link = key.data
+                    lines = link.receive()
+                    for line in lines or ():
+                        self._hear(link, line)
+                    if lines is None:
+                        selector.unregister(link)
+                        self._part_with(link)
+                now = time.monotonic()
+                # A process that was itself stopped for long must not hold the others for silent.
+                self._count_silence(min(now - checked, 2 * interval))
+                checked = now
+                if now - spoken >= interval:
+                    self._tell("alive")
+                    spoken = now
+        if self._loss is not None and not self._parting:
+            self._escape()
+
+    def _hear(self, link: Link, line: str) -> None:
+        word, *rest = line.split(" ", 3)
+        if word != "leaving":
+            return
+        index, kind, text = int(rest[0]), rest[1], rest[2]
+        link.leaving = link.leaving or index == link.index
+        if kind == "input":
+            self._lose(line, InputError(f"{self._members.name(index)} ended: {text}"))
+        elif kind == "failed":
+            self._lose(line, _lost(self._members, index, f"failed ({text})"))
+        elif kind == "lost":
+            self._lose(line, _lost(self._members, index, text))
+
+    def _part_with(self, link: Link) -> None:
+        with self._changed:
+            self._links.remove(link)
+            self._changed.notify_all()
+        link.close()
+        if not link.leaving:
+            self._lose_silently(link, "is gone: killed, or its machine is lost")
+
+    def _count_silence(self, seconds: float) -> None:
+        for link in self._links:
+            link.silence += seconds
+            if link.silence > self._patience.silence_seconds and not link.leaving:
+                words = f"has given no sign of life for {self._patience.silence_seconds:g} s"
+                self._lose_silently(link, f"{words} (--worker_timeout)")
+
+    def _lose_silently(self, link: Link, words: str) -> None:
+        line = f"leaving {link.index} lost {words}"
+        self._lose(line, _lost(self._members, link.index or 0, words))
+
+    def _lose(self, line: str, loss: Exception) -> None:
+        with self._changed:
+            if self._loss is None:
+                self._loss = loss
+                self._changed.notify_all()
+                if self._members.index == 0:
+                    self._tell(line)
+
+    def _escape(self) -> None:
+        """Lets the main thread end the process; ends it if it does not."""
+        with self._changed:
+            if isinstance(self._loss, InputError):
+                self._changed.wait_for(lambda: self._parting, OWN_ERROR_SECONDS)
+        with contextlib.suppress(Exception):  # it is tried; the process ends in any case
+            self._abort()
+        with self._changed:
+            if self._changed.wait_for(lambda: self._parting, ESCAPE_SECONDS):
+                return
+        print(self._loss, file=sys.stderr)
+        end_process(2 if isinstance(self._loss, InputError) else EXIT_STATUS)
+
+
+_JOINED: list[Peers] = []  # a process is a worker of one job at most
+
+
+def join(members: roster.Roster, patience: Patience) -> Peers:
+    """Waits until all workers have come, and watches them from then on.
+
+    Raises:
+        LostWorkerError: one has not come in time.
+        InputError: this worker's port is taken, or the workers differ about who they are.
+    """
+    if _JOINED:
+        return _JOINED[0]
+    with _listen(members) as listener:
+        if members.index == 0:
+            links = _gather(members, listener, patience)
+        else:
+            links = [_greet(members, patience)]
+    peers = Peers(members, links, patience)
+    peers.start()
+    _JOINED.append(peers)
+    return peers
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turns what is raised because a worker is lost into the line that names it."""
+    try:
+        yield
+    except (LostWorkerError, preemption.StoppedError, InputError):
+        raise
+    except Exception as error:
+        loss = _JOINED[0].loss_behind(error) if _JOINED else None
+        if loss is None:
+            raise
+        raise loss from None
+
+
+@contextlib.contextmanager
+def parting() -> Iterator[None]:
+    """Tells the other workers, if there are any, how the block ended."""
+    try:
+        with explained():
+            yield
+    except BaseException as error:
+        for peers in _JOINED:
+            peers.part(_kind(error), roster.shortened(str(error) or type(error).__name__))
+        raise
+    for peers in _JOINED:
+        peers.part("done", "")
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """Ends a process that is one of several workers at once, with the status that it had.
+
+    TensorFlow's own end waits for signs of life of those that have ended, 20 s here, and writes
+    what it then takes for errors.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else bool(error.code)
+        if not _JOINED:
+            raise
+    except BaseException:
+        if not _JOINED:
+            raise
+        traceback.print_exc()
+        status = 1
+    else:
+        status = 0
+    if _JOINED:
+        end_process(status)
+
+
+def end_process(status: int) -> None:
+    """Ends without TensorFlow's leave, once what was logged is written."""
+    logging.flush()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+KINDS: Mapping[type[BaseException], str] = {
+    InputError: "input",
+    preemption.StoppedError: "done",
+}
+
+
+def _kind(error: BaseException) -> str:
+    return next((kind for cls, kind in KINDS.items() if isinstance(error, cls)), "failed")
+
+
+def _lost(members: roster.Roster, index: int, words: str) -> LostWorkerError:
+    return LostWorkerError(
+        f"{members.name(index)} {words}; worker {members.index} ends, too. The same command goes "
+        "on from the last checkpoint."
+    )
+
+
+# Coming together ----------------------------------------------------------------------------------
+
+
+def _listen(members: roster.Roster) -> socket.socket:
+    """Opens this worker's own port, if only to see that TensorFlow will be able to."""
+    address = members.addresses[members.index]
+    try:
+        return socket.create_server(("", int(address.rsplit(":", 1)[1])), backlog=128)
+    except OSError as error:
+        raise InputError(
+            f"Worker {members.index}'s own address {address} cannot be listened at "
+            f"({error.strerror}); end what holds the port, or name another in TF_CONFIG."
+        ) from None
+
+
+def _gather(members: roster.Roster, listener: socket.socket, patience: Patience) -> list[Link]:
+    """Returns a link to each of the other workers."""
+    deadline = time.monotonic() + patience.join_seconds
+    here: dict[int, Link] = {}
+    listener.setblocking(False)
+    with selectors.DefaultSelector() as selector:
+        selector.register(listener, selectors.EVENT_READ, None)
+        while len(here) < len(members.addresses) - 1 and time.monotonic() < deadline:
+            for key, _ in selector.select(min(patience.interval, 1.0)):
+                link = key.data
+                if link is None:
+                    with contextlib.suppress(OSError):  # it has gone again
+                        link = Link(listener.accept()[0])
+                        selector.register(link, selectors.EVENT_READ, link)
+                elif not _welcome(link, members, here):
+                    selector.unregister(link)
+                    link.close()
+            for link in here.values():
+                link.send("alive")
+    absent = [i for i in range(1, len(members.addresses)) if i not in here]
+    for link in here.values():
+        link.send("go" if not absent else f"absent {json.dumps(absent)}")
+    if absent:
+        raise _absent(members, absent, patience)
+    return [here[index] for index in sorted(here)]
+
+
+def _welcome(link: Link, members: roster.Roster, here: dict[int, Link]) -> bool:
+    """Reads the greeting of who has come; returns False if the connection is to be closed."""
+    lines = link.receive()
+    if lines is None:
+        if link.index is not None:  # it may come again, having been started again
+            del here[link.index]
+        return False
+    for line in lines if link.index is None else ():
+        try:
+            greeting = json.loads(line)
+            index, addresses = int(greeting["index"]), tuple(greeting["addresses"])
+        except (ValueError, KeyError, TypeError):
+            return False  # somebody else
+        if addresses != members.addresses or not 0 < index < len(addresses):
+            link.send(f"refused of the workers {', '.join(members.addresses)}")
+            return False
+        if index in here:
+            link.send(f"refused while another process is worker {index}")
+            return False
+        link.index = index
+        here[index] = link
+    return True
+
+
+def _greet(members: roster.Roster, patience: Patience) -> Link:
+    """Returns a link to the chief, once it has seen all workers."""
+    host, port = members.addresses[0].rsplit(":", 1)
+    greeting = json.dumps({"index": members.index, "addresses": members.addresses})
+    deadline = time.monotonic() + patience.join_seconds
+    while time.monotonic() < deadline:
+        try:
+            link = Link(socket.create_connection((host.strip("[]"), int(port)), timeout=2.0))
+        except OSError:
+            time.sleep(0.2)
+            continue
+        link.index = 0
+        link.send(greeting)
+        if _is_accepted(link, members, patience):
+            return link
+        link.close()  # the chief of before, perhaps, which is about to end
+        time.sleep(0.2)
+    raise _absent(members, [0], patience)
+
+
+def _is_accepted(link: Link, members: roster.Roster, patience: Patience) -> bool:
+    """Waits for the chief's word; returns False where it is no chief that waits for workers."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(link, selectors.EVENT_READ)
+        while selector.select(patience.silence_seconds):
+            lines = link.receive()
+            for line in lines or ():
+                word, _, rest = line.partition(" ")
+                if word == "go":
+                    return True
+                if word == "absent":
+                    raise _absent(members, json.loads(rest), patience)
+                if word == "refused":
+                    raise InputError(
+                        f"Worker {members.index} was refused by the chief, {members.addresses[0]}, "
+                        f"{rest}; give all workers the same cluster in TF_CONFIG, each its own "
+                        "index."
+                    )
+                if word != "alive":
+                    return False
+            if lines is None:
+                return False
+    return False
+
+
+def _absent(members: roster.Roster, absent: list[int], patience: Patience) -> LostWorkerError:
+    names = ", ".join(members.name(index) for index in absent)
+    return LostWorkerError(
+        f"{names} {'has' if len(absent) == 1 else 'have'} not come within "
+        f"{patience.join_seconds:g} s (--join_timeout); start all workers within that time."
+    )
