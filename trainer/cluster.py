@@ -103,9 +103,12 @@ def _multi_worker(patience: peers.Patience) -> tf.distribute.Strategy:
         num_accelerators={"GPU": len(tf.config.list_physical_devices("GPU"))},
         rpc_layer="grpc",
     )
-    strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
-    if others is not None:
-        others.on_loss(_abort_collectives, SIGNS_OF_LOSS)
+    if others is None:
+        return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    _leave_heartbeats_to_us(len(members.addresses), patience)
+    with others.watched_from_outside():  # TensorFlow keeps Python's lock until all are connected
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    others.watch(_abort_collectives, SIGNS_OF_LOSS)
     return strategy
 
 
@@ -114,9 +117,22 @@ SIGNS_OF_LOSS = (
     tf.errors.AbortedError,
     tf.errors.CancelledError,
     tf.errors.DeadlineExceededError,
-    tf.errors.InternalError,
     tf.errors.UnavailableError,
 )
+
+
+def _leave_heartbeats_to_us(num_workers: int, patience: peers.Patience) -> None:
+    """Configures TensorFlow's own watch as the strategy would, but with more patience than ours.
+
+    Its 10 s would end a job at a pause that `patience` allows. There is no public name for it.
+    """
+    job = context.coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=num_workers)
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader="/job:worker/replica:0/task:0",
+        heartbeat_timeout_in_ms=int(2000 * patience.silence_seconds),
+        coordinated_jobs=[job],
+    )
 
 
 def _abort_collectives() -> None:

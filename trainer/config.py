@@ -416,6 +416,19 @@ class Export(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Local(Settings):
+    """Runs trainer.task as several workers on this machine; its flags follow after `--`."""
+
+    workers: int = setting(2, "Worker processes.", low=1)
+    restart: int = setting(
+        0, "Times to start all of them again after a failure; the run goes on where it was.", low=0
+    )
+    grace: float = setting(
+        20.0, "Seconds in which the other workers must end once one has failed.", low=0
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint(Settings):
     """Shows the checkpoints of a run: `python -m trainer.checkpoint list|verify RUN`."""
 

@@ -7,7 +7,8 @@ import heapq
 import io
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -18,6 +19,8 @@ from absl import logging
 from trainer import cluster, config, files, losses, metrics, network, panels, steps, tiles
 from trainer.data import damage, demo, pipeline, records
 from trainer.errors import InputError
+
+ROUND_SECONDS = 3.0  # of evaluation between two moments at which several workers may stop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +150,7 @@ class Evaluator:
         Args:
             split: a key of `manifest.splits`.
             offer: called with each case in turn.
-            is_cancelled: asked before each batch; with several workers all must answer alike.
+            is_cancelled: whether this worker was asked to stop; asked before each batch.
 
         Raises:
             CancelledError: if it was cancelled.
@@ -170,9 +173,8 @@ class Evaluator:
             num_workers=num_workers,
         )
         with pipeline.explained(self._data_dir, self._manifest, split):
-            for batch in batches:
-                if is_cancelled():
-                    raise CancelledError
+            add = functools.partial(cluster.sum_over_workers, self._strategy)
+            for batch in in_agreement(batches, is_cancelled, num_workers, add):
                 result = steps.score(
                     batch, self._logits(batch["images"]), self._terms, self._class_weights,
                     num_classes,
@@ -207,6 +209,36 @@ class Evaluator:
             for image in images
         ]
         return tf.constant(np.stack(whole))
+
+
+def in_agreement(
+    batches: Iterable[Any],
+    is_cancelled: Callable[[], bool],
+    num_workers: int,
+    sum_over_workers: Callable[[np.ndarray], np.ndarray],
+) -> Iterator[Any]:
+    """Yields this worker's batches, until any worker is asked to stop.
+
+    Workers have different numbers of batches, but must all take part in every sum. So each works
+    for a few seconds, if it has work, and then asks the others; until all are through.
+
+    Raises:
+        CancelledError: on all workers alike, if one was asked to stop.
+    """
+    batches, through = iter(batches), False
+    while True:
+        end = time.monotonic() + ROUND_SECONDS
+        while not (through or is_cancelled() or time.monotonic() > end):
+            batch = next(batches, None)
+            through = batch is None
+            if batch is not None:
+                yield batch
+        state = np.array([is_cancelled(), through], np.int32)
+        cancelled_workers, workers_through = sum_over_workers(state)
+        if cancelled_workers:
+            raise CancelledError
+        if workers_through == num_workers:
+            return
 
 
 def _case(batch: Mapping[str, tf.Tensor], found: Mapping[str, np.ndarray], row: int) -> Case:

@@ -12,6 +12,7 @@ import json
 import os
 import selectors
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -34,6 +35,11 @@ LONGEST_LINE = 2**16
 
 class LostWorkerError(Exception):
     """Another worker is lost; commands print the line and exit with EXIT_STATUS."""
+
+    def __init__(self, cause: str, consequence: str):
+        """Takes what became of the worker, and what follows."""
+        super().__init__(f"{cause}; {consequence}")
+        self.cause = cause
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,9 +66,9 @@ PATIENCE = Patience()
 class Link:
     """A connection on which lines go both ways."""
 
-    def __init__(self, connection: socket.socket):
-        """Takes a connected socket."""
-        self.index: int | None = None  # of the worker at the other end, once it has greeted
+    def __init__(self, connection: socket.socket, index: int | None = None):
+        """Takes a connected socket, and the worker at its other end if it is known."""
+        self.index = index
         self.silence = 0.0  # seconds
         self.leaving = False
         self._socket, self._text = connection, b""
@@ -100,33 +106,57 @@ class Peers:
     """Watches the other workers in a thread: the chief all of them, each of them the chief."""
 
     def __init__(self, members: roster.Roster, links: list[Link], patience: Patience):
-        """Starts nothing yet."""
+        """Watches nothing yet."""
         self._members, self._links, self._patience = members, links, patience
         self._abort: Callable[[], None] = lambda: None
         self._signs: tuple[type[Exception], ...] = ()
-        self._loss: Exception | None = None
+        self._loss: LostWorkerError | InputError | None = None
         self._changed = threading.Condition()
         self._parting = False
 
-    def start(self) -> None:
-        """Starts to watch."""
-        threading.Thread(target=self._watch, name="peers", daemon=True).start()
-
-    def on_loss(self, abort: Callable[[], None], signs: tuple[type[Exception], ...]) -> None:
-        """Says what a loss means to collectives.
+    def watch(self, abort: Callable[[], None], signs: tuple[type[Exception], ...]) -> None:
+        """Watches from now on, in a thread.
 
         Args:
-            abort: makes those that wait raise.
+            abort: makes collectives that wait raise.
             signs: what they raise when a worker is lost, be it before it is known here.
         """
         self._abort, self._signs = abort, signs
+        threading.Thread(target=self._watch_and_escape, name="peers", daemon=True).start()
+
+    @contextlib.contextmanager
+    def watched_from_outside(self) -> Iterator[None]:
+        """Has another process watch during the block, in which no thread of Python's can run."""
+        numbers = [link.fileno() for link in self._links]
+        argument = json.dumps(
+            {
+                "members": dataclasses.asdict(self._members),
+                "patience": dataclasses.asdict(self._patience),
+                "links": {link.fileno(): link.index for link in self._links},
+            }
+        )
+        guard = [sys.executable, "-m", "trainer.guard", argument]
+        # It ends with its input, which is closed after the block.
+        with subprocess.Popen(guard, stdin=subprocess.PIPE, pass_fds=numbers):
+            yield
+
+    def lost_worker(
+        self, end: int, is_asleep: Callable[[], bool]
+    ) -> LostWorkerError | InputError | None:
+        """Watches until something can be read from the descriptor `end`; returns who is lost."""
+        self._watch(end, is_asleep)
+        return self._loss
 
     def loss_behind(self, error: Exception) -> Exception | None:
         """Returns the loss that made another error, or None if there is none behind it."""
+        is_sign, patience = isinstance(error, self._signs), OWN_ERROR_SECONDS
+        if is_sign:
+            patience = self._patience.silence_seconds + 2 * self._patience.interval
         with self._changed:
-            if isinstance(error, self._signs):
-                patience = self._patience.silence_seconds + 2 * self._patience.interval
-                self._changed.wait_for(lambda: self._loss is not None, patience)
+            self._changed.wait_for(lambda: self._loss is not None, patience)
+            if self._loss is None and is_sign:
+                cause = f"The workers have lost each other ({roster.shortened(error)})"
+                return LostWorkerError(cause, _consequence(self._members))
             return self._loss
 
     def part(self, kind: str, text: str) -> None:
@@ -145,15 +175,24 @@ class Peers:
         for link in self._links:
             link.send(line)
 
-    def _watch(self) -> None:
+    def _watch_and_escape(self) -> None:
+        self._watch()
+        if self._loss is not None and not self._parting:
+            self._escape()
+
+    def _watch(self, end: int | None = None, is_asleep: Callable[[], bool] = lambda: False) -> None:
         interval = self._patience.interval
         with selectors.DefaultSelector() as selector:
+            if end is not None:
+                selector.register(end, selectors.EVENT_READ, None)
             for link in self._links:
                 selector.register(link, selectors.EVENT_READ, link)
             checked = spoken = time.monotonic()
             while self._links and (self._loss is None or self._parting):
                 for key, _ in selector.select(interval):
                     link = key.data
+                    if link is None:
+                        return
                     lines = link.receive()
                     for line in lines or ():
                         self._hear(link, line)
@@ -164,11 +203,9 @@ class Peers:
                 # A process that was itself stopped for long must not hold the others for silent.
                 self._count_silence(min(now - checked, 2 * interval))
                 checked = now
-                if now - spoken >= interval:
+                if now - spoken >= interval and not is_asleep():
                     self._tell("alive")
                     spoken = now
-        if self._loss is not None and not self._parting:
-            self._escape()
 
     def _hear(self, link: Link, line: str) -> None:
         word, *rest = line.split(" ", 3)
@@ -180,6 +217,11 @@ class Peers:
             self._lose(line, InputError(f"{self._members.name(index)} ended: {text}"))
         elif kind == "failed":
             self._lose(line, _lost(self._members, index, f"failed ({text})"))
+        elif kind == "deserted":
+            self._lose(line, _lost(self._members, index, f"ended ({text})"))
+        elif kind == "lost" and index == self._members.index:
+            cause = f"{self._members.name(index)}, this one, was given up: it {text}"
+            self._lose(line, LostWorkerError(cause, "the others have ended."))
         elif kind == "lost":
             self._lose(line, _lost(self._members, index, text))
 
@@ -202,7 +244,7 @@ class Peers:
         line = f"leaving {link.index} lost {words}"
         self._lose(line, _lost(self._members, link.index or 0, words))
 
-    def _lose(self, line: str, loss: Exception) -> None:
+    def _lose(self, line: str, loss: LostWorkerError | InputError) -> None:
         with self._changed:
             if self._loss is None:
                 self._loss = loss
@@ -215,8 +257,8 @@ class Peers:
         with self._changed:
             if isinstance(self._loss, InputError):
                 self._changed.wait_for(lambda: self._parting, OWN_ERROR_SECONDS)
-        with contextlib.suppress(Exception):  # it is tried; the process ends in any case
-            self._abort()
+        # It may wait for the main thread; the process ends in any case.
+        threading.Thread(target=self._abort, name="abort", daemon=True).start()
         with self._changed:
             if self._changed.wait_for(lambda: self._parting, ESCAPE_SECONDS):
                 return
@@ -228,7 +270,7 @@ _JOINED: list[Peers] = []  # a process is a worker of one job at most
 
 
 def join(members: roster.Roster, patience: Patience) -> Peers:
-    """Waits until all workers have come, and watches them from then on.
+    """Waits until all workers have come.
 
     Raises:
         LostWorkerError: one has not come in time.
@@ -241,10 +283,8 @@ def join(members: roster.Roster, patience: Patience) -> Peers:
             links = _gather(members, listener, patience)
         else:
             links = [_greet(members, patience)]
-    peers = Peers(members, links, patience)
-    peers.start()
-    _JOINED.append(peers)
-    return peers
+    _JOINED.append(Peers(members, links, patience))
+    return _JOINED[0]
 
 
 @contextlib.contextmanager
@@ -269,7 +309,7 @@ def parting() -> Iterator[None]:
             yield
     except BaseException as error:
         for peers in _JOINED:
-            peers.part(_kind(error), roster.shortened(str(error) or type(error).__name__))
+            peers.part(_kind(error), _reason(error))
         raise
     for peers in _JOINED:
         peers.part("done", "")
@@ -308,6 +348,7 @@ def end_process(status: int) -> None:
 
 
 KINDS: Mapping[type[BaseException], str] = {
+    LostWorkerError: "deserted",
     InputError: "input",
     preemption.StoppedError: "done",
 }
@@ -317,11 +358,20 @@ def _kind(error: BaseException) -> str:
     return next((kind for cls, kind in KINDS.items() if isinstance(error, cls)), "failed")
 
 
+def _reason(error: BaseException) -> str:
+    if isinstance(error, LostWorkerError):
+        return error.cause
+    if isinstance(error, InputError):
+        return roster.shortened(error)
+    return roster.shortened(f"{type(error).__name__}: {error}")
+
+
 def _lost(members: roster.Roster, index: int, words: str) -> LostWorkerError:
-    return LostWorkerError(
-        f"{members.name(index)} {words}; worker {members.index} ends, too. The same command goes "
-        "on from the last checkpoint."
-    )
+    return LostWorkerError(f"{members.name(index)} {words}", _consequence(members))
+
+
+def _consequence(members: roster.Roster) -> str:
+    return f"worker {members.index} ends, too. The same command goes on from the last checkpoint."
 
 
 # Coming together ----------------------------------------------------------------------------------
@@ -397,11 +447,10 @@ def _greet(members: roster.Roster, patience: Patience) -> Link:
     deadline = time.monotonic() + patience.join_seconds
     while time.monotonic() < deadline:
         try:
-            link = Link(socket.create_connection((host.strip("[]"), int(port)), timeout=2.0))
+            link = Link(socket.create_connection((host.strip("[]"), int(port)), timeout=2.0), 0)
         except OSError:
             time.sleep(0.2)
             continue
-        link.index = 0
         link.send(greeting)
         if _is_accepted(link, members, patience):
             return link
@@ -439,5 +488,6 @@ def _absent(members: roster.Roster, absent: list[int], patience: Patience) -> Lo
     names = ", ".join(members.name(index) for index in absent)
     return LostWorkerError(
         f"{names} {'has' if len(absent) == 1 else 'have'} not come within "
-        f"{patience.join_seconds:g} s (--join_timeout); start all workers within that time."
+        f"{patience.join_seconds:g} s (--join_timeout)",
+        "start all workers within that time.",
     )

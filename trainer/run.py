@@ -61,8 +61,7 @@ def train(job: config.Job) -> None:
     cluster.seed_everything(job.run.seed, job.device.deterministic)
     data_dir = job.data.data_dir or demo.folder()
     manifest = records.read_manifest(data_dir)
-    worker, num_workers = cluster.worker_of(strategy)
-    chief = worker == 0
+    chief = cluster.worker_of(strategy)[0] == 0
 
     with contextlib.ExitStack() as stack:
         request = stack.enter_context(preemption.listening())
@@ -148,8 +147,8 @@ def train(job: config.Job) -> None:
         redo_until = step + reporter.steps_to_redo
         saved, best_snapshot = (step, progress.evaluated_step), None
 
-        def is_cancelled() -> bool:  # one of several workers must not leave the others alone
-            return bool(request) and num_workers == 1
+        def is_cancelled() -> bool:
+            return bool(request)
 
         def saved_steps() -> list[int]:
             writer.drain()

@@ -19,7 +19,7 @@ def connect(name: str) -> tf.distribute.Strategy:
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"--strategy=tpu --tpu={name} finds no TPU ({roster.shortened(error)}); run on a TPU VM with the tensorflow-tpu package, or name "
-            "another --strategy."
+            f"--strategy=tpu --tpu={name} finds no TPU ({roster.shortened(error)}); run on a TPU "
+            "VM with the tensorflow-tpu package, or name another --strategy."
         ) from error
     return tf.distribute.TPUStrategy(resolver)

@@ -1,0 +1,187 @@
+"""Runs a job as several worker processes on this machine: `python -m launch.local --help`."""
+
+import contextlib
+import ctypes
+import functools
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import types
+from collections.abc import Iterator, Sequence
+from typing import IO
+
+from trainer import config, flags, peers, preemption
+from trainer.errors import InputError
+
+TERM_SECONDS = 5.0  # between SIGTERM and SIGKILL for a worker that does not end
+USERS_FAULT = 2  # as an exit status
+# Statuses from good to bad: any other, such as 1 for a defect, comes before the user's.
+RANKS = {0: 0, preemption.EXIT_STATUS: 1, peers.EXIT_STATUS: 2, USERS_FAULT: 4}
+PR_SET_PDEATHSIG = 1
+
+
+def main(job_flags: Sequence[str], settings: config.Local) -> None:
+    """Runs the job until it is done, asked to stop, wrong, or has failed once too often."""
+    job = flags.parse(config.Job, ["trainer.task", *job_flags])
+    if settings.workers > 1 and job.device.strategy not in ("auto", "multi_worker"):
+        raise InputError(
+            f"--strategy={job.device.strategy} does not go with --workers={settings.workers}; "
+            "leave it out, or use --workers=1."
+        )
+    for failures in range(settings.restart + 1):
+        status, stopped = run_workers(settings.workers, job_flags, settings.grace)
+        if stopped or status in (0, USERS_FAULT, preemption.EXIT_STATUS):
+            break
+        left = settings.restart - failures
+        say(f"The job failed with status {status}; {left} of --restart={settings.restart} left.")
+    sys.exit(status)
+
+
+def run_workers(number: int, job_flags: Sequence[str], grace: float) -> tuple[int, bool]:
+    """Runs the workers once.
+
+    Args:
+        number: of workers.
+        job_flags: of trainer.task.
+        grace: seconds in which the others must end once one has failed.
+
+    Returns:
+        The worst exit status, and whether a signal asked the job to stop.
+    """
+    addresses = [f"127.0.0.1:{port}" for port in reserve_ports(number)]
+    ends: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
+    with contextlib.ExitStack() as stack:
+        workers = [start(index, addresses, job_flags) for index in range(number)]
+        received = stack.enter_context(signals_passed_to(workers))
+        for index, worker in enumerate(workers):
+            for thread in threads_of(index, worker, ends):
+                thread.start()
+                stack.callback(thread.join)
+        statuses: dict[int, int] = {}
+        means = [signal.SIGTERM, signal.SIGKILL]
+        deadline = None
+        while len(statuses) < number:
+            try:
+                index, code = ends.get(
+                    timeout=None if deadline is None else max(0.0, deadline - time.monotonic())
+                )
+            except queue.Empty:
+                end = means.pop(0)
+                for late in (i for i in range(number) if i not in statuses):
+                    say(f"Worker {late} has not ended; it gets {end.name}.")
+                    workers[late].send_signal(end)
+                deadline = time.monotonic() + TERM_SECONDS if means else None
+                continue
+            # One that had to be killed is not what made the job fail.
+            statuses[index] = peers.EXIT_STATUS if not means and code < 0 else status_of(code)
+            if statuses[index] not in (0, preemption.EXIT_STATUS) and deadline is None and means:
+                say(f"Worker {index} ended with status {statuses[index]}.")
+                deadline = time.monotonic() + grace
+    return max(statuses.values(), key=lambda status: RANKS.get(status, 3)), bool(received)
+
+
+def start(index: int, addresses: Sequence[str], job_flags: Sequence[str]) -> subprocess.Popen:
+    """Starts a worker, which is asked to stop should the launcher be killed."""
+    task = {"type": "worker", "index": index}
+    cluster = json.dumps({"cluster": {"worker": list(addresses)}, "task": task})
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "trainer.task", *job_flags],
+        env={**os.environ, "TF_CONFIG": cluster},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A terminal's Ctrl-C comes to all processes of a group; they shall get it once, from here.
+        start_new_session=True,
+        preexec_fn=functools.partial(_end_with, os.getpid(), ctypes.CDLL(None)),
+    )
+
+
+def _end_with(parent: int, system: ctypes.CDLL) -> None:
+    system.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it has ended before
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def threads_of(
+    index: int, worker: subprocess.Popen, ends: "queue.SimpleQueue[tuple[int, int]]"
+) -> list[threading.Thread]:
+    """Returns threads that pass a worker's output on and put (index, exit code) into `ends`."""
+    assert worker.stdout is not None
+    assert worker.stderr is not None
+    return [
+        threading.Thread(target=pass_on, args=(index, worker.stdout, sys.stdout), daemon=True),
+        threading.Thread(target=pass_on, args=(index, worker.stderr, sys.stderr), daemon=True),
+        threading.Thread(target=lambda: ends.put((index, worker.wait())), daemon=True),
+    ]
+
+
+def pass_on(index: int, source: IO[bytes], target: IO[str]) -> None:
+    """Copies lines; each is written at once, so that those of several workers do not mix."""
+    for line in source:
+        target.write(f"[{index}] {line.decode(errors='replace').rstrip()}\n")
+        target.flush()
+
+
+@contextlib.contextmanager
+def signals_passed_to(workers: Sequence[subprocess.Popen]) -> Iterator[list[int]]:
+    """Passes SIGTERM and SIGINT on to the workers; yields a list of those that came."""
+    received: list[int] = []
+
+    def pass_to_all(number: int, frame: types.FrameType | None) -> None:
+        received.append(number)
+        for worker in workers:
+            worker.send_signal(number)
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    old = {number: signal.signal(number, pass_to_all) for number in numbers}
+    try:
+        yield received
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def reserve_ports(number: int) -> list[int]:
+    """Returns free ports of the loopback interface that the system gives to nobody for a minute.
+
+    A connection that was closed from its server's side leaves the port waiting: the system does
+    not choose it for others, but whoever asks for it by its number, as the workers do, gets it.
+    """
+    with contextlib.ExitStack() as stack:
+        servers = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)
+        ]
+        for server in servers:
+            with socket.create_connection(server.getsockname()) as client:
+                server.accept()[0].close()
+                client.recv(1)
+        return [server.getsockname()[1] for server in servers]
+
+
+def status_of(code: int) -> int:
+    """Returns a process's exit status as a shell would say it."""
+    return 128 - code if code < 0 else code
+
+
+def say(text: str) -> None:
+    """Says something of the launcher's own."""
+    print(f"[launch] {text}", file=sys.stderr, flush=True)
+
+
+def run(argv: Sequence[str]) -> None:
+    """Runs the command: its own flags come before `--`, the job's after it."""
+    own, job_flags = list(argv), []
+    if "--" in own:
+        place = own.index("--")
+        own, job_flags = own[:place], own[place + 1 :]
+    flags.run(config.Local, functools.partial(main, job_flags), own)
+
+
+if __name__ == "__main__":
+    run(sys.argv)
