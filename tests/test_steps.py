@@ -115,3 +115,47 @@ def test_the_score_of_a_batch_leaves_out_fillers():
     # Four whole images and one row of 16 pixels; 5 of the 8 images have a valid pixel.
     np.testing.assert_array_equal(result["loss_weights"], [4 * 256 + 16, 5])
     assert result["predicted"].dtype == tf.uint8
+
+
+@pytest.mark.slow
+def test_the_step_of_one_replica_for_another_device_is_that_of_the_training_loop():
+    strategy = strategy_of(1)
+    results = []
+    for lowered in (False, True):
+        keras.utils.set_random_seed(0)
+        model = models.build_unet((None, None, 1), 4, depth=1)
+        descent = keras.optimizers.Adam(0.1)
+        descent.build(model.trainable_variables)
+        average = keras.models.clone_model(model)
+        average.set_weights(model.get_weights())
+        settings = {
+            "clip_norm": 0.5,
+            "accumulate_steps": 2,
+            "average": average,
+            "average_decay": 0.5,
+        }
+        terms = losses.LOSSES["ce_dice"]
+        batch = {"images": IMAGES, "labels": LABELS, "valid": VALID}
+        if lowered:
+            step = steps.step_of_one_replica(model, descent, terms, tf.ones(2), **settings)
+            loss, norm = step(*batch.values())
+        else:
+            loop = steps.train_loop(strategy, model, descent, terms, tf.ones(2), **settings)
+            data = tf.data.Dataset.from_tensors(batch)
+            series = loop(iter(data), tf.constant(1))
+            loss, norm = series["loss"][0], series["gradient_norm"][0]
+        totals = {"loss": float(loss), "gradient_norm": float(norm)}
+        results.append((totals, model.get_weights() + average.get_weights()))
+    assert_same(*results)
+
+
+@pytest.mark.slow
+def test_the_step_of_one_replica_lowers_to_a_program_of_static_shapes():
+    model = models.build_unet((None, None, 1), 2, depth=1)
+    descent = keras.optimizers.Adam(0.1)
+    descent.build(model.trainable_variables)
+    terms = losses.LOSSES["ce_dice"]
+    step = steps.step_of_one_replica(model, descent, terms, tf.ones(2), clip_norm=1.0)
+    program = step.experimental_get_compiler_ir(*steps.batch_spec(2, 16, 1))(stage="hlo")
+    assert "f32[2,16,16,1]" in program
+    assert "<=" not in program  # how a dynamic dimension is written

@@ -50,47 +50,15 @@ def train_loop(
         `gradient_norm` and `wait_seconds`, the time for which a step waited for its input, each
         float32 [num_steps].
     """
-    _sum_gradients_once(optimizer)
-    variables = model.trainable_variables
-
-    def forward_backward(batch: Batch, weights: tf.Tensor, scale: tf.Tensor) -> Any:
-        def part(i: int) -> Any:
-            size = batch["images"].shape[0] // accumulate_steps
-            images, labels, valid = (
-                batch[key][i * size : (i + 1) * size] for key in ("images", "labels", "valid")
-            )
-            with tf.GradientTape() as tape:
-                logits = model(images, training=True)
-                loss = _weighted_loss(terms, weights, labels, logits, valid, class_weights)
-                scaled = loss * scale
-            return loss, tape.gradient(scaled, variables)
-
-        loss, gradients = part(0)
-        for i in range(1, accumulate_steps):
-            more_loss, more_gradients = part(i)
-            loss += more_loss
-            gradients = [a + b for a, b in zip(gradients, more_gradients, strict=True)]
-        return loss, gradients
-
-    # The XLA boundary: all that a replica computes by itself is one program. Collectives and the
-    # optimizer's variables, which may live on other devices, stay outside.
-    if jit_compile:
-        forward_backward = tf.function(forward_backward, jit_compile=True)
-
-    def replica_step(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-        context = tf.distribute.get_replica_context()
-        weights = losses.weights(terms, batch["labels"], batch["valid"], class_weights)
-        weights = context.all_reduce(SUM, weights)
-        scale = tf.convert_to_tensor(optimizer.scale_loss(1.0), tf.float32)
-        loss, gradients = forward_backward(batch, weights, scale)
-        gradients = context.all_reduce(SUM, gradients)
-        norm = tf.linalg.global_norm(gradients) / scale
-        if clip_norm:
-            factor = clip_norm / tf.maximum(norm, clip_norm)
-            gradients = [gradient * factor for gradient in gradients]
-        optimizer.apply(gradients, variables)
-        return loss, norm
-
+    replica_step = _replica_step(
+        model,
+        optimizer,
+        terms,
+        class_weights,
+        clip_norm=clip_norm,
+        accumulate_steps=accumulate_steps,
+        jit_compile=jit_compile,
+    )
     clock = tf.timestamp if timed else lambda: tf.zeros((), tf.float64)
 
     @tf.function
@@ -116,6 +84,66 @@ def train_loop(
         return {key: series[key].stack() for key in names}
 
     return loop
+
+
+def step_of_one_replica(
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    terms: Sequence[losses.Term],
+    class_weights: tf.Tensor,
+    *,
+    clip_norm: float = 0.0,
+    accumulate_steps: int = 1,
+    average: keras.Model | None = None,
+    average_decay: float = 0.0,
+) -> Any:
+    """Returns what `train_loop` makes one replica do at each step, as one XLA program.
+
+    It is to be lowered or compiled for a device that is not here, so nothing is split over devices:
+    the sums over all replicas, which are no part of a replica's own work, are those of one.
+
+    Args:
+        model: images float32 [B, H, W, C] → logits [B, H, W, K].
+        optimizer: built for the model's trainable variables.
+        terms: the loss, a row of `losses.LOSSES`.
+        class_weights: float32 [num_classes], weight of each class in the pixel terms.
+        clip_norm: largest norm of the summed gradient; 0: unlimited.
+        accumulate_steps: parts in which the batch is computed, to save memory.
+        average: a model whose variables follow the moving average of `model`'s.
+        average_decay: decay of that average, per step.
+
+    Returns:
+        A `tf.function` of (images, labels, valid), a batch's parts, which returns (loss, gradient
+        norm). `step.experimental_get_compiler_ir(*batch_spec(…))(stage="hlo")` is its program.
+    """
+    replica_step = _replica_step(
+        model,
+        optimizer,
+        terms,
+        class_weights,
+        clip_norm=clip_norm,
+        accumulate_steps=accumulate_steps,
+        jit_compile=False,  # the whole is compiled
+    )
+
+    @tf.function(jit_compile=True)
+    def step(images: tf.Tensor, labels: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        loss, norm = replica_step({"images": images, "labels": labels, "valid": valid})
+        if average is not None:
+            _follow(tf.distribute.get_strategy(), average, model, average_decay)
+        return loss, norm
+
+    return step
+
+
+def batch_spec(batch_size: int, crop: int, channels: int) -> tuple[tf.TensorSpec, ...]:
+    """Returns the shapes and types of the images, labels and valid pixels of a training batch."""
+    shape = (batch_size, crop, crop)
+    return (
+        tf.TensorSpec((*shape, channels), tf.float32),
+        tf.TensorSpec(shape, tf.int32),
+        tf.TensorSpec(shape, tf.float32),
+    )
 
 
 def forward_step(
@@ -172,6 +200,61 @@ def score(
         "loss_sums": losses.sums(terms, labels, logits, valid, class_weights),
         "loss_weights": losses.weights(terms, labels, valid, class_weights),
     }
+
+
+def _replica_step(
+    model: keras.Model,
+    optimizer: keras.optimizers.Optimizer,
+    terms: Sequence[losses.Term],
+    class_weights: tf.Tensor,
+    *,
+    clip_norm: float,
+    accumulate_steps: int,
+    jit_compile: bool,
+) -> Callable[[Batch], tuple[tf.Tensor, tf.Tensor]]:
+    """Returns the step of one replica, to be called in its context; see `train_loop`."""
+    _sum_gradients_once(optimizer)
+    variables = model.trainable_variables
+
+    def forward_backward(batch: Batch, weights: tf.Tensor, scale: tf.Tensor) -> Any:
+        def part(i: int) -> Any:
+            size = batch["images"].shape[0] // accumulate_steps
+            images, labels, valid = (
+                batch[key][i * size : (i + 1) * size] for key in ("images", "labels", "valid")
+            )
+            with tf.GradientTape() as tape:
+                logits = model(images, training=True)
+                loss = _weighted_loss(terms, weights, labels, logits, valid, class_weights)
+                scaled = loss * scale
+            return loss, tape.gradient(scaled, variables)
+
+        loss, gradients = part(0)
+        for i in range(1, accumulate_steps):
+            more_loss, more_gradients = part(i)
+            loss += more_loss
+            gradients = [a + b for a, b in zip(gradients, more_gradients, strict=True)]
+        return loss, gradients
+
+    # The XLA boundary: all that a replica computes by itself is one program. Collectives and the
+    # optimizer's variables, which may live on other devices, stay outside.
+    if jit_compile:
+        forward_backward = tf.function(forward_backward, jit_compile=True)
+
+    def replica_step(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        context = tf.distribute.get_replica_context()
+        weights = losses.weights(terms, batch["labels"], batch["valid"], class_weights)
+        weights = context.all_reduce(SUM, weights)
+        scale = tf.convert_to_tensor(optimizer.scale_loss(1.0), tf.float32)
+        loss, gradients = forward_backward(batch, weights, scale)
+        gradients = context.all_reduce(SUM, gradients)
+        norm = tf.linalg.global_norm(gradients) / scale
+        if clip_norm:
+            factor = clip_norm / tf.maximum(norm, clip_norm)
+            gradients = [gradient * factor for gradient in gradients]
+        optimizer.apply(gradients, variables)
+        return loss, norm
+
+    return replica_step
 
 
 def _local(strategy: tf.distribute.Strategy, value: Any) -> tuple[tf.Tensor, ...]:
