@@ -150,6 +150,13 @@ def worker_of(strategy: tf.distribute.Strategy) -> tuple[int, int]:
     return order.index((resolver.task_type, int(resolver.task_id))), len(order)
 
 
+def num_input_hosts(strategy: tf.distribute.Strategy) -> int:
+    """Returns how many machines read training data, each its own: workers, or a TPU's hosts."""
+    if isinstance(strategy, tf.distribute.TPUStrategy):
+        return strategy.extended.num_hosts
+    return worker_of(strategy)[1]
+
+
 def device_kind(strategy: tf.distribute.Strategy) -> str:
     """Returns `CPU`, `GPU` or `TPU`."""
     device = strategy.extended.worker_devices[0]
@@ -214,19 +221,21 @@ def choose_arithmetic(
             no such gradient of max-pooling), or normalisation is `synchronized` over the replicas
             (collectives cannot be inside its program).
     """
+    kind = device_kind(strategy)
+    if kind == "TPU":  # whose strategy compiles all of a replica's step, collectives included
+        return ("bfloat16" if precision == "auto" else precision), False
     obstacle = "--deterministic" if deterministic else ""
     if synchronized and strategy.num_replicas_in_sync > 1:
         obstacle = "--norm=sync_batch on several replicas"
     if obstacle and jit_compile == "true":
         raise InputError(f"--jit_compile=true does not go with {obstacle}; use --jit_compile=auto.")
-    kind = device_kind(strategy)
     measurable = kind == "CPU" and worker_of(strategy)[1] == 1 and not deterministic
     if precision == "auto":
         if measurable:
             slow, fast = (_time_small_step(p, False) for p in ("float32", "bfloat16"))
             precision = "bfloat16" if fast < slow else "float32"
         else:
-            precision = "bfloat16" if kind == "TPU" or _gpu_has_bfloat16(kind) else "float32"
+            precision = "bfloat16" if _gpu_has_bfloat16(kind) else "float32"
     if obstacle:
         use_jit = False
     elif jit_compile == "auto":

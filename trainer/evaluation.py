@@ -135,9 +135,15 @@ class Evaluator:
         self._halo = tiles.halo_of(depth, kernel_size)
         self._batch_size = -(-batch_size // replicas) * replicas
         self._tile = tile // self._stride * self._stride
-        # On a CPU, XLA takes longer to compile a new size of images than it saves.
-        jit_compile = cluster.device_kind(strategy) != "CPU"
-        self._forward = steps.forward_step(strategy, model, jit_compile=jit_compile)
+        # On a CPU, XLA takes longer to compile a new size of images than it saves; on a TPU the
+        # strategy compiles, and what is counted of the logits is counted by the host.
+        kind = cluster.device_kind(strategy)
+        self._forward = steps.forward_step(
+            strategy,
+            model,
+            jit_compile=kind == "GPU",
+            gather_on="CPU:0" if kind == "TPU" else None,
+        )
 
     def __call__(
         self,

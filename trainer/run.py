@@ -97,6 +97,7 @@ def train(job: config.Job) -> None:
         if step:
             logging.info("Going on from step %d of %s.", step, job.run.run_dir)
 
+        kind = cluster.device_kind(strategy)
         terms = losses.LOSSES[job.optimization.loss]
         pixels = manifest.splits["train"].pixels
         class_weights = losses.class_weights(job.optimization.class_weights, pixels)
@@ -111,7 +112,7 @@ def train(job: config.Job) -> None:
             average=average,
             average_decay=job.optimization.ema,
             jit_compile=run["jit_compile"],
-            timed=not job.device.deterministic,
+            timed=not job.device.deterministic and kind != "TPU",
         )
         evaluator = evaluation.Evaluator(
             strategy,
@@ -130,7 +131,7 @@ def train(job: config.Job) -> None:
 
         total_steps, eval_every = run["total_steps"], run["eval_every"]
         checkpoint_every = job.run.checkpoint_every or eval_every
-        report_every = job.device.steps_per_loop or STEPS_PER_LOOP[cluster.device_kind(strategy)]
+        report_every = job.device.steps_per_loop or STEPS_PER_LOOP[kind]
         reporter = stack.enter_context(
             report.Report(
                 job.run.run_dir,
@@ -270,7 +271,6 @@ def open_run(
         InputError: the devices do not divide the batch, there is no val split, or the run folder
             holds another run.
     """
-    num_workers = cluster.worker_of(strategy)[1]
     parts = strategy.num_replicas_in_sync * job.optimization.accumulate_steps
     if job.data.batch_size % parts:
         raise InputError(
@@ -310,7 +310,7 @@ def open_run(
         classes=[entry.name for entry in manifest.classes],
         data=passport.describe_data(manifest),
         streams=chosen.get("streams")
-        or pipeline.num_streams(train_split, num_workers, job.data.streams),
+        or pipeline.num_streams(train_split, cluster.num_input_hosts(strategy), job.data.streams),
         total_steps=total_steps,
         eval_every=job.run.eval_every or max(1, total_steps // EVALUATIONS),
         precision=precision,
@@ -382,9 +382,8 @@ def open_stream(
     step: int,
 ) -> Iterator:
     """Returns the iterator over the training batches from `step` on, over all replicas."""
-    worker, num_workers = cluster.worker_of(strategy)
 
-    def stream_of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+    def stream_of_host(context: tf.distribute.InputContext) -> tf.data.Dataset:
         return pipeline.training_stream(
             data_dir,
             manifest,
@@ -396,12 +395,12 @@ def open_stream(
             start_step=step,
             num_streams=num_streams,
             shuffle_block=job.data.shuffle_block,
-            worker=worker,
-            num_workers=num_workers,
-            num_replicas=strategy.num_replicas_in_sync // num_workers,
+            worker=context.input_pipeline_id,
+            num_workers=context.num_input_pipelines,
+            num_replicas=strategy.num_replicas_in_sync // context.num_input_pipelines,
         )
 
-    return iter(strategy.distribute_datasets_from_function(stream_of_worker))
+    return iter(strategy.distribute_datasets_from_function(stream_of_host))
 
 
 def closing_words(request: preemption.Request, step: int) -> str:

@@ -43,7 +43,8 @@ def train_loop(
         average: a model whose variables follow the moving average of `model`'s.
         average_decay: decay of that average, per step.
         jit_compile: whether XLA compiles forward and backward pass.
-        timed: whether to time the input; TensorFlow refuses to where operations are deterministic.
+        timed: whether to time the input; TensorFlow refuses to where operations are deterministic,
+            and on a TPU the loop would wait for each step.
 
     Returns:
         `loop(iterator, num_steps)`, with `num_steps` an int32 scalar, which returns `loss`,
@@ -57,6 +58,8 @@ def train_loop(
         class_weights,
         clip_norm=clip_norm,
         accumulate_steps=accumulate_steps,
+        average=average,
+        average_decay=average_decay,
         jit_compile=jit_compile,
     )
     clock = tf.timestamp if timed else lambda: tf.zeros((), tf.float64)
@@ -73,11 +76,9 @@ def train_loop(
             with tf.control_dependencies(arrived):
                 waited = clock() - start
             loss, norm = strategy.run(replica_step, args=(batch,))
-            if average is not None:
-                _follow(strategy, average, model, average_decay)
-            step = {
-                "loss": strategy.reduce(SUM, loss, axis=None),
-                "gradient_norm": strategy.reduce(tf.distribute.ReduceOp.MEAN, norm, axis=None),
+            step = {  # on all replicas the same
+                "loss": _local(strategy, loss)[0],
+                "gradient_norm": _local(strategy, norm)[0],
                 "wait_seconds": tf.cast(waited, tf.float32),
             }
             series = {key: series[key].write(number, step[key]) for key in names}
@@ -123,15 +124,14 @@ def step_of_one_replica(
         class_weights,
         clip_norm=clip_norm,
         accumulate_steps=accumulate_steps,
+        average=average,
+        average_decay=average_decay,
         jit_compile=False,  # the whole is compiled
     )
 
     @tf.function(jit_compile=True)
     def step(images: tf.Tensor, labels: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        loss, norm = replica_step({"images": images, "labels": labels, "valid": valid})
-        if average is not None:
-            _follow(tf.distribute.get_strategy(), average, model, average_decay)
-        return loss, norm
+        return replica_step({"images": images, "labels": labels, "valid": valid})
 
     return step
 
@@ -152,6 +152,7 @@ def forward_step(
     *,
     jit_compile: bool = False,
     trace_once: bool = False,
+    gather_on: str | None = None,
 ) -> Callable[[Any], tf.Tensor]:
     """Returns a function of images float32 [B, H, W, C] → logits float32 [B, H, W, K].
 
@@ -163,6 +164,7 @@ def forward_step(
         model: called with `training=False`.
         jit_compile: whether XLA compiles it.
         trace_once: whether one graph serves all sizes, rather than one for each.
+        gather_on: the device on which the logits are put together; where TensorFlow likes if None.
     """
 
     def forward(images: Any) -> tf.Tensor:
@@ -173,7 +175,9 @@ def forward_step(
 
     @tf.function(reduce_retracing=trace_once)
     def step(images: Any) -> tf.Tensor:
-        return tf.concat(_local(strategy, strategy.run(forward, args=(images,))), 0)
+        parts = _local(strategy, strategy.run(forward, args=(images,)))
+        with tf.device(gather_on):
+            return tf.concat(parts, 0)
 
     return lambda images: step(_split_over_replicas(strategy, images))
 
@@ -210,6 +214,8 @@ def _replica_step(
     *,
     clip_norm: float,
     accumulate_steps: int,
+    average: keras.Model | None,
+    average_decay: float,
     jit_compile: bool,
 ) -> Callable[[Batch], tuple[tf.Tensor, tf.Tensor]]:
     """Returns the step of one replica, to be called in its context; see `train_loop`."""
@@ -246,12 +252,14 @@ def _replica_step(
         weights = context.all_reduce(SUM, weights)
         scale = tf.convert_to_tensor(optimizer.scale_loss(1.0), tf.float32)
         loss, gradients = forward_backward(batch, weights, scale)
-        gradients = context.all_reduce(SUM, gradients)
+        loss, *gradients = context.all_reduce(SUM, [loss, *gradients])
         norm = tf.linalg.global_norm(gradients) / scale
         if clip_norm:
             factor = clip_norm / tf.maximum(norm, clip_norm)
             gradients = [gradient * factor for gradient in gradients]
         optimizer.apply(gradients, variables)
+        if average is not None:
+            _follow(average, model, average_decay)
         return loss, norm
 
     return replica_step
@@ -304,14 +312,29 @@ def _sum_gradients_once(optimizer: keras.optimizers.Optimizer) -> None:
             )
 
 
-def _follow(
-    strategy: tf.distribute.Strategy, average: keras.Model, model: keras.Model, decay: float
-) -> None:
-    """Moves each variable of `average` a step towards the model's, on every device."""
-    for slow, fast in zip(average.variables, model.variables, strict=True):
+def _follow(average: keras.Model, model: keras.Model, decay: float) -> None:
+    """Moves each variable of `average` a step towards the model's; called by each replica.
 
-        def move(slow: tf.Variable, fast: tf.Tensor) -> None:
-            if slow.dtype.is_floating:
-                slow.assign(decay * slow + (1.0 - decay) * tf.cast(fast, slow.dtype))
+    As Keras' optimizers do it: each replica moves its own copies where the strategy allows it, so
+    that a TPU has it in its program; else all of them are moved together.
+    """
 
-        strategy.extended.update(slow.value, move, args=(fast.value,))
+    def move(slow: tf.Variable, fast: tf.Tensor) -> None:
+        slow.assign(decay * slow + (1.0 - decay) * tf.cast(fast, slow.dtype))
+
+    def move_all(
+        strategy: tf.distribute.Strategy, slow: list[tf.Variable], fast: list[tf.Variable]
+    ) -> None:
+        for target, source in zip(slow, fast, strict=True):
+            strategy.extended.update(target, move, args=(source,), group=False)
+
+    floating = [
+        (slow.value, fast.value)
+        for slow, fast in zip(average.variables, model.variables, strict=True)
+        if tf.as_dtype(slow.dtype).is_floating
+    ]
+    tf.__internal__.distribute.interim.maybe_merge_call(
+        move_all,
+        tf.distribute.get_strategy(),
+        *(list(side) for side in zip(*floating, strict=True)),
+    )

@@ -1,25 +1,94 @@
-"""TPUs: connecting to one, and one clear line where that cannot be."""
+"""TPUs: connecting to one, and one clear line for each reason why that cannot be."""
+
+import os
+import pathlib
+import re
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 from trainer import roster
 from trainer.errors import InputError
 
+NEWEST_SUPPORTED = 5  # of the versions; TensorFlow is not built for v6e and later
+GOOGLE = "0x1ae0"  # as a maker of PCI devices
+CHIPS = {
+    "0x0027": "v3",  # or v2
+    "0x005e": "v4",
+    "0x0062": "v5p",
+    "0x0063": "v5e",
+    "0x006f": "v6e",
+    "0x0076": "tpu7x",
+}
+
 
 def connect(name: str) -> tf.distribute.Strategy:
     """Connects to the TPU of that name (`local`: of this machine) and initialises it.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or it and this TensorFlow do not go together.
     """
+    chips = attached_chips()
+    if name == "local":
+        check_version(name, os.environ.get("TPU_ACCELERATOR_TYPE") or "".join(chips[:1]))
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
         if name != "local":
+            check_version(name, _accelerator_type(resolver))
             tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"--strategy=tpu --tpu={name} finds no TPU ({roster.shortened(error)}); run on a TPU "
-            "VM with the tensorflow-tpu package, or name another --strategy."
-        ) from error
+    except InputError:
+        raise
+    # The last is what the client of Google's API lacks where it is not installed.
+    except (tf.errors.OpError, ValueError, RuntimeError, OSError, ImportError) as error:
+        raise InputError(explain(name, str(error), chips)) from error
     return tf.distribute.TPUStrategy(resolver)
+
+
+def attached_chips(devices: str = "/sys/bus/pci/devices") -> list[str]:
+    """Returns the versions of the TPU chips of this machine, one entry for each."""
+    found = []
+    for vendor in sorted(pathlib.Path(devices).glob("*/vendor")):
+        if vendor.read_text(encoding="ascii").strip() == GOOGLE:
+            device = (vendor.parent / "device").read_text(encoding="ascii").strip()
+            found += [CHIPS[device]] if device in CHIPS else []
+    return found
+
+
+def check_version(name: str, accelerator: str) -> None:
+    """Refuses an accelerator type, such as `v6e-8`, for which TensorFlow is not built.
+
+    Raises:
+        InputError: it is one.
+    """
+    version = re.match(r"(?:v|tpu)(\d+)", accelerator)
+    if version and int(version.group(1)) > NEWEST_SUPPORTED:
+        raise InputError(
+            f"--tpu={name} is a {accelerator}, and TensorFlow runs on TPUs up to v5e and v5p only; "
+            "use one of those (docs/tpu.md)."
+        )
+
+
+def explain(name: str, error: str, chips: Sequence[str]) -> str:
+    """Returns the line for a TPU that could not be initialised."""
+    what = f"--strategy=tpu --tpu={name}"
+    if name == "local" and not chips:
+        return (
+            f"{what} finds no TPU (no chip is attached to this machine); run on a TPU VM with the "
+            "tensorflow-tpu package, or name another --strategy."
+        )
+    if "ConfigureDistributedTPU" in error:
+        return (
+            f"{what} finds a TPU, but TensorFlow {tf.__version__} as installed is not built for "
+            "TPUs; install tensorflow-tpu in its place (docs/tpu.md)."
+        )
+    return (
+        f"{what} cannot be reached or initialised ({roster.shortened(error)}); check its name and "
+        "state, and that no other process holds it."
+    )
+
+
+def _accelerator_type(resolver: tf.distribute.cluster_resolver.TPUClusterResolver) -> str:
+    """Asks Google's API for the type of a TPU that was given by name; "" for an address."""
+    client = resolver._cloud_tpu_client  # there is no public way
+    return client.accelerator_type() or "" if client.api_available() else ""
