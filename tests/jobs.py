@@ -2,10 +2,14 @@
 
 import json
 import os
-import socket
+import pathlib
 import subprocess
 import sys
 import time
+
+from launch.local import reserve_ports
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 SMALL = ["--crop=32", "--filters=4", "--depth=2", "--batch_size=4", "--steps=6", "--eval_every=3"]
 SMALL += ["--jit_compile=false", "--precision=float32", "--steps_per_loop=2"]
@@ -42,27 +46,27 @@ def results(run_dir):
     ]
 
 
-def start(data_dir, run_dir, *argv, environment=None):
+def start(data_dir, run_dir, *argv, environment=None, **place):
+    """Starts a job; `place` goes to Popen, such as the folder to start in."""
     argv = [f"--data_dir={data_dir}", f"--run_dir={run_dir}", *SMALL, *argv]
     return subprocess.Popen(
         [sys.executable, "-m", "trainer.task", *argv],
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **(environment or {})},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+        **place,
     )
 
 
-def start_workers(number, data_dir, run_dir, *argv):
+def start_workers(number, data_dir, run_dir, *argv, places=None):
     """Starts a job as several worker processes; the first is the chief."""
-    sockets = [socket.socket() for _ in range(number)]
-    for entry in sockets:
-        entry.bind(("127.0.0.1", 0))
-    workers = [f"127.0.0.1:{entry.getsockname()[1]}" for entry in sockets]
-    for entry in sockets:
-        entry.close()
+    workers = [f"127.0.0.1:{port}" for port in reserve_ports(number)]
     tasks = [{"type": "worker", "index": index} for index in range(number)]
     configs = [json.dumps({"cluster": {"worker": workers}, "task": task}) for task in tasks]
-    return [start(data_dir, run_dir, *argv, environment={"TF_CONFIG": entry}) for entry in configs]
+    return [
+        start(data_dir, run_dir, *argv, environment={"TF_CONFIG": entry}, **place)
+        for entry, place in zip(configs, places or [{}] * number, strict=True)
+    ]
 
 
 def wait_for(process, path):

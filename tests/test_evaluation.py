@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import json
+import threading
+import time
 
 import keras
 import numpy as np
@@ -161,3 +163,51 @@ def test_the_table_has_a_line_for_each_class_and_mean(data):
     heads = [line.split("  ")[0] for line in lines]
     assert heads == ["class", "class0", "class1", "class2", "mean, foreground", "mean, all"]
     assert len({len(line) for line in lines}) == 1
+
+
+def test_workers_with_unequal_work_leave_an_evaluation_together(monkeypatch):
+    monkeypatch.setattr(evaluation, "ROUND_SECONDS", 0.01)
+
+    def run(counts, asked=None):
+        """Has a thread per worker go through its batches; `asked` = (worker, batch) is stopped."""
+        barrier, states, found = threading.Barrier(len(counts)), {}, {}
+
+        def work(worker):
+            def sum_over_workers(array):
+                states[worker] = array
+                barrier.wait(timeout=10)
+                total = sum(states.values())
+                barrier.wait(timeout=10)
+                return total
+
+            def batches():
+                for number in range(counts[worker]):
+                    time.sleep(0.004)
+                    found[worker] = number + 1
+                    yield number
+
+            def is_cancelled():
+                return asked is not None and asked[0] == worker and found[worker] >= asked[1]
+
+            found[worker] = 0
+            try:
+                list(
+                    evaluation.in_agreement(batches(), is_cancelled, len(counts), sum_over_workers)
+                )
+            except evaluation.CancelledError:
+                cancelled.add(worker)
+
+        cancelled = set()
+        threads = [threading.Thread(target=work, args=(worker,)) for worker in range(len(counts))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return found, cancelled
+
+    assert run([0, 30, 3]) == ({0: 0, 1: 30, 2: 3}, set())
+    found, cancelled = run([2, 300, 300], asked=(1, 9))
+    assert cancelled == {0, 1, 2}
+    assert found[0] == 2
+    assert found[1] == 9
+    assert found[2] < 100

@@ -1,6 +1,8 @@
 """Whole jobs, as processes: train, refuse, evaluate."""
 
 import json
+import resource
+import shutil
 import subprocess
 
 import pytest
@@ -289,9 +291,22 @@ def test_on_a_full_disk_training_goes_on_then_stops_in_one_line_and_keeps_what_i
 
 
 @pytest.mark.slow
-def test_two_workers_train_like_one(data_dir, tmp_path):
-    argv = ["--norm=none", "--optimizer=sgd", "--augment=none"]
-    processes = start_workers(2, data_dir, tmp_path / "two", *argv)
+def test_two_workers_train_like_one_read_only_their_shards_and_only_the_chief_writes(
+    data_dir, tmp_path
+):
+    argv = ["--norm=none", "--optimizer=sgd", "--augment=none", "--filters=8"]
+    folders = [tmp_path / "0", tmp_path / "1"]
+    for index, folder in enumerate(folders):
+        shutil.copytree(data_dir, folder / "data")
+        for shard in folder.glob(f"data/*-0000{1 - index}-of-00002.tfrecord"):  # the other's
+            shard.unlink()
+        assert len(list(folder.glob("data/*.tfrecord"))) == 3
+    # No file of the other worker's can be as large as a checkpoint.
+    limits = [None, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))]
+    places = [
+        {"cwd": folder, "preexec_fn": limit} for folder, limit in zip(folders, limits, strict=True)
+    ]
+    processes = start_workers(2, "data", tmp_path / "two", *argv, places=places)
     outputs = [process.communicate(timeout=300)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     result = train(data_dir, tmp_path / "one", *argv)
@@ -305,6 +320,10 @@ def test_two_workers_train_like_one(data_dir, tmp_path):
         assert len(one) == len(two) > 0
         for ours, theirs in zip(one, two, strict=True):
             assert ours == pytest.approx(theirs, abs=1e-5)
+    one, two = (sorted((tmp_path / name).rglob("*")) for name in ("one", "two"))
+    assert len(one) == len(two)
+    state = next(path for path in two if path.name.startswith("state.data"))
+    assert state.stat().st_size > 2**16
 
 
 def test_weight_decay_is_that_of_adamw_only_where_the_flag_is_silent():

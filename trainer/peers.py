@@ -385,7 +385,8 @@ def _listen(members: roster.Roster) -> socket.socket:
     except OSError as error:
         raise InputError(
             f"Worker {members.index}'s own address {address} cannot be listened at "
-            f"({error.strerror}); end what holds the port, or name another in TF_CONFIG."
+            f"({os.strerror(error.errno or 0)}); end what holds the port, or name another in "
+            "TF_CONFIG."
         ) from None
 
 

@@ -4,6 +4,7 @@ One training step of N replicas equals the step of one device on the whole batch
 divided by its weight over *all* replicas, gradients are summed, and only then clipped.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -166,12 +167,7 @@ def forward_step(
         trace_once: whether one graph serves all sizes, rather than one for each.
         gather_on: the device on which the logits are put together; where TensorFlow likes if None.
     """
-
-    def forward(images: Any) -> tf.Tensor:
-        return model(images, training=False)
-
-    if jit_compile:
-        forward = tf.function(forward, jit_compile=True)
+    forward = forward_of_one_replica(model) if jit_compile else functools.partial(_forward, model)
 
     @tf.function(reduce_retracing=trace_once)
     def step(images: Any) -> tf.Tensor:
@@ -180,6 +176,15 @@ def forward_step(
             return tf.concat(parts, 0)
 
     return lambda images: step(_split_over_replicas(strategy, images))
+
+
+def forward_of_one_replica(model: keras.Model) -> Any:
+    """Returns a `tf.function` of images → logits, which is one XLA program for each shape."""
+    return tf.function(functools.partial(_forward, model), jit_compile=True)
+
+
+def _forward(model: keras.Model, images: tf.Tensor) -> tf.Tensor:
+    return model(images, training=False)
 
 
 @tf.function(reduce_retracing=False)

@@ -1,0 +1,149 @@
+"""What XLA compiles of a step: fixed shapes, no host, no float64, and once."""
+
+import os
+import re
+
+import keras
+import pytest
+import tensorflow as tf
+from conftest import strategy_of, write_data
+
+from tests.jobs import SMALL, command, start, wait_for
+from trainer import losses, models, optimizer, steps
+from trainer.data import pipeline, records
+
+# What would call the host out of a program, as HLO and its custom calls name it.
+HOST = re.compile(r"\b(infeed|outfeed|send|recv|[\w.]*callback[\w.]*)\b", re.IGNORECASE)
+
+
+@pytest.fixture
+def mixed_bfloat16():
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    yield
+    keras.mixed_precision.set_global_policy("float32")
+
+
+def build(norm="batch", ema=True):
+    model = models.build_unet((None, None, 1), 4, depth=2, norm=norm)
+    average = keras.models.clone_model(model) if ema else None
+    schedule = optimizer.build_schedule("cosine", 1e-3, 100, 10)
+    descent = optimizer.build_optimizer("adamw", schedule, 1e-4)
+    descent.build(model.trainable_variables)
+    return model, average, descent
+
+
+def assert_static(program):
+    assert "ENTRY" in program
+    assert "f64" not in program
+    assert "<=" not in program  # as in f32[<=8,32], a dimension with a bound
+    assert not re.search(r"\[\?|,\?", program)
+    assert "dynamic-reshape" not in program
+    assert "set-dimension-size" not in program
+    assert not HOST.search(program), HOST.search(program)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_the_training_step_is_one_program_of_fixed_shapes(norm, mixed_bfloat16):
+    model, average, descent = build(norm)
+    step = steps.step_of_one_replica(
+        model,
+        descent,
+        losses.LOSSES["ce_dice"],
+        tf.ones(2),
+        clip_norm=1.0,
+        accumulate_steps=2,
+        average=average,
+        average_decay=0.99,
+    )
+    program = step.experimental_get_compiler_ir(*steps.batch_spec(4, 32, 1))(stage="hlo")
+    assert "bf16[2,32,32,4]" in program
+    assert_static(program)
+
+
+@pytest.mark.slow
+def test_the_evaluation_step_is_one_program_of_fixed_shapes(mixed_bfloat16):
+    model, _, _ = build(ema=False)
+    images = tf.TensorSpec((4, 64, 128, 1), tf.float32)
+    forward = steps.forward_of_one_replica(model)
+    program = forward.experimental_get_compiler_ir(images)(stage="hlo")
+    assert "bf16[4,64,128,4]" in program
+    assert_static(program)
+
+
+def test_the_audit_finds_what_it_looks_for():
+    @tf.function(jit_compile=True)
+    def wide(x):
+        return tf.reduce_sum(tf.cast(x, tf.float64))
+
+    @tf.function(jit_compile=True)
+    def bounded(x):
+        return tf.where(x > 0)
+
+    for function in (wide, bounded):
+        program = function.experimental_get_compiler_ir(tf.TensorSpec((8,), tf.float32))
+        with pytest.raises(AssertionError):
+            assert_static(program(stage="hlo"))
+    assert HOST.search("custom_call_target=xla_python_cpu_callback")
+
+
+def test_a_batch_that_is_not_full_has_the_shape_of_those_that_are(tmp_path):
+    manifest = write_data(tmp_path, {"train": [(40, 40)], "val": [(40, 40)] * 5})
+    batches = pipeline.evaluation_batches(
+        str(tmp_path), manifest, "val", stride=4, batch_size=2, normalize="image", tile=1024
+    )
+    shapes = [tuple(batch["images"].shape) for batch in batches]
+    assert shapes == [(2, 64, 64, 1)] * 3
+
+
+@pytest.mark.slow
+def test_one_trace_serves_100_steps_a_short_last_loop_and_a_stream_gone_on_with(data_dir):
+    strategy = strategy_of(2)
+    manifest = records.read_manifest(data_dir)
+    with strategy.scope():
+        model = models.build_unet((None, None, 1), 4, depth=2, norm="none")
+        descent = keras.optimizers.SGD(0.01)
+        descent.build(model.trainable_variables)
+    loop = steps.train_loop(strategy, model, descent, losses.LOSSES["ce_dice"], tf.ones(2))
+
+    def stream_from(step):
+        return iter(
+            strategy.distribute_datasets_from_function(
+                lambda context: pipeline.training_stream(
+                    data_dir,
+                    manifest,
+                    batch_size=2,
+                    crop=16,
+                    seed=0,
+                    augment="standard",
+                    normalize="image",
+                    start_step=step,
+                    num_streams=2,
+                    shuffle_block=64,
+                    num_replicas=2,
+                )
+            )
+        )
+
+    batches = stream_from(0)
+    for number in (33, 33, 33, 1):
+        assert loop(batches, tf.constant(number))["loss"].shape == number
+    assert loop(stream_from(50), tf.constant(5))["loss"].shape == 5
+    assert loop.experimental_get_tracing_count() == 1
+
+
+@pytest.mark.slow
+def test_xla_compiles_the_step_once_in_100_steps_of_a_run_that_goes_on(data_dir, tmp_path):
+    argv = ["--steps=104", "--checkpoint_every=4", "--eval_every=52", "--steps_per_loop=7"]
+    begun = start(data_dir, tmp_path / "run", *argv)
+    wait_for(begun, tmp_path / "run" / "checkpoints" / "00000004" / "commit.json")
+    begun.kill()
+    begun.communicate()
+    flags = [f"--data_dir={data_dir}", f"--run_dir={tmp_path}/run", *SMALL, *argv]
+    flags.append("--jit_compile=true")
+    dump = {"XLA_FLAGS": f"--xla_dump_to={tmp_path}/dump --xla_dump_hlo_as_text"}
+    result = command("trainer.task", *flags, environment=dump)
+    assert result.returncode == 0, result.stderr
+    assert "Going on from step " in result.stderr
+    programs = {name for name in os.listdir(tmp_path / "dump") if "before_optimizations" in name}
+    assert len([name for name in programs if "forward_backward" in name]) == 1, programs

@@ -1,0 +1,160 @@
+"""TPUs without one: what is said where none can be used, and what TPUStrategy makes of our loop."""
+
+import collections
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.python.tpu import tpu_system_metadata
+
+from trainer import cluster, losses, models, optimizer, steps, tpus
+from trainer.errors import InputError
+
+
+def test_the_chips_of_a_machine_are_known_by_their_pci_numbers(tmp_path):
+    for name, vendor, device in (("0", "0x1ae0", "0x0063"), ("1", "0x8086", "0x0063")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vendor").write_text(vendor + "\n")
+        (tmp_path / name / "device").write_text(device + "\n")
+    assert tpus.attached_chips(str(tmp_path)) == ["v5e"]
+    assert tpus.attached_chips(str(tmp_path / "none")) == []
+
+
+@pytest.mark.parametrize("accelerator", ["v2-8", "v3", "v4-8", "v5litepod-4", "v5p-8", "v5e", ""])
+def test_versions_that_tensorflow_is_built_for_are_taken(accelerator):
+    tpus.check_version("local", accelerator)
+
+
+@pytest.mark.parametrize("accelerator", ["v6e-8", "tpu7x-8", "tpu7x"])
+def test_newer_versions_are_refused(accelerator, monkeypatch):
+    monkeypatch.setenv("TPU_ACCELERATOR_TYPE", accelerator)
+    with pytest.raises(InputError) as error:
+        cluster.connect("tpu", tpu="local")
+    assert str(error.value) == (
+        f"--tpu=local is a {accelerator}, and TensorFlow runs on TPUs up to v5e and v5p only; use "
+        "one of those (docs/tpu.md)."
+    )
+
+
+def test_a_machine_without_a_chip_is_told_so():
+    with pytest.raises(InputError) as error:
+        cluster.connect("tpu")
+    assert str(error.value) == (
+        "--strategy=tpu --tpu=local finds no TPU (no chip is attached to this machine); run on a "
+        "TPU VM with the tensorflow-tpu package, or name another --strategy."
+    )
+
+
+def test_a_tensorflow_that_is_not_built_for_tpus_is_named(monkeypatch):
+    monkeypatch.setattr(tpus, "attached_chips", lambda: ["v5e"])  # but TensorFlow's error is real
+    with pytest.raises(InputError) as error:
+        cluster.connect("tpu", tpu="local")
+    assert str(error.value) == (
+        f"--strategy=tpu --tpu=local finds a TPU, but TensorFlow {tf.__version__} as installed is "
+        "not built for TPUs; install tensorflow-tpu in its place (docs/tpu.md)."
+    )
+
+
+def test_what_cannot_be_reached_is_one_line():
+    line = tpus.explain("grpc://10.0.0.2:8470", "failed to connect\nmore", [])
+    assert line.startswith(
+        "--strategy=tpu --tpu=grpc://10.0.0.2:8470 cannot be reached or initialised (failed to "
+        "connect);"
+    )
+    assert "\n" not in line
+
+
+def test_a_tpu_computes_in_bfloat16_and_is_asked_for_no_xla_of_its_own():
+    strategy = types.SimpleNamespace(
+        extended=types.SimpleNamespace(worker_devices=["/device:TPU:0"])
+    )
+    for jit_compile in ("auto", "true"):
+        for synchronized in (False, True):
+            assert cluster.choose_arithmetic(
+                "auto", jit_compile, strategy, deterministic=False, synchronized=synchronized
+            ) == ("bfloat16", False)
+
+
+def strategy_of_cores(number):
+    """Returns a TPUStrategy whose cores are the CPU devices of this machine.
+
+    Of a TPU it asks nothing but what is made up here, until a function is run.
+    """
+
+    class Resolver(tf.distribute.cluster_resolver.TPUClusterResolver):
+        __init__ = object.__init__
+
+    host = "/job:localhost/replica:0/task:0/device"
+    resolver = Resolver()
+    resolver.get_tpu_system_metadata = lambda: tpu_system_metadata.TPUSystemMetadata(
+        num_cores=number,
+        num_hosts=1,
+        num_of_cores_per_host=number,
+        topology=None,
+        devices=[types.SimpleNamespace(name=f"{host}:TPU:{core}") for core in range(number)],
+    )
+    assignment = types.SimpleNamespace(
+        num_replicas=number,
+        num_cores_per_replica=1,
+        core_assignment=np.zeros((number, 1, 4), np.int32),
+        topology=types.SimpleNamespace(serialized=lambda: b""),
+        tpu_device=lambda replica, logical_core, job: f"{host}:CPU:{replica}",
+        host_device=lambda replica=0, logical_core=0, job=None: f"{host}:CPU:0",
+    )
+    return tf.distribute.TPUStrategy(resolver, experimental_device_assignment=assignment)
+
+
+@pytest.mark.slow
+def test_tpu_strategy_takes_the_training_loop_and_the_host_only_feeds_it():
+    """TensorFlow's own TPUStrategy traces the loop; it cannot be run without a TPU."""
+    strategy = strategy_of_cores(2)
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        with strategy.scope():
+            model = models.build_unet((None, None, 1), 4, depth=2)
+            average = keras.models.clone_model(model)
+            schedule = optimizer.build_schedule("cosine", 1e-3, 100)
+            descent = optimizer.build_optimizer("adamw", schedule, 1e-4)
+            descent.build(model.trainable_variables)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    loop = steps.train_loop(
+        strategy,
+        model,
+        descent,
+        losses.LOSSES["ce_dice"],
+        tf.ones(2),
+        clip_norm=1.0,
+        average=average,
+        average_decay=0.9,
+        timed=False,
+    )
+    batch = {"images": tf.zeros((2, 32, 32, 1)), "labels": tf.zeros((2, 32, 32), tf.int32)}
+    data = tf.data.Dataset.from_tensors({**batch, "valid": tf.ones((2, 32, 32))}).repeat()
+    iterator = iter(strategy.distribute_datasets_from_function(lambda context: data))
+    graph = loop.get_concrete_function(iterator, tf.constant(3)).graph.as_graph_def()
+    (body,) = (f for f in graph.library.function if f.signature.name.startswith("while_body"))
+    on_tpu = [node for node in body.node_def if "_tpu_replicate" in node.attr]
+    on_host = collections.Counter(
+        node.op for node in body.node_def if "_tpu_replicate" not in node.attr
+    )
+    assert {"Conv2D", "Conv2DBackpropFilter", "CrossReplicaSum"} <= {node.op for node in on_tpu}
+    assert on_host["IteratorGetNext"] == 2  # one for each replica
+    # All that is left to the host is to feed, to count, and to keep two numbers a step.
+    assert set(on_host) <= {
+        *("IteratorGetNext", "TensorListSetItem", "AddV2", "Sub", "Cast", "Const", "Identity"),
+        *("NoOp", "Pack", "Max", "TPUReplicatedInput", "TPUReplicatedOutput"),
+        "TPUCompilationResult",
+    }
+
+
+@pytest.mark.slow
+def test_tpu_strategy_takes_the_evaluation_step():
+    strategy = strategy_of_cores(1)
+    with strategy.scope():
+        model = models.build_unet((None, None, 1), 4, depth=2)
+    forward = steps.forward_step(strategy, model, gather_on="CPU:0")
+    traced = tf.function(forward).get_concrete_function(tf.TensorSpec((2, 64, 128, 1)))
+    assert traced.output_shapes == (2, 64, 128, 1)
