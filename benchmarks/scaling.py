@@ -54,8 +54,8 @@ def main(settings: Scaling) -> None:
         for name, jobs in arrangements.items()
     }
     title = (
-        f"{settings.filters} filters, {settings.crop}², {settings.batch_size} images per worker and "
-        "step, one core each; median (quartiles) of the reports"
+        f"{settings.filters} filters, {settings.crop}², {settings.batch_size} images per worker "
+        "and step, one core each; median (quartiles) of the reports"
     )
     table.show(title, rows, settings.json)
 

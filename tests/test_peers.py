@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from launch.local import reserve_ports
-from trainer import config, flags, peers, roster
+from trainer import config, flags, peers, rendezvous, roster
 from trainer.errors import InputError
 
 pytestmark = pytest.mark.slow
@@ -23,7 +23,7 @@ class AbortedError(Exception):
 def work(settings, addresses, index, how):
     """What each process does: joins, says so, and waits as in a collective until it is aborted."""
     members = roster.Roster(tuple(addresses), index)
-    others = peers.join(members, peers.Patience(join_seconds=2.0, silence_seconds=1.5))
+    others = peers.join(members, rendezvous.Patience(join_seconds=2.0, silence_seconds=1.5))
     if how == "locked":
         with others.watched_from_outside():
             print("joined", flush=True)
@@ -163,7 +163,7 @@ def test_a_port_that_is_taken_is_named():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(InputError) as error:
-            peers.join(roster.Roster((address, "127.0.0.1:1"), 0), peers.PATIENCE)
+            peers.join(roster.Roster((address, "127.0.0.1:1"), 0), rendezvous.PATIENCE)
     assert str(error.value) == (
         f"Worker 0's own address {address} cannot be listened at (Address already in use); end "
         "what holds the port, or name another in TF_CONFIG."

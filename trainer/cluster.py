@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from trainer import peers, roster, tpus
+from trainer import peers, rendezvous, roster, tpus
 from trainer.errors import InputError
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
@@ -18,7 +18,7 @@ def connect(
     name: str,
     tpu: str = "",
     virtual_devices: int = 0,
-    patience: peers.Patience = peers.PATIENCE,
+    patience: rendezvous.Patience = rendezvous.PATIENCE,
 ) -> tf.distribute.Strategy:
     """Connects to the devices and returns the strategy that spans them.
 
@@ -30,7 +30,7 @@ def connect(
 
     Raises:
         InputError: when what the name asks for is not there.
-        peers.LostWorkerError: when a worker does not come.
+        rendezvous.LostWorkerError: when a worker does not come.
     """
     if virtual_devices:
         _split_cpu(virtual_devices)
@@ -85,7 +85,7 @@ def _mirrored(virtual_devices: int) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy()
 
 
-def _multi_worker(patience: peers.Patience) -> tf.distribute.Strategy:
+def _multi_worker(patience: rendezvous.Patience) -> tf.distribute.Strategy:
     members = roster.read()
     if members is None:
         raise InputError(
@@ -121,7 +121,7 @@ SIGNS_OF_LOSS = (
 )
 
 
-def _leave_heartbeats_to_us(num_workers: int, patience: peers.Patience) -> None:
+def _leave_heartbeats_to_us(num_workers: int, patience: rendezvous.Patience) -> None:
     """Configures TensorFlow's own watch as the strategy would, but with more patience than ours.
 
     Its 10 s would end a job at a pause that `patience` allows. There is no public name for it.

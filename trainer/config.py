@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainer import peers
+from trainer import rendezvous
 from trainer.errors import InputError
 
 DEFAULT_STEPS = 1000  # when neither --steps nor --epochs is given
@@ -213,13 +213,13 @@ class Device(Settings):
         0, "Steps per call of the compiled loop; 0: chosen.", low=0, changes_result=False
     )
     join_timeout: float = setting(
-        peers.JOIN_SECONDS,
+        rendezvous.JOIN_SECONDS,
         "Seconds for which the workers of a job wait until all have come.",
         low=1,
         changes_result=False,
     )
     worker_timeout: float = setting(
-        peers.SILENCE_SECONDS,
+        rendezvous.SILENCE_SECONDS,
         "Seconds of silence after which another worker is taken for lost.",
         low=1,
         changes_result=False,

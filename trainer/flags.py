@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from trainer import bucket, config, files, peers, preemption, retries, vertex
+from trainer import bucket, config, files, peers, preemption, rendezvous, retries, vertex
 from trainer.errors import InputError, UnreachableError
 
 EXIT_STATUS = 2  # when the input breaks a rule
@@ -68,7 +68,7 @@ def run(
     except preemption.StoppedError as error:
         logging.info("%s", error)
         sys.exit(preemption.EXIT_STATUS)
-    except peers.LostWorkerError as error:
+    except rendezvous.LostWorkerError as error:
         print(error, file=sys.stderr)
         sys.exit(peers.EXIT_STATUS)
     except OSError as error:

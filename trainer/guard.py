@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 
-from trainer import peers, roster
+from trainer import peers, rendezvous, roster
 
 
 def main(argument: str) -> None:
@@ -14,11 +14,11 @@ def main(argument: str) -> None:
     content = json.loads(argument)
     members = roster.Roster(tuple(content["members"]["addresses"]), content["members"]["index"])
     links = [
-        peers.Link(socket.socket(fileno=int(number)), index)
+        rendezvous.Link(socket.socket(fileno=int(number)), index)
         for number, index in content["links"].items()
     ]
     parent = os.getppid()
-    others = peers.Peers(members, links, peers.Patience(**content["patience"]))
+    others = peers.Peers(members, links, rendezvous.Patience(**content["patience"]))
     loss = others.lost_worker(sys.stdin.fileno(), lambda: _is_stopped(parent))
     if loss is not None and os.getppid() == parent:
         print(loss, file=sys.stderr, flush=True)

@@ -16,7 +16,7 @@ import tensorflow as tf
 from absl import logging
 
 import trainer
-from trainer import config, files, peers, preemption
+from trainer import config, files, preemption, rendezvous
 from trainer.data import records
 from trainer.errors import InputError
 
@@ -112,7 +112,7 @@ def ending(run_dir: str, passport: dict[str, Any], chief: bool) -> Iterator[Endi
             "last whole checkpoint is kept."
         ) from None
     except BaseException as error:
-        told = (InputError, preemption.StoppedError, peers.LostWorkerError)
+        told = (InputError, preemption.StoppedError, rendezvous.LostWorkerError)
         explained = isinstance(error, told)
         found.reason = str(error) if explained else type(error).__name__
         raise

@@ -27,6 +27,7 @@ from trainer import (
     passport,
     peers,
     preemption,
+    rendezvous,
     report,
     steps,
 )
@@ -56,7 +57,7 @@ def train(job: config.Job) -> None:
         job.device.strategy,
         job.device.tpu,
         job.device.virtual_devices,
-        peers.Patience(job.device.join_timeout, job.device.worker_timeout),
+        rendezvous.Patience(job.device.join_timeout, job.device.worker_timeout),
     )
     cluster.seed_everything(job.run.seed, job.device.deterministic)
     data_dir = job.data.data_dir or demo.folder()

@@ -1,0 +1,215 @@
+"""How the workers of a job come together, and the connections that they keep."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import selectors
+import socket
+import time
+
+from trainer import roster
+from trainer.errors import InputError
+
+JOIN_SECONDS = 60.0
+SILENCE_SECONDS = 45.0  # so that what follows it is over within a minute
+LONGEST_LINE = 2**16
+
+
+class LostWorkerError(Exception):
+    """Another worker is lost; commands print the line and exit with EXIT_STATUS."""
+
+    def __init__(self, cause: str, consequence: str):
+        """Takes what became of the worker, and what follows."""
+        super().__init__(f"{cause}; {consequence}")
+        self.cause = cause
+
+
+@dataclasses.dataclass(frozen=True)
+class Patience:
+    """How long to wait for other workers.
+
+    Attributes:
+        join_seconds: until all have come.
+        silence_seconds: until one that says nothing is taken for lost.
+    """
+
+    join_seconds: float = JOIN_SECONDS
+    silence_seconds: float = SILENCE_SECONDS
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two signs of life."""
+        return min(5.0, self.silence_seconds / 6)
+
+
+PATIENCE = Patience()
+
+
+class Link:
+    """A connection on which lines go both ways."""
+
+    def __init__(self, connection: socket.socket, index: int | None = None):
+        """Takes a connected socket, and the worker at its other end if it is known."""
+        self.index = index
+        self.silence = 0.0  # seconds
+        self.leaving = False
+        self._socket, self._text = connection, b""
+        connection.setblocking(False)
+
+    def fileno(self) -> int:
+        """Lets a selector wait for it."""
+        return self._socket.fileno()
+
+    def send(self, line: str) -> None:
+        """Sends a line; one that is no longer wanted is noticed by whoever reads."""
+        with contextlib.suppress(OSError):
+            self._socket.send(line.encode()[:LONGEST_LINE] + b"\n")
+
+    def receive(self) -> list[str] | None:
+        """Returns the lines that have come, or None if the other end is closed or no worker."""
+        try:
+            data = self._socket.recv(LONGEST_LINE)
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        if not data or len(self._text) > LONGEST_LINE:
+            return None
+        self.silence = 0.0
+        *lines, self._text = (self._text + data).split(b"\n")
+        return [line.decode(errors="replace") for line in lines]
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._socket.close()
+
+
+def meet(members: roster.Roster, patience: Patience) -> list[Link]:
+    """Waits until all workers have come; returns the chief's links to them, or one to the chief.
+
+    Raises:
+        LostWorkerError: one has not come in time.
+        InputError: this worker's port is taken, or the workers differ about who they are.
+    """
+    with _listen(members) as listener:
+        if members.index == 0:
+            return _gather(members, listener, patience)
+        return [_greet(members, patience)]
+
+
+def _listen(members: roster.Roster) -> socket.socket:
+    """Opens this worker's own port, if only to see that TensorFlow will be able to."""
+    address = members.addresses[members.index]
+    try:
+        return socket.create_server(("", int(address.rsplit(":", 1)[1])), backlog=128)
+    except OSError as error:
+        raise InputError(
+            f"Worker {members.index}'s own address {address} cannot be listened at "
+            f"({os.strerror(error.errno or 0)}); end what holds the port, or name another in "
+            "TF_CONFIG."
+        ) from None
+
+
+def _gather(members: roster.Roster, listener: socket.socket, patience: Patience) -> list[Link]:
+    """Returns a link to each of the other workers."""
+    deadline = time.monotonic() + patience.join_seconds
+    here: dict[int, Link] = {}
+    listener.setblocking(False)
+    with selectors.DefaultSelector() as selector:
+        selector.register(listener, selectors.EVENT_READ, None)
+        while len(here) < len(members.addresses) - 1 and time.monotonic() < deadline:
+            for key, _ in selector.select(min(patience.interval, 1.0)):
+                link = key.data
+                if link is None:
+                    with contextlib.suppress(OSError):  # it has gone again
+                        link = Link(listener.accept()[0])
+                        selector.register(link, selectors.EVENT_READ, link)
+                elif not _welcome(link, members, here):
+                    selector.unregister(link)
+                    link.close()
+            for link in here.values():
+                link.send("alive")
+    absent = [i for i in range(1, len(members.addresses)) if i not in here]
+    for link in here.values():
+        link.send("go" if not absent else f"absent {json.dumps(absent)}")
+    if absent:
+        raise _absent(members, absent, patience)
+    return [here[index] for index in sorted(here)]
+
+
+def _welcome(link: Link, members: roster.Roster, here: dict[int, Link]) -> bool:
+    """Reads the greeting of who has come; returns False if the connection is to be closed."""
+    lines = link.receive()
+    if lines is None:
+        if link.index is not None:  # it may come again, having been started again
+            del here[link.index]
+        return False
+    for line in lines if link.index is None else ():
+        try:
+            greeting = json.loads(line)
+            index, addresses = int(greeting["index"]), tuple(greeting["addresses"])
+        except (ValueError, KeyError, TypeError):
+            return False  # somebody else
+        if addresses != members.addresses or not 0 < index < len(addresses):
+            link.send(f"refused of the workers {', '.join(members.addresses)}")
+            return False
+        if index in here:
+            link.send(f"refused while another process is worker {index}")
+            return False
+        link.index = index
+        here[index] = link
+    return True
+
+
+def _greet(members: roster.Roster, patience: Patience) -> Link:
+    """Returns a link to the chief, once it has seen all workers."""
+    host, port = members.addresses[0].rsplit(":", 1)
+    greeting = json.dumps({"index": members.index, "addresses": members.addresses})
+    deadline = time.monotonic() + patience.join_seconds
+    while time.monotonic() < deadline:
+        try:
+            link = Link(socket.create_connection((host.strip("[]"), int(port)), timeout=2.0), 0)
+        except OSError:
+            time.sleep(0.2)
+            continue
+        link.send(greeting)
+        if _is_accepted(link, members, patience):
+            return link
+        link.close()  # the chief of before, perhaps, which is about to end
+        time.sleep(0.2)
+    raise _absent(members, [0], patience)
+
+
+def _is_accepted(link: Link, members: roster.Roster, patience: Patience) -> bool:
+    """Waits for the chief's word; returns False where it is no chief that waits for workers."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(link, selectors.EVENT_READ)
+        while selector.select(patience.silence_seconds):
+            lines = link.receive()
+            for line in lines or ():
+                word, _, rest = line.partition(" ")
+                if word == "go":
+                    return True
+                if word == "absent":
+                    raise _absent(members, json.loads(rest), patience)
+                if word == "refused":
+                    raise InputError(
+                        f"Worker {members.index} was refused by the chief, {members.addresses[0]}, "
+                        f"{rest}; give all workers the same cluster in TF_CONFIG, each its own "
+                        "index."
+                    )
+                if word != "alive":
+                    return False
+            if lines is None:
+                return False
+    return False
+
+
+def _absent(members: roster.Roster, absent: list[int], patience: Patience) -> LostWorkerError:
+    names = ", ".join(members.name(index) for index in absent)
+    return LostWorkerError(
+        f"{names} {'has' if len(absent) == 1 else 'have'} not come within "
+        f"{patience.join_seconds:g} s (--join_timeout)",
+        "start all workers within that time.",
+    )
