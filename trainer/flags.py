@@ -69,7 +69,7 @@ def run(
         logging.info("%s", error)
         sys.exit(preemption.EXIT_STATUS)
     except rendezvous.LostWorkerError as error:
-        print(error, file=sys.stderr)
+        logging.error("%s", error)
         sys.exit(peers.EXIT_STATUS)
     except OSError as error:
         if error.errno != errno.ENOSPC:
