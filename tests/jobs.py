@@ -60,12 +60,18 @@ def start(data_dir, run_dir, *argv, environment=None, **place):
 
 def start_workers(number, data_dir, run_dir, *argv, places=None):
     """Starts a job as several worker processes; the first is the chief."""
+    return [
+        start(data_dir, run_dir, *argv, environment=environment, **place)
+        for environment, place in zip(environments(number), places or [{}] * number, strict=True)
+    ]
+
+
+def environments(number):
+    """Returns what tells each of several workers on this machine who it is."""
     workers = [f"127.0.0.1:{port}" for port in reserve_ports(number)]
     tasks = [{"type": "worker", "index": index} for index in range(number)]
-    configs = [json.dumps({"cluster": {"worker": workers}, "task": task}) for task in tasks]
     return [
-        start(data_dir, run_dir, *argv, environment={"TF_CONFIG": entry}, **place)
-        for entry, place in zip(configs, places or [{}] * number, strict=True)
+        {"TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": task})} for task in tasks
     ]
 
 

@@ -25,6 +25,13 @@ def test_auto_takes_the_workers_of_tf_config(monkeypatch):
     assert cluster._choose_strategy("", 0, 0) == "multi_worker"
 
 
+def test_the_check_of_several_replicas_splits_a_cpu_that_is_alone(monkeypatch):
+    monkeypatch.setattr(cluster, "connect", lambda *given: given)
+    assert cluster.connect_several("auto") == ("auto", "", 2)
+    assert cluster.connect_several("auto", virtual_devices=3) == ("auto", "", 3)
+    assert cluster.connect_several("mirrored") == ("mirrored", "", 0)
+
+
 def test_mirrored_without_gpus_is_refused():
     with pytest.raises(InputError) as error:
         cluster.connect("mirrored")
@@ -85,6 +92,11 @@ def test_the_faster_arithmetic_is_chosen_on_a_cpu(monkeypatch):
     assert choose() == ("bfloat16", True)
     assert choose(number=2, synchronized=True) == ("bfloat16", False)
     assert choose(number=1, synchronized=True) == ("bfloat16", True)
+
+
+def test_a_tpu_compiles_the_sums_of_synchronised_normalisation(monkeypatch):
+    monkeypatch.setattr(cluster, "device_kind", lambda strategy: "TPU")
+    assert choose("bfloat16", "true", 2, synchronized=True) == ("bfloat16", True)
 
 
 @pytest.mark.parametrize(

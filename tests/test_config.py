@@ -16,9 +16,10 @@ def test_choices_are_the_rows_of_the_tables():
         "augment": augment.AUGMENTATIONS,
         "normalize": normalization.NORMALIZATIONS,
         "model": models.MODELS,
-        "norm": norms.NORMS,
+        "norm": {"auto", *norms.NORMS},
         "loss": losses.LOSSES,
         "optimizer": optimizer.OPTIMIZERS,
+        "lr_scaling": optimizer.LR_SCALINGS,
         "schedule": optimizer.SCHEDULES,
     }
     for name, table in tables.items():

@@ -69,6 +69,17 @@ def test_the_step_benchmark_prints_a_row_for_each_contender(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_benchmark_of_replicas_prints_a_row_for_each_form_and_how_far_batch_is(tmp_path):
+    argv = ["--filters=2", "--depth=1", "--crop=16", "--rounds=2", "--warmup=1", "--noxla"]
+    result = start("benchmarks.replicas", *argv, f"--json={tmp_path / 'j'}")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "j").read_text())["rows"]
+    assert list(rows) == ["batch", "sync_batch", "sync_batch, Keras' own"]
+    last = result.stdout.splitlines()[-1]
+    assert last == "2 replicas (1 worker, CPU) differ from one in 3 of 3 figures."
+
+
+@pytest.mark.slow
 def test_the_input_benchmark_prints_a_row_for_each_augmentation(tmp_path):
     argv = ["--crop=32", "--batches=1", "--rounds=1", f"--json={tmp_path / 'j'}"]
     result = start("benchmarks.input", *argv)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import strategy_of
 
 from trainer.errors import InputError
 from trainer.models import MODELS, blocks, build_unet, draw_weights, norms
@@ -133,6 +134,60 @@ def test_fused_batch_norm_is_batch_norm(jit_compile):
     keras_figures, ours = (tf.nest.flatten(result) for result in results)
     for expected, found in zip(keras_figures, ours, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_sync_batch_norm_is_batch_norm_of_the_whole_batch(number):
+    # The parts have other means and variances than the whole; 100 x + 7 cancels where squares do.
+    images = 100 * random_images(4, 3, 5, 6) * np.arange(1, 5).reshape(4, 1, 1, 1) + 7
+    weights = random_images(4, 3, 5, 6)[:, ::-1].copy()
+    images[0] += 300
+    results = []
+    for count, norm in ((1, "batch"), (number, "sync_batch")):
+        strategy = strategy_of(count)
+        with strategy.scope():
+            layer = norms.NORMS[norm](6)
+            layer.build(images.shape)
+        layer.gamma.assign([1.0, 2.0, 3.0, -1.0, -2.0, 0.5])
+        layer.beta.assign([0.0, 1.0, -1.0, 2.0, 0.0, 3.0])
+
+        def part(x, w, layer=layer):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = layer(x, training=True)
+                loss = tf.reduce_sum(w * y * y)
+            at_x, *sums = tape.gradient(loss, [x, layer.gamma.value, layer.beta.value])
+            context = tf.distribute.get_replica_context()
+            return y, at_x, context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+
+        @tf.function
+        def train(*batches, strategy=strategy, part=part):
+            return strategy.run(part, args=batches)
+
+        batches = [
+            strategy.experimental_distribute_values_from_function(
+                lambda context, whole=whole, count=count: tf.constant(
+                    np.split(whole, count)[context.replica_id_in_sync_group]
+                )
+            )
+            for whole in (images.astype(np.float32), weights)
+        ]
+        y, at_x, sums = train(*batches)
+        local = strategy.experimental_local_results
+        results.append([np.concatenate(local(value)) for value in (y, at_x)])
+        results[-1] += [local(value)[0].numpy() for value in sums]
+        results[-1] += [layer.moving_mean.numpy(), layer.moving_variance.numpy()]
+    for expected, found in zip(*results, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_norm_of_a_setting_is_that_of_the_whole_batch_by_default():
+    assert [norms.choose("auto", number) for number in (1, 2, 8)] == [
+        "batch",
+        "sync_batch",
+        "sync_batch",
+    ]
+    assert norms.choose("batch", 8) == "batch"
 
 
 def test_weights_move_between_fused_batch_norm_and_keras():

@@ -99,6 +99,14 @@ def test_optimizers_follow_their_schedule(name):
 
 
 @pytest.mark.parametrize(
+    ("rule", "batch_size", "rate"),
+    [("none", 32, 0.1), ("linear", 32, 0.4), ("sqrt", 32, 0.2), ("linear", 4, 0.05)],
+)
+def test_the_rate_grows_with_the_batch_by_its_rule(rule, batch_size, rate):
+    assert optimizer.scale_rate(rule, 0.1, batch_size, 8) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
     ("build", "message"),
     [
         (
@@ -128,6 +136,10 @@ def test_optimizers_follow_their_schedule(name):
         (
             lambda: optimizer.build_optimizer("adam", 0.1, weight_decay=0.01),
             "weight_decay=0.01 does nothing with adam; use adamw.",
+        ),
+        (
+            lambda: optimizer.scale_rate("cubic", 0.1, 16, 8),
+            "lr_scaling=cubic is not a choice; use one of: none, linear, sqrt.",
         ),
     ],
 )

@@ -60,6 +60,86 @@ def test_other_settings_are_refused_and_listed():
     )
 
 
+def described(norm, num_replicas, **model):
+    job = config.Job(model=config.Model(norm=norm, **model))
+    return {**describe(job), "num_replicas": num_replicas}, job
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (("auto", 1), ("auto", 2)),
+        (("auto", 4), ("auto", 1)),
+        (("auto", 2), ("batch", 1)),
+        (("batch", 1), ("auto", 2)),
+        (("batch", 1), ("sync_batch", 4)),
+        (("sync_batch", 2), ("auto", 4)),
+        (("group", 1), ("group", 2)),
+        (("batch", 2), ("batch", 2)),
+    ],
+)
+def test_a_run_goes_on_wherever_its_norm_computes_the_same(before, now):
+    (old, begun), (_, job) = described(*before), described(*now)
+    assert refusal(old, job, now[1]) is None
+    prints = (passport.fingerprint(job, "abc", n) for job, n in ((begun, before[1]), (job, now[1])))
+    assert len(set(prints)) == 1
+
+
+def refusal(old, job, num_replicas):
+    try:
+        passport.check_same_run(old, job, "abc", num_replicas)
+        passport.check_same_replicas(old, job, num_replicas)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        (
+            ("batch", 1),
+            ("batch", 2),
+            "--run_dir=runs/demo was begun on 1 replicas and this job has 2, but --norm=batch "
+            "takes its statistics from each replica's part of the batch; go on with as many, or "
+            "with --norm=auto, whose statistics are the whole batch's on any number.",
+        ),
+        (
+            ("batch", 2),
+            ("batch", 1),
+            "--run_dir=runs/demo was begun on 2 replicas and this job has 1, but --norm=batch "
+            "takes its statistics from each replica's part of the batch; go on with as many, or "
+            "begin a run with --norm=auto, group or instance and no dropout, on any number.",
+        ),
+        (
+            ("auto", 2),
+            ("batch", 2),
+            "--run_dir=runs/demo holds a run with other settings: --norm=batch (was auto); give "
+            "the same flags to go on with it, or another --run_dir.",
+        ),
+        (
+            ("batch", 1),
+            ("group", 1),
+            "--run_dir=runs/demo holds a run with other settings: --norm=group (was batch); give "
+            "the same flags to go on with it, or another --run_dir.",
+        ),
+    ],
+)
+def test_a_run_does_not_go_on_where_its_norm_computes_something_else(before, now, message):
+    (old, _), (_, job) = described(*before), described(*now)
+    assert refusal(old, job, now[1]) == message
+
+
+def test_dropout_keeps_a_run_on_as_many_replicas():
+    old, job = described("auto", 2, dropout=0.1)
+    assert refusal(old, job, 2) is None
+    assert refusal(old, job, 4) == (
+        "--run_dir=runs/demo was begun on 2 replicas and this job has 4, but --dropout draws its "
+        "masks from each replica's part of the batch; go on with as many, or begin a run without "
+        "dropout, which any number may go on with."
+    )
+
+
 def test_other_data_are_refused():
     with pytest.raises(InputError, match="has fingerprint xyz, the run's had abc; name the same"):
         passport.check_same_run(describe(), config.Job(), "xyz")

@@ -186,8 +186,10 @@ def test_workers_and_replicas_share_the_same_global_batches(tmp_path):
         shares.append([batch["images"].numpy() for batch in stream.take(6)])
         assert shares[-1][0].shape == (2, 16, 16, 1)
     for step in range(3):
-        parts = [np.concatenate(share[2 * step : 2 * step + 2]) for share in shares]
-        # The step's examples 0, 1, 2, … went to the workers 0, 1, 0, …
+        # The step's examples 0, 1, 2, … went to the workers 0, 1, 0, …, and a
+        # worker's to its replicas in the same way.
+        parts = [np.stack(share[2 * step : 2 * step + 2], axis=1) for share in shares]
+        parts = [part.reshape(-1, 16, 16, 1) for part in parts]
         np.testing.assert_array_equal(np.stack(parts, axis=1).reshape(-1, 16, 16, 1), whole[step])
 
 

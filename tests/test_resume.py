@@ -182,6 +182,26 @@ def test_a_run_goes_on_with_another_number_of_replicas(
     assert_alike(tmp_path / "run", on_two_devices / optimizer, tolerance)
 
 
+def test_a_run_begun_on_one_device_goes_on_with_two_by_the_statistics_of_the_whole_batch(
+    data_dir, tmp_path
+):
+    argv = [*ELASTIC[1:], *SGD]  # without --norm
+    result = train(data_dir, tmp_path / "one", *argv, "--jit_compile=auto", "--deterministic")
+    assert result.returncode == 0, result.stderr
+    stopped_at_4(tmp_path / "one", tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["norm"] == "batch"
+    # As if it had been begun with XLA, which a norm over several replicas cannot go on with.
+    text = (tmp_path / "run" / "run.json").read_text()
+    text = text.replace('"jit_compile": false', '"jit_compile": true')
+    (tmp_path / "run" / "run.json").write_text(text)
+    result = train(data_dir, tmp_path / "run", *argv, "--jit_compile=auto", "--virtual_devices=2")
+    assert result.returncode == 0, result.stderr
+    assert "Going on from step 4" in result.stderr
+    run = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (run["norm"], run["num_replicas"], run["jit_compile"]) == ("sync_batch", 2, False)
+    assert_alike(tmp_path / "run", tmp_path / "one", 1e-5)
+
+
 def test_two_workers_go_on_stop_together_and_one_goes_on(data_dir, tmp_path, on_two_devices):
     stopped_at_4(on_two_devices / "sgd", tmp_path / "run")
     argv = [*ELASTIC, *SGD]

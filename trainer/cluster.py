@@ -46,6 +46,15 @@ def connect(
     return builders[name]()
 
 
+def connect_several(name: str, tpu: str = "", virtual_devices: int = 0) -> tf.distribute.Strategy:
+    """Connects as `connect` does, but splits the CPU in two where `auto` would be one device."""
+    if name == "auto" and not virtual_devices:
+        gpus = tf.config.list_physical_devices("GPU")
+        if _choose_strategy(tpu, len(gpus), 0) == "one_device":
+            virtual_devices = 2
+    return connect(name, tpu, virtual_devices)
+
+
 def _choose_strategy(tpu: str, num_gpus: int, virtual_devices: int) -> str:
     if tpu:
         return "tpu"
@@ -219,13 +228,14 @@ def choose_arithmetic(
     Raises:
         InputError: if XLA is asked for where it cannot be: operations are `deterministic` (it has
             no such gradient of max-pooling), or normalisation is `synchronized` over the replicas
-            (collectives cannot be inside its program).
+            (collectives cannot be inside its program, but on TPUs).
     """
     kind = device_kind(strategy)
     if kind == "TPU":  # whose strategy compiles all of a replica's step, collectives included
         return ("bfloat16" if precision == "auto" else precision), False
     obstacle = "--deterministic" if deterministic else ""
-    if synchronized and strategy.num_replicas_in_sync > 1:
+    kind = device_kind(strategy)
+    if synchronized and strategy.num_replicas_in_sync > 1 and kind != "TPU":  # whose sums are XLA's
         obstacle = "--norm=sync_batch on several replicas"
     if obstacle and jit_compile == "true":
         raise InputError(f"--jit_compile=true does not go with {obstacle}; use --jit_compile=auto.")

@@ -113,9 +113,10 @@ class Model(Settings):
     kernel_size: int = setting(3, "Side of the convolution kernels.", low=1)
     activation: str = setting("relu", "Activation, by its Keras name.")
     norm: str = setting(
-        "batch",
-        "Normalisation after each convolution.",
-        choices=("batch", "sync_batch", "group", "instance", "none"),
+        "auto",
+        "Normalisation after each convolution; auto: by the statistics of the whole batch "
+        "(sync_batch on several replicas, batch on one).",
+        choices=("auto", "batch", "sync_batch", "group", "instance", "none"),
     )
     dropout: float = setting(0.0, "Share of channels dropped in training.", low=0, high=0.95)
     upsampling: str = setting(
@@ -136,7 +137,16 @@ class Optimization(Settings):
         "none", "Weights of the classes in the loss.", choices=("none", "balanced")
     )
     optimizer: str = setting("adamw", "Optimizer.", choices=("adam", "adamw", "sgd"))
-    learning_rate: float = setting(1e-3, "Highest learning rate.", low=0)
+    learning_rate: float = setting(1e-3, "Highest learning rate; see --lr_scaling.", low=0)
+    lr_scaling: str = setting(
+        "none",
+        "How --learning_rate, meant for --lr_reference_batch images per step, becomes that of "
+        "--batch_size: it does not, in proportion, or by the root of the proportion.",
+        choices=("none", "linear", "sqrt"),
+    )
+    lr_reference_batch: int = setting(
+        8, "Images per step that --learning_rate is meant for (--lr_scaling).", low=1
+    )
     schedule: str = setting(
         "cosine",
         "How the learning rate falls after the warm-up.",
@@ -426,6 +436,21 @@ class Local(Settings):
     grace: float = setting(
         20.0, "Seconds in which the other workers must end once one has failed.", low=0
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SelfCheck(Settings):
+    """Proves on these devices that several replicas train like one; exit status 1 if not."""
+
+    strategy: str = setting(
+        "auto",
+        "How the devices work together; auto: what is there, else two parts of the CPU.",
+        choices=("auto", "mirrored", "multi_worker", "tpu"),
+    )
+    tpu: str = setting("", "The TPU: local, a name, or grpc://host:port.")
+    virtual_devices: int = setting(0, "Split the CPU into this many devices.", low=0)
+    only: str = setting("", "Only the cases in whose name one of these, with commas between, is.")
+    json: str = setting("", "Also write the figures to this file.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

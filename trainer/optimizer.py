@@ -17,6 +17,30 @@ SCHEDULES = {
 }
 
 
+# Rule → what a learning rate is multiplied by when the batch grows by a ratio.
+LR_SCALINGS = {
+    "none": lambda ratio: 1.0,
+    "linear": lambda ratio: ratio,  # Goyal et al., 2017, for SGD
+    "sqrt": math.sqrt,  # Malladi et al., 2022, for Adam
+}
+
+
+def scale_rate(rule, learning_rate, batch_size, reference_batch):
+    """Returns the learning rate for a global batch, given that for a reference batch.
+
+    Only the global batch counts: on how many replicas it is spread, or in how many parts it is
+    accumulated, changes nothing.
+
+    Args:
+        rule: a row of LR_SCALINGS.
+        learning_rate: the rate for `reference_batch` images per step.
+        batch_size: images per step, over all replicas.
+        reference_batch: images per step that the rate is meant for.
+    """
+    _check_choice("lr_scaling", rule, LR_SCALINGS)
+    return learning_rate * LR_SCALINGS[rule](batch_size / reference_batch)
+
+
 @keras.saving.register_keras_serializable("trainer")
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """A linear warm-up, then one of SCHEDULES until the last step."""

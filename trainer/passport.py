@@ -124,9 +124,14 @@ def ending(run_dir: str, passport: dict[str, Any], chief: bool) -> Iterator[Endi
                 logging.warning("%s cannot be written: %s", NAME, error)
 
 
-def check_same_run(old: dict[str, Any], job: config.Job, data_fingerprint: str) -> None:
+def check_same_run(
+    old: dict[str, Any], job: config.Job, data_fingerprint: str, num_replicas: int = 1
+) -> None:
     """Raises InputError unless `job` on that data goes on with the run of the passport `old`."""
-    changes = config.differences(old["settings"], job)
+    settings = dict(old["settings"])
+    if _old_statistics(old) == _statistics(job.model.norm, num_replicas):
+        settings["norm"] = job.model.norm  # another name of the same function
+    changes = config.differences(settings, job)
     if changes:
         raise InputError(
             f"--run_dir={job.run.run_dir} holds a run with other settings: {', '.join(changes)}; "
@@ -142,23 +147,45 @@ def check_same_run(old: dict[str, Any], job: config.Job, data_fingerprint: str) 
 
 def check_same_replicas(old: dict[str, Any], job: config.Job, num_replicas: int) -> None:
     """Raises InputError if another number of replicas would make it another run."""
-    cause = {
-        "--norm=batch takes its statistics": job.model.norm == "batch",
-        "--dropout draws its masks": job.model.dropout > 0,
+    if old["num_replicas"] == num_replicas:
+        return
+    before, now = _old_statistics(old), _statistics(job.model.norm, num_replicas)
+    remedy = "begin a run with --norm=auto, group or instance and no dropout, on any number"
+    if before == WHOLE_BATCH:
+        remedy = "with --norm=auto, whose statistics are the whole batch's on any number"
+    causes = {
+        "--norm=batch takes its statistics": ("batch" in (before, now), remedy),
+        "--dropout draws its masks": (
+            job.model.dropout > 0,
+            "begin a run without dropout, which any number may go on with",
+        ),
     }
-    for reason in (reason for reason, holds in cause.items() if holds):
-        if old["num_replicas"] != num_replicas:
+    for reason, (holds, remedy) in causes.items():
+        if holds:
             raise InputError(
                 f"--run_dir={job.run.run_dir} was begun on {old['num_replicas']} replicas and this "
                 f"job has {num_replicas}, but {reason} from each replica's part of the batch; go "
-                "on with as many, or begin a run with --norm=sync_batch, group or instance and no "
-                "dropout, which may change their number."
+                f"on with as many, or {remedy}."
             )
 
 
-def fingerprint(job: config.Job, data_fingerprint: str) -> str:
+WHOLE_BATCH = "sync_batch"
+
+
+def _statistics(norm: str, num_replicas: int) -> str:
+    """Returns a norm by what it computes: `batch` on one replica is `sync_batch` on several."""
+    alone = norm == "batch" and num_replicas == 1
+    return WHOLE_BATCH if alone or norm == "auto" else norm
+
+
+def _old_statistics(old: dict[str, Any]) -> str:
+    return _statistics(old["settings"]["norm"], old["num_replicas"])
+
+
+def fingerprint(job: config.Job, data_fingerprint: str, num_replicas: int = 1) -> str:
     """Returns a checksum of the data and of every setting that changes the result."""
     settings = {name: value for name, value, rule in config.walk(job) if rule["changes_result"]}
+    settings["norm"] = _statistics(job.model.norm, num_replicas)
     text = json.dumps({"data": data_fingerprint, **settings}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

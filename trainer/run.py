@@ -34,6 +34,7 @@ from trainer import (
 from trainer.data import damage, demo, pipeline, records
 from trainer.errors import InputError
 from trainer.goodput import Goodput, Speed
+from trainer.models import norms
 from trainer.progress import Progress, Series, check_finite
 from trainer.writer import Writer
 
@@ -74,10 +75,19 @@ def train(job: config.Job) -> None:
 
         keras.mixed_precision.set_global_policy(cluster.POLICIES[run["precision"]])
         with strategy.scope():
-            model = network.build_model(job.model, manifest.channels, manifest.num_classes)
+            model = network.build_model(
+                job.model,
+                manifest.channels,
+                manifest.num_classes,
+                strategy.num_replicas_in_sync,
+            )
             models.draw_weights(model, job.run.seed)
             average = keras.models.clone_model(model) if job.optimization.ema else None
-            descent = build_optimizer(job.optimization, run["total_steps"], run["precision"])
+            descent = build_optimizer(
+                dataclasses.replace(job.optimization, learning_rate=run["peak_learning_rate"]),
+                run["total_steps"],
+                run["precision"],
+            )
             descent.build(model.trainable_variables)
         if average is not None:
             average.set_weights(model.get_weights())
@@ -288,17 +298,19 @@ def open_run(
     fingerprint = records.fingerprint(manifest)
     old = passport.read(job.run.run_dir)
     if old:
-        passport.check_same_run(old, job, fingerprint)
+        passport.check_same_run(old, job, fingerprint, strategy.num_replicas_in_sync)
         passport.check_same_replicas(old, job, strategy.num_replicas_in_sync)
     chosen = old or {}
+    norm = norms.choose(job.model.norm, strategy.num_replicas_in_sync)
+    synchronized = norm == "sync_batch" and strategy.num_replicas_in_sync > 1
     precision, jit_compile = cluster.choose_arithmetic(
         chosen.get("precision", "auto") if job.device.precision == "auto" else job.device.precision,
         str(chosen.get("jit_compile", "auto")).lower()
-        if job.device.jit_compile == "auto"
+        if job.device.jit_compile == "auto" and not synchronized  # begun on one replica, with XLA
         else job.device.jit_compile,
         strategy,
         deterministic=job.device.deterministic,
-        synchronized=job.model.norm == "sync_batch",
+        synchronized=synchronized,
     )
     total_steps = job.optimization.total_steps(train_split.examples, job.data.batch_size)
     run = passport.describe(
@@ -306,7 +318,7 @@ def open_run(
         flags.command_line(job),
         strategy,
         data_fingerprint=fingerprint,
-        fingerprint=passport.fingerprint(job, fingerprint),
+        fingerprint=passport.fingerprint(job, fingerprint, strategy.num_replicas_in_sync),
         channels=manifest.channels,
         classes=[entry.name for entry in manifest.classes],
         data=passport.describe_data(manifest),
@@ -314,6 +326,13 @@ def open_run(
         or pipeline.num_streams(train_split, cluster.num_input_hosts(strategy), job.data.streams),
         total_steps=total_steps,
         eval_every=job.run.eval_every or max(1, total_steps // EVALUATIONS),
+        peak_learning_rate=optimizer.scale_rate(
+            job.optimization.lr_scaling,
+            job.optimization.learning_rate,
+            job.data.batch_size,
+            job.optimization.lr_reference_batch,
+        ),
+        norm=norm,
         precision=precision,
         jit_compile=jit_compile,
     )

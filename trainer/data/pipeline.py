@@ -97,7 +97,10 @@ def training_stream(
         shuffle_block: examples permuted together; V blocks of serialized examples are in memory.
         worker: index of this worker.
         num_workers: W.
-        num_replicas: R of this worker; its elements s·R … s·R + R - 1 make step s.
+        num_replicas: R of this worker; its elements s·R … s·R + R - 1 make step s. Replica r takes
+            the worker's examples i with i mod R = r, as worker w takes those of the run: so the
+            n-th part of every replica's batch is the n-th part of the whole, which is what
+            normalisation sees with --accumulate_steps.
 
     Returns:
         Batches of b = batch_size / (W·R) examples: images float32 [b, crop, crop, C], labels int32
@@ -136,6 +139,12 @@ def training_stream(
         worker=worker,
         num_workers=num_workers,
     )
+    if num_replicas > 1:
+        turns = tf.reshape(tf.range(batch_size // num_workers), (-1, num_replicas))
+        places = tf.reshape(tf.transpose(turns), [-1])
+        data = data.batch(batch_size // num_workers)  # still serialized, so small
+        data = data.map(lambda *batch: tuple(tf.gather(values, places) for values in batch))
+        data = data.unbatch()
     data = data.map(example, tf.data.AUTOTUNE, deterministic=True)
     data = data.batch(batch_size // replicas, drop_remainder=True)
     # That it is endless cannot be seen from its parts; without it, several workers would take each

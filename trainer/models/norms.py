@@ -5,6 +5,8 @@ import math
 import keras
 import tensorflow as tf
 
+from trainer.models.sync_norm import SyncBatchNormalization
+
 # Statistics of the last ~10 steps: runs here are often a few hundred steps long, and statistics
 # that lag 100 steps behind (Keras' 0.99) spoil every evaluation before the last.
 BATCH_MOMENTUM = 0.9
@@ -44,7 +46,7 @@ def _batch(channels):
 
 
 def _sync_batch(channels):
-    return keras.layers.BatchNormalization(momentum=BATCH_MOMENTUM, synchronized=True)
+    return SyncBatchNormalization(momentum=BATCH_MOMENTUM)
 
 
 def _group(channels):
@@ -65,6 +67,17 @@ NORMS = {
 }
 
 
+def choose(norm, num_replicas):
+    """Returns the row of NORMS that a setting stands for; all but `auto` stand for themselves.
+
+    `auto` takes the statistics of the whole batch, by the layer that is fastest at it: `batch` on
+    one replica and `sync_batch` on several compute the same function, of the same variables.
+    """
+    if norm != "auto":
+        return norm
+    return "sync_batch" if num_replicas > 1 else "batch"
+
+
 def normalize(x, norm):
     """Applies the named normalisation (a row of NORMS) to [B, H, W, C]."""
     layer = NORMS[norm]
@@ -72,13 +85,13 @@ def normalize(x, norm):
 
 
 def to_keras(model):
-    """Returns a copy of a network, weights included, with Keras' own layer for the fused one.
+    """Returns a copy of a network, weights included, with Keras' own layer for those of ours.
 
     With fixed height and width nothing of ours is left in it, so that plain Keras reads its file.
     """
 
     def plain(layer):
-        if isinstance(layer, FusedBatchNormalization):
+        if isinstance(layer, FusedBatchNormalization | SyncBatchNormalization):
             return keras.layers.BatchNormalization.from_config(layer.get_config())
         return type(layer).from_config(layer.get_config())
 

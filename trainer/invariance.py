@@ -1,0 +1,383 @@
+"""The proof that N replicas train like one: both are trained, and every figure is compared.
+
+What runs is what trains: the stream from shards, the network, the compiled step and the evaluation
+of `trainer.task`, on a data folder made to be hard on means. Most pixels do not count, so that some
+replicas get batches of nothing; no batch of the evaluation is full.
+"""
+
+import contextlib
+import dataclasses
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from trainer import cluster, config, evaluation, files, load, losses, models, run, steps
+from trainer.data import pipeline, records
+from trainer.errors import InputError
+
+NUM_STEPS = 10
+
+# What rounding may add up to in NUM_STEPS steps. Losses, gradients and weights are of the order of
+# 1, and the layers of bfloat16 and float16 keep 8 and 11 bits of them.
+TOLERANCES = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 4e-3}
+# Adam divides a gradient by its own size: in its first steps a weight whose gradient is 0 but for
+# rounding moves by a whole learning rate, in a direction that rounding chooses.
+ADAM_TOLERANCES = {"loss": 1e-3, "weights": 4e-3}
+
+# Training images without a pixel that counts, so that each second replica has nothing in every other
+# step; and those with a row of such pixels.
+EMPTY, NEARLY_EMPTY = (1, 3, 5, 7, 9, 12), (2, 11, 14)
+
+# Steps are short: the derivative jumps where the input of a ReLU is 0 but for rounding, and the
+# further the weights go, the more of these are met.
+_SETTINGS: Mapping[str, Any] = {
+    "batch_size": 8,
+    "crop": 16,
+    "augment": "flip",
+    "filters": 6,  # of which a group has three, an instance one
+    "depth": 1,
+    "optimizer": "sgd",
+    "learning_rate": 0.05,
+    "momentum": 0.0,
+    "schedule": "constant",
+    "clip_norm": 0.0,
+    "steps": NUM_STEPS,
+}
+
+# What is compared → how it differs from the settings above; the rest is the default.
+CASES: Mapping[str, Mapping[str, Any]] = {
+    "loss=ce_dice, norm=auto": {},
+    **{f"loss={name}": {"loss": name} for name in ("dice", "focal", "tversky")},
+    "loss=cross_entropy, class_weights=balanced": {
+        "loss": "cross_entropy",
+        "class_weights": "balanced",
+    },
+    **{f"norm={name}": {"norm": name} for name in ("group", "instance", "none")},
+    "accumulate_steps=2, clip_norm=0.1": {"accumulate_steps": 2, "clip_norm": 0.1},
+    "precision=bfloat16": {"precision": "bfloat16"},
+    "precision=float16": {"precision": "float16"},
+    "optimizer=adamw": {"optimizer": "adamw", "learning_rate": 1e-3},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One figure, of one replica and of several.
+
+    Attributes:
+        what: its name.
+        one: on one replica.
+        many: on several.
+        difference: the largest absolute one of any element.
+        tolerance: the largest difference that is rounding.
+    """
+
+    what: str
+    one: float
+    many: float
+    difference: float
+    tolerance: float
+
+    @property
+    def same(self) -> bool:
+        """Whether the two are the same; what is not a number is not."""
+        return self.difference <= self.tolerance
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a number of replicas made of a case.
+
+    Attributes:
+        model: the network after NUM_STEPS steps.
+        losses: float32 [NUM_STEPS].
+        gradient: of the first step, by variable; empty where the optimizer hides it.
+        weights: after the last step, by variable.
+    """
+
+    model: keras.Model
+    losses: np.ndarray
+    gradient: list[np.ndarray]
+    weights: list[np.ndarray]
+
+
+def check(settings: config.SelfCheck) -> bool:
+    """Compares one replica with all that the settings give, prints the table, says if it holds.
+
+    Raises:
+        InputError: if the devices are one replica, or are not there.
+    """
+    strategy = cluster.connect_several(settings.strategy, settings.tpu, settings.virtual_devices)
+    if strategy.num_replicas_in_sync == 1:
+        raise InputError(
+            f"--strategy={settings.strategy} has one replica, and there is nothing to compare; use "
+            "--virtual_devices=2, or a machine with several devices."
+        )
+    names = [name for name in CASES if any(part in name for part in settings.only.split(","))]
+    if not names:
+        raise InputError(
+            f"--only={settings.only} is in no name of a case; the names are: {'; '.join(CASES)}."
+        )
+    rows = []
+    with data_folder() as data_dir:
+        for name in names:
+            found = compare(strategy, job_of(name, data_dir, strategy.num_replicas_in_sync), name)
+            logging.info("%s: %s", name, verdict(found))
+            rows += found
+    if cluster.worker_of(strategy)[0] == 0:
+        print(table(rows, strategy), flush=True)
+        if settings.json:
+            content = [{**dataclasses.asdict(row), "same": row.same} for row in rows]
+            with files.open_file(settings.json, "w") as file:
+                file.write(json.dumps(content, indent=1) + "\n")
+    return all(row.same for row in rows)
+
+
+def compare(strategy: tf.distribute.Strategy, job: config.Job, name: str) -> list[Row]:
+    """Trains on the first replica alone and on all; returns what was compared.
+
+    The first case is evaluated, too, by the same weights.
+    """
+    alone = tf.distribute.OneDeviceStrategy(strategy.extended.worker_devices[0])
+    one, many = train(alone, job), train(strategy, job)
+    rows = compare_training(one, many, job, name)
+    if name == next(iter(CASES)):
+        many.model.set_weights(one.weights)
+        rows += compare_scores(evaluate(alone, one.model, job), evaluate(strategy, many.model, job))
+    return rows
+
+
+def compare_training(one: Trained, many: Trained, job: config.Job, name: str) -> list[Row]:
+    """Compares losses, gradients and weights."""
+    figures = (
+        ("loss", [one.losses], [many.losses], lambda arrays: float(arrays[0][0])),
+        ("gradient", one.gradient, many.gradient, _norm),
+        ("weights", one.weights, many.weights, _norm),
+    )
+    return [
+        Row(
+            f"{name}: {what}",
+            size(ours),
+            size(theirs),
+            largest_difference(ours, theirs),
+            tolerance_of(job, what),
+        )
+        for what, ours, theirs, size in figures
+        if ours
+    ]
+
+
+def job_of(name: str, data_dir: str, num_replicas: int) -> config.Job:
+    """Returns the settings of a case, its batch one that the replicas divide."""
+    parts = 2 * num_replicas  # 2: the case of accumulate_steps
+    batch_size = -(-_SETTINGS["batch_size"] // parts) * parts
+    values = {"precision": "float32", **_SETTINGS, **CASES[name]}
+    values |= {"batch_size": batch_size, "data_dir": data_dir}
+    return config.from_dict(config.Job, values)
+
+
+def tolerance_of(job: config.Job, what: str) -> float:
+    """Returns the largest difference of the loss, gradient or weights that is rounding."""
+    if job.optimization.optimizer != "sgd":
+        return ADAM_TOLERANCES[what]
+    return TOLERANCES[job.device.precision]
+
+
+def train(strategy: tf.distribute.Strategy, job: config.Job) -> Trained:
+    """Trains for NUM_STEPS steps, as `trainer.task` does."""
+    with _precision(job.device.precision):
+        return _train(strategy, job)
+
+
+def _train(strategy: tf.distribute.Strategy, job: config.Job) -> Trained:
+    manifest = records.read_manifest(job.data.data_dir)
+    num_replicas = strategy.num_replicas_in_sync
+    with strategy.scope():
+        model = load.build_model(job.model, manifest.channels, manifest.num_classes, num_replicas)
+        models.draw_weights(model, job.run.seed)
+        descent = run.build_optimizer(job.optimization, NUM_STEPS, job.device.precision)
+        descent.build(model.trainable_variables)
+    pixels = manifest.splits["train"].pixels
+    synchronized = job.model.norm == "auto" and num_replicas > 1
+    loop = steps.train_loop(
+        strategy,
+        model,
+        descent,
+        losses.LOSSES[job.optimization.loss],
+        losses.class_weights(job.optimization.class_weights, pixels),
+        clip_norm=job.optimization.clip_norm,
+        accumulate_steps=job.optimization.accumulate_steps,
+        jit_compile=cluster.device_kind(strategy) != "CPU" and not synchronized,
+    )
+    streams = pipeline.num_streams(manifest.splits["train"], cluster.worker_of(strategy)[1])
+    batches = run.open_stream(job, strategy, job.data.data_dir, manifest, streams, 0)
+    before = [variable.numpy() for variable in model.trainable_variables]
+    first = loop(batches, tf.constant(1))["loss"].numpy()
+    after = [variable.numpy() for variable in model.trainable_variables]
+    rest = loop(batches, tf.constant(NUM_STEPS - 1))["loss"].numpy()
+    gradient = []
+    if job.optimization.optimizer == "sgd":  # its first step goes down the gradient itself
+        rate = job.optimization.learning_rate
+        gradient = [(a - b) / rate for a, b in zip(before, after, strict=True)]
+    return Trained(model, np.concatenate([first, rest]), gradient, model.get_weights())
+
+
+def evaluate(
+    strategy: tf.distribute.Strategy, model: keras.Model, job: config.Job
+) -> evaluation.Scores:
+    """Evaluates the val split, as `trainer.task` does."""
+    manifest = records.read_manifest(job.data.data_dir)
+    return evaluation.Evaluator(
+        strategy,
+        model,
+        job.data.data_dir,
+        manifest,
+        terms=losses.LOSSES[job.optimization.loss],
+        class_weights=losses.class_weights("none", manifest.splits["train"].pixels),
+        normalize=job.data.normalize,
+        depth=job.model.depth,
+        kernel_size=job.model.kernel_size,
+        batch_size=max(4, strategy.num_replicas_in_sync),
+        tile=job.run.tile,
+    )("val")
+
+
+def compare_scores(one: evaluation.Scores, many: evaluation.Scores) -> list[Row]:
+    """Compares the counts of two evaluations, which must be equal, and every metric."""
+    counts = [scores.counts.astype(np.float64) for scores in (one, many)]
+    ours, theirs = counts
+    difference = largest_difference([ours], [theirs])
+    rows = [Row("evaluation: pixels counted", ours.sum(), theirs.sum(), difference, 0.0)]
+    others = dict(_leaves(many.summary))
+    return rows + [
+        Row(f"evaluation: {name}", x, others[name], abs(x - others[name]), TOLERANCES["float32"])
+        for name, x in _leaves(one.summary)
+    ]
+
+
+def largest_difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
+    """Returns the largest absolute difference of any element; NaN where there is one."""
+    return float(max(np.max(np.abs(a - b)) for a, b in zip(ours, theirs, strict=True)))
+
+
+def verdict(rows: list[Row]) -> str:
+    """Returns the verdict on some figures in a word."""
+    return "same" if all(row.same for row in rows) else "DIFFERENT"
+
+
+def table(rows: list[Row], strategy: tf.distribute.Strategy) -> str:
+    """Returns the rows as lines for a terminal, and the verdict on all."""
+    number = strategy.num_replicas_in_sync
+    lines = [("what", "1 replica", f"{number} replicas", "difference", "tolerance", "verdict")]
+    lines += [
+        (
+            row.what,
+            f"{row.one:.6g}",
+            f"{row.many:.6g}",
+            f"{row.difference:.1e}",
+            f"{row.tolerance:.0e}",
+            verdict([row]),
+        )
+        for row in rows
+    ]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    text = [
+        "  ".join(
+            cell.rjust(width) if 0 < column < 5 else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    wrong = sum(not row.same for row in rows)
+    workers = cluster.worker_of(strategy)[1]
+    text += [
+        "",
+        f"{number} replicas ({workers} worker{'s' * (workers > 1)}, "
+        f"{cluster.device_kind(strategy)}) "
+        + (f"differ from one in {wrong} of {len(rows)} figures." if wrong else "train like one."),
+    ]
+    return "\n".join(text)
+
+
+@contextlib.contextmanager
+def data_folder() -> Iterator[str]:
+    """Yields a data folder of three classes, hard on means; removed at the end.
+
+    16 images are trained on, the first 8 of them in every other step. Five images of two sizes
+    validate, in batches of at least four.
+    """
+    rng = np.random.default_rng(0)
+    shapes = {"train": [(20, 20)] * 16, "val": [(40, 40)] * 3 + [(70, 40)] * 2}
+    with tempfile.TemporaryDirectory(prefix="selfcheck-") as folder:
+        splits = {split: _write_split(rng, folder, split, shapes[split]) for split in shapes}
+        manifest = records.Manifest(
+            classes=tuple(records.Class(f"class{k}", k) for k in range(3)),
+            channels=1,
+            bit_depth=8,
+            dtype="uint8",
+            encoding="png",
+            splits=splits,
+        )
+        records.write_manifest(manifest, folder)
+        yield folder
+
+
+def _write_split(
+    rng: np.random.Generator, folder: str, split: str, shapes: list[tuple[int, int]]
+) -> records.Split:
+    """Writes one shard per image: three bands, one per class, of noise of three brightnesses."""
+    shards, masks, cases = [], [], [f"{split}{n}" for n in range(len(shapes))]
+    for n, (height, width) in enumerate(shapes):
+        mask = np.repeat(np.arange(height) * 3 // height, width).reshape(height, width)
+        image = (rng.integers(0, 80, (height, width)) + 60 * mask).astype(np.uint8)
+        mask = mask.astype(np.uint8)
+        mask[0, : n + 1] = records.IGNORE
+        if split == "train" and n in (*EMPTY, *NEARLY_EMPTY):
+            kept = mask[height // 2].copy()
+            mask[:] = records.IGNORE
+            if n in NEARLY_EMPTY:
+                mask[height // 2] = kept
+        masks.append(mask.ravel())
+        example = records.encode(cases[n], image[..., np.newaxis], mask, "png")
+        name = records.shard_name(split, n, len(shapes))
+        shards.append(records.write_shard(folder, name, [example]))
+    pixels = np.concatenate(masks)
+    return records.Split(
+        examples=len(shapes),
+        shards=tuple(shards),
+        cases=tuple(cases),
+        sizes=tuple((*shape, shapes.count(shape)) for shape in sorted(set(shapes))),
+        pixels=tuple(int((pixels == k).sum()) for k in range(3)),
+        ignored_pixels=int((pixels == records.IGNORE).sum()),
+        mean=(100.0,),
+        std=(50.0,),
+    )
+
+
+@contextlib.contextmanager
+def _precision(name: str) -> Iterator[None]:
+    before = keras.mixed_precision.dtype_policy()
+    keras.mixed_precision.set_global_policy(cluster.POLICIES[name])
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(before)
+
+
+def _norm(arrays: list[np.ndarray]) -> float:
+    return float(np.sqrt(sum(np.sum(np.square(array, dtype=np.float64)) for array in arrays)))
+
+
+def _leaves(summary: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yields (dotted name, value) of the metrics of all classes together."""
+    for name, value in summary.items():
+        if isinstance(value, dict) and name not in ("classes", "all_classes"):
+            yield from _leaves(value, f"{prefix}{name}.")
+        elif isinstance(value, float):
+            yield prefix + name, value

@@ -1,0 +1,19 @@
+"""Proof that several replicas train like one, on this machine: `python -m trainer.selfcheck`."""
+
+import sys
+
+from trainer import config, files, flags
+
+
+def main(settings: config.SelfCheck) -> None:
+    """Checks; the exit status is 1 where replicas do not train like one."""
+    with flags.quiet_import():
+        from trainer import invariance
+
+    files.register_stores(settings.json)
+    if not invariance.check(settings):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    flags.run(config.SelfCheck, main)
