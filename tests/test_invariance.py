@@ -127,7 +127,7 @@ def test_the_check_fails_where_a_replica_divides_by_its_own_pixels(monkeypatch, 
 @pytest.mark.slow
 def test_two_workers_train_and_evaluate_like_one(tmp_path):
     argv = [sys.executable, "-m", "trainer.selfcheck", "--strategy=multi_worker"]
-    argv += ["--only=auto,norm=none,accumulate", f"--json={tmp_path / 'rows'}"]
+    argv += ["--only=auto,accumulate", f"--json={tmp_path / 'rows'}"]
     workers = [
         subprocess.Popen(
             argv,
@@ -138,12 +138,12 @@ def test_two_workers_train_and_evaluate_like_one(tmp_path):
         )
         for environment in environments(2)
     ]
-    outputs = [worker.communicate(timeout=300) for worker in workers]
+    outputs = [worker.communicate(timeout=600) for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], outputs
     assert outputs[0][0].splitlines()[-1] == "2 replicas (2 workers, CPU) train like one."
     assert outputs[1][0] == ""  # one worker speaks
     rows = json.loads((tmp_path / "rows").read_text())
-    assert len({row["what"].split(":")[0] for row in rows}) == 4  # three cases, and evaluation
+    assert len({row["what"].split(":")[0] for row in rows}) == 3  # two cases, and evaluation
     assert max(row["difference"] for row in rows) <= 1e-5
 
 
