@@ -181,6 +181,14 @@ def test_sync_batch_norm_is_batch_norm_of_the_whole_batch(number):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_batch_and_sync_batch_name_their_variables_alike():
+    paths = []
+    for norm in ("batch", "sync_batch"):
+        keras.backend.clear_session()  # which counts names anew
+        paths.append([variable.path for variable in small(norm=norm).variables])
+    assert paths[0] == paths[1]
+
+
 def test_the_norm_of_a_setting_is_that_of_the_whole_batch_by_default():
     assert [norms.choose("auto", number) for number in (1, 2, 8)] == [
         "batch",

@@ -46,7 +46,12 @@ def _batch(channels):
 
 
 def _sync_batch(channels):
-    return SyncBatchNormalization(momentum=BATCH_MOMENTUM)
+    # Optimizers name their variables by the layer's, and so do checkpoints: with the name that
+    # `batch` would have, a run goes on from one to the other.
+    prefix = "fused_batch_normalization"
+    number = keras.backend.get_uid(prefix) - 1
+    name = f"{prefix}_{number}" if number else prefix
+    return SyncBatchNormalization(momentum=BATCH_MOMENTUM, name=name)
 
 
 def _group(channels):
