@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import cluster, config, evaluation, files, load, losses, models, run, steps
+from trainer import cluster, config, evaluation, files, losses, models, network, run, steps
 from trainer.data import pipeline, records
 from trainer.errors import InputError
 
@@ -209,7 +209,9 @@ def _train(strategy: tf.distribute.Strategy, job: config.Job) -> Trained:
     manifest = records.read_manifest(job.data.data_dir)
     num_replicas = strategy.num_replicas_in_sync
     with strategy.scope():
-        model = load.build_model(job.model, manifest.channels, manifest.num_classes, num_replicas)
+        model = network.build_model(
+            job.model, manifest.channels, manifest.num_classes, num_replicas
+        )
         models.draw_weights(model, job.run.seed)
         descent = run.build_optimizer(job.optimization, NUM_STEPS, job.device.precision)
         descent.build(model.trainable_variables)
