@@ -19,6 +19,7 @@ from absl import logging
 from trainer import cluster, config, files, losses, metrics, network, panels, steps, tiles
 from trainer.data import damage, demo, pipeline, records
 from trainer.errors import InputError
+from trainer.models import packing
 
 ROUND_SECONDS = 3.0  # of evaluation between two moments at which several workers may stop
 
@@ -140,7 +141,7 @@ class Evaluator:
         kind = cluster.device_kind(strategy)
         self._forward = steps.forward_step(
             strategy,
-            model,
+            packing.packed(model, packing.LANES[kind]),
             jit_compile=kind == "GPU",
             gather_on="CPU:0" if kind == "TPU" else None,
         )

@@ -123,6 +123,7 @@ def train(job: config.Job) -> None:
             average=average,
             average_decay=job.optimization.ema,
             jit_compile=run["jit_compile"],
+            lanes=models.packing.LANES[kind],
             timed=not job.device.deterministic and kind != "TPU",
         )
         evaluator = evaluation.Evaluator(

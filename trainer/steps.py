@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from trainer import losses, metrics
+from trainer.models import packing
 
 Batch = Mapping[str, tf.Tensor]
 SUM = tf.distribute.ReduceOp.SUM
@@ -29,6 +30,7 @@ def train_loop(
     average: keras.Model | None = None,
     average_decay: float = 0.0,
     jit_compile: bool = False,
+    lanes: int = 1,
     timed: bool = True,
 ) -> Callable[[Iterator, tf.Tensor], dict[str, tf.Tensor]]:
     """Returns a function that runs a number of training steps in one call.
@@ -44,6 +46,7 @@ def train_loop(
         average: a model whose variables follow the moving average of `model`'s.
         average_decay: decay of that average, per step.
         jit_compile: whether XLA compiles forward and backward pass.
+        lanes: channels that the device computes at a time, a row of `packing.LANES`.
         timed: whether to time the input; TensorFlow refuses to where operations are deterministic,
             and on a TPU the loop would wait for each step.
 
@@ -62,6 +65,7 @@ def train_loop(
         average=average,
         average_decay=average_decay,
         jit_compile=jit_compile,
+        lanes=lanes,
     )
     clock = tf.timestamp if timed else lambda: tf.zeros((), tf.float64)
 
@@ -98,6 +102,7 @@ def step_of_one_replica(
     accumulate_steps: int = 1,
     average: keras.Model | None = None,
     average_decay: float = 0.0,
+    lanes: int = 1,
 ) -> Any:
     """Returns what `train_loop` makes one replica do at each step, as one XLA program.
 
@@ -113,6 +118,7 @@ def step_of_one_replica(
         accumulate_steps: parts in which the batch is computed, to save memory.
         average: a model whose variables follow the moving average of `model`'s.
         average_decay: decay of that average, per step.
+        lanes: channels that the device computes at a time, a row of `packing.LANES`.
 
     Returns:
         A `tf.function` of (images, labels, valid), a batch's parts, which returns (loss, gradient
@@ -128,6 +134,7 @@ def step_of_one_replica(
         average=average,
         average_decay=average_decay,
         jit_compile=False,  # the whole is compiled
+        lanes=lanes,
     )
 
     @tf.function(jit_compile=True)
@@ -222,10 +229,12 @@ def _replica_step(
     average: keras.Model | None,
     average_decay: float,
     jit_compile: bool,
+    lanes: int,
 ) -> Callable[[Batch], tuple[tf.Tensor, tf.Tensor]]:
     """Returns the step of one replica, to be called in its context; see `train_loop`."""
     _sum_gradients_once(optimizer)
     variables = model.trainable_variables
+    forward = packing.packed(model, lanes)
 
     def forward_backward(batch: Batch, weights: tf.Tensor, scale: tf.Tensor) -> Any:
         def part(i: int) -> Any:
@@ -234,7 +243,7 @@ def _replica_step(
                 batch[key][i * size : (i + 1) * size] for key in ("images", "labels", "valid")
             )
             with tf.GradientTape() as tape:
-                logits = model(images, training=True)
+                logits = forward(images, training=True)
                 loss = _weighted_loss(terms, weights, labels, logits, valid, class_weights)
                 scaled = loss * scale
             return loss, tape.gradient(scaled, variables)

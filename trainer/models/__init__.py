@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import keras
 
+from trainer.models import packing
 from trainer.models.folding import fold
 from trainer.models.unet import build_unet
 
@@ -32,4 +33,4 @@ def draw_weights(model: keras.Model, seed: int) -> None:
             layer.seed_generator.state.assign([number, 0])
 
 
-__all__ = ["MODELS", "build_unet", "draw_weights", "fold"]
+__all__ = ["MODELS", "build_unet", "draw_weights", "fold", "packing"]

@@ -1,0 +1,187 @@
+"""Packed networks: equal to the plain ones, in outputs, gradients and moving statistics."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import strategy_of
+
+from trainer import losses, models, steps
+from trainer.models import packing
+
+# Of the largest number of each tensor. float32 rounds at 6e-8; sums over 2048 pixels add up to it.
+TOLERANCE = 5e-5
+
+
+def small(**options):
+    """A network of 4 and 8 channels, and 16 at the bottom, none of whose weights is special."""
+    model = models.build_unet(
+        **{"input_shape": (None, None, 1), "n_filters": 4, "depth": 2, **options}
+    )
+    random = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        variable.assign(variable + random.normal(size=variable.shape) * 0.1)
+    return model
+
+
+def computed(model, forward, images, training):
+    """Returns logits, the gradients of variables and images, and all variables afterwards."""
+    before = [variable.numpy() for variable in model.variables]
+    weights = tf.random.stateless_normal(model(images).shape, (0, 1))
+
+    @tf.function
+    def compute(images):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            logits = forward(images, training=training)
+            value = tf.reduce_mean(tf.cast(logits, tf.float32) * weights)
+        return logits, tape.gradient(value, [*model.trainable_variables, images])
+
+    logits, gradients = compute(images)
+    result = [tensor.numpy() for tensor in (logits, *gradients, *model.variables)]
+    for variable, value in zip(model.variables, before, strict=True):
+        variable.assign(value)
+    return result
+
+
+def largest_difference(ours, theirs):
+    """Returns the largest difference, of the largest number of its tensor."""
+    return max(
+        np.abs(one.astype(np.float64) - other).max() / (np.abs(other).max() + 1e-12)
+        for one, other in zip(ours, theirs, strict=True)
+    )
+
+
+def images_of(*shape):
+    return tf.random.stateless_normal(shape, (0, 0))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("lanes", "options"),
+    [
+        (8, {}),
+        (16, {}),
+        pytest.param(8, {"attention": True, "residual": True}, marks=pytest.mark.slow),
+        pytest.param(8, {"upsampling": "bilinear"}, marks=pytest.mark.slow),
+        pytest.param(16, {"norm": "none", "kernel_size": 5}, marks=pytest.mark.slow),
+        pytest.param(8, {"norm": "sync_batch", "dropout": 0.3}, marks=pytest.mark.slow),
+        pytest.param(
+            8,
+            {"norm": "group", "num_classes": 3, "head_activation": "softmax"},
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_packed_network_computes_what_the_plain_one_does(lanes, options, training):
+    model = small(**options)
+    images = images_of(2, 32, 32, 1)
+    ours = computed(model, packing.packed(model, lanes), images, training)
+    assert largest_difference(ours, computed(model, model, images, training)) < TOLERANCE
+
+
+def test_pixels_share_a_place_where_that_fills_the_lanes():
+    model = small(input_shape=(32, 32, 1))
+    graph = tf.function(lambda images: packing.packed(model, 16)(images, training=True))
+    graph = graph.get_concrete_function(tf.TensorSpec((2, 32, 32, 1))).graph
+    shapes = [op.outputs[0].shape.as_list() for op in graph.get_operations() if op.type == "Conv2D"]
+    # 32 pixels of 4 channels are 8 places of 16 lanes, and so are 16 pixels of 8 channels each 8.
+    encoder = [[2, 32, 8, 16]] * 2 + [[2, 16, 8, 16]] * 2
+    # The head's one channel stays in its places.
+    decoder = [[2, 16, 8, 16]] * 2 + [[2, 32, 8, 16]] * 2 + [[2, 32, 8, 4]]
+    assert shapes == [*encoder, *[[2, 8, 8, 16]] * 2, *decoder]
+
+
+def test_the_packed_kernel_by_hand():
+    # Taps a b c of one channel: the left pixel of a place sees its left neighbour, itself, and the
+    # right pixel; the right pixel of a place sees the left one, itself, and the next place's left.
+    kernel = tf.reshape(tf.constant([1.0, 2.0, 3.0]), (1, 3, 1, 1))
+    left, own, right = packing._widen(kernel, 2)[0].numpy()
+    assert left.tolist() == [[0, 0], [1, 0]]
+    assert own.tolist() == [[2, 1], [3, 2]]
+    assert right.tolist() == [[0, 3], [0, 0]]
+
+
+@pytest.mark.parametrize("shape", [(2, 30, 31, 1), (1, 12, 13, 1)])
+def test_sizes_that_no_place_divides_are_computed_all_the_same(shape):
+    model = small()
+    images = images_of(*shape)
+    np.testing.assert_allclose(
+        packing.packed(model, 16)(images), model(images), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_with_one_lane_the_network_itself_is_used():
+    model = small()
+    assert packing.packed(model, packing.LANES["CPU"]) is model
+
+
+def test_the_largest_of_four_pixels_by_hand():
+    # Two rows of one place of four pixels: 1 9 3 3 above 5 2 0 7.
+    place = tf.constant([1.0, 9, 3, 3, 5, 2, 0, 7], shape=(1, 2, 1, 4))
+    layer = keras.layers.MaxPooling2D(2)
+    with tf.GradientTape() as tape:
+        tape.watch(place)
+        pooled = packing._max_pooling(layer, [packing.Packed((place,), 4)], 4, False)
+        weighted = pooled.parts[0] * [10.0, 20.0]
+    assert pooled.group == 2
+    assert pooled.parts[0].numpy().ravel().tolist() == [9, 7]
+    assert tape.gradient(weighted, place).numpy().ravel().tolist() == [0, 10, 0, 0, 0, 0, 0, 20]
+
+
+@pytest.mark.slow
+def test_in_bfloat16_both_are_as_far_from_float32():
+    images = images_of(2, 32, 32, 1)
+    exact = small()
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        rounded = small()
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    reference = computed(exact, exact, images, training=True)
+
+    def distance(forward):
+        ours = computed(rounded, forward, images, training=True)
+        return np.sqrt(
+            sum(
+                np.sum((a.astype(np.float64) - b) ** 2)
+                for a, b in zip(ours, reference, strict=True)
+            )
+            / sum(np.sum(b.astype(np.float64) ** 2) for b in reference)
+        )
+
+    plain = distance(rounded)
+    assert 1e-4 < plain < 0.1
+    assert distance(packing.packed(rounded, 16)) < 1.5 * plain
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "norm"), [(1, "batch"), (2, "sync_batch")])
+def test_training_packed_gives_the_same_weights(number, norm):
+    def train(lanes):
+        strategy = strategy_of(number)
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            model = models.build_unet((None, None, 1), 4, depth=2, norm=norm)
+            descent = keras.optimizers.SGD(0.5)
+            descent.build(model.trainable_variables)
+        images = images_of(8, 16, 16, 1)
+        labels = tf.cast(images[..., 0] > 0.5, tf.int32)
+        batch = {"images": images, "labels": labels, "valid": tf.ones((8, 16, 16))}
+        data = tf.data.Dataset.from_tensor_slices(batch).batch(8 // number, drop_remainder=True)
+        iterator = iter(strategy.distribute_datasets_from_function(lambda context: data.repeat()))
+        loop = steps.train_loop(
+            strategy,
+            model,
+            descent,
+            losses.LOSSES["ce_dice"],
+            tf.ones(2),
+            lanes=lanes,
+            jit_compile=number == 1,
+        )
+        return loop(iterator, tf.constant(3))["loss"].numpy(), model.get_weights()
+
+    (ours, our_weights), (theirs, their_weights) = train(16), train(1)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    for one, other in zip(our_weights, their_weights, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)

@@ -1,0 +1,291 @@
+"""The same network, computed with neighbouring pixels packed into the channels.
+
+A TPU's registers, matrix units and memory tiles are 128 lanes wide, and hold the channels: 64 of
+them leave half of every lane row empty. Here `group` neighbours of a row share one place, channels
+side by side, [B, H, W, C] -> [B, H, W / group, group * C], from the first convolution of a narrow
+level to its last; a kernel becomes a larger one, of its own numbers and zeros.
+
+Only the computation differs: `packed` takes a network of plain layers and uses their variables, so
+that checkpoints and saved models know nothing of it.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from trainer.models import blocks, norms, packed_norm
+
+# Channels that a kind of device computes at a time; 1: it computes any number equally well.
+LANES = {"CPU": 1, "GPU": 1, "TPU": 128}
+
+# A larger group multiplies more zeros than it fills lanes.
+LARGEST_GROUP = 4
+
+# Activations of each number by itself; others, as softmax, mix the channels of a pixel.
+ELEMENTWISE = tuple(
+    keras.activations.get(name)
+    for name in ("elu", "gelu", "leaky_relu", "linear", "relu", "sigmoid", "silu", "tanh")
+)
+
+
+class Packed(NamedTuple):
+    """Features [B, H, W, C], kept as parts [B, H, W / group, group * C_i]; C is the sum of C_i."""
+
+    parts: tuple[tf.Tensor, ...]
+    group: int = 1
+
+
+Forward = Callable[..., tf.Tensor]
+Rule = Callable[[keras.layers.Layer, Sequence[Packed], int, bool], Packed | None]
+
+
+def packed(model: keras.Model, lanes: int) -> Forward:
+    """Returns a function equal to `model` but for rounding, which fills the lanes of narrow layers.
+
+    Args:
+        model: a functional model of one input and one output, whose layers are used once each.
+        lanes: channels that the device computes at a time; 1: `model` itself is returned.
+
+    Returns:
+        `forward(images, training=False)`, with images [B, H, W, C]. Where W is not static, or is
+        not a multiple of the group, layers are computed as they are.
+    """
+    if lanes == 1:
+        return model
+
+    def forward(images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        values = {id(model.inputs[0]): Packed((tf.convert_to_tensor(images),))}
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.InputLayer):
+                continue
+            inputs = [values[id(tensor)] for tensor in keras.tree.flatten(layer.input)]
+            rule = RULES.get(type(layer), _as_it_is)
+            with tf.name_scope(layer.name):
+                output = rule(layer, inputs, lanes, training)
+                if output is None:
+                    output = _as_it_is(layer, inputs, lanes, training)
+            values[id(layer.output)] = output
+        return _unpack(values[id(model.outputs[0])])
+
+    return forward
+
+
+def _as_it_is(layer, inputs, lanes, training):
+    """Calls the layer itself."""
+    tensors = [_unpack(value) for value in inputs]
+    takes_training = "training" in inspect.signature(layer.call).parameters
+    options = {"training": training} if takes_training else {}
+    if len(tensors) == 1 or isinstance(layer, blocks.CropTo):
+        return Packed((layer(*tensors, **options),))
+    return Packed((layer(tensors, **options),))
+
+
+def _convolution(layer, inputs, lanes, training):
+    """Computes Conv2D: one output place of the packed kernel sees `group` pixels' worth of taps."""
+    (value,) = inputs
+    plain = layer.strides == layer.dilation_rate == (1, 1) and layer.groups == 1
+    odd = all(side % 2 for side in layer.kernel_size)
+    same = layer.padding == "same" or layer.kernel_size == (1, 1)
+    if not (plain and odd and same) or layer.activation not in ELEMENTWISE:
+        return None
+    width = value.parts[0].shape[2]
+    group = value.group if value.group > 1 else _group(layer.filters, width, lanes)
+    if group == len(value.parts) == 1:
+        return None
+    value = _regroup(value, group)
+    kernel = tf.cast(layer.kernel, layer.compute_dtype)
+    sizes = [part.shape[-1] // group for part in value.parts]
+    kernels = [_widen(part, group) for part in tf.split(kernel, sizes, axis=2)]
+    x = _convolve([tf.cast(part, layer.compute_dtype) for part in value.parts], kernels)
+    return Packed((layer.activation(_add_bias(layer, x, group)),), group)
+
+
+def _convolve(parts, kernels):
+    """Convolves parts [B, H, W, C_i] by kernels [h, w, C_i, F], and sums: [B, H, W, F].
+
+    Forward it is one convolution of all parts. Backward it is one for each: the gradient of a part
+    goes to another layer than its neighbour's, and is summed there in the pass that computes it.
+    """
+
+    @tf.custom_gradient
+    def convolve(*tensors):
+        parts, kernels = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
+        outputs = tf.nn.conv2d(_concat(parts), tf.concat(kernels, 2), strides=1, padding="SAME")
+
+        def gradient(upstream):
+            settings = {"out_backprop": upstream, "strides": [1] * 4, "padding": "SAME"}
+            at_parts = [
+                tf.raw_ops.Conv2DBackpropInput(
+                    input_sizes=tf.shape(part), filter=kernel, **settings
+                )
+                for part, kernel in zip(parts, kernels, strict=True)
+            ]
+            at_kernels = [
+                tf.raw_ops.Conv2DBackpropFilter(
+                    input=part, filter_sizes=tf.shape(kernel), **settings
+                )
+                for part, kernel in zip(parts, kernels, strict=True)
+            ]
+            return [*at_parts, *at_kernels]
+
+        return outputs, gradient
+
+    return convolve(*parts, *kernels)
+
+
+def _widen(kernel, group):
+    """Returns the kernel [h, w, C, F] for packed pixels: [h, places, group * C, group * F]."""
+    height, width, channels, filters = kernel.shape
+    radius = width // 2
+    places = 1 + 2 * -(-radius // group)  # as many to the left as to the right
+    columns = []
+    for pixel in range(group):
+        before = group * (places // 2) + pixel - radius
+        after = places * group - width - before
+        taps = tf.pad(kernel, [[0, 0], [before, after], [0, 0], [0, 0]])
+        columns.append(tf.reshape(taps, (height, places, group * channels, filters)))
+    return tf.concat(columns, axis=3)
+
+
+def _transposed_convolution(layer, inputs, lanes, training):
+    """Computes Conv2DTranspose of 2x2 with stride 2: each pixel becomes four by itself."""
+    (value,) = inputs
+    if layer.kernel_size != (2, 2) or layer.strides != (2, 2) or layer.output_padding is not None:
+        return None
+    if layer.dilation_rate != (1, 1) or layer.activation not in ELEMENTWISE:
+        return None
+    width = value.parts[0].shape[2]
+    group = _group(layer.filters, width and 2 * width * value.group, lanes)
+    if group == 1:
+        return None
+    before = group // 2
+    x = tf.cast(_concat(_regroup(_join(value), before).parts), layer.compute_dtype)
+    kernel = tf.cast(layer.kernel, layer.compute_dtype)  # [2, 2, F, C]
+    kernel = tf.einsum("hwfc,ij->hiwfjc", kernel, tf.eye(before, dtype=kernel.dtype))
+    kernel = tf.reshape(kernel, (2, 1, group * layer.filters, x.shape[-1]))
+    batch, height, width = tf.unstack(tf.shape(x)[:3])
+    shape = tf.stack([batch, 2 * height, width, group * layer.filters])
+    x = tf.nn.conv2d_transpose(x, kernel, shape, strides=(2, 1), padding="VALID")
+    return Packed((layer.activation(_add_bias(layer, x, group)),), group)
+
+
+def _batch_normalization(layer, inputs, lanes, training):
+    """Computes BatchNormalization, its statistics over all pixels of all places."""
+    value = _join(inputs[0])
+    if value.group == 1:
+        return None
+    output = packed_norm.normalize(
+        layer, value.parts[0], value.group, training=training, synchronized=layer.synchronized
+    )
+    return Packed((output,), value.group)
+
+
+def _activation(layer, inputs, lanes, training):
+    """Applies what acts on each number by itself."""
+    value = inputs[0]
+    if layer.activation not in ELEMENTWISE:
+        return None
+    parts = (layer.activation(tf.cast(part, layer.compute_dtype)) for part in value.parts)
+    return Packed(tuple(parts), value.group)
+
+
+def _max_pooling(layer, inputs, lanes, training):
+    """Takes the larger of two rows, then that of two neighbours in a place.
+
+    Of equal numbers in both rows and columns, the gradient may go to another one than that of the
+    plain operation: of 1 2 above 2 1, to the lower 2.
+    """
+    value = _join(inputs[0])
+    if value.group == 1 or layer.pool_size != (2, 2) or layer.strides != (2, 2):
+        return None
+    if layer.padding != "valid":
+        return None
+    rows = tf.nn.max_pool2d(value.parts[0], (2, 1), (2, 1), "VALID")
+    pixels = tf.split(rows, value.group, axis=-1)
+    return Packed((tf.maximum(_concat(pixels[::2]), _concat(pixels[1::2])),), value.group // 2)
+
+
+def _concatenation(layer, inputs, lanes, training):
+    """Keeps the parts apart: packed side by side, their channels would be out of order."""
+    if layer.axis not in (-1, 3):
+        return None
+    group = max(value.group for value in inputs)
+    parts = [tf.cast(p, layer.compute_dtype) for v in inputs for p in _regroup(v, group).parts]
+    return Packed(tuple(parts), group)
+
+
+def _merge(function):
+    """Returns the rule of an operation on pairs of numbers."""
+
+    def rule(layer, inputs, lanes, training):
+        group = max(value.group for value in inputs)
+        if group == 1:
+            return None
+        tensors = [_regroup(_join(value), group).parts[0] for value in inputs]
+        widest = max(tensor.shape[-1] for tensor in tensors)
+        result = None
+        for tensor in tensors:  # one channel, a factor of each pixel, is repeated by hand
+            tensor = tf.cast(tensor, layer.compute_dtype)
+            tensor = tf.repeat(tensor, widest // tensor.shape[-1], axis=-1)
+            result = tensor if result is None else function(result, tensor)
+        return Packed((result,), group)
+
+    return rule
+
+
+RULES: Mapping[type, Rule] = {
+    keras.layers.Conv2D: _convolution,
+    keras.layers.Conv2DTranspose: _transposed_convolution,
+    keras.layers.Activation: _activation,
+    keras.layers.MaxPooling2D: _max_pooling,
+    keras.layers.Concatenate: _concatenation,
+    keras.layers.Add: _merge(tf.add),
+    keras.layers.Multiply: _merge(tf.multiply),
+    keras.layers.BatchNormalization: _batch_normalization,
+    norms.FusedBatchNormalization: _batch_normalization,
+}
+
+
+def _group(filters: int, width: int | None, lanes: int) -> int:
+    """Returns how many pixels of so many channels fill the lanes, 1 if they had better not."""
+    group = lanes // filters
+    fits = 1 < group <= LARGEST_GROUP and group * filters == lanes and group % 2 == 0
+    return group if fits and width is not None and width % group == 0 else 1
+
+
+def _add_bias(layer: keras.layers.Layer, x: tf.Tensor, group: int) -> tf.Tensor:
+    if not layer.use_bias:
+        return x
+    return x + tf.tile(tf.cast(layer.bias, x.dtype), [group])
+
+
+def _concat(parts: Sequence[tf.Tensor]) -> tf.Tensor:
+    return parts[0] if len(parts) == 1 else tf.concat(parts, axis=-1)
+
+
+def _regroup(value: Packed, group: int) -> Packed:
+    """Packs by another number of pixels."""
+    if value.group == group:
+        return value
+    parts = []
+    for part in value.parts:
+        shape = tf.shape(part)
+        width = shape[2] if part.shape[2] is None else part.shape[2]
+        channels = part.shape[-1] // value.group
+        sizes = (shape[0], shape[1], width * value.group // group, channels * group)
+        parts.append(tf.ensure_shape(tf.reshape(part, sizes), (*part.shape[:2], None, sizes[3])))
+    return Packed(tuple(parts), group)
+
+
+def _join(value: Packed) -> Packed:
+    """Makes one part of several."""
+    if len(value.parts) == 1:
+        return value
+    return _regroup(Packed((_unpack(value),)), value.group)
+
+
+def _unpack(value: Packed) -> tf.Tensor:
+    return _concat(_regroup(value, 1).parts)
