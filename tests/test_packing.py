@@ -138,6 +138,7 @@ def test_in_bfloat16_both_are_as_far_from_float32():
         rounded = small()
     finally:
         keras.mixed_precision.set_global_policy("float32")
+    rounded.set_weights(exact.get_weights())
     reference = computed(exact, exact, images, training=True)
 
     def distance(forward):
@@ -151,8 +152,8 @@ def test_in_bfloat16_both_are_as_far_from_float32():
         )
 
     plain = distance(rounded)
-    assert 1e-4 < plain < 0.1
-    assert distance(packing.packed(rounded, 16)) < 1.5 * plain
+    assert plain > 1e-4
+    assert distance(packing.packed(rounded, 16)) == pytest.approx(plain, rel=0.2)
 
 
 @pytest.mark.slow

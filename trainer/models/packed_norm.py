@@ -19,7 +19,9 @@ def normalize(layer, inputs, group, *, training, synchronized):
     gamma, beta = tf.cast(layer.gamma, tf.float32), tf.cast(layer.beta, tf.float32)
     if training and layer.trainable:
         add_up = _add_up if synchronized else tuple
-        outputs, mean, variance = _by_batch(inputs, gamma, beta, layer.epsilon, group, add_up)
+        outputs, mean, variance = _by_batch(
+            inputs, gamma, beta, layer.epsilon, group, add_up, layer.name
+        )
         for moving, current in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
             moving.assign(moving * layer.momentum + current * (1.0 - layer.momentum))
     else:
@@ -29,7 +31,7 @@ def normalize(layer, inputs, group, *, training, synchronized):
     return tf.cast(outputs, layer.compute_dtype)
 
 
-def _by_batch(inputs, gamma, beta, epsilon, group, add_up):
+def _by_batch(inputs, gamma, beta, epsilon, group, add_up, name):
     """Normalises by the statistics of the inputs.
 
     The gradient is written by hand, so that each direction reads the activation twice: for two sums
@@ -42,6 +44,7 @@ def _by_batch(inputs, gamma, beta, epsilon, group, add_up):
         epsilon: added to the variance.
         group: pixels in a place.
         add_up: list of tensors -> their sums over the replicas that normalise together.
+        name: of the layer, for profiles of the backward pass.
 
     Returns:
         outputs like inputs; mean and biased variance, float32 [C], through which no gradient goes.
@@ -66,13 +69,14 @@ def _by_batch(inputs, gamma, beta, epsilon, group, add_up):
         outputs = tf.cast(x * wide(scale) + wide(beta - mean * scale), inputs.dtype)
 
         def gradient(upstream, *_):
-            change = tf.cast(upstream, tf.float32)
-            centred = tf.cast(inputs, tf.float32) - wide(mean)
-            own_level, own_slope = total(change), total(change * centred)
-            level, slope = add_up([own_level, own_slope])
-            slope = slope * inverse * inverse
-            result = change - wide(level / pixels) - centred * wide(slope / pixels)
-            return tf.cast(result * wide(scale), inputs.dtype), own_slope * inverse, own_level
+            with tf.name_scope(f"{name}/"):
+                change = tf.cast(upstream, tf.float32)
+                centred = tf.cast(inputs, tf.float32) - wide(mean)
+                own_level, own_slope = total(change), total(change * centred)
+                level, slope = add_up([own_level, own_slope])
+                slope = slope * inverse * inverse
+                result = change - wide(level / pixels) - centred * wide(slope / pixels)
+                return tf.cast(result * wide(scale), inputs.dtype), own_slope * inverse, own_level
 
         return (outputs, mean, variance), gradient
 

@@ -99,11 +99,12 @@ def _convolution(layer, inputs, lanes, training):
     kernel = tf.cast(layer.kernel, layer.compute_dtype)
     sizes = [part.shape[-1] // group for part in value.parts]
     kernels = [_widen(part, group) for part in tf.split(kernel, sizes, axis=2)]
-    x = _convolve([tf.cast(part, layer.compute_dtype) for part in value.parts], kernels)
+    parts = [tf.cast(part, layer.compute_dtype) for part in value.parts]
+    x = _convolve(parts, kernels, layer.name)
     return Packed((layer.activation(_add_bias(layer, x, group)),), group)
 
 
-def _convolve(parts, kernels):
+def _convolve(parts, kernels, name):
     """Convolves parts [B, H, W, C_i] by kernels [h, w, C_i, F], and sums: [B, H, W, F].
 
     Forward it is one convolution of all parts. Backward it is one for each: the gradient of a part
@@ -117,18 +118,17 @@ def _convolve(parts, kernels):
 
         def gradient(upstream):
             settings = {"out_backprop": upstream, "strides": [1] * 4, "padding": "SAME"}
-            at_parts = [
-                tf.raw_ops.Conv2DBackpropInput(
-                    input_sizes=tf.shape(part), filter=kernel, **settings
-                )
-                for part, kernel in zip(parts, kernels, strict=True)
-            ]
-            at_kernels = [
-                tf.raw_ops.Conv2DBackpropFilter(
-                    input=part, filter_sizes=tf.shape(kernel), **settings
-                )
-                for part, kernel in zip(parts, kernels, strict=True)
-            ]
+            at_parts, at_kernels = [], []
+            with tf.name_scope(f"{name}/"):  # so that profiles name the layer here, too
+                for part, kernel in zip(parts, kernels, strict=True):
+                    at_part = tf.raw_ops.Conv2DBackpropInput(
+                        input_sizes=tf.shape(part), filter=kernel, **settings
+                    )
+                    at_kernel = tf.raw_ops.Conv2DBackpropFilter(
+                        input=part, filter_sizes=tf.shape(kernel), **settings
+                    )
+                    at_parts.append(at_part)
+                    at_kernels.append(at_kernel)
             return [*at_parts, *at_kernels]
 
         return outputs, gradient
