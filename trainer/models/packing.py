@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 from trainer.models import blocks, norms, packed_norm
+from trainer.models.sync_norm import SyncBatchNormalization
 
 # Channels that a kind of device computes at a time; 1: it computes any number equally well.
 LANES = {"CPU": 1, "GPU": 1, "TPU": 128}
@@ -177,8 +178,9 @@ def _batch_normalization(layer, inputs, lanes, training):
     value = _join(inputs[0])
     if value.group == 1:
         return None
+    synchronized = layer.synchronized or isinstance(layer, SyncBatchNormalization)
     output = packed_norm.normalize(
-        layer, value.parts[0], value.group, training=training, synchronized=layer.synchronized
+        layer, value.parts[0], value.group, training=training, synchronized=synchronized
     )
     return Packed((output,), value.group)
 
@@ -246,6 +248,7 @@ RULES: Mapping[type, Rule] = {
     keras.layers.Multiply: _merge(tf.multiply),
     keras.layers.BatchNormalization: _batch_normalization,
     norms.FusedBatchNormalization: _batch_normalization,
+    SyncBatchNormalization: _batch_normalization,
 }
 
 
