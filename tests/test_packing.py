@@ -9,8 +9,9 @@ from conftest import strategy_of
 from trainer import losses, models, steps
 from trainer.models import packing
 
-# Of the largest number of each tensor. float32 rounds at 6e-8; sums over 2048 pixels add up to it.
-TOLERANCE = 5e-5
+# Of the largest number of each tensor. float32 rounds at 6e-8; sums over 2048 pixels, one after the
+# other through all layers, add up to 6e-5 here.
+TOLERANCE = 2e-4
 
 
 def small(**options):
