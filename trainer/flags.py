@@ -221,6 +221,7 @@ def _log_plainly() -> None:
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()
+    handler.python_handler.setStream(sys.stderr)  # not that of the moment of import
     form = standard_logging.Formatter
     if vertex.is_here():
         form = vertex.Formatter
