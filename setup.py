@@ -62,6 +62,15 @@ setuptools.setup(
             "tensorboard>=2.17,<2.18",
             "tensorflow-io==0.37.1",
         ],
+        # Compilers of accelerators that are not here: 0.5 GB for TPUs, 5 GB more for GPUs.
+        "preflight": [
+            "jax>=0.10.2,<0.10.3",
+            "libtpu>=0.0.51,<0.0.52",
+        ],
+        "preflight-gpu": [
+            "jax>=0.10.2,<0.10.3",
+            "jax-cuda12-plugin[with-cuda]>=0.10.2,<0.10.3",
+        ],
         "test-io": [
             "moto[server]>=5.2,<6",
             "pydicom>=3,<4",

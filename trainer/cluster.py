@@ -245,7 +245,8 @@ def choose_arithmetic(
             slow, fast = (_time_small_step(p, False) for p in ("float32", "bfloat16"))
             precision = "bfloat16" if fast < slow else "float32"
         else:
-            precision = "bfloat16" if _gpu_has_bfloat16(kind) else "float32"
+            capability = _gpu_capability() if kind == "GPU" else (0, 0)
+            precision = "bfloat16" if has_bfloat16(kind, capability) else "float32"
     if obstacle:
         use_jit = False
     elif jit_compile == "auto":
@@ -258,12 +259,14 @@ def choose_arithmetic(
     return precision, use_jit
 
 
-def _gpu_has_bfloat16(kind: str) -> bool:
-    if kind != "GPU":
-        return False
+def has_bfloat16(kind: str, capability: tuple[int, int] = (0, 0)) -> bool:
+    """Says whether a `GPU` of a compute capability, or a `TPU`, multiplies bfloat16 in hardware."""
+    return kind == "TPU" or (kind == "GPU" and capability >= (8, 0))
+
+
+def _gpu_capability() -> tuple[int, int]:
     gpu = tf.config.list_physical_devices("GPU")[0]
-    capability = tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
-    return capability[0] >= 8
+    return tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
 
 
 def _time_small_step(precision: str, jit_compile: bool, repeats: int = 3) -> float:

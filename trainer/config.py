@@ -332,6 +332,39 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Target(Settings):
+    """The accelerator, and what to find out about it."""
+
+    accelerator: str = setting(
+        "v5e",
+        "Chip to compile for.",
+        choices=(
+            *("v2", "v3", "v4", "v5e", "v5p", "v6e"),
+            *("t4", "v100", "a100-40", "a100-80", "l4", "h100", "h200", "b200"),
+        ),
+    )
+    chips: int = setting(1, "Chips among which --batch_size is divided.", low=1)
+    find_batch: bool = setting(
+        False, "Find the largest --batch_size that fits, by a few more compilations."
+    )
+    json: str = setting("", "Also write the figures to this file.")
+    cache_dir: str = setting(
+        "", "Folder of what has been compiled; empty: unet-trainer/preflight in the user's cache."
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preflight:
+    """Compiles the training step for an accelerator that is not here: does it fit, how fast is it?
+
+    Exit status 3 if it does not fit. The flags of trainer.task say what would be trained.
+    """
+
+    target: Target = dataclasses.field(default_factory=Target)
+    job: Job = dataclasses.field(default_factory=Job)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate(Settings):
     """Evaluates the best checkpoint of a run, exactly, case by case."""
 

@@ -126,7 +126,7 @@ def parse(
 def describe(cls: type, program: str) -> str:
     """Returns the text of `--help`: what the command does and its flags, group by group."""
     width = min(100, shutil.get_terminal_size().columns)
-    module = program.removesuffix(".py").replace(os.sep, ".")
+    module = program.removesuffix(".py").replace(os.sep, ".").removesuffix(".__main__")
     for package in ("trainer.", "launch."):
         module = module[module.find(package) :] if package in module else module
     lines = [f"python -m {module} [--flag=value …] [--flagfile=FILE]", ""]

@@ -1,0 +1,106 @@
+"""Lowers the training step of a job to the XLA program of one replica."""
+
+import dataclasses
+
+import keras
+import numpy as np
+
+from trainer import cluster, config, load, losses, run, steps
+from trainer.data import demo, records
+from trainer.preflight.accelerators import Accelerator, Gpu
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lowered:
+    """The program of one replica's training step, and what the estimates ask of it.
+
+    Attributes:
+        program: a serialized HLO module.
+        batch_size: images per replica.
+        precision: that the layers compute in.
+        channels: of the images.
+        num_examples: images of the training split.
+        sizes: bytes of what stays on the chip: `weights`, `optimizer`, `average`, `batch`.
+        reduced: bytes of the gradients and statistics that are summed over all replicas.
+        collectives: sums over all replicas in a step.
+        layers: the network's layers, by name.
+    """
+
+    program: bytes
+    batch_size: int
+    precision: str
+    channels: int
+    num_examples: int
+    sizes: dict[str, int]
+    reduced: int
+    collectives: int
+    layers: tuple[str, ...]
+
+
+def lower(job: config.Job, accelerator: Accelerator, batch_size: int) -> Lowered:
+    """Returns the step that `trainer.task` would run with these settings on each replica.
+
+    Args:
+        job: the settings; its batch size, strategy and devices are not looked at.
+        accelerator: for which `--precision=auto` is decided.
+        batch_size: images per replica.
+    """
+    manifest = records.read_manifest(job.data.data_dir or demo.folder())
+    precision = _precision(job, accelerator)
+    split = manifest.splits["train"]
+    keras.backend.clear_session()  # layers are numbered anew: the same settings, the same program
+    keras.mixed_precision.set_global_policy(cluster.POLICIES[precision])
+    model = load.build_model(job.model, manifest.channels, manifest.num_classes)
+    average = keras.models.clone_model(model) if job.optimization.ema else None
+    total_steps = job.optimization.total_steps(split.examples, job.data.batch_size)
+    descent = run.build_optimizer(job.optimization, total_steps, precision)
+    descent.build(model.trainable_variables)
+    step = steps.step_of_one_replica(
+        model,
+        descent,
+        losses.LOSSES[job.optimization.loss],
+        losses.class_weights(job.optimization.class_weights, split.pixels),
+        clip_norm=job.optimization.clip_norm,
+        accumulate_steps=job.optimization.accumulate_steps,
+        average=average,
+        average_decay=job.optimization.ema,
+    )
+    specs = steps.batch_spec(batch_size, job.data.crop, manifest.channels)
+    statistics = _statistics(model) if job.model.norm == "sync_batch" else []
+    return Lowered(
+        program=step.experimental_get_compiler_ir(*specs)(stage="hlo_serialized"),
+        batch_size=batch_size,
+        precision=precision,
+        channels=manifest.channels,
+        num_examples=split.examples,
+        sizes={
+            "weights": _size(model.variables),
+            "optimizer": _size(descent.variables),
+            "average": _size(average.variables) if average else 0,
+            "batch": sum(int(np.prod(spec.shape)) * spec.dtype.size for spec in specs),
+        },
+        reduced=_size(model.trainable_variables) + sum(statistics),
+        collectives=2 + len(statistics),  # the loss's weights, and all gradients in one
+        layers=tuple(layer.name for layer in model.layers),
+    )
+
+
+def _precision(job: config.Job, accelerator: Accelerator) -> str:
+    if job.device.precision != "auto":
+        return job.device.precision
+    capability = accelerator.capability if isinstance(accelerator, Gpu) else (0, 0)
+    return "bfloat16" if cluster.has_bfloat16(accelerator.kind, capability) else "float32"
+
+
+def _size(variables: list) -> int:
+    return sum(int(np.prod(v.shape)) * np.dtype(v.dtype).itemsize for v in variables)
+
+
+def _statistics(model: keras.Model) -> list[int]:
+    """Returns the bytes of each sum of statistics over all replicas, forward and backward."""
+    channels = [
+        layer.gamma.shape[0]
+        for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    return [4 * 2 * number for number in channels] * 2
