@@ -4,6 +4,7 @@
 # make test-io  what takes tensorflow-io: s3://, az:// and DICOM, with the TensorFlow that it fits
 # make test-image  the image's steps, without docker
 # make lock     requirements/*.txt anew, from setup.py and requirements/*.in
+# make test-preflight  what compiles for TPUs: the training step, and whether it fits
 # make clean  removes the environments and what was built
 
 PYTHON ?= python3.11
@@ -20,7 +21,7 @@ endif
 # Two processes, each with whole files: TensorFlow takes long to trace, on one core.
 PYTEST = $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: demo check test test-io test-image lint lock clean
+.PHONY: demo check test test-io test-image test-preflight lint lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m trainer.task --flagfile=configs/demo.cfg
@@ -36,6 +37,9 @@ test-io: .venv-io/installed
 
 test-image: $(VENV)/installed-test
 	$(BIN)/python -m pytest -q tests_image
+
+test-preflight: .venv-preflight/installed
+	.venv-preflight/bin/python -m pytest -q tests_preflight
 
 lint: $(VENV)/installed-test
 	$(BIN)/hadolint Dockerfile
@@ -58,6 +62,11 @@ $(VENV)/installed-test: $(VENV)/installed
 	if command -v npm; then npm install --silent --prefix .venv-io azurite@3.35.0; fi
 	touch $@
 
+.venv-preflight/installed: setup.py
+	$(PYTHON) -m venv .venv-preflight
+	.venv-preflight/bin/python -m pip install --quiet --editable ".[preflight,test]"
+	touch $@
+
 LOCK = .venv-lock/bin/uv pip compile --quiet --no-config --upgrade setup.py --generate-hashes \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_31 --no-header --no-annotate
 
@@ -70,4 +79,4 @@ lock:
 		--output-file requirements/tpu.txt
 
 clean:
-	rm -rf .venv .venv-io .venv-lock .venv-tf* build dist *.egg-info runs .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-io .venv-lock .venv-preflight .venv-tf* build dist *.egg-info runs .mypy_cache .pytest_cache .ruff_cache

@@ -104,11 +104,11 @@ def refuse(
         report.as_json_without_room(accelerator, settings.target.chips, compiled, lowered),
     )
     replicas = settings.target.chips * accelerator.replicas
-    need = "more" if compiled.total is None else f"{compiled.total / GIB:.1f}"
+    need = "more" if compiled.total is None else f"{compiled.total / GIB:.1f} GiB"
     print(
         f"--batch_size={lowered.batch_size * replicas} does not fit: {lowered.batch_size} images "
-        f"per replica take {need} of the {accelerator.usable / GIB:.1f} GiB of "
-        f"{accelerator.title}, by its compiler; use --find_batch, a smaller --batch_size, more "
+        f"per replica need {need}, its compiler says, and {accelerator.title} has "
+        f"{accelerator.usable / GIB:.2f} GiB; use --find_batch, a smaller --batch_size, more "
         "--chips or --accumulate_steps.",
         file=sys.stderr,
     )

@@ -221,7 +221,7 @@ def _time_lines(found: Findings) -> list[str]:
         f"{'MFU, estimate':<28}{found.mfu:8.1%} of {peak / 1e12:.0f} TFLOP/s",
         f"{'arithmetic':<28}{found.compiled.flops / 1e12:8.2f} TFLOP",
         f"{'memory traffic':<28}{found.gigabytes:8.1f} GB",
-        f"{'hours per epoch, estimate':<28}{found.epoch_hours:8.4f} "
+        f"{'hours per epoch, estimate':<28}{found.epoch_hours:8.2g} "
         f"({found.lowered.num_examples} images)",
     ]
 

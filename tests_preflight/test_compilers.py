@@ -1,0 +1,105 @@
+"""Preflight with the accelerators' own compilers: `make test-preflight`."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+SMALL = ("--filters=8", "--depth=2", "--crop=32")
+INSTALLED = {
+    "TPU": importlib.util.find_spec("libtpu") is not None,
+    "GPU": importlib.util.find_spec("jax_cuda12_plugin") is not None,
+}
+for_tpu = pytest.mark.skipif(not INSTALLED["TPU"], reason="takes the extra preflight")
+for_gpu = pytest.mark.skipif(not INSTALLED["GPU"], reason="takes the extra preflight-gpu")
+
+
+def preflight(cache, *arguments, status=0):
+    """Runs the command; returns its figures, what it printed, and what it said on stderr."""
+    path = cache / "figures.json"
+    process = subprocess.run(
+        [sys.executable, "-m", "trainer.preflight", f"--cache_dir={cache}", f"--json={path}"]
+        + list(arguments),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        check=False,
+    )
+    assert process.returncode == status, process.stderr
+    return json.loads(path.read_text(encoding="utf-8")), process.stdout, process.stderr
+
+
+def assert_whole(figures):
+    assert figures["fits"] is True
+    memory = figures["memory_gib"]
+    assert 0 < memory["total"] < figures["usable_memory_gib"] <= figures["chip_memory_gib"]
+    assert memory["weights"] + memory["optimizer"] < memory["arguments"] + 1e-3
+    assert figures["tflop"] > 0
+    assert 0 < figures["mfu_estimate"] < 1
+    assert figures["gb_accessed"] > 0
+    step = figures["step_ms_estimate"]
+    assert figures["images_per_second_estimate"] == pytest.approx(
+        1000 * figures["batch_size"] / step
+    )
+    top = figures["top_ops"]
+    assert len(top) == 10
+    assert all(op["ms_estimate"] == pytest.approx(op["share"] * step) for op in top)
+    assert [op["share"] for op in top] == sorted((op["share"] for op in top), reverse=True)
+
+
+@for_tpu
+def test_the_default_configuration_fits_a_v5e(tmp_path):
+    figures, text, _ = preflight(tmp_path, "--accelerator=v5e")
+    assert_whole(figures)
+    assert (figures["precision"], figures["batch_size"]) == ("bfloat16", 8)
+    # 1,942,289 weights with two moments each in Adam, in float32, and the statistics of norms.
+    assert figures["all_reduce"]["bytes_per_step"] == pytest.approx(4 * 1.95e6, rel=0.01)
+    assert text.startswith("TPU v5e × 1: unet, 16 filters, depth 4, 256×256×3, bfloat16, batch 8")
+    assert text.count("estimate") > 4
+
+
+@for_tpu
+@pytest.mark.parametrize("model", ["unet", "residual_unet", "attention_unet"])
+def test_each_model_fits_a_v5e(model, tmp_path):
+    figures, _, _ = preflight(tmp_path, f"--model={model}", *SMALL)
+    assert_whole(figures)
+    names = " ".join(op["name"] for op in figures["top_ops"])
+    assert "conv" in names or "normalization" in names
+
+
+@for_tpu
+def test_a_program_is_compiled_once_and_found_again(tmp_path):
+    arguments = (*SMALL, "--depth=1", "--ema=0.9", "--accumulate_steps=2", "--norm=sync_batch")
+    first, text, _ = preflight(tmp_path, *arguments)
+    again, text_again, _ = preflight(tmp_path, *arguments)
+    assert "read from the cache" not in text
+    assert "read from the cache" in text_again
+    assert first == again
+    assert first["memory_gib"]["average"] > 0
+
+
+@for_tpu
+def test_a_batch_far_too_large_does_not_fit_and_takes_one_line(tmp_path):
+    figures, text, errors = preflight(
+        tmp_path, *SMALL, "--depth=1", "--batch_size=8000000", status=3
+    )
+    assert figures["fits"] is False
+    assert figures["memory_gib"]["total"] > figures["usable_memory_gib"] == 15.75
+    assert figures["step_ms_estimate"] is None
+    assert text == ""
+    (line,) = errors.splitlines()
+    assert line.startswith("--batch_size=8000000 does not fit: ")
+
+
+@for_gpu
+def test_a_small_step_fits_every_gpu_in_each_precision(tmp_path):
+    times = {}
+    for name, precision in [("t4", "float16"), ("h100", "bfloat16"), ("h100", "float32")]:
+        arguments = (f"--accelerator={name}", f"--precision={precision}", *SMALL)
+        figures, _, _ = preflight(tmp_path, *arguments, "--crop=128")
+        assert_whole(figures)
+        times[name, precision] = figures["step_ms_estimate"]
+    assert times["h100", "bfloat16"] < times["h100", "float32"] < times["t4", "float16"]
