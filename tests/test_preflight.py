@@ -14,7 +14,9 @@ from trainer.preflight import (
     compilation,
     estimate,
     hlo,
+    lowering,
     memory,
+    report,
     scaling,
 )
 from trainer.preflight.accelerators import ACCELERATORS, GIB
@@ -364,3 +366,95 @@ def test_the_cache_is_where_the_users_caches_are(monkeypatch):
     assert compilation.default_cache() == "/somewhere/unet-trainer/preflight"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert compilation.default_cache().endswith("/.cache/unet-trainer/preflight")
+
+
+@pytest.fixture
+def findings(tmp_path):
+    """A step of 4 TFLOP that takes 40 ms, on 2 of 8 chips that sum 1.75 GB in 10 ms."""
+    (tmp_path / "optimized.txt").write_text(TPU_PROGRAM, encoding="utf-8")
+    operations = [
+        estimate.Operation("conv2d convolution", "bf16[8]", 0.03, 3e12, 5e9, "arithmetic"),
+        estimate.Operation("activation Relu", "bf16[8]", 0.01, 0.0, 3e9, "memory"),
+    ]
+    lowered = lowering.Lowered(
+        program=b"",
+        batch_size=16,
+        precision="bfloat16",
+        channels=1,
+        num_examples=2304,
+        sizes={"weights": GIB, "optimizer": 2 * GIB, "average": 0, "batch": 0},
+        reduced=10**9,
+        collectives=2,
+        layers=(),
+    )
+    memory_of = {"argument": 3 * GIB, "output": 3 * GIB, "alias": 3 * GIB}
+    return report.Findings(
+        job=config.Job(),
+        accelerator=ACCELERATORS["v5e"],
+        chips=2,
+        lowered=lowered,
+        compiled=compilation.Compiled(
+            flops=4e12,
+            folder=str(tmp_path),
+            memory={**memory_of, "temp": 4 * GIB, "generated_code": 0},
+            compiler={"libtpu": "1"},
+        ),
+        padding=memory.Padding(0, GIB, None),
+        operations=operations,
+        scalings=[scaling.Scaling(2, 0.01, 640.0, 0.8)],
+        advice=["Do this."],
+    )
+
+
+def test_the_json_holds_what_programs_are_promised(findings):
+    figures = report.as_json(findings)
+    assert figures["fits"] is True
+    assert (figures["accelerator"], figures["chips"]) == ("TPU v5e", 2)
+    assert (figures["batch_size"], figures["batch_size_per_replica"]) == (32, 16)
+    assert figures["chip_memory_gib"] == 16
+    memory_gib = figures["memory_gib"]
+    assert [memory_gib[key] for key in ("arguments", "temporary", "total")] == [3, 4, 7]
+    assert [memory_gib[key] for key in ("weights", "optimizer", "padding")] == [1, 2, 1]
+    assert figures["step_ms_estimate"] == pytest.approx(40)
+    assert figures["images_per_second_estimate"] == 640
+    assert figures["mfu_estimate"] == pytest.approx(100 / 197)  # 4 TFLOP in 40 ms
+    assert (figures["tflop"], figures["gb_accessed"]) == (4, 8)
+    first, second = figures["top_ops"]
+    assert (first["name"], first["share"]) == ("conv2d convolution", pytest.approx(0.75))
+    assert second["ms_estimate"] == pytest.approx(10)
+    assert figures["epoch_hours_estimate"] == pytest.approx(0.001)  # 2304 images in 3.6 s
+    assert figures["advice"] == ["Do this."]
+
+
+def test_the_text_says_what_is_an_estimate_and_how_good_it_is(findings):
+    lines = report.as_text(findings).splitlines()
+    assert lines[0] == (
+        "TPU v5e × 2: unet, 16 filters, depth 4, 256×256×1, bfloat16, batch 32 (16 per replica)"
+    )
+    text = "\n".join(lines)
+    for name in ("step", "images/s", "MFU", "hours per epoch"):
+        assert f"{name}, estimate" in text
+    assert "40.0 ms + 10.0 ms to sum gradients" in text
+    assert report.QUALITY["TPU"] in lines
+    assert lines[-1] == "Advice: Do this."
+    weights, temporary = (
+        next(line for line in lines if name in line) for name in ("weights", "activations")
+    )
+    assert weights.split() == ["weights", "1.00", "GiB"]
+    assert temporary.split() == ["activations,", "temporary", "3.00", "GiB"]
+
+
+def test_a_fusion_without_a_name_has_that_of_what_is_inside():
+    program = TPU_PROGRAM.replace('op_type="Conv2D" op_name="unet_1/conv2d_3_1/convolution"', "")
+    program = program.replace(
+        "dim_labels=b01f_01io->b01f", 'dim_labels=b01f_01io->b01f, metadata={op_name="inside"}'
+    )
+    first, *_ = estimate.estimate(hlo.parse(program), ACCELERATORS["v5e"], [])
+    assert first.name == "inside"
+
+
+def test_help_names_the_command():
+    text = flags.describe(config.Preflight, "trainer.preflight.__main__")
+    assert text.startswith("python -m trainer.preflight [--flag=value …]")
+    assert "--find_batch" in text
+    assert "--accumulate_steps" in text

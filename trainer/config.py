@@ -337,7 +337,7 @@ class Target(Settings):
 
     accelerator: str = setting(
         "v5e",
-        "Chip to compile for.",
+        "Chip to compile for; v2 to v6e are TPUs, and TensorFlow does not run on v6e.",
         choices=(
             *("v2", "v3", "v4", "v5e", "v5p", "v6e"),
             *("t4", "v100", "a100-40", "a100-80", "l4", "h100", "h200", "b200"),
@@ -355,9 +355,9 @@ class Target(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preflight:
-    """Compiles the training step for an accelerator that is not here: does it fit, how fast is it?
+    """Compiles the training step for a chip that is not here: does it fit (status 3: no), how fast?
 
-    Exit status 3 if it does not fit. The flags of trainer.task say what would be trained.
+    The flags of trainer.task say what would be trained.
     """
 
     target: Target = dataclasses.field(default_factory=Target)

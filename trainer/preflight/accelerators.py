@@ -162,7 +162,6 @@ _TPUS = {
         clock=1.75e9,
         interconnect=600e9,
         host_chips=8960,
-        note="TensorFlow names TPUs up to v5e as supported, and was not seen to run there.",
     ),
     "v6e": Tpu(
         title="TPU v6e",

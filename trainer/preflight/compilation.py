@@ -30,8 +30,6 @@ ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is used that another process could hold
     "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",  # there is no driver to check
 }
-# Choosing among cuDNN's kernels by timing them would need the device.
-GPU_FLAGS = "--xla_gpu_autotune_level=0"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +98,7 @@ def compile_program(program: bytes, accelerator: Tpu | Gpu, cache_dir: str) -> C
         pathlib.Path(paths["request"]).write_text(json.dumps(request), encoding="utf-8")
         environment = {**os.environ, **ENVIRONMENT}
         if accelerator.kind == "GPU":
-            environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {GPU_FLAGS}".strip()
+            environment["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_gpu_flags()])
         process = subprocess.run(
             [sys.executable, "-m", "trainer.preflight.compile", paths["request"]],
             env=environment,
@@ -123,6 +121,15 @@ def default_cache() -> str:
     """Returns the folder of what has been compiled, as the XDG rules name it."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return os.path.join(home, "unet-trainer", "preflight")
+
+
+def _gpu_flags() -> list[str]:
+    flags = ["--xla_gpu_autotune_level=0"]  # to time cuDNN's kernels would need the device
+    has_toolkit = importlib.util.find_spec("nvidia") is not None
+    toolkit = importlib.util.find_spec("nvidia.cuda_nvcc") if has_toolkit else None
+    if toolkit and toolkit.submodule_search_locations:  # before a ptxas of the machine, of any age
+        flags.append(f"--xla_gpu_cuda_data_dir={toolkit.submodule_search_locations[0]}")
+    return flags
 
 
 def _target(accelerator: Tpu | Gpu) -> dict[str, Any]:
