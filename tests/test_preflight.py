@@ -458,3 +458,27 @@ def test_help_names_the_command():
     assert text.startswith("python -m trainer.preflight [--flag=value …]")
     assert "--find_batch" in text
     assert "--accumulate_steps" in text
+
+
+def test_of_a_conditional_the_longer_branch_counts():
+    module = hlo.parse(
+        """HloModule a_step
+
+%short (a: f32[8]) -> f32[8] {
+  ROOT %a = f32[8]{0} parameter(0)
+}
+
+%long (b: f32[8]) -> f32[8] {
+  %b = f32[8]{0} parameter(0)
+  ROOT %twice = f32[8]{0} add(%b, %b)
+}
+
+ENTRY %main (yes: pred[], c: f32[8]) -> f32[8] {
+  %yes = pred[] parameter(0)
+  %c = f32[8]{0} parameter(1)
+  ROOT %either = f32[8]{0} conditional(%yes, %c, %c), true_computation=%short, \
+    false_computation=%long
+}
+"""
+    )
+    assert [one.name for _, one, _ in module.executed()] == ["twice"]

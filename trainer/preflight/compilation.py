@@ -32,6 +32,10 @@ ENVIRONMENT = {
 }
 
 
+# By which users change what compilers do.
+COMPILER_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compiled:
     """What the compiler said.
@@ -94,7 +98,8 @@ def compile_program(program: bytes, accelerator: Tpu | Gpu, cache_dir: str) -> C
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: os.path.join(folder, name) for name in ("program", "answer", "request")}
         pathlib.Path(paths["program"]).write_bytes(program)
-        request = {**paths, "target": _target(accelerator), "cache": cache}
+        flags = {name: os.environ[name] for name in COMPILER_FLAGS if name in os.environ}
+        request = {**paths, "target": _target(accelerator), "flags": flags, "cache": cache}
         pathlib.Path(paths["request"]).write_text(json.dumps(request), encoding="utf-8")
         environment = {**os.environ, **ENVIRONMENT}
         if accelerator.kind == "GPU":

@@ -30,13 +30,18 @@ PACKAGES = {
 
 
 def main(request_path: str) -> None:
-    """Answers a request, a JSON file of `program`, `target`, `cache` and `answer` (paths)."""
+    """Answers a request.
+
+    Args:
+        request_path: a JSON file: paths of the `program`, the `cache` and the `answer` to write,
+            the `target` that jax takes, and the user's own `flags` for the compiler.
+    """
     with open(request_path, encoding="utf-8") as file:
         request = json.load(file)
     with open(request["program"], "rb") as file:
         program = file.read()
     versions = _versions(request["target"]["platform"])
-    key = _fingerprint(program, request["target"], versions)
+    key = _fingerprint(program, [request["target"], request["flags"], versions])
     folder = os.path.join(request["cache"], key)
     answer = os.path.join(folder, "answer.json")
     cached = os.path.exists(answer)
@@ -58,11 +63,11 @@ def _versions(platform: str) -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in PACKAGES[platform]}
 
 
-def _fingerprint(program: bytes, target: dict[str, Any], versions: dict[str, str]) -> str:
+def _fingerprint(program: bytes, settings: list[dict[str, Any]]) -> str:
     """Returns what programs that compile to the same have in common, and others have not."""
     text = _COUNTER.sub("", xla_client.XlaComputation(program).as_hlo_text(True))
-    settings = json.dumps([target, versions], sort_keys=True)
-    return hashlib.sha256((text + settings).encode()).hexdigest()[:24]
+    whole = text + json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(whole.encode()).hexdigest()[:24]
 
 
 def _compile(program: bytes, target: dict[str, Any], text_path: str) -> dict[str, Any]:
