@@ -27,7 +27,8 @@ def main(settings: config.Preflight) -> None:
 
     @functools.cache
     def compiled_step(batch_size: int) -> tuple[lowering.Lowered, compilation.Compiled]:
-        lowered = lowering.lower(settings.job, accelerator, batch_size)
+        replicas = settings.target.chips * accelerator.replicas
+        lowered = lowering.lower(settings.job, accelerator, batch_size, replicas)
         program = lowered.program
         return lowered, compilation.compile_program(program, accelerator, settings.target.cache_dir)
 

@@ -5,8 +5,9 @@ import dataclasses
 import keras
 import numpy as np
 
-from trainer import cluster, config, load, losses, run, steps
+from trainer import cluster, config, losses, network, run, steps
 from trainer.data import demo, records
+from trainer.models import norms
 from trainer.preflight.accelerators import Accelerator, Gpu
 
 
@@ -37,20 +38,21 @@ class Lowered:
     layers: tuple[str, ...]
 
 
-def lower(job: config.Job, accelerator: Accelerator, batch_size: int) -> Lowered:
+def lower(job: config.Job, accelerator: Accelerator, batch_size: int, num_replicas: int) -> Lowered:
     """Returns the step that `trainer.task` would run with these settings on each replica.
 
     Args:
         job: the settings; its batch size, strategy and devices are not looked at.
         accelerator: for which `--precision=auto` is decided.
         batch_size: images per replica.
+        num_replicas: by which `--norm=auto` is decided.
     """
     manifest = records.read_manifest(job.data.data_dir or demo.folder())
     precision = _precision(job, accelerator)
     split = manifest.splits["train"]
     keras.backend.clear_session()  # layers are numbered anew: the same settings, the same program
     keras.mixed_precision.set_global_policy(cluster.POLICIES[precision])
-    model = load.build_model(job.model, manifest.channels, manifest.num_classes)
+    model = network.build_model(job.model, manifest.channels, manifest.num_classes, num_replicas)
     average = keras.models.clone_model(model) if job.optimization.ema else None
     total_steps = job.optimization.total_steps(split.examples, job.data.batch_size)
     descent = run.build_optimizer(job.optimization, total_steps, precision)
@@ -66,7 +68,8 @@ def lower(job: config.Job, accelerator: Accelerator, batch_size: int) -> Lowered
         average_decay=job.optimization.ema,
     )
     specs = steps.batch_spec(batch_size, job.data.crop, manifest.channels)
-    statistics = _statistics(model) if job.model.norm == "sync_batch" else []
+    norm = norms.choose(job.model.norm, num_replicas)
+    statistics = _statistics(model) if norm == "sync_batch" else []
     return Lowered(
         program=step.experimental_get_compiler_ir(*specs)(stage="hlo_serialized"),
         batch_size=batch_size,
