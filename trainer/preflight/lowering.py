@@ -7,7 +7,7 @@ import numpy as np
 
 from trainer import cluster, config, losses, network, run, steps
 from trainer.data import demo, records
-from trainer.models import norms
+from trainer.models import norms, packing
 from trainer.preflight.accelerators import Accelerator, Gpu
 
 
@@ -66,6 +66,7 @@ def lower(job: config.Job, accelerator: Accelerator, batch_size: int, num_replic
         accumulate_steps=job.optimization.accumulate_steps,
         average=average,
         average_decay=job.optimization.ema,
+        lanes=packing.LANES[accelerator.kind],
     )
     specs = steps.batch_spec(batch_size, job.data.crop, manifest.channels)
     norm = norms.choose(job.model.norm, num_replicas)
