@@ -1,7 +1,8 @@
 """The accelerators: what each can do at best, and how it is described to its compiler.
 
 Figures are those of the makers' documents named in SOURCES, of chips as Google Cloud rents them,
-read in November 2026. Nothing here was measured.
+noted in November 2026; the peaks of NVIDIA's chips, their links, details of T4 and L4, and the
+links of TPU v2 and v3 from memory of these documents. Nothing here was measured.
 """
 
 import dataclasses

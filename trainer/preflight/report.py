@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainer import config
+from trainer.models.packing import LANES
 from trainer.preflight.accelerators import GIB, Accelerator, Gpu, Tpu, peak_of
 from trainer.preflight.compilation import Compiled
 from trainer.preflight.estimate import Operation
@@ -212,6 +213,7 @@ def _size(number: float) -> str:
 def _time_lines(found: Findings) -> list[str]:
     peak = peak_of(found.accelerator, TYPES[found.lowered.precision])
     here = found.scalings[0]
+    zeros = ", with the zeros of packed pixels" if LANES[found.accelerator.kind] > 1 else ""
     return [
         f"{'step, estimate':<28}{1e3 * found.step_seconds:8.1f} ms"
         + (
@@ -219,10 +221,10 @@ def _time_lines(found: Findings) -> list[str]:
         ),
         f"{'images/s, estimate':<28}{here.images_per_second:8.0f}",
         f"{'MFU, estimate':<28}{found.mfu:8.1%} of {peak / 1e12:.0f} TFLOP/s",
-        f"{'arithmetic':<28}{found.compiled.flops / 1e12:8.2f} TFLOP",
+        f"{'arithmetic':<28}{found.compiled.flops / 1e12:8.2f} TFLOP{zeros}",
         f"{'memory traffic':<28}{found.gigabytes:8.1f} GB",
-        f"{'hours per epoch, estimate':<28}{found.epoch_hours:8.2g} "
-        f"({found.lowered.num_examples} images)",
+        f"{'hours per epoch, estimate':<28}{found.epoch_hours:8.4f} "
+        f"({3600 * found.epoch_hours:.1f} s for {found.lowered.num_examples} images)",
     ]
 
 
