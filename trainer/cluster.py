@@ -234,8 +234,7 @@ def choose_arithmetic(
     if kind == "TPU":  # whose strategy compiles all of a replica's step, collectives included
         return ("bfloat16" if precision == "auto" else precision), False
     obstacle = "--deterministic" if deterministic else ""
-    kind = device_kind(strategy)
-    if synchronized and strategy.num_replicas_in_sync > 1 and kind != "TPU":  # whose sums are XLA's
+    if synchronized and strategy.num_replicas_in_sync > 1:
         obstacle = "--norm=sync_batch on several replicas"
     if obstacle and jit_compile == "true":
         raise InputError(f"--jit_compile=true does not go with {obstacle}; use --jit_compile=auto.")
