@@ -5,6 +5,7 @@
 # make test-image  the image's steps, without docker
 # make lock     requirements/*.txt anew, from setup.py and requirements/*.in
 # make test-preflight  what compiles for TPUs: the training step, and whether it fits
+# make browser  Chromium, in which a test opens TensorBoard; where it can be installed
 # make clean  removes the environments and what was built
 
 PYTHON ?= python3.11
@@ -21,7 +22,7 @@ endif
 # Two processes, each with whole files: TensorFlow takes long to trace, on one core.
 PYTEST = $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-.PHONY: demo check test test-io test-image test-preflight lint lock clean
+.PHONY: demo check test test-io test-image test-preflight browser lint lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m trainer.task --flagfile=configs/demo.cfg
@@ -29,8 +30,14 @@ demo: $(VENV)/installed
 check: lint
 	$(PYTEST) -m "not slow"
 
-test: lint
+test: lint browser
 	$(PYTEST)
+
+# Without it the test says so and is skipped.
+browser:
+	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  (apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium) \
+	  >/dev/null 2>&1 || echo "Chromium cannot be installed: its test is skipped."; fi
 
 test-io: .venv-io/installed
 	.venv-io/bin/python -m pytest -q tests_io

@@ -48,6 +48,7 @@ setuptools.setup(
             "mypy>=1.11,<3",
             "onnx>=1.17,<2",
             "onnxruntime>=1.20,<2",
+            "playwright>=1.48,<2",
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
             "ruff>=0.17,<0.18",

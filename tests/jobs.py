@@ -38,8 +38,8 @@ def only(entries, split, *keys):
 
 
 def results(run_dir):
-    """Returns all of metrics.jsonl that is no measurement of time."""
-    timed = ("images_per_second", "input_share", "goodput")
+    """Returns all of metrics.jsonl that is no measurement of time or memory."""
+    timed = ("images_per_second", "input_share", "goodput", "host_memory_gib")
     return [
         {key: x for key, x in entry.items() if key not in timed and not key.startswith("share_")}
         for entry in lines(run_dir)

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import pathlib
 import threading
 import time
 
@@ -38,14 +39,14 @@ def pointwise_model(replicas=1):
     return model
 
 
-def evaluator_of(data, model, *, replicas=1, batch_size=2, tile=1024):
+def evaluator_of(data, model, *, replicas=1, batch_size=2, tile=1024, normalize="image"):
     return evaluation.Evaluator(
         strategy_of(replicas),
         model,
         *data,
         terms=losses.LOSSES["ce_dice"],
         class_weights=tf.ones(3),
-        normalize="image",
+        normalize=normalize,
         depth=2,
         kernel_size=3,
         batch_size=batch_size,
@@ -106,10 +107,52 @@ def test_counts_of_tiles_equal_those_of_the_whole_image(tmp_path):
 
 
 def test_the_worst_cases_come_worst_first():
-    worst = evaluation.Worst(2)
+    worst = evaluation.Extreme(2)
     for index, dice in enumerate([0.9, 0.2, 0.5, 0.4]):
-        worst.offer(evaluation.Case(index, dice, *[np.zeros(0)] * 4))
+        worst.offer(evaluation.Case(index, dice, *[np.zeros(0)] * 5))
     assert [case.index for case in worst.cases()] == [1, 3]
+
+
+def test_the_best_cases_come_best_first_and_the_first_in_order():
+    gallery = evaluation.Gallery(first=2, best=2)
+    for index, dice in [(1, 0.9), (0, 0.2), (3, 0.5), (2, 0.95)]:
+        gallery.offer(evaluation.Case(index, dice, *[np.zeros(0)] * 5))
+    assert [case.index for case in gallery.cases("best")] == [2, 1]
+    assert [case.index for case in gallery.cases("first")] == [0, 1]
+    assert gallery.cases("worst") == []
+
+
+@pytest.mark.parametrize("normalize", ["image", "dataset", "none"])
+def test_cases_are_shown_as_they_are_stored(data, normalize):
+    stored = {}
+    for path in sorted(pathlib.Path(data[0]).glob("val*")):
+        for record in tf.data.TFRecordDataset(str(path)):
+            example = records.decode(record, data[1])
+            stored[example["name"].numpy().decode()] = example["image"].numpy()
+    gallery = evaluation.Gallery(first=7)
+    evaluator_of(data, pointwise_model(), normalize=normalize)("val", gallery.offer)
+    for case in gallery.cases("first"):
+        name = data[1].splits["val"].cases[case.index]
+        np.testing.assert_array_equal(case.image, stored[name])
+
+
+def test_confusions_and_probabilities_count_every_valid_pixel_once(data):
+    scores = evaluator_of(data, pointwise_model())("val")
+    np.testing.assert_array_equal(np.diag(scores.confusions), scores.counts[..., 2].sum(axis=0))
+    np.testing.assert_array_equal(scores.confusions.sum(axis=1), scores.counts[..., 0].sum(axis=0))
+    np.testing.assert_array_equal(scores.confusions.sum(axis=0), scores.counts[..., 1].sum(axis=0))
+    for k in (1, 2):
+        others, own = scores.probabilities[k - 1].sum(axis=0)
+        assert own == scores.counts[:, k, 0].sum()
+        assert others + own == scores.counts[..., 0].sum()
+
+
+def test_figures_name_classes_and_terms(data):
+    scores = evaluator_of(data, pointwise_model())("val")
+    found = evaluation.figures(scores)
+    assert list(found)[:3] == ["loss", "dice", "iou"]
+    assert found["loss"] == pytest.approx(found["loss/cross_entropy"] + found["loss/soft_dice"])
+    assert found["dice"] == pytest.approx((found["dice/class1"] + found["dice/class2"]) / 2)
 
 
 def test_a_perfect_case_without_foreground_has_dice_1():
@@ -118,9 +161,9 @@ def test_a_perfect_case_without_foreground_has_dice_1():
 
 
 def test_cases_summary_and_pictures_are_written(data, tmp_path):
-    worst = evaluation.Worst(2)
-    scores = evaluator_of(data, pointwise_model())("val", worst.offer)
-    evaluation.write(str(tmp_path / "out"), scores, worst.cases(), data[1], "val")
+    gallery = evaluation.Gallery(worst=2, best=1)
+    scores = evaluator_of(data, pointwise_model())("val", gallery.offer)
+    evaluation.write(str(tmp_path / "out"), scores, gallery, data[1], "val")
     with open(tmp_path / "out" / "cases.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 7 * 3
@@ -130,8 +173,9 @@ def test_cases_summary_and_pictures_are_written(data, tmp_path):
     )
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["dice"] == scores.summary["dice"]
-    pictures = sorted(path.name for path in (tmp_path / "out" / "worst").iterdir())
-    assert [name[:3] for name in pictures] == ["01-", "02-"]
+    for kind, ranks in (("worst", ["01-", "02-"]), ("best", ["01-"])):
+        pictures = sorted(path.name for path in (tmp_path / "out" / kind).iterdir())
+        assert [name[:3] for name in pictures] == ranks
 
 
 def test_an_unreadable_case_counts_for_nothing_and_has_no_line(data, tmp_path):

@@ -84,7 +84,7 @@ def test_replicas_evaluate_like_one_though_some_have_nothing(folder, number):
 @pytest.mark.slow
 def test_the_data_leave_a_replica_without_a_pixel_and_none_of_the_steps(folder):
     job, manifest = invariance.job_of(FIRST, folder, 2), records.read_manifest(folder)
-    batches = run.open_stream(job, strategy_of(2), folder, manifest, 16, 0)
+    batches, _ = run.open_stream(job, strategy_of(2), folder, manifest, 16, 0)
     counts = [
         [float(tf.reduce_sum(part)) for part in next(batches)["valid"].values]
         for _ in range(invariance.NUM_STEPS)

@@ -88,10 +88,10 @@ def test_a_row_shows_input_truth_prediction_and_errors():
     truth[8:24, 8:24] = 1
     valid = np.ones((64, 32), np.float32)
     valid[40:] = 0
-    row = panels.draw_row(image, truth, np.zeros_like(truth), valid, "case 7", side=128)
+    row = panels.draw_row(image, truth, np.zeros_like(truth), valid, caption="case 7", side=128)
     assert row.dtype == np.uint8
     assert row.shape == (
-        128 + 2 * panels.LINE + 2 * panels.GAP,
+        128 + 3 * panels.LINE + 2 * panels.GAP,
         4 * (64 + panels.GAP) + panels.GAP,
         3,
     )
@@ -134,3 +134,24 @@ def test_colours_repeat_after_the_last():
     count = len(panels.CLASS_COLOURS)
     assert len(set(panels.CLASS_COLOURS)) == count
     assert panels.class_colour(1) == panels.class_colour(1 + count)
+
+
+def test_a_row_shows_where_the_prediction_is_sure():
+    flat = np.zeros((32, 32), np.int32)
+    confidence = np.full((32, 32), 255, np.uint8)
+    confidence[:, :16] = 128
+    row = panels.draw_row(flat, flat, flat, None, confidence, side=32)
+    tile = row[panels.GAP + panels.LINE + 16, 4 * (32 + panels.GAP) + panels.GAP :]
+    assert np.abs(tile[8].astype(int) - panels.RAMP[0]).max() <= 1  # a half is the least
+    assert tuple(tile[24]) == panels.RAMP[-1]
+
+
+def test_a_legend_names_the_classes_that_occur():
+    mask = np.zeros((64, 64), np.int32)
+    mask[8:16, 8:16] = 2
+    names = ["background", "a", "b"]
+    row = panels.draw_row(mask, mask, np.zeros_like(mask), classes=names, side=200)
+    colours = {tuple(int(v) for v in pixel) for pixel in row[-panels.LINE :].reshape(-1, 3)}
+    assert panels.class_colour(2) in colours
+    assert panels.CONFUSED in colours
+    assert panels.RAMP[0] not in colours

@@ -1,128 +1,142 @@
-"""metrics.jsonl and the events of TensorBoard."""
+"""The page of some runs."""
 
 import json
+import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from tests import gcs_server
-from trainer import report
+from tests.jobs import command
+from trainer import panels
+from trainer.errors import InputError
+from trainer.report import curves, page, runs
 
-FIGURES = {"loss": 0.5, "images_per_second": 10.0}
-
-
-def lines(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def test_each_report_is_a_line_with_step_and_split(tmp_path):
-    reporter = report.Report(str(tmp_path), True, 0, 10)
-    reporter.train(5, FIGURES)
-    reporter.validation(5, {"loss": 0.4, "dice": 0.8}, {})
-    reporter.test(10, {"dice": 0.7})
-    reporter.close()
-    assert lines(tmp_path) == [
-        {"step": 5, "split": "train", "loss": 0.5, "images_per_second": 10.0},
-        {"step": 5, "split": "val", "loss": 0.4, "dice": 0.8},
-        {"step": 10, "split": "test", "dice": 0.7},
-    ]
+SUMMARY = {
+    "dice": 0.75,
+    "iou": 0.5,
+    "images": 2,
+    "classes": {
+        "disc <b>": {
+            "per_image": {"dice": 0.75, "iou": None},
+            "pooled": {"dice": 0.7, "precision": 0.6, "recall": 0.8},
+        }
+    },
+}
 
 
-def test_a_run_that_goes_on_drops_lines_of_later_steps_and_a_cut_line(tmp_path):
-    reporter = report.Report(str(tmp_path), True, 0, 10)
-    for step in (2, 4, 6):
-        reporter.train(step, FIGURES)
-    reporter.test(2, {"dice": 0.7})  # of the best step; the run that goes on writes it again
-    reporter.close()
-    with open(tmp_path / "metrics.jsonl", "a") as file:
-        file.write('{"step": 3, "spl')
-    report.Report(str(tmp_path), True, 4, 10).close()
-    assert [line["step"] for line in lines(tmp_path)] == [2, 4]
-
-
-def test_scalars_and_panels_are_in_the_event_files(tmp_path):
-    reporter = report.Report(str(tmp_path), True, 0, 10)
-    reporter.train(5, FIGURES)
-    reporter.validation(5, {"dice": 0.8}, {"a": np.zeros((4, 4, 3), np.uint8)})
-    reporter.close()
-    tags = set()
-    for path in (tmp_path / "tensorboard").glob("*/events*"):
-        for event in tf.compat.v1.train.summary_iterator(str(path)):
-            tags |= {(path.parent.name, value.tag) for value in event.summary.value}
-    assert tags == {
-        ("train", "loss"),
-        ("train", "images_per_second"),
-        ("val", "dice"),
-        ("val", "cases/a"),
+def write_run(folder, **settings):
+    """Writes a run folder of two reports and an evaluation with one worst case."""
+    (folder / "evaluation" / "test" / "worst").mkdir(parents=True)
+    passport = {
+        "settings": {"steps": 4, "learning_rate": 0.1, "run_dir": str(folder), **settings},
+        "command": ["python", "-m", "trainer.task", f"--run_dir={folder}"],
+        "exit_reason": None,
+        "total_steps": 4,
+        "num_replicas": 2,
+        "precision": "float32",
     }
+    (folder / "run.json").write_text(json.dumps(passport))
+    lines = [
+        {"step": 2, "split": "train", "loss": 1.0, "images_per_second": 1.0},
+        {"step": 2, "split": "val", "loss": 0.9, "dice": 0.6, "dice/disc": 0.6},
+        {"step": 4, "split": "train", "loss": 0.5, "images_per_second": 12.0},
+        {"step": 4, "split": "val", "loss": 0.8, "dice": 0.5, "dice/disc": 0.5},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "spl'
+    (folder / "metrics.jsonl").write_text(text)
+    (folder / "evaluation" / "test" / "summary.json").write_text(json.dumps(SUMMARY))
+    picture = panels.encode_png(np.zeros((4, 4, 3), np.uint8))
+    (folder / "evaluation" / "test" / "worst" / "01-a.png").write_bytes(picture)
+    return str(folder)
 
 
-def test_other_workers_write_nothing(tmp_path):
-    reporter = report.Report(str(tmp_path), False, 0, 10)
-    reporter.train(5, FIGURES)
-    reporter.validation(5, {"dice": 0.8}, {})
-    reporter.close()
-    assert list(tmp_path.iterdir()) == []
+def test_the_page_has_curves_scores_pictures_and_passport(tmp_path):
+    text = page.draw([runs.read(write_run(tmp_path / "a"), 4)])
+    titles = re.findall(r'class="title">([^<]+)<', text)
+    assert titles == ["loss", "dice", "images_per_second, images/s"]
+    assert "0.6000 at step 2" in text
+    assert "not ended" in text
+    assert "<td>12.0</td>" in text  # the first report also compiles
+    assert text.count("data:image/png;base64,") == 1
+    assert "disc &lt;b&gt;" in text
+    assert "disc <b>" not in text
+    assert not re.search(r'(src|href)="(?!data:)', text)
 
 
-def test_a_run_that_goes_on_begins_its_event_files_anew(tmp_path):
-    def scalars(split):
-        return sorted(
-            (event.step, round(float(tf.make_ndarray(value.tensor)), 3))
-            for path in (tmp_path / "tensorboard" / split).glob("events*")
-            for event in tf.compat.v1.train.summary_iterator(str(path))
-            for value in event.summary.value
-            if value.tag == "loss"
-        )
-
-    with report.Report(str(tmp_path), True, 0, 10) as reporter:
-        for step in (1, 2):
-            reporter.train(step, {**FIGURES, "loss": 0.1 * step})
-        reporter.rotate(2)
-        for step in (3, 4):
-            reporter.train(step, {**FIGURES, "loss": 9.0})
-    with report.Report(str(tmp_path), True, 2, 10) as reporter:
-        assert reporter.steps_to_redo == 2
-        reporter.train(3, {**FIGURES, "loss": 0.3})
-    assert scalars("train") == [(1, 0.1), (2, 0.2), (3, 0.3)]
+def test_runs_are_compared_by_the_settings_in_which_they_differ(tmp_path):
+    folders = [
+        write_run(tmp_path / name, learning_rate=rate) for name, rate in (("a", 1), ("b", 2))
+    ]
+    text = page.draw([runs.read(folder, 0) for folder in folders])
+    assert "<th>learning_rate</th>" in text
+    assert "<th>steps</th>" not in text
+    assert "<th>run_dir</th>" not in text
+    assert text.count("data:image") == 0
 
 
-def test_an_evaluation_that_its_checkpoint_does_not_know_of_is_dropped(tmp_path):
-    with report.Report(str(tmp_path), True, 0, 10) as reporter:
-        reporter.train(4, FIGURES)
-        reporter.validation(4, {"dice": 0.5}, {})
-    report.Report(str(tmp_path), True, 4, 10, evaluated_step=2).close()
-    assert [(line["step"], line["split"]) for line in lines(tmp_path)] == [(4, "train")]
+def test_a_run_that_has_just_begun_is_shown(tmp_path):
+    folder = write_run(tmp_path / "a")
+    (tmp_path / "a" / "metrics.jsonl").unlink()
+    (tmp_path / "a" / "evaluation" / "test" / "summary.json").unlink()
+    assert "0 of 4" in page.draw([runs.read(folder, 4)])
 
 
-@pytest.mark.slow
-def test_what_an_object_store_is_sent_is_linear_in_what_was_written(gcs, bucket):
-    sent = []
-    for cycles in (4, 8):
-        folder = f"{bucket}/run{cycles}"
-        gcs.begin(gcs_server.Faults())
-        with report.Report(folder, True, 0, 1000) as reporter:
-            for cycle in range(cycles):
-                for step in range(50):
-                    reporter.train(50 * cycle + step, FIGURES)
-                reporter.rotate(50 * (cycle + 1))
-                reporter.flush()
-        events = [name for name in gcs.names(f"{folder}/tensorboard/") if "tfevents" in name]
-        assert len(events) == cycles
-        metrics = len(gcs.read(f"{folder}/metrics.jsonl"))
-        # metrics.jsonl, which is small, is sent whole each time: 1 + 2 + … of its parts.
-        sent.append(gcs.counts().bytes_up - metrics * (cycles + 1) / 2)
-    assert sent[1] == pytest.approx(2 * sent[0], rel=0.1)
+def test_ticks_are_round_and_enclose():
+    assert curves.ticks(0, 400) == [0, 100, 200, 300, 400]
+    assert curves.ticks(0.12, 0.31) == [0.1, 0.15, 0.2, 0.25, 0.3, 0.35]
+    assert curves.ticks(0.5, 0.5)[0] <= 0.5 <= curves.ticks(0.5, 0.5)[-1]
+    assert curves.ticks(0, 0)[-1] > 0
 
 
-def test_lines_for_an_object_store_are_whole_and_go_on(gcs, bucket):
-    with report.Report(bucket, True, 0, 10) as reporter:
-        for step in (1, 2, 3):
-            reporter.train(step, FIGURES)
-        assert gcs.names(f"{bucket}/metrics") == []
-        reporter.flush()
-    with report.Report(bucket, True, 2, 10) as reporter:
-        reporter.train(3, FIGURES)
-    entries = [json.loads(line) for line in gcs.read(f"{bucket}/metrics.jsonl").splitlines()]
-    assert [entry["step"] for entry in entries] == [1, 2, 3]
+def test_a_curve_goes_from_corner_to_corner():
+    line = curves.Line([(0, 0.0), (50, float("nan")), (100, 1.0)], "#000", False)
+    svg = curves.draw("a", {"x": line})
+    (points,) = re.findall(r'polyline points="([^"]+)"', svg)
+    left, right = curves.LEFT, curves.WIDTH - curves.RIGHT
+    top, bottom = curves.TOP, curves.HEIGHT - curves.BOTTOM
+    assert points == f"{left}.0,{bottom}.0 {right}.0,{top}.0"
+    assert curves.draw("a", {"x": curves.Line([(1, float("inf"))], "#000", False)}) == ""
+
+
+def test_long_curves_are_thinned_and_keep_their_end():
+    entry = [(float(step), float(step)) for step in range(10_007)]
+    svg = curves.draw("a", {"x": curves.Line(entry, "#000", False)})
+    assert svg.count(",") < 2 * curves.MOST_POINTS
+    assert "10006" in svg or "1.001e+04" in svg
+
+
+def test_a_folder_without_a_run_and_a_damaged_run_are_refused(tmp_path):
+    with pytest.raises(InputError) as error:
+        runs.read(str(tmp_path), 1)
+    assert str(error.value) == (
+        f"{tmp_path} has no run.json; name a folder that trainer.task wrote."
+    )
+    folder = write_run(tmp_path / "a")
+    (tmp_path / "a" / "metrics.jsonl").write_text("{\n")
+    with pytest.raises(InputError, match=r"metrics\.jsonl is not JSON .*; restore it\."):
+        runs.read(folder, 1)
+
+
+def test_the_command_names_its_file_and_does_without_tensorflow(tmp_path):
+    folder = write_run(tmp_path / "a")
+    code = (
+        "import runpy, sys; sys.argv = ['report', sys.argv[1]]\n"
+        "try: runpy.run_module('trainer.report', run_name='__main__', alter_sys=False)\n"
+        "finally: print('tensorflow' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, folder], capture_output=True, text=True, check=True
+    )
+    assert result.stderr == f"Written to {folder}/report.html\n"
+    assert result.stdout == "False\n"
+    assert (tmp_path / "a" / "report.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_no_folder_is_one_line():
+    result = command("trainer.report")
+    assert (result.returncode, result.stderr) == (
+        2,
+        "No run folder is named; write python -m trainer.report RUN [RUN …].\n",
+    )

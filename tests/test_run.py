@@ -23,9 +23,11 @@ def finished(data_dir, tmp_path_factory):
 @pytest.mark.slow
 def test_a_job_ends_with_the_dice_the_folder_and_the_tensorboard_line(finished):
     run_dir, result = finished
-    *_, dice, folder, tensorboard = result.stderr.strip().splitlines()
+    *_, dice, speed, folder, report, tensorboard = result.stderr.strip().splitlines()
     assert dice.startswith("test Dice, mean per image: 0.")
+    assert speed.endswith(" images/s in training")
     assert folder == f"run folder: {run_dir}"
+    assert report == f"python -m trainer.report {run_dir}"
     assert tensorboard == f"tensorboard --logdir {run_dir}/tensorboard"
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from trainer import config, flags, vertex
-from trainer.report import Report
+from trainer.journal import Journal
 
 BASE = "gs://b/runs/nuclei"
 AIP = {
@@ -80,10 +80,10 @@ def test_a_trial_reports_in_the_form_that_vertex_ai_reads(tmp_path, monkeypatch)
     path = tmp_path / "hypertune" / "output.metrics"
     monkeypatch.setenv("CLOUD_ML_HP_METRIC_FILE", str(path))
     monkeypatch.setenv("CLOUD_ML_TRIAL_ID", "7")
-    with Report(str(tmp_path / "run"), True, 0, 200) as report:
+    with Journal(str(tmp_path / "run"), True, 0, 200) as report:
         (tmp_path / "run").mkdir()
         for step in range(1, 71):
-            report.validation(step, {"dice": step / 100, "loss": 1.0}, {})
+            report.validation(step, {"dice": step / 100, "loss": 1.0})
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(lines) == 100
     last = lines[-2]

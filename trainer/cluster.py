@@ -172,6 +172,18 @@ def device_kind(strategy: tf.distribute.Strategy) -> str:
     return tf.DeviceSpec.from_string(device).device_type or "CPU"
 
 
+def device_memory(strategy: tf.distribute.Strategy) -> int | None:
+    """Returns the most bytes that this worker's first GPU or TPU has held; None on a CPU."""
+    if device_kind(strategy) == "CPU":
+        return None
+    device = tf.DeviceSpec.from_string(strategy.extended.worker_devices[0])
+    try:
+        name = f"{device.device_type}:{device.device_index}"
+        return tf.config.experimental.get_memory_info(name)["peak"]
+    except (ValueError, tf.errors.OpError):  # the device does not tell
+        return None
+
+
 def sum_over_workers(strategy: tf.distribute.Strategy, array: np.ndarray) -> np.ndarray:
     """Returns the sum of an array over the workers, each of which holds one of its shape."""
     if worker_of(strategy)[1] == 1:

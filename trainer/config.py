@@ -298,9 +298,44 @@ class Run(Settings):
     panels: int = setting(
         4, "Validation cases drawn in TensorBoard at each evaluation.", low=0, changes_result=False
     )
+    worst_panels: int = setting(
+        2, "Worst validation cases drawn there, too.", low=0, changes_result=False
+    )
+    histograms: bool = setting(
+        False, "Histograms of all weights in TensorBoard at each evaluation.", changes_result=False
+    )
     worst_cases: int = setting(
         8, "Worst cases of the final evaluation drawn as PNG.", low=0, changes_result=False
     )
+    best_cases: int = setting(4, "Best cases drawn likewise.", low=0, changes_result=False)
+    profile: str = setting(
+        "",
+        "First and last step to trace for TensorBoard's profile tab, as in 10,20; none if empty.",
+        changes_result=False,
+    )
+    verbosity: str = setting(
+        "info",
+        "What to say on stderr; debug: TensorFlow's own notices, too.",
+        choices=("error", "warning", "info", "debug"),
+        changes_result=False,
+    )
+
+    def __post_init__(self) -> None:
+        """Checks each field, and the steps to trace."""
+        super().__post_init__()
+        self.traced_steps()
+
+    def traced_steps(self) -> tuple[int, int] | None:
+        """Returns the first and last step to trace, if any."""
+        if not self.profile:
+            return None
+        first, _, last = self.profile.partition(",")
+        if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+            raise InputError(
+                f"--profile={self.profile} is not a first and a last step, counted from 1; write "
+                "for example --profile=10,20."
+            )
+        return int(first), int(last)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -376,6 +411,7 @@ class Evaluate(Settings):
         1024, "Images longer than this are cut into overlapping tiles of this side.", low=64
     )
     worst_cases: int = setting(8, "Worst cases drawn as PNG.", low=0)
+    best_cases: int = setting(4, "Best cases drawn as PNG.", low=0)
     skip_bad_records: int = setting(
         0, "Unreadable records to go on without, each named in a warning; 0: stop at any.", low=0
     )
@@ -494,6 +530,15 @@ class Checkpoint(Settings):
         "list", "list asks for sizes, verify reads every byte.", choices=("list", "verify")
     )
     run_dir: str = setting("runs/demo", "Folder of the run, local or gs://.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report(Settings):
+    """Writes runs as one page that opens offline: `python -m trainer.report RUN [RUN …]`."""
+
+    runs: str = setting("", "Run folders, local or gs://, with commas between them.")
+    output: str = setting("", "HTML file to write; report.html in the first run folder if empty.")
+    cases: int = setting(4, "Worst cases shown of each run, and as many of the best.", low=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -32,10 +32,11 @@ class Case:
         index: its place in the split's `cases`.
         dice: its mean Dice over the foreground classes that occur in it or in its prediction;
             1 if none does.
-        image: float32 [H, W, C], normalised.
+        image: [H, W, C], as it is stored.
         labels: int32 [H, W].
         valid: float32 [H, W].
         predicted: uint8 [H, W].
+        confidence: uint8 [H, W], the probability of what is predicted, 255 for 1.
     """
 
     index: int
@@ -44,6 +45,7 @@ class Case:
     labels: np.ndarray
     valid: np.ndarray
     predicted: np.ndarray
+    confidence: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Scores:
         counts: int64 [N, K, 3], see `metrics.count_pixels`.
         soft: float64 [N, K, 3], see `metrics.soft_sums`.
         evaluated: bool [N], False for an unreadable image, which counts for nothing.
+        confusions: int64 [K, K], see `metrics.count_confusions`.
+        probabilities: int64 [K - 1, BINS + 1, 2], see `metrics.count_probabilities`.
         loss: the loss over the whole split.
         summary: `metrics.summarize` of them, and the loss.
     """
@@ -61,6 +65,8 @@ class Scores:
     counts: np.ndarray
     soft: np.ndarray
     evaluated: np.ndarray
+    confusions: np.ndarray
+    probabilities: np.ndarray
     loss: float
     summary: dict[str, Any]
 
@@ -69,22 +75,22 @@ class CancelledError(Exception):
     """An evaluation was given up."""
 
 
-class Worst:
-    """Keeps the `number` cases with the lowest Dice that it is offered."""
+class Extreme:
+    """Keeps the `number` cases with the lowest Dice that it is offered, or the highest."""
 
-    def __init__(self, number: int):
+    def __init__(self, number: int, *, highest: bool = False):
         """Keeps nothing yet."""
-        self._number = number
+        self._number, self._sign = number, 1 if highest else -1
         self._heap: list[tuple[float, int, Case]] = []
 
     def offer(self, case: Case) -> None:
-        """Keeps the case if it is among the worst so far."""
-        heapq.heappush(self._heap, (-case.dice, -case.index, case))
+        """Keeps the case if it is among them so far."""
+        heapq.heappush(self._heap, (self._sign * case.dice, -case.index, case))
         if len(self._heap) > self._number:
             heapq.heappop(self._heap)
 
     def cases(self) -> list[Case]:
-        """Returns the cases, the worst first."""
+        """Returns the cases, the most extreme first."""
         return [case for *_, case in sorted(self._heap, reverse=True, key=lambda entry: entry[:2])]
 
 
@@ -101,11 +107,30 @@ class First:
         if case.index < self._number:
             self._cases.append(case)
 
-    def panels(self, manifest: records.Manifest, split: str) -> dict[str, np.ndarray]:
-        """Draws the cases, by name, in the order in which they stand in the split."""
-        ordered = sorted(self._cases, key=lambda case: case.index)
-        names = manifest.splits[split].cases
-        return {names[case.index]: panel_of(case, manifest, split) for case in ordered}
+    def cases(self) -> list[Case]:
+        """Returns the cases in the order in which they stand in the split."""
+        return sorted(self._cases, key=lambda case: case.index)
+
+
+class Gallery:
+    """The cases of an evaluation that are drawn."""
+
+    def __init__(self, *, first: int = 0, worst: int = 0, best: int = 0):
+        """Keeps so many of each kind."""
+        self._kinds: dict[str, First | Extreme] = {
+            "first": First(first),
+            "worst": Extreme(worst),
+            "best": Extreme(best, highest=True),
+        }
+
+    def offer(self, case: Case) -> None:
+        """Keeps the case where it is of a kind."""
+        for kind in self._kinds.values():
+            kind.offer(case)
+
+    def cases(self, kind: str) -> list[Case]:
+        """Returns the cases that are `first`, `worst` or `best`."""
+        return self._kinds[kind].cases()
 
 
 class Evaluator:
@@ -167,6 +192,8 @@ class Evaluator:
         soft = np.zeros((num_cases, num_classes, 3))
         times_seen = np.zeros(num_cases, np.int64)
         loss_parts = np.zeros((2, len(self._terms)))
+        confusions = np.zeros((num_classes, num_classes), np.int64)
+        probabilities = np.zeros((num_classes - 1, metrics.BINS + 1, 2), np.int64)
         worker, num_workers = cluster.worker_of(self._strategy)
         batches = pipeline.evaluation_batches(
             self._data_dir,
@@ -188,17 +215,32 @@ class Evaluator:
                 )  # fmt: skip
                 found = {key: value.numpy() for key, value in result.items()}
                 loss_parts += [found["loss_sums"], found["loss_weights"]]
+                confusions += found["confusions"]
+                probabilities += found["probabilities"]
                 for row, index in enumerate(batch["case"].numpy()):
                     if index >= 0:
                         counts[index], soft[index] = found["counts"][row], found["soft"][row]
                         times_seen[index] += 1
-                        offer(_case(batch, found, row))
-        counts, soft, times_seen, loss_parts = (
+                        offer(_case(batch, found, row, self._manifest.dtype))
+        counts, soft, times_seen, loss_parts, confusions, probabilities = (
             cluster.sum_over_workers(self._strategy, array)
-            for array in (counts, soft, times_seen, loss_parts)
+            for array in (counts, soft, times_seen, loss_parts, confusions, probabilities)
         )
+        evaluated = times_seen > 0
+        parts = {
+            term.function.__name__: float(part / weight) if weight else 0.0
+            for term, part, weight in zip(self._terms, *loss_parts, strict=True)
+        }
+        loss = sum(term.coefficient * parts[term.function.__name__] for term in self._terms)
         cases = self._manifest.splits[split].cases
-        return _scores(counts, soft, times_seen > 0, loss_parts, self._terms, self._manifest, cases)
+        names = [entry.name for entry in self._manifest.classes]
+        summary = {
+            "loss": loss,
+            "loss_parts": parts,
+            **metrics.summarize(counts[evaluated], soft[evaluated], names),
+            "unreadable": [case for case, seen in zip(cases, evaluated, strict=True) if not seen],
+        }
+        return Scores(counts, soft, evaluated, confusions, probabilities, loss, summary)
 
     def _logits(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the logits of a batch, tile by tile where its images are too large."""
@@ -248,17 +290,28 @@ def in_agreement(
             return
 
 
-def _case(batch: Mapping[str, tf.Tensor], found: Mapping[str, np.ndarray], row: int) -> Case:
+def _case(
+    batch: Mapping[str, tf.Tensor], found: Mapping[str, np.ndarray], row: int, dtype: str
+) -> Case:
     height, width = batch["size"][row].numpy()
     here = np.s_[row, :height, :width]
     return Case(
         index=int(batch["case"][row]),
         dice=_case_dice(found["counts"][row]),
-        image=batch["images"][here].numpy(),
+        image=_stored(batch["images"][here], batch["offset"][row], batch["scale"][row], dtype),
         labels=batch["labels"][here].numpy(),
         valid=batch["valid"][here].numpy(),
         predicted=found["predicted"][here],
+        confidence=found["confidence"][here],
     )
+
+
+def _stored(image: tf.Tensor, offset: tf.Tensor, scale: tf.Tensor, dtype: str) -> np.ndarray:
+    """Returns a normalised image as it is stored, for people to look at."""
+    values = image.numpy() * scale.numpy() + offset.numpy()
+    if not np.issubdtype(dtype, np.integer):
+        return values
+    return np.clip(np.rint(values), 0, np.iinfo(dtype).max).astype(dtype)
 
 
 def _case_dice(counts: np.ndarray) -> float:
@@ -266,62 +319,49 @@ def _case_dice(counts: np.ndarray) -> float:
     return float(np.nanmean(dice)) if not np.isnan(dice).all() else 1.0
 
 
-def _scores(
-    counts: np.ndarray,
-    soft: np.ndarray,
-    evaluated: np.ndarray,
-    loss_parts: np.ndarray,
-    terms: Sequence[losses.Term],
-    manifest: records.Manifest,
-    cases: Sequence[str],
-) -> Scores:
-    sums, weights = loss_parts
-    loss = sum(
-        term.coefficient * part / weight
-        for term, part, weight in zip(terms, sums, weights, strict=True)
-        if weight
-    )
-    names = [entry.name for entry in manifest.classes]
-    summary = {
-        "loss": float(loss),
-        **metrics.summarize(counts[evaluated], soft[evaluated], names),
-        "unreadable": [case for case, seen in zip(cases, evaluated, strict=True) if not seen],
-    }
-    return Scores(counts, soft, evaluated, float(loss), summary)
-
-
 def figures(scores: Scores) -> dict[str, float]:
-    """Returns what metrics.jsonl says of an evaluation; a score that is undefined is left out."""
-    names = ("loss", "dice", "iou")
-    return {name: scores.summary[name] for name in names if scores.summary[name] is not None}
+    """Returns what metrics.jsonl says of an evaluation; a score that is undefined is left out.
+
+    A loss of several terms and foreground classes come as `loss/TERM`, `dice/CLASS`, `iou/CLASS`.
+    """
+    summary = scores.summary
+    found = {name: summary[name] for name in ("loss", "dice", "iou")}
+    if len(summary["loss_parts"]) > 1:
+        found.update((f"loss/{name}", part) for name, part in summary["loss_parts"].items())
+    for name, entry in list(summary["classes"].items())[1:]:
+        found.update((f"{key}/{name}", entry["per_image"][key]) for key in ("dice", "iou"))
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def panel_of(case: Case, manifest: records.Manifest, split: str) -> np.ndarray:
-    """Draws a case: input, truth, prediction and errors side by side, uint8 [H, W, 3]."""
+    """Draws a case: input, truth, prediction, errors and confidence, uint8 [H, W, 3]."""
     name = manifest.splits[split].cases[case.index]
     return panels.draw_row(
         case.image,
         case.labels,
         case.predicted,
         case.valid,
+        case.confidence,
         caption=f"{name}   Dice {case.dice:.3f}",
+        classes=[entry.name for entry in manifest.classes],
     )
 
 
 def write(
-    folder: str, scores: Scores, worst: Sequence[Case], manifest: records.Manifest, split: str
+    folder: str, scores: Scores, gallery: Gallery, manifest: records.Manifest, split: str
 ) -> None:
-    """Writes cases.csv, summary.json and the worst cases' pictures into `folder`."""
+    """Writes cases.csv, summary.json and pictures of the worst and best cases into `folder`."""
     files.make_folder(folder)
     files.write_whole(os.path.join(folder, "cases.csv"), cases_csv(scores, manifest, split))
     write_json(os.path.join(folder, "summary.json"), scores.summary)
-    pictures = os.path.join(folder, "worst")
-    files.remove_folder(pictures)
-    for rank, case in enumerate(worst, 1):
-        files.make_folder(pictures)
-        name = f"{rank:02d}-{manifest.splits[split].cases[case.index]}.png".replace("/", "_")
-        with files.open_file(os.path.join(pictures, name), "wb") as file:
-            file.write(tf.io.encode_png(panel_of(case, manifest, split)).numpy())
+    for kind in ("worst", "best"):
+        pictures = os.path.join(folder, kind)
+        files.remove_folder(pictures)
+        for rank, case in enumerate(gallery.cases(kind), 1):
+            files.make_folder(pictures)
+            name = f"{rank:02d}-{manifest.splits[split].cases[case.index]}.png".replace("/", "_")
+            with files.open_file(os.path.join(pictures, name), "wb") as file:
+                file.write(panels.encode_png(panel_of(case, manifest, split)))
 
 
 def cases_csv(scores: Scores, manifest: records.Manifest, split: str) -> str:
@@ -415,11 +455,11 @@ def evaluate_run(settings: config.Evaluate) -> None:
         batch_size=settings.batch_size,
         tile=settings.tile,
     )
-    worst = Worst(settings.worst_cases)
-    scores = evaluator(settings.split, worst.offer)
+    gallery = Gallery(worst=settings.worst_cases, best=settings.best_cases)
+    scores = evaluator(settings.split, gallery.offer)
     if worker == 0:
         folder = os.path.join(settings.run_dir, "evaluation", settings.split)
-        write(folder, scores, worst.cases(), manifest, settings.split)
+        write(folder, scores, gallery, manifest, settings.split)
         if settings.json:
             write_json(settings.json, scores.summary)
         logging.info("Step %d on %s of %s:", step, settings.split, data_dir)

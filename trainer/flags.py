@@ -94,6 +94,16 @@ def prepare_environment() -> None:
     os.environ.setdefault("GCS_READAHEAD_BUFFER_SIZE_BYTES", str(8 * 2**20))
 
 
+def set_verbosity(level: str) -> None:
+    """Says no less and no more than `level`: error, warning, info or debug.
+
+    To be called before TensorFlow is imported, of which debug also shows the notices.
+    """
+    logging.set_verbosity(level)
+    if level == "debug":
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
+
+
 def parse(
     cls: type,
     argv: Sequence[str],
@@ -235,7 +245,7 @@ def _concerns_the_user(record: standard_logging.LogRecord) -> bool:
 
     And of those not the one of retracing: each size of images that evaluation meets is a trace.
     """
-    if f"{os.sep}tensorflow{os.sep}" not in record.pathname:
+    if f"{os.sep}tensorflow{os.sep}" not in record.pathname or logging.level_debug():
         return True
     return record.levelno >= standard_logging.WARNING and "retracing" not in record.getMessage()
 

@@ -83,6 +83,7 @@ class Speed:
             math.inf
         )  # seconds; not known before the second call, for the first compiles
         self._calls = 0
+        self._all_steps, self._all_seconds = 0, 0.0  # but for the first call
 
     def add(self, steps: int, seconds: float, waited: float) -> None:
         """Adds one call of the loop."""
@@ -92,6 +93,12 @@ class Speed:
         self._calls += 1
         if self._calls > 1:
             self.per_step = seconds / steps
+            self._all_steps += steps
+            self._all_seconds += seconds
+
+    def overall(self) -> float:
+        """Returns the images per second of all calls but the first, which also compiles."""
+        return self._all_steps * self._batch_size / (self._all_seconds or math.inf)
 
     def take(self) -> dict[str, float]:
         """Returns what metrics.jsonl says of speed, and begins anew."""

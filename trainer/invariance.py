@@ -228,7 +228,7 @@ def _train(strategy: tf.distribute.Strategy, job: config.Job) -> Trained:
         jit_compile=cluster.device_kind(strategy) != "CPU" and not synchronized,
     )
     streams = pipeline.num_streams(manifest.splits["train"], cluster.worker_of(strategy)[1])
-    batches = run.open_stream(job, strategy, job.data.data_dir, manifest, streams, 0)
+    batches, _ = run.open_stream(job, strategy, job.data.data_dir, manifest, streams, 0)
     before = [variable.numpy() for variable in model.trainable_variables]
     first = loop(batches, tf.constant(1))["loss"].numpy()
     after = [variable.numpy() for variable in model.trainable_variables]

@@ -14,6 +14,8 @@ SCORES = ("dice", "iou", "precision", "recall")
 # NVIDIA's smoothing term, in numerator and denominator.
 NVIDIA_EPSILON = 1e-6
 
+BINS = 100  # of probabilities: bin b holds b / BINS <= p < (b + 1) / BINS, the last one p = 1
+
 
 def predict_labels(logits):
     """Returns the most probable class of each pixel, int32 [B, H, W].
@@ -59,6 +61,93 @@ def soft_sums(labels, logits, valid, num_classes):
     products = (probability * truth, probability**2, truth)
     rows = [tf.reduce_sum(x, axis=2) for x in products]
     return tf.reduce_sum(tf.stack(rows, axis=-1), axis=1)
+
+
+def confidence(logits):
+    """Returns the probability of each pixel's most probable class, uint8 [B, H, W], 255 for 1."""
+    return tf.cast(tf.round(255 * tf.reduce_max(tf.nn.softmax(widen(logits)), -1)), tf.uint8)
+
+
+def count_confusions(labels, logits, valid, num_classes):
+    """Counts the valid pixels of each true class by the class that is predicted.
+
+    Arguments are those of `count_pixels`.
+
+    Returns:
+        int32 [num_classes, num_classes], truth by prediction.
+    """
+    pairs = labels * num_classes + predict_labels(logits)
+    return _count(pairs, valid, (num_classes, num_classes))
+
+
+def count_probabilities(labels, logits, valid, num_classes):
+    """Counts the valid pixels by the probability of each foreground class and by their truth.
+
+    Arguments are those of `count_pixels`.
+
+    Returns:
+        int32 [num_classes - 1, BINS + 1, 2]: pixels whose probability of the class is in the bin,
+        of another class and of this one.
+    """
+    probability = tf.nn.softmax(widen(logits))[..., 1:]
+    bins = tf.cast(BINS * probability, tf.int32)
+    classes = tf.range(num_classes - 1)
+    true = tf.cast(labels[..., tf.newaxis] == classes + 1, tf.int32)
+    places = (classes * (BINS + 1) + bins) * 2 + true
+    return _count(places, valid[..., tf.newaxis], (num_classes - 1, BINS + 1, 2))
+
+
+def _count(places, valid, shape):
+    """Counts each place of an array of `shape` where it is valid: int32 of that shape."""
+    size = int(np.prod(shape))
+    places = tf.where(valid > 0, places, size)
+    # On a GPU, TensorFlow refuses to count where operations are deterministic.
+    with tf.device("/CPU:0"):
+        counts = tf.math.bincount(tf.reshape(places, [-1]), minlength=size, maxlength=size)
+    return tf.reshape(counts, shape)
+
+
+def precision_recall(probabilities):
+    """Returns the counts of a binary prediction at each threshold b / BINS, b = 0 … BINS.
+
+    Args:
+        probabilities: integers [BINS + 1, 2], of one class, see `count_probabilities`.
+
+    Returns:
+        dict of [BINS + 1]: int64 "true_positive", "false_positive", "true_negative" and
+        "false_negative"; float64 "precision" (1 where nothing is predicted) and "recall".
+    """
+    others, own = np.asarray(probabilities, np.int64).T
+    found, false = (np.cumsum(counts[::-1])[::-1] for counts in (own, others))
+    precision = _divide(found, found + false)
+    return {
+        "true_positive": found,
+        "false_positive": false,
+        "true_negative": others.sum() - false,
+        "false_negative": own.sum() - found,
+        "precision": np.where(np.isnan(precision), 1.0, precision),
+        "recall": np.nan_to_num(_divide(found, np.full_like(found, own.sum()))),
+    }
+
+
+def calibration(probabilities, groups=10):
+    """Returns how often a class is true where it is given a probability.
+
+    Args:
+        probabilities: integers [BINS + 1, 2], of one class, see `count_probabilities`.
+        groups: into which the bins are put together.
+
+    Returns:
+        float64 [groups] each: mean probability (bins count by their middle), share of pixels of the
+        class, and pixels. The first two are NaN where there are no pixels.
+    """
+    counts = np.asarray(probabilities, np.int64)
+    counts = np.concatenate([counts[:-2], counts[-2:].sum(axis=0, keepdims=True)])  # p = 1 is near
+    middles = (np.arange(BINS) + 0.5) / BINS
+    pixels = counts.sum(axis=1)
+    total = pixels.reshape(groups, -1).sum(axis=1)
+    mean = _divide((pixels * middles).reshape(groups, -1).sum(axis=1), total)
+    return mean, _divide(counts[:, 1].reshape(groups, -1).sum(axis=1), total), total
 
 
 def scores(counts):

@@ -4,6 +4,7 @@ Colours are those of Okabe and Ito ("Color Universal Design", 2008), told apart 
 colour vision. Everything is NumPy and Pillow, and needs no display.
 """
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,12 +25,24 @@ MISSED = (86, 180, 233)  # foreground in truth only
 ADDED = (230, 159, 0)  # foreground in prediction only
 CONFUSED = (204, 121, 167)  # another foreground class
 IGNORED = (96, 96, 96)
+Entry = tuple[str, tuple[int, int, int] | None]  # of a legend: name and colour, or words alone
+
+# Of a quantity, low to high: cividis (Nuñez et al., 2018), whose lightness grows evenly.
+RAMP = (
+    (0, 34, 78),
+    (53, 69, 108),
+    (102, 105, 112),
+    (148, 142, 119),
+    (200, 184, 102),
+    (254, 232, 56),
+)
 
 PAPER = (24, 24, 24)
 INK = (235, 235, 235)
 GAP = 6
 TEXT = 13  # pixels high
 LINE = TEXT + 7
+PNG_LEVEL = 3  # a third of the time that zlib's own choice takes
 LARGEST = 512  # longest image, in pixels, of which a tile shows the whole
 
 
@@ -114,22 +127,34 @@ def draw_errors(picture: np.ndarray, truth: np.ndarray, prediction: np.ndarray) 
     return drawn
 
 
+def draw_quantity(shares: np.ndarray) -> np.ndarray:
+    """Returns shares, floats [H, W] in [0, 1], as colours of `RAMP`: uint8 [H, W, 3]."""
+    places = np.linspace(0, 1, len(RAMP))
+    channels = np.transpose(RAMP)
+    table = np.stack([np.interp(np.arange(256) / 255, places, x) for x in channels], -1)
+    return np.rint(table).astype(np.uint8)[np.rint(255 * shares).astype(np.uint8)]
+
+
 def draw_row(
     image: np.ndarray,
     truth: np.ndarray,
     prediction: np.ndarray,
     valid: np.ndarray | None = None,
+    confidence: np.ndarray | None = None,
     caption: str = "",
-    side: int = 320,
+    classes: Sequence[str] = (),
+    side: int = 256,
 ) -> np.ndarray:
-    """Returns input, outlined truth, outlined prediction and errors, side by side.
+    """Returns input, outlined truth, outlined prediction, errors and confidence, side by side.
 
     Args:
         image: any dtype [H, W, C], see `display`.
         truth: integers [H, W], class ids; IGNORE where a pixel does not count.
         prediction: integers [H, W], class ids.
         valid: [H, W], 0 where a pixel does not count; all count if None.
+        confidence: uint8 [H, W], probability of the prediction, 255 for 1; not drawn if None.
         caption: a line of text below.
+        classes: names, for the legend of those that occur; numbers if empty.
         side: the longer side of each picture, in pixels.
 
     Returns:
@@ -139,6 +164,10 @@ def draw_row(
         truth = np.where(np.asarray(valid) > 0, truth, IGNORE)
     picture = _resized(display(image), side)
     size = picture.shape[1], picture.shape[0]
+    counts = np.bincount(truth.ravel(), minlength=256) + np.bincount(
+        prediction.ravel(), minlength=256
+    )
+    present = [int(k) for k in np.flatnonzero(counts) if k not in (0, IGNORE)]
     truth, prediction = _resized_mask(truth, size), _resized_mask(prediction, size)
     titled = {
         "input": picture,
@@ -146,12 +175,18 @@ def draw_row(
         "prediction": draw_outlines(picture, prediction),
         "errors": draw_errors(picture, truth, prediction),
     }
-    tiles = [_labelled(tile, title, above=True) for title, tile in titled.items()]
-    row = grid(tiles, len(tiles))
-    legend = [("missed", MISSED), ("added", ADDED)]
-    if np.any((truth > 1) & (truth != IGNORE)) or np.any(prediction > 1):
+    names = {k: classes[k] if k < len(classes) else f"class {k}" for k in present}
+    legend: list[Entry] = [(name, class_colour(k)) for k, name in names.items()]
+    legend += [("      errors:", None), ("missed", MISSED), ("added", ADDED)]
+    if any(k > 1 for k in present):
         legend.append(("wrong class", CONFUSED))
-    return _with_footer(row, caption, legend)
+    if confidence is not None:
+        least = 1 / max(2, len(classes))  # the most probable class has at least its share
+        shares = np.clip((_resized_mask(confidence, size) / 255 - least) / (1 - least), 0, 1)
+        titled["confidence"] = draw_quantity(shares)
+        legend += [("      confidence:", None), (f"{least:.0%}", RAMP[0]), ("100%", RAMP[-1])]
+    tiles = [_labelled(tile, title, above=True) for title, tile in titled.items()]
+    return _with_footer(grid(tiles, len(tiles)), caption, legend)
 
 
 def draw_example(image: np.ndarray, mask: np.ndarray, caption: str, side: int = 224) -> np.ndarray:
@@ -200,11 +235,25 @@ def grid(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
     return sheet
 
 
-def legend_line(width: int, entries: Sequence[tuple[str, tuple[int, int, int]]]) -> np.ndarray:
+def legend_line(width: int, entries: Sequence[Entry]) -> np.ndarray:
     """Returns a line that shows names beside their colours, uint8 [H, width, 3]."""
     line = Image.new("RGB", (width, LINE), PAPER)
     _draw_legend(ImageDraw.Draw(line), GAP, entries)
     return np.asarray(line)
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    """Returns a picture, uint8 [H, W, 3], as PNG, fast rather than small."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG", compress_level=PNG_LEVEL)
+    return file.getvalue()
+
+
+def encode_jpeg(picture: np.ndarray) -> bytes:
+    """Returns a picture, uint8 [H, W, 3], as JPEG whose lines keep their colours."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "JPEG", quality=90, subsampling=0)
+    return file.getvalue()
 
 
 def _mixed(colours: np.ndarray, other: tuple[int, int, int]) -> np.ndarray:
@@ -234,32 +283,24 @@ def _labelled(tile: np.ndarray, text: str, above: bool) -> np.ndarray:
     return np.asarray(framed)
 
 
-def _with_footer(
-    row: np.ndarray, caption: str, legend: Sequence[tuple[str, tuple[int, int, int]]]
-) -> np.ndarray:
+def _with_footer(row: np.ndarray, caption: str, legend: Sequence[Entry]) -> np.ndarray:
+    """Adds a line with the caption and one with the legend."""
     height, width = row.shape[:2]
-    framed = Image.new("RGB", (width, height + LINE), PAPER)
+    framed = Image.new("RGB", (width, height + 2 * LINE), PAPER)
     framed.paste(Image.fromarray(row), (0, 0))
     draw = ImageDraw.Draw(framed)
-    legend_width = sum(_entry_width(draw, name) for name, _ in legend)
-    draw.text((GAP, height), _cut(draw, caption, width - legend_width - 2 * GAP), INK, _font())
-    footer = Image.new("RGB", (legend_width, LINE), PAPER)
-    _draw_legend(ImageDraw.Draw(footer), 0, legend)
-    framed.paste(footer, (width - legend_width, height - 2))
+    draw.text((GAP, height - 2), _cut(draw, caption, width - 2 * GAP), INK, _font())
+    framed.paste(Image.fromarray(legend_line(width, legend)), (0, height + LINE - 2))
     return np.asarray(framed)
 
 
-def _draw_legend(
-    draw: ImageDraw.ImageDraw, left: int, entries: Sequence[tuple[str, tuple[int, int, int]]]
-) -> None:
+def _draw_legend(draw: ImageDraw.ImageDraw, left: int, entries: Sequence[Entry]) -> None:
     for name, colour in entries:
-        draw.rectangle((left, 4, left + TEXT - 3, TEXT + 1), colour)
-        draw.text((left + TEXT + 2, 2), name, INK, _font())
-        left += _entry_width(draw, name)
-
-
-def _entry_width(draw: ImageDraw.ImageDraw, name: str) -> int:
-    return TEXT + 2 + round(draw.textlength(name, _font())) + 2 * GAP
+        if colour is not None:
+            draw.rectangle((left, 4, left + TEXT - 3, TEXT + 1), colour)
+            left += TEXT + 2
+        draw.text((left, 2), name, INK, _font())
+        left += round(draw.textlength(name, _font())) + 2 * GAP
 
 
 def _cut(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:

@@ -9,16 +9,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from trainer import (
+    board,
     checkpoint,
     cluster,
     config,
     evaluation,
     export,
     flags,
+    journal,
     lease,
     losses,
     models,
@@ -28,14 +31,16 @@ from trainer import (
     peers,
     preemption,
     rendezvous,
-    report,
     steps,
+    terminal,
 )
 from trainer.data import damage, demo, pipeline, records
 from trainer.errors import InputError
 from trainer.goodput import Goodput, Speed
 from trainer.models import norms
 from trainer.progress import Progress, Series, check_finite
+from trainer.trace import Trace
+from trainer.vitals import Vitals
 from trainer.writer import Writer
 
 STEPS_PER_LOOP = {"CPU": 10, "GPU": 50, "TPU": 100}
@@ -139,13 +144,13 @@ def train(job: config.Job) -> None:
             batch_size=job.run.eval_batch_size or job.data.batch_size,
             tile=job.run.tile,
         )
-        batches = open_stream(job, strategy, data_dir, manifest, run["streams"], step)
+        batches, stream = open_stream(job, strategy, data_dir, manifest, run["streams"], step)
 
         total_steps, eval_every = run["total_steps"], run["eval_every"]
         checkpoint_every = job.run.checkpoint_every or eval_every
         report_every = job.device.steps_per_loop or STEPS_PER_LOOP[kind]
         reporter = stack.enter_context(
-            report.Report(
+            journal.Journal(
                 job.run.run_dir,
                 chief,
                 step,
@@ -154,7 +159,13 @@ def train(job: config.Job) -> None:
                 job.run.tensorboard_dir,
             )
         )
+        if chief and step == 0:
+            batch = first_examples(stream, data_dir, manifest)
+            classes = [entry.name for entry in manifest.classes]
+            reporter.start(lambda: board.write_start(job, run, model, batch, classes))
         writer = stack.enter_context(Writer(job.run.checkpoint_patience))
+        trace = stack.enter_context(Trace(job.run.traced_steps() if chief else None, reporter))
+        vitals = Vitals(strategy, model)
         goodput = Goodput(started, progress.seconds)
         series, speed = Series(progress.unreported), Speed(job.data.batch_size)
         redo_until = step + reporter.steps_to_redo
@@ -171,10 +182,15 @@ def train(job: config.Job) -> None:
             # Evaluate.
             due = step % eval_every == 0 or step == total_steps
             if due and step > progress.evaluated_step:
-                shown = evaluation.First(job.run.panels)
+                gallery = evaluation.Gallery(first=job.run.panels, worst=job.run.worst_panels)
                 with goodput.spending("evaluation"), contextlib.suppress(evaluation.CancelledError):
-                    figures = evaluation.figures(evaluator("val", shown.offer, is_cancelled))
-                    reporter.validation(step, figures, shown.panels(manifest, "val"))
+                    scores = evaluator("val", gallery.offer, is_cancelled)
+                    figures = evaluation.figures(scores)
+                    weights = evaluated.trainable_variables if job.run.histograms else []
+                    draw = functools.partial(
+                        board.write_evaluation, scores, gallery, manifest, "val", weights
+                    )
+                    reporter.validation(step, figures, draw)
                     progress = progress.after(step, job.run.best_metric, figures)
                     if progress.best_step == step:
                         best_snapshot = best.snapshot(step, {})
@@ -215,6 +231,7 @@ def train(job: config.Job) -> None:
                 step - step % checkpoint_every + checkpoint_every,
                 total_steps,
             )
+            stop = trace.begin(step, stop)
             start = time.monotonic()
             with pipeline.explained(data_dir, manifest, "train"):
                 tensors = loop(batches, tf.constant(stop - step))
@@ -225,9 +242,11 @@ def train(job: config.Job) -> None:
             speed.add(stop - step, seconds, waited)
             goodput.add_steps(seconds, waited, redone=stop <= redo_until)
             step = stop
+            trace.end(step)
             if step % report_every == 0 or step % eval_every == 0 or step == total_steps:
                 figures = series.take_means()
                 figures["learning_rate"] = float(descent.learning_rate.numpy())
+                figures.update(vitals.figures())
                 reporter.train(step, {**figures, **speed.take(), **goodput.shares()})
         ending.reason = "finished" if step == total_steps else "stopped early"
 
@@ -238,23 +257,26 @@ def train(job: config.Job) -> None:
                 "%s has no whole checkpoint: the last weights are evaluated.", best.directory
             )
         split = "test" if "test" in manifest.splits else "val"
-        worst = evaluation.Worst(job.run.worst_cases)
+        gallery = evaluation.Gallery(worst=job.run.worst_cases, best=job.run.best_cases)
         try:
-            scores = evaluator(split, worst.offer, is_cancelled)
+            scores = evaluator(split, gallery.offer, is_cancelled)
         except evaluation.CancelledError:
             raise preemption.StoppedError(closing_words(request, step)) from None
         if chief:
             folder = os.path.join(job.run.run_dir, "evaluation", split)
-            evaluation.write(folder, scores, worst.cases(), manifest, split)
+            evaluation.write(folder, scores, gallery, manifest, split)
             if split == "test":  # val has been reported
                 reporter.test(progress.best_step, evaluation.figures(scores))
             if job.run.model_dir:
                 export.write(job.run.run_dir, job.run.model_dir)
-            logging.info("%s", closing_lines(job, scores, split, progress.best_step, ending.reason))
+            reporter.end(board.write_end)
+            lines = closing_lines(job, scores, split, progress.best_step, ending.reason, speed)
+            title = f"{step} steps, {terminal.clock(sum(goodput.seconds().values()))}"
+            logging.info("%s", terminal.boxed(title, lines))
 
 
 def save(
-    reporter: report.Report,
+    reporter: journal.Journal,
     snapshot: checkpoint.Snapshot,
     checkpoints: checkpoint.Checkpoints,
     keep: int,
@@ -401,11 +423,16 @@ def open_stream(
     manifest: records.Manifest,
     num_streams: int,
     step: int,
-) -> Iterator:
-    """Returns the iterator over the training batches from `step` on, over all replicas."""
+) -> tuple[Iterator, tf.data.Dataset]:
+    """Opens the training batches from `step` on.
+
+    Returns:
+        The iterator over the batches of all replicas, and the stream that it reads on this worker.
+    """
+    streams = []
 
     def stream_of_host(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        return pipeline.training_stream(
+        stream = pipeline.training_stream(
             data_dir,
             manifest,
             batch_size=job.data.batch_size,
@@ -420,8 +447,20 @@ def open_stream(
             num_workers=context.num_input_pipelines,
             num_replicas=strategy.num_replicas_in_sync // context.num_input_pipelines,
         )
+        streams.append(stream)
+        return stream
 
-    return iter(strategy.distribute_datasets_from_function(stream_of_host))
+    batches = iter(strategy.distribute_datasets_from_function(stream_of_host))
+    return batches, streams[0]
+
+
+def first_examples(
+    stream: tf.data.Dataset, data_dir: str, manifest: records.Manifest
+) -> dict[str, np.ndarray]:
+    """Returns examples of the first batch of a stream, which begins anew for it."""
+    with pipeline.explained(data_dir, manifest, "train"):
+        batch = next(iter(stream))
+    return {name: value[: board.SHEET].numpy() for name, value in batch.items()}
 
 
 def closing_words(request: preemption.Request, step: int) -> str:
@@ -435,9 +474,14 @@ def closing_words(request: preemption.Request, step: int) -> str:
 
 
 def closing_lines(
-    job: config.Job, scores: evaluation.Scores, split: str, best_step: int, reason: str
+    job: config.Job,
+    scores: evaluation.Scores,
+    split: str,
+    best_step: int,
+    reason: str,
+    speed: Speed,
 ) -> str:
-    """Returns what the command says last: the scores, and where everything is."""
+    """Returns what the command says last: the scores, the speed, and where everything is."""
     dice = scores.summary["dice"]
     return "\n".join(
         [
@@ -445,7 +489,9 @@ def closing_lines(
             "",
             f"{split} Dice, mean per image: {'undefined' if dice is None else f'{dice:.4f}'}"
             f"   ({reason}; best checkpoint: step {best_step})",
+            f"{speed.overall():.1f} images/s in training",
             f"run folder: {job.run.run_dir}",
+            f"python -m trainer.report {job.run.run_dir}",
             "tensorboard --logdir "
             + (job.run.tensorboard_dir or os.path.join(job.run.run_dir, "tensorboard")),
         ]

@@ -205,14 +205,18 @@ def score(
     """Compares logits [B, H, W, K] with an evaluation batch.
 
     Returns:
-        `counts` int32 and `soft` float32 [B, num_classes, 3] (see `metrics`), `predicted` uint8
-        [B, H, W]; and for the batch as a whole `loss_sums` and `loss_weights`, float32 [T].
+        `counts` int32 and `soft` float32 [B, num_classes, 3] (see `metrics`), `predicted` and
+        `confidence` uint8 [B, H, W]; and for the batch as a whole `confusions`, `probabilities`
+        (see `metrics`), `loss_sums` and `loss_weights`, float32 [T].
     """
     labels, valid = batch["labels"], batch["valid"]
     return {
         "counts": metrics.count_pixels(labels, logits, valid, num_classes),
         "soft": metrics.soft_sums(labels, logits, valid, num_classes),
         "predicted": tf.cast(metrics.predict_labels(logits), tf.uint8),
+        "confidence": metrics.confidence(logits),
+        "confusions": metrics.count_confusions(labels, logits, valid, num_classes),
+        "probabilities": metrics.count_probabilities(labels, logits, valid, num_classes),
         "loss_sums": losses.sums(terms, labels, logits, valid, class_weights),
         "loss_weights": losses.weights(terms, labels, valid, class_weights),
     }

@@ -5,6 +5,7 @@ from trainer import config, files, flags, vertex
 
 def main(job: config.Job) -> None:
     """Runs the job; TensorFlow is imported only once the flags are found to be good."""
+    flags.set_verbosity(job.run.verbosity)
     with flags.quiet_import():
         from trainer import run
 

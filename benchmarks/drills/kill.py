@@ -28,7 +28,7 @@ from trainer import checkpoint, config, files, flags
 
 Names = Callable[[str], list[str]]  # the paths below a folder
 
-TIMED = ("images_per_second", "input_share", "goodput", "share_")
+TIMED = ("images_per_second", "input_share", "goodput", "share_", "host_memory")
 JOB = (
     *("--crop=64", "--filters=4", "--depth=3", "--batch_size=8", "--steps=300", "--eval_every=100"),
     *("--deterministic", "--ema=0.9", "--panels=0", "--worst_cases=0"),

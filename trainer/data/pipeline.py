@@ -289,8 +289,9 @@ def evaluation_batches(
 
     Returns:
         Batches of images float32 [b, H, W, C], labels int32 [b, H, W], valid float32 [b, H, W],
-        case int64 [b], the place in `cases` of the split or -1 for a filler, and size int32 [b, 2],
-        the true height and width.
+        case int64 [b], the place in `cases` of the split or -1 for a filler, size int32 [b, 2],
+        the true height and width, and offset and scale float32 [b, C], by which the image was
+        normalised.
     """
     train = manifest.splits["train"]
     shards = manifest.splits[split].shards
@@ -304,12 +305,21 @@ def evaluation_batches(
 
     def example(case: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         decoded = records.decode(serialized, manifest)
-        image = normalization.normalize(decoded["image"], normalize, train.mean, train.std)
-        image = pad(image, multiple)
+        image = tf.cast(decoded["image"], tf.float32)
+        figures = normalization.NORMALIZATIONS[normalize](decoded["image"], train.mean, train.std)
+        image = pad(normalization.rescale(image, *figures), multiple)
         size = tf.shape(decoded["mask"])
         beyond = tf.stack([tf.zeros_like(size), tf.shape(image)[:2] - size], axis=1)
         mask = tf.pad(decoded["mask"], beyond, constant_values=records.IGNORE)
-        return {"images": image, **_targets(mask), "case": case, "size": size}
+        offset, scale = (tf.reshape(figure, [manifest.channels]) for figure in figures)
+        return {
+            "images": image,
+            **_targets(mask),
+            "case": case,
+            "size": size,
+            "offset": offset,
+            "scale": scale,
+        }
 
     def size_of_batch(shape: tf.Tensor) -> tf.Tensor:
         longest = tf.maximum(shape // _SHAPE_BASE, shape % _SHAPE_BASE)

@@ -1,26 +1,27 @@
-"""What a run says while it trains: metrics.jsonl, TensorBoard, a progress bar or plain lines."""
+"""What a run writes while it trains: metrics.jsonl and the event files of TensorBoard."""
 
 import json
 import os
-import sys
 import tempfile
 import threading
-import time
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
-import tqdm
 from absl import logging
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.scalar import summary_v2 as scalar
 
+from trainer import figures as names
 from trainer import files, vertex
+from trainer.terminal import Terminal
 
-SECONDS_BETWEEN_LINES = 30.0
+ARRIVING, ATTACHED = "arriving", "attached"
+SPLITS = ("", "train", "val", "test")  # folders of event files; those of the run are in none
 
 
-class Report:
+class Journal:
     """Writes the progress of one run; all of it on the chief, nothing on other workers.
 
     On a disk, each line and event is written as it comes. An object store takes whole objects only,
@@ -52,8 +53,8 @@ class Report:
         self._chief = chief
         self._total_steps = total_steps
         self._metrics_path = os.path.join(run_dir, "metrics.jsonl")
-        self._tensorboard_dir = tensorboard_dir or os.path.join(run_dir, "tensorboard")
-        self._held_back = any(map(files.is_remote, (run_dir, self._tensorboard_dir)))
+        self.tensorboard_dir = tensorboard_dir or os.path.join(run_dir, "tensorboard")
+        self._held_back = any(map(files.is_remote, (run_dir, self.tensorboard_dir)))
         self._trial = vertex.Trial()
         self._lock = threading.Lock()
         self._lines: list[str] = []  # to be written
@@ -64,49 +65,60 @@ class Report:
         self._scratch = tempfile.TemporaryDirectory() if self._held_back else None
         self._first_step = step  # of the next event file
         self._rotations = 0
-        self._last_line = time.monotonic()
-        self._val: Mapping[str, float] = {}
-        self._start, self._start_step = time.monotonic(), step
+        self._described: set[tuple[str, str]] = set()
         self.steps_to_redo = 0
         if chief:
             lines, self.steps_to_redo = _drop_after(self._metrics_path, step, evaluated_step)
             self._kept = lines if self._held_back else []
-            _drop_events(self._tensorboard_dir, step)
-        self._bar = tqdm.tqdm(
-            total=total_steps,
-            initial=step,
-            unit="step",
-            desc="train",
-            dynamic_ncols=True,
-            disable=not chief or not sys.stderr.isatty(),
-        )
+            _drop_events(self.tensorboard_dir, step)
+        self._terminal = Terminal(chief, step, total_steps)
+
+    def start(self, write: Callable[[], None]) -> None:
+        """Lets `write` write the summaries that a run begins with, of the run as a whole."""
+        if self._chief:
+            with self._writer("").as_default(0):
+                write()
 
     def train(self, step: int, figures: Mapping[str, float]) -> None:
         """Reports the means of the steps up to `step` since the last report."""
         self._write(step, "train", figures)
-        self._bar.set_postfix_str(self._summary(figures), refresh=False)
-        self._bar.update(step - self._bar.n)
-        if self._bar.disable and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._line(step, self._summary(figures))
+        self._terminal.train(step, figures)
 
     def validation(
-        self, step: int, figures: Mapping[str, float], panels: Mapping[str, np.ndarray]
+        self, step: int, figures: Mapping[str, float], write: Callable[[], None] = lambda: None
     ) -> None:
-        """Reports an evaluation of the val split, with pictures uint8 [H, W, 3] by name."""
-        self._val = figures
+        """Reports an evaluation of the val split, of which `write` writes more summaries."""
         self._write(step, "val", figures)
         if self._chief:
             with self._writer("val").as_default(step):
-                for name, panel in panels.items():
-                    tf.summary.image(f"cases/{name}", panel[np.newaxis])
+                write()
             if not self._held_back:
                 for writer in self._writers.values():
                     writer.flush()
-        self._line(step, "val " + "  ".join(f"{k} {v:.4f}" for k, v in figures.items()))
+        self._terminal.validation(step, figures)
 
     def test(self, step: int, figures: Mapping[str, float]) -> None:
         """Reports the final evaluation of the test split, with the weights of `step`."""
         self._write(step, "test", figures)
+
+    def end(self, write: Callable[[], None]) -> None:
+        """Lets `write` write the summaries with which a run ends, of the run as a whole."""
+        if self._chief:
+            with self._writer("").as_default(self._total_steps):
+                write()
+
+    def attachments(self) -> str:
+        """Returns a folder for files of other programs, which `attach` brings to TensorBoard's."""
+        if self._scratch:
+            return os.path.join(self._scratch.name, ARRIVING)
+        return self.tensorboard_dir
+
+    def attach(self) -> None:
+        """Lets the next `flush` upload what is in `attachments()`, if it is not there already."""
+        if self._scratch:
+            with self._lock:
+                attached = os.path.join(self._scratch.name, ATTACHED)
+                os.rename(os.path.join(self._scratch.name, ARRIVING), attached)
 
     def rotate(self, step: int) -> None:
         """Lets events after `step` go into new files; `flush` closes the old ones."""
@@ -134,13 +146,24 @@ class Report:
                 split, writer, folder = self._full[0]
                 writer.close()
                 if self._scratch:
+                    target = os.path.join(self.tensorboard_dir, split).rstrip("/")
                     for name in files.list_folder(folder):
                         local = os.path.join(folder, name)
-                        files.copy_to_store(local, f"{self._tensorboard_dir}/{split}/{name}")
+                        files.copy_to_store(local, f"{target}/{name}")
                         os.remove(local)
                 self._full.pop(0)
+            if self._scratch:
+                self._upload(os.path.join(self._scratch.name, ATTACHED))
 
-    def __enter__(self) -> "Report":
+    def _upload(self, attached: str) -> None:
+        for folder, _, found in os.walk(attached):
+            below = os.path.relpath(folder, attached)
+            for name in found:
+                local = os.path.join(folder, name)
+                files.copy_to_store(local, f"{self.tensorboard_dir}/{below}/{name}")
+                os.remove(local)
+
+    def __enter__(self) -> "Journal":
         """Does nothing yet."""
         return self
 
@@ -160,30 +183,11 @@ class Report:
 
     def close(self) -> None:
         """Writes and closes everything."""
-        self._bar.close()
+        self._terminal.close()
         self.rotate(self._total_steps)
         self.flush()
         if self._scratch:
             self._scratch.cleanup()
-
-    def _summary(self, figures: Mapping[str, float]) -> str:
-        parts = [f"loss {figures['loss']:.4f}"]
-        if "dice" in self._val:
-            parts.append(f"val dice {self._val['dice']:.4f}")
-        parts.append(f"{figures['images_per_second']:.1f} images/s")
-        return "  ".join(parts)
-
-    def _line(self, step: int, text: str) -> None:
-        self._last_line = time.monotonic()
-        if not self._chief:
-            return
-        done = max(1, step - self._start_step)
-        left = (time.monotonic() - self._start) / done * (self._total_steps - step)
-        line = f"step {step}/{self._total_steps}  {text}  {_clock(left)} left"
-        if self._bar.disable:
-            logging.info("%s", line)
-        else:
-            self._bar.write(line, file=sys.stderr)
 
     def _write(self, step: int, split: str, figures: Mapping[str, float]) -> None:
         if not self._chief:
@@ -193,14 +197,24 @@ class Report:
         with self._lock:
             self._lines.append(json.dumps(entry) + "\n")
         self._trial.report(step, split, figures)
+        scalars = Summary()  # all in one event: it is the number of calls that costs
+        for name, value in figures.items():
+            text = self._description(split, name)
+            scalars.MergeFrom(scalar.scalar_pb(name, value, text))
         with self._writer(split).as_default(step):
-            for name, value in figures.items():
-                tf.summary.scalar(name, value)
+            tf.summary.experimental.write_raw_pb(scalars.SerializeToString())
         if not self._held_back:
             try:
                 self.flush()
             except files.failures() as error:  # the lines are kept
                 logging.warning("metrics.jsonl cannot be written for now: %s", error)
+
+    def _description(self, split: str, name: str) -> str | None:
+        """Returns what a figure is where it is written first, which is where TensorBoard looks."""
+        if (split, name) in self._described:
+            return None
+        self._described.add((split, name))
+        return names.description(name)
 
     def _writer(self, split: str) -> tf.summary.SummaryWriter:
         if split not in self._writers:
@@ -216,8 +230,8 @@ class Report:
         again at each flush.
         """
         if self._scratch:
-            return os.path.join(self._scratch.name, str(self._rotations), split)
-        return os.path.join(self._tensorboard_dir, split)
+            return os.path.join(self._scratch.name, f"{self._rotations}-{split}")
+        return os.path.join(self.tensorboard_dir, split)
 
 
 def _drop_after(path: str, step: int, evaluated_step: int) -> tuple[list[str], int]:
@@ -247,14 +261,8 @@ def _drop_after(path: str, step: int, evaluated_step: int) -> tuple[list[str], i
 
 def _drop_events(folder: str, step: int) -> None:
     """Removes the event files that begin at `step` or later."""
-    for split in files.list_folder(folder):
-        for name in files.list_folder(os.path.join(folder, split)):
+    for split in SPLITS:
+        for name in files.list_folder(os.path.join(folder, split).rstrip("/")):
             first_step = name.rpartition(".")[2]
             if first_step.isdigit() and int(first_step) >= step:
                 files.remove(os.path.join(folder, split, name))
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

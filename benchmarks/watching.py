@@ -1,0 +1,95 @@
+"""Times what TensorBoard, metrics.jsonl and the terminal cost, as a share of a training job.
+
+    python -m benchmarks.watching [--run_dir=runs/watching and the other flags of trainer.task]
+
+Runs a job, the demo where flags are silent, with a clock around each function that writes for
+people. Both times are of the same process, so that a machine with other work stretches both. What
+an evaluation counts for its pictures and curves is part of its compiled step, and is timed by
+itself, on a batch of the val split's largest images, as often as there are such batches.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import table
+from trainer import config, flags
+
+DEMO = ("--filters=8", "--crop=128", "--steps=400", "--learning_rate=2e-3", "--warmup_steps=30")
+
+
+def main(job: config.Job) -> None:
+    """Runs the job and prints seconds and shares."""
+    from trainer import board, run
+    from trainer.journal import Journal
+    from trainer.vitals import Vitals
+
+    spent: dict[str, float] = {}
+
+    def clocked(owner: Any, name: str, label: str) -> None:
+        function: Callable[..., Any] = getattr(owner, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*arguments, **named)
+            finally:
+                spent[label] = spent.get(label, 0.0) + time.perf_counter() - start
+
+        setattr(owner, name, call)
+
+    clocked(run, "first_examples", "first training batch, read")
+    clocked(Journal, "start", "passport, layers, first batch, written")
+    clocked(board, "write_evaluation", "panels, curves, confusions")
+    clocked(Vitals, "figures", "weight norm, memory")
+    clocked(Journal, "train", "training figures, written")
+    clocked(Journal, "validation", "validation figures, written")
+    start = time.perf_counter()
+    run.train(job)
+    total = time.perf_counter() - start
+    spent["validation figures, written"] -= spent["panels, curves, confusions"]
+    spent["counted in evaluations"] = count_seconds(job)
+    spent["all of it"] = sum(spent.values())
+    spent["the job"] = total
+    rows = {
+        name: {"seconds": seconds, "share, %": 100 * seconds / total}
+        for name, seconds in spent.items()
+    }
+    table.show("What watching costs", rows)
+
+
+def count_seconds(job: config.Job, repeats: int = 5) -> float:
+    """Returns the seconds that all evaluations of a job count for pictures and curves."""
+    import tensorflow as tf
+
+    from trainer import metrics
+    from trainer.data import demo, records
+
+    manifest = records.read_manifest(job.data.data_dir or demo.folder())
+    split, classes = manifest.splits["val"], manifest.num_classes
+    height, width, _ = max(split.sizes, key=lambda size: size[0] * size[1])
+    shape = (job.data.batch_size, height, width)
+    logits = tf.random.stateless_normal((*shape, 1 if classes == 2 else classes), (0, 0))
+    labels = tf.random.stateless_uniform(shape, (0, 1), 0, classes, tf.int32)
+
+    @tf.function
+    def count() -> tuple[tf.Tensor, ...]:
+        valid = tf.ones(shape)
+        return (
+            metrics.confidence(logits),
+            metrics.count_confusions(labels, logits, valid, classes),
+            metrics.count_probabilities(labels, logits, valid, classes),
+        )
+
+    count()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        count()[-1].numpy()
+    seconds = (time.perf_counter() - start) / repeats
+    batches = -(-split.examples // job.data.batch_size)
+    return seconds * batches * 10  # evaluations of a run
+
+
+if __name__ == "__main__":
+    flags.run(config.Job, main, [sys.argv[0], "--run_dir=runs/watching", *DEMO, *sys.argv[1:]])

@@ -1,0 +1,97 @@
+"""What TensorBoard finds in the event files beside scalars, read by TensorBoard's own plugins."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import write_data
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import metadata as hparams
+
+from trainer import board, config, evaluation, metrics
+from trainer.evaluation import Gallery, Scores
+from trainer.models import build_unet
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Returns a function that calls another with a writer open and reads back what it wrote."""
+
+    def write(function):
+        writer = tf.summary.create_file_writer(str(tmp_path))
+        with writer.as_default(3):
+            function()
+        writer.close()
+        (path,) = tmp_path.glob("events*")
+        events = list(tf.compat.v1.train.summary_iterator(str(path)))
+        graphs = [event.graph_def for event in events if event.graph_def]
+        return {value.tag: value for event in events for value in event.summary.value}, graphs
+
+    return write
+
+
+def test_a_run_begins_with_settings_passport_network_and_training_batch(written):
+    job = config.Job()
+    run = {
+        "command": ["python", "-m", "trainer.task", "--data_dir=a b"],
+        "settings": {"steps": 7},
+        "precision": "float32",
+        "num_replicas": 2,
+    }
+    batch = {
+        "images": np.random.default_rng(0).normal(size=(2, 16, 16, 5)),
+        "labels": np.eye(16, dtype=np.int32)[None].repeat(2, 0),
+        "valid": np.ones((2, 16, 16), np.float32),
+    }
+    model = build_unet((None, None, 5), 4, 1, depth=1)
+    values, graphs = written(lambda: board.write_start(job, run, model, batch, ["none", "disc"]))
+    assert len(graphs) == 1
+    layout = layout_pb2.Layout.FromString(
+        tf.make_ndarray(values["custom_scalars__config__"].tensor).item()
+    )
+    assert [category.title for category in layout.category][0] == "Does it learn?"
+    start = hparams.parse_session_start_info_plugin_data(
+        values[hparams.SESSION_START_INFO_TAG].metadata.plugin_data.content
+    )
+    assert start.hparams["crop"].number_value == 256
+    assert start.hparams["num_replicas"].number_value == 2
+    assert "run_dir" not in start.hparams  # which changes nothing
+    experiment = hparams.parse_experiment_plugin_data(
+        values[hparams.EXPERIMENT_TAG].metadata.plugin_data.content
+    )
+    assert {info.name for info in experiment.hparam_infos} == set(start.hparams)
+    text = tf.make_ndarray(values["passport"].tensor).item().decode()
+    assert "| settings steps | 7 |" in text
+    assert b"'--data_dir=a b'" in tf.make_ndarray(values["command"].tensor).item()
+    width, height, jpeg = tf.make_ndarray(values["training_batch"].tensor)
+    assert tf.io.decode_jpeg(jpeg).shape[:2] == (int(height), int(width))
+
+
+def test_an_evaluation_gives_pictures_and_precision_recall(written, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    manifest = write_data(folder, {"train": [(8, 8)], "val": [(24, 16)] * 3}, num_classes=3)
+    gallery = Gallery(first=2, worst=1)
+    blank = np.zeros((24, 16), np.uint8)
+    for index, dice in enumerate((0.5, 0.9, 0.1)):
+        image = np.zeros((24, 16, 1), np.uint16)
+        gallery.offer(evaluation.Case(index, dice, image, blank, blank + 1.0, blank, blank))
+    probabilities = np.zeros((2, metrics.BINS + 1, 2), np.int64)
+    probabilities[:, 75] = 1, 3
+    scores = Scores(
+        np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), np.ones(3, bool), np.eye(3), probabilities, 0, {}
+    )
+    weight = build_unet((None, None, 1), 4, 1, depth=1).trainable_variables[0]
+    values, _ = written(lambda: board.write_evaluation(scores, gallery, manifest, "val", [weight]))
+    assert set(values) == {
+        "cases/val0",
+        "cases/val1",
+        "worst/1",
+        "confusion",
+        "reliability",
+        "class1/pr_curves",
+        "class2/pr_curves",
+        weight.path,
+    }
+    curve = tf.make_ndarray(values["class1/pr_curves"].tensor)
+    assert curve.shape == (6, 101)
+    assert curve[:, 75].tolist() == [3.0, 1.0, 0.0, 0.0, 0.75, 1.0]
+    assert curve[:, 76].tolist() == [0.0, 0.0, 1.0, 3.0, 1.0, 0.0]

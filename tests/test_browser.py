@@ -1,0 +1,58 @@
+"""A run's TensorBoard and its report, opened in a real browser."""
+
+import json
+import urllib.request
+
+import pytest
+
+from tests import browser
+from tests.jobs import command, train
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(browser.missing()), reason=f"needs {browser.missing()}"),
+]
+
+
+@pytest.fixture(scope="module")
+def run_dir(data_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "watched"
+    result = train(data_dir, folder, "--histograms", "--profile=3,4")
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser.chromium() as found:
+        yield found
+
+
+def test_every_tab_of_tensorboard_shows_the_run(run_dir, chromium):
+    with browser.tensorboard(run_dir / "tensorboard") as address:
+        for tab in browser.TABS:
+            browser.open_tab(chromium, address, tab).close()
+        page = chromium.new_page()
+        page.goto(f"{address}#timeseries")
+        browser.wait_for(page, "cases/val0")
+        with urllib.request.urlopen(f"{address}data/plugins_listing") as answer:
+            plugins = json.load(answer)
+    active = {name for name, plugin in plugins.items() if plugin["enabled"]}
+    assert active >= {"scalars", "images", "histograms", "hparams", "pr_curves", "custom_scalars"}
+    assert len(list(run_dir.glob("tensorboard/plugins/profile/*/*.xplane.pb"))) == 1
+
+
+def test_the_report_opens_without_a_network(run_dir, chromium):
+    result = command("trainer.report", str(run_dir))
+    assert result.returncode == 0, result.stderr
+    page = chromium.new_page()
+    requests = []
+    page.on("request", lambda request: requests.append(request.url.split(":")[0]))
+    page.goto((run_dir / "report.html").as_uri())
+    assert page.locator("svg").count() >= 10
+    pictures = page.locator("img")
+    assert pictures.count() == 6  # of three test cases, as worst and best
+    for place in range(6):
+        pictures.nth(place).scroll_into_view_if_needed()
+    page.wait_for_function("[...document.images].every(image => image.naturalWidth > 100)")
+    assert set(requests) <= {"file", "data"}

@@ -1,0 +1,176 @@
+"""metrics.jsonl and the events of TensorBoard."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests import gcs_server
+from trainer import board, journal
+
+FIGURES = {"loss": 0.5, "images_per_second": 10.0}
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_each_report_is_a_line_with_step_and_split(tmp_path):
+    reporter = journal.Journal(str(tmp_path), True, 0, 10)
+    reporter.train(5, FIGURES)
+    reporter.validation(5, {"loss": 0.4, "dice": 0.8})
+    reporter.test(10, {"dice": 0.7})
+    reporter.close()
+    assert lines(tmp_path) == [
+        {"step": 5, "split": "train", "loss": 0.5, "images_per_second": 10.0},
+        {"step": 5, "split": "val", "loss": 0.4, "dice": 0.8},
+        {"step": 10, "split": "test", "dice": 0.7},
+    ]
+
+
+def test_a_run_that_goes_on_drops_lines_of_later_steps_and_a_cut_line(tmp_path):
+    reporter = journal.Journal(str(tmp_path), True, 0, 10)
+    for step in (2, 4, 6):
+        reporter.train(step, FIGURES)
+    reporter.test(2, {"dice": 0.7})  # of the best step; the run that goes on writes it again
+    reporter.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "spl')
+    journal.Journal(str(tmp_path), True, 4, 10).close()
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4]
+
+
+def test_scalars_and_panels_are_in_the_event_files(tmp_path):
+    reporter = journal.Journal(str(tmp_path), True, 0, 10)
+    reporter.train(5, FIGURES)
+    picture = np.zeros((4, 4, 3), np.uint8)
+    reporter.validation(5, {"dice": 0.8}, lambda: board.image("cases/a", picture, "A case."))
+    reporter.close()
+    tags = set()
+    for path in (tmp_path / "tensorboard").glob("*/events*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            tags |= {(path.parent.name, value.tag) for value in event.summary.value}
+    assert tags == {
+        ("train", "loss"),
+        ("train", "images_per_second"),
+        ("val", "dice"),
+        ("val", "cases/a"),
+    }
+
+
+def test_other_workers_write_nothing(tmp_path):
+    reporter = journal.Journal(str(tmp_path), False, 0, 10)
+    reporter.train(5, FIGURES)
+    reporter.validation(5, {"dice": 0.8})
+    reporter.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_goes_on_begins_its_event_files_anew(tmp_path):
+    def scalars(split):
+        return sorted(
+            (event.step, round(float(tf.make_ndarray(value.tensor)), 3))
+            for path in (tmp_path / "tensorboard" / split).glob("events*")
+            for event in tf.compat.v1.train.summary_iterator(str(path))
+            for value in event.summary.value
+            if value.tag == "loss"
+        )
+
+    with journal.Journal(str(tmp_path), True, 0, 10) as reporter:
+        for step in (1, 2):
+            reporter.train(step, {**FIGURES, "loss": 0.1 * step})
+        reporter.rotate(2)
+        for step in (3, 4):
+            reporter.train(step, {**FIGURES, "loss": 9.0})
+    with journal.Journal(str(tmp_path), True, 2, 10) as reporter:
+        assert reporter.steps_to_redo == 2
+        reporter.train(3, {**FIGURES, "loss": 0.3})
+    assert scalars("train") == [(1, 0.1), (2, 0.2), (3, 0.3)]
+
+
+def test_what_a_run_begins_with_is_written_once_however_often_it_goes_on(tmp_path):
+    def texts():
+        return [
+            (event.step, value.tag)
+            for path in sorted((tmp_path / "tensorboard").glob("events*"))
+            for event in tf.compat.v1.train.summary_iterator(str(path))
+            for value in event.summary.value
+        ]
+
+    def begin():
+        tf.summary.text("passport", "x")
+
+    for _ in range(2):  # killed before its first checkpoint, and begun again
+        with journal.Journal(str(tmp_path), True, 0, 10) as reporter:
+            reporter.start(begin)
+            reporter.rotate(2)
+            reporter.end(lambda: tf.summary.text("end", "x"))
+    with journal.Journal(str(tmp_path), True, 2, 10) as reporter:
+        reporter.end(lambda: tf.summary.text("end", "x"))
+    assert texts() == [(0, "passport"), (10, "end")]
+
+
+def test_a_figure_is_described_where_it_is_written_first(tmp_path):
+    with journal.Journal(str(tmp_path), True, 0, 10) as reporter:
+        for step in (1, 2):
+            reporter.train(step, FIGURES)
+    (path,) = (tmp_path / "tensorboard" / "train").iterdir()
+    found = [
+        value.metadata.summary_description
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+        if value.tag == "images_per_second"
+    ]
+    assert found == ["Training images, over all replicas, in the loop. Unit: images/s.", ""]
+
+
+def test_an_evaluation_that_its_checkpoint_does_not_know_of_is_dropped(tmp_path):
+    with journal.Journal(str(tmp_path), True, 0, 10) as reporter:
+        reporter.train(4, FIGURES)
+        reporter.validation(4, {"dice": 0.5})
+    journal.Journal(str(tmp_path), True, 4, 10, evaluated_step=2).close()
+    assert [(line["step"], line["split"]) for line in lines(tmp_path)] == [(4, "train")]
+
+
+@pytest.mark.slow
+def test_what_an_object_store_is_sent_is_linear_in_what_was_written(gcs, bucket):
+    sent = []
+    for cycles in (4, 8):
+        folder = f"{bucket}/run{cycles}"
+        gcs.begin(gcs_server.Faults())
+        with journal.Journal(folder, True, 0, 1000) as reporter:
+            for cycle in range(cycles):
+                for step in range(50):
+                    reporter.train(50 * cycle + step, FIGURES)
+                reporter.rotate(50 * (cycle + 1))
+                reporter.flush()
+        events = [name for name in gcs.names(f"{folder}/tensorboard/") if "tfevents" in name]
+        assert len(events) == cycles
+        metrics = len(gcs.read(f"{folder}/metrics.jsonl"))
+        # metrics.jsonl, which is small, is sent whole each time: 1 + 2 + … of its parts.
+        sent.append(gcs.counts().bytes_up - metrics * (cycles + 1) / 2)
+    assert sent[1] == pytest.approx(2 * sent[0], rel=0.1)
+
+
+def test_lines_for_an_object_store_are_whole_and_go_on(gcs, bucket):
+    with journal.Journal(bucket, True, 0, 10) as reporter:
+        for step in (1, 2, 3):
+            reporter.train(step, FIGURES)
+        assert gcs.names(f"{bucket}/metrics") == []
+        reporter.flush()
+    with journal.Journal(bucket, True, 2, 10) as reporter:
+        reporter.train(3, FIGURES)
+    entries = [json.loads(line) for line in gcs.read(f"{bucket}/metrics.jsonl").splitlines()]
+    assert [entry["step"] for entry in entries] == [1, 2, 3]
+
+
+def test_what_a_run_begins_with_reaches_an_object_store(gcs, bucket):
+    with journal.Journal(bucket, True, 0, 10) as reporter:
+        reporter.start(lambda: tf.summary.text("passport", "x"))
+        reporter.train(1, FIGURES)
+        reporter.rotate(1)
+        assert [name for name in gcs.names(bucket) if "tfevents" in name] == []
+        reporter.flush()
+        names = [name for name in gcs.names(f"{bucket}/tensorboard/") if "tfevents" in name]
+        assert sorted(name.count("/") for name in names) == [0, 1]  # of the run, and train

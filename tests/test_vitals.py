@@ -1,0 +1,33 @@
+"""Weights and memory."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import strategy_of
+
+from trainer import vitals
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_the_norm_is_that_of_all_trainable_weights(replicas):
+    strategy = strategy_of(replicas)
+    with strategy.scope():
+        model = keras.Sequential([keras.layers.Dense(2), keras.layers.BatchNormalization()])
+        model.build((None, 1))
+    model.layers[0].set_weights([np.array([[3.0, 4.0]]), np.zeros(2)])
+    model.layers[1].set_weights([np.full(2, value) for value in (12.0, 0.0, 9.0, 9.0)])
+    measured = vitals.Vitals(strategy, model)
+    found = measured.figures()
+    assert found["weight_norm"] == pytest.approx((9 + 16 + 2 * 144) ** 0.5)
+    model.layers[0].set_weights([np.zeros((1, 2)), np.zeros(2)])
+    assert measured.figures()["weight_norm"] == pytest.approx((2 * 144) ** 0.5)
+    assert "device_memory_gib" not in found  # of a CPU
+
+
+def test_host_memory_is_what_the_process_holds():
+    before = vitals.resident_bytes()
+    held = np.ones(32 * 2**20, np.uint8)
+    assert vitals.resident_bytes() - before > 24 * 2**20
+    assert held[0] == 1
+    assert tf.executing_eagerly()

@@ -1,0 +1,199 @@
+"""What TensorBoard shows beside scalars, written to the writer that is open.
+
+docs/tensorboard.md shows it.
+"""
+
+import json
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import summary as custom_scalar
+from tensorboard.plugins.hparams import api_pb2
+from tensorboard.plugins.hparams import summary as hparams
+from tensorboard.plugins.pr_curve import summary as pr_curve
+
+from trainer import charts, config, evaluation, graph, metrics, panels
+from trainer.data import records
+from trainer.figures import CHARTS, description
+
+COMPARED = {  # column of the table of runs → (folder, tag)
+    "dice": ("val", "dice"),
+    "iou": ("val", "iou"),
+    "loss": ("val", "loss"),
+    "images/s": ("train", "images_per_second"),
+}
+LOOKED_AT = {"learning_rate", "batch_size", "filters"}  # where no flag was given
+SHEET = 16  # examples of the first training batch
+SHEET_COLUMNS = 4
+
+
+def write_start(
+    job: config.Job,
+    run: Mapping[str, Any],
+    model: keras.Model,
+    batch: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+) -> None:
+    """Writes what is known before the first step: settings, passport, network, training batch.
+
+    Args:
+        job: the settings.
+        run: the passport.
+        model: the network.
+        batch: examples of the first training batch, see `pipeline.training_stream`.
+        classes: names.
+    """
+    _write_proto(custom_scalar.pb(_layout()))
+    settings = {
+        **{name: value for name, value, rule in config.walk(job) if rule["changes_result"]},
+        **{name: run[name] for name in ("precision", "num_replicas")},
+    }
+    settings = {name: value for name, value in settings.items() if value is not None}
+    changed = {flag[2:].split("=")[0] for flag in run["command"]}
+    _write_proto(_experiment(settings, changed or LOOKED_AT))
+    _write_proto(hparams.session_start_pb(settings, group_name=job.run.run_dir))
+    tf.summary.text("command", f"    {shlex.join(run['command'])}")
+    tf.summary.text("passport", _table(run))
+    tf.summary.graph(graph.of_layers(model))
+    image(
+        "training_batch",
+        _sheet(batch, classes),
+        "The first training batch as the network sees it: cropped, augmented and normalised, each "
+        "picture stretched from black to white; masks as outlines.",
+    )
+
+
+def write_end() -> None:
+    """Writes into the table of runs that this one has ended."""
+    _write_proto(hparams.session_end_pb(api_pb2.STATUS_SUCCESS))
+
+
+def write_evaluation(
+    scores: evaluation.Scores,
+    gallery: evaluation.Gallery,
+    manifest: records.Manifest,
+    split: str,
+    weights: Sequence[keras.Variable] = (),
+) -> None:
+    """Writes the pictures and curves of an evaluation, and histograms of `weights`."""
+    names = manifest.splits[split].cases
+    for case in gallery.cases("first"):
+        image(f"cases/{names[case.index]}", evaluation.panel_of(case, manifest, split), CASE)
+    for rank, case in enumerate(gallery.cases("worst"), 1):
+        image(f"worst/{rank}", evaluation.panel_of(case, manifest, split), WORST)
+    classes = [entry.name for entry in manifest.classes]
+    image("confusion", charts.confusion_matrix(scores.confusions, classes), CONFUSION)
+    image("reliability", charts.reliability(scores.probabilities, classes[1:]), RELIABILITY)
+    for index, name in enumerate(classes[1:]):
+        counts = metrics.precision_recall(scores.probabilities[index])
+        _write_proto(
+            pr_curve.raw_data_pb(
+                name,
+                counts["true_positive"],
+                counts["false_positive"],
+                counts["true_negative"],
+                counts["false_negative"],
+                counts["precision"],
+                counts["recall"],
+                num_thresholds=metrics.BINS + 1,
+                description="Pixels of the whole split, at each hundredth of the probability.",
+            )
+        )
+    for weight in weights:
+        tf.summary.histogram(weight.path, weight.value)
+
+
+CASE = (
+    "A validation case: input, truth and prediction as outlines, errors, and the probability of "
+    "what is predicted. The same cases at each evaluation."
+)
+WORST = "The cases with the lowest Dice at this evaluation."
+CONFUSION = "Valid pixels of the split: of each true class, the shares that were predicted as each."
+RELIABILITY = (
+    "Pixels of the split in tenths of the probability they were given: below the diagonal the "
+    "network is too sure. The gap is the mean distance to it, over pixels."
+)
+
+
+def image(tag: str, picture: np.ndarray, text: str) -> None:
+    """Writes a picture, uint8 [H, W, 3], as JPEG.
+
+    TensorFlow's own function writes PNG, which takes ten times as long and twice the room.
+    """
+    metadata = tf.compat.v1.SummaryMetadata(
+        plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="images"),
+        summary_description=text,
+    )
+    height, width = picture.shape[:2]
+    value = [str(width).encode(), str(height).encode(), panels.encode_jpeg(picture)]
+    tf.summary.write(tag, tf.constant(value), metadata=metadata)
+
+
+def _sheet(batch: Mapping[str, np.ndarray], classes: Sequence[str]) -> np.ndarray:
+    masks = np.where(batch["valid"] > 0, batch["labels"], records.IGNORE)
+    tiles = [
+        panels.draw_example(picture, mask, f"example {number}")
+        for number, (picture, mask) in enumerate(zip(batch["images"], masks, strict=True))
+    ]
+    sheet = panels.grid(tiles, SHEET_COLUMNS)
+    entries = [(name, panels.class_colour(k)) for k, name in enumerate(classes) if k]
+    return np.concatenate([sheet, panels.legend_line(sheet.shape[1], entries)])
+
+
+def _layout() -> layout_pb2.Layout:
+    return layout_pb2.Layout(
+        category=[
+            layout_pb2.Category(
+                title=category,
+                chart=[
+                    layout_pb2.Chart(
+                        title=title, multiline=layout_pb2.MultilineChartContent(tag=[tag])
+                    )
+                    for title, tag in shown.items()
+                ],
+            )
+            for category, shown in CHARTS.items()
+        ]
+    )
+
+
+def _experiment(settings: Mapping[str, Any], first: Collection[str]) -> Any:
+    """Returns the columns of the table of runs."""
+    kinds = {bool: "DATA_TYPE_BOOL", str: "DATA_TYPE_STRING"}
+    return hparams.experiment_pb(
+        hparam_infos=[
+            api_pb2.HParamInfo(
+                name=name,
+                type=kinds.get(type(value), "DATA_TYPE_FLOAT64"),
+                differs=name in first,  # which puts it first
+            )
+            for name, value in settings.items()
+        ],
+        metric_infos=[
+            api_pb2.MetricInfo(
+                name=api_pb2.MetricName(group=folder, tag=tag),
+                display_name=f"{folder} {name}",
+                description=description(tag),
+            )
+            for name, (folder, tag) in COMPARED.items()
+        ],
+    )
+
+
+def _table(run: Mapping[str, Any]) -> str:
+    """Returns the passport as a table in Markdown."""
+    rows = [("setting", "value"), ("---", "---")]
+    for name, value in run.items():
+        parts = value.items() if isinstance(value, dict) else [("", value)]
+        rows += [(f"{name} {part}".strip(), json.dumps(entry)) for part, entry in parts]
+    cells = ((name, value.replace("|", "\\|")) for name, value in rows)
+    return "\n".join(f"| {name} | {value} |" for name, value in cells)
+
+
+def _write_proto(summary: Any) -> None:
+    tf.summary.experimental.write_raw_pb(summary.SerializeToString())

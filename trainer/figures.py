@@ -1,0 +1,62 @@
+"""The figures of a run: one name, unit and meaning in metrics.jsonl, TensorBoard and the report."""
+
+from collections.abc import Mapping
+
+# name → (unit, meaning). A figure `name/part` is one class's, or one term's, share of `name`.
+FIGURES: Mapping[str, tuple[str, str]] = {
+    "loss": (
+        "",
+        "What training makes small: of the whole val split, the mean of training steps.",
+    ),
+    "dice": ("", "2 both / (truth + prediction), mean over images, then foreground classes."),
+    "iou": ("", "Both / (truth or prediction), mean over images, then foreground classes."),
+    "learning_rate": ("", "Of the next step."),
+    "gradient_norm": ("", "Norm of the whole gradient before it is clipped, mean over steps."),
+    "weight_norm": ("", "Norm of all trainable weights."),
+    "images_per_second": ("images/s", "Training images, over all replicas, in the loop."),
+    "input_share": ("", "Share of the loop's time in which steps waited for their batch."),
+    "host_memory_gib": ("GiB", "Resident memory of the chief's process."),
+    "device_memory_gib": ("GiB", "Highest use of the chief's first GPU or TPU so far."),
+    "goodput": ("", "Share of all time of the run's processes that brought it forward."),
+    "share_startup": ("", "Share of that time until the first steps were taken."),
+    "share_input": ("", "Share of that time in which steps waited for their batch."),
+    "share_evaluation": ("", "Share of that time spent in evaluations."),
+    "share_checkpoint": ("", "Share of that time in which steps waited for a checkpoint."),
+    "share_redone": ("", "Share of that time in which steps were taken again after a kill."),
+}
+
+# Category → chart → regular expression of its tags: one page, in the order in which one looks.
+CHARTS: Mapping[str, Mapping[str, str]] = {
+    "Does it learn?": {
+        "Loss": "loss$",
+        "Dice": "dice$",
+        "Dice by class": "dice/",
+        "IoU by class": "iou/",
+        "Parts of the loss": "loss/",
+    },
+    "Is the optimizer well?": {
+        "Learning rate": "learning_rate$",
+        "Gradient norm": "gradient_norm$",
+        "Weight norm": "weight_norm$",
+    },
+    "Is it fast?": {
+        "Images per second": "images_per_second$",
+        "Goodput": "goodput$",
+        "Where the rest of the time went": "share_",
+        "Waiting for input": "input_share$",
+        "Memory, GiB": ".*_memory_gib$",
+    },
+}
+
+
+def description(name: str) -> str:
+    """Returns what a figure is, in Markdown."""
+    whole, _, part = name.partition("/")
+    unit, meaning = FIGURES[whole]
+    text = f"{meaning} Unit: {unit}." if unit else meaning
+    return f"**{part}** alone. {text}" if part else text
+
+
+def unit_of(name: str) -> str:
+    """Returns the unit of a figure; empty if it has none."""
+    return FIGURES[name.partition("/")[0]][0]

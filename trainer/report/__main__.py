@@ -1,0 +1,35 @@
+"""Entry point of reports: `python -m trainer.report --help`. Never imports TensorFlow by itself."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from absl import logging
+
+from trainer import config, files, flags
+from trainer.errors import InputError
+from trainer.report import page, runs
+
+
+def main(settings: config.Report) -> None:
+    """Writes the page."""
+    folders = [folder.rstrip("/") for folder in settings.runs.split(",") if folder]
+    if not folders:
+        raise InputError("No run folder is named; write python -m trainer.report RUN [RUN …].")
+    files.register_stores(*folders, settings.output)
+    found = [runs.read(folder, settings.cases) for folder in folders]
+    output = settings.output or os.path.join(folders[0], "report.html")
+    files.make_folder(os.path.dirname(output) or ".")
+    files.write_whole(output, page.draw(found))
+    logging.info("Written to %s", output)
+
+
+def _with_flag(argv: Sequence[str]) -> list[str]:
+    """Lets run folders be given without their flag's name."""
+    folders = [argument for argument in argv[1:] if not argument.startswith("-")]
+    rest = [argument for argument in argv[1:] if argument.startswith("-")]
+    return [argv[0], *([f"--runs={','.join(folders)}"] if folders else []), *rest]
+
+
+if __name__ == "__main__":
+    flags.run(config.Report, main, _with_flag(sys.argv))

@@ -1,0 +1,80 @@
+"""Reads what a run folder says, whether its run has ended or not."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainer import files
+from trainer.errors import InputError
+
+SPLITS = ("test", "val", "train")  # the evaluation that is shown is the first that there is
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What is shown of a run.
+
+    Attributes:
+        folder: its name.
+        passport: run.json.
+        lines: of metrics.jsonl.
+        split: that was evaluated; empty if none was.
+        summary: of that evaluation.
+        pictures: kind → (name, PNG) of its cases.
+    """
+
+    folder: str
+    passport: Mapping[str, Any]
+    lines: Sequence[Mapping[str, Any]]
+    split: str
+    summary: Mapping[str, Any]
+    pictures: Mapping[str, Sequence[tuple[str, bytes]]]
+
+    def curve(self, split: str, name: str) -> list[tuple[float, float]]:
+        """Returns (step, figure) of a split."""
+        return [
+            (line["step"], line[name])
+            for line in self.lines
+            if line["split"] == split and name in line
+        ]
+
+
+def read(folder: str, num_cases: int) -> Run:
+    """Returns the run of a folder, with so many pictures of each kind.
+
+    Raises:
+        InputError: the folder holds no run, or its files are damaged.
+    """
+    path = os.path.join(folder, "run.json")
+    if not files.exists(path):
+        raise InputError(f"{folder} has no run.json; name a folder that trainer.task wrote.")
+    passport = _json(path, files.read_text(path))
+    path = os.path.join(folder, "metrics.jsonl")
+    text = files.read_text(path) if files.exists(path) else ""
+    complete = text[: text.rfind("\n") + 1]  # a running job may be writing the last line
+    lines = [_json(path, line) for line in complete.splitlines() if line.strip()]
+    for split in SPLITS:
+        evaluation = os.path.join(folder, "evaluation", split)
+        path = os.path.join(evaluation, "summary.json")
+        if files.exists(path):
+            pictures = {k: _pictures(evaluation, k, num_cases) for k in ("worst", "best")}
+            return Run(folder, passport, lines, split, _json(path, files.read_text(path)), pictures)
+    return Run(folder, passport, lines, "", {}, {})
+
+
+def _json(path: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON ({error}); restore it.") from None
+
+
+def _pictures(evaluation: str, kind: str, number: int) -> list[tuple[str, bytes]]:
+    folder = os.path.join(evaluation, kind)
+    found = []
+    for name in files.list_folder(folder)[:number]:
+        with files.open_file(os.path.join(folder, name), "rb") as file:
+            found.append((name.removesuffix(".png"), file.read()))
+    return found

@@ -1,0 +1,58 @@
+"""Traces some training steps for the profile tab of TensorBoard."""
+
+import types
+
+import tensorflow as tf
+
+from trainer import journal
+
+
+class Trace:
+    """Traces the steps from `first` to `last`, once; used as a context, which ends it early."""
+
+    def __init__(self, steps: tuple[int, int] | None, reporter: journal.Journal):
+        """Traces nothing yet.
+
+        Args:
+            steps: the first and last step, counted from 1; none if None.
+            reporter: whose TensorBoard folder takes the trace.
+        """
+        self._steps = steps
+        self._reporter = reporter
+        self._runs = False
+
+    def begin(self, step: int, stop: int) -> int:
+        """Begins the trace if its first step is next; returns where to stop, at the latest `stop`.
+
+        The loop must not take steps that are traced and others in one call.
+        """
+        if self._steps is None or step >= self._steps[1]:
+            return stop
+        first, last = self._steps
+        if step < first - 1:
+            return min(stop, first - 1)
+        if not self._runs:
+            tf.profiler.experimental.start(self._reporter.attachments())
+            self._runs = True
+        return min(stop, last)
+
+    def end(self, step: int) -> None:
+        """Ends the trace and writes it, if `step` was its last."""
+        if self._runs and self._steps is not None and step >= self._steps[1]:
+            tf.profiler.experimental.stop()
+            self._reporter.attach()
+            self._runs, self._steps = False, None
+
+    def __enter__(self) -> "Trace":
+        """Does nothing yet."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        """Drops a trace whose last step was not reached."""
+        if self._runs:
+            tf.profiler.experimental.stop(save=False)
