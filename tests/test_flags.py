@@ -1,10 +1,12 @@
 """Flags, and how a command ends."""
 
 import logging
+import os
 import subprocess
 import sys
 
 import pytest
+from absl import logging as absl_logging
 
 from trainer import config, flags
 from trainer.errors import InputError
@@ -124,3 +126,17 @@ def test_help_may_be_cut_short_by_its_reader():
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout == "python -m trainer.task [--flag=value …] [--flagfile=FILE]\n"
+
+
+def test_verbosity_is_what_is_said_and_debug_lets_tensorflow_speak(monkeypatch):
+    before = absl_logging.get_verbosity()
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        flags.set_verbosity("warning")
+        assert (absl_logging.level_warning(), absl_logging.level_info()) == (True, False)
+        assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3"
+        flags.set_verbosity("debug")
+        assert absl_logging.level_debug()
+        assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0"
+    finally:
+        absl_logging.set_verbosity(before)

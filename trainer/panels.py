@@ -4,6 +4,7 @@ Colours are those of Okabe and Ito ("Color Universal Design", 2008), told apart 
 colour vision. Everything is NumPy and Pillow, and needs no display.
 """
 
+import functools
 import io
 from collections.abc import Sequence
 
@@ -237,6 +238,11 @@ def grid(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
 
 def legend_line(width: int, entries: Sequence[Entry]) -> np.ndarray:
     """Returns a line that shows names beside their colours, uint8 [H, width, 3]."""
+    return _legend_line(width, tuple(entries))
+
+
+@functools.lru_cache(maxsize=64)
+def _legend_line(width: int, entries: tuple[Entry, ...]) -> np.ndarray:
     line = Image.new("RGB", (width, LINE), PAPER)
     _draw_legend(ImageDraw.Draw(line), GAP, entries)
     return np.asarray(line)
@@ -265,7 +271,7 @@ def _resized(picture: np.ndarray, side: int) -> np.ndarray:
     height, width = picture.shape[:2]
     scale = side / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    method = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    method = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
     return np.asarray(Image.fromarray(picture).resize(size, method))
 
 
@@ -275,23 +281,25 @@ def _resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _labelled(tile: np.ndarray, text: str, above: bool) -> np.ndarray:
-    height, width = tile.shape[:2]
-    framed = Image.new("RGB", (width, height + LINE), PAPER)
-    framed.paste(Image.fromarray(tile), (0, LINE if above else 0))
-    draw = ImageDraw.Draw(framed)
-    draw.text((1, 2 if above else height + 2), _cut(draw, text, width), INK, _font())
-    return np.asarray(framed)
+    line = _text_line(text, tile.shape[1])
+    return np.concatenate([line, tile] if above else [tile, line])
+
+
+@functools.lru_cache(maxsize=64)  # panels have the same titles
+def _text_line(text: str, width: int) -> np.ndarray:
+    line = Image.new("RGB", (width, LINE), PAPER)
+    draw = ImageDraw.Draw(line)
+    draw.text((1, 2), _cut(draw, text, width), INK, _font())
+    return np.asarray(line)
 
 
 def _with_footer(row: np.ndarray, caption: str, legend: Sequence[Entry]) -> np.ndarray:
     """Adds a line with the caption and one with the legend."""
-    height, width = row.shape[:2]
-    framed = Image.new("RGB", (width, height + 2 * LINE), PAPER)
-    framed.paste(Image.fromarray(row), (0, 0))
-    draw = ImageDraw.Draw(framed)
-    draw.text((GAP, height - 2), _cut(draw, caption, width - 2 * GAP), INK, _font())
-    framed.paste(Image.fromarray(legend_line(width, legend)), (0, height + LINE - 2))
-    return np.asarray(framed)
+    width = row.shape[1]
+    line = Image.new("RGB", (width, LINE), PAPER)
+    draw = ImageDraw.Draw(line)
+    draw.text((GAP, 0), _cut(draw, caption, width - 2 * GAP), INK, _font())
+    return np.concatenate([row, np.asarray(line), legend_line(width, legend)])
 
 
 def _draw_legend(draw: ImageDraw.ImageDraw, left: int, entries: Sequence[Entry]) -> None:
