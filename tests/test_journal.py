@@ -174,3 +174,10 @@ def test_what_a_run_begins_with_reaches_an_object_store(gcs, bucket):
         reporter.flush()
         names = [name for name in gcs.names(f"{bucket}/tensorboard/") if "tfevents" in name]
         assert sorted(name.count("/") for name in names) == [0, 1]  # of the run, and train
+
+
+def test_a_run_in_an_object_store_may_have_its_curves_on_the_disk(gcs, bucket, tmp_path):
+    with journal.Journal(f"{bucket}/run", True, 0, 4, tensorboard_dir=str(tmp_path)) as reporter:
+        reporter.train(2, FIGURES)
+    assert gcs.names(f"{bucket}/run/") == ["metrics.jsonl"]
+    assert [path.parent.name for path in tmp_path.glob("*/events*")] == ["train"]

@@ -23,10 +23,14 @@ def finished(data_dir, tmp_path_factory):
 @pytest.mark.slow
 def test_a_job_ends_with_the_dice_the_folder_and_the_tensorboard_line(finished):
     run_dir, result = finished
-    *_, dice, speed, folder, report, tensorboard = result.stderr.strip().splitlines()
+    *_, dice, speed, folder, predict, export, report, tensorboard = (
+        result.stderr.strip().splitlines()
+    )
     assert dice.startswith("test Dice, mean per image: 0.")
     assert speed.endswith(" images/s in training")
     assert folder == f"run folder: {run_dir}"
+    assert predict.startswith(f"python -m trainer.predict --run_dir={run_dir} --images=")
+    assert export == f"python -m trainer.export --run_dir={run_dir}"
     assert report == f"python -m trainer.report {run_dir}"
     assert tensorboard == f"tensorboard --logdir {run_dir}/tensorboard"
 

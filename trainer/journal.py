@@ -62,7 +62,8 @@ class Journal:
         self._is_stale = False
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
         self._full: list[tuple[str, tf.summary.SummaryWriter, str]] = []  # to be closed
-        self._scratch = tempfile.TemporaryDirectory() if self._held_back else None
+        is_remote = files.is_remote(self.tensorboard_dir)
+        self._scratch = tempfile.TemporaryDirectory() if is_remote else None
         self._first_step = step  # of the next event file
         self._rotations = 0
         self._described: set[tuple[str, str]] = set()

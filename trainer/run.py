@@ -491,6 +491,8 @@ def closing_lines(
             f"   ({reason}; best checkpoint: step {best_step})",
             f"{speed.overall():.1f} images/s in training",
             f"run folder: {job.run.run_dir}",
+            f"python -m trainer.predict --run_dir={job.run.run_dir} --images=… --output=…",
+            f"python -m trainer.export --run_dir={job.run.run_dir}",
             f"python -m trainer.report {job.run.run_dir}",
             "tensorboard --logdir "
             + (job.run.tensorboard_dir or os.path.join(job.run.run_dir, "tensorboard")),

@@ -3,7 +3,6 @@
 https://docs.cloud.google.com/vertex-ai/docs/training/code-requirements
 """
 
-import collections
 import datetime
 import json
 import logging
@@ -14,8 +13,6 @@ import traceback
 import types
 from collections.abc import Mapping
 from typing import Any
-
-KEPT_METRICS = 100  # what Vertex AI's own writer of this file keeps
 
 
 def is_here(environment: Mapping[str, str] = os.environ) -> bool:
@@ -86,10 +83,10 @@ class Trial:
         """Does nothing outside of a tuning job."""
         self._path = environment.get("CLOUD_ML_HP_METRIC_FILE", "")
         self._trial = environment.get("CLOUD_ML_TRIAL_ID", "0")
-        self._lines: collections.deque[str] = collections.deque(maxlen=KEPT_METRICS)
+        self._lines: dict[str, str] = {}
 
     def report(self, step: int, split: str, figures: Mapping[str, float]) -> None:
-        """Reports figures as val/dice and the like; the newest are kept."""
+        """Reports figures as val/dice and the like; of each name the newest is kept."""
         if not self._path:
             return
         for name, value in figures.items():
@@ -100,7 +97,7 @@ class Trial:
                 "global_step": str(step),
                 "checkpoint_path": "",
             }
-            self._lines.append(json.dumps(line) + "\n")
+            self._lines[f"{split}/{name}"] = json.dumps(line) + "\n"
         os.makedirs(os.path.dirname(self._path) or ".", exist_ok=True)
         with open(self._path, "w", encoding="utf-8") as file:
-            file.writelines(self._lines)
+            file.writelines(self._lines.values())
