@@ -108,13 +108,13 @@ def divided_by_its_own_weight(terms, weights, labels, logits, valid, class_weigh
     sums = losses.sums(terms, labels, logits, valid, class_weights)
     own = losses.weights(terms, labels, valid, class_weights)
     replicas = tf.distribute.get_replica_context().num_replicas_in_sync
-    return tf.reduce_sum(tf.math.divide_no_nan(sums, own * replicas))
+    return tf.math.divide_no_nan(sums, own * replicas)
 
 
 @pytest.mark.slow
 def test_the_check_fails_where_a_replica_divides_by_its_own_pixels(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(cluster, "connect_several", lambda *given: strategy_of(2))
-    monkeypatch.setattr(steps, "_weighted_loss", divided_by_its_own_weight)
+    monkeypatch.setattr(steps, "_shares", divided_by_its_own_weight)
     with pytest.raises(SystemExit) as error:
         selfcheck.main(config.SelfCheck(only="norm=none", json=str(tmp_path / "rows")))
     assert error.value.code == 1

@@ -51,6 +51,13 @@ def test_replicas_train_like_one_device_though_valid_pixels_are_uneven():
     assert_same(train(2), train(1))
 
 
+def test_the_terms_of_the_loss_add_up_to_it():
+    totals, _ = train(1)
+    parts = totals["loss/cross_entropy"], totals["loss/soft_dice"]
+    assert min(parts) > 0
+    assert totals["loss"] == pytest.approx(sum(parts), abs=1e-5)
+
+
 @pytest.mark.slow
 def test_a_batch_in_parts_trains_like_the_whole():
     assert_same(train(1, accumulate_steps=4), train(1))

@@ -52,8 +52,8 @@ def train_loop(
 
     Returns:
         `loop(iterator, num_steps)`, with `num_steps` an int32 scalar, which returns `loss`,
-        `gradient_norm` and `wait_seconds`, the time for which a step waited for its input, each
-        float32 [num_steps].
+        `loss/TERM` for each of several terms, `gradient_norm` and `wait_seconds`, the time for
+        which a step waited for its input, each float32 [num_steps].
     """
     replica_step = _replica_step(
         model,
@@ -71,7 +71,7 @@ def train_loop(
 
     @tf.function
     def loop(iterator: Iterator, num_steps: tf.Tensor) -> dict[str, tf.Tensor]:
-        names = ("loss", "gradient_norm", "wait_seconds")
+        names = ("loss", *_names_of_parts(terms), "gradient_norm", "wait_seconds")
         series = {key: tf.TensorArray(tf.float32, num_steps, element_shape=()) for key in names}
         for number in tf.range(num_steps):
             start = clock()
@@ -80,12 +80,9 @@ def train_loop(
             arrived = [x for value in batch.values() for x in _local(strategy, value)]
             with tf.control_dependencies(arrived):
                 waited = clock() - start
-            loss, norm = strategy.run(replica_step, args=(batch,))
-            step = {  # on all replicas the same
-                "loss": _local(strategy, loss)[0],
-                "gradient_norm": _local(strategy, norm)[0],
-                "wait_seconds": tf.cast(waited, tf.float32),
-            }
+            figures = strategy.run(replica_step, args=(batch,))
+            step = {key: _local(strategy, value)[0] for key, value in figures.items()}
+            step["wait_seconds"] = tf.cast(waited, tf.float32)
             series = {key: series[key].write(number, step[key]) for key in names}
         return {key: series[key].stack() for key in names}
 
@@ -139,7 +136,8 @@ def step_of_one_replica(
 
     @tf.function(jit_compile=True)
     def step(images: tf.Tensor, labels: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return replica_step({"images": images, "labels": labels, "valid": valid})
+        figures = replica_step({"images": images, "labels": labels, "valid": valid})
+        return figures["loss"], figures["gradient_norm"]
 
     return step
 
@@ -234,8 +232,11 @@ def _replica_step(
     average_decay: float,
     jit_compile: bool,
     lanes: int,
-) -> Callable[[Batch], tuple[tf.Tensor, tf.Tensor]]:
-    """Returns the step of one replica, to be called in its context; see `train_loop`."""
+) -> Callable[[Batch], dict[str, tf.Tensor]]:
+    """Returns the step of one replica, to be called in its context; see `train_loop`.
+
+    It returns figures by name, float32 scalars, on all replicas the same.
+    """
     _sum_gradients_once(optimizer)
     variables = model.trainable_variables
     forward = packing.packed(model, lanes)
@@ -248,29 +249,29 @@ def _replica_step(
             )
             with tf.GradientTape() as tape:
                 logits = forward(images, training=True)
-                loss = _weighted_loss(terms, weights, labels, logits, valid, class_weights)
-                scaled = loss * scale
-            return loss, tape.gradient(scaled, variables)
+                shares = _shares(terms, weights, labels, logits, valid, class_weights)
+                scaled = _total(terms, shares) * scale
+            return shares, tape.gradient(scaled, variables)
 
-        loss, gradients = part(0)
+        shares, gradients = part(0)
         for i in range(1, accumulate_steps):
-            more_loss, more_gradients = part(i)
-            loss += more_loss
+            more_shares, more_gradients = part(i)
+            shares += more_shares
             gradients = [a + b for a, b in zip(gradients, more_gradients, strict=True)]
-        return loss, gradients
+        return shares, gradients
 
     # The XLA boundary: all that a replica computes by itself is one program. Collectives and the
     # optimizer's variables, which may live on other devices, stay outside.
     if jit_compile:
         forward_backward = tf.function(forward_backward, jit_compile=True)
 
-    def replica_step(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+    def replica_step(batch: Batch) -> dict[str, tf.Tensor]:
         context = tf.distribute.get_replica_context()
         weights = losses.weights(terms, batch["labels"], batch["valid"], class_weights)
         weights = context.all_reduce(SUM, weights)
         scale = tf.convert_to_tensor(optimizer.scale_loss(1.0), tf.float32)
-        loss, gradients = forward_backward(batch, weights, scale)
-        loss, *gradients = context.all_reduce(SUM, [loss, *gradients])
+        shares, gradients = forward_backward(batch, weights, scale)
+        shares, *gradients = context.all_reduce(SUM, [shares, *gradients])
         norm = tf.linalg.global_norm(gradients) / scale
         if clip_norm:
             factor = clip_norm / tf.maximum(norm, clip_norm)
@@ -278,9 +279,36 @@ def _replica_step(
         optimizer.apply(gradients, variables)
         if average is not None:
             _follow(average, model, average_decay)
-        return loss, norm
+        return {
+            "loss": _total(terms, shares),
+            **dict(zip(_names_of_parts(terms), tf.unstack(shares), strict=False)),
+            "gradient_norm": norm,
+        }
 
     return replica_step
+
+
+def _shares(
+    terms: Sequence[losses.Term],
+    weights: tf.Tensor,
+    labels: tf.Tensor,
+    logits: tf.Tensor,
+    valid: tf.Tensor,
+    class_weights: tf.Tensor,
+) -> tf.Tensor:
+    """Returns a batch's shares of the terms, [T]; those of all parts and replicas sum to them."""
+    sums = losses.sums(terms, labels, logits, valid, class_weights)
+    return tf.math.divide_no_nan(sums, weights)
+
+
+def _total(terms: Sequence[losses.Term], values: tf.Tensor) -> tf.Tensor:
+    """Returns the loss that the values of its terms, [T], add up to."""
+    return tf.reduce_sum(tf.constant([term.coefficient for term in terms], tf.float32) * values)
+
+
+def _names_of_parts(terms: Sequence[losses.Term]) -> list[str]:
+    """Returns the figures of a loss's terms; none if the term is the loss."""
+    return [f"loss/{term.function.__name__}" for term in terms] if len(terms) > 1 else []
 
 
 def _local(strategy: tf.distribute.Strategy, value: Any) -> tuple[tf.Tensor, ...]:
@@ -301,20 +329,6 @@ def _split_over_replicas(strategy: tf.distribute.Strategy, images: Any) -> Any:
         ),
         images,
     )
-
-
-def _weighted_loss(
-    terms: Sequence[losses.Term],
-    weights: tf.Tensor,
-    labels: tf.Tensor,
-    logits: tf.Tensor,
-    valid: tf.Tensor,
-    class_weights: tf.Tensor,
-) -> tf.Tensor:
-    """Returns this replica's share of the loss; the shares of all replicas sum to the loss."""
-    sums = losses.sums(terms, labels, logits, valid, class_weights)
-    coefficients = tf.constant([term.coefficient for term in terms], tf.float32)
-    return tf.reduce_sum(coefficients * tf.math.divide_no_nan(sums, weights))
 
 
 def _sum_gradients_once(optimizer: keras.optimizers.Optimizer) -> None:
