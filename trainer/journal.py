@@ -77,8 +77,7 @@ class Journal:
     def start(self, write: Callable[[], None]) -> None:
         """Lets `write` write the summaries that a run begins with, of the run as a whole."""
         if self._chief:
-            with self._writer("").as_default(0):
-                write()
+            self._summarize("", 0, write)
 
     def train(self, step: int, figures: Mapping[str, float]) -> None:
         """Reports the means of the steps up to `step` since the last report."""
@@ -91,11 +90,7 @@ class Journal:
         """Reports an evaluation of the val split, of which `write` writes more summaries."""
         self._write(step, "val", figures)
         if self._chief:
-            with self._writer("val").as_default(step):
-                write()
-            if not self._held_back:
-                for writer in self._writers.values():
-                    writer.flush()
+            self._summarize("val", step, lambda: self._write_all(write))
         self._terminal.validation(step, figures)
 
     def test(self, step: int, figures: Mapping[str, float]) -> None:
@@ -105,8 +100,7 @@ class Journal:
     def end(self, write: Callable[[], None]) -> None:
         """Lets `write` write the summaries with which a run ends, of the run as a whole."""
         if self._chief:
-            with self._writer("").as_default(self._total_steps):
-                write()
+            self._summarize("", self._total_steps, write)
 
     def attachments(self) -> str:
         """Returns a folder for files of other programs, which `attach` brings to TensorBoard's."""
@@ -202,13 +196,29 @@ class Journal:
         for name, value in figures.items():
             text = self._description(split, name)
             scalars.MergeFrom(scalar.scalar_pb(name, value, text))
-        with self._writer(split).as_default(step):
-            tf.summary.experimental.write_raw_pb(scalars.SerializeToString())
+        content = scalars.SerializeToString()
+        self._summarize(split, step, lambda: tf.summary.experimental.write_raw_pb(content))
         if not self._held_back:
             try:
                 self.flush()
             except files.failures() as error:  # the lines are kept
                 logging.warning("metrics.jsonl cannot be written for now: %s", error)
+
+    def _write_all(self, write: Callable[[], None]) -> None:
+        """Calls `write`, and on a disk lets TensorBoard see what has been written."""
+        write()
+        if not self._held_back:
+            for writer in self._writers.values():
+                writer.flush()
+
+    def _summarize(self, split: str, step: int, write: Callable[[], Any]) -> None:
+        """Lets `write` write summaries; what a full disk does not take is lost, but not the run."""
+        try:
+            with self._writer(split).as_default(step):
+                write()
+        except files.failures() as error:
+            said = str(error).strip().splitlines()[0]
+            logging.warning("TensorBoard will lack some of step %d: %s", step, said)
 
     def _description(self, split: str, name: str) -> str | None:
         """Returns what a figure is where it is written first, which is where TensorBoard looks."""
