@@ -82,17 +82,19 @@ def test_the_source_distribution_is_a_python_package_for_vertex_ai(tmp_path, dat
 @pytest.mark.slow
 def test_the_readmes_way_from_images_to_scores(tmp_path):
     rng = np.random.default_rng(0)
-    for folder in ("photos", "masks"):
+    for folder in ("photos", "masks", "new"):
         (tmp_path / folder).mkdir()
     for n in range(20):
         image, mask = draw_discs(rng, 40 + n, 50, 3, 2)
         mask[0, 0] = 0
-        Image.fromarray(image).save(tmp_path / "photos" / f"{n}.png")
+        Image.fromarray(image).save(tmp_path / ("photos" if n else "new") / f"{n}.png")
+        if n == 0:
+            continue
         Image.fromarray(255 * mask).save(tmp_path / "masks" / f"{n}.png")
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     section = text.partition("## Your own images")[2].partition("##")[0]
     commands = [line.split() for line in section.splitlines() if line.startswith("    python")]
-    assert len(commands) == 4
+    assert len(commands) == 7
     for _, *argv in commands:
         argv = ["--steps=2" if word.startswith("--steps=") else word for word in argv]
         if "trainer.task" in argv:  # small enough for a test; all else as written
@@ -103,3 +105,8 @@ def test_the_readmes_way_from_images_to_scores(tmp_path):
         assert result.returncode == 0, result.stderr
     assert (tmp_path / "sheet.png").exists()
     assert (tmp_path / "runs/first/evaluation/test/summary.json").exists()
+    with Image.open(tmp_path / "predicted/0.png") as mask:
+        assert mask.size == (50, 40)
+        assert set(np.unique(mask)) <= {0, 255}
+    assert (tmp_path / "runs/first/report.html").exists()
+    assert (tmp_path / "runs/first/export/saved_model.pb").exists()
