@@ -10,6 +10,7 @@ from launch.hardware import Machines
 from trainer import config, flags
 from trainer.errors import InputError
 
+JOIN_SECONDS = 900  # machines start minutes apart, where images are pulled
 DOES_NOT_FIT = 3  # exit status of trainer.preflight
 
 
@@ -41,9 +42,11 @@ def check_flags(asked: settings.Vertex, machines: Machines, argv: Sequence[str])
 
 def flags_for(machines: Machines, args: Sequence[str]) -> list[str]:
     """Returns the flags with those that follow from the hardware, where they are not given."""
-    if any(argument.startswith(("--strategy=", "--tpu=")) for argument in args):
-        return list(args)
-    return [*args, *machines.strategy_flags()]
+    given = {argument.partition("=")[0] for argument in args}
+    follow = [] if given & {"--strategy", "--tpu"} else machines.strategy_flags()
+    if machines.workers > 1 and "--join_timeout" not in given:
+        follow.append(f"--join_timeout={JOIN_SECONDS}")
+    return [*args, *follow]
 
 
 def preflight(machines: Machines, args: Sequence[str]) -> None:

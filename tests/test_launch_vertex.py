@@ -108,7 +108,11 @@ def test_settings_arrive_where_the_service_looks_for_them(service):
     assert chief.machine_spec.machine_type == "g2-standard-24"
     assert chief.machine_spec.accelerator_type.name == "NVIDIA_L4"
     assert chief.machine_spec.accelerator_count == 2
-    assert list(chief.container_spec.args) == [*TRAINERS, "--strategy=multi_worker"]
+    assert list(chief.container_spec.args) == [
+        *TRAINERS,
+        "--strategy=multi_worker",
+        "--join_timeout=900",
+    ]
     assert reducers.machine_spec.machine_type == "n1-highcpu-16"
     assert job.job_spec.scheduling.strategy.name == "SPOT"
     assert job.job_spec.scheduling.timeout.total_seconds() == 5400
