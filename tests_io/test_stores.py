@@ -68,17 +68,10 @@ def _prepare(folder, output):
 
 
 @pytest.fixture(scope="module")
-def data(bucket, pictures):
-    """Prepares the pictures into the bucket."""
-    _prepare(pictures, f"{bucket}/data")
-    return f"{bucket}/data"
-
-
-@pytest.fixture(scope="module")
-def s3_data(s3, pictures):
-    """Prepares the pictures into s3://: runs on az:// end when Azurite closes a connection."""
-    _prepare(pictures, f"{s3}/runs/data")
-    return f"{s3}/runs/data"
+def data(s3, pictures):
+    """Prepares the pictures into s3://: commands on az:// end if Azurite closes a connection."""
+    _prepare(pictures, f"{s3}/data")
+    return f"{s3}/data"
 
 
 def _job(data, run, *others):
@@ -96,9 +89,9 @@ def test_prepared_data_are_whole_and_inspect_reads_them(data):
     assert "are as they were written." in _run("trainer.data.inspect", data, "--verify")
 
 
-def test_a_run_of_five_steps_is_trained_and_evaluated(s3, s3_data):
+def test_a_run_of_five_steps_is_trained_and_evaluated(s3, data):
     run = f"{s3}/five"
-    output = _run("trainer.task", *_job(s3_data, run, "--steps=5", "--eval_every=5"))
+    output = _run("trainer.task", *_job(data, run, "--steps=5", "--eval_every=5"))
     assert f"run folder: {run}" in output
     assert json.loads(_read(f"{run}/run.json"))["exit_reason"] == "finished"
     entries = [json.loads(line) for line in _read(f"{run}/metrics.jsonl").splitlines()]
@@ -113,9 +106,9 @@ def test_a_run_of_five_steps_is_trained_and_evaluated(s3, s3_data):
     assert "per image dice" in _run("trainer.evaluate", f"--run_dir={run}", "--split=val")
 
 
-def test_a_run_that_was_killed_goes_on_where_it_stopped(s3, s3_data):
+def test_a_run_that_was_killed_goes_on_where_it_stopped(s3, data):
     run = f"{s3}/killed"
-    job = _job(s3_data, run, "--steps=12", "--eval_every=12", "--checkpoint_every=2")
+    job = _job(data, run, "--steps=12", "--eval_every=12", "--checkpoint_every=2")
     process = _start("trainer.task", *job)
     deadline = time.monotonic() + SECONDS
     while not files.exists(f"{run}/checkpoints/00000002/commit.json"):
@@ -139,10 +132,10 @@ def _copy(old, new):
             copy.write(content)
 
 
-def test_pictures_there_give_the_same_data_as_pictures_here(bucket, data, pictures, tmp_path):
+def test_pictures_there_give_the_same_data_as_pictures_here(s3, data, pictures, tmp_path):
     for kind in ("images", "masks"):
-        _copy(str(pictures / kind), f"{bucket}/pictures/{kind}")
-    _prepare(f"{bucket}/pictures", tmp_path / "data")
+        _copy(str(pictures / kind), f"{s3}/pictures/{kind}")
+    _prepare(f"{s3}/pictures", tmp_path / "data")
     here, there = (
         [shard.crc32c for split in records.read_manifest(folder).splits.values()
          for shard in split.shards]
@@ -160,30 +153,30 @@ def _refusal(module, *arguments):
     return output.splitlines()[-1]
 
 
-def test_a_bucket_that_is_not_there_is_one_line(bucket, data, pictures):
-    missing = bucket.rpartition("/")[0] + "/missing"
+def test_a_bucket_that_is_not_there_is_one_line(s3, data, pictures):
+    missing = s3.rpartition("/")[0] + "/missing"
     line = f"{missing}/run: there is no {missing}/, or no access to it; make it, or name another."
     assert _refusal("trainer.task", *_job(data, f"{missing}/run", "--steps=5")) == line
     here = [f"--images={pictures}/images", f"--masks={pictures}/masks"]
     line = _refusal("trainer.data.prepare", *here, f"--output={missing}/data")
     assert line.startswith(f"{missing}/data: there is no {missing}/, ")
-    line = _refusal("trainer.task", *_job(f"{missing}/data", f"{bucket}/none", "--steps=5"))
+    line = _refusal("trainer.task", *_job(f"{missing}/data", f"{s3}/none", "--steps=5"))
     assert line.startswith(f"{missing}/data")
 
 
-def test_a_run_folder_may_be_there_while_the_data_are_local(s3, s3_data, tmp_path):
-    _copy(s3_data, str(tmp_path))
+def test_a_run_folder_may_be_there_while_the_data_are_local(s3, data, tmp_path):
+    _copy(data, str(tmp_path))
     run = f"{s3}/local"
     output = _run("trainer.task", *_job(str(tmp_path), run, "--steps=1", "--eval_every=1"))
     assert f"run folder: {run}" in output
 
 
-def test_a_missing_shard_is_named(bucket, data):
+def test_a_missing_shard_is_named(s3, data):
     shard = records.read_manifest(data).splits["train"].shards[0]
-    copy = f"{bucket}/copy"
+    copy = f"{s3}/copy"
     _copy(data, copy)
     files.remove(f"{copy}/{shard.name}")
-    process = _start("trainer.task", *_job(copy, f"{bucket}/stopped", "--steps=5"))
+    process = _start("trainer.task", *_job(copy, f"{s3}/stopped", "--steps=5"))
     output, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 2, output
     assert output.splitlines()[-1].startswith(f"{copy}/{shard.name} is missing, ")
@@ -209,8 +202,8 @@ def test_a_file_that_is_not_there_is_not_copied_as_an_empty_one(bucket, tmp_path
         files.copy_from_store(f"{bucket}/none/x", str(tmp_path / "x"))
 
 
-def test_the_process_keeps_its_exit_status(bucket):
-    code = f"import sys; from trainer import files; print(files.exists('{bucket}/x')); sys.exit(3)"
+def test_the_process_keeps_its_exit_status(s3):
+    code = f"import sys; from trainer import files; print(files.exists('{s3}/x')); sys.exit(3)"
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS
     )
