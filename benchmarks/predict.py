@@ -96,7 +96,8 @@ def ours(settings: Predict, option: None) -> Callable[[], Any]:
         import keras
         import tensorflow as tf
 
-        from trainer import cluster, network, passport, predictor
+        from trainer import cluster, network, passport
+        from trainer.predict import predictor
 
     tf.config.threading.set_intra_op_parallelism_threads(settings.threads)
     keras.mixed_precision.set_global_policy(cluster.POLICIES[settings.precision])

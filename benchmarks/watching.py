@@ -21,9 +21,10 @@ DEMO = ("--filters=8", "--crop=128", "--steps=400", "--learning_rate=2e-3", "--w
 
 def main(job: config.Job) -> None:
     """Runs the job and prints seconds and shares."""
-    from trainer import board, run
-    from trainer.journal import Journal
-    from trainer.vitals import Vitals
+    from trainer import run
+    from trainer.watch import board
+    from trainer.watch.journal import Journal
+    from trainer.watch.vitals import Vitals
 
     spent: dict[str, float] = {}
 

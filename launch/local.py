@@ -16,8 +16,9 @@ import types
 from collections.abc import Iterator, Sequence
 from typing import IO
 
-from trainer import config, flags, peers, preemption
+from trainer import config, flags, preemption
 from trainer.errors import InputError
+from trainer.workers import peers
 
 TERM_SECONDS = 5.0  # between SIGTERM and SIGKILL for a worker that does not end
 USERS_FAULT = 2  # as an exit status

@@ -7,9 +7,10 @@ from conftest import write_data
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata as hparams
 
-from trainer import board, config, evaluation, metrics
+from trainer import config, evaluation, metrics
 from trainer.evaluation import Gallery, Scores
 from trainer.models import build_unet
+from trainer.watch import board
 
 
 @pytest.fixture

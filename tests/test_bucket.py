@@ -4,9 +4,10 @@ import pytest
 import tensorflow as tf
 
 from tests import gcs_server
-from trainer import bucket as buckets
-from trainer import config, files, flags
+from trainer import config, flags
 from trainer.errors import InputError, UnreachableError
+from trainer.stores import bucket as buckets
+from trainer.stores import files
 
 
 @pytest.fixture

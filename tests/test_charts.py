@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from trainer import charts, panels
+from trainer.watch import charts, panels
 
 
 def test_a_confusion_matrix_colours_shares_of_its_rows():

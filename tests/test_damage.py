@@ -8,9 +8,9 @@ import threading
 import pytest
 from conftest import write_data
 
-from trainer import listing
 from trainer.data import damage, records
 from trainer.errors import InputError
+from trainer.stores import listing
 
 SPLITS = ("train", "val")
 

@@ -17,10 +17,12 @@ from conftest import strategy_of, write_data
 from PIL import Image
 
 from tests import jobs, runs
-from trainer import config, export, flags, lite, model_card, onnx_model, predictor, serving
+from trainer import config, export, flags
 from trainer.data import images
 from trainer.errors import InputError
+from trainer.export import lite, model_card, onnx_model, serving
 from trainer.models import plain
+from trainer.predict import predictor
 
 pytestmark = pytest.mark.slow  # networks are traced and saved, and processes started
 

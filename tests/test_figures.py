@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from trainer import figures
+from trainer.watch import figures
 
 
 def test_every_chart_shows_figures_that_exist_and_every_figure_is_in_one():

@@ -4,9 +4,10 @@ import importlib.util
 
 import pytest
 
-from trainer import config, files, flags, task
+from trainer import config, flags, task
 from trainer.data import prepare
 from trainer.errors import InputError
+from trainer.stores import files
 
 
 @pytest.fixture(params=["local", "remote"])

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests import gcs_server
-from trainer import board, journal
+from trainer.watch import board, journal
 
 FIGURES = {"loss": 0.5, "images_per_second": 10.0}
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainer import panels
+from trainer.watch import panels
 
 ORANGE, BLUE = panels.CLASS_COLOURS[:2]
 

@@ -10,8 +10,9 @@ import threading
 import pytest
 
 from launch.local import reserve_ports
-from trainer import config, flags, peers, rendezvous, roster
+from trainer import config, flags
 from trainer.errors import InputError
+from trainer.workers import peers, rendezvous, roster
 
 pytestmark = pytest.mark.slow
 

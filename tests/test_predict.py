@@ -16,10 +16,11 @@ from conftest import strategy_of
 from PIL import Image
 
 from tests import jobs, runs
-from trainer import config, flags, instances, outputs, prediction, predictor
+from trainer import config, flags
 from trainer.data import masks
 from trainer.data.rowfile import RowFile
 from trainer.errors import InputError
+from trainer.predict import instances, outputs, prediction, predictor
 
 pytestmark = pytest.mark.slow  # networks are traced, and some processes started
 

@@ -7,9 +7,10 @@ import tensorflow as tf
 from conftest import strategy_of
 
 from tests import runs
-from trainer import ensemble, models, predictor, tiles
+from trainer import models, tiles
 from trainer.data import images, normalization, pipeline, rasters
 from trainer.errors import InputError
+from trainer.predict import ensemble, predictor
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ a library's own line
 """
 CODE = f"""
 import os
-from trainer import flags, retries
+from trainer import flags
+from trainer.stores import retries
 flags._log_plainly()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with retries.reported():

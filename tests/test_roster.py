@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from trainer import roster
 from trainer.errors import InputError
+from trainer.workers import roster
 
 
 def environment(cluster, role, index, name="TF_CONFIG"):

@@ -6,7 +6,7 @@ import sys
 import pytest
 from absl import logging
 
-from trainer import terminal
+from trainer.watch import terminal
 
 
 class Screen(io.StringIO):

@@ -3,9 +3,10 @@
 import pytest
 import tensorflow as tf
 
-from trainer import config, journal
+from trainer import config
 from trainer.errors import InputError
-from trainer.trace import Trace
+from trainer.watch import journal
+from trainer.watch.trace import Trace
 
 
 def train(trace, total, every):

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from trainer import config, flags, vertex
-from trainer.journal import Journal
+from trainer.watch.journal import Journal
 
 BASE = "gs://b/runs/nuclei"
 AIP = {

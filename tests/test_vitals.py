@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from conftest import strategy_of
 
-from trainer import vitals
+from trainer.watch import vitals
 
 
 @pytest.mark.parametrize("replicas", [1, 2])

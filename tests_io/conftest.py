@@ -74,7 +74,7 @@ def az(tmp_path_factory):
     with _server(command, f"http://127.0.0.1:{port}", environment, folder):
         import tensorflow as tf
 
-        from trainer import files
+        from trainer.stores import files
 
         container = f"az://{ACCOUNT}/container"
         files.register_stores(container)

@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from trainer import files
 from trainer.data import records
 from trainer.errors import InputError
+from trainer.stores import files
 
 ROOT = pathlib.Path(__file__).parent.parent
 SECONDS = 300

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 
 if typing.TYPE_CHECKING:
-    from trainer.predictor import Predictor
+    from trainer.predict.predictor import Predictor
 
 __version__ = "0.1.0"
 
@@ -24,6 +24,6 @@ def load(*run_dirs: str, tta: str = "none", tile: int = 1024, batch_size: int = 
     Raises:
         trainer.errors.InputError: a folder holds no run with weights.
     """
-    from trainer import predictor
+    from trainer.predict import predictor
 
     return predictor.load(*run_dirs, tta=tta, tile=tile, batch_size=batch_size)

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from trainer import config, files, flags
+from trainer import config, flags
 from trainer.errors import InputError
+from trainer.stores import files
 
 COMMIT = "commit.json"
 

@@ -8,8 +8,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from trainer import peers, rendezvous, roster, tpus
+from trainer import tpus
 from trainer.errors import InputError
+from trainer.workers import peers, rendezvous, roster
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 

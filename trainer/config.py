@@ -10,8 +10,8 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainer import rendezvous
 from trainer.errors import InputError
+from trainer.workers import rendezvous
 
 DEFAULT_STEPS = 1000  # when neither --steps nor --epochs is given
 

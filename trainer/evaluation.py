@@ -16,10 +16,12 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import cluster, config, files, losses, metrics, network, panels, steps, tiles
+from trainer import cluster, config, losses, metrics, network, steps, tiles
 from trainer.data import damage, demo, pipeline, records
 from trainer.errors import InputError
 from trainer.models import packing
+from trainer.stores import files
+from trainer.watch import panels
 
 ROUND_SECONDS = 3.0  # of evaluation between two moments at which several workers may stop
 

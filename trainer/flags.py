@@ -16,8 +16,10 @@ from typing import Any
 
 from absl import flags, logging
 
-from trainer import bucket, config, files, peers, preemption, rendezvous, retries, vertex
+from trainer import config, preemption, vertex
 from trainer.errors import InputError, UnreachableError
+from trainer.stores import bucket, files, retries
+from trainer.workers import peers, rendezvous
 
 EXIT_STATUS = 2  # when the input breaks a rule
 DEFINERS: Mapping[type, Callable[..., Any]] = {

@@ -17,9 +17,10 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import cluster, config, evaluation, files, losses, models, network, run, steps
+from trainer import cluster, config, evaluation, losses, models, network, run, steps
 from trainer.data import pipeline, records
 from trainer.errors import InputError
+from trainer.stores import files
 
 NUM_STEPS = 10
 

@@ -22,8 +22,8 @@ from typing import Any, Protocol
 
 from absl import logging
 
-from trainer import bucket, files
 from trainer.errors import InputError
+from trainer.stores import bucket, files
 
 NAME = "lease.json"
 

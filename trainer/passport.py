@@ -16,9 +16,11 @@ import tensorflow as tf
 from absl import logging
 
 import trainer
-from trainer import config, files, preemption, rendezvous
+from trainer import config, preemption
 from trainer.data import records
 from trainer.errors import InputError
+from trainer.stores import files
+from trainer.workers import rendezvous
 
 NAME = "run.json"
 

@@ -14,33 +14,30 @@ import tensorflow as tf
 from absl import logging
 
 from trainer import (
-    board,
     checkpoint,
     cluster,
     config,
     evaluation,
     export,
     flags,
-    journal,
     lease,
     losses,
     models,
     network,
     optimizer,
     passport,
-    peers,
     preemption,
-    rendezvous,
     steps,
-    terminal,
 )
 from trainer.data import damage, demo, pipeline, records
 from trainer.errors import InputError
-from trainer.goodput import Goodput, Speed
 from trainer.models import norms
 from trainer.progress import Progress, Series, check_finite
-from trainer.trace import Trace
-from trainer.vitals import Vitals
+from trainer.watch import board, journal, terminal
+from trainer.watch.goodput import Goodput, Speed
+from trainer.watch.trace import Trace
+from trainer.watch.vitals import Vitals
+from trainer.workers import peers, rendezvous
 from trainer.writer import Writer
 
 STEPS_PER_LOOP = {"CPU": 10, "GPU": 50, "TPU": 100}

@@ -2,7 +2,8 @@
 
 import sys
 
-from trainer import config, files, flags
+from trainer import config, flags
+from trainer.stores import files
 
 
 def main(settings: config.SelfCheck) -> None:

@@ -1,6 +1,7 @@
 """Entry point of training: `python -m trainer.task --help`."""
 
-from trainer import config, files, flags, vertex
+from trainer import config, flags, vertex
+from trainer.stores import files
 
 
 def main(job: config.Job) -> None:

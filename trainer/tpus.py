@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from trainer import roster
 from trainer.errors import InputError
+from trainer.workers import roster
 
 NEWEST_SUPPORTED = 5  # of the versions; TensorFlow is not built for v6e and later
 GOOGLE = "0x1ae0"  # as a maker of PCI devices

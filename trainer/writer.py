@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from absl import logging
 
-from trainer import files
 from trainer.errors import InputError
+from trainer.stores import files
 
 LONGEST_PAUSE_SECONDS = 60.0
 

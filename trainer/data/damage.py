@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from trainer import listing
 from trainer.data import records, salvage
 from trainer.errors import InputError
+from trainer.stores import listing
 
 SMALL = 256 * 2**20  # bytes; so much is read at every start, in 0.1 s from memory
 SHOWN = 3  # records that a message names

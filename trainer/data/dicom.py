@@ -12,8 +12,8 @@ import struct
 
 import numpy as np
 
-from trainer import files
 from trainer.errors import InputError
+from trainer.stores import files
 
 # Group and element of what is read, as tensorflow-io takes them.
 TAGS = {

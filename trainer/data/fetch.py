@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from trainer import files
 from trainer.data import images, survey, workers
+from trainer.stores import files
 
 AHEAD = 16  # pairs; two requests each
 

@@ -24,9 +24,9 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from trainer import files
 from trainer.data import dicom
 from trainer.errors import InputError
+from trainer.stores import files
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".npy")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # no other of Pillow's decoders meets foreign files

@@ -14,9 +14,11 @@ import tqdm
 from absl import logging
 from PIL import Image
 
-from trainer import config, files, flags, panels
+from trainer import config, flags
 from trainer.data import demo, records
 from trainer.errors import InputError
+from trainer.stores import files
+from trainer.watch import panels
 
 SIZES_SHOWN = 8
 SHEET_COLUMNS = 6

@@ -14,9 +14,9 @@ from typing import Protocol
 
 from absl import logging
 
-from trainer import bucket, files
 from trainer.data import records
 from trainer.errors import InputError
+from trainer.stores import bucket, files
 
 UPLOADS = 4  # at a time; as many more shards may wait on the local disk
 

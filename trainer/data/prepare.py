@@ -27,9 +27,10 @@ import numpy as np
 import tqdm
 from absl import logging
 
-from trainer import config, files, flags
+from trainer import config, flags
 from trainer.data import cut, fetch, images, output, records, sides, survey, workers
 from trainer.errors import InputError
+from trainer.stores import files
 
 MIN_SHARDS = 8  # so that as many streams, or workers, can share a split of any size
 SHOWN = 10  # leaks and skipped files in the log; the manifest has all

@@ -20,9 +20,9 @@ import google_crc32c
 import numpy as np
 from PIL import Image
 
-from trainer import files
 from trainer.data import tfrecord
 from trainer.errors import InputError
+from trainer.stores import files
 
 SCHEMA = 1
 IGNORE = 255  # the mask's mark for pixels that do not count

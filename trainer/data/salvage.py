@@ -9,9 +9,9 @@ import google_crc32c
 import numpy as np
 import tensorflow as tf
 
-from trainer import files
 from trainer.data import records, tfrecord
 from trainer.errors import InputError
+from trainer.stores import files
 
 
 @dataclasses.dataclass(frozen=True)

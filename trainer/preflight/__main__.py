@@ -7,10 +7,11 @@ from typing import Any
 
 from absl import logging
 
-from trainer import config, files, flags
+from trainer import config, flags
 from trainer.errors import InputError
 from trainer.preflight import compilation
 from trainer.preflight.accelerators import ACCELERATORS, GIB, Accelerator
+from trainer.stores import files
 
 DOES_NOT_FIT = 3  # exit status
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from trainer import config, files, flags
+from trainer import config, flags
 from trainer.errors import InputError
 from trainer.report import page, runs
+from trainer.stores import files
 
 
 def main(settings: config.Report) -> None:

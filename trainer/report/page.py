@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer.figures import FIGURES, unit_of
 from trainer.report import curves
 from trainer.report.runs import Run
+from trainer.watch.figures import FIGURES, unit_of
 
 # Okabe and Ito's colours, in an order that begins with the most distinct on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")

@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer import files
 from trainer.errors import InputError
+from trainer.stores import files
 
 SPLITS = ("test", "val", "train")  # the evaluation that is shown is the first that there is
 

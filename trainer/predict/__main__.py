@@ -1,12 +1,13 @@
 """Entry point of prediction: `python -m trainer.predict --help`."""
 
-from trainer import config, files, flags
+from trainer import config, flags
+from trainer.stores import files
 
 
 def main(settings: config.Predict) -> None:
     """Predicts; TensorFlow is imported only once the flags are found to be good."""
     with flags.quiet_import():
-        from trainer import prediction
+        from trainer.predict import prediction
 
     files.register_stores(*settings.run_dir.split(","), settings.images, settings.output)
     prediction.predict(settings)

@@ -13,9 +13,10 @@ from absl import logging
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.scalar import summary_v2 as scalar
 
-from trainer import figures as names
-from trainer import files, vertex
-from trainer.terminal import Terminal
+from trainer import vertex
+from trainer.stores import files
+from trainer.watch import figures as names
+from trainer.watch.terminal import Terminal
 
 ARRIVING, ATTACHED = "arriving", "attached"
 SPLITS = ("", "train", "val", "test")  # folders of event files; those of the run are in none

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from trainer import metrics
-from trainer.panels import CLASS_COLOURS, class_colour, draw_quantity
+from trainer.watch.panels import CLASS_COLOURS, class_colour, draw_quantity
 
 PAPER, INK, FAINT = (255, 255, 255), (40, 40, 40), (200, 200, 200)
 SIDE = 320  # of a plot, in pixels

@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 
-from trainer import peers, rendezvous, roster
+from trainer.workers import peers, rendezvous, roster
 
 
 def main(argument: str) -> None:

@@ -4,7 +4,7 @@ import types
 
 import tensorflow as tf
 
-from trainer import journal
+from trainer.watch import journal
 
 
 class Trace:

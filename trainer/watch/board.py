@@ -17,9 +17,10 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import summary as hparams
 from tensorboard.plugins.pr_curve import summary as pr_curve
 
-from trainer import charts, config, evaluation, graph, metrics, panels
+from trainer import config, evaluation, metrics
 from trainer.data import records
-from trainer.figures import CHARTS, description
+from trainer.watch import charts, graph, panels
+from trainer.watch.figures import CHARTS, description
 
 COMPARED = {  # column of the table of runs → (folder, tag)
     "dice": ("val", "dice"),

@@ -21,10 +21,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from trainer import config, files, instances, panels, predictor
+from trainer import config
 from trainer.data import images, masks, rasters
 from trainer.data.rowfile import RowFile
 from trainer.errors import InputError
+from trainer.predict import instances, predictor
+from trainer.stores import files
+from trainer.watch import panels
 
 NAME = "prediction.json"
 SCRATCH = ".unfinished"

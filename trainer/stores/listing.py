@@ -4,7 +4,7 @@ import concurrent.futures
 import dataclasses
 import os
 
-from trainer import bucket, files
+from trainer.stores import bucket, files
 
 REQUESTS = 16  # at the same time, to stores that are asked for each file
 

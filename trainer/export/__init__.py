@@ -15,18 +15,9 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from absl import logging
-
-from trainer import config, files, flags
+from trainer import config, flags
 from trainer.errors import InputError
-
-
-def main(settings: config.Export) -> None:
-    """Exports; TensorFlow is imported only once the flags are found to be good."""
-    files.register_stores(settings.run_dir, settings.data_dir, settings.output)
-    output = settings.output or f"{settings.run_dir.rstrip('/')}/export"
-    write(settings.run_dir, output, settings)
-    logging.info("Exported %s to %s", settings.run_dir, output)
+from trainer.stores import files
 
 
 def write(run_dir: str, output: str, settings: config.Export | None = None) -> dict[str, Any]:
@@ -44,7 +35,7 @@ def write(run_dir: str, output: str, settings: config.Export | None = None) -> d
         InputError: the run cannot be loaded, an extra is missing, or the data are needed and gone.
     """
     with flags.quiet_import():
-        from trainer import exporting
+        from trainer.export import exporting
 
     settings = dataclasses.replace(settings or config.Export(), run_dir=run_dir, output=output)
     if not files.is_remote(output) and os.path.isfile(output):
@@ -72,7 +63,3 @@ def _folder(output: str) -> Iterator[str]:
                 else:
                     os.makedirs(os.path.dirname(path), exist_ok=True)
                     os.replace(local, path)
-
-
-if __name__ == "__main__":
-    flags.run(config.Export, main)

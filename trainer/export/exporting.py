@@ -10,10 +10,13 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import config, files, lite, model_card, network, onnx_model, predictor, serving, tiles
+from trainer import config, network, tiles
 from trainer.data import demo, normalization, pipeline, records
 from trainer.errors import InputError
+from trainer.export import lite, model_card, onnx_model, serving
 from trainer.models import plain
+from trainer.predict import predictor
+from trainer.stores import files
 
 CALIBRATION_IMAGES = 100
 

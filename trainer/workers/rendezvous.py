@@ -8,8 +8,8 @@ import selectors
 import socket
 import time
 
-from trainer import roster
 from trainer.errors import InputError
+from trainer.workers import roster
 
 JOIN_SECONDS = 60.0
 SILENCE_SECONDS = 45.0  # so that what follows it is over within a minute

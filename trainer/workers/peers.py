@@ -20,9 +20,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 from absl import logging
 
-from trainer import preemption, roster
+from trainer import preemption
 from trainer.errors import InputError
-from trainer.rendezvous import Link, LostWorkerError, Patience, meet
+from trainer.workers import roster
+from trainer.workers.rendezvous import Link, LostWorkerError, Patience, meet
 
 EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: the job is sound and may be started again
 ESCAPE_SECONDS = 10.0  # in which a process must have ended by itself
@@ -63,7 +64,7 @@ class Peers:
                 "links": {link.fileno(): link.index for link in self._links},
             }
         )
-        guard = [sys.executable, "-m", "trainer.guard", argument]
+        guard = [sys.executable, "-m", "trainer.workers.guard", argument]
         # It ends with its input, which is closed after the block.
         with subprocess.Popen(guard, stdin=subprocess.PIPE, pass_fds=numbers):
             yield

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from absl import logging
 
-from trainer import bucket
+from trainer.stores import bucket
 
 LOGGED = {"TF_CPP_MIN_LOG_LEVEL": "0", "TF_CPP_VMODULE": "retrying_utils=1"}
 FILTER = r"""

@@ -16,9 +16,11 @@ import keras
 import tqdm
 from absl import logging
 
-from trainer import bucket, cluster, config, files, instances, outputs, predictor
+from trainer import cluster, config
 from trainer.data import images
 from trainer.errors import InputError
+from trainer.predict import instances, outputs, predictor
+from trainer.stores import bucket, files
 
 DOWNLOADS = 8  # files of a bucket that are copied ahead
 WRITES = 2  # images that wait for the disk while the devices go on

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer import ahead, cluster, ensemble, mosaic, steps
+from trainer import ahead, cluster, steps
 from trainer.data import images, pipeline, rasters
 from trainer.errors import InputError
+from trainer.predict import ensemble, mosaic
 
 READ_AHEAD = 8  # tiles
 BATCHES_IN_FLIGHT = 2

@@ -5,7 +5,7 @@ import os
 from collections.abc import Collection
 from typing import Any
 
-from trainer import files
+from trainer.stores import files
 
 SERVING = "http://localhost:8501/v1/models/unet:predict"
 VERTEX = (

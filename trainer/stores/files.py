@@ -4,8 +4,8 @@ Local paths use the standard library, so that a full disk is an `OSError` and a 
 prepares data does not spend seconds and 500 MB on TensorFlow. Paths with a scheme, such as gs://,
 go through `tf.io.gfile`; s3:// and az:// are known to it only once tensorflow-io is imported, which
 is done where such a path is first met. Whether a bucket of gs:// or an object is there is asked by
-`trainer.bucket`, since TensorFlow takes a bucket that does not exist for one without the object,
-and never ends making a folder in it.
+`trainer.stores.bucket`, since TensorFlow takes a bucket that does not exist for one without the
+object, and never ends making a folder in it.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ from typing import IO, Any
 
 import google_crc32c
 
-from trainer import bucket
 from trainer.errors import InputError, UnreachableError
+from trainer.stores import bucket
 
 IO_SCHEMES = ("s3://", "az://")
 BLOCK = 2**20

@@ -1,0 +1,18 @@
+"""Entry point of exports: `python -m trainer.export --help`."""
+
+from absl import logging
+
+from trainer import config, export, flags
+from trainer.stores import files
+
+
+def main(settings: config.Export) -> None:
+    """Exports; TensorFlow is imported only once the flags are found to be good."""
+    files.register_stores(settings.run_dir, settings.data_dir, settings.output)
+    output = settings.output or f"{settings.run_dir.rstrip('/')}/export"
+    export.write(settings.run_dir, output, settings)
+    logging.info("Exported %s to %s", settings.run_dir, output)
+
+
+if __name__ == "__main__":
+    flags.run(config.Export, main)

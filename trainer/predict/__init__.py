@@ -1,0 +1,1 @@
+"""Masks of images from the weights of a run."""

@@ -1,0 +1,1 @@
+"""Files and objects: on the disk, gs://, s3:// and az://."""

@@ -1,0 +1,1 @@
+"""Several processes that train as one: who they are, meeting, and noticing a loss."""
