@@ -61,6 +61,15 @@ def test_broken_connections_cost_a_part_and_are_counted(gcs, bucket, local):
     assert gcs.counts().bytes_up < 4 * 41_943_040
 
 
+def test_a_refusal_that_breaks_off_is_asked_for_again(gcs, bucket):
+    gcs.begin(gcs_server.Faults(seed=1, cut=0.4))
+    assert [buckets.read_version(f"{bucket}/{number}") for number in range(6)] == [("", 0)] * 6
+    assert [buckets.write_version(f"{bucket}/{number}", "x", 9) for number in range(6)] == [
+        None
+    ] * 6
+    assert gcs.counts().faults["cut"] > 4
+
+
 def test_what_is_missing_is_named(gcs, bucket, tmp_path):
     target = str(tmp_path / "x")
     with pytest.raises(InputError) as missing:

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from trainer.errors import InputError, UnreachableError
@@ -108,7 +108,7 @@ def remove(path: str) -> None:
 def write(path: str, text: str) -> None:
     """Makes an object of a text, in place of any that is there."""
     with _explained(path):
-        _blob(path).upload_from_string(text, checksum="crc32c", retry=_retry())
+        _persist(lambda: _blob(path).upload_from_string(text, checksum="crc32c", retry=_retry()))
 
 
 def download(path: str, local: str) -> None:
@@ -117,8 +117,9 @@ def download(path: str, local: str) -> None:
     Raises:
         InputError: there is no such object or bucket, or access is denied.
     """
+    blob = _blob(path)
     with _explained(path):
-        _blob(path).download_to_filename(local, checksum="crc32c", retry=_retry())
+        _persist(lambda: blob.download_to_filename(local, checksum="crc32c", retry=_retry()))
 
 
 def upload(local: str, path: str, crc32c: str, create: bool = False) -> None:
@@ -141,12 +142,14 @@ def upload(local: str, path: str, crc32c: str, create: bool = False) -> None:
     blob.crc32c = base64.b64encode(bytes.fromhex(crc32c)).decode()
     with _explained(path):
         try:
-            blob.upload_from_filename(
-                local,
-                content_type="application/octet-stream",
-                checksum=None,  # the server has it before the first byte
-                if_generation_match=0 if create else None,
-                retry=_retry(),
+            _persist(
+                lambda: blob.upload_from_filename(
+                    local,
+                    content_type="application/octet-stream",
+                    checksum=None,  # the server has it before the first byte
+                    if_generation_match=0 if create else None,
+                    retry=_retry(),
+                )
             )
         except exceptions.PreconditionFailed:
             there = _blob(path)
@@ -162,7 +165,8 @@ def read_version(path: str) -> tuple[str, int]:
     blob = _blob(path)
     with _explained(path):
         try:
-            return blob.download_as_bytes(retry=_retry()).decode(), blob.generation
+            text = _persist(lambda: blob.download_as_bytes(retry=_retry())).decode()
+            return text, blob.generation
         except exceptions.NotFound:
             check(path)  # a bucket that is not there is another matter
             return "", 0
@@ -179,7 +183,11 @@ def write_version(path: str, text: str, generation: int) -> int | None:
     blob = _blob(path)
     with _explained(path):
         try:
-            blob.upload_from_string(text, if_generation_match=generation, retry=_retry())
+            _persist(
+                lambda: blob.upload_from_string(
+                    text, if_generation_match=generation, retry=_retry()
+                )
+            )
         except exceptions.PreconditionFailed:
             # A second try meets the first where only the answer to that one was lost.
             written, found = read_version(path)
@@ -277,6 +285,14 @@ def _client() -> Any:
 def _blob(path: str) -> Any:
     bucket, name = split(path)
     return _client().bucket(bucket).blob(name)
+
+
+def _persist(transfer: Callable[[], Any]) -> Any:
+    """Retries a transfer whose refusal breaks off while the client reads the reason.
+
+    The client's own retries end before that.
+    """
+    return _retry()(transfer)()
 
 
 @functools.cache
