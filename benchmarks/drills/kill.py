@@ -77,9 +77,9 @@ def main(settings: Kill) -> None:
             seconds = drill.seconds(run_dir)
             lost.append((seconds["redone"]) / kills)
             tally["bit-equal"] += drill.result(run_dir) == drill.result(alone)
-            print(f"run {number}: {kills} kills, {tally['bit-equal']} bit-equal so far", flush=True)
+            print(f"run {number}, {kills} kills; so far {tally}", flush=True)
         for number in range(settings.stops):
-            stops.append(drill.stop(f"{root}/stopped{number}", draw.uniform(0.5, 0.9) * length))
+            stops.append(drill.stop(f"{root}/stopped{number}", draw.uniform(0, 1)))
         seconds = drill.seconds(alone)
     rows: dict[str, Any] = {
         "runs": {"": settings.runs},
@@ -153,11 +153,16 @@ class Drill:
         return self._is_saving(run_dir)
 
     def stop(self, run_dir: str, after_seconds: float) -> float:
-        """Stops a run by SIGTERM; returns the seconds until its checkpoint was whole."""
+        """Stops a run by SIGTERM, some time after its first checkpoint was begun.
+
+        Returns:
+            The seconds until its last checkpoint was whole.
+        """
         with self._started(run_dir) as process:
-            while not files.exists(f"{run_dir}/checkpoints"):
-                time.sleep(0.05)
-            time.sleep(after_seconds / 4)
+            while not any(name.startswith("checkpoints/") for name in self._names(run_dir)):
+                assert process.poll() is None, process.communicate()[1]
+                time.sleep(0.02)
+            time.sleep(after_seconds)
             process.send_signal(signal.SIGTERM)
             _, output = process.communicate()
         found = re.search(r"whole (\S+) s after the signal", output)

@@ -24,7 +24,7 @@ from typing import IO, Any
 import google_crc32c
 
 from trainer.errors import InputError, UnreachableError
-from trainer.stores import bucket
+from trainer.stores import azure, bucket
 
 IO_SCHEMES = ("s3://", "az://")
 BLOCK = 2**20
@@ -55,8 +55,11 @@ def failures() -> tuple[type[Exception], ...]:
 
 def open_file(path: str, mode: str) -> IO[Any]:
     """Opens a file for reading or writing; text is UTF-8."""
+    if path.startswith(azure.SCHEME):
+        register_stores(path)
+        return azure.open_file(path, mode)
     if is_remote(path):
-        return _gfile(path).GFile(path, mode)
+        return gfile(path).GFile(path, mode)
     return open(path, mode, encoding=None if "b" in mode else "utf-8")
 
 
@@ -81,7 +84,7 @@ def exists(path: str) -> bool:
     """Returns whether there is a file or folder at `path`."""
     if path.startswith(bucket.SCHEME):
         return bucket.exists(path)
-    return _gfile(path).exists(path) if is_remote(path) else os.path.exists(path)
+    return gfile(path).exists(path) if is_remote(path) else os.path.exists(path)
 
 
 def make_folder(path: str) -> list[str]:
@@ -96,7 +99,8 @@ def make_folder(path: str) -> list[str]:
     if is_remote(path):
         if path.startswith(IO_SCHEMES):
             _check_root(path)
-        _gfile(path).makedirs(path)
+        if not path.startswith(azure.SCHEME):  # which would ask for each level, to no end
+            gfile(path).makedirs(path)
         return []
     missing = []
     folder = os.path.abspath(path)
@@ -113,15 +117,15 @@ def list_folder(path: str) -> list[str]:
         return bucket.children(path)
     if not is_remote(path):
         return sorted(os.listdir(path)) if os.path.isdir(path) else []
-    if not _gfile(path).isdir(path):
+    if not gfile(path).isdir(path):
         return []
-    return sorted({name.rstrip("/") for name in _gfile(path).listdir(path)} - {""})
+    return sorted({name.rstrip("/") for name in gfile(path).listdir(path)} - {""})
 
 
 def find_in_store(pattern: str) -> list[str]:
     """Returns the sorted paths in an object store that match a glob; a star stands for no slash."""
     if not pattern.startswith(bucket.SCHEME):
-        return sorted(_gfile(pattern).glob(pattern))
+        return sorted(gfile(pattern).glob(pattern))
     folder = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
     parts = pattern.split("/")
     return [
@@ -136,7 +140,7 @@ def size_of(path: str) -> int:
     """Returns the size of a file in bytes."""
     if path.startswith(bucket.SCHEME):
         return bucket.size_of(path)
-    return _gfile(path).stat(path).length if is_remote(path) else os.path.getsize(path)
+    return gfile(path).stat(path).length if is_remote(path) else os.path.getsize(path)
 
 
 def remove_folder(path: str) -> None:
@@ -148,8 +152,8 @@ def remove_folder(path: str) -> None:
     if not is_remote(path):
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(path)
-    elif _gfile(path).isdir(path):
-        _gfile(path).rmtree(path)
+    elif gfile(path).isdir(path):
+        gfile(path).rmtree(path)
 
 
 def write_whole(path: str, text: str) -> None:
@@ -226,10 +230,10 @@ def remove_empty_folder(path: str) -> None:
 def move(old: str, new: str) -> None:
     """Renames a file, in place of any that has the new name."""
     if old.startswith("s3://"):  # whose rename also takes each file whose name begins with `old`
-        _gfile(old).copy(old, new, overwrite=True)
-        _gfile(old).remove(old)
+        gfile(old).copy(old, new, overwrite=True)
+        gfile(old).remove(old)
     elif is_remote(old):
-        _gfile(old).rename(old, new, overwrite=True)
+        gfile(old).rename(old, new, True)
     else:
         os.replace(old, new)
 
@@ -243,15 +247,16 @@ def remove(path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.remove(path)
     elif exists(path):
-        _gfile(path).remove(path)
+        gfile(path).remove(path)
 
 
 def explain(text: str) -> str | None:
     """Returns one line on what TensorFlow says of a store's refusal; None of other texts."""
-    refusal = re.search(REFUSALS, text)
-    if refusal is None:
-        return bucket.explain(text)
     said = " ".join(text.split())
+    if azure.says_closed(text):
+        return f"The store could not be reached ({said[:200]}); start again to go on."
+    if re.search(REFUSALS, text) is None:
+        return bucket.explain(text)
     return (
         f"The store refused a request ({said if len(said) <= 200 else said[:197] + '…'}); check "
         "the name of the bucket, and what your credentials may do there."
@@ -266,7 +271,7 @@ def _check_root(path: str) -> None:
     root = f"{scheme}://{'/'.join(parts[:levels])}/"
     if not all(parts[:levels]) or not any(parts[levels:]):
         raise InputError(f"{path} names no folder; write {root}FOLDER.")
-    if not _gfile(path).isdir(root):
+    if not gfile(path).isdir(root):
         raise InputError(
             f"{path}: there is no {root}, or no access to it; make it, or name another."
         )
@@ -316,6 +321,14 @@ def _tensorflow_io() -> types.ModuleType | None:
     return tensorflow_io
 
 
+def gfile(path: str) -> Any:
+    """Returns the verbs of `tf.io.gfile` for the store of a path."""
+    import tensorflow as tf  # see the module's docstring
+
+    register_stores(path)
+    return azure.gfile() if path.startswith(azure.SCHEME) else tf.io.gfile
+
+
 def _end_without_destructors() -> None:
     """Lets the process end before C++ destructors run; tensorflow-io's S3 client aborts in one.
 
@@ -324,10 +337,3 @@ def _end_without_destructors() -> None:
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         libc.on_exit(libc._exit, None)
-
-
-def _gfile(path: str) -> types.ModuleType:
-    import tensorflow as tf  # see the module's docstring
-
-    register_stores(path)
-    return tf.io.gfile

@@ -37,9 +37,8 @@ def list_folder(folder: str) -> dict[str, Entry]:
 
 
 def _ask_for_each(folder: str) -> dict[str, Entry]:
-    import tensorflow as tf  # see `files`
-
-    names = [name for name in tf.io.gfile.listdir(folder) if not name.endswith("/")]
+    verbs = files.gfile(folder)
+    names = [name for name in verbs.listdir(folder) if not name.endswith("/")]
     with concurrent.futures.ThreadPoolExecutor(REQUESTS) as pool:
-        stats = pool.map(lambda name: tf.io.gfile.stat(f"{folder}/{name}"), names)
+        stats = pool.map(lambda name: verbs.stat(f"{folder}/{name}"), names)
         return {name: Entry(stat.length) for name, stat in zip(names, stats, strict=True)}
