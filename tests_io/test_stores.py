@@ -68,10 +68,10 @@ def _prepare(folder, output):
 
 
 @pytest.fixture(scope="module")
-def data(s3, pictures):
-    """Prepares the pictures into s3://: commands on az:// end if Azurite closes a connection."""
-    _prepare(pictures, f"{s3}/data")
-    return f"{s3}/data"
+def data(bucket, pictures):
+    """Prepares the pictures into the bucket."""
+    _prepare(pictures, f"{bucket}/data")
+    return f"{bucket}/data"
 
 
 def _job(data, run, *others):
@@ -89,8 +89,8 @@ def test_prepared_data_are_whole_and_inspect_reads_them(data):
     assert "are as they were written." in _run("trainer.data.inspect", data, "--verify")
 
 
-def test_a_run_of_five_steps_is_trained_and_evaluated(s3, data):
-    run = f"{s3}/five"
+def test_a_run_of_five_steps_is_trained_and_evaluated(bucket, data):
+    run = f"{bucket}/five"
     output = _run("trainer.task", *_job(data, run, "--steps=5", "--eval_every=5"))
     assert f"run folder: {run}" in output
     assert json.loads(_read(f"{run}/run.json"))["exit_reason"] == "finished"
@@ -106,8 +106,8 @@ def test_a_run_of_five_steps_is_trained_and_evaluated(s3, data):
     assert "per image dice" in _run("trainer.evaluate", f"--run_dir={run}", "--split=val")
 
 
-def test_a_run_that_was_killed_goes_on_where_it_stopped(s3, data):
-    run = f"{s3}/killed"
+def test_a_run_that_was_killed_goes_on_where_it_stopped(bucket, data):
+    run = f"{bucket}/killed"
     job = _job(data, run, "--steps=12", "--eval_every=12", "--checkpoint_every=2")
     process = _start("trainer.task", *job)
     deadline = time.monotonic() + SECONDS

@@ -1,0 +1,44 @@
+"""Tests of what az:// asks for again; Azure itself is met in tests_io."""
+
+import pytest
+
+from trainer.errors import UnreachableError
+from trainer.stores import azure, files
+
+CLOSED = "Connection was closed by the server while trying to read a response"
+
+
+def _failing(times, text):
+    """Returns a verb that fails so many times, then says how often it was asked."""
+    asked = []
+
+    def verb():
+        asked.append(None)
+        if len(asked) <= times:
+            raise RuntimeError(text)
+        return len(asked)
+
+    return verb
+
+
+def test_a_closed_connection_is_asked_for_again():
+    assert azure._persistent(_failing(2, CLOSED))() == 3
+
+
+def test_other_errors_are_not():
+    with pytest.raises(RuntimeError, match="AuthenticationFailed"):
+        azure._persistent(_failing(1, "AuthenticationFailed"))()
+
+
+def test_a_store_that_stays_closed_is_one_line(monkeypatch):
+    monkeypatch.setattr(azure, "SECONDS", 0.2)
+    with pytest.raises(
+        UnreachableError, match=r"^az:// could not be reached \(Connection was .*on.$"
+    ):
+        azure._persistent(_failing(99, CLOSED))()
+
+
+def test_what_tensorflow_says_of_closed_connections_becomes_one_line():
+    assert files.explain(f"{CLOSED} [Op:IteratorGetNext]") == (
+        f"The store could not be reached ({CLOSED} [Op:IteratorGetNext]); start again to go on."
+    )
