@@ -260,8 +260,7 @@ def test_a_tiff_whose_pages_cannot_be_counted_is_one_unreadable_image(tmp_path):
 def test_a_tiff_of_several_pages_under_another_name_is_refused(tmp_path):
     _save_pages(tmp_path / "x.png", [GREY] * 3)
     assert _message(images.read_image, _source(tmp_path / "x.png"), LIMIT) == (
-        "X is a TIFF of 3 pages; give it as a local file whose name ends in .tif, and each page is "
-        "an image."
+        "X is a TIFF of 3 pages; give it a name that ends in .tif, and each page is an image."
     )
 
 

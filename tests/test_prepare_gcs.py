@@ -77,6 +77,19 @@ def test_pictures_may_be_in_a_bucket_too(gcs, bucket, pictures):
     assert _prepare(*globbed, f"--output={pictures}/second", "--workers=1") == manifest
 
 
+def test_pages_of_a_tiff_may_be_in_a_bucket_too(gcs, bucket, pictures):
+    for kind in ("images", "masks"):
+        paths = sorted((pictures / kind).iterdir())
+        first, *others = map(Image.open, paths[:4])
+        first.save(pictures / kind / "stack.tif", save_all=True, append_images=others)
+        for path in paths[:4]:
+            path.unlink()
+    raw = _upload(gcs, pictures, bucket)
+    manifest = _prepare(*_arguments(pictures, pictures / "out"))
+    assert sum(split.examples for split in manifest.splits.values()) == 10
+    assert _prepare(*raw, f"--output={bucket}/set", "--workers=1") == manifest
+
+
 def test_arrays_may_be_in_a_bucket_too(gcs, bucket, pictures):
     for kind, values in (("x", np.arange(10)), ("y", np.arange(10) % 2)):
         array = np.broadcast_to(values[:, None, None].astype(np.uint8), (10, 4, 4))

@@ -7,6 +7,7 @@ integers: 1-bit and boolean ones as 0 and 1, palettes as their indices, RGB with
 one of them.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import glob
@@ -14,11 +15,12 @@ import os
 import re
 import shutil
 import struct
+import tempfile
 import tokenize
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -26,7 +28,7 @@ from PIL import Image
 
 from trainer.data import dicom
 from trainer.errors import InputError
-from trainer.stores import files
+from trainer.stores import files, listing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".npy")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # no other of Pillow's decoders meets foreign files
@@ -139,8 +141,34 @@ def _find_in_store(where: str, flag: str, scratch: str) -> list[Source]:
     found = [path for path in files.find_in_store(pattern) if _has_image_name(path)]
     if not found:
         raise InputError(f"--{flag}={where} holds no images ({', '.join(SUFFIXES)}).")
-    # What is in a file is known once it is copied: one of several pages is refused then.
     return [_file_source(path) for path in found]
+
+
+def with_pages(sources: Sequence[Source], scratch: str) -> list[Source]:
+    """Returns images of a store with the pages of each TIFF in the place of the file.
+
+    One with several is copied once and for all: its pages are far apart in the order of the data.
+
+    Args:
+        sources: what was found.
+        scratch: a folder for the copies.
+
+    Raises:
+        InputError: the store refuses a request, or cannot be reached.
+    """
+    if not any(files.is_remote(source.path) for source in sources):
+        return list(sources)
+    with concurrent.futures.ThreadPoolExecutor(listing.REQUESTS) as pool:
+        counts = list(pool.map(_count_pages, [source.path for source in sources]))
+    found = []
+    for source, count in zip(sources, counts, strict=True):
+        pages = _pages(source.path, count)
+        if len(pages) > 1:
+            local = os.path.join(tempfile.mkdtemp(dir=scratch), os.path.basename(source.path))
+            files.copy_from_store(source.path, local)
+            pages = [dataclasses.replace(page, path=local) for page in pages]
+        found += pages
+    return found
 
 
 def _is_image(path: str) -> bool:
@@ -166,10 +194,13 @@ def _file_source(path: str) -> Source:
 
 def sources_of(path: str) -> list[Source]:
     """Returns the images in a file: the file, or the pages of a TIFF that has several."""
-    whole = _file_source(path)
     if _is_dicom(path):
         files.import_tensorflow_io(path)  # what is missing is said before any work
-    count = _count_pages(path) if path.lower().endswith((".tif", ".tiff")) else 1
+    return _pages(path, _count_pages(path))
+
+
+def _pages(path: str, count: int | None) -> list[Source]:
+    whole = _file_source(path)
     if count is None or count == 1:
         return [dataclasses.replace(whole, is_uncounted=count is None)]
     digits = max(3, len(str(count - 1)))
@@ -180,11 +211,15 @@ def sources_of(path: str) -> list[Source]:
 
 
 def _count_pages(path: str) -> int | None:
-    """Returns the number of pages of a TIFF, or None if it is damaged; reading it will say how."""
+    """Returns the pages of a TIFF, None if it is damaged: reading it will say how; 1 of others."""
+    if not path.lower().endswith((".tif", ".tiff")):
+        return 1
     try:
-        with warnings.catch_warnings(), _open(path) as picture:
+        with files.opened(path) as file, warnings.catch_warnings(), _open(file) as picture:
             warnings.simplefilter("ignore")
             return getattr(picture, "n_frames", 1)
+    except InputError:  # of the store
+        raise
     except DAMAGE:
         return None
 
@@ -419,8 +454,8 @@ def _decode(source: Source, max_pixels: int, values_of: Any) -> tuple[np.ndarray
                 picture.seek(source.row)
             elif picture.format == "TIFF" and getattr(picture, "n_frames", 1) > 1:
                 raise InputError(
-                    f"{source.label} is a TIFF of {picture.n_frames} pages; give it as a local "
-                    "file whose name ends in .tif, and each page is an image."
+                    f"{source.label} is a TIFF of {picture.n_frames} pages; give it a name that "
+                    "ends in .tif, and each page is an image."
                 )
             width, height = picture.size
             _check_size(source.label, height, width, max_pixels)
@@ -435,7 +470,7 @@ def _decode(source: Source, max_pixels: int, values_of: Any) -> tuple[np.ndarray
 
 
 @contextlib.contextmanager
-def _open(path: str) -> Iterator[Any]:
+def _open(path: str | IO[bytes]) -> Iterator[Any]:
     """Opens a picture without Pillow's own limit of pixels: ours is checked next, with its flag."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:

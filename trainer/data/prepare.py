@@ -150,8 +150,8 @@ def find_pairs(images_at: str, masks_at: str, suffix: str, scratch: str) -> list
     Raises:
         InputError: naming the first file without a partner or with an ambiguous name.
     """
-    found = images.find(images_at, "images", scratch)
-    masks = images.find(masks_at, "masks", scratch)
+    found = images.with_pages(images.find(images_at, "images", scratch), scratch)
+    masks = images.with_pages(images.find(masks_at, "masks", scratch), scratch)
     if suffix:  # both may be in one folder
         found = [source for source in found if _image_name(source.name, suffix) is None]
         names = [_image_name(source.name, suffix) for source in masks]

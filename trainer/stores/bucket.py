@@ -12,12 +12,13 @@ import functools
 import re
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any
 
 from trainer.errors import InputError, UnreachableError
 
 SCHEME = "gs://"
 CHUNK_BYTES = 16 * 2**20  # of an upload; what is sent again when a connection breaks
+PART_BYTES = 64 * 2**10  # of a file of which only the header is wanted
 RETRY_SECONDS = 300  # after which a request is given up; outages of minutes are survived
 
 _retries = 0
@@ -120,6 +121,17 @@ def download(path: str, local: str) -> None:
     blob = _blob(path)
     with _explained(path):
         _persist(lambda: blob.download_to_filename(local, checksum="crc32c", retry=_retry()))
+
+
+@contextlib.contextmanager
+def opened(path: str) -> Iterator[IO[bytes]]:
+    """Opens an object to read a few parts of it, 64 kB at a time.
+
+    Raises:
+        InputError: there is no such object or bucket, or access is denied.
+    """
+    with _explained(path), _blob(path).open("rb", chunk_size=PART_BYTES, retry=_retry()) as file:
+        yield file
 
 
 def upload(local: str, path: str, crc32c: str, create: bool = False) -> None:

@@ -63,6 +63,11 @@ def open_file(path: str, mode: str) -> IO[Any]:
     return open(path, mode, encoding=None if "b" in mode else "utf-8")
 
 
+def opened(path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
+    """Opens a file to read a few parts of it."""
+    return bucket.opened(path) if path.startswith(bucket.SCHEME) else open_file(path, "rb")
+
+
 def crc32c(path: str) -> str:
     """Returns the CRC32C of a file, eight hexadecimal digits."""
     crc = 0
