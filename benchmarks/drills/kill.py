@@ -76,7 +76,11 @@ def main(settings: Kill) -> None:
             drill.finish(run_dir)
             seconds = drill.seconds(run_dir)
             lost.append((seconds["redone"]) / kills)
-            tally["bit-equal"] += drill.result(run_dir) == drill.result(alone)
+            found, wanted = drill.result(run_dir), drill.result(alone)
+            tally["bit-equal"] += found == wanted
+            for name in found:
+                if found[name] != wanted.get(name):
+                    print(f"{name}: {found[name]}\ninstead of: {wanted.get(name)}")
             print(f"run {number}, {kills} kills; so far {tally}", flush=True)
         for number in range(settings.stops):
             stops.append(drill.stop(f"{root}/stopped{number}", draw.uniform(0, 1)))
@@ -170,20 +174,20 @@ class Drill:
             sys.exit(f"{run_dir} ended with {process.returncode}:\n{output}")
         return float(found[1])
 
-    def result(self, run_dir: str) -> Any:
+    def result(self, run_dir: str) -> dict[str, Any]:
         """Returns what must be equal: figures, and the checksums of all checkpoints' files."""
         with files.open_file(f"{run_dir}/metrics.jsonl", "r") as file:
             entries = [json.loads(line) for line in file.read().splitlines()]
+        found: dict[str, Any] = {}
+        for kind in ("checkpoints", "best"):
+            for name in files.list_folder(f"{run_dir}/{kind}"):
+                commit = checkpoint.read_commit(f"{run_dir}/{kind}/{name}")
+                found[f"{kind}/{name}"] = commit and commit["files"]
         figures = [
             {name: x for name, x in entry.items() if not name.startswith(TIMED)}
             for entry in entries
         ]
-        commits = [
-            checkpoint.read_commit(f"{run_dir}/{kind}/{name}")
-            for kind in ("checkpoints", "best")
-            for name in files.list_folder(f"{run_dir}/{kind}")
-        ]
-        return figures, [commit and commit["files"] for commit in commits]
+        return {**found, "checkpoints": list(found), "metrics.jsonl": figures}
 
     def seconds(self, run_dir: str) -> dict[str, float]:
         """Returns where the time of a run went, by its last checkpoint."""
