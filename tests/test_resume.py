@@ -53,6 +53,19 @@ def uninterrupted(data_dir, tmp_path_factory):
     return run_dir
 
 
+def test_what_a_kill_kept_from_being_removed_is_removed_at_the_next_start(
+    data_dir, tmp_path, uninterrupted
+):
+    run_dir = shutil.copytree(uninterrupted, tmp_path / "killed")
+    (best,) = (run_dir / "best").iterdir()
+    for kept, replaced in ((best, "best/00000002"), (best, "best/00000099")):
+        shutil.copytree(kept, run_dir / replaced)
+    shutil.copytree(run_dir / "checkpoints/00000016", run_dir / "checkpoints/00000012")
+    result = train(data_dir, run_dir, *LONG)
+    assert result.returncode == 0, result.stderr
+    assert checksums(run_dir) == checksums(uninterrupted)
+
+
 @pytest.mark.parametrize(
     "killed_at",
     [

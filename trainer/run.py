@@ -106,7 +106,7 @@ def train(job: config.Job) -> None:
         if chief:
             checkpoints.remove_strays()
             best.remove_strays()
-            best.remove([later for later in best.steps() if later > step])
+            remove_replaced(checkpoints, job.run.keep_checkpoints, best, progress.best_step)
         if step:
             logging.info("Going on from step %d of %s.", step, job.run.run_dir)
 
@@ -289,7 +289,17 @@ def save(
     if best_snapshot is not None and best_snapshot.step not in best.steps():
         best.write(best_snapshot)
     checkpoints.write(snapshot)
-    best.remove(set(best.steps()) - {snapshot.progress["best_step"]})
+    remove_replaced(checkpoints, keep, best, snapshot.progress["best_step"])
+
+
+def remove_replaced(
+    checkpoints: checkpoint.Checkpoints, keep: int, best: checkpoint.Checkpoints, best_step: int
+) -> None:
+    """Removes all checkpoints but the last `keep`, and all best weights but those of a step.
+
+    At the start, too: a kill comes before it, or leaves weights of which no checkpoint speaks.
+    """
+    best.remove(set(best.steps()) - {best_step})
     checkpoints.remove(checkpoints.steps()[:-keep])
 
 
