@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -264,6 +265,20 @@ def test_every_third_pixel_is_taken_whatever_the_bands():
     image = np.arange(35 * 20).reshape(35, 20)
     bands = [image[:4], image[4:5], image[5:21], image[21:]]
     np.testing.assert_array_equal(outputs._every(3, bands), image[::3, ::3])
+
+
+def test_bands_are_let_go_while_others_come():
+    given = []
+
+    def bands():
+        for _ in range(10):
+            band = np.zeros((8, 8), np.uint8)
+            given.append(weakref.ref(band))
+            yield band
+            del band
+            assert sum(band() is not None for band in given) <= 1  # the one just taken
+
+    assert outputs._every(4, bands()).shape == (20, 2)
 
 
 def test_a_missing_scipy_is_named_before_any_work(monkeypatch, tmp_path):

@@ -219,7 +219,7 @@ def _every(step: int, bands: Iterable[np.ndarray]) -> np.ndarray:
     """Returns each `step`-th row and column of an image that comes from top to bottom."""
     parts, top = [], 0
     for band in bands:
-        parts.append(band[-top % step :: step, ::step])
+        parts.append(band[-top % step :: step, ::step].copy())  # a view would hold the whole band
         top += len(band)
     return np.concatenate(parts)
 
