@@ -124,3 +124,24 @@ def test_cpus_are_split_once(cpus):
     assert len(cpus) == 4
     cluster._split_cpu(4)
     assert len(tf.config.list_logical_devices("CPU")) == 4
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["/device:CPU:0", "/job:localhost/replica:0/task:0/device:GPU:0", "/job:w/task:1/device:TPU:7"],
+)
+def test_a_device_that_does_not_tell_its_memory_is_passed_over(device):
+    assert cluster.peak_bytes(device) is None
+
+
+@pytest.mark.parametrize(
+    ("told", "peak"),
+    [({"current": 1, "peak": 3}, 3), ({"current": 1}, None), ({}, None), (None, None)],
+)
+def test_a_device_is_asked_by_its_short_name_and_may_tell_nothing(monkeypatch, told, peak):
+    asked = []
+    monkeypatch.setattr(
+        tf.config.experimental, "get_memory_info", lambda name: asked.append(name) or told
+    )
+    assert cluster.peak_bytes("/job:worker/replica:0/task:1/device:GPU:1") == peak
+    assert asked == ["GPU:1"]

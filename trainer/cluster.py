@@ -177,12 +177,17 @@ def device_memory(strategy: tf.distribute.Strategy) -> int | None:
     """Returns the most bytes that this worker's first GPU or TPU has held; None on a CPU."""
     if device_kind(strategy) == "CPU":
         return None
-    device = tf.DeviceSpec.from_string(strategy.extended.worker_devices[0])
+    return peak_bytes(strategy.extended.worker_devices[0])
+
+
+def peak_bytes(device: str) -> int | None:
+    """Returns the most bytes that a device has held, by its full name; None if it does not tell."""
+    spec = tf.DeviceSpec.from_string(device)
     try:
-        name = f"{device.device_type}:{device.device_index}"
-        return tf.config.experimental.get_memory_info(name)["peak"]
-    except (ValueError, tf.errors.OpError):  # the device does not tell
+        found = tf.config.experimental.get_memory_info(f"{spec.device_type}:{spec.device_index}")
+    except (ValueError, RuntimeError, NotImplementedError, tf.errors.OpError):
         return None
+    return (found or {}).get("peak")
 
 
 def sum_over_workers(strategy: tf.distribute.Strategy, array: np.ndarray) -> np.ndarray:
