@@ -293,6 +293,7 @@ def test_two_workers_train_like_one_read_only_their_shards_and_only_the_chief_wr
 ):
     argv = ["--norm=none", "--optimizer=sgd", "--augment=none", "--filters=8"]
     argv += ["--worst_cases=1", "--best_cases=1"]  # or the chief would draw its share
+    argv += ["--profile=1,1"]  # at which all stop, though the chief alone writes
     folders = [tmp_path / "0", tmp_path / "1"]
     for index, folder in enumerate(folders):
         shutil.copytree(data_dir, folder / "data")

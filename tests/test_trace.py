@@ -1,5 +1,7 @@
 """Traces of single steps."""
 
+import contextlib
+
 import pytest
 import tensorflow as tf
 
@@ -9,31 +11,46 @@ from trainer.watch import journal
 from trainer.watch.trace import Trace
 
 
+@contextlib.contextmanager
+def open_trace(folder, steps):
+    with journal.Journal(str(folder), True, 0, 20) as reporter, Trace(steps, reporter, True) as it:
+        yield it
+
+
 def train(trace, total, every):
     """Returns the calls of a loop of `every` steps at most, as (first, last)."""
     step, calls = 0, []
     while step < total:
         stop = trace.begin(step, min(step + every, total))
-        tf.linalg.matmul(tf.ones((8, 8)), tf.ones((8, 8)))
+        with trace.marked(stop):
+            tf.linalg.matmul(tf.ones((8, 8)), tf.ones((8, 8)))
         calls.append((step + 1, stop))
         step = stop
         trace.end(step)
     return calls
 
 
-def test_calls_end_where_the_trace_begins_and_ends(tmp_path):
-    with journal.Journal(str(tmp_path), True, 0, 20) as reporter, Trace((7, 9), reporter) as trace:
+@pytest.mark.parametrize("chief", [True, False])
+def test_all_workers_stop_at_each_traced_step_and_the_chief_traces(tmp_path, chief):
+    with (
+        journal.Journal(str(tmp_path), chief, 0, 20) as reporter,
+        Trace((7, 9), reporter, chief) as trace,
+    ):
         calls = train(trace, 20, 5)
-    assert calls == [(1, 5), (6, 6), (7, 9), (10, 14), (15, 19), (20, 20)]
-    (plane,) = tmp_path.glob("tensorboard/plugins/profile/*/*.xplane.pb")
-    assert b"MatMul" in plane.read_bytes()
+    assert calls == [(1, 5), (6, 6), (7, 7), (8, 8), (9, 9), (10, 14), (15, 19), (20, 20)]
+    planes = list(tmp_path.glob("tensorboard/plugins/profile/*/*.xplane.pb"))
+    assert len(planes) == chief
+    for plane in planes:
+        content = plane.read_bytes()
+        assert b"MatMul" in content
+        assert b"step_num" in content  # by which the profile tab finds steps
 
 
 def test_steps_that_are_not_reached_leave_no_trace(tmp_path):
-    with journal.Journal(str(tmp_path), True, 0, 20) as reporter, Trace((7, 90), reporter) as trace:
-        assert train(trace, 10, 5) == [(1, 5), (6, 6), (7, 10)]
+    with open_trace(tmp_path, (7, 90)) as trace:
+        assert train(trace, 10, 5) == [(1, 5), (6, 6), (7, 7), (8, 8), (9, 9), (10, 10)]
     assert not (tmp_path / "tensorboard" / "plugins").exists()
-    with journal.Journal(str(tmp_path), True, 0, 20) as reporter, Trace((7, 8), reporter) as trace:
+    with open_trace(tmp_path, (7, 8)) as trace:
         train(trace, 10, 5)  # and the profiler is free again
 
 
@@ -41,7 +58,7 @@ def test_a_trace_reaches_an_object_store_with_the_next_checkpoint(gcs, bucket):
     def planes():
         return [name for name in gcs.names(f"{bucket}/tensorboard/") if "xplane" in name]
 
-    with journal.Journal(bucket, True, 0, 20) as reporter, Trace((2, 3), reporter) as trace:
+    with journal.Journal(bucket, True, 0, 20) as reporter, Trace((2, 3), reporter, True) as trace:
         train(trace, 5, 5)
         assert planes() == []
         reporter.flush()

@@ -161,7 +161,7 @@ def train(job: config.Job) -> None:
             classes = [entry.name for entry in manifest.classes]
             reporter.start(lambda: board.write_start(job, run, model, batch, classes))
         writer = stack.enter_context(Writer(job.run.checkpoint_patience))
-        trace = stack.enter_context(Trace(job.run.traced_steps() if chief else None, reporter))
+        trace = stack.enter_context(Trace(job.run.traced_steps(), reporter, chief))
         vitals = Vitals(strategy, model)
         goodput = Goodput(started, progress.seconds)
         series, speed = Series(progress.unreported), Speed(job.data.batch_size)
@@ -230,7 +230,7 @@ def train(job: config.Job) -> None:
             )
             stop = trace.begin(step, stop)
             start = time.monotonic()
-            with pipeline.explained(data_dir, manifest, "train"):
+            with trace.marked(stop), pipeline.explained(data_dir, manifest, "train"):
                 tensors = loop(batches, tf.constant(stop - step))
                 taken = {name: numbers.numpy() for name, numbers in tensors.items()}
             seconds, waited = time.monotonic() - start, float(taken.pop("wait_seconds").sum())

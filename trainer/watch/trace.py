@@ -1,5 +1,6 @@
 """Traces some training steps for the profile tab of TensorBoard."""
 
+import contextlib
 import types
 
 import tensorflow as tf
@@ -10,31 +11,40 @@ from trainer.watch import journal
 class Trace:
     """Traces the steps from `first` to `last`, once; used as a context, which ends it early."""
 
-    def __init__(self, steps: tuple[int, int] | None, reporter: journal.Journal):
+    def __init__(self, steps: tuple[int, int] | None, reporter: journal.Journal, chief: bool):
         """Traces nothing yet.
 
         Args:
             steps: the first and last step, counted from 1; none if None.
             reporter: whose TensorBoard folder takes the trace.
+            chief: whether this worker traces; others only stop where it does, for workers meet
+                between two calls of the loop.
         """
         self._steps = steps
         self._reporter = reporter
+        self._chief = chief
         self._runs = False
 
     def begin(self, step: int, stop: int) -> int:
         """Begins the trace if its first step is next; returns where to stop, at the latest `stop`.
 
-        The loop must not take steps that are traced and others in one call.
+        Each traced step is a call of the loop of its own: the profile tab counts calls as steps.
         """
         if self._steps is None or step >= self._steps[1]:
             return stop
-        first, last = self._steps
+        first = self._steps[0]
         if step < first - 1:
             return min(stop, first - 1)
-        if not self._runs:
+        if self._chief and not self._runs:
             tf.profiler.experimental.start(self._reporter.attachments())
             self._runs = True
-        return min(stop, last)
+        return step + 1
+
+    def marked(self, step: int) -> contextlib.AbstractContextManager[object]:
+        """Marks what is done within as a step, if it is traced."""
+        if not self._runs:
+            return contextlib.nullcontext()
+        return tf.profiler.experimental.Trace("train", step_num=step, _r=1)  # _r: a root event
 
     def end(self, step: int) -> None:
         """Ends the trace and writes it, if `step` was its last."""
