@@ -94,10 +94,44 @@ def test_a_curve_goes_from_corner_to_corner():
     line = curves.Line([(0, 0.0), (50, float("nan")), (100, 1.0)], "#000", False)
     svg = curves.draw("a", {"x": line})
     (points,) = re.findall(r'polyline points="([^"]+)"', svg)
-    left, right = curves.LEFT, curves.WIDTH - curves.RIGHT
+    left, right = curves.LEFT, curves.WIDTH - curves.RIGHT - 6  # a letter
     top, bottom = curves.TOP, curves.HEIGHT - curves.BOTTOM
     assert points == f"{left}.0,{bottom}.0 {right}.0,{top}.0"
     assert curves.draw("a", {"x": curves.Line([(1, float("inf"))], "#000", False)}) == ""
+
+
+def test_each_line_has_its_name_at_its_end_and_names_do_not_touch():
+    lines = {
+        f"{name} val": curves.Line([(0, 0.0), (10, value)], "#000", False)
+        for name, value in (("a", 0.5), ("b", 0.51), ("the-long-name-of-a-run-3", 1.0))
+    }
+    svg = curves.draw("loss", lines)
+    found = re.findall(r'y="([\d.]+)" class="name">([^<]+)<', svg)
+    assert [name for _, name in found] == ["a val", "b val", "the-long…f-a-run-3 val"]
+    levels = sorted(float(level) for level, _ in found)
+    assert min(high - low for low, high in zip(levels, levels[1:], strict=False)) >= 12
+
+
+def test_labels_keep_their_order_distance_and_bounds():
+    assert curves.spread([50, 10], 12, 0, 100) == [50, 10]
+    assert curves.spread([50, 49, 51], 12, 0, 100) == [61, 49, 73]
+    assert curves.spread([99, 98], 12, 0, 100) == [100, 88]
+
+
+def test_runs_are_told_apart_by_the_ends_of_their_folders():
+    def names(*folders):
+        return page._short_names([runs.Run(folder, {}, [], "", {}, {}) for folder in folders])
+
+    assert names("x/a") == [""]
+    assert names("x/a", "x/b") == ["a", "b"]
+    assert names("x/a/1", "x/b/1") == ["a/1", "b/1"]
+
+
+def test_the_eighth_run_has_the_first_colour_and_dashes(tmp_path):
+    folders = [write_run(tmp_path / name) for name in "abcdefgh"]
+    text = page.draw([runs.read(folder, 0) for folder in folders])
+    line = r'stroke="#0072b2"(?: class="thin")?( stroke-dasharray="6 3")?><title>(\w+) '
+    assert set(re.findall(line, text)) == {("", "a"), (' stroke-dasharray="6 3"', "h")}
 
 
 def test_long_curves_are_thinned_and_keep_their_end():

@@ -7,36 +7,45 @@ from typing import NamedTuple
 
 Points = Sequence[tuple[float, float]]
 
-WIDTH, HEIGHT = 420, 250
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 30, 28
+WIDTH, HEIGHT = 420, 262
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 30, 40
 MOST_POINTS = 400  # of a line; more than there are pixels
+LABEL_HEIGHT = 12  # of the name of a line, at its end
+LABEL_LENGTH = 22  # letters of a name, or its middle is left out
+LETTER = 6.2  # pixels of one, about
+DASHES = ("", "6 3", "2 3", "8 3 2 3")
 
 
 class Line(NamedTuple):
-    """A line of a chart: its points, its colour, and whether it is thin."""
+    """A line of a chart: its points, its colour, whether it is thin, and a row of `DASHES`."""
 
     points: Points
     colour: str
     thin: bool
+    dashes: str = ""
 
 
 def draw(title: str, lines: Mapping[str, Line]) -> str:
-    """Draws named lines over the step.
+    """Draws lines over the step, each with its name at its end.
 
     Args:
         title: of the chart.
-        lines: by name.
+        lines: by name; as many names are written as there is room for, the first ones.
 
     Returns:
         An SVG element; empty if there is nothing to draw.
     """
     finite = {name: line._replace(points=_finite(line.points)) for name, line in lines.items()}
+    finite = {name: line for name, line in finite.items() if line.points}
     points = [point for line in finite.values() for point in line.points]
     if not points:
         return ""
+    named = list(finite)[: (HEIGHT - TOP - BOTTOM) // LABEL_HEIGHT + 1]
+    labels = {name: cut(name) for name in named}
+    right = WIDTH - RIGHT - round(LETTER * max(map(len, labels.values())))
     across = ticks(0, max(x for x, _ in points))
     up = ticks(min(y for _, y in points), max(y for _, y in points))
-    x_scale = (WIDTH - LEFT - RIGHT) / ((across[-1] - across[0]) or 1)
+    x_scale = (right - LEFT) / ((across[-1] - across[0]) or 1)
     y_scale = (HEIGHT - TOP - BOTTOM) / ((up[-1] - up[0]) or 1)
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -46,23 +55,56 @@ def draw(title: str, lines: Mapping[str, Line]) -> str:
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">',
         f'<text x="{LEFT}" y="18" class="title">{html.escape(title)}</text>',
     ]
+    digits = max(len(f"{y:f}".rstrip("0").partition(".")[2]) for y in up)
     for y in up:
         level = place(0, y)[1]
-        parts.append(f'<path class="grid" d="M{LEFT} {level:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{level + 4:.1f}" class="up">{y:g}</text>')
+        parts.append(f'<path class="grid" d="M{LEFT} {level:.1f}H{right}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{level + 4:.1f}" class="up">{y:.{digits}f}</text>')
     for x in across:
         column = place(x, up[0])[0]
-        parts.append(f'<text x="{column:.1f}" y="{HEIGHT - 8}" class="across">{x:g}</text>')
-    for name, (entry, colour, thin) in finite.items():
-        if not entry:
-            continue
+        parts.append(
+            f'<text x="{column:.1f}" y="{HEIGHT - BOTTOM + 16}" class="across">{x:g}</text>'
+        )
+    middle = (LEFT + right) / 2
+    parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" class="across">step</text>')
+    ends = {name: place(*line.points[-1]) for name, line in finite.items()}
+    levels = spread([ends[name][1] for name in named], LABEL_HEIGHT, TOP, HEIGHT - BOTTOM)
+    for name, (entry, colour, thin, dashes) in finite.items():
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in entry))
         style = f'stroke="{colour}"' + (' class="thin"' if thin else "")
+        style += f' stroke-dasharray="{dashes}"' if dashes else ""
         last = f"{html.escape(name)}: {entry[-1][1]:.4g} at step {entry[-1][0]:g}"
         parts.append(f'<polyline points="{path}" {style}><title>{last}</title></polyline>')
-        x, y = place(*entry[-1])
+        x, y = ends[name]
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>')
+    for (name, label), level in zip(labels.items(), levels, strict=True):
+        x, y = ends[name]
+        lead = f"M{x:.1f} {y:.1f}L{right + 8} {level:.1f}"
+        parts.append(f'<path class="lead" d="{lead}" stroke="{finite[name].colour}"/>')
+        text = html.escape(label)
+        parts.append(f'<text x="{right + 10}" y="{level + 4:.1f}" class="name">{text}</text>')
     return "".join([*parts, "</svg>"])
+
+
+def cut(name: str) -> str:
+    """Returns a name without its middle where that is too long to stand beside a chart."""
+    end = LABEL_LENGTH // 2 + 2  # where it says the split
+    return name if len(name) <= LABEL_LENGTH else f"{name[: LABEL_LENGTH - end - 1]}…{name[-end:]}"
+
+
+def spread(levels: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Returns where labels go that want to be at `levels`: at least `gap` apart, in low … high."""
+    order = sorted(range(len(levels)), key=lambda k: levels[k])
+    placed = list(levels)
+    floor = low
+    for k in order:
+        placed[k] = floor = max(levels[k], floor)
+        floor += gap
+    ceiling = high
+    for k in reversed(order):
+        placed[k] = ceiling = min(placed[k], ceiling)
+        ceiling -= gap
+    return placed
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:

@@ -18,15 +18,18 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 2rem auto; max-width: 1340px;
   padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd; }
-table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .25rem .8rem; }
+table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .25rem .8rem;
+  white-space: nowrap; }
 th { text-align: left; border-bottom: 2px solid #999; font-weight: 600; }
 td { border-bottom: 1px solid #e4e4e4; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; } .mark { font-size: 1.2em; }
-.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(400px, 1fr)); gap: 1rem; }
+.curves { display: grid; gap: 1rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); }
 svg text { font: 11px system-ui, sans-serif; fill: #555; } svg .title { font-size: 13px;
   font-weight: 600; fill: #222; } svg .up { text-anchor: end; } svg .across { text-anchor: middle; }
 svg .grid { stroke: #e4e4e4; fill: none; } svg polyline { fill: none; stroke-width: 2; }
-svg .thin { stroke-width: 1; opacity: .55; }
+svg .thin { stroke-width: 1; opacity: .7; } svg .lead { stroke-width: .7; opacity: .6; }
+svg .name { fill: #222; }
 figure { margin: 1rem 0; } figure img { max-width: 100%; display: block; }
 figcaption, .note { color: #666; font-size: .9em; }
 pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; } summary { cursor: pointer; }
@@ -84,8 +87,8 @@ def _row(run: Run) -> dict[str, str]:
         "step": f"{step:g} of {run.passport['total_steps']}",
         "best val Dice": f"{best[1]:.4f} at step {best[0]:g}" if best else "–",
         "evaluated": run.split or "–",
-        "Dice": _shown(run.summary.get("dice")),
-        "IoU": _shown(run.summary.get("iou")),
+        "Dice": _score(run.summary.get("dice")),
+        "IoU": _score(run.summary.get("iou")),
         "images/s": f"{sum(speed) / len(speed):.1f}" if speed else "–",
         "devices": f"{run.passport['num_replicas']} × {run.passport['precision']}",
     }
@@ -99,13 +102,26 @@ def _curves(runs: Sequence[Run]) -> list[str]:
     charts = []
     for name in [part for whole in wholes for part in (whole, *_of(whole, parts))]:
         lines = {}
-        for run, colour in zip(runs, _colours(runs), strict=True):
-            for split, thin in (("train", True), ("val", False)):
-                points = run.curve(split, name)
-                lines[f"{run.folder}, {split}"] = curves.Line(points, colour, thin)
+        for split, thin in (("val", False), ("train", True)):
+            for place, (run, short) in enumerate(zip(runs, _short_names(runs), strict=True)):
+                line = curves.Line(run.curve(split, name), _colours(runs)[place], thin)
+                dashes = curves.DASHES[place // len(COLOURS) % len(curves.DASHES)]
+                lines[f"{short} {split}".strip()] = line._replace(dashes=dashes)
         unit = unit_of(name)
         charts.append(curves.draw(f"{name}, {unit}" if unit else name, lines))
     return charts
+
+
+def _short_names(runs: Sequence[Run]) -> list[str]:
+    """Returns what tells the runs apart: the ends of their folders' names; of one run nothing."""
+    if len(runs) == 1:
+        return [""]
+    parts = [run.folder.split("/") for run in runs]
+    for length in range(1, max(map(len, parts))):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return ["/".join(part) for part in parts]
 
 
 def _of(whole: str, parts: Sequence[str]) -> list[str]:
@@ -135,8 +151,8 @@ def _scores(summary: Mapping[str, Any]) -> str:
     heads = ["class", "Dice, per image", "IoU, per image", "Dice, pooled", "precision", "recall"]
     rows = [
         [html.escape(name)]
-        + [_shown(entry["per_image"][score]) for score in ("dice", "iou")]
-        + [_shown(entry["pooled"][score]) for score in ("dice", "precision", "recall")]
+        + [_score(entry["per_image"][score]) for score in ("dice", "iou")]
+        + [_score(entry["pooled"][score]) for score in ("dice", "precision", "recall")]
         for name, entry in summary["classes"].items()
     ]
     return _table(heads, rows)
@@ -162,6 +178,10 @@ def _shown(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 def _colours(runs: Sequence[Run]) -> list[str]:
