@@ -55,6 +55,8 @@ setuptools.setup(
             "scipy>=1.13,<2",
             "tf2onnx==1.17.0",
         ],
+        # The tab of TensorBoard that opens what --profile has traced.
+        "profile": ["tensorboard-plugin-profile>=2.24.2,<2.25"],
         "vertex": ["google-cloud-aiplatform>=1.165,<3"],
         "bench": ["monai>=1.5,<2", "torch==2.13.0"],
         # The last release of tensorflow-io loads beside TensorFlow 2.16 and 2.17 only.

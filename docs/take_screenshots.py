@@ -1,8 +1,12 @@
-"""Takes the pictures of docs/tensorboard.md and docs/report.md of a run that has ended.
+"""Takes the pictures of docs/tensorboard.md and docs/report.md of two runs that have ended.
 
-python -m docs.take_screenshots RUN
+python -m docs.take_screenshots RUN OTHER
+
+Both lie in one folder; the first is shown, the second compared with it. A picture of the profile
+tab takes the extra [profile] and a first run with --profile.
 """
 
+import importlib.util
 import io
 import pathlib
 import sys
@@ -13,7 +17,12 @@ from tests import browser
 from trainer.report import page, runs
 
 HERE = pathlib.Path(__file__).parent / "images"
-SHOWN = ("custom_scalars", "images", "pr_curves", "hparams", "graphs")
+SIZES = {  # of the window, for the tabs of one run
+    "custom_scalars": (1300, 820),
+    "images": (1720, 900),  # a case in full size is 1316 pixels wide
+    "pr_curves": (1300, 820),
+    "graphs": (1300, 820),
+}
 SETTLED = 4000  # milliseconds until curves and pictures are drawn
 COLOURS = 200
 
@@ -26,24 +35,68 @@ def save(name: str, png: bytes) -> None:
     )
 
 
-def main(run_dir: pathlib.Path) -> None:
-    """Opens each tab, and the report, and takes its picture."""
-    report = run_dir / "report.html"
-    report.write_text(page.draw([runs.read(str(run_dir), 2)]), encoding="utf-8")
-    with browser.chromium() as chromium, browser.tensorboard(run_dir / "tensorboard") as address:
-        for tab in SHOWN:
-            shown = browser.open_tab(chromium, address, tab)
-            shown.wait_for_timeout(SETTLED)
-            save(f"tensorboard_{tab}", shown.screenshot())
-            shown.close()
-        shown = chromium.new_page(viewport={"width": 1300, "height": 1000})
-        shown.goto(report.resolve().as_uri())
-        save("report", shown.screenshot())
-        shown.locator("h3", has_text="Scores").scroll_into_view_if_needed()
-        shown.evaluate("document.querySelectorAll('h3')[0].scrollIntoView()")
+def save_photos(name: str, png: bytes) -> None:
+    """Writes a picture with photos in it, of which few colours would make others."""
+    Image.open(io.BytesIO(png)).convert("RGB").save(HERE / f"{name}.jpg", quality=88, optimize=True)
+
+
+def take_tabs(chromium, address: str) -> None:
+    """Takes the tabs of one run."""
+    for tab, size in SIZES.items():
+        shown = browser.open_tab(chromium, address, tab, size)
         shown.wait_for_timeout(SETTLED)
-        save("report_cases", shown.screenshot())
+        if tab == "images":  # a click shows a case in its full size
+            shown.locator("tf-image-loader img").first.click()
+            shown.wait_for_timeout(SETTLED)
+            save_photos(f"tensorboard_{tab}", shown.screenshot())
+        else:
+            save(f"tensorboard_{tab}", shown.screenshot())
+        shown.close()
+
+
+def take_table(chromium, address: str) -> None:
+    """Takes the table of runs, with scores beside the settings that matter."""
+    shown = browser.open_tab(chromium, address, "hparams", (1500, 420))
+    for name in ("crop", "steps", "warmup_steps"):
+        shown.locator("paper-checkbox", has_text=name).first.click()
+    shown.wait_for_timeout(SETTLED)
+    save("tensorboard_hparams", shown.screenshot())
+
+
+def take_trace(chromium, address: str, plane: pathlib.Path) -> None:
+    """Takes the traced steps, in the row of Python's thread."""
+    host = plane.name.removesuffix(".xplane.pb")
+    shown, frame = browser.open_trace(chromium, address, plane.parent.name, host, (1500, 700))
+    browser.wait_for(shown, " of ")
+    frame.get_by_text("python", exact=True).first.scroll_into_view_if_needed()
+    shown.wait_for_timeout(SETTLED)
+    save("tensorboard_profile", shown.screenshot())
+
+
+def take_report(chromium, folders: list[pathlib.Path]) -> None:
+    """Takes the top of a report of two runs, its scores, and what a narrow window shows."""
+    report = folders[0] / "report.html"
+    report.write_text(page.draw([runs.read(str(folder), 2) for folder in folders]), "utf-8")
+    shown = chromium.new_page(viewport={"width": 1300, "height": 1000})
+    shown.goto(report.resolve().as_uri())
+    save("report", shown.screenshot())
+    shown.evaluate("document.querySelectorAll('h3')[0].scrollIntoView()")
+    shown.wait_for_timeout(SETTLED)
+    save_photos("report_cases", shown.screenshot())
+
+
+def main(run_dir: pathlib.Path, other: pathlib.Path) -> None:
+    """Opens each tab, and the report, and takes its picture."""
+    planes = list(run_dir.glob("tensorboard/plugins/profile/*/*.xplane.pb"))
+    with browser.chromium() as chromium:
+        take_report(chromium, [run_dir, other])
+        with browser.tensorboard(run_dir / "tensorboard") as address:
+            take_tabs(chromium, address)
+            if planes and importlib.util.find_spec("tensorboard_plugin_profile"):
+                take_trace(chromium, address, planes[0])
+        with browser.tensorboard(run_dir.parent) as address:
+            take_table(chromium, address)
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    main(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))

@@ -69,6 +69,20 @@ def open_tab(browser, address, tab, size=(1300, 820)):
     return page
 
 
+def open_trace(browser, address, run, host, size=(1300, 820)):
+    """Returns a page of the profile tab's trace viewer, and the frame that shows the trace.
+
+    All threads are shown, and spans `train` searched, which the steps are.
+    """
+    page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+    page.goto(f"{address}?run={run}&tag=trace_viewer%40&host={host}#profile")
+    wait_for(page, "/host:CPU")
+    frame = next(frame for frame in page.frames if "trace_viewer_index" in frame.url)
+    frame.get_by_text("Expand All").click()  # or they are not searched
+    frame.get_by_placeholder("Find Events").fill("train")
+    return page, frame
+
+
 def wait_for(page, text):
     """Waits until a page shows a text, in whichever of its frames."""
     end = time.monotonic() + SECONDS

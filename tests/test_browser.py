@@ -1,5 +1,6 @@
 """A run's TensorBoard and its report, opened in a real browser."""
 
+import importlib.util
 import json
 import urllib.request
 
@@ -40,6 +41,18 @@ def test_every_tab_of_tensorboard_shows_the_run(run_dir, chromium):
     active = {name for name, plugin in plugins.items() if plugin["enabled"]}
     assert active >= {"scalars", "images", "histograms", "hparams", "pr_curves", "custom_scalars"}
     assert len(list(run_dir.glob("tensorboard/plugins/profile/*/*.xplane.pb"))) == 1
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorboard_plugin_profile") is None,
+    reason="needs the extra [profile]",
+)
+def test_the_profile_tab_shows_the_traced_steps(run_dir, chromium):
+    (plane,) = run_dir.glob("tensorboard/plugins/profile/*/*.xplane.pb")
+    host = plane.name.removesuffix(".xplane.pb")
+    with browser.tensorboard(run_dir / "tensorboard") as address:
+        page, _ = browser.open_trace(chromium, address, plane.parent.name, host)
+        browser.wait_for(page, "of 2")  # steps 3 and 4
 
 
 def test_the_report_opens_without_a_network(run_dir, chromium):
