@@ -3,15 +3,18 @@
     python -m benchmarks.watching [--run_dir=runs/watching and the other flags of trainer.task]
 
 Runs a job, the demo where flags are silent, with a clock around each function that writes for
-people. Both times are of the same process, so that a machine with other work stretches both. What
-an evaluation counts for its pictures and curves is part of its compiled step, and is timed by
-itself, on a batch of the val split's largest images, as often as there are such batches.
+people: of the wall, and of the CPU time of all the process's threads, which other work on the
+machine stretches little. What an evaluation counts for its pictures and curves is part of its
+compiled step, and is timed by itself, on a batch of the val split's largest images, as often as
+there are such batches.
 """
 
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from benchmarks import table
 from trainer import config, flags
@@ -26,17 +29,17 @@ def main(job: config.Job) -> None:
     from trainer.watch.journal import Journal
     from trainer.watch.vitals import Vitals
 
-    spent: dict[str, float] = {}
+    spent: dict[str, np.ndarray] = {}
 
     def clocked(owner: Any, name: str, label: str) -> None:
         function: Callable[..., Any] = getattr(owner, name)
 
         def call(*arguments: Any, **named: Any) -> Any:
-            start = time.perf_counter()
+            start = clocks()
             try:
                 return function(*arguments, **named)
             finally:
-                spent[label] = spent.get(label, 0.0) + time.perf_counter() - start
+                spent[label] = spent.get(label, 0.0) + clocks() - start
 
         setattr(owner, name, call)
 
@@ -46,22 +49,31 @@ def main(job: config.Job) -> None:
     clocked(Vitals, "figures", "weight norm, memory")
     clocked(Journal, "train", "training figures, written")
     clocked(Journal, "validation", "validation figures, written")
-    start = time.perf_counter()
+    start = clocks()
     run.train(job)
-    total = time.perf_counter() - start
+    total = clocks() - start
     spent["validation figures, written"] -= spent["panels, curves, confusions"]
     spent["counted in evaluations"] = count_seconds(job)
-    spent["all of it"] = sum(spent.values())
+    spent["all of it"] = sum(spent.values(), np.zeros(2))
     spent["the job"] = total
-    rows = {
-        name: {"seconds": seconds, "share, %": 100 * seconds / total}
-        for name, seconds in spent.items()
-    }
+    rows = {}
+    for name, seconds in spent.items():
+        columns = zip(("s", "CPU s"), seconds, 100 * seconds / total, strict=True)
+        rows[name] = {
+            title: value
+            for unit, taken, share in columns
+            for title, value in ((unit, taken), (f"{unit}, %", share))
+        }
     table.show("What watching costs", rows)
 
 
-def count_seconds(job: config.Job, repeats: int = 5) -> float:
-    """Returns the seconds that all evaluations of a job count for pictures and curves."""
+def clocks() -> np.ndarray:
+    """Returns the wall's and the process's CPU time, in seconds."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def count_seconds(job: config.Job, repeats: int = 5) -> np.ndarray:
+    """Returns the seconds (wall, CPU) in which all evaluations count for pictures and curves."""
     import tensorflow as tf
 
     from trainer import metrics
@@ -84,10 +96,10 @@ def count_seconds(job: config.Job, repeats: int = 5) -> float:
         )
 
     count()
-    start = time.perf_counter()
+    start = clocks()
     for _ in range(repeats):
         count()[-1].numpy()
-    seconds = (time.perf_counter() - start) / repeats
+    seconds = (clocks() - start) / repeats
     batches = -(-split.examples // job.data.batch_size)
     return seconds * batches * 10  # evaluations of a run
 
