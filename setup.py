@@ -53,6 +53,7 @@ setuptools.setup(
             "pytest-xdist>=3.6,<4",
             "ruff>=0.17,<0.18",
             "scipy>=1.13,<2",
+            "tensorboard-plugin-profile>=2.24.2,<2.25",
             "tf2onnx==1.17.0",
         ],
         # The tab of TensorBoard that opens what --profile has traced.
