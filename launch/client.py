@@ -15,10 +15,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from launch import errors, request
+from trainer import vertex
 from trainer.errors import InputError
 
-# The variable by which gcloud, too, is led to another address.
-ENDPOINT = "CLOUDSDK_API_ENDPOINT_OVERRIDES_AIPLATFORM"
 PREFIX = "JOB_STATE_"
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED")
 NOT_YET = ("QUEUED", "PENDING")
@@ -97,7 +96,7 @@ class Service:
         from google.cloud.aiplatform_v1.services import job_service
 
         self.parent = f"projects/{project}/locations/{region}"
-        address = os.environ.get(ENDPOINT, f"https://{region}-aiplatform.googleapis.com")
+        address = os.environ.get(vertex.ENDPOINT, f"https://{region}-aiplatform.googleapis.com")
         # A token does not travel over plain HTTP.
         open_line = address.startswith("http://")
         try:

@@ -8,6 +8,7 @@ from typing import Any
 
 from launch import settings, study
 from launch.hardware import Machines
+from trainer import vertex
 
 REDUCTION_SERVER = {
     "image": "us-docker.pkg.dev/vertex-ai-restricted/training/reductionserver:latest",
@@ -77,11 +78,12 @@ def _pools(
     asked: settings.Vertex, machines: Machines, image: str, args: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Returns the chief's pool, then those of the other workers and of Reduction Servers."""
-    container: dict[str, Any] = {"imageUri": image, "args": list(args)}
-    if machines.environment:
-        container["env"] = [
-            {"name": name, "value": value} for name, value in machines.environment.items()
-        ]
+    variables = {**machines.environment, vertex.REGION: machines.region}
+    container: dict[str, Any] = {
+        "imageUri": image,
+        "args": list(args),
+        "env": [{"name": name, "value": value} for name, value in variables.items()],
+    }
     machine: dict[str, Any] = {"machineType": machines.machine}
     if machines.accelerator_type:
         machine["acceleratorType"] = machines.accelerator_type

@@ -142,6 +142,8 @@ def end(asked: settings.Vertex, job: Job, final: Job) -> None:
         f": {' '.join(final.error.split())}" if final.error else ".",
         f"\n{trouble.remedy}" if trouble else "",
     )
+    if final.state == "CANCELLED" and not final.error:
+        logging.info("If nobody did that, it refused its input: its last line in the log says why.")
     status = errors.exit_status(final.error)
     if status != flags.EXIT_STATUS:
         logging.info("The same command starts it again, from its last checkpoint.")
@@ -149,10 +151,11 @@ def end(asked: settings.Vertex, job: Job, final: Job) -> None:
 
 
 def attach(asked: settings.Vertex, argv: Sequence[str]) -> None:
-    """Follows the newest job of this name; exits with its status."""
+    """Follows the newest job of this name, or shows how it went wrong; exits with its status."""
     services = {region: Service(asked.job.project, region) for region in asked.regions()}
     job = newest(asked, find(asked, list(services.values())))
-    end(asked, job, job if job.has_ended else stay(asked, services[job.region], job))
+    over = job.state == "SUCCEEDED" or (job.has_ended and not asked.job.follow)
+    end(asked, job, job if over else stay(asked, services[job.region], job))
 
 
 def cancel(asked: settings.Vertex, argv: Sequence[str]) -> None:

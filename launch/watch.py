@@ -14,6 +14,8 @@ from launch.client import NOT_YET, Job, NoRoomError, Service
 from launch.submit import patiently
 from trainer.flags import EXIT_STATUS as REFUSED
 
+LATE_LOOKS = 2  # at the log, whose last entries may come after the job's last state
+
 
 def follow(asked: settings.Vertex, service: Service, job: Job) -> Job:
     """Returns the job once its state is its last.
@@ -27,16 +29,17 @@ def follow(asked: settings.Vertex, service: Service, job: Job) -> Job:
     max_wait = settings.seconds("max_wait", asked.scheduling.max_wait or "0")
     while True:
         job = patiently(functools.partial(service.get, job), patience, "describe the job")
-        for entry in _new_entries(log, line):
-            line.print(str(entry))
-            if entry.refused and not refusal:  # Vertex AI would restart it
-                refusal = entry.text
-                patiently(functools.partial(service.cancel, job), patience, "cancel the job")
+        told = _show_new_entries(log, line)
+        if told and not refusal and not job.has_ended:  # Vertex AI would start it again
+            patiently(functools.partial(service.cancel, job), patience, "cancel the job")
+        refusal = refusal or told
         for replica in job.shells.keys() - shells:
             line.print(f"shell    {replica}: {job.shells[replica]}")
         shells |= job.shells.keys()
         line.show(job)
         if job.has_ended:
+            if job.state == "CANCELLED" and not refusal:
+                refusal = _late_refusal(log, line, asked.job.poll_seconds)
             line.end()
             if refusal and job.state == "CANCELLED":
                 error = f"the trainer refused its input, with a non-zero status of {REFUSED}; "
@@ -47,6 +50,25 @@ def follow(asked: settings.Vertex, service: Service, job: Job) -> Job:
             patiently(functools.partial(service.cancel, job), patience, "cancel the job")
             raise NoRoomError(f"no machines within --max_wait={asked.scheduling.max_wait}")
         time.sleep(asked.job.poll_seconds)
+
+
+def _show_new_entries(log: logs.Log | None, line: "StatusLine") -> str:
+    """Shows what is new; returns by which words the trainer refuses its input, if it does."""
+    refusal = ""
+    for entry in _new_entries(log, line):
+        line.print(str(entry))
+        if entry.refused and not refusal:
+            refusal = entry.text
+    return refusal
+
+
+def _late_refusal(log: logs.Log | None, line: "StatusLine", pause_seconds: float) -> str:
+    """Returns why a job has cancelled itself, if it has."""
+    for _ in range(LATE_LOOKS if log and not log.unreadable else 0):
+        time.sleep(pause_seconds)
+        if refusal := _show_new_entries(log, line):
+            return refusal
+    return ""
 
 
 def _new_entries(log: logs.Log | None, line: "StatusLine") -> Iterator[logs.Entry]:

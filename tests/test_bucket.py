@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tests import gcs_server
 from trainer import config, flags
-from trainer.errors import InputError, UnreachableError
+from trainer.errors import InputError, PassingError, UnreachableError
 from trainer.stores import bucket as buckets
 from trainer.stores import files
 
@@ -47,7 +47,7 @@ def test_only_one_makes_an_object_and_may_do_it_twice(bucket, tmp_path):
     crcs = {name: files.crc32c(str(tmp_path / name)) for name in "xy"}
     for name in "xx":
         buckets.upload(str(tmp_path / name), f"{bucket}/new", crcs[name], create=True)
-    with pytest.raises(InputError, match="/new was written by another process meanwhile;"):
+    with pytest.raises(PassingError, match="/new was written by another process meanwhile;"):
         buckets.upload(str(tmp_path / "y"), f"{bucket}/new", crcs["y"], create=True)
 
 
@@ -88,8 +88,11 @@ def test_what_is_missing_is_named(gcs, bucket, tmp_path):
 def test_who_is_not_let_in_is_told_at_once(gcs):
     gcs.make_bucket("closed", forbidden=True)
     for ask in (buckets.check, buckets.contents, buckets.exists):
-        with pytest.raises(InputError, match="^gs://closed/run: access is denied \\(403: tester"):
+        with pytest.raises(
+            InputError, match="^gs://closed/run: access is denied \\(403: tester"
+        ) as at:
             ask("gs://closed/run")
+        assert at.type is InputError  # another start would not be let in either
     assert gcs.counts().requests["list"] <= 3
 
 

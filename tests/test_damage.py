@@ -9,7 +9,7 @@ import pytest
 from conftest import write_data
 
 from trainer.data import damage, records
-from trainer.errors import InputError
+from trainer.errors import InputError, PassingError
 from trainer.stores import listing
 
 SPLITS = ("train", "val")
@@ -107,6 +107,15 @@ def test_a_missing_shard_stops_the_run(data, skip_bad_records):
     path.unlink()
     message = refusal(data, skip_bad_records=skip_bad_records)
     assert message.startswith(f"{path} is missing, though the manifest lists it; ")
+
+
+def test_a_store_that_does_not_answer_is_no_damage(data, monkeypatch):
+    def unanswered(data_dir, shard):
+        raise PassingError(f"{shard.name} could not be reached")
+
+    monkeypatch.setattr(records, "verify_shard", unanswered)
+    with pytest.raises(PassingError, match="^train-00000-of-00002.tfrecord could not be reached$"):
+        damage.check(*data, SPLITS)
 
 
 def test_splits_that_are_not_read_are_not_checked(data):

@@ -1,5 +1,6 @@
 """A whole job: sent by Google's own client, run by two workers from gs://, preempted, resumed."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -9,8 +10,10 @@ import time
 
 import pytest
 
+from launch import client, hardware, request, settings
 from tests import vertex_machines, vertex_server
 from tests.jobs import SMALL
+from trainer import flags
 
 pytestmark = pytest.mark.slow
 
@@ -27,18 +30,36 @@ def data(gcs, bucket, data_dir):
     return f"{bucket}/data"
 
 
-def launch(server, bucket, *argv):
+@contextlib.contextmanager
+def vertex_ai(environment, **options):
+    """Runs the service, and the jobs that it is sent in that environment."""
+    with vertex_server.serve() as server:
+        machines = vertex_machines.Machines({**environment, **server.environment()}, **options)
+        server.runner = machines.run
+        yield server, machines
+
+
+def launch(server, *argv):
+    own = ("--name=nuclei", "--project=lab", "--poll_seconds=0.2")
     return subprocess.Popen(
-        [
-            *(sys.executable, "-m", "launch.vertex", "--name=nuclei", "--project=lab"),
-            *(f"--bucket={bucket}", "--image=trainer:1", "--poll_seconds=0.2", *argv),
-        ],
+        [sys.executable, "-m", "launch.vertex", *argv[:1], *own, *argv[1:]],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, **server.environment()},
     )
+
+
+def send(server, monkeypatch, *argv):
+    """Sends a job without the launcher's checks, as gcloud would."""
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    own = ["--name=nuclei", "--project=lab", "--bucket=gs://b"]
+    asked = flags.parse(settings.Vertex, ["launch.vertex", *own])
+    (place,) = hardware.choose(asked)
+    service = client.Service("lab", place.region)
+    return service, service.create("customJobs", request.build(asked, place, "i", argv, 1))
 
 
 def wait_until(condition, process, seconds=150):
@@ -50,12 +71,12 @@ def wait_until(condition, process, seconds=150):
 
 
 def test_two_workers_train_from_a_bucket_are_preempted_resume_and_succeed(gcs, bucket, data):
-    machines = vertex_machines.Machines({**gcs.environment(), "TF_CPP_MIN_LOG_LEVEL": "3"})
     folder = f"{bucket}/runs/nuclei"
-    with vertex_server.serve(machines.run) as server:
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    with vertex_ai({**gcs.environment(), **quiet}) as (server, machines):
         server.create_faults = [vertex_server.Fault(503, carried_out=True)]
-        argv = ["--workers=2", "--", f"--data_dir={data}", *SMALL, *LONG]
-        command = launch(server, bucket, *argv)
+        argv = [f"--bucket={bucket}", "--image=trainer:1", "--workers=2"]
+        command = launch(server, "run", *argv, "--", f"--data_dir={data}", *SMALL, *LONG)
         wait_until(lambda: gcs.names(f"{folder}/checkpoints/00000004/commit"), command)
         machines.kill((1, 0))
         output, _ = command.communicate(timeout=240)
@@ -77,14 +98,41 @@ def test_two_workers_train_from_a_bucket_are_preempted_resume_and_succeed(gcs, b
     assert steps == [8, 16]
 
 
-def test_what_the_trainer_refuses_is_not_restarted_for_long_and_says_why(gcs, bucket):
-    machines = vertex_machines.Machines(gcs.environment())
-    with vertex_server.serve(machines.run) as server:
-        command = launch(server, bucket, "--", f"--data_dir={bucket}/nothing")
+def test_data_that_the_trainer_refuses_end_the_job_at_its_first_start(gcs, bucket):
+    with vertex_ai(gcs.environment()) as (server, machines):
+        argv = [f"--bucket={bucket}", "--image=trainer:1", "--", f"--data_dir={bucket}/nothing"]
+        command = launch(server, "run", *argv)
         output, _ = command.communicate(timeout=240)
     assert command.returncode == 2, output
     line = next(line for line in output.splitlines() if line.startswith("workerpool0-0 | ERROR"))
     assert f"{bucket}/nothing" in line
     assert "The job was cancelled: the trainer refused its input, with a non-zero status " in output
     assert "starts it again" not in output
-    assert machines.starts[0, 0] <= 2
+    assert machines.starts == {(0, 0): 1}
+
+
+def test_a_job_with_a_bad_flag_ends_itself_and_whoever_attaches_is_told_why(monkeypatch):
+    with vertex_ai({}) as (server, machines):
+        service, job = send(server, monkeypatch, "--crop=250")
+        command = launch(server, "attach")
+        output, _ = command.communicate(timeout=60)
+        assert service.get(job).state == "CANCELLED"
+    assert command.returncode == 2, output
+    assert "--crop=250 is not a multiple of 16" in output
+    assert machines.starts == {(0, 0): 1}
+
+
+def test_a_job_that_may_not_end_itself_is_started_again_and_says_so(monkeypatch):
+    with vertex_ai({}, max_restarts=1) as (server, machines):
+        server.cancel_faults = [403] * 9
+        service, job = send(server, monkeypatch, "--crop=250")
+        deadline = time.monotonic() + 60
+        while not (job := service.get(job)).has_ended:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert (job.state, machines.exits) == ("FAILED", {(0, 0): [2, 2]})
+    told = [entry["jsonPayload"] for entry in server.entries]
+    assert ["refused" in entry for entry in told] == [True, False, True, False]
+    assert told[1]["message"] == told[3]["message"]
+    assert "permission aiplatform.customJobs.cancel" in told[1]["message"]
+    assert told[1]["message"].endswith("; Vertex AI will start it again, up to its limits.")

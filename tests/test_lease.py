@@ -9,7 +9,7 @@ import time
 import pytest
 
 from trainer import lease
-from trainer.errors import InputError
+from trainer.errors import InputError, PassingError
 
 
 def content(folder):
@@ -33,7 +33,7 @@ def test_a_lease_names_host_and_process_and_is_gone_at_the_end(tmp_path):
 def test_a_second_job_is_refused_at_once_while_the_first_lives(tmp_path):
     with lease.held(str(tmp_path), 60):
         start = time.monotonic()
-        with pytest.raises(InputError) as error, lease.held(str(tmp_path), 60):
+        with pytest.raises(PassingError) as error, lease.held(str(tmp_path), 60):
             pass
         assert time.monotonic() - start < 5
         assert f"is being written by process {os.getpid()} on " in str(error.value)
@@ -68,7 +68,7 @@ def test_a_lease_that_is_renewed_meanwhile_is_respected(tmp_path):
     renewal += "; f = p / 'lease.json'; f.write_text(f.read_text() + ' ')"
     with (
         subprocess.Popen([sys.executable, "-c", renewal]),
-        pytest.raises(InputError, match="is being written by process 7 on far"),
+        pytest.raises(PassingError, match="is being written by process 7 on far"),
     ):
         lease.Lease(str(tmp_path), 30).acquire()
 
@@ -93,7 +93,7 @@ def test_a_job_whose_lease_was_taken_over_ends(tmp_path):
         mine.check()
         other_machine(tmp_path)
         mine._thread.join(10)
-        with pytest.raises(InputError, match="was taken over by process 7 on far"):
+        with pytest.raises(PassingError, match="was taken over by process 7 on far"):
             mine.check()
     assert content(tmp_path)["host"] == "far"  # which is not ours to remove
 
@@ -108,7 +108,7 @@ def test_the_lease_of_a_bucket_is_made_only_where_there_is_none(gcs, bucket):
     folder = f"{bucket}/run"
     with lease.held(folder, 60):
         assert json.loads(gcs.read(f"{folder}/lease.json"))["pid"] == os.getpid()
-        with pytest.raises(InputError, match=f"is being written by process {os.getpid()} on"):
+        with pytest.raises(PassingError, match=f"is being written by process {os.getpid()} on"):
             lease.Lease(folder, 60).acquire()
     assert gcs.names(folder) == []
 
@@ -119,7 +119,7 @@ def test_a_bucket_s_lease_taken_over_meanwhile_is_lost(gcs, bucket):
         text = json.dumps({**json.loads(gcs.read(f"{folder}/lease.json")), "pid": 7, "host": "far"})
         gcs.write(f"{folder}/lease.json", text.encode())
         mine._thread.join(20)
-        with pytest.raises(InputError, match="was taken over by process 7 on far"):
+        with pytest.raises(PassingError, match="was taken over by process 7 on far"):
             mine.check()
     assert json.loads(gcs.read(f"{folder}/lease.json"))["pid"] == 7
 

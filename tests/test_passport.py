@@ -7,7 +7,7 @@ import tensorflow as tf
 from conftest import strategy_of, write_data
 
 from trainer import config, network, passport
-from trainer.errors import InputError
+from trainer.errors import InputError, PassingError
 
 
 def describe(job=None, **facts):
@@ -156,7 +156,7 @@ def test_a_passport_that_is_not_json_is_named(tmp_path):
     [
         (InputError("The loss is nan."), InputError, "The loss is nan."),
         (KeyboardInterrupt(), KeyboardInterrupt, "KeyboardInterrupt"),
-        (tf.errors.ResourceExhaustedError(None, None, "x; No space left"), InputError, ""),
+        (tf.errors.ResourceExhaustedError(None, None, "x; No space left"), PassingError, ""),
     ],
 )
 def test_the_reason_of_an_end_by_error_is_written(tmp_path, raised, expected, reason):

@@ -1,6 +1,7 @@
 """Workers that never come, die, hang or fail, and what the others say. No TensorFlow here."""
 
 import ctypes
+import json
 import signal
 import socket
 import subprocess
@@ -11,10 +12,13 @@ import pytest
 
 from launch.local import reserve_ports
 from trainer import config, flags
-from trainer.errors import InputError
+from trainer.errors import InputError, PassingError
 from trainer.workers import peers, rendezvous, roster
 
 pytestmark = pytest.mark.slow
+
+
+WRONG = {"wrong": InputError, "in the way": PassingError}
 
 
 class AbortedError(Exception):
@@ -32,8 +36,8 @@ def work(settings, addresses, index, how):
     aborted = threading.Event()
     others.watch(aborted.set, (AbortedError,))
     print("joined", flush=True)
-    if how == "wrong" and index == 1:
-        raise InputError("--crop=0 is wrong; use 256.")
+    if how in WRONG and index == 1:
+        raise WRONG[how]("--crop=0 is wrong; use 256.")
     if how == "failing" and index == 1:
         raise ZeroDivisionError("by zero")
     if how == "done":
@@ -111,15 +115,15 @@ def test_a_worker_that_never_comes_is_named(coming, missing):
         )
 
 
-def test_what_is_wrong_with_one_worker_is_what_the_others_end_with():
+@pytest.mark.parametrize("how", WRONG)
+def test_what_is_wrong_with_one_worker_is_what_the_others_end_with(how, monkeypatch):
+    monkeypatch.setenv("CLOUD_ML_JOB_ID", "1")  # so that the log says what starting again helps
     addresses = free_addresses(3)
-    found = ends(start(addresses, range(3), "wrong"))
-    assert found[1] == (2, "--crop=0 is wrong; use 256.\n")
-    for index in (0, 2):
-        assert found[index] == (
-            2,
-            f"Worker 1 ({addresses[1]}) ended: --crop=0 is wrong; use 256.\n",
-        )
+    for index, (status, output) in ends(start(addresses, range(3), how)).items():
+        entry = json.loads(output)
+        by = "" if index == 1 else f"Worker 1 ({addresses[1]}) ended: "
+        assert (status, entry["message"]) == (2, f"{by}--crop=0 is wrong; use 256.")
+        assert entry.get("refused", False) is (how == "wrong")
 
 
 def test_a_defect_of_one_worker_is_named_by_the_others():

@@ -22,6 +22,7 @@ from google.protobuf import json_format
 from google.rpc import code_pb2, status_pb2
 
 from launch import client, image, logs
+from trainer import vertex
 
 KINDS = {
     "customJobs": types.CustomJob,
@@ -72,6 +73,7 @@ class Server:
         walks: region → the states that its jobs walk through; WALK where none is given.
         create_faults: of the next creations, in order.
         get_faults: statuses of the next descriptions, in order.
+        cancel_faults: statuses of the next cancellations, in order.
         runner: what runs a job, if anything: called in a thread with the job and a setter.
         requests: (method, path, body) of all that was asked.
         jobs: name → job.
@@ -87,6 +89,7 @@ class Server:
         self.walks: dict[str, tuple[str, ...]] = {}
         self.create_faults: list[Fault] = []
         self.get_faults: list[int] = []
+        self.cancel_faults: list[int] = []
         self.runner = runner
         self.requests: list[tuple[str, str, Any]] = []
         self.jobs: dict[str, Any] = {}
@@ -103,7 +106,7 @@ class Server:
 
     def environment(self) -> dict[str, str]:
         """Returns the variables that lead commands here."""
-        names = (client.ENDPOINT, logs.ENDPOINT, image.BUILD_ENDPOINT, image.REGISTRY_ENDPOINT)
+        names = (vertex.ENDPOINT, logs.ENDPOINT, image.BUILD_ENDPOINT, image.REGISTRY_ENDPOINT)
         return dict.fromkeys(names, self.address)
 
     def bodies(self, method: str, ending: str) -> list[Any]:
@@ -198,10 +201,13 @@ class Server:
         return {collection: found}
 
     def _item(self, method: str, name: str, collection: str, cancel: str | None) -> dict[str, Any]:
-        job = self.jobs.get(name)
+        job = self.jobs.get(name) or self._by_number(name)
         if job is None:
             raise RefusedError(404, f"{name} is not found.")
+        name = job.name
         if cancel:
+            if self.cancel_faults:
+                raise RefusedError(self.cancel_faults.pop(0), "injected")
             self._left[name] = ["CANCELLED"]
             self.set_state(job, "CANCELLING")
             return {}
@@ -213,6 +219,12 @@ class Server:
             self.set_state(job, state, error.format(region=name.split("/")[3]))
         with self._lock:
             return _json(job)
+
+    def _by_number(self, name: str) -> Any:
+        """Returns a job that is named by its project's number, as the job itself knows it."""
+        _, project, *rest = name.split("/")
+        found = [job for key, job in self.jobs.items() if key.split("/")[2:] == rest]
+        return found[0] if found and project.isdigit() else None
 
     def _read_log(self, body: Any) -> dict[str, Any]:
         if self.log_status != 200:

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 
 from trainer import tpus
-from trainer.errors import InputError
+from trainer.errors import InputError, PassingError
 from trainer.workers import peers, rendezvous, roster
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
@@ -87,7 +87,7 @@ def _mirrored(virtual_devices: int) -> tf.distribute.Strategy:
     if virtual_devices:
         return tf.distribute.MirroredStrategy([f"/CPU:{i}" for i in range(virtual_devices)])
     if not tf.config.list_physical_devices("GPU"):
-        raise InputError(
+        raise PassingError(
             "--strategy=mirrored finds no GPU; use --strategy=one_device, or --virtual_devices=2 "
             "to try several replicas on the CPU."
         )

@@ -9,5 +9,9 @@ class InputError(ValueError):
     """
 
 
-class UnreachableError(InputError):
+class PassingError(InputError):
+    """What another start may find otherwise: a store, a device, a port, the lease of a folder."""
+
+
+class UnreachableError(PassingError):
     """A store that has not answered for long; what goes on in the background may try again."""

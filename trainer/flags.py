@@ -16,8 +16,8 @@ from typing import Any
 
 from absl import flags, logging
 
-from trainer import config, preemption, vertex
-from trainer.errors import InputError, UnreachableError
+from trainer import cancellation, config, preemption, vertex
+from trainer.errors import InputError, PassingError
 from trainer.stores import bucket, files, retries
 from trainer.workers import peers, rendezvous
 
@@ -38,6 +38,7 @@ def run(
     *,
     defaults: Mapping[str, Any] = types.MappingProxyType({}),
     counts_retries: bool = True,
+    is_job: bool = False,
 ) -> None:
     """Parses the command line into settings of class `cls`, calls `main` and exits.
 
@@ -47,6 +48,8 @@ def run(
         argv: the command line; the process's own if None.
         defaults: of flags, in place of those of `cls`.
         counts_retries: whether to say at the end how many requests to gs:// were sent again.
+        is_job: whether this is what a Vertex AI job is there for: where its input is refused, the
+            job is to end, and not to be started again.
 
     Exit status: 0 when done; 2, after one line on stderr, when the input breaks a rule; 143 when
     the job was asked to stop and has saved its state; 75 when another worker of the job is lost.
@@ -66,7 +69,12 @@ def run(
         with retries.reported() if in_bucket else contextlib.nullcontext(), peers.parting():
             main(settings)
     except InputError as error:
-        _exit_with(str(error), refused=not isinstance(error, UnreachableError))
+        refused = not isinstance(error, PassingError)
+        logging.error("%s", error, extra={"refused": refused})
+        # A person in the container's shell does not end the job that runs beside it.
+        if refused and is_job and vertex.is_here() and not sys.stderr.isatty():
+            cancellation.end_job()
+        sys.exit(EXIT_STATUS)
     except preemption.StoppedError as error:
         logging.info("%s", error)
         sys.exit(preemption.EXIT_STATUS)
@@ -252,7 +260,6 @@ def _concerns_the_user(record: standard_logging.LogRecord) -> bool:
     return record.levelno >= standard_logging.WARNING and "retracing" not in record.getMessage()
 
 
-def _exit_with(message: str, refused: bool = False) -> None:
-    """Logs the last word; a job whose input is refused would be refused again."""
-    logging.error("%s", message, extra={"refused": refused})
+def _exit_with(message: str) -> None:
+    logging.error("%s", message)
     sys.exit(EXIT_STATUS)

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from absl import logging
 
-from trainer.errors import InputError
+from trainer.errors import InputError, PassingError
 from trainer.stores import bucket, files
 
 NAME = "lease.json"
@@ -55,9 +55,9 @@ class Lease:
         self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
 
     def check(self) -> None:
-        """Raises InputError if another job has taken the folder over."""
+        """Raises PassingError if another job has taken the folder over."""
         if self._taken_by:
-            raise InputError(
+            raise PassingError(
                 f"--run_dir={self._run_dir} was taken over by {self._taken_by}, for this job had "
                 f"not renewed its lease for {self._seconds:g} s; this job ends, that one goes on."
             )
@@ -66,7 +66,7 @@ class Lease:
         """Takes the lease, waiting out an owner that may be dead.
 
         Raises:
-            InputError: the owner lives.
+            PassingError: the owner lives.
         """
         text, version = self._cell.read()
         seen = time.monotonic()
@@ -122,7 +122,7 @@ class Lease:
         return json.dumps({**self._owner, "renewed": _now()}, indent=1) + "\n"
 
     def _refuse(self, text: str) -> None:
-        raise InputError(
+        raise PassingError(
             f"--run_dir={self._run_dir} is being written by {_name(text)}; wait for that job, stop "
             "it, or name another --run_dir."
         )
@@ -138,7 +138,7 @@ def held(run_dir: str, seconds: float, writer: bool = True) -> Iterator[Lease]:
         writer: whether this worker writes at all; the lease of another is never lost.
 
     Raises:
-        InputError: another job holds the lease and lives.
+        InputError: another job holds the lease and lives, or the folder cannot be written.
     """
     lease = Lease(run_dir, seconds)
     if not writer:

@@ -18,7 +18,7 @@ from absl import logging
 import trainer
 from trainer import config, preemption
 from trainer.data import records
-from trainer.errors import InputError
+from trainer.errors import InputError, PassingError
 from trainer.stores import files
 from trainer.workers import rendezvous
 
@@ -101,7 +101,7 @@ def ending(run_dir: str, passport: dict[str, Any], chief: bool) -> Iterator[Endi
     """Writes into run.json why and when the run ended, also if by an error.
 
     Raises:
-        InputError: in place of TensorFlow's error when the disk is full.
+        PassingError: in place of TensorFlow's error when the disk is full.
     """
     found = Ending()
     try:
@@ -109,7 +109,7 @@ def ending(run_dir: str, passport: dict[str, Any], chief: bool) -> Iterator[Endi
     except tf.errors.ResourceExhaustedError as error:
         if "No space left" not in str(error):
             raise
-        raise InputError(
+        raise PassingError(
             f"No space is left on the disk of --run_dir={run_dir}; free some and start again: the "
             "last whole checkpoint is kept."
         ) from None

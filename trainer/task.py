@@ -15,4 +15,4 @@ def main(job: config.Job) -> None:
 
 
 if __name__ == "__main__":
-    flags.run(config.Job, main, defaults=vertex.defaults())
+    flags.run(config.Job, main, defaults=vertex.defaults(), is_job=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from trainer.errors import InputError
+from trainer.errors import InputError, PassingError
 from trainer.workers import roster
 
 NEWEST_SUPPORTED = 5  # of the versions; TensorFlow is not built for v6e and later
@@ -41,7 +41,7 @@ def connect(name: str) -> tf.distribute.Strategy:
         raise
     # The last is what the client of Google's API lacks where it is not installed.
     except (tf.errors.OpError, ValueError, RuntimeError, OSError, ImportError) as error:
-        raise InputError(explain(name, str(error), chips)) from error
+        raise PassingError(explain(name, str(error), chips)) from error
     return tf.distribute.TPUStrategy(resolver)
 
 

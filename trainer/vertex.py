@@ -14,10 +14,20 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
+# The variable by which gcloud, too, is led to another address.
+ENDPOINT = "CLOUDSDK_API_ENDPOINT_OVERRIDES_AIPLATFORM"
+# The job's region, from launch.vertex: Vertex AI's own CLOUD_ML_REGION is in no document.
+REGION = "UNET_TRAINER_REGION"
+
 
 def is_here(environment: Mapping[str, str] = os.environ) -> bool:
     """Returns whether the process runs in a Vertex AI job."""
     return "CLOUD_ML_JOB_ID" in environment
+
+
+def is_trial(environment: Mapping[str, str] = os.environ) -> bool:
+    """Returns whether the process is a trial of a hyperparameter tuning job."""
+    return "CLOUD_ML_TRIAL_ID" in environment or "CLOUD_ML_HP_METRIC_FILE" in environment
 
 
 def defaults(environment: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -24,7 +24,7 @@ import numpy as np
 from absl import logging
 
 from trainer.data import records, salvage
-from trainer.errors import InputError
+from trainer.errors import InputError, PassingError
 from trainer.stores import listing
 
 SMALL = 256 * 2**20  # bytes; so much is read at every start, in 0.1 s from memory
@@ -77,17 +77,18 @@ def check(
             unreadable records if there are more than allowed.
     """
     prepare = leave_out if skip_bad_records else _refuse
-    found, lost, failure = manifest, list[Lost](), ""
+    found, lost, failure, passes = manifest, list[Lost](), "", False
     try:
         found, lost = prepare(data_dir, manifest, list(splits), worker, num_workers)
     except InputError as error:
-        failure = str(error)
+        failure, passes = str(error), isinstance(error, PassingError)
     told = lost[: max(skip_bad_records, SHOWN)]
-    mine = {"failure": failure, "count": len(lost), "lost": [*map(dataclasses.asdict, told)]}
+    mine = {"failure": failure, "passes": passes}
+    mine |= {"count": len(lost), "lost": [*map(dataclasses.asdict, told)]}
     reports = _exchange(mine, worker, num_workers, sum_over_workers)
     for report in reports:
         if report["failure"]:
-            raise InputError(report["failure"])
+            raise (PassingError if report["passes"] else InputError)(report["failure"])
     lost = [Lost(**record) for report in reports for record in report["lost"]]
     count = sum(report["count"] for report in reports)
     if count > skip_bad_records:
@@ -163,6 +164,8 @@ def verify(data_dir: str, shard: records.Shard) -> None:
     """Raises InputError, with what to do next, if a shard is not as it was written."""
     try:
         records.verify_shard(data_dir, shard)
+    except PassingError:
+        raise
     except InputError as damage:
         raise InputError(
             f"{damage} `python -m trainer.data.inspect {data_dir} --verify` checks every shard."

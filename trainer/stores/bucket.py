@@ -14,11 +14,12 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-from trainer.errors import InputError, UnreachableError
+from trainer.errors import InputError, PassingError, UnreachableError
 
 SCHEME = "gs://"
 CHUNK_BYTES = 16 * 2**20  # of an upload; what is sent again when a connection breaks
 PART_BYTES = 64 * 2**10  # of a file of which only the header is wanted
+PASSING = (401, 408, 412, 429)  # statuses that another start may not meet; 5xx are others
 RETRY_SECONDS = 300  # after which a request is given up; outages of minutes are survived
 
 _retries = 0
@@ -270,9 +271,11 @@ def _explained(path: str) -> Iterator[None]:
     except exceptions.RetryError as error:
         raise UnreachableError(_line(path, 0, f"{error.cause or error}")) from None
     except exceptions.GoogleAPICallError as error:
-        raise InputError(_line(path, error.code or 0, _said(error))) from None
+        status = error.code or 0
+        kind = PassingError if status in PASSING or status >= 500 else InputError
+        raise kind(_line(path, status, _said(error))) from None
     except auth.GoogleAuthError as error:
-        raise InputError(_line(path, 401, " ".join(str(error).split()))) from None
+        raise PassingError(_line(path, 401, " ".join(str(error).split()))) from None
 
 
 def _said(error: Any) -> str:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from absl import logging
 
 from trainer import preemption
-from trainer.errors import InputError
+from trainer.errors import InputError, PassingError
 from trainer.workers import roster
 from trainer.workers.rendezvous import Link, LostWorkerError, Patience, meet
 
@@ -142,8 +142,9 @@ class Peers:
             return
         index, kind, text = int(rest[0]), rest[1], rest[2]
         link.leaving = link.leaving or index == link.index
-        if kind == "input":
-            self._lose(line, InputError(f"{self._members.name(index)} ended: {text}"))
+        if kind in ("input", "passing"):
+            error = InputError if kind == "input" else PassingError
+            self._lose(line, error(f"{self._members.name(index)} ended: {text}"))
         elif kind == "failed":
             self._lose(line, _lost(self._members, index, f"failed ({text})"))
         elif kind == "deserted":
@@ -203,7 +204,7 @@ def join(members: roster.Roster, patience: Patience) -> Peers:
 
     Raises:
         LostWorkerError: one has not come in time.
-        InputError: this worker's port is taken, or the workers differ about who they are.
+        PassingError: this worker's port is taken, or the workers differ about who they are.
     """
     if _JOINED:
         return _JOINED[0]
@@ -273,6 +274,7 @@ def end_process(status: int) -> None:
 
 KINDS: Mapping[type[BaseException], str] = {
     LostWorkerError: "deserted",
+    PassingError: "passing",
     InputError: "input",
     preemption.StoppedError: "done",
 }

@@ -8,7 +8,7 @@ import selectors
 import socket
 import time
 
-from trainer.errors import InputError
+from trainer.errors import PassingError
 from trainer.workers import roster
 
 JOIN_SECONDS = 60.0
@@ -90,7 +90,7 @@ def meet(members: roster.Roster, patience: Patience) -> list[Link]:
 
     Raises:
         LostWorkerError: one has not come in time.
-        InputError: this worker's port is taken, or the workers differ about who they are.
+        PassingError: this worker's port is taken, or the workers differ about who they are.
     """
     with _listen(members) as listener:
         if members.index == 0:
@@ -104,7 +104,7 @@ def _listen(members: roster.Roster) -> socket.socket:
     try:
         return socket.create_server(("", int(address.rsplit(":", 1)[1])), backlog=128)
     except OSError as error:
-        raise InputError(
+        raise PassingError(
             f"Worker {members.index}'s own address {address} cannot be listened at "
             f"({os.strerror(error.errno or 0)}); end what holds the port, or name another in "
             "TF_CONFIG."
@@ -194,7 +194,7 @@ def _is_accepted(link: Link, members: roster.Roster, patience: Patience) -> bool
                 if word == "absent":
                     raise _absent(members, json.loads(rest), patience)
                 if word == "refused":
-                    raise InputError(
+                    raise PassingError(
                         f"Worker {members.index} was refused by the chief, {members.addresses[0]}, "
                         f"{rest}; give all workers the same cluster in TF_CONFIG, each its own "
                         "index."
