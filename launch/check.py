@@ -1,9 +1,15 @@
 """Refuses, before anything is sent, what would fail there."""
 
 import importlib.util
+import json
+import pathlib
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import logging
 
 from launch import settings
 from launch.hardware import Machines
@@ -57,14 +63,34 @@ def preflight(machines: Machines, args: Sequence[str]) -> None:
         raise InputError("--preflight needs trainer.preflight, which is not here; drop it.")
     command = [sys.executable, "-m", "trainer.preflight", *args]
     command += [f"--accelerator={machines.accelerator}", f"--chips={machines.replicas}"]
-    status = subprocess.run(command, check=False, stdout=sys.stderr).returncode
-    if status == DOES_NOT_FIT:
-        raise InputError(
-            f"--preflight: the training step does not fit --accelerator={machines.accelerator}; "
-            "use a smaller --batch_size, more --accumulate_steps, or a larger accelerator."
+    logging.info("Compiling the training step for %s.", machines.title)
+    with tempfile.TemporaryDirectory() as scratch:
+        figures = pathlib.Path(scratch, "figures.json")
+        command.append(f"--json={figures}")
+        ended = subprocess.run(
+            command, check=False, stdout=sys.stderr, stderr=subprocess.PIPE, text=True
         )
-    if status:
+        if ended.returncode == DOES_NOT_FIT:
+            raise InputError(_too_large(machines, json.loads(figures.read_text())))
+    said = ended.stderr.strip()
+    if ended.returncode == flags.EXIT_STATUS:
+        raise InputError(f"--preflight: {said.splitlines()[-1]}")
+    if said:
+        print(said, file=sys.stderr)
+    if ended.returncode:
         raise InputError(
-            f"--preflight ended with status {status}, as it says above; mend it, or drop "
+            f"--preflight ended with status {ended.returncode}, as it says above; mend it, or drop "
             "--preflight."
         )
+
+
+def _too_large(machines: Machines, figures: Mapping[str, Any]) -> str:
+    """Returns the line about a step that does not fit, from the figures of trainer.preflight."""
+    total = figures["memory_gib"]["total"]
+    need = "more" if total is None else f"{total:.1f} GiB"
+    return (
+        f"--batch_size={figures['batch_size']} does not fit --accelerator={machines.accelerator}: "
+        f"{figures['batch_size_per_replica']} images per replica need {need}, its compiler says, "
+        f"and there are {figures['usable_memory_gib']:.2f} GiB; use a smaller --batch_size, a "
+        "larger --count, or --accumulate_steps."
+    )

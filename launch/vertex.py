@@ -33,6 +33,8 @@ def run(asked: settings.Vertex, argv: Sequence[str]) -> None:
     for place in places:
         logging.info("%s", tell.describe(asked, place))
     if asked.job.dry_run:
+        if asked.job.preflight:
+            check.preflight(places[0], args)
         print(json.dumps(bodies[0], indent=1), flush=True)
         print(tell.gcloud(asked, places[0], bodies[0]), file=sys.stderr)
         return

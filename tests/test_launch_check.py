@@ -17,10 +17,10 @@ def choose(*argv):
     return asked, hardware.choose(asked)[0]
 
 
-def program(path, *, statuses):
+def program(path, *, statuses, says=""):
     """Writes a program that keeps its arguments, and ends with one status after another."""
     path.write_text(
-        f'#!/bin/sh\necho "$@" >> {path}.calls\n'
+        f'#!/bin/sh\necho "$@" >> {path}.calls\n{says}\n'
         f"set -- {' '.join(map(str, statuses))}\n"
         f"shift $(($(wc -l < {path}.calls) - 1))\nexit $1\n"
     )
@@ -37,25 +37,47 @@ def with_preflight(monkeypatch):
     )
 
 
+FIGURES = (
+    '{"batch_size": 64, "batch_size_per_replica": 16, "usable_memory_gib": 15.75, "memory_gib": '
+    '{"total": %s}}'
+)
+
+
+def too_large(total):
+    """Returns a shell command that writes figures into the file of --json, the last argument."""
+    return f"for last; do :; done; echo '{FIGURES % total}' > ${{last#--json=}}"
+
+
 @pytest.mark.parametrize(
-    ("status", "message"),
+    ("status", "says", "message"),
     [
-        (0, None),
+        (0, "echo report; echo warning >&2", None),
         (
             3,
-            "--preflight: the training step does not fit --accelerator=v5e; use a smaller "
-            "--batch_size, more --accumulate_steps, or a larger accelerator.",
+            too_large("20.04"),
+            "--batch_size=64 does not fit --accelerator=v5e: 16 images per replica need 20.0 GiB, "
+            "its compiler says, and there are 15.75 GiB; use a smaller --batch_size, a larger "
+            "--count, or --accumulate_steps.",
         ),
         (
-            2,
-            "--preflight ended with status 2, as it says above; mend it, or drop --preflight.",
+            3,
+            too_large("null"),
+            "--batch_size=64 does not fit --accelerator=v5e: 16 images per replica need more, its "
+            "compiler says, and there are 15.75 GiB; use a smaller --batch_size, a larger --count, "
+            "or --accumulate_steps.",
+        ),
+        (2, "echo jax is missing. >&2", "--preflight: jax is missing."),
+        (
+            1,
+            "echo Traceback >&2",
+            "--preflight ended with status 1, as it says above; mend it, or drop --preflight.",
         ),
     ],
 )
 def test_preflight_compiles_for_the_jobs_chips_and_decides(
-    tmp_path, monkeypatch, with_preflight, status, message
+    tmp_path, monkeypatch, capfd, with_preflight, status, says, message
 ):
-    calls = program(tmp_path / "python", statuses=[status])
+    calls = program(tmp_path / "python", statuses=[status], says=says)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     _, place = choose("--accelerator=v5e", "--count=4")
     if message is None:
@@ -64,7 +86,11 @@ def test_preflight_compiles_for_the_jobs_chips_and_decides(
         with pytest.raises(InputError) as error:
             check.preflight(place, ["--steps=5"])
         assert str(error.value) == message
-    assert calls() == ["-m trainer.preflight --steps=5 --accelerator=v5e --chips=4"]
+    (call,) = calls()
+    assert call.startswith("-m trainer.preflight --steps=5 --accelerator=v5e --chips=4 --json=")
+    printed = capfd.readouterr()
+    assert printed.out == ""  # it is of the request
+    assert ("warning" in printed.err, "Traceback" in printed.err) == (status == 0, status == 1)
 
 
 def test_there_is_no_preflight_for_cpus():
