@@ -52,6 +52,8 @@ def flags_for(machines: Machines, args: Sequence[str]) -> list[str]:
     follow = [] if given & {"--strategy", "--tpu"} else machines.strategy_flags()
     if machines.workers > 1 and "--join_timeout" not in given:
         follow.append(f"--join_timeout={JOIN_SECONDS}")
+    if machines.reduction_servers and "--collectives" not in given:
+        follow.append("--collectives=nccl")  # to which alone they speak
     return [*args, *follow]
 
 

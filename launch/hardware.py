@@ -25,6 +25,7 @@ class Machines:
         accelerator_type: of the request; None where the machine type says all.
         count: accelerators of each machine.
         workers: machines.
+        reduction_servers: machines that sum the workers' gradients.
         machine: machine type.
         topology: of a TPU.
         disk: type of the boot disk.
@@ -40,6 +41,7 @@ class Machines:
     accelerator_type: str | None
     count: int
     workers: int
+    reduction_servers: int
     machine: str
     topology: str | None
     disk: str
@@ -100,6 +102,7 @@ def choose(asked: settings.Vertex) -> list[Machines]:
                 accelerator_type=row["type"],
                 count=asked.hardware.count,
                 workers=asked.hardware.workers,
+                reduction_servers=asked.hardware.reduction_servers,
                 machine=machine["machine"],
                 topology=machine.get("topology"),
                 disk=row["disk"],
@@ -142,6 +145,12 @@ def _machine(name: str, row: Mapping[str, Any], asked: settings.Hardware) -> Map
     fitting = [one for one in row["machines"] if one["count"] == asked.count]
     if not fitting:
         counts = sorted({one["count"] for one in row["machines"]})
+        slices = row.get("slices", {"topologies": {}})
+        if topology := slices["topologies"].get(str(asked.count)):
+            raise InputError(
+                f"--count={asked.count} of {name} is {topology}, a slice of several machines: "
+                f"{slices['refused']}; use --count={_or(map(str, counts))}."
+            )
         raise InputError(
             f"--count={asked.count}: no machine has that many of {name}; use "
             f"--count={_or(map(str, counts))}."
@@ -183,6 +192,12 @@ def _check(
         raise InputError(
             f"--reduction_servers={hardware.reduction_servers} does not go with --flex_start, "
             "where all machines are alike; drop one of them."
+        )
+    if not asked.image.image:
+        raise InputError(
+            f"--reduction_servers={hardware.reduction_servers} take Google's package "
+            "google-reduction-server in the workers' image, which that of this tree has not; name "
+            "an --image that has it (docs/vertex.md)."
         )
 
 

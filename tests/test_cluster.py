@@ -51,6 +51,16 @@ def test_several_workers_without_tf_config_are_refused(monkeypatch):
     )
 
 
+def test_sums_by_nccl_take_gpus(monkeypatch):
+    config = {"cluster": {"chief": ["a:1"]}, "task": {"type": "chief", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    with pytest.raises(PassingError) as error:
+        cluster.connect("multi_worker", collectives="nccl")
+    assert str(error.value) == (
+        "--collectives=nccl finds no GPU, between which alone it sums; drop it."
+    )
+
+
 def test_one_worker_alone_is_no_several_workers(monkeypatch):
     config = {"cluster": {"chief": ["a:1"]}, "task": {"type": "chief", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))

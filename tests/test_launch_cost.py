@@ -26,7 +26,7 @@ def estimate(tmp_path):
     path.write_text(json.dumps(PRICES))
 
     def of(*argv):
-        own = ["--name=n", "--project=p", "--bucket=gs://b", f"--prices={path}"]
+        own = ["--name=n", "--project=p", "--bucket=gs://b", "--image=i", f"--prices={path}"]
         asked = flags.parse(settings.Vertex, ["launch.vertex", *own, *argv])
         return cost.estimate(asked, hardware.choose(asked)[0])
 

@@ -51,6 +51,16 @@ def test_a_tpu_is_one_pool_with_its_topology_and_environment():
             "--count=3: no machine has that many of l4; use --count=1, 2, 4 or 8.",
         ),
         (
+            ["--accelerator=v5e", "--count=32"],
+            "--count=32 of v5e is 4x8, a slice of several machines: TensorFlow starts there from "
+            "Vertex AI's own image for TPU pods only (Python 3.10, documented for TensorFlow "
+            "2.15), and 2.19 is known to hang on one (tensorflow#93618); use --count=1, 4 or 8.",
+        ),
+        (
+            ["--accelerator=v5e", "--count=12"],
+            "--count=12: no machine has that many of v5e; use --count=1, 4 or 8.",
+        ),
+        (
             ["--accelerator=v5e", "--workers=2"],
             "--workers=2 with --accelerator=v5e: a TPU is one pool of one; drop --workers and use "
             "--count=8 for more chips.",
@@ -100,6 +110,18 @@ def test_what_cannot_be_is_refused_with_what_can_be(argv, message):
     with pytest.raises(InputError) as error:
         choose(*argv)
     assert str(error.value) == message
+
+
+def test_reduction_servers_take_an_image_that_has_googles_package():
+    argv = ["--accelerator=l4", "--workers=2", "--reduction_servers=2"]
+    with pytest.raises(InputError) as error:
+        choose(*argv)
+    assert str(error.value) == (
+        "--reduction_servers=2 take Google's package google-reduction-server in the workers' "
+        "image, which that of this tree has not; name an --image that has it (docs/vertex.md)."
+    )
+    (place,) = choose(*argv, "--image=mine")
+    assert place.workers == 2
 
 
 def test_places_are_tried_by_accelerator_then_region_where_there_is_one():

@@ -112,6 +112,7 @@ def test_settings_arrive_where_the_service_looks_for_them(service):
         *TRAINERS,
         "--strategy=multi_worker",
         "--join_timeout=900",
+        "--collectives=nccl",
     ]
     assert reducers.machine_spec.machine_type == "n1-highcpu-16"
     assert job.job_spec.scheduling.strategy.name == "SPOT"

@@ -1,5 +1,6 @@
 """The devices: which strategy, which worker, which arithmetic. Only this module asks for them."""
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 
@@ -12,6 +13,10 @@ from trainer import tpus
 from trainer.errors import InputError, PassingError
 from trainer.workers import peers, rendezvous, roster
 
+COLLECTIVES = {
+    "auto": tf.distribute.experimental.CommunicationImplementation.AUTO,
+    "nccl": tf.distribute.experimental.CommunicationImplementation.NCCL,
+}
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 
 
@@ -20,6 +25,7 @@ def connect(
     tpu: str = "",
     virtual_devices: int = 0,
     patience: rendezvous.Patience = rendezvous.PATIENCE,
+    collectives: str = "auto",
 ) -> tf.distribute.Strategy:
     """Connects to the devices and returns the strategy that spans them.
 
@@ -28,6 +34,7 @@ def connect(
         tpu: `local`, a TPU's name or its `grpc://host:port`.
         virtual_devices: number of logical CPU devices to make; 0 leaves the CPU whole.
         patience: how long to wait for other workers.
+        collectives: how sums travel between workers, a row of COLLECTIVES.
 
     Raises:
         InputError: when what the name asks for is not there.
@@ -41,7 +48,7 @@ def connect(
     builders: Mapping[str, Callable[[], tf.distribute.Strategy]] = {
         "one_device": _one_device,
         "mirrored": lambda: _mirrored(virtual_devices),
-        "multi_worker": lambda: _multi_worker(patience),
+        "multi_worker": lambda: _multi_worker(patience, collectives),
         "tpu": lambda: tpus.connect(tpu or "local"),
     }
     return builders[name]()
@@ -95,7 +102,7 @@ def _mirrored(virtual_devices: int) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy()
 
 
-def _multi_worker(patience: rendezvous.Patience) -> tf.distribute.Strategy:
+def _multi_worker(patience: rendezvous.Patience, collectives: str) -> tf.distribute.Strategy:
     members = roster.read()
     if members is None:
         raise InputError(
@@ -103,6 +110,8 @@ def _multi_worker(patience: rendezvous.Patience) -> tf.distribute.Strategy:
             '{"cluster": {"worker": ["host:port", …]}, "task": {"type": "worker", "index": 0}}, or '
             "start the workers by python -m launch.local --workers=N -- …"
         )
+    if collectives == "nccl" and not tf.config.list_physical_devices("GPU"):
+        raise PassingError("--collectives=nccl finds no GPU, between which alone it sums; drop it.")
     _grow_gpu_memory()
     others = peers.join(members, patience) if len(members.addresses) > 1 else None
     # TF_CONFIG itself may name tasks that do not train, for which TensorFlow would wait for ever.
@@ -113,11 +122,17 @@ def _multi_worker(patience: rendezvous.Patience) -> tf.distribute.Strategy:
         num_accelerators={"GPU": len(tf.config.list_physical_devices("GPU"))},
         rpc_layer="grpc",
     )
+    options = tf.distribute.experimental.CommunicationOptions(
+        implementation=COLLECTIVES[collectives]
+    )
+    connect_all = functools.partial(
+        tf.distribute.MultiWorkerMirroredStrategy, resolver, communication_options=options
+    )
     if others is None:
-        return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+        return connect_all()
     _leave_heartbeats_to_us(len(members.addresses), patience)
     with others.watched_from_outside():  # TensorFlow keeps Python's lock until all are connected
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+        strategy = connect_all()
     others.watch(_abort_collectives, SIGNS_OF_LOSS)
     return strategy
 

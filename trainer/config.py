@@ -222,6 +222,13 @@ class Device(Settings):
     steps_per_loop: int = setting(
         0, "Steps per call of the compiled loop; 0: chosen.", low=0, changes_result=False
     )
+    collectives: str = setting(
+        "auto",
+        "How sums travel between workers: auto is TensorFlow's own choice, a ring over gRPC; nccl "
+        "is NVIDIA's, for GPUs.",
+        choices=("auto", "nccl"),
+        changes_result=False,
+    )
     join_timeout: float = setting(
         rendezvous.JOIN_SECONDS,
         "Seconds for which the workers of a job wait until all have come.",

@@ -61,6 +61,7 @@ def train(job: config.Job) -> None:
         job.device.tpu,
         job.device.virtual_devices,
         rendezvous.Patience(job.device.join_timeout, job.device.worker_timeout),
+        job.device.collectives,
     )
     cluster.seed_everything(job.run.seed, job.device.deterministic)
     data_dir = job.data.data_dir or demo.folder()
