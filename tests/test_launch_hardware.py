@@ -54,7 +54,7 @@ def test_a_tpu_is_one_pool_with_its_topology_and_environment():
             ["--accelerator=v5e", "--count=32"],
             "--count=32 of v5e is 4x8, a slice of several machines: TensorFlow starts there from "
             "Vertex AI's own image for TPU pods only (Python 3.10, documented for TensorFlow "
-            "2.15), and 2.19 is known to hang on one (tensorflow#93618); use --count=1, 4 or 8.",
+            "2.15), and 2.19 is reported to hang on one (tensorflow#93618); use --count=1, 4 or 8.",
         ),
         (
             ["--accelerator=v5e", "--count=12"],
