@@ -1,5 +1,6 @@
 """One run folder, one writer."""
 
+import errno
 import json
 import os
 import subprocess
@@ -124,10 +125,23 @@ def test_a_bucket_s_lease_taken_over_meanwhile_is_lost(gcs, bucket):
     assert json.loads(gcs.read(f"{folder}/lease.json"))["pid"] == 7
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.ETIMEDOUT, None])
+def test_a_folder_that_does_not_answer_may_do_so_at_another_start(tmp_path, monkeypatch, number):
+    def breaks_off(run_dir):
+        raise OSError(number, "broken off")
+
+    monkeypatch.setattr("trainer.lease.files.make_folder", breaks_off)
+    with pytest.raises(PassingError, match="cannot be written"), lease.held(str(tmp_path), 60):
+        pass
+
+
 @pytest.mark.parametrize("folder", ["/proc/run", "/dev/null"])
 def test_a_folder_that_cannot_be_written_is_named(folder):
     with (
-        pytest.raises(InputError, match=rf"--run_dir={folder} cannot be written: .*; name another"),
+        pytest.raises(
+            InputError, match=rf"--run_dir={folder} cannot be written: .*; name another"
+        ) as error,
         lease.held(folder, 60),
     ):
         pass
+    assert error.type is InputError  # another start would not find it otherwise

@@ -26,6 +26,17 @@ from trainer.errors import InputError, PassingError
 from trainer.stores import bucket, files
 
 NAME = "lease.json"
+# What is wrong with a folder itself; other errors, such as broken connections, may pass.
+LASTING = {
+    errno.EACCES,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
 
 
 class Cell(Protocol):
@@ -152,7 +163,8 @@ def held(run_dir: str, seconds: float, writer: bool = True) -> Iterator[Lease]:
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise
-            raise InputError(
+            kind = InputError if error.errno in LASTING else PassingError
+            raise kind(
                 f"--run_dir={run_dir} cannot be written: {error.strerror}; name another folder."
             ) from None
         yield lease
