@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import subprocess
 import sys
 
@@ -147,3 +148,18 @@ def test_of_all_ends_only_refused_input_asks(service):
     assert reason["message"].endswith(
         "roles/aiplatform.user has; Vertex AI will start it again, up to its limits."
     )
+
+
+def test_a_person_in_the_containers_shell_does_not_end_the_job(service):
+    terminal, end = pty.openpty()
+    result = subprocess.run(
+        [sys.executable, "-m", "trainer.task", "--crop=250"],
+        env={**os.environ, **environment(service)},
+        stderr=end,
+        check=False,
+    )
+    os.close(end)
+    assert b"--crop=250 is not a multiple of 16" in os.read(terminal, 4096)
+    os.close(terminal)
+    assert result.returncode == 2
+    assert asked(service) == []

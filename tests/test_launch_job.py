@@ -79,7 +79,7 @@ def test_two_workers_train_from_a_bucket_are_preempted_resume_and_succeed(gcs, b
         command = launch(server, "run", *argv, "--", f"--data_dir={data}", *SMALL, *LONG)
         wait_until(lambda: gcs.names(f"{folder}/checkpoints/00000004/commit"), command)
         machines.kill((1, 0))
-        output, _ = command.communicate(timeout=240)
+        output, _ = command.communicate(timeout=480)
     print(output)
     assert command.returncode == 0, output
     assert len(server.jobs) == 1
@@ -102,7 +102,7 @@ def test_data_that_the_trainer_refuses_end_the_job_at_its_first_start(gcs, bucke
     with vertex_ai(gcs.environment()) as (server, machines):
         argv = [f"--bucket={bucket}", "--image=trainer:1", "--", f"--data_dir={bucket}/nothing"]
         command = launch(server, "run", *argv)
-        output, _ = command.communicate(timeout=240)
+        output, _ = command.communicate(timeout=480)
     assert command.returncode == 2, output
     line = next(line for line in output.splitlines() if line.startswith("workerpool0-0 | ERROR"))
     assert f"{bucket}/nothing" in line
