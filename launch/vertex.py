@@ -144,9 +144,9 @@ def end(asked: settings.Vertex, job: Job, final: Job) -> None:
         f": {' '.join(final.error.split())}" if final.error else ".",
         f"\n{trouble.remedy}" if trouble else "",
     )
-    if final.state == "CANCELLED" and not final.error:
-        logging.info("If nobody did that, it refused its input: its last line in the log says why.")
     status = errors.exit_status(final.error)
+    if final.state == "CANCELLED" and status != flags.EXIT_STATUS:
+        logging.info("If nobody did that, it refused its input: its last line in the log says why.")
     if status != flags.EXIT_STATUS:
         logging.info("The same command starts it again, from its last checkpoint.")
     sys.exit(status)

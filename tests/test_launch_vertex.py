@@ -333,6 +333,7 @@ def test_list_attach_and_cancel(service, capsys, said):
     assert states(service) == ["JOB_STATE_CANCELLING"]
     assert run("--action=attach") == 1
     assert "The job was cancelled." in said.text
+    assert "If nobody did that, it refused its input: its last line in the log says" in said.text
     with pytest.raises(InputError, match=r"^--name=no: there is no such job in us-central1; see"):
         run("--action=attach", "--name=no")
 
