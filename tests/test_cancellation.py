@@ -43,6 +43,7 @@ def environment(service):
         "CLOUD_ML_JOB_ID": job.rpartition("/")[2],
         "CLOUD_ML_PROJECT_ID": "123456789",
         "CLOUD_ML_REGION": "us-central1",
+        "CLOUD_ML_TRIAL_ID": "",
     }
 
 

@@ -27,7 +27,7 @@ def is_here(environment: Mapping[str, str] = os.environ) -> bool:
 
 def is_trial(environment: Mapping[str, str] = os.environ) -> bool:
     """Returns whether the process is a trial of a hyperparameter tuning job."""
-    return "CLOUD_ML_TRIAL_ID" in environment or "CLOUD_ML_HP_METRIC_FILE" in environment
+    return any(environment.get(f"CLOUD_ML_{name}") for name in ("TRIAL_ID", "HP_METRIC_FILE"))
 
 
 def defaults(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
