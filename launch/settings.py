@@ -62,7 +62,10 @@ class Hardware(Settings):
     workers: int = setting(1, "Machines that train together.", low=1, high=1000)
     machine: str = setting("", "Machine type, where the table has several; its first if silent.")
     reduction_servers: int = setting(
-        0, "Reduction Servers that sum the workers' gradients (GPUs, several workers).", low=0
+        0,
+        "Reduction Servers that sum the workers' gradients (GPUs, several workers, an --image with "
+        "Google's package).",
+        low=0,
     )
     boot_disk_gb: int = setting(100, "Boot disk of each machine.", low=100, high=64000)
     hardware: str = setting("", "Another table of hardware; launch/hardware.json if silent.")
