@@ -41,8 +41,10 @@ def assert_whole(figures):
     assert 0 < figures["mfu_estimate"] < 1
     assert figures["gb_accessed"] > 0
     step = figures["step_ms_estimate"]
+    summing = figures["all_reduce"]["chips"][0]["ms_estimate"]
+    assert (summing > 0) == (figures["replicas"] > 1)
     assert figures["images_per_second_estimate"] == pytest.approx(
-        1000 * figures["batch_size"] / step
+        1000 * figures["batch_size"] / (step + summing)
     )
     top = figures["top_ops"]
     assert len(top) == 10
@@ -68,6 +70,15 @@ def test_each_model_fits_a_v5e(model, tmp_path):
     assert_whole(figures)
     names = " ".join(op["name"] for op in figures["top_ops"])
     assert "conv" in names or "normalization" in names
+
+
+@for_tpu
+@pytest.mark.parametrize("name", ["v2", "v3", "v4", "v5p", "v6e"])
+def test_the_other_tpus_take_the_training_step_too(name, tmp_path):
+    figures, text, _ = preflight(tmp_path, f"--accelerator={name}", *SMALL, "--depth=1")
+    assert_whole(figures)
+    assert figures["replicas"] == (2 if name in ("v2", "v3") else 1)
+    assert ("TensorFlow does not run there." in text) == (name == "v6e")
 
 
 @for_tpu
@@ -98,8 +109,10 @@ def test_a_batch_far_too_large_does_not_fit_and_takes_one_line(tmp_path):
 def test_a_small_step_fits_every_gpu_in_each_precision(tmp_path):
     times = {}
     for name, precision in [("t4", "float16"), ("h100", "bfloat16"), ("h100", "float32")]:
-        arguments = (f"--accelerator={name}", f"--precision={precision}", *SMALL)
-        figures, _, _ = preflight(tmp_path, *arguments, "--crop=128")
+        # So large that kernels take longer than to start.
+        size = ("--filters=64", "--depth=1", "--crop=128")
+        arguments = (f"--accelerator={name}", f"--precision={precision}", *size)
+        figures, _, _ = preflight(tmp_path, *arguments)
         assert_whole(figures)
         times[name, precision] = figures["step_ms_estimate"]
     assert times["h100", "bfloat16"] < times["h100", "float32"] < times["t4", "float16"]

@@ -1,8 +1,9 @@
 """The accelerators: what each can do at best, and how it is described to its compiler.
 
 Figures are those of the makers' documents named in SOURCES, of chips as Google Cloud rents them,
-noted in November 2026; the peaks of NVIDIA's chips, their links, details of T4 and L4, and the
-links of TPU v2 and v3 from memory of these documents. Nothing here was measured.
+noted in November 2026. The peaks, bandwidths and links of NVIDIA's chips were first noted from
+memory; all but the links of T4 and L4 (their PCIe) then compared with CHECKED_AGAINST. Details of
+T4 and L4, and the links of TPU v2 and v3, are still from memory. Nothing here was measured.
 """
 
 import dataclasses
@@ -21,6 +22,23 @@ SOURCES = (
     "https://github.com/openxla/xla, xla/backends/gpu/target_config/specs: processors, caches and "
     "limits of the GPUs; of T4 and L4 NVIDIA's architecture white papers (Turing, Ada)",
     "https://cloud.google.com/compute/docs/gpus/gpu-network-bandwidth: network of GPU machines",
+)
+
+CHECKED_AGAINST = (
+    "https://glennklockwood.com/garden/processors: A100, h100 and B200, quoting NVIDIA's data "
+    "sheets and white papers: A100 312 and TF32 156 TFLOP/s, 1.555 and 2.039 TB/s, 300 GB/s "
+    "each way; H100 989.4, 494.7, 3.35 TB/s, 900 GB/s both ways; HGX B200 2250, 1100, 8 TB/s at "
+    "most (HGX: 7.7), 900 GB/s each way",
+    "https://www.saulelectric.com/nvidia-h200.html: H200 4.8 TB/s, 450 GB/s each way",
+    "https://jingchaozhang.github.io/A100-white-paper: 300, 600 and 900 GB/s both ways of V100, "
+    "A100 and H100",
+    "https://developer.nvidia.com/programming-tensor-cores-cuda-9-0: V100 125 TFLOP/s; "
+    "https://grokipedia.opelly.me/articles/nvidia-tesla-v100: float32 15.7; "
+    "https://sysrqmts.com/es/gpus/compare/nvidia-tesla-t4-vs-nvidia-tesla-v100-sxm3-32-gb: T4 "
+    "65.13, 8.141, 320 GB/s, and V100's 897 GB/s",
+    "https://store.sourcecode.com/en-us/bg-bucket-compare/125/9820: L4 300 GB/s, TF32 120 TFLOP/s "
+    "with sparsity, half of it without; its 121 in bfloat16 is 58 processors × 1024 operations × "
+    "2.04 GHz",
 )
 
 

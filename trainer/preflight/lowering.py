@@ -8,6 +8,7 @@ import numpy as np
 from trainer import cluster, config, losses, network, run, steps
 from trainer.data import demo, records
 from trainer.models import norms, packing
+from trainer.preflight import arithmetic
 from trainer.preflight.accelerators import Accelerator, Gpu
 
 
@@ -18,6 +19,8 @@ class Lowered:
     Attributes:
         program: a serialized HLO module.
         batch_size: images per replica.
+        flops: multiplications and additions of the network's convolutions in a step, without the
+            zeros that packing adds.
         precision: that the layers compute in.
         channels: of the images.
         num_examples: images of the training split.
@@ -29,6 +32,7 @@ class Lowered:
 
     program: bytes
     batch_size: int
+    flops: float
     precision: str
     channels: int
     num_examples: int
@@ -74,6 +78,9 @@ def lower(job: config.Job, accelerator: Accelerator, batch_size: int, num_replic
     return Lowered(
         program=step.experimental_get_compiler_ir(*specs)(stage="hlo_serialized"),
         batch_size=batch_size,
+        flops=arithmetic.training_flops(
+            model, (job.data.crop, job.data.crop, manifest.channels), batch_size
+        ),
         precision=precision,
         channels=manifest.channels,
         num_examples=split.examples,

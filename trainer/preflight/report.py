@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from trainer import config
-from trainer.models.packing import LANES
 from trainer.preflight.accelerators import GIB, Accelerator, Gpu, Tpu, peak_of
 from trainer.preflight.compilation import Compiled
 from trainer.preflight.estimate import Operation
@@ -64,9 +63,9 @@ class Findings:
 
     @property
     def mfu(self) -> float:
-        """Share of the chip's peak that the step's arithmetic, as written, takes."""
+        """Share of the chip's peak that the network's own arithmetic takes."""
         peak = peak_of(self.accelerator, TYPES[self.lowered.precision])
-        return self.compiled.flops / (self.step_seconds * peak)
+        return self.lowered.flops / (self.step_seconds * peak)
 
     @property
     def epoch_hours(self) -> float:
@@ -88,7 +87,8 @@ def as_json(found: Findings) -> dict[str, Any]:
         "step_ms_estimate": 1e3 * found.step_seconds,
         "images_per_second_estimate": here.images_per_second,
         "mfu_estimate": found.mfu,
-        "tflop": found.compiled.flops / 1e12,
+        "tflop": found.lowered.flops / 1e12,
+        "tflop_compiled": found.compiled.flops / 1e12,
         "gb_accessed": found.gigabytes,
         "top_ops": [
             {
@@ -128,7 +128,8 @@ def as_json_without_room(
         "step_ms_estimate": None,
         "images_per_second_estimate": None,
         "mfu_estimate": None,
-        "tflop": compiled.flops / 1e12,
+        "tflop": lowered.flops / 1e12,
+        "tflop_compiled": compiled.flops / 1e12,
         "gb_accessed": None,
         "top_ops": [],
         "advice": [],
@@ -213,7 +214,6 @@ def _size(number: float) -> str:
 def _time_lines(found: Findings) -> list[str]:
     peak = peak_of(found.accelerator, TYPES[found.lowered.precision])
     here = found.scalings[0]
-    zeros = ", with the zeros of packed pixels" if LANES[found.accelerator.kind] > 1 else ""
     return [
         f"{'step, estimate':<28}{1e3 * found.step_seconds:8.1f} ms"
         + (
@@ -221,7 +221,8 @@ def _time_lines(found: Findings) -> list[str]:
         ),
         f"{'images/s, estimate':<28}{here.images_per_second:8.0f}",
         f"{'MFU, estimate':<28}{found.mfu:8.1%} of {peak / 1e12:.0f} TFLOP/s",
-        f"{'arithmetic':<28}{found.compiled.flops / 1e12:8.2f} TFLOP{zeros}",
+        f"{'arithmetic':<28}{found.lowered.flops / 1e12:8.2f} TFLOP of convolutions; "
+        f"{found.compiled.flops / 1e12:.2f} of all that is computed",
         f"{'memory traffic':<28}{found.gigabytes:8.1f} GB",
         f"{'hours per epoch, estimate':<28}{found.epoch_hours:8.4f} "
         f"({3600 * found.epoch_hours:.1f} s for {found.lowered.num_examples} images)",
