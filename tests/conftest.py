@@ -3,6 +3,7 @@
 import functools
 import itertools
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Read when TensorFlow is imported: first wait of its gs:// client between tries, 1 s by itself.
@@ -10,6 +11,7 @@ os.environ.setdefault("GCS_RETRY_CONFIG_INIT_DELAY_TIME_US", "10000")
 
 import numpy as np
 import pytest
+from absl import logging
 
 from tests import gcs_server
 from trainer.data import records
@@ -30,6 +32,12 @@ def cpus():
 @pytest.fixture(scope="session", autouse=True)
 def _four_devices(cpus):
     """Devices cannot be split any more once TensorFlow has used them."""
+
+
+@pytest.fixture(autouse=True)
+def _open_log():
+    """Gives the log the stream of now: a test that ran a command left its own, which is closed."""
+    logging.get_absl_handler().python_handler.setStream(sys.stderr)
 
 
 @pytest.fixture(scope="session")
