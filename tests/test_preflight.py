@@ -277,6 +277,13 @@ def test_the_largest_batch_is_a_multiple_and_within_a_sixteenth_of_what_fits():
     assert len(tried) <= batch.MOST_TRIALS
 
 
+def test_a_larger_batch_may_need_less_memory():
+    # By a tenth above 400: a plan of other tiles. 444 images fill 900 there.
+    found, tried = count_trials(lambda n: (100 + 2 * n) * (0.9 if n > 400 else 1), 8, 900)
+    assert 444 * 15 / 16 <= found.batch_size <= 450
+    assert max(tried) < 500
+
+
 def test_a_batch_that_starts_too_large_is_bisected():
     found, _ = count_trials(lambda n: 100 + 2 * n, 4096, 1000)
     assert 450 * 15 / 16 <= found.batch_size <= 450

@@ -54,10 +54,15 @@ def find_largest(
 
 
 def _on_line(trials: list[Trial], usable: float) -> float | None:
-    """Returns where the line through the two largest batches of known memory meets `usable`."""
+    """Returns where the line through two batches of known memory meets `usable`.
+
+    They are the largest, and the next that is at most half of it: the compiler's plans of batches
+    that are near each other differ by some percent, in either direction.
+    """
     known = sorted((t.batch_size, t.total) for t in trials if t.total is not None)
     if len(known) < 2:
         return None
-    (first, low), (second, high) = known[-2:]
+    second, high = known[-1]
+    first, low = max([pair for pair in known if 2 * pair[0] <= second] or known[:1])
     slope = (high - low) / (second - first)
     return second + (usable - high) / slope if slope > 0 else None
