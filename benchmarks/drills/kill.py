@@ -70,8 +70,10 @@ def main(settings: Kill) -> None:
             kills = settings.kills // settings.runs + (number < settings.kills % settings.runs)
             for kill in range(kills):
                 aimed = (number + kill) % 3 == 0
-                tally["killed while a checkpoint was written"] += drill.kill(
-                    run_dir, draw.uniform(0, length), aimed
+                tally["killed while a checkpoint was written"] += (
+                    drill.kill_writer(run_dir, passed=draw.randrange(2))
+                    if aimed
+                    else drill.kill(run_dir, draw.uniform(0, length))
                 )
             drill.finish(run_dir)
             seconds = drill.seconds(run_dir)
@@ -144,17 +146,33 @@ class Drill:
             if process.returncode:
                 sys.exit(f"{run_dir} ended with {process.returncode}:\n{output}")
 
-    def kill(self, run_dir: str, after_seconds: float, aimed: bool) -> bool:
-        """Kills a run; returns whether a checkpoint was being written."""
+    def kill(self, run_dir: str, after_seconds: float) -> bool:
+        """Kills a run after some time; returns whether a checkpoint was being written."""
+        deadline = time.monotonic() + after_seconds
+        return self._kill(run_dir, lambda begun: time.monotonic() > deadline)
+
+    def kill_writer(self, run_dir: str, passed: int) -> bool:
+        """Kills a run while it writes a checkpoint, after so many others; returns whether it did.
+
+        The run may end before, or the checkpoint be whole by then.
+        """
+        return self._kill(run_dir, lambda begun: begun > passed)
+
+    def _kill(self, run_dir: str, is_time: Callable[[int], bool]) -> bool:
+        """Kills a run once `is_time` says so of the number of checkpoints that were begun."""
+        strays = self._unfinished(run_dir)  # of kills before: removed at the start
+        saving: set[str] = set()
+        begun = 0
         with self._started(run_dir) as process:
-            deadline = time.monotonic() + after_seconds
-            while process.poll() is None:
-                if time.monotonic() > deadline and (not aimed or self._is_saving(run_dir)):
-                    break
-                time.sleep(0.001 if aimed else 0.02)
+            while process.poll() is None and not is_time(begun):
+                found = self._unfinished(run_dir)
+                strays &= found
+                begun += len(found - strays - saving)
+                saving = found - strays
+                time.sleep(0.002)
             process.kill()
             process.communicate()
-        return self._is_saving(run_dir)
+        return bool(self._unfinished(run_dir) - strays)
 
     def stop(self, run_dir: str, after_seconds: float) -> float:
         """Stops a run by SIGTERM, some time after its first checkpoint was begun.
@@ -196,12 +214,12 @@ class Drill:
         assert commit
         return commit["progress"]["seconds"]
 
-    def _is_saving(self, run_dir: str) -> bool:
-        """Says whether a checkpoint or the best weights have files but no commit yet."""
+    def _unfinished(self, run_dir: str) -> set[str]:
+        """Returns the checkpoints and best weights that have files but no commit yet."""
         found = [name.split("/") for name in self._names(run_dir)]
         written = [parts for parts in found if parts[0] in ("checkpoints", "best")]
-        whole = {tuple(parts[:2]) for parts in written if parts[-1] == checkpoint.COMMIT}
-        return any(tuple(parts[:2]) not in whole for parts in written)
+        whole = {"/".join(parts[:2]) for parts in written if parts[-1] == checkpoint.COMMIT}
+        return {"/".join(parts[:2]) for parts in written} - whole
 
     @contextlib.contextmanager
     def _started(self, run_dir: str) -> Iterator[subprocess.Popen]:
