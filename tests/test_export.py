@@ -20,6 +20,7 @@ from tests import jobs, runs
 from trainer import config, export, flags
 from trainer.data import images
 from trainer.errors import InputError
+from trainer.export import __main__ as command
 from trainer.export import lite, model_card, onnx_model, serving
 from trainer.models import plain
 from trainer.predict import predictor
@@ -356,7 +357,7 @@ def test_what_cannot_be_is_one_line(run_dir, tmp_path, argv, message, capsys):
     argv = [f"--run_dir={run_dir}", f"--output={tmp_path}/out", *argv]
     argv = [word.format(at=tmp_path) for word in argv]
     with pytest.raises(SystemExit) as stop:
-        flags.run(config.Export, export.main, ["export", *argv])
+        flags.run(config.Export, command.main, ["export", *argv])
     assert stop.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(message.format(at=tmp_path))
 
