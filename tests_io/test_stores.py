@@ -74,6 +74,13 @@ def data(bucket, pictures):
     return f"{bucket}/data"
 
 
+@pytest.fixture(scope="module")
+def s3_data(s3, pictures):
+    """Prepares the pictures into s3://, for what is not tried in both stores."""
+    _prepare(pictures, f"{s3}/s3-data")
+    return f"{s3}/s3-data"
+
+
 def _job(data, run, *others):
     small = ["--filters=2", "--depth=2", "--crop=32", "--batch_size=2", "--jit_compile=false"]
     small += ["--precision=float32", "--strategy=one_device", "--steps_per_loop=1", "--panels=1"]
@@ -132,14 +139,14 @@ def _copy(old, new):
             copy.write(content)
 
 
-def test_pictures_there_give_the_same_data_as_pictures_here(s3, data, pictures, tmp_path):
+def test_pictures_there_give_the_same_data_as_pictures_here(s3, s3_data, pictures, tmp_path):
     for kind in ("images", "masks"):
         _copy(str(pictures / kind), f"{s3}/pictures/{kind}")
     _prepare(f"{s3}/pictures", tmp_path / "data")
     here, there = (
         [shard.crc32c for split in records.read_manifest(folder).splits.values()
          for shard in split.shards]
-        for folder in (data, str(tmp_path / "data"))
+        for folder in (s3_data, str(tmp_path / "data"))
     )  # fmt: skip
     assert here == there
 
@@ -153,10 +160,10 @@ def _refusal(module, *arguments):
     return output.splitlines()[-1]
 
 
-def test_a_bucket_that_is_not_there_is_one_line(s3, data, pictures):
+def test_a_bucket_that_is_not_there_is_one_line(s3, s3_data, pictures):
     missing = s3.rpartition("/")[0] + "/missing"
     line = f"{missing}/run: there is no {missing}/, or no access to it; make it, or name another."
-    assert _refusal("trainer.task", *_job(data, f"{missing}/run", "--steps=5")) == line
+    assert _refusal("trainer.task", *_job(s3_data, f"{missing}/run", "--steps=5")) == line
     here = [f"--images={pictures}/images", f"--masks={pictures}/masks"]
     line = _refusal("trainer.data.prepare", *here, f"--output={missing}/data")
     assert line.startswith(f"{missing}/data: there is no {missing}/, ")
@@ -164,17 +171,17 @@ def test_a_bucket_that_is_not_there_is_one_line(s3, data, pictures):
     assert line.startswith(f"{missing}/data")
 
 
-def test_a_run_folder_may_be_there_while_the_data_are_local(s3, data, tmp_path):
-    _copy(data, str(tmp_path))
+def test_a_run_folder_may_be_there_while_the_data_are_local(s3, s3_data, tmp_path):
+    _copy(s3_data, str(tmp_path))
     run = f"{s3}/local"
     output = _run("trainer.task", *_job(str(tmp_path), run, "--steps=1", "--eval_every=1"))
     assert f"run folder: {run}" in output
 
 
-def test_a_missing_shard_is_named(s3, data):
-    shard = records.read_manifest(data).splits["train"].shards[0]
+def test_a_missing_shard_is_named(s3, s3_data):
+    shard = records.read_manifest(s3_data).splits["train"].shards[0]
     copy = f"{s3}/copy"
-    _copy(data, copy)
+    _copy(s3_data, copy)
     files.remove(f"{copy}/{shard.name}")
     process = _start("trainer.task", *_job(copy, f"{s3}/stopped", "--steps=5"))
     output, _ = process.communicate(timeout=SECONDS)
