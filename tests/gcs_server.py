@@ -292,7 +292,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._count(kind, subject)
         size = self._body_size()
         cut_upload = cut and size != 0 and kind in ("insert", "upload")
-        request.body = self._receive(size // 2 if cut_upload and size else size)
+        wanted = size // 2 if cut_upload and size else size
+        request.body = self._receive(wanted)
+        cut_upload |= len(request.body) < wanted  # the client was killed
         request.whole = not cut_upload
         if cut_upload and kind == "insert" or self._is_outage():
             self.close_connection = True
