@@ -38,7 +38,9 @@ def test_a_store_that_stays_closed_is_one_line(monkeypatch):
         azure._persistent(_failing(99, CLOSED))()
 
 
-def test_what_tensorflow_says_of_closed_connections_becomes_one_line():
-    assert files.explain(f"{CLOSED} [Op:IteratorGetNext]") == (
-        f"The store could not be reached ({CLOSED} [Op:IteratorGetNext]); start again to go on."
+@pytest.mark.parametrize("said", [CLOSED, "Fail to get a new connection for: https. Couldn't …"])
+def test_what_tensorflow_says_of_connections_becomes_one_line(said):
+    assert files.explain(f"{said} [Op:IteratorGetNext]") == (
+        f"The store could not be reached ({said} [Op:IteratorGetNext]); check the account's name, "
+        "or start again to go on."
     )

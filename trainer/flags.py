@@ -11,6 +11,7 @@ import sys
 import textwrap
 import types
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -248,6 +249,8 @@ def _log_plainly() -> None:
         vertex.report_defects()
     handler.setFormatter(form("%(message)s"))
     handler.addFilter(_concerns_the_user)
+    # Of Google's client, years ahead; what it means for this package is for us to know.
+    warnings.filterwarnings("ignore", "You are using a Python version", FutureWarning)
 
 
 def _concerns_the_user(record: standard_logging.LogRecord) -> bool:

@@ -4,7 +4,7 @@ Servers close connections that lie idle, Azurite after five seconds. The client 
 times, seconds apart, each time by another connection of those that it holds. So each verb of
 `tf.io.gfile` is tried again, a file that is read is opened again at the same place, and one that is
 written is kept on the local disk until it is sent as a whole. What TensorFlow reads by itself, the
-shards, is not in our hands: `says_closed` tells its error.
+shards, is not in our hands: `says_unreached` tells its error.
 """
 
 import functools
@@ -20,14 +20,15 @@ from trainer.errors import UnreachableError
 
 SCHEME = "az://"
 CLOSED = re.compile("Connection was closed by the server|Timeout waiting for socket")
+UNREACHED = re.compile(f"{CLOSED.pattern}|Fail to get a new connection")
 SECONDS = 300  # after which a request is given up
 VERBS = ("exists", "glob", "isdir", "listdir", "remove", "rename", "rmtree", "stat")
 BLOCK = 2**20
 
 
-def says_closed(text: str) -> bool:
+def says_unreached(text: str) -> bool:
     """Returns whether an error of tensorflow-io's client is that of a connection."""
-    return CLOSED.search(text) is not None
+    return UNREACHED.search(text) is not None
 
 
 @functools.cache
@@ -135,4 +136,4 @@ def _persistent(verb: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _passes(error: Exception) -> bool:
-    return says_closed(str(error))
+    return CLOSED.search(str(error)) is not None  # no account of a wrong name comes into being

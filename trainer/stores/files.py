@@ -258,8 +258,11 @@ def remove(path: str) -> None:
 def explain(text: str) -> str | None:
     """Returns one line on what TensorFlow says of a store's refusal; None of other texts."""
     said = " ".join(text.split())
-    if azure.says_closed(text):
-        return f"The store could not be reached ({said[:200]}); start again to go on."
+    if azure.says_unreached(text):
+        return (
+            f"The store could not be reached ({said[:200]}); check the account's name, or start "
+            "again to go on."
+        )
     if re.search(REFUSALS, text) is None:
         return bucket.explain(text)
     return (
