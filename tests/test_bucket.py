@@ -51,6 +51,7 @@ def test_only_one_makes_an_object_and_may_do_it_twice(bucket, tmp_path):
         buckets.upload(str(tmp_path / "y"), f"{bucket}/new", crcs["y"], create=True)
 
 
+@pytest.mark.slow
 def test_broken_connections_cost_a_part_and_are_counted(gcs, bucket, local):
     gcs.begin(gcs_server.Faults(seed=1, busy=0.2, cut=0.2))
     before = buckets.retries()
@@ -61,6 +62,7 @@ def test_broken_connections_cost_a_part_and_are_counted(gcs, bucket, local):
     assert gcs.counts().bytes_up < 4 * 41_943_040
 
 
+@pytest.mark.slow
 def test_a_refusal_that_breaks_off_is_asked_for_again(gcs, bucket):
     gcs.begin(gcs_server.Faults(seed=1, cut=0.4))
     assert [buckets.read_version(f"{bucket}/{number}") for number in range(6)] == [("", 0)] * 6

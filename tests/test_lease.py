@@ -63,6 +63,7 @@ def test_the_silent_lease_of_another_machine_is_taken_after_its_time(tmp_path):
         assert content(tmp_path)["pid"] == os.getpid()
 
 
+@pytest.mark.slow
 def test_a_lease_that_is_renewed_meanwhile_is_respected(tmp_path):
     other_machine(tmp_path)
     renewal = f"import time, pathlib; time.sleep(0.5); p = pathlib.Path({str(tmp_path)!r})"

@@ -63,7 +63,7 @@ def images_of(*shape):
 @pytest.mark.parametrize(
     ("lanes", "training", "options"),
     [
-        (16, True, {}),
+        pytest.param(16, True, {}, marks=pytest.mark.slow),
         pytest.param(16, True, {"activation": "relu"}, marks=pytest.mark.slow),
         pytest.param(8, False, {}, marks=pytest.mark.slow),
         pytest.param(8, True, {"attention": True, "residual": True}, marks=pytest.mark.slow),

@@ -119,6 +119,7 @@ def test_a_hole_of_zeros_is_passed(tmp_path, shard):
     assert read(tmp_path, shard, lambda data: data[:start] + hole + data[stop:])[0] == [0, 1, 2]
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
 @hypothesis.given(
     flips=st.lists(st.integers(0, STARTS[-1] - 1), max_size=3),
