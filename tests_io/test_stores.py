@@ -178,6 +178,19 @@ def test_a_run_folder_may_be_there_while_the_data_are_local(s3, s3_data, tmp_pat
     assert f"run folder: {run}" in output
 
 
+def test_masks_are_predicted_and_models_exported_there(s3, s3_data, pictures):
+    run = f"{s3}/used"
+    _run("trainer.task", *_job(s3_data, run, "--steps=1", "--eval_every=1"))
+    _copy(str(pictures / "images"), f"{s3}/new")
+    _run("trainer.predict", f"--run_dir={run}", f"--images={s3}/new", f"--output={s3}/masks")
+    masks = [name for name in tf.io.gfile.listdir(f"{s3}/masks") if name.endswith(".png")]
+    assert sorted(masks) == sorted(tf.io.gfile.listdir(f"{s3}/new"))
+    _run("trainer.export", f"--run_dir={run}", f"--output={s3}/model")
+    assert {"saved_model.pb", "model.keras"} <= set(tf.io.gfile.listdir(f"{s3}/model"))
+    _run("trainer.report", run, f"--output={s3}/reports/r.html")
+    assert files.exists(f"{s3}/reports/r.html")
+
+
 def test_a_missing_shard_is_named(s3, s3_data):
     shard = records.read_manifest(s3_data).splits["train"].shards[0]
     copy = f"{s3}/copy"

@@ -20,7 +20,7 @@ from trainer import cluster, config
 from trainer.data import images
 from trainer.errors import InputError
 from trainer.predict import instances, outputs, predictor
-from trainer.stores import bucket, files
+from trainer.stores import files
 
 DOWNLOADS = 8  # files of a bucket that are copied ahead
 WRITES = 2  # images that wait for the disk while the devices go on
@@ -159,7 +159,7 @@ class Work:
             return [source]
         folder = tempfile.mkdtemp(dir=self._scratch)
         local = os.path.join(folder, os.path.basename(source.path))
-        bucket.download(source.path, local)
+        files.copy_from_store(source.path, local)
         return [
             dataclasses.replace(copy, label=copy.label.replace(local, source.path))
             for copy in images.sources_of(local)
