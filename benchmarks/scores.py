@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks import table
 from trainer import config, flags
+from trainer.errors import InputError
 
 COMMON = (
     *("--filters=16", "--batch_size=8", "--learning_rate=2e-3", "--warmup_steps=30"),
@@ -89,7 +90,12 @@ class Scores(config.Settings):
 def main(settings: Scores) -> None:
     """Runs what is not finished, and prints all."""
     rows: dict[str, dict[str, Any]] = {}
-    for name in settings.sets.split(","):
+    names = settings.sets.split(",")
+    if unknown := sorted(set(names) - set(SETS)):
+        raise InputError(
+            f"--sets={','.join(unknown)} is not known; name some of {', '.join(SETS)}."
+        )
+    for name in names:
         chosen = SETS[name]
         data = prepare(settings, name)
         steps = round(chosen.steps_per_minute * settings.minutes)
@@ -144,7 +150,9 @@ def look_up(summary: Mapping[str, Any], place: tuple[str, ...]) -> float:
 
 
 def _start(module: str, *arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
+    ended = subprocess.run([sys.executable, "-m", module, *arguments])
+    if ended.returncode:  # it has said why
+        sys.exit(ended.returncode)
 
 
 if __name__ == "__main__":
