@@ -1,0 +1,77 @@
+"""The proof as a command: what it prints, how it ends, and on several workers."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+from conftest import strategy_of
+
+from tests.jobs import environments
+from trainer import cluster, config, invariance, losses, selfcheck, steps
+from trainer.errors import InputError
+
+
+def divided_by_its_own_weight(terms, weights, labels, logits, valid, class_weights):
+    sums = losses.sums(terms, labels, logits, valid, class_weights)
+    own = losses.weights(terms, labels, valid, class_weights)
+    replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+    return tf.math.divide_no_nan(sums, own * replicas)
+
+
+@pytest.mark.slow
+def test_the_check_fails_where_a_replica_divides_by_its_own_pixels(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(cluster, "connect_several", lambda *given: strategy_of(2))
+    monkeypatch.setattr(steps, "_shares", divided_by_its_own_weight)
+    with pytest.raises(SystemExit) as error:
+        selfcheck.main(config.SelfCheck(only="norm=none", json=str(tmp_path / "rows")))
+    assert error.value.code == 1
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == "2 replicas (1 worker, CPU) differ from one in 3 of 3 figures."
+    rows = json.loads((tmp_path / "rows").read_text())
+    assert [row["same"] for row in rows] == [False] * 3
+
+
+@pytest.mark.slow
+def test_two_workers_train_and_evaluate_like_one(tmp_path):
+    argv = [sys.executable, "-m", "trainer.selfcheck", "--strategy=multi_worker"]
+    argv += [f"--json={tmp_path / 'rows'}"]
+    workers = [
+        subprocess.Popen(
+            argv,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        for environment in environments(2)
+    ]
+    outputs = [worker.communicate(timeout=600) for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    assert outputs[0][0].splitlines()[-1] == "2 replicas (2 workers, CPU) train like one."
+    assert outputs[1][0] == ""  # one worker speaks
+    rows = json.loads((tmp_path / "rows").read_text())
+    assert {row["what"].split(":")[0] for row in rows} == {*invariance.CASES, "evaluation"}
+    assert [row for row in rows if not row["same"]] == []
+    assert max(row["tolerance"] for row in rows) == 3e-2  # that of bfloat16
+
+
+def test_nothing_to_compare_is_one_line(monkeypatch):
+    monkeypatch.setattr(cluster, "connect_several", lambda *given: strategy_of(1))
+    with pytest.raises(InputError) as error:
+        invariance.check(config.SelfCheck())
+    assert str(error.value) == (
+        "--strategy=auto has one replica, and there is nothing to compare; use "
+        "--virtual_devices=2, or a machine with several devices."
+    )
+
+
+def test_a_name_of_no_case_is_one_line(monkeypatch):
+    monkeypatch.setattr(cluster, "connect_several", lambda *given: strategy_of(2))
+    with pytest.raises(InputError) as error:
+        invariance.check(config.SelfCheck(only="norm=layer"))
+    assert str(error.value).startswith(
+        f"--only=norm=layer is in no name of a case; the names are: {next(iter(invariance.CASES))}"
+    )
