@@ -1,4 +1,4 @@
-"""Several replicas, and several workers, train and evaluate like one."""
+"""Several replicas train and evaluate like one; of several workers, test_selfcheck.py."""
 
 import functools
 import re
