@@ -128,7 +128,8 @@ def show_difference(replicas: int) -> None:
     with invariance.data_folder() as data_dir:
         values = config.to_dict(invariance.job_of(name, data_dir, replicas))
         job = config.from_dict(config.Job, {**values, "norm": "batch"})
-        print(invariance.table(invariance.compare(strategy, job, "norm=batch"), strategy))
+        sides = invariance.open_sides(strategy, job)
+        print(invariance.table(invariance.compare(*sides, job, "norm=batch"), strategy))
 
 
 if __name__ == "__main__":

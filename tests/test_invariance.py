@@ -8,8 +8,7 @@ import pytest
 import tensorflow as tf
 from conftest import strategy_of
 
-from trainer import cluster, config, invariance, losses, optimizer, run
-from trainer.data import records
+from trainer import cluster, config, invariance, losses, optimizer
 from trainer.models import norms
 
 FIRST = next(iter(invariance.CASES))
@@ -22,14 +21,19 @@ def folder():
 
 
 @functools.cache
+def side_of(number, path):
+    return invariance.open_side(strategy_of(number), invariance.job_of(FIRST, path, number))
+
+
+@functools.cache
 def trained_alone(name, path):
-    return invariance.train(strategy_of(1), invariance.job_of(name, path, 1))
+    return invariance.train(side_of(1, path), invariance.job_of(name, path, 1))
 
 
 def compare(number, name, path):
     job = invariance.job_of(name, path, number)
     assert job == invariance.job_of(name, path, 1)  # 8 images a step divide among 1, 2 and 4
-    many = invariance.train(strategy_of(number), job)
+    many = invariance.train(side_of(number, path), job)
     return invariance.compare_training(trained_alone(name, path), many, job, name)
 
 
@@ -77,8 +81,7 @@ def test_replicas_evaluate_like_one_though_some_have_nothing(folder, number):
 
 @pytest.mark.slow
 def test_the_data_leave_a_replica_without_a_pixel_and_none_of_the_steps(folder):
-    job, manifest = invariance.job_of(FIRST, folder, 2), records.read_manifest(folder)
-    batches, _ = run.open_stream(job, strategy_of(2), folder, manifest, 16, 0)
+    batches = iter(side_of(2, folder).batches)
     counts = [
         [float(tf.reduce_sum(part)) for part in next(batches)["valid"].values]
         for _ in range(invariance.NUM_STEPS)
@@ -93,7 +96,7 @@ def test_batch_norm_of_each_replica_is_found_to_differ(folder):
     job = config.from_dict(
         config.Job, {**config.to_dict(invariance.job_of(FIRST, folder, 2)), "norm": "batch"}
     )
-    one, many = trained_alone(FIRST, folder), invariance.train(strategy_of(2), job)
+    one, many = trained_alone(FIRST, folder), invariance.train(side_of(2, folder), job)
     rows = invariance.compare_training(one, many, job, "norm=batch")
     assert [row.same for row in rows] == [False] * 3
 

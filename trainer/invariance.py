@@ -98,6 +98,14 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
+class Side:
+    """One of the two that are compared: its devices, and the batches, the same for every case."""
+
+    strategy: tf.distribute.Strategy
+    batches: tf.distribute.DistributedDataset
+
+
+@dataclasses.dataclass(frozen=True)
 class Trained:
     """What a number of replicas made of a case.
 
@@ -135,8 +143,10 @@ def check(settings: config.SelfCheck) -> bool:
     tf.config.experimental.enable_tensor_float_32_execution(False)
     rows = []
     with data_folder() as data_dir:
-        for name in names:
-            found = compare(strategy, job_of(name, data_dir, strategy.num_replicas_in_sync), name)
+        jobs = {name: job_of(name, data_dir, strategy.num_replicas_in_sync) for name in names}
+        one, many = open_sides(strategy, jobs[names[0]])
+        for name, job in jobs.items():
+            found = compare(one, many, job, name)
             logging.info("%s: %s", name, verdict(found))
             rows += found
     if cluster.worker_of(strategy)[0] == 0:
@@ -148,17 +158,32 @@ def check(settings: config.SelfCheck) -> bool:
     return all(row.same for row in rows)
 
 
-def compare(strategy: tf.distribute.Strategy, job: config.Job, name: str) -> list[Row]:
-    """Trains on the first replica alone and on all; returns what was compared.
+def open_sides(strategy: tf.distribute.Strategy, job: config.Job) -> tuple[Side, Side]:
+    """Returns the first replica alone, and all, with the batches of `job`."""
+    alone = tf.distribute.OneDeviceStrategy(strategy.extended.worker_devices[0])
+    return open_side(alone, job), open_side(strategy, job)
+
+
+def open_side(strategy: tf.distribute.Strategy, job: config.Job) -> Side:
+    """Opens the batches of `job`, which are those of every case."""
+    manifest = records.read_manifest(job.data.data_dir)
+    streams = pipeline.num_streams(manifest.splits["train"], cluster.worker_of(strategy)[1])
+    batches, _ = run.open_stream(job, strategy, job.data.data_dir, manifest, streams, 0)
+    return Side(strategy, batches)
+
+
+def compare(alone: Side, together: Side, job: config.Job, name: str) -> list[Row]:
+    """Trains on one replica and on several; returns what was compared.
 
     The first case is evaluated, too, by the same weights.
     """
-    alone = tf.distribute.OneDeviceStrategy(strategy.extended.worker_devices[0])
-    one, many = train(alone, job), train(strategy, job)
+    one, many = train(alone, job), train(together, job)
     rows = compare_training(one, many, job, name)
     if name == next(iter(CASES)):
         many.model.set_weights(one.weights)
-        rows += compare_scores(evaluate(alone, one.model, job), evaluate(strategy, many.model, job))
+        rows += compare_scores(
+            evaluate(alone.strategy, one.model, job), evaluate(together.strategy, many.model, job)
+        )
     return rows
 
 
@@ -200,13 +225,13 @@ def tolerance_of(job: config.Job, what: str) -> float:
     return TOLERANCES[job.device.precision]
 
 
-def train(strategy: tf.distribute.Strategy, job: config.Job) -> Trained:
+def train(side: Side, job: config.Job) -> Trained:
     """Trains for NUM_STEPS steps, as `trainer.task` does."""
     with _precision(job.device.precision):
-        return _train(strategy, job)
+        return _train(side.strategy, iter(side.batches), job)
 
 
-def _train(strategy: tf.distribute.Strategy, job: config.Job) -> Trained:
+def _train(strategy: tf.distribute.Strategy, batches: Iterator, job: config.Job) -> Trained:
     manifest = records.read_manifest(job.data.data_dir)
     num_replicas = strategy.num_replicas_in_sync
     with strategy.scope():
@@ -228,8 +253,6 @@ def _train(strategy: tf.distribute.Strategy, job: config.Job) -> Trained:
         accumulate_steps=job.optimization.accumulate_steps,
         jit_compile=cluster.device_kind(strategy) != "CPU" and not synchronized,
     )
-    streams = pipeline.num_streams(manifest.splits["train"], cluster.worker_of(strategy)[1])
-    batches, _ = run.open_stream(job, strategy, job.data.data_dir, manifest, streams, 0)
     before = [variable.numpy() for variable in model.trainable_variables]
     first = loop(batches, tf.constant(1))["loss"].numpy()
     after = [variable.numpy() for variable in model.trainable_variables]

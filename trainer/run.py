@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import os
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -142,7 +141,8 @@ def train(job: config.Job) -> None:
             batch_size=job.run.eval_batch_size or job.data.batch_size,
             tile=job.run.tile,
         )
-        batches, stream = open_stream(job, strategy, data_dir, manifest, run["streams"], step)
+        opened, stream = open_stream(job, strategy, data_dir, manifest, run["streams"], step)
+        batches = iter(opened)
 
         total_steps, eval_every = run["total_steps"], run["eval_every"]
         checkpoint_every = job.run.checkpoint_every or eval_every
@@ -431,11 +431,11 @@ def open_stream(
     manifest: records.Manifest,
     num_streams: int,
     step: int,
-) -> tuple[Iterator, tf.data.Dataset]:
+) -> tuple[tf.distribute.DistributedDataset, tf.data.Dataset]:
     """Opens the training batches from `step` on.
 
     Returns:
-        The iterator over the batches of all replicas, and the stream that it reads on this worker.
+        The batches of all replicas, and the stream that is read for them on this worker.
     """
     streams = []
 
@@ -458,7 +458,7 @@ def open_stream(
         streams.append(stream)
         return stream
 
-    batches = iter(strategy.distribute_datasets_from_function(stream_of_host))
+    batches = strategy.distribute_datasets_from_function(stream_of_host)
     return batches, streams[0]
 
 
