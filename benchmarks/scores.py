@@ -26,6 +26,8 @@ COMMON = (
     *("--panels=0", "--worst_cases=0", "--verbosity=warning"),
 )
 
+LONG = 6.0  # minutes of training, in which stronger augmentation pays
+
 
 @dataclasses.dataclass(frozen=True)
 class Set:
@@ -34,12 +36,14 @@ class Set:
     Attributes:
         prepare: flags of `trainer.data.prepare`.
         train: flags of `trainer.task`.
+        long: more of them, of LONG minutes and more.
         steps_per_minute: what two cores with AVX-512 and bfloat16 do.
         scores: name → place in summary.json, and the best of three peers after four minutes.
     """
 
     prepare: tuple[str, ...]
     train: tuple[str, ...]
+    long: tuple[str, ...]
     steps_per_minute: float
     scores: Mapping[str, tuple[tuple[str, ...], float]]
 
@@ -48,6 +52,7 @@ SETS = {
     "dsb2018_nuclei": Set(
         ("--classes=background:0,nucleus:255", "--tile=256"),
         ("--crop=128",),
+        ("--augment=strong",),
         337.5,
         {
             "nucleus Dice, mean per image": (("classes", "nucleus", "per_image", "dice"), 0.8638),
@@ -57,6 +62,7 @@ SETS = {
     "isbi2012_em": Set(
         ("--classes=membrane:0,cell:255",),
         ("--crop=256",),
+        (),
         95,
         {
             "soft Dice, NVIDIA's": (("soft_dice_nvidia", "per_image"), 0.8968),
@@ -66,6 +72,7 @@ SETS = {
     "wbc1": Set(
         ("--classes=background:0,cytoplasm:128,nucleus:255",),
         ("--crop=112", "--norm=instance"),
+        (),
         425,
         {
             "cytoplasm Dice, pooled": (("classes", "cytoplasm", "pooled", "dice"), 0.9543),
@@ -135,6 +142,7 @@ def train(settings: Scores, name: str, data: str, steps: int, seed: int) -> dict
             "trainer.task",
             *(f"--data_dir={data}", f"--run_dir={run_dir}", f"--seed={seed}", f"--steps={steps}"),
             *(f"--eval_every={max(1, steps // 5)}", *COMMON, *SETS[name].train),
+            *(SETS[name].long if settings.minutes >= LONG else ()),
         )
         print(f"{run_dir}: {time.monotonic() - began:.0f} s", flush=True)
     with open(summary, encoding="utf-8") as file:

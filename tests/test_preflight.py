@@ -492,6 +492,7 @@ def test_the_text_says_what_is_an_estimate_and_how_good_it_is(findings):
     for name in ("step", "images/s", "MFU", "hours per epoch"):
         assert f"{name}, estimate" in text
     assert "40.0 ms + 10.0 ms to sum gradients" in text
+    assert "< 0.01 (3.6 s for 2304 images)" in text
     assert report.QUALITY["TPU"] in lines
     assert lines[-1] == "Advice: Do this."
     weights, temporary = (

@@ -214,6 +214,7 @@ def _size(number: float) -> str:
 def _time_lines(found: Findings) -> list[str]:
     peak = peak_of(found.accelerator, TYPES[found.lowered.precision])
     here = found.scalings[0]
+    hours = f"{found.epoch_hours:.2f}" if found.epoch_hours >= 0.01 else "< 0.01"
     return [
         f"{'step, estimate':<28}{1e3 * found.step_seconds:8.1f} ms"
         + (
@@ -224,7 +225,7 @@ def _time_lines(found: Findings) -> list[str]:
         f"{'arithmetic':<28}{found.lowered.flops / 1e12:8.2f} TFLOP of convolutions; "
         f"{found.compiled.flops / 1e12:.2f} of all that is computed",
         f"{'memory traffic':<28}{found.gigabytes:8.1f} GB",
-        f"{'hours per epoch, estimate':<28}{found.epoch_hours:8.4f} "
+        f"{'hours per epoch, estimate':<28}{hours:>8} "
         f"({3600 * found.epoch_hours:.1f} s for {found.lowered.num_examples} images)",
     ]
 
