@@ -124,6 +124,7 @@ def test_xla_where_it_cannot_be_is_refused(number, kinds, obstacle):
     )
 
 
+@pytest.mark.slow
 def test_the_small_step_can_be_timed_in_each_form():
     for precision in ("float32", "bfloat16"):
         for jit_compile in (False, True):

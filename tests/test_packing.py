@@ -87,6 +87,7 @@ def test_a_packed_network_computes_what_the_plain_one_does(lanes, training, opti
     assert largest_difference(ours, computed(model, model, images, training)) < tolerance
 
 
+@pytest.mark.slow
 def test_pixels_share_a_place_where_that_fills_the_lanes():
     model = small(input_shape=(32, 32, 1))
     graph = tf.function(lambda images: packing.packed(model, 16)(images, training=True))

@@ -243,6 +243,7 @@ def test_a_resumed_stream_equals_the_uninterrupted_one_to_the_last_bit(tmp_path,
             np.testing.assert_array_equal(value, expected[key])
 
 
+@pytest.mark.slow
 def test_the_same_example_looks_different_in_every_epoch(tmp_path):
     data = write_data(tmp_path, [1], noisy_image)
     stream = plain_stream(*data, batch_size=1, num_streams=1, crop=16, augment="standard")
@@ -478,6 +479,7 @@ def test_an_example_that_cannot_be_decoded_is_named(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_blank_example_changes_no_other_and_counts_for_nothing(tmp_path):
     (tmp_path / "whole").mkdir()
     (tmp_path / "blank").mkdir()
