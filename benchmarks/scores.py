@@ -72,7 +72,7 @@ SETS = {
     "wbc1": Set(
         ("--classes=background:0,cytoplasm:128,nucleus:255",),
         ("--crop=112", "--norm=instance"),
-        (),
+        ("--augment=strong",),
         425,
         {
             "cytoplasm Dice, pooled": (("classes", "cytoplasm", "pooled", "dice"), 0.9543),
