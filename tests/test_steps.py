@@ -46,7 +46,6 @@ def assert_same(ours, theirs, tolerance=1e-5):
         np.testing.assert_allclose(one, other, atol=tolerance)
 
 
-@pytest.mark.slow
 def test_replicas_train_like_one_device_though_valid_pixels_are_uneven():
     # One case, at every save; tests/test_invariance.py has all of them.
     assert_same(train(2), train(1))
