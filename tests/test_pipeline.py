@@ -1,8 +1,10 @@
 """Tests of the stream on real shards: the same for all numbers of workers, from any start."""
 
 import dataclasses
+import gc
 import hashlib
 import itertools
+import weakref
 
 import hypothesis
 import numpy as np
@@ -457,6 +459,20 @@ def test_errors_of_another_cause_are_raised_as_they_are(tmp_path):
         pipeline.explained(data_dir, manifest, "train"),
     ):
         raise tf.errors.NotFoundError(None, None, "another file")
+
+
+def test_no_stream_is_tuned_and_a_kept_iterator_does_not_go(tmp_path):
+    # Either would let the end of a job wait, up to a minute.
+    data = write_data(tmp_path, [1])
+    stream = plain_stream(*data, num_streams=1)
+    options = {"stride": 4, "batch_size": 2, "normalize": "none", "tile": 64}
+    evaluation = pipeline.evaluation_batches(*data, "train", **options)
+    assert [x.options().autotune.enabled for x in (stream, evaluation)] == [False, False]
+    iterator = pipeline.kept(iter(stream))
+    reference = weakref.ref(iterator)
+    del iterator
+    gc.collect()
+    assert reference() is not None
 
 
 def test_an_example_that_cannot_be_decoded_is_named(tmp_path):

@@ -307,7 +307,7 @@ def _time_small_step(precision: str, jit_compile: bool, repeats: int = 3) -> flo
     images = tf.random.stateless_normal((4, 96, 96, 16), (0, 0))
     kernel = tf.random.stateless_normal((3, 3, 16, 16), (0, 1)) / 12
 
-    @tf.function(jit_compile=jit_compile)
+    @tf.function(jit_compile=jit_compile, autograph=False)
     def small_step(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         with tf.GradientTape() as tape:
             tape.watch(kernel)

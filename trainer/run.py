@@ -142,7 +142,7 @@ def train(job: config.Job) -> None:
             tile=job.run.tile,
         )
         opened, stream = open_stream(job, strategy, data_dir, manifest, run["streams"], step)
-        batches = iter(opened)
+        batches = pipeline.kept(iter(opened))
 
         total_steps, eval_every = run["total_steps"], run["eval_every"]
         checkpoint_every = job.run.checkpoint_every or eval_every

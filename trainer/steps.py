@@ -134,7 +134,7 @@ def step_of_one_replica(
         lanes=lanes,
     )
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def step(images: tf.Tensor, labels: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         figures = replica_step({"images": images, "labels": labels, "valid": valid})
         return figures["loss"], figures["gradient_norm"]
@@ -174,7 +174,7 @@ def forward_step(
     """
     forward = forward_of_one_replica(model) if jit_compile else functools.partial(_forward, model)
 
-    @tf.function(reduce_retracing=trace_once)
+    @tf.function(reduce_retracing=trace_once, autograph=False)
     def step(images: Any) -> tf.Tensor:
         parts = _local(strategy, strategy.run(forward, args=(images,)))
         with tf.device(gather_on):
@@ -185,14 +185,14 @@ def forward_step(
 
 def forward_of_one_replica(model: keras.Model) -> Any:
     """Returns a `tf.function` of images → logits, which is one XLA program for each shape."""
-    return tf.function(functools.partial(_forward, model), jit_compile=True)
+    return tf.function(functools.partial(_forward, model), jit_compile=True, autograph=False)
 
 
 def _forward(model: keras.Model, images: tf.Tensor) -> tf.Tensor:
     return model(images, training=False)
 
 
-@tf.function(reduce_retracing=False)
+@tf.function(reduce_retracing=False, autograph=False)
 def score(
     batch: Batch,
     logits: tf.Tensor,
@@ -263,8 +263,11 @@ def _replica_step(
     # The XLA boundary: all that a replica computes by itself is one program. Collectives and the
     # optimizer's variables, which may live on other devices, stay outside.
     if jit_compile:
-        forward_backward = tf.function(forward_backward, jit_compile=True)
+        forward_backward = tf.function(forward_backward, jit_compile=True, autograph=False)
 
+    # AutoGraph is for Python loops over tensors, of which only the loop over steps is one. To
+    # rewrite all that is called takes seconds of every start, here as in the stream.
+    @tf.autograph.experimental.do_not_convert
     def replica_step(batch: Batch) -> dict[str, tf.Tensor]:
         context = tf.distribute.get_replica_context()
         weights = losses.weights(terms, batch["labels"], batch["valid"], class_weights)

@@ -14,6 +14,8 @@ case s = 0.
 """
 
 import contextlib
+import ctypes
+import os
 from collections.abc import Iterator
 
 import tensorflow as tf
@@ -24,6 +26,7 @@ from trainer.errors import InputError
 
 MAX_STREAMS = 16
 READERS = 4  # streams read at the same time
+DECODERS = os.cpu_count() or 1  # examples decoded and augmented at the same time
 PADDED_SIDE = 64  # evaluation pads sides to multiples of it, so that few shapes occur
 
 
@@ -66,6 +69,7 @@ def _balanced(split: records.Split, streams: int) -> bool:
     return 10 * max(sizes) <= 11 * min(sizes)
 
 
+@tf.autograph.experimental.do_not_convert
 def training_stream(
     data_dir: str,
     manifest: records.Manifest,
@@ -145,12 +149,12 @@ def training_stream(
         data = data.batch(batch_size // num_workers)  # still serialized, so small
         data = data.map(lambda *batch: tuple(tf.gather(values, places) for values in batch))
         data = data.unbatch()
-    data = data.map(example, tf.data.AUTOTUNE, deterministic=True)
+    data = data.map(example, DECODERS, deterministic=True)
     data = data.batch(batch_size // replicas, drop_remainder=True)
     # That it is endless cannot be seen from its parts; without it, several workers would take each
     # batch for one that may be missing, of unknown size.
     data = data.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-    return data.prefetch(tf.data.AUTOTUNE).with_options(_options())
+    return data.prefetch(2 * num_replicas).with_options(_options())
 
 
 def ordered_examples(
@@ -256,9 +260,22 @@ def _key(seed: int, number: tf.Tensor) -> tf.Tensor:
     return tf.stack([tf.constant(seed, tf.int64), number])
 
 
+def kept(iterator: Iterator) -> Iterator:
+    """Returns an iterator over training batches after seeing to it that it is never let go.
+
+    TensorFlow's tuner of input looks whether its iterator has ended once in a period that doubles
+    up to a minute, and letting go waits for it: a job that was asked to stop would outlive its
+    machine's patience. Our streams are not tuned (`_options`), but those by which a strategy brings
+    batches to its devices are. What it holds, some batches and threads, ends with the process.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(iterator))
+    return iterator
+
+
 # Evaluation ---------------------------------------------------------------------------------------
 
 
+@tf.autograph.experimental.do_not_convert
 def evaluation_batches(
     data_dir: str,
     manifest: records.Manifest,
@@ -332,7 +349,7 @@ def evaluation_batches(
     data = tf.data.Dataset.from_tensor_slices((paths, counts, first_cases))
     data = data.shard(num_workers, worker).flat_map(numbered)
     data = data.filter(lambda case, serialized: serialized != blank)
-    data = data.map(example, tf.data.AUTOTUNE, deterministic=True)
+    data = data.map(example, min(READERS, DECODERS), deterministic=True)
     data = data.group_by_window(_shape_key, full_batch, window_size_func=size_of_batch)
     return data.prefetch(2).with_options(_options())
 
@@ -391,6 +408,7 @@ def _targets(mask: tf.Tensor) -> dict[str, tf.Tensor]:
 def _options() -> tf.data.Options:
     options = tf.data.Options()
     options.deterministic = True
+    options.autotune.enabled = False  # see `kept`
     # Workers take their own examples; TensorFlow must not divide them again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return options

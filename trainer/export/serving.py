@@ -76,7 +76,7 @@ class Server(tf.Module):
         self, function: Callable[..., Outputs], shape: list[int | None], dtype: str, name: str
     ) -> Callable[..., Outputs]:
         spec = tf.TensorSpec(shape, dtype, name)
-        return tf.function(function, input_signature=[spec])
+        return tf.function(function, input_signature=[spec], autograph=False)
 
     def predict(self, images: tf.Tensor) -> Outputs:
         """Returns masks and probabilities of images, stored dtype [B, H, W, C]."""
