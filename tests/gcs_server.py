@@ -239,6 +239,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     """One connection: a client's own, or one that it opened through us as its proxy."""
 
     protocol_version = "HTTP/1.1"
+    # Else a body waits for the acknowledgement of its headers, which the client delays.
+    disable_nagle_algorithm = True
     server: _Http
 
     def log_message(self, format: str, *args: object) -> None:

@@ -281,7 +281,8 @@ def broken_rule(job: Any) -> str:
 def serve(runner: Callable[..., None] | None = None) -> Iterator[Server]:
     """Starts a server and stops it at the end."""
     server = Server(runner)
-    threading.Thread(target=server._http.serve_forever, daemon=True).start()
+    # By itself it looks twice a second whether it is to stop, and each test waits for that.
+    threading.Thread(target=server._http.serve_forever, args=[0.01], daemon=True).start()
     try:
         yield server
     finally:
@@ -296,6 +297,8 @@ def _json(job: Any) -> dict[str, Any]:
 def _http_server(server: Server) -> http.server.ThreadingHTTPServer:
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        # Else a body waits for the acknowledgement of its headers, which the client delays.
+        disable_nagle_algorithm = True
 
         def log_message(self, format: str, *args: object) -> None:
             """Stays silent."""
