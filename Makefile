@@ -19,8 +19,9 @@ VENV := .venv-tf$(TF)
 PIN := tensorflow==$(TF) tensorboard==$(basename $(TF)).*
 endif
 
-# Two processes, each with whole files: TensorFlow takes long to trace, on one core.
-PYTEST = $(BIN)/python -m pytest -q -n 2 --dist loadfile
+# Two processes: TensorFlow takes long to trace, on one core. Each begins with half of the files, and
+# takes from the other once it has none left.
+PYTEST = $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 .PHONY: demo check test test-io test-image test-preflight browser lint lock clean
 

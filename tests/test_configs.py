@@ -11,7 +11,8 @@ import pytest
 from conftest import write_data
 
 ROOT = pathlib.Path(__file__).parents[1]
-SMALL = ["--filters=2", "--batch_size=4", "--crop=32", "--jit_compile=false", "--precision=float32"]
+SMALL = ["--filters=2", "--depth=1", "--batch_size=4", "--crop=32"]
+SMALL += ["--jit_compile=false", "--precision=float32"]
 
 
 def start(module, *argv):
