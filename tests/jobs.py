@@ -11,7 +11,7 @@ from launch.local import reserve_ports
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-SMALL = ["--crop=32", "--filters=4", "--depth=2", "--batch_size=4", "--steps=6", "--eval_every=3"]
+SMALL = ["--crop=32", "--filters=4", "--depth=1", "--batch_size=4", "--steps=6", "--eval_every=3"]
 SMALL += ["--jit_compile=false", "--precision=float32", "--steps_per_loop=2"]
 
 

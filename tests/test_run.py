@@ -291,7 +291,7 @@ def test_on_a_full_disk_training_goes_on_then_stops_in_one_line_and_keeps_what_i
 def test_two_workers_train_like_one_read_only_their_shards_and_only_the_chief_writes(
     data_dir, tmp_path
 ):
-    argv = ["--norm=none", "--optimizer=sgd", "--augment=none", "--filters=8"]
+    argv = ["--norm=none", "--optimizer=sgd", "--augment=none", "--filters=8", "--depth=2"]
     argv += ["--worst_cases=1", "--best_cases=1"]  # or the chief would draw its share
     argv += ["--profile=1,1"]  # at which all stop, though the chief alone writes
     folders = [tmp_path / "0", tmp_path / "1"]
