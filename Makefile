@@ -19,7 +19,7 @@ VENV := .venv-tf$(TF)
 PIN := tensorflow==$(TF) tensorboard==$(basename $(TF)).*
 endif
 
-# Two processes: TensorFlow takes long to trace, on one core. Each begins with half of the files, and
+# Two processes: TensorFlow takes long to trace, on one core. Each begins with half of the tests, and
 # takes from the other once it has none left.
 PYTEST = $(BIN)/python -m pytest -q -n 2 --dist worksteal
 

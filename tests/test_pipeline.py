@@ -462,7 +462,7 @@ def test_errors_of_another_cause_are_raised_as_they_are(tmp_path):
 
 
 def test_no_stream_is_tuned_and_a_kept_iterator_does_not_go(tmp_path):
-    # Either would let the end of a job wait, up to a minute.
+    # The end of a job would wait for a tuned stream, or for an iterator that is let go.
     data = write_data(tmp_path, [1])
     stream = plain_stream(*data, num_streams=1)
     options = {"stride": 4, "batch_size": 2, "normalize": "none", "tile": 64}
