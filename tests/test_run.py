@@ -1,6 +1,7 @@
 """Whole jobs, as processes: train, refuse, evaluate."""
 
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ import subprocess
 import pytest
 from conftest import write_data
 
-from tests.jobs import command, lines, only, start_workers, train
+from tests.jobs import command, lines, only, start, start_workers, train
 from trainer import config, run
 
 
@@ -60,6 +61,17 @@ def test_a_job_leaves_the_run_folder_that_is_promised(finished):
     ):
         assert (run_dir / path).exists(), path
     assert len(list((run_dir / "best").glob("*/commit.json"))) == 1
+
+
+@pytest.mark.slow
+def test_computing_on_the_only_core_is_no_wait_for_the_input(data_dir, tmp_path):
+    core = min(os.sched_getaffinity(0))
+    argv = ["--filters=64", "--steps=8", "--eval_every=8", "--augment=none"]
+    job = start(data_dir, tmp_path, *argv, preexec_fn=lambda: os.sched_setaffinity(0, {core}))
+    _, output = job.communicate(timeout=120)
+    assert job.returncode == 0, output
+    *_, last = only(lines(tmp_path), "train", "input_share", "share_input")
+    assert max(last) < 0.4
 
 
 @pytest.mark.slow
