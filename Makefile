@@ -13,6 +13,8 @@ VENV := .venv
 TF ?=
 
 BIN = $(VENV)/bin
+# Where it is set, every process of a test compiles all of our modules, and pytest all of its own.
+unexport PYTHONDONTWRITEBYTECODE
 # Another TensorFlow (make check TF=2.17.1) has an environment of its own.
 ifneq ($(TF),)
 VENV := .venv-tf$(TF)

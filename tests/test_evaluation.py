@@ -54,6 +54,12 @@ def evaluator_of(data, model, *, replicas=1, batch_size=2, tile=1024, normalize=
     )
 
 
+@pytest.fixture(scope="module")
+def scores(data):
+    """The scores of the validation split, in batches of two on one device."""
+    return evaluator_of(data, pointwise_model())("val")
+
+
 def read_split(data, split):
     """Yields (image, mask) of a split, read without the pipeline."""
     folder, manifest = data
@@ -63,8 +69,7 @@ def read_split(data, split):
             yield example["image"], example["mask"].numpy()
 
 
-def test_counts_equal_numpy_on_a_set_that_no_batch_divides(data):
-    scores = evaluator_of(data, pointwise_model(), batch_size=4)("val")
+def test_counts_equal_numpy_on_a_set_that_no_batch_divides(data, scores):
     for n, (image, mask) in enumerate(read_split(data, "val")):
         image = normalization.normalize(image, "image", (), ()).numpy()
         predicted = np.argmax(image @ SLOPES + OFFSETS, axis=-1)
@@ -76,14 +81,16 @@ def test_counts_equal_numpy_on_a_set_that_no_batch_divides(data):
     assert scores.summary["images"] == 7
 
 
-@pytest.mark.parametrize(("replicas", "batch_size"), [(1, 1), (1, 7), (2, 4), (4, 3)])
-def test_the_result_does_not_depend_on_batch_size_or_replicas(data, replicas, batch_size):
-    expected = evaluator_of(data, pointwise_model())("val")
+@pytest.mark.parametrize(
+    ("replicas", "batch_size"),
+    [(1, 7), (2, 4), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, 1), (4, 3)))],
+)
+def test_the_result_does_not_depend_on_batch_size_or_replicas(data, scores, replicas, batch_size):
     model = pointwise_model(replicas)
-    scores = evaluator_of(data, model, replicas=replicas, batch_size=batch_size)("val")
-    np.testing.assert_array_equal(scores.counts, expected.counts)
-    np.testing.assert_allclose(scores.soft, expected.soft, rtol=1e-5)
-    assert scores.loss == pytest.approx(expected.loss, rel=1e-5)
+    found = evaluator_of(data, model, replicas=replicas, batch_size=batch_size)("val")
+    np.testing.assert_array_equal(found.counts, scores.counts)
+    np.testing.assert_allclose(found.soft, scores.soft, rtol=1e-5)
+    assert found.loss == pytest.approx(scores.loss, rel=1e-5)
 
 
 def test_logits_of_tiles_equal_those_of_the_whole_image(tmp_path):
@@ -136,8 +143,7 @@ def test_cases_are_shown_as_they_are_stored(data, normalize):
         np.testing.assert_array_equal(case.image, stored[name])
 
 
-def test_confusions_and_probabilities_count_every_valid_pixel_once(data):
-    scores = evaluator_of(data, pointwise_model())("val")
+def test_confusions_and_probabilities_count_every_valid_pixel_once(scores):
     np.testing.assert_array_equal(np.diag(scores.confusions), scores.counts[..., 2].sum(axis=0))
     np.testing.assert_array_equal(scores.confusions.sum(axis=1), scores.counts[..., 0].sum(axis=0))
     np.testing.assert_array_equal(scores.confusions.sum(axis=0), scores.counts[..., 1].sum(axis=0))
@@ -147,8 +153,7 @@ def test_confusions_and_probabilities_count_every_valid_pixel_once(data):
         assert others + own == scores.counts[..., 0].sum()
 
 
-def test_figures_name_classes_and_terms(data):
-    scores = evaluator_of(data, pointwise_model())("val")
+def test_figures_name_classes_and_terms(scores):
     found = evaluation.figures(scores)
     assert list(found)[:3] == ["loss", "dice", "iou"]
     assert found["loss"] == pytest.approx(found["loss/cross_entropy"] + found["loss/soft_dice"])
@@ -178,7 +183,7 @@ def test_cases_summary_and_pictures_are_written(data, tmp_path):
         assert [name[:3] for name in pictures] == ranks
 
 
-def test_an_unreadable_case_counts_for_nothing_and_has_no_line(data, tmp_path):
+def test_an_unreadable_case_counts_for_nothing_and_has_no_line(data, scores, tmp_path):
     folder, manifest = data
     split = manifest.splits["val"]
     examples = [one for shard in split.shards for one in records.read_shard(folder, shard)]
@@ -186,24 +191,23 @@ def test_an_unreadable_case_counts_for_nothing_and_has_no_line(data, tmp_path):
     shard = records.write_shard(str(tmp_path), "val-00000-of-00001.tfrecord", examples)
     split = dataclasses.replace(split, shards=(shard,))
     other = dataclasses.replace(manifest, splits={**manifest.splits, "val": split})
-    scores = evaluator_of((str(tmp_path), other), pointwise_model())("val")
-    whole = evaluator_of(data, pointwise_model())("val")
+    found = evaluator_of((str(tmp_path), other), pointwise_model())("val")
 
     kept = [0, 1, 3, 4, 5, 6]
-    assert np.flatnonzero(scores.evaluated).tolist() == kept
-    np.testing.assert_array_equal(scores.counts[kept], whole.counts[kept])
-    assert scores.summary["unreadable"] == [split.cases[2]]
-    assert whole.summary["unreadable"] == []
+    assert np.flatnonzero(found.evaluated).tolist() == kept
+    np.testing.assert_array_equal(found.counts[kept], scores.counts[kept])
+    assert found.summary["unreadable"] == [split.cases[2]]
+    assert scores.summary["unreadable"] == []
     names = [entry.name for entry in manifest.classes]
-    expected = metrics.summarize(whole.counts[kept], whole.soft[kept], names)
-    assert scores.summary["images"] == expected["images"] == 6
-    assert scores.summary["dice"] == expected["dice"]
-    rows = evaluation.cases_csv(scores, manifest, "val").splitlines()[1:]
+    expected = metrics.summarize(scores.counts[kept], scores.soft[kept], names)
+    assert found.summary["images"] == expected["images"] == 6
+    assert found.summary["dice"] == expected["dice"]
+    rows = evaluation.cases_csv(found, manifest, "val").splitlines()[1:]
     assert [row.split(",")[0] for row in rows[::3]] == [split.cases[n] for n in kept]
 
 
-def test_the_table_has_a_line_for_each_class_and_mean(data):
-    lines = evaluation.table(evaluator_of(data, pointwise_model())("val").summary).splitlines()
+def test_the_table_has_a_line_for_each_class_and_mean(scores):
+    lines = evaluation.table(scores.summary).splitlines()
     heads = [line.split("  ")[0] for line in lines]
     assert heads == ["class", "class0", "class1", "class2", "mean, foreground", "mean, all"]
     assert len({len(line) for line in lines}) == 1

@@ -53,15 +53,10 @@ def test_the_cases_are_the_rows_of_the_tables():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [2, 4])  # one after the other: a case is trained alone once
 @pytest.mark.parametrize("name", invariance.CASES)
-def test_two_replicas_train_like_one(folder, name):
-    assert_same(compare(2, name, folder))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", invariance.CASES)
-def test_four_replicas_train_like_one(folder, name):
-    assert_same(compare(4, name, folder))
+def test_replicas_train_like_one(folder, name, number):
+    assert_same(compare(number, name, folder))
 
 
 @pytest.mark.slow

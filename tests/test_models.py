@@ -257,6 +257,7 @@ def test_any_size_is_padded_with_zeros_below_and_right_and_cropped_back():
         np.testing.assert_allclose(model(images), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_sizes_known_at_run_time_work_inside_xla():
     model = small(input_shape=(None, None, 1))
     compiled = tf.function(model, jit_compile=True)
@@ -302,7 +303,14 @@ def test_dropout_acts_in_training_only():
     assert not np.allclose(model(images, training=True), model(images, training=True))
 
 
-@pytest.mark.parametrize("options", [{}, {"input_shape": (None, None, 1)}, {"norm": "group"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"input_shape": (None, None, 1)},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"norm": "group"}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_saved_network_is_read_back(options, tmp_path):
     model = small(**options, attention=True, residual=True)
     model.save(tmp_path / "model.keras")

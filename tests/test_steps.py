@@ -1,5 +1,7 @@
 """The training step over 1, 2 and 4 devices."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -16,12 +18,17 @@ VALID[4:7] = 0
 VALID[7, 1:] = 0
 
 
+def network(norm="none"):
+    """Returns a small network, its weights always the same."""
+    keras.utils.set_random_seed(0)
+    return models.build_unet((None, None, 1), 4, depth=1, norm=norm)
+
+
 def train(number, *, num_steps=3, loss="ce_dice", norm="none", optimizer=None, **settings):
     """Trains on the batch above over `number` replicas; returns the totals and the weights."""
     strategy = strategy_of(number)
-    keras.utils.set_random_seed(0)
     with strategy.scope():
-        model = models.build_unet((None, None, 1), 4, depth=2, norm=norm)
+        model = network(norm)
         descent = optimizer() if optimizer else keras.optimizers.SGD(0.5)
         descent.build(model.trainable_variables)
         average = keras.models.clone_model(model) if settings.get("average_decay") else None
@@ -38,6 +45,11 @@ def train(number, *, num_steps=3, loss="ce_dice", norm="none", optimizer=None, *
     return {key: float(tf.reduce_sum(series)) for key, series in series_of.items()}, weights
 
 
+@functools.cache
+def trained_alone():
+    return train(1)
+
+
 def assert_same(ours, theirs, tolerance=1e-5):
     (totals, weights), (other_totals, other_weights) = ours, theirs
     for key in ("loss", "gradient_norm"):
@@ -48,11 +60,11 @@ def assert_same(ours, theirs, tolerance=1e-5):
 
 def test_replicas_train_like_one_device_though_valid_pixels_are_uneven():
     # One case, at every save; tests/test_invariance.py has all of them.
-    assert_same(train(2), train(1))
+    assert_same(train(2), trained_alone())
 
 
 def test_the_terms_of_the_loss_add_up_to_it():
-    totals, _ = train(1)
+    totals, _ = trained_alone()
     parts = totals["loss/cross_entropy"], totals["loss/soft_dice"]
     assert min(parts) > 0
     assert totals["loss"] == pytest.approx(sum(parts), abs=1e-5)
@@ -60,7 +72,7 @@ def test_the_terms_of_the_loss_add_up_to_it():
 
 @pytest.mark.slow
 def test_a_batch_in_parts_trains_like_the_whole():
-    assert_same(train(1, accumulate_steps=4), train(1))
+    assert_same(train(1, accumulate_steps=4), trained_alone())
 
 
 @pytest.mark.slow
@@ -70,7 +82,7 @@ def test_xla_trains_like_the_graph():
 
 def test_clipping_bounds_the_norm_of_the_summed_gradient():
     # SGD with rate 0.5 and a gradient clipped to 0.01 moves the weights by 0.005 in one step.
-    _, before = train(2, num_steps=0)
+    before = network().get_weights()
     _, after = train(2, num_steps=1, clip_norm=0.01)
     moved = np.sqrt(sum(((a - b) ** 2).sum() for a, b in zip(after, before, strict=True)))
     assert moved == pytest.approx(0.005, rel=1e-3)
@@ -79,7 +91,7 @@ def test_clipping_bounds_the_norm_of_the_summed_gradient():
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2])
 def test_the_average_follows_the_weights_by_its_decay(number):
-    _, first = train(number, num_steps=0)
+    first = network().get_weights()
     _, second = train(number, num_steps=1)
     _, average = train(number, num_steps=1, average_decay=0.75)
     for a, b, mean in zip(first, second, average, strict=True):
@@ -117,8 +129,7 @@ def test_the_step_of_one_replica_for_another_device_is_that_of_the_training_loop
     strategy = strategy_of(1)
     results = []
     for lowered in (False, True):
-        keras.utils.set_random_seed(0)
-        model = models.build_unet((None, None, 1), 4, depth=1)
+        model = network("batch")
         descent = keras.optimizers.Adam(0.1)
         descent.build(model.trainable_variables)
         average = keras.models.clone_model(model)
