@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import types
 
 import keras
 import pytest
@@ -293,6 +294,34 @@ def test_no_batch_fits_where_one_image_does_not():
     found, tried = count_trials(lambda n: 2000 + n, 4, 1000)
     assert found is None
     assert 1 in tried
+
+
+@pytest.mark.parametrize(("slower_from", "said"), [(33, True), (1000, False)])
+def test_of_the_batches_that_fit_the_fastest_is_named_where_the_largest_is_not(
+    monkeypatch, caplog, slower_from, said
+):
+    # A quarter of a GiB per image: 63 images fill 15.75 GiB; 80 images/s instead of 100.
+    def compiled_step(batch_size):
+        total = batch_size * GIB // 4
+        compiled = types.SimpleNamespace(
+            memory={}, total=total, module=batch_size, cached=False, seconds=1.0
+        )
+        return types.SimpleNamespace(layers=()), compiled
+
+    def operations(batch_size, accelerator, layers):
+        seconds = batch_size / (100 if batch_size < slower_from else 80)
+        return [estimate.Operation("conv", "", seconds, 0.0, 0.0, "memory")]
+
+    monkeypatch.setattr(estimate, "estimate", operations)
+    with caplog.at_level("INFO", logger="absl"):
+        found = preflight.largest_batch(
+            config.Preflight(), ACCELERATORS["v5e"], compiled_step, start=16
+        )
+    first, *_, last = caplog.messages
+    assert first == "batch 16 per replica: 4.00 of 15.75 GiB, fits, 100 images/s by estimate (1 s)"
+    assert found in (61, 62, 63)
+    assert ("has 25% more images/s than the largest" in last) == said
+    assert last.startswith("batch 32 per replica") == said
 
 
 def give_advice(name, total, *, filters=64, precision="bfloat16", padding=None, efficiency=1.0):

@@ -387,7 +387,7 @@ class Target(Settings):
     )
     chips: int = setting(1, "Chips among which --batch_size is divided.", low=1)
     find_batch: bool = setting(
-        False, "Find the largest --batch_size that fits, by a few more compilations."
+        False, "Find the largest --batch_size that fits, by up to 7 more compilations."
     )
     json: str = setting("", "Also write the figures to this file.")
     cache_dir: str = setting(
