@@ -10,7 +10,7 @@ from absl import logging
 from trainer import config, flags
 from trainer.errors import InputError
 from trainer.preflight import compilation
-from trainer.preflight.accelerators import ACCELERATORS, GIB, Accelerator
+from trainer.preflight.accelerators import ACCELERATORS, GIB, Accelerator, Gpu, Tpu
 from trainer.stores import files
 
 DOES_NOT_FIT = 3  # exit status
@@ -67,7 +67,7 @@ def fits(compiled: compilation.Compiled, accelerator: Accelerator) -> bool:
 
 
 def largest_batch(
-    settings: config.Preflight, accelerator: Accelerator, compiled_step: Any, start: int
+    settings: config.Preflight, accelerator: Tpu | Gpu, compiled_step: Any, start: int
 ) -> int:
     """Returns the largest batch per replica that fits, or the smallest there is if none does.
 
@@ -139,7 +139,7 @@ def refuse(
 
 def tell(
     settings: config.Preflight,
-    accelerator: Any,
+    accelerator: Tpu | Gpu,
     lowered: Any,
     compiled: compilation.Compiled,
 ) -> None:
