@@ -5,7 +5,7 @@ divided by its weight over *all* replicas, gradients are summed, and only then c
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -67,24 +67,26 @@ def train_loop(
         jit_compile=jit_compile,
         lanes=lanes,
     )
-    clock = tf.timestamp if timed else lambda: tf.zeros((), tf.float64)
+
+    def time_after(tensors: Iterable[tf.Tensor]) -> tf.Tensor:
+        if not timed:
+            return tf.zeros((), tf.float64)
+        with tf.control_dependencies(tensors):
+            return tf.timestamp()
 
     @tf.function
     def loop(iterator: Iterator, num_steps: tf.Tensor) -> dict[str, tf.Tensor]:
         names = ("loss", *_names_of_parts(terms), "gradient_norm", "wait_seconds")
         series = {key: tf.TensorArray(tf.float32, num_steps, element_shape=()) for key in names}
-        ended = clock()  # the step before
+        ended = time_after([])  # the step before
         for number in tf.range(num_steps):
             batch = next(iterator)
-            arrived = [x for value in batch.values() for x in _local(strategy, value)]
-            with tf.control_dependencies(arrived):
-                now = clock()
-            # A batch is fetched while the step before is computed: less than 0 is no wait.
-            waited = tf.maximum(now - ended, 0)
-            figures = strategy.run(replica_step, args=(batch, [now] if timed else []))
+            arrived = time_after([x for value in batch.values() for x in _local(strategy, value)])
+            figures = strategy.run(replica_step, args=(batch, [arrived] if timed else []))
             step = {key: _local(strategy, value)[0] for key, value in figures.items()}
-            with tf.control_dependencies(step.values()):
-                ended = clock()
+            # A batch is fetched while the step before is computed: less than 0 is no wait.
+            waited = tf.maximum(arrived - ended, 0)
+            ended = time_after(step.values())
             step["wait_seconds"] = tf.cast(waited, tf.float32)
             series = {key: series[key].write(number, step[key]) for key in names}
         return {key: series[key].stack() for key in names}
