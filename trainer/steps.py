@@ -85,7 +85,7 @@ def train_loop(
             figures = strategy.run(replica_step, args=(batch, [arrived] if timed else []))
             step = {key: _local(strategy, value)[0] for key, value in figures.items()}
             # A batch is fetched while the step before is computed: less than 0 is no wait.
-            waited = tf.maximum(arrived - ended, 0)
+            waited = tf.maximum(arrived - ended, 0) if timed else ended
             ended = time_after(step.values())
             step["wait_seconds"] = tf.cast(waited, tf.float32)
             series = {key: series[key].write(number, step[key]) for key in names}
