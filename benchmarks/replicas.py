@@ -128,8 +128,9 @@ def show_difference(replicas: int) -> None:
     with invariance.data_folder() as data_dir:
         values = config.to_dict(invariance.job_of(name, data_dir, replicas))
         job = config.from_dict(config.Job, {**values, "norm": "batch"})
-        sides = invariance.open_sides(strategy, job)
-        print(invariance.table(invariance.compare(*sides, job, "norm=batch"), strategy))
+        one, many = (invariance.train(side, job) for side in invariance.open_sides(strategy, job))
+        rows = invariance.compare_training(one, many, job, "norm=batch")
+        print(invariance.table(rows, strategy))
 
 
 if __name__ == "__main__":

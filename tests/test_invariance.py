@@ -1,6 +1,5 @@
 """Several replicas train and evaluate like one; of several workers, test_selfcheck.py."""
 
-import functools
 import re
 
 import numpy as np
@@ -20,21 +19,13 @@ def folder():
         yield path
 
 
-@functools.cache
-def side_of(number, path):
-    return invariance.open_side(strategy_of(number), invariance.job_of(FIRST, path, number))
+def trained(number, job):
+    return invariance.train(invariance.open_side(strategy_of(number), job), job)
 
 
-@functools.cache
-def trained_alone(name, path):
-    return invariance.train(side_of(1, path), invariance.job_of(name, path, 1))
-
-
-def compare(number, name, path):
-    job = invariance.job_of(name, path, number)
-    assert job == invariance.job_of(name, path, 1)  # 8 images a step divide among 1, 2 and 4
-    many = invariance.train(side_of(number, path), job)
-    return invariance.compare_training(trained_alone(name, path), many, job, name)
+@pytest.fixture(scope="module")
+def trained_alone(folder):
+    return trained(1, invariance.job_of(FIRST, folder, 1))
 
 
 def assert_same(rows):
@@ -53,16 +44,19 @@ def test_the_cases_are_the_rows_of_the_tables():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [2, 4])  # one after the other: a case is trained alone once
 @pytest.mark.parametrize("name", invariance.CASES)
-def test_replicas_train_like_one(folder, name, number):
-    assert_same(compare(number, name, folder))
+def test_replicas_train_like_one(folder, name):
+    job = invariance.job_of(name, folder, 1)
+    one = trained(1, job)
+    for number in (2, 4):
+        assert job == invariance.job_of(name, folder, number)  # 1, 2 and 4 divide 8 images a step
+        assert_same(invariance.compare_training(one, trained(number, job), job, name))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [2, 4])
-def test_replicas_evaluate_like_one_though_some_have_nothing(folder, number):
-    one, job = trained_alone(FIRST, folder), invariance.job_of(FIRST, folder, number)
+def test_replicas_evaluate_like_one_though_some_have_nothing(folder, trained_alone, number):
+    one, job = trained_alone, invariance.job_of(FIRST, folder, number)
     with strategy_of(number).scope():
         model = one.model.__class__.from_config(one.model.get_config())
     model.set_weights(one.weights)
@@ -76,23 +70,22 @@ def test_replicas_evaluate_like_one_though_some_have_nothing(folder, number):
 
 @pytest.mark.slow
 def test_the_data_leave_a_replica_without_a_pixel_and_none_of_the_steps(folder):
-    batches = iter(side_of(2, folder).batches)
+    side = invariance.open_side(strategy_of(2), invariance.job_of(FIRST, folder, 2))
     counts = [
-        [float(tf.reduce_sum(part)) for part in next(batches)["valid"].values]
-        for _ in range(invariance.NUM_STEPS)
+        [float(tf.reduce_sum(part)) for part in next(side.batches)["valid"].values]
+        for _ in range(invariance.NUM_STEPS * len(invariance.CASES))
     ]
     assert min(min(step) for step in counts) == 0
     assert min(sum(step) for step in counts) > 0
 
 
 @pytest.mark.slow
-def test_batch_norm_of_each_replica_is_found_to_differ(folder):
+def test_batch_norm_of_each_replica_is_found_to_differ(folder, trained_alone):
     # What is documented in docs/replicas.md; if this passes as same, the proof sees nothing.
     job = config.from_dict(
         config.Job, {**config.to_dict(invariance.job_of(FIRST, folder, 2)), "norm": "batch"}
     )
-    one, many = trained_alone(FIRST, folder), invariance.train(side_of(2, folder), job)
-    rows = invariance.compare_training(one, many, job, "norm=batch")
+    rows = invariance.compare_training(trained_alone, trained(2, job), job, "norm=batch")
     assert [row.same for row in rows] == [False] * 3
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import cluster, config, evaluation, losses, models, network, run, steps
+from trainer import ahead, cluster, config, evaluation, losses, models, network, run, steps
 from trainer.data import pipeline, records
 from trainer.errors import InputError
 from trainer.stores import files
@@ -99,10 +99,10 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """One of the two that are compared: its devices, and the batches, the same for every case."""
+    """One of the two that are compared: its devices, and the batches, which cases take in turn."""
 
     strategy: tf.distribute.Strategy
-    batches: tf.distribute.DistributedDataset
+    batches: Iterator[steps.Batch]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,11 +144,18 @@ def check(settings: config.SelfCheck) -> bool:
     rows = []
     with data_folder() as data_dir:
         jobs = {name: job_of(name, data_dir, strategy.num_replicas_in_sync) for name in names}
-        one, many = open_sides(strategy, jobs[names[0]])
-        for name, job in jobs.items():
-            found = compare(one, many, job, name)
-            logging.info("%s: %s", name, verdict(found))
-            rows += found
+        alone, together = open_sides(strategy, jobs[names[0]])
+        # Half of what a side takes is TensorFlow's time, which Python has for the other side.
+        trainings = (train(alone, job) for job in jobs.values())
+        with ahead.reading(trainings, len(jobs)) as trained_alone:
+            for name, job in jobs.items():
+                many = train(together, job)
+                one = next(trained_alone)
+                found = compare_training(one, many, job, name)
+                if name == next(iter(CASES)):
+                    found += compare_evaluation(alone, one, together, many, job)
+                logging.info("%s: %s", name, verdict(found))
+                rows += found
     if cluster.worker_of(strategy)[0] == 0:
         print(table(rows, strategy), flush=True)
         if settings.json:
@@ -165,26 +172,11 @@ def open_sides(strategy: tf.distribute.Strategy, job: config.Job) -> tuple[Side,
 
 
 def open_side(strategy: tf.distribute.Strategy, job: config.Job) -> Side:
-    """Opens the batches of `job`, which are those of every case."""
+    """Opens the batches of `job`; each case goes on where the one before it ended."""
     manifest = records.read_manifest(job.data.data_dir)
     streams = pipeline.num_streams(manifest.splits["train"], cluster.worker_of(strategy)[1])
     batches, _ = run.open_stream(job, strategy, job.data.data_dir, manifest, streams, 0)
-    return Side(strategy, batches)
-
-
-def compare(alone: Side, together: Side, job: config.Job, name: str) -> list[Row]:
-    """Trains on one replica and on several; returns what was compared.
-
-    The first case is evaluated, too, by the same weights.
-    """
-    one, many = train(alone, job), train(together, job)
-    rows = compare_training(one, many, job, name)
-    if name == next(iter(CASES)):
-        many.model.set_weights(one.weights)
-        rows += compare_scores(
-            evaluate(alone.strategy, one.model, job), evaluate(together.strategy, many.model, job)
-        )
-    return rows
+    return Side(strategy, iter(batches))
 
 
 def compare_training(one: Trained, many: Trained, job: config.Job, name: str) -> list[Row]:
@@ -228,10 +220,12 @@ def tolerance_of(job: config.Job, what: str) -> float:
 def train(side: Side, job: config.Job) -> Trained:
     """Trains for NUM_STEPS steps, as `trainer.task` does."""
     with _precision(job.device.precision):
-        return _train(side.strategy, iter(side.batches), job)
+        return _train(side.strategy, side.batches, job)
 
 
-def _train(strategy: tf.distribute.Strategy, batches: Iterator, job: config.Job) -> Trained:
+def _train(
+    strategy: tf.distribute.Strategy, batches: Iterator[steps.Batch], job: config.Job
+) -> Trained:
     manifest = records.read_manifest(job.data.data_dir)
     num_replicas = strategy.num_replicas_in_sync
     with strategy.scope():
@@ -282,6 +276,16 @@ def evaluate(
         batch_size=max(4, strategy.num_replicas_in_sync),
         tile=job.run.tile,
     )("val")
+
+
+def compare_evaluation(
+    alone: Side, one: Trained, together: Side, many: Trained, job: config.Job
+) -> list[Row]:
+    """Evaluates by the same weights, those of one replica, and compares the scores."""
+    many.model.set_weights(one.weights)
+    return compare_scores(
+        evaluate(alone.strategy, one.model, job), evaluate(together.strategy, many.model, job)
+    )
 
 
 def compare_scores(one: evaluation.Scores, many: evaluation.Scores) -> list[Row]:
