@@ -141,21 +141,9 @@ def check(settings: config.SelfCheck) -> bool:
         )
     # One and many would round to its 10 bits on two sides of a step; the arithmetic is no matter.
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    rows = []
     with data_folder() as data_dir:
-        jobs = {name: job_of(name, data_dir, strategy.num_replicas_in_sync) for name in names}
-        alone, together = open_sides(strategy, jobs[names[0]])
-        # Half of what a side takes is TensorFlow's time, which Python has for the other side.
-        trainings = (train(alone, job) for job in jobs.values())
-        with ahead.reading(trainings, len(jobs)) as trained_alone:
-            for name, job in jobs.items():
-                many = train(together, job)
-                one = next(trained_alone)
-                found = compare_training(one, many, job, name)
-                if name == next(iter(CASES)):
-                    found += compare_evaluation(alone, one, together, many, job)
-                logging.info("%s: %s", name, verdict(found))
-                rows += found
+        number = strategy.num_replicas_in_sync
+        rows = compare(strategy, {name: job_of(name, data_dir, number) for name in names})
     if cluster.worker_of(strategy)[0] == 0:
         print(table(rows, strategy), flush=True)
         if settings.json:
@@ -163,6 +151,26 @@ def check(settings: config.SelfCheck) -> bool:
             with files.open_file(settings.json, "w") as file:
                 file.write(json.dumps(content, indent=1) + "\n")
     return all(row.same for row in rows)
+
+
+def compare(strategy: tf.distribute.Strategy, jobs: Mapping[str, config.Job]) -> list[Row]:
+    """Trains each job, by its case's name, on one replica and on all; returns what was compared.
+
+    Half of what a side takes is TensorFlow's time, in which Python is free for the other: a thread
+    trains one replica ahead. The precision that Keras is told is a thread's own.
+    """
+    rows = []
+    alone, together = open_sides(strategy, next(iter(jobs.values())))
+    with ahead.reading((train(alone, job) for job in jobs.values()), len(jobs)) as trained_alone:
+        for name, job in jobs.items():
+            many = train(together, job)
+            one = next(trained_alone)
+            found = compare_training(one, many, job, name)
+            if name == next(iter(CASES)):
+                found += compare_evaluation(alone, one, together, many, job)
+            logging.info("%s: %s", name, verdict(found))
+            rows += found
+    return rows
 
 
 def open_sides(strategy: tf.distribute.Strategy, job: config.Job) -> tuple[Side, Side]:
