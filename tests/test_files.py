@@ -84,3 +84,17 @@ def test_a_refusal_of_s3_or_azure_becomes_one_line(code):
 
 def test_an_error_that_is_no_refusal_is_not_explained():
     assert files.explain("Shapes must be equal rank, but are 1 and 2") is None
+
+
+def test_a_report_has_a_folder_before_the_work_or_one_line(tmp_path):
+    files.prepare_report("")
+    files.prepare_report(str(tmp_path / "new" / "rows.json"))
+    assert (tmp_path / "new").is_dir()
+    (tmp_path / "file").touch()
+    for path, reason in (
+        (tmp_path / "file" / "rows.json", "cannot be written: File exists; name another file."),
+        (tmp_path / "new", "is a folder; name a file."),
+    ):
+        with pytest.raises(InputError) as error:
+            files.prepare_report(str(path))
+        assert str(error.value) == f"--json={path} {reason}"

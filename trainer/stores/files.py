@@ -116,6 +116,24 @@ def make_folder(path: str) -> list[str]:
     return missing
 
 
+def prepare_report(path: str) -> None:
+    """Makes the folder of the file that --json names, before the work that the file is to tell of.
+
+    Raises:
+        InputError: if no file can be written there.
+    """
+    if not path:
+        return
+    try:
+        make_folder(os.path.dirname(path) or ".")
+    except OSError as error:
+        raise InputError(
+            f"--json={path} cannot be written: {error.strerror}; name another file."
+        ) from error
+    if not is_remote(path) and os.path.isdir(path):
+        raise InputError(f"--json={path} is a folder; name a file.")
+
+
 def list_folder(path: str) -> list[str]:
     """Returns the sorted names in a folder; none if there is no such folder."""
     if path.startswith(bucket.SCHEME):
