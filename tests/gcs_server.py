@@ -92,6 +92,23 @@ class Counts:
     bytes_down: int = 0
 
 
+@dataclasses.dataclass
+class Term:
+    """A time in which the same faults are in force, and what it has seen.
+
+    Attributes:
+        faults: in force.
+        counts: of what was asked since they are.
+        back: when the outage ends; None before it has begun.
+        number: requests since then.
+    """
+
+    faults: Faults = Faults()
+    counts: Counts = dataclasses.field(default_factory=Counts)
+    back: float | None = None
+    number: int = 0
+
+
 class Server:
     """The server: a process of its own, of which `serve` gives out a proxy."""
 
@@ -104,20 +121,22 @@ class Server:
 
     def reset(self) -> None:
         """Starts with no buckets, faults or counts."""
+        self._http.gone.update(self._http.store.buckets)
         self._http.store = gcs_store.Store()
         self.begin(Faults())
 
     def begin(self, faults: Faults) -> None:
         """Puts faults in force and counts anew."""
-        self._http.begin(faults)
+        self._http.term = Term(faults)
 
     def counts(self) -> Counts:
         """Returns what was asked since `begin`."""
-        return self._http.counts
+        return self._http.term.counts
 
     def make_bucket(self, name: str, forbidden: bool = False) -> str:
         """Makes an empty bucket, or one that nobody is let into, and returns gs://name."""
         self._http.store.buckets[name] = {}
+        self._http.gone.discard(name)
         if forbidden:
             self._http.store.forbidden.add(name)
         return f"gs://{name}"
@@ -200,13 +219,11 @@ class _Http(http.server.ThreadingHTTPServer):
 
     Attributes:
         store: the buckets.
-        faults: in force.
-        counts: since they are.
-        back: when the outage ends; None before it has begun.
-        number: requests since then.
+        gone: names of buckets that were before `reset`.
+        term: the present one.
         tokens: token → when it was given out.
         tls: what a connection through the proxy is wrapped in.
-        lock: of counts, number and tokens.
+        lock: of terms and tokens.
     """
 
     daemon_threads = True
@@ -218,16 +235,18 @@ class _Http(http.server.ThreadingHTTPServer):
         self.store = gcs_store.Store()
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.tls.load_cert_chain(certificates)
-        self.back: float | None = None
+        self.gone: set[str] = set()
+        self.term = Term()
         self.tokens: dict[str, float] = {}
         self.lock = threading.Lock()
-        self.begin(Faults())
 
-    def begin(self, faults: Faults) -> None:
-        """Puts faults in force and counts anew."""
-        with self.lock:
-            self.faults, self.counts = faults, Counts()
-            self.back, self.number = None, 0
+    def term_of(self, bucket: str) -> Term:
+        """Returns the present term, or one of its own for what a test before left behind.
+
+        A client may ask once more for its bucket when the next test has begun, which is to meet the
+        same faults and to count the same requests all the same.
+        """
+        return Term() if bucket in self.gone else self.term
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Reports defects of the server, but not that a client has gone."""
@@ -236,12 +255,17 @@ class _Http(http.server.ThreadingHTTPServer):
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """One connection: a client's own, or one that it opened through us as its proxy."""
+    """One connection: a client's own, or one that it opened through us as its proxy.
+
+    Attributes:
+        term: that of the request in hand.
+    """
 
     protocol_version = "HTTP/1.1"
     # Else a body waits for the acknowledgement of its headers, which the client delays.
     disable_nagle_algorithm = True
     server: _Http
+    term: Term
 
     def log_message(self, format: str, *args: object) -> None:
         """Stays silent."""
@@ -264,6 +288,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_CONNECT(self) -> None:
         """Becomes the host that the client wants to reach, and goes on with TLS."""
+        self.term = self.server.term
         host = self.path.partition(":")[0]
         if host not in HOSTS:
             self.send_error(403, f"{host} is not served here")
@@ -279,18 +304,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _answer(self) -> None:
         """Answers any request, as the faults in force have it."""
         url = urllib.parse.urlsplit(self.path)
+        query = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
+        request = gcs_store.Request(self.command, url.path, query, self.headers, b"")
+        kind, subject, handle = self.server.store.route(request)
+        self.term = self.server.term_of(subject.partition("/")[0])
         if url.path.startswith(METADATA) or url.path == "/":
             self._send(self._metadata(url.path))
             return
         if self._is_outage():
             self.close_connection = True
             return
-        faults = self.server.faults
         busy, cut, slow = self._draw()
-        time.sleep(faults.latency_seconds + slow * faults.slow_seconds)
-        query = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
-        request = gcs_store.Request(self.command, url.path, query, self.headers, b"")
-        kind, subject, handle = self.server.store.route(request)
+        time.sleep(self.term.faults.latency_seconds + slow * self.term.faults.slow_seconds)
         self._count(kind, subject)
         size = self._body_size()
         cut_upload = cut and size != 0 and kind in ("insert", "upload")
@@ -314,36 +339,36 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     # Faults ---------------------------------------------------------------------------------------
 
     def _is_outage(self) -> bool:
-        faults, now = self.server.faults, time.monotonic()
+        term, now = self.term, time.monotonic()
         with self.server.lock:
-            if self.server.number >= faults.outage_after and self.server.back is None:
-                self.server.back = now + faults.outage_seconds
-            away = self.server.back is not None and now < self.server.back
-            self.server.counts.faults["outage"] += away
+            if term.number >= term.faults.outage_after and term.back is None:
+                term.back = now + term.faults.outage_seconds
+            away = term.back is not None and now < term.back
+            term.counts.faults["outage"] += away
         return away
 
     def _draw(self) -> tuple[int, bool, bool]:
         """Returns the status if the server is to be busy, and whether to cut and to be slow."""
         with self.server.lock:
-            self.server.number += 1
-            faults, counts = self.server.faults, self.server.counts
-            draws = random.Random(f"{faults.seed} {self.server.number}")
+            self.term.number += 1
+            faults = self.term.faults
+            draws = random.Random(f"{faults.seed} {self.term.number}")
             busy = draws.choice((429, 503)) if draws.random() < faults.busy else 0
             cut = not busy and draws.random() < faults.cut
             slow = draws.random() < faults.slow
-            counts.faults.update(busy=bool(busy), cut=cut, slow=slow)
+            self.term.counts.faults.update(busy=bool(busy), cut=cut, slow=slow)
         return busy, cut, slow
 
     def _is_let_in(self) -> bool:
         """Says whether the request's token is good; on plain HTTP none is asked for."""
-        faults, token = self.server.faults, self.headers.get("Authorization", "").split(" ")[-1]
+        faults, token = self.term.faults, self.headers.get("Authorization", "").split(" ")[-1]
         good = token != REFUSED_TOKEN
         if faults.token_seconds and isinstance(self.connection, ssl.SSLSocket):
             given_out = self.server.tokens.get(token, float("-inf"))
             # Clients may take the last one along for the request that they are about to send.
             good = time.monotonic() - given_out < faults.token_seconds + 1
         with self.server.lock:
-            self.server.counts.faults["refused token"] += not good
+            self.term.counts.faults["refused token"] += not good
         return good
 
     # Bodies ---------------------------------------------------------------------------------------
@@ -366,12 +391,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             body += piece
             self._pace(len(piece))
         with self.server.lock:
-            self.server.counts.bytes_up += len(body)
+            self.term.counts.bytes_up += len(body)
         return bytes(body[:size] if size else body)
 
     def _pace(self, size: int) -> None:
-        if self.server.faults.bytes_per_second:
-            time.sleep(size / self.server.faults.bytes_per_second)
+        if self.term.faults.bytes_per_second:
+            time.sleep(size / self.term.faults.bytes_per_second)
 
     def _send(self, response: gcs_store.Response, cut: bool = False) -> None:
         """Sends an answer, or half of it and then nothing any more."""
@@ -392,12 +417,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(piece)
         self.close_connection |= cut
         with self.server.lock:
-            self.server.counts.bytes_down += size
+            self.term.counts.bytes_down += size
 
     def _count(self, kind: str, subject: str) -> None:
         with self.server.lock:
-            self.server.counts.requests[kind] += 1
-            self.server.counts.objects[kind, subject] += 1
+            self.term.counts.requests[kind] += 1
+            self.term.counts.objects[kind, subject] += 1
 
     # Tokens ---------------------------------------------------------------------------------------
 
@@ -418,10 +443,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _new_token(self) -> dict[str, object]:
         with self.server.lock:
-            self.server.counts.faults["token"] += 1
+            self.term.counts.faults["token"] += 1
             token = f"token-{len(self.server.tokens) + 1}"
             self.server.tokens[token] = time.monotonic()
-        seconds = int(self.server.faults.token_seconds or 3600) + MARGIN_SECONDS
+        seconds = int(self.term.faults.token_seconds or 3600) + MARGIN_SECONDS
         return {"access_token": token, "expires_in": seconds, "token_type": "Bearer"}
 
 

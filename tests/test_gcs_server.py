@@ -203,6 +203,19 @@ def test_faults_are_the_same_at_each_run(gcs, bucket):
     assert set(found[0][0]) == {200, 429, 503}
 
 
+def test_what_an_earlier_test_left_behind_neither_counts_nor_moves_the_faults(gcs, bucket):
+    gcs.reset()
+    new = gcs.make_bucket("new")
+    gcs.begin(gcs_server.Faults(seed=3, busy=0.3))
+    alone = [_status(gcs, new) for _ in range(30)], gcs.counts()
+    gcs.begin(gcs_server.Faults(seed=3, busy=0.3))
+    found = []
+    for _ in range(30):
+        assert _status(gcs, bucket) == 404
+        found.append(_status(gcs, new))
+    assert (found, gcs.counts()) == alone
+
+
 def test_bandwidth_and_latency_take_their_time(gcs, bucket):
     _write(f"{bucket}/x", b"x" * 1_000_000)
     gcs.begin(gcs_server.Faults(latency_seconds=0.1, bytes_per_second=5e6))
