@@ -1,6 +1,7 @@
 """Set-up for all tests: four CPU devices, shards with hand-made images, gs:// on loopback."""
 
 import functools
+import gc
 import itertools
 import os
 import sys
@@ -14,8 +15,10 @@ import pytest
 from absl import logging
 
 from tests import gcs_server
+from trainer import flags
 from trainer.data import records
 
+gc.set_threshold(*flags.GC_THRESHOLDS)  # as in every command, and before TensorFlow is imported
 _bucket_numbers = itertools.count(1)
 
 
