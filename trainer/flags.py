@@ -24,7 +24,7 @@ from trainer.stores import bucket, files, retries
 from trainer.workers import peers, rendezvous
 
 EXIT_STATUS = 2  # when the input breaks a rule
-GC_THRESHOLDS = (10_000, 10, 10)  # Python's own look at all objects ten times as often
+GC_THRESHOLDS = (10_000, 10, 10)  # Python's own first one is 700
 DEFINERS: Mapping[type, Callable[..., Any]] = {
     bool: flags.DEFINE_boolean,
     int: flags.DEFINE_integer,
@@ -96,10 +96,8 @@ def run(
 
 
 def prepare_environment() -> None:
-    """Sets what TensorFlow reads when it is imported, unless the user has set it.
-
-    And how often Python looks for cycles: importing and tracing make many objects and few cycles.
-    """
+    """Sets what matters once TensorFlow is imported; variables only if the user has not."""
+    # Importing and tracing make many objects and few cycles: Python need not look so often.
     gc.set_threshold(*GC_THRESHOLDS)
     # What TensorFlow's C++ says at its start concerns the user only when it is an exception.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
