@@ -70,6 +70,7 @@ def images_of(*shape):
         pytest.param(8, True, {"upsampling": "bilinear"}, marks=pytest.mark.slow),
         pytest.param(16, True, {"norm": "none", "kernel_size": 5}, marks=pytest.mark.slow),
         pytest.param(16, True, {"norm": "sync_batch", "dropout": 0.3}, marks=pytest.mark.slow),
+        pytest.param(16, True, {"norm": "instance"}, marks=pytest.mark.slow),
         pytest.param(
             8,
             False,

@@ -5,6 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
+from trainer.models.instance_norm import InstanceNormalization
 from trainer.models.sync_norm import SyncBatchNormalization
 
 # Statistics of the last ~10 steps: runs here are often a few hundred steps long, and statistics
@@ -46,12 +47,9 @@ def _batch(channels):
 
 
 def _sync_batch(channels):
-    # Optimizers name their variables by the layer's, and so do checkpoints: with the name that
-    # `batch` would have, a run goes on from one to the other.
-    prefix = "fused_batch_normalization"
-    number = keras.backend.get_uid(prefix) - 1
-    name = f"{prefix}_{number}" if number else prefix
-    return SyncBatchNormalization(momentum=BATCH_MOMENTUM, name=name)
+    return SyncBatchNormalization(
+        momentum=BATCH_MOMENTUM, name=_next_name("fused_batch_normalization")
+    )
 
 
 def _group(channels):
@@ -59,7 +57,17 @@ def _group(channels):
 
 
 def _instance(channels):
-    return keras.layers.GroupNormalization(groups=channels)
+    return InstanceNormalization(groups=channels, name=_next_name("group_normalization"))
+
+
+def _next_name(prefix):
+    """Returns the name that Keras gives the next layer of a class.
+
+    Optimizers name their variables by the layer's, and so do checkpoints: with the name that a
+    layer of another class would have, a run goes on from one to the other.
+    """
+    number = keras.backend.get_uid(prefix) - 1
+    return f"{prefix}_{number}" if number else prefix
 
 
 # Each takes the number of channels. All of them compute their statistics in float32.
@@ -69,6 +77,13 @@ NORMS = {
     "group": _group,
     "instance": _instance,
     "none": None,
+}
+
+# Of the same variables and results.
+KERAS_LAYERS = {
+    FusedBatchNormalization: keras.layers.BatchNormalization,
+    SyncBatchNormalization: keras.layers.BatchNormalization,
+    InstanceNormalization: keras.layers.GroupNormalization,
 }
 
 
@@ -89,17 +104,7 @@ def normalize(x, norm):
     return x if layer is None else layer(x.shape[-1])(x)
 
 
-def to_keras(model):
-    """Returns a copy of a network, weights included, with Keras' own layer for those of ours.
-
-    With fixed height and width nothing of ours is left in it, so that plain Keras reads its file.
-    """
-
-    def plain(layer):
-        if isinstance(layer, FusedBatchNormalization | SyncBatchNormalization):
-            return keras.layers.BatchNormalization.from_config(layer.get_config())
-        return type(layer).from_config(layer.get_config())
-
-    copy = keras.models.clone_model(model, clone_function=plain)
-    copy.set_weights(model.get_weights())
-    return copy
+def keras_layer(layer):
+    """Returns a new layer with the settings of another: Keras' own where that is one of ours."""
+    of_keras = KERAS_LAYERS.get(type(layer), type(layer))
+    return of_keras.from_config(layer.get_config())

@@ -17,6 +17,7 @@ import keras
 import tensorflow as tf
 
 from trainer.models import blocks, norms, packed_norm
+from trainer.models.instance_norm import InstanceNormalization
 from trainer.models.sync_norm import SyncBatchNormalization
 
 # Channels that a kind of device computes at a time; 1: it computes any number equally well.
@@ -185,6 +186,12 @@ def _batch_normalization(layer, inputs, lanes, training):
     return Packed((output,), value.group)
 
 
+def _instance_normalization(layer, inputs, lanes, training):
+    """Computes InstanceNormalization, its statistics over all pixels of an image's places."""
+    value = _join(inputs[0])
+    return Packed((layer.normalize(value.parts[0], value.group),), value.group)
+
+
 def _activation(layer, inputs, lanes, training):
     """Applies what acts on each number by itself."""
     value = inputs[0]
@@ -249,6 +256,7 @@ RULES: Mapping[type, Rule] = {
     keras.layers.BatchNormalization: _batch_normalization,
     norms.FusedBatchNormalization: _batch_normalization,
     SyncBatchNormalization: _batch_normalization,
+    InstanceNormalization: _instance_normalization,
 }
 
 

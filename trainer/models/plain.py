@@ -6,7 +6,7 @@ What is saved of them is read by plain Keras, which knows none of our layers.
 import keras
 from keras import ops
 
-from trainer.models import blocks, folding
+from trainer.models import blocks, folding, norms
 
 
 def plain(model, normalize, mean, std, dtype, multiple):
@@ -49,7 +49,7 @@ def core(model):
         idle = isinstance(layer, (blocks.PadToStride, blocks.CropTo))
         return inputs[0] if idle else layer(*inputs, **options)
 
-    copy = keras.models.clone_model(folded, call_function=calling)
+    copy = keras.models.clone_model(folded, clone_function=norms.keras_layer, call_function=calling)
     weights = {layer.name: layer.get_weights() for layer in folded.layers}
     for layer in copy.layers:
         layer.set_weights(weights[layer.name])
