@@ -39,7 +39,9 @@ def pointwise_model(replicas=1):
     return model
 
 
-def evaluator_of(data, model, *, replicas=1, batch_size=2, tile=1024, normalize="image"):
+def evaluator_of(
+    data, model, *, replicas=1, batch_size=2, tile=1024, normalize="image", tta="none"
+):
     return evaluation.Evaluator(
         strategy_of(replicas),
         model,
@@ -51,6 +53,7 @@ def evaluator_of(data, model, *, replicas=1, batch_size=2, tile=1024, normalize=
         kernel_size=3,
         batch_size=batch_size,
         tile=tile,
+        tta=tta,
     )
 
 
@@ -111,6 +114,16 @@ def test_counts_of_tiles_equal_those_of_the_whole_image(tmp_path):
     whole, tiled = (evaluator_of(data, pointwise_model(), tile=tile)("val") for tile in (1024, 96))
     np.testing.assert_array_equal(tiled.counts, whole.counts)
     assert whole.counts.sum() > 300 * 200
+
+
+@pytest.mark.parametrize("tta", ["flips", "d4"])
+def test_turned_images_give_the_scores_of_upright_ones_where_each_pixel_is_by_itself(
+    data, scores, tta
+):
+    found = evaluator_of(data, pointwise_model(), tta=tta)("val")
+    np.testing.assert_array_equal(found.counts, scores.counts)
+    np.testing.assert_allclose(found.soft, scores.soft, rtol=1e-5)
+    assert found.loss == pytest.approx(scores.loss, rel=1e-5)
 
 
 def test_the_worst_cases_come_worst_first():

@@ -6,11 +6,14 @@ import resource
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 from conftest import write_data
 
+import trainer
 from tests.jobs import command, lines, only, start, start_workers, train
 from trainer import config, run
+from trainer.data import records
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +101,31 @@ def test_evaluation_as_a_command_gives_what_the_job_said(finished, tmp_path):
     summary = json.loads((tmp_path / "s").read_text())
     assert [summary["dice"], summary["iou"]] == pytest.approx(expected, rel=1e-4)
     assert "mean, foreground" in result.stderr
+
+
+@pytest.mark.slow
+def test_the_scores_of_turned_images_are_those_of_predicted_masks(data_dir, finished, tmp_path):
+    run_dir, _ = finished
+    before = (run_dir / "evaluation" / "test" / "summary.json").read_bytes()
+    result = command(
+        "trainer.evaluate", f"--run_dir={run_dir}", "--tta=d4", f"--json={tmp_path / 's'}"
+    )
+    assert result.returncode == 0, result.stderr
+    assert f"on test of {data_dir}, mean of 8 turned images:" in result.stderr
+    assert (run_dir / "evaluation" / "test-d4" / "cases.csv").is_file()
+    assert (run_dir / "evaluation" / "test" / "summary.json").read_bytes() == before
+    counts = np.zeros(3, np.int64)
+    networks = trainer.load(str(run_dir), tta="d4")
+    manifest = records.read_manifest(str(data_dir))
+    for shard in manifest.splits["test"].shards:
+        for serialized in records.read_shard(str(data_dir), shard):
+            example = records.decode(serialized, manifest)
+            truth = example["mask"].numpy() == 1
+            predicted = networks.predict(example["image"].numpy()) == manifest.classes[1].value
+            counts += [truth.sum(), predicted.sum(), (truth & predicted).sum()]
+    pixels = json.loads((tmp_path / "s").read_text())["classes"]["class1"]["pixels"]
+    found = [pixels[name] for name in ("truth", "prediction", "both")]
+    np.testing.assert_allclose(found, counts, atol=2)
 
 
 @pytest.mark.slow

@@ -414,6 +414,11 @@ class Evaluate(Settings):
     data_dir: str = setting("", "Another data folder with the same classes; the run's if empty.")
     split: str = setting("test", "Split to evaluate.", choices=("train", "val", "test"))
     batch_size: int = setting(8, "Images per step.", low=1)
+    tta: str = setting(
+        "none",
+        "Average over mirrored images (flips: 4) or turned ones, too (d4: 8).",
+        choices=("none", "flips", "d4"),
+    )
     tile: int = setting(
         1024, "Images longer than this are cut into overlapping tiles of this side.", low=64
     )

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import cluster, config, losses, metrics, network, steps, tiles
+from trainer import cluster, config, losses, metrics, network, steps, tiles, turns
 from trainer.data import damage, demo, pipeline, records
 from trainer.errors import InputError
 from trainer.models import packing
@@ -152,6 +152,7 @@ class Evaluator:
         kernel_size: int,
         batch_size: int,
         tile: int,
+        tta: str = "none",
     ):
         """Compiles nothing yet; see `config` for what the arguments mean."""
         replicas = len(strategy.extended.worker_devices)
@@ -168,7 +169,7 @@ class Evaluator:
         kind = cluster.device_kind(strategy)
         self._forward = steps.forward_step(
             strategy,
-            packing.packed(model, packing.LANES[kind]),
+            turns.averaging(packing.packed(model, packing.LANES[kind]), tta),
             jit_compile=kind == "GPU",
             gather_on="CPU:0" if kind == "TPU" else None,
         )
@@ -418,7 +419,7 @@ def table(summary: dict[str, Any]) -> str:
 
 
 def evaluate_run(settings: config.Evaluate) -> None:
-    """Evaluates a run's best checkpoint on a split and writes RUN/evaluation/SPLIT/."""
+    """Evaluates a run's best checkpoint on a split and writes RUN/evaluation/SPLIT[-TTA]/."""
     run = network.read_run(settings.run_dir)
     job = config.from_dict(config.Job, run["settings"])
     data_dir = settings.data_dir or job.data.data_dir or demo.folder()
@@ -456,13 +457,17 @@ def evaluate_run(settings: config.Evaluate) -> None:
         kernel_size=job.model.kernel_size,
         batch_size=settings.batch_size,
         tile=settings.tile,
+        tta=settings.tta,
     )
     gallery = Gallery(worst=settings.worst_cases, best=settings.best_cases)
     scores = evaluator(settings.split, gallery.offer)
     if worker == 0:
-        folder = os.path.join(settings.run_dir, "evaluation", settings.split)
+        turned = len(turns.TURNS[settings.tta])
+        name = settings.split if turned == 1 else f"{settings.split}-{settings.tta}"
+        folder = os.path.join(settings.run_dir, "evaluation", name)
         write(folder, scores, gallery, manifest, settings.split)
         if settings.json:
             write_json(settings.json, scores.summary)
-        logging.info("Step %d on %s of %s:", step, settings.split, data_dir)
+        mean = f", mean of {turned} turned images" if turned > 1 else ""
+        logging.info("Step %d on %s of %s%s:", step, settings.split, data_dir, mean)
         logging.info("%s\nWritten to %s", table(scores.summary), folder)

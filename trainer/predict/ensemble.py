@@ -1,42 +1,15 @@
 """What the devices compute for a tile: probabilities, the mean over networks and turned images."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from trainer import config, models, network, tiles
+from trainer import config, models, network, tiles, turns
 from trainer.data import normalization
 from trainer.errors import InputError
-
-
-@dataclasses.dataclass(frozen=True)
-class Turn:
-    """A symmetry of the square: rows and columns are exchanged, then each may be reversed."""
-
-    transpose: bool = False
-    axes: tuple[int, ...] = ()
-
-    def do(self, images: tf.Tensor) -> tf.Tensor:
-        """Turns images [B, H, W, C]."""
-        if self.transpose:
-            images = tf.transpose(images, (0, 2, 1, 3))
-        return tf.reverse(images, self.axes) if self.axes else images
-
-    def undo(self, images: tf.Tensor) -> tf.Tensor:
-        """Turns them back."""
-        images = tf.reverse(images, self.axes) if self.axes else images
-        return tf.transpose(images, (0, 2, 1, 3)) if self.transpose else images
-
-
-_AXES: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))
-TURNS: Mapping[str, tuple[Turn, ...]] = {
-    "none": (Turn(),),
-    "flips": tuple(Turn(False, axes) for axes in _AXES),
-    "d4": tuple(Turn(transpose, axes) for transpose in (False, True) for axes in _AXES),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +66,7 @@ class Ensemble:
             for member in self.members
         ]
         self.halo = -(-max(halos) // self.stride) * self.stride
-        self._turns = TURNS[tta]
+        self._turns = turns.TURNS[tta]
 
     @property
     def uses_statistics(self) -> bool:

@@ -1,0 +1,47 @@
+"""Turned images: all symmetries, undone, and the mean of probabilities."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import special
+
+from trainer import turns
+
+
+def test_the_eight_turns_are_different_and_are_undone():
+    image = tf.reshape(tf.range(6), (1, 2, 3, 1))
+    found = set()
+    for turn in turns.TURNS["d4"]:
+        turned = turn.do(image)
+        found.add((tuple(turned.shape), tuple(turned.numpy().ravel())))
+        np.testing.assert_array_equal(turn.undo(turned), image)
+    assert len(found) == 8
+
+
+@pytest.mark.parametrize(("classes", "probabilities"), [(1, special.expit), (3, special.softmax)])
+@pytest.mark.parametrize(("tta", "number"), [("none", 1), ("flips", 4), ("d4", 8)])
+def test_probabilities_of_turned_images_are_averaged(tta, number, classes, probabilities):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((None, None, 2)), keras.layers.Conv2D(classes, 3)])
+    images = 30 * np.random.default_rng(0).normal(size=(2, 7, 9, 2)).astype(np.float32)
+
+    def of(image):
+        logits = model(image).numpy().astype(np.float64)
+        return probabilities(logits) if classes == 1 else probabilities(logits, axis=-1)
+
+    upright = [images, images[:, ::-1], images[:, :, ::-1], images[:, ::-1, ::-1]]
+    expected = [of(image) for image in upright]
+    expected += [of(image.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3) for image in upright]
+    undone = (np.s_[:], np.s_[:, ::-1], np.s_[:, :, ::-1], np.s_[:, ::-1, ::-1])
+    expected = [part[undone[n % 4]] for n, part in enumerate(expected)][:number]
+
+    logits = turns.averaging(model, tta)(tf.constant(images), training=False).numpy()
+    assert np.isfinite(logits).all()  # though probabilities are 0 and 1 in float32
+    found = of_logits(logits, classes)
+    np.testing.assert_allclose(found, np.mean(expected, axis=0), atol=1e-6)
+
+
+def of_logits(logits, classes):
+    logits = logits.astype(np.float64)
+    return special.expit(logits) if classes == 1 else special.softmax(logits, axis=-1)
