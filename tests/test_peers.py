@@ -121,6 +121,24 @@ def test_a_worker_that_never_comes_is_named(coming, missing):
         )
 
 
+def test_what_the_chief_says_at_once_after_go_is_not_lost():
+    addresses = free_addresses(3)
+    members = roster.Roster(tuple(addresses), 2)
+    with socket.create_server(("127.0.0.1", int(addresses[0].rsplit(":", 1)[1]))) as listener:
+
+        def welcome():
+            connection, _ = listener.accept()
+            connection.recv(1000)
+            connection.sendall(b"alive\ngo\nleaving 1 input bad\nleaving 0 input worse\n")
+
+        chief = threading.Thread(target=welcome)
+        chief.start()
+        (link,) = rendezvous.meet(members, rendezvous.PATIENCE)
+        chief.join()
+        assert link.receive() == ["leaving 1 input bad", "leaving 0 input worse"]
+        link.close()
+
+
 @pytest.mark.parametrize("how", WRONG)
 def test_what_is_wrong_with_one_worker_is_what_the_others_end_with(how, monkeypatch):
     monkeypatch.setenv("CLOUD_ML_JOB_ID", "1")  # so that the log says what starting again helps

@@ -66,10 +66,10 @@ class Link:
         with contextlib.suppress(OSError):
             self._socket.send(line.encode()[:LONGEST_LINE] + b"\n")
 
-    def receive(self) -> list[str] | None:
+    def receive(self, most: int = LONGEST_LINE) -> list[str] | None:
         """Returns the lines that have come, or None if the other end is closed or no worker."""
         try:
-            data = self._socket.recv(LONGEST_LINE)
+            data = self._socket.recv(most)
         except BlockingIOError:
             return []
         except OSError:
@@ -79,6 +79,16 @@ class Link:
         self.silence = 0.0
         *lines, self._text = (self._text + data).split(b"\n")
         return [line.decode(errors="replace") for line in lines]
+
+    def receive_one(self) -> list[str] | None:
+        """As `receive`, but leaves what follows the first line to whoever reads next."""
+        try:
+            ahead = self._socket.recv(LONGEST_LINE, socket.MSG_PEEK)
+        except BlockingIOError:
+            return []
+        except OSError:
+            return None
+        return self.receive(ahead.find(b"\n") + 1 or len(ahead))
 
     def close(self) -> None:
         """Closes the connection."""
@@ -186,7 +196,7 @@ def _is_accepted(link: Link, members: roster.Roster, patience: Patience) -> bool
     with selectors.DefaultSelector() as selector:
         selector.register(link, selectors.EVENT_READ)
         while selector.select(patience.silence_seconds):
-            lines = link.receive()
+            lines = link.receive_one()
             for line in lines or ():
                 word, _, rest = line.partition(" ")
                 if word == "go":
