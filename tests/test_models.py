@@ -111,26 +111,31 @@ def test_instance_norm_makes_each_channel_of_each_image_mean_0_and_deviation_1()
     np.testing.assert_allclose(normal.std(axis=(1, 2)), 1, atol=1e-5)
 
 
+def trained(layer, images, weights, *, size=(5, 4), jit_compile=False):
+    """Returns a norm's outputs and gradients, scale and offset being nothing special."""
+    layer.build(images.shape)
+    layer.gamma.assign([1.0, 2.0, 3.0, -1.0, -2.0, 0.5])
+    layer.beta.assign([0.0, 1.0, -1.0, 2.0, 0.0, 3.0])
+
+    @tf.function(input_signature=[tf.TensorSpec((3, *size, 6))], jit_compile=jit_compile)
+    def train(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+            loss = tf.reduce_sum(weights * y * y)
+        return y, tape.gradient(loss, [x, layer.gamma.value, layer.beta.value])
+
+    return train(images)
+
+
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_fused_batch_norm_is_batch_norm(jit_compile):
     images, weights = random_images(3, 5, 4, 6), random_images(3, 5, 4, 6)
     results = []
     for layer in (keras.layers.BatchNormalization(momentum=0.9), norms.NORMS["batch"](6)):
-        layer.build(images.shape)
-        layer.gamma.assign([1.0, 2.0, 3.0, -1.0, -2.0, 0.5])
-        layer.beta.assign([0.0, 1.0, -1.0, 2.0, 0.0, 3.0])
-
-        @tf.function(jit_compile=jit_compile)
-        def train(x, layer=layer):
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                y = layer(x, training=True)
-                loss = tf.reduce_sum(weights * y * y)
-            return y, tape.gradient(loss, [x, layer.gamma.value, layer.beta.value])
-
-        trained = train(tf.constant(100 * images + 7))
+        result = trained(layer, 100 * images + 7, weights, jit_compile=jit_compile)
         moving = [layer.moving_mean.numpy(), layer.moving_variance.numpy()]
-        results.append([trained, moving, layer(images, training=False)])
+        results.append([result, moving, layer(images, training=False)])
     keras_figures, ours = (tf.nest.flatten(result) for result in results)
     for expected, found in zip(keras_figures, ours, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
@@ -143,21 +148,11 @@ def test_instance_norm_is_keras_group_norm_with_a_group_per_channel(size, jit_co
     # 100 x + 7 and images of other means: statistics of another image or channel would show.
     images = 100 * random_images(3, 5, 4, 6) * np.arange(1, 4).reshape(3, 1, 1, 1) + 7
     weights = random_images(3, 5, 4, 6)
-    results = []
-    for layer in (keras.layers.GroupNormalization(groups=6), norms.NORMS["instance"](6)):
-        layer.build(images.shape)
-        layer.gamma.assign([1.0, 2.0, 3.0, -1.0, -2.0, 0.5])
-        layer.beta.assign([0.0, 1.0, -1.0, 2.0, 0.0, 3.0])
-
-        @tf.function(input_signature=[tf.TensorSpec((3, *size, 6))], jit_compile=jit_compile)
-        def train(x, layer=layer):
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                y = layer(x, training=True)
-                loss = tf.reduce_sum(weights * y * y)
-            return y, tape.gradient(loss, [x, layer.gamma.value, layer.beta.value])
-
-        results.append(tf.nest.flatten(train(images)))
+    layers = keras.layers.GroupNormalization(groups=6), norms.NORMS["instance"](6)
+    results = [
+        tf.nest.flatten(trained(layer, images, weights, size=size, jit_compile=jit_compile))
+        for layer in layers
+    ]
     for expected, found in zip(*results, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
