@@ -3,6 +3,7 @@
 import datetime
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 from google.cloud import aiplatform_v1 as types
@@ -316,7 +317,8 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(service, said, monk
         raise KeyboardInterrupt
 
     service.walks["us-central1"] = ("RUNNING",) * 9
-    monkeypatch.setattr("launch.watch.time.sleep", interrupt)
+    # Its own name for the module: a machine of the test before may sleep in a thread.
+    monkeypatch.setattr("launch.watch.time", SimpleNamespace(sleep=interrupt))
     assert run() == 130
     assert states(service) == ["JOB_STATE_RUNNING"]
     for action in ("attach", "cancel"):
