@@ -15,6 +15,7 @@ from conftest import strategy_of, write_data
 
 from trainer import evaluation, losses, metrics, models
 from trainer.data import normalization, records
+from trainer.errors import InputError
 
 # Seven images of three sizes: no batch size but 1 and 7 divides them, and sides are not multiples
 # of the stride.
@@ -114,6 +115,16 @@ def test_counts_of_tiles_equal_those_of_the_whole_image(tmp_path):
     whole, tiled = (evaluator_of(data, pointwise_model(), tile=tile)("val") for tile in (1024, 96))
     np.testing.assert_array_equal(tiled.counts, whole.counts)
     assert whole.counts.sum() > 300 * 200
+
+
+def test_tiles_that_are_all_halo_are_refused_before_anything_is_computed(tmp_path):
+    sizes = {"train": [(300, 300)], "val": [(40, 40)], "test": [(40, 100)]}
+    data = str(tmp_path), write_data(tmp_path, sizes)
+    evaluator = evaluator_of(data, None, tile=60)  # its smallest images are padded to 64
+    with pytest.raises(InputError, match=r"^--tile=60 leaves nothing .* use at least 64\.$"):
+        evaluator.check_tile("val")
+    evaluator = evaluator_of(data, None, tile=64)
+    evaluator.check_tile("val", "test")
 
 
 @pytest.mark.parametrize("tta", ["flips", "d4"])

@@ -128,8 +128,15 @@ def test_each_class_has_its_own_scores():
             "iou": 1 / 2,
             "precision": 1.0,
             "recall": 1 / 2,
+            "accuracy": pytest.approx((9 / 10 + 1) / 2),  # missed in a pixel; rightly absent
         },
-        "pooled": {"dice": pytest.approx(2 / 3), "iou": 1 / 2, "precision": 1.0, "recall": 1 / 2},
+        "pooled": {
+            "dice": pytest.approx(2 / 3),
+            "iou": 1 / 2,
+            "precision": 1.0,
+            "recall": 1 / 2,
+            "accuracy": pytest.approx(19 / 20),
+        },
     }
     assert summary["classes"]["a"]["images"] == 2
 

@@ -375,7 +375,7 @@ def test_fit_on_numpy_arrays_learns():
     images = random_images(8, 16, 16, 1)
     masks = (images > 0).astype(np.float32)
     model = small(input_shape=(16, 16, 1), n_filters=4)
-    model.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True), jit_compile=False)
+    model.compile("adam", keras.losses.BinaryCrossentropy(from_logits=True))
     model.optimizer.learning_rate = 0.01
     losses = model.fit(images, masks, batch_size=4, epochs=20, verbose=0).history["loss"]
     assert losses[-1] < 0.5 * losses[0]
@@ -388,6 +388,7 @@ def test_fit_on_numpy_arrays_learns():
             {"norm": "layer"},
             "norm=layer is not a choice; use one of: batch, sync_batch, group, instance, none.",
         ),
+        ({"activation": "rely"}, "activation=rely is no activation of Keras; use relu."),
         ({"padding": "full"}, "padding=full is not a choice; use one of: same, valid."),
         (
             {"upsampling": "nearest"},

@@ -111,35 +111,35 @@ def test_the_rate_grows_with_the_batch_by_its_rule(rule, batch_size, rate):
     [
         (
             lambda: optimizer.build_schedule("linear", 0.1, 10),
-            "schedule=linear is not a choice; use one of: constant, cosine, polynomial.",
+            "--schedule=linear is not a choice; use one of: constant, cosine, polynomial.",
         ),
         (
             lambda: optimizer.build_schedule("cosine", 0.0, 10),
-            "learning_rate=0.0 must be greater than 0.",
+            "--learning_rate=0.0 must be greater than 0.",
         ),
         (
             lambda: optimizer.build_schedule("cosine", 0.1, 10, 10),
-            "warmup_steps=10 must be at least 0 and less than steps=10.",
+            "--warmup_steps=10 must be at least 0 and less than 10, the steps of the run.",
         ),
         (
             lambda: optimizer.build_optimizer("lamb", 0.1),
-            "optimizer=lamb is not a choice; use one of: adam, adamw, sgd.",
+            "--optimizer=lamb is not a choice; use one of: adam, adamw, sgd.",
         ),
         (
             lambda: optimizer.build_optimizer("adamw", 0.1, weight_decay=-1.0),
-            "weight_decay=-1.0 must be at least 0.",
+            "--weight_decay=-1.0 must be at least 0.",
         ),
         (
             lambda: optimizer.build_optimizer("sgd", 0.1, momentum=1.0),
-            "momentum=1.0 must be at least 0 and less than 1.",
+            "--momentum=1.0 must be at least 0 and less than 1.",
         ),
         (
             lambda: optimizer.build_optimizer("adam", 0.1, weight_decay=0.01),
-            "weight_decay=0.01 does nothing with adam; use adamw.",
+            "--weight_decay=0.01 does nothing with adam; use adamw.",
         ),
         (
             lambda: optimizer.scale_rate("cubic", 0.1, 16, 8),
-            "lr_scaling=cubic is not a choice; use one of: none, linear, sqrt.",
+            "--lr_scaling=cubic is not a choice; use one of: none, linear, sqrt.",
         ),
     ],
 )

@@ -160,10 +160,16 @@ def test_a_passport_that_is_not_json_is_named(tmp_path):
     ],
 )
 def test_the_reason_of_an_end_by_error_is_written(tmp_path, raised, expected, reason):
+    passport.write(str(tmp_path), describe())
     with pytest.raises(expected), passport.ending(str(tmp_path), describe(), True):
         raise raised
-    if reason:
-        assert passport.read(str(tmp_path))["exit_reason"] == reason
+    assert passport.read(str(tmp_path))["exit_reason"] == (reason or None)
+
+
+def test_a_run_that_is_refused_before_it_began_leaves_no_passport(tmp_path):
+    with pytest.raises(InputError), passport.ending(str(tmp_path), describe(), True):
+        raise InputError("--warmup_steps=9 is too many.")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_one_line(tmp_path):

@@ -8,18 +8,22 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import write_data
+from conftest import strategy_of, write_data
 
 import trainer
-from tests.jobs import command, lines, only, start, start_workers, train
-from trainer import config, run
+from tests.jobs import SMALL, command, lines, only, start, start_workers, train
+from trainer import cluster, config, passport, run
 from trainer.data import records
+from trainer.errors import InputError
+
+SECRET = "ya29.not-for-anybody"
 
 
 @pytest.fixture(scope="module")
 def finished(data_dir, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("runs") / "finished"
-    result = train(data_dir, run_dir)
+    argv = [f"--data_dir={data_dir}", f"--run_dir={run_dir}", *SMALL]
+    result = command("trainer.task", *argv, environment={"SOME_TOKEN": SECRET})
     assert result.returncode == 0, result.stderr
     return run_dir, result
 
@@ -64,6 +68,15 @@ def test_a_job_leaves_the_run_folder_that_is_promised(finished):
     ):
         assert (run_dir / path).exists(), path
     assert len(list((run_dir / "best").glob("*/commit.json"))) == 1
+
+
+@pytest.mark.slow
+def test_nothing_of_the_environment_reaches_the_log_or_the_run_folder(finished):
+    run_dir, result = finished
+    assert SECRET not in result.stdout + result.stderr
+    written = [path for path in run_dir.rglob("*") if path.is_file()]
+    assert len(written) > 10
+    assert [path for path in written if SECRET.encode() in path.read_bytes()] == []
 
 
 @pytest.mark.slow
@@ -172,6 +185,7 @@ def test_evaluation_without_a_run_or_a_split_is_refused(finished, data_dir, tmp_
         (["--learning_rate=1e30", "--optimizer=sgd", "--clip_norm=0"], "--learning_rate, more"),
         (["--data_dir=/nowhere"], "/nowhere has no manifest.json"),
         (["--streams=3"], "--streams=3 is not a power of two up to 2"),
+        (["--warmup_steps=6"], "--warmup_steps=6 must be at least 0 and less than 6, the steps"),
     ],
 )
 def test_a_job_that_cannot_be_is_one_line_and_status_2(data_dir, tmp_path, argv, message):
@@ -179,6 +193,52 @@ def test_a_job_that_cannot_be_is_one_line_and_status_2(data_dir, tmp_path, argv,
     assert result.returncode == 2, result.stderr
     assert message in result.stderr.strip().splitlines()[-1]
     assert "Traceback" not in result.stderr
+    # Only training finds that a rate is too high; what is refused before it leaves nothing.
+    assert (tmp_path / "run").exists() == ("more" in message)
+
+
+def write_commit(run_dir):
+    folder = run_dir / "checkpoints" / "00000004"
+    folder.mkdir(parents=True)
+    (folder / "commit.json").write_text("{}")
+
+
+def test_settings_bind_only_a_run_that_has_a_checkpoint(data_dir, tmp_path):
+    manifest = records.read_manifest(str(data_dir))
+    settings = {"data_dir": str(data_dir), "run_dir": str(tmp_path), "precision": "float32"}
+    settings["jit_compile"] = "false"
+    wrong = config.from_dict(config.Job, {**settings, "learning_rate": 1e9})
+    passport.write(str(tmp_path), run.open_run(wrong, strategy_of(1), manifest))
+    job = config.from_dict(config.Job, settings)
+    assert run.open_run(job, strategy_of(1), manifest)["settings"]["learning_rate"] == 1e-3
+    write_commit(tmp_path)
+    with pytest.raises(InputError, match=r"other settings: --learning_rate=0.001 \(was 1000000000"):
+        run.open_run(job, strategy_of(1), manifest)
+
+
+@pytest.mark.parametrize("name", ["model_dir", "tensorboard_dir"])
+def test_a_folder_that_cannot_be_is_found_before_training(tmp_path, name):
+    run.check_folders(config.Run(**{name: str(tmp_path / "new" / "folder")}))
+    (tmp_path / "file").touch()
+    path = tmp_path / "file" / "folder"
+    with pytest.raises(InputError) as error:
+        run.check_folders(config.Run(**{name: str(path)}))
+    assert str(error.value) == f"--{name}={path}: {tmp_path / 'file'} is no folder; name another."
+
+
+def test_a_run_does_not_go_on_with_workers_that_do_not_divide_its_streams(
+    data_dir, tmp_path, monkeypatch
+):
+    settings = {"data_dir": str(data_dir), "run_dir": str(tmp_path), "precision": "float32"}
+    job = config.from_dict(config.Job, {**settings, "jit_compile": "false"})
+    manifest = records.read_manifest(str(data_dir))
+    begun = run.open_run(job, strategy_of(1), manifest)
+    passport.write(str(tmp_path), {**begun, "streams": 1})
+    write_commit(tmp_path)
+    assert run.open_run(job, strategy_of(1), manifest)["streams"] == 1
+    monkeypatch.setattr(cluster, "num_input_hosts", lambda strategy: 2)
+    with pytest.raises(InputError, match="2 workers do not divide the 1 input streams"):
+        run.open_run(job, strategy_of(1), manifest)
 
 
 @pytest.mark.slow
@@ -191,6 +251,20 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(data_dir, tmp_path):
     kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert f"the checkpoint of step {int(kept[-1])} is kept" in message
     assert json.loads((tmp_path / "run.json").read_text())["exit_reason"] == message
+
+
+@pytest.mark.slow
+def test_a_run_that_gets_no_better_stops_early_and_is_finished(data_dir, tmp_path):
+    argv = ["--learning_rate=1e-30", "--patience=2", "--best_metric=iou", "--eval_every=1"]
+    argv += ["--loss=tversky", "--class_weights=balanced", "--schedule=polynomial"]
+    argv += ["--precision=float16", "--ema=0.9", "--norm=none", "--steps=20"]
+    for said in ("(stopped early; best checkpoint: step 1)", "Going on from step 3"):
+        result = train(data_dir, tmp_path, *argv)
+        assert result.returncode == 0, result.stderr
+        assert said in result.stderr
+        assert json.loads((tmp_path / "run.json").read_text())["exit_reason"] == "stopped early"
+        assert [step for (step,) in only(lines(tmp_path), "val", "step")] == [1, 2, 3]
+        assert (tmp_path / "best" / "00000001" / "commit.json").exists()
 
 
 @pytest.mark.slow

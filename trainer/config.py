@@ -6,6 +6,7 @@ the dataclass checks it, so whoever holds one holds a valid one.
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,6 +14,11 @@ from typing import Any
 from trainer.errors import InputError
 from trainer.workers import rendezvous
 
+# Those of Keras that suit a hidden layer.
+ACTIVATIONS = (
+    *("relu", "leaky_relu", "relu6", "elu", "selu", "celu", "gelu", "silu", "swish", "hard_silu"),
+    *("mish", "softplus", "softsign", "tanh", "sigmoid", "linear"),
+)
 DEFAULT_STEPS = 1000  # when neither --steps nor --epochs is given
 
 
@@ -64,6 +70,8 @@ def _check(name: str, value: Any, rule: Mapping[str, Any]) -> None:
         near = difflib.get_close_matches(str(value), choices, n=1)
         remedy = f"; did you mean {near[0]}?" if near else "."
         raise InputError(f"--{name}={value} is not one of {', '.join(choices)}{remedy}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"--{name}={value} is not finite; give a number.")
     if low is not None and value < low:
         raise InputError(f"--{name}={value} is below {low}, its smallest value.")
     if high is not None and value > high:
@@ -111,7 +119,7 @@ class Model(Settings):
     filters: int = setting(16, "Channels of the first level; each level below doubles them.", low=1)
     depth: int = setting(4, "Times that the resolution is halved.", low=1, high=7)
     kernel_size: int = setting(3, "Side of the convolution kernels.", low=1)
-    activation: str = setting("relu", "Activation, by its Keras name.")
+    activation: str = setting("relu", "Activation, by its Keras name.", choices=ACTIVATIONS)
     norm: str = setting(
         "auto",
         "Normalisation after each convolution; auto: by the statistics of the whole batch "
@@ -298,7 +306,8 @@ class Run(Settings):
     )
     tile: int = setting(
         1024,
-        "Images longer than this are evaluated in overlapping tiles of this side.",
+        "Images longer than this are evaluated in overlapping tiles of this side, which give what "
+        "the whole image would, but with --norm=group or instance.",
         low=64,
         changes_result=False,
     )
@@ -632,13 +641,21 @@ def to_dict(settings: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
-    """Builds settings of class `cls` from a flat dict; what is missing keeps its default."""
+    """Builds settings of class `cls` from a flat dict; what is missing keeps its default.
+
+    Raises:
+        InputError: a value is of another type than its field, or breaks a rule.
+    """
     fields = {}
     for field in dataclasses.fields(cls):
         if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
             fields[field.name] = from_dict(field.type, values)
         elif field.name in values:
-            fields[field.name] = values[field.name]
+            value = fields[field.name] = values[field.name]
+            kinds = typing.get_args(field.type) or (field.type,)
+            if type(value) not in kinds and not (type(value) is int and float in kinds):
+                names = " or ".join(kind.__name__ for kind in kinds)
+                raise InputError(f"--{field.name}={value!r} is not of type {names}.")
     return cls(**fields)
 
 

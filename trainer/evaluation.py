@@ -174,6 +174,15 @@ class Evaluator:
             gather_on="CPU:0" if kind == "TPU" else None,
         )
 
+    def check_tile(self, *splits: str) -> None:
+        """Raises InputError if images of these splits are to be cut into too small tiles."""
+        multiple = pipeline.padded_to(self._stride)
+        for split in splits:
+            for *sides, _ in self._manifest.splits[split].sizes:
+                longest = -(-max(sides) // multiple) * multiple
+                if longest > self._tile:
+                    tiles.starts(longest, self._tile, self._halo, self._stride)
+
     def __call__(
         self,
         split: str,
@@ -459,6 +468,7 @@ def evaluate_run(settings: config.Evaluate) -> None:
         tile=settings.tile,
         tta=settings.tta,
     )
+    evaluator.check_tile(settings.split)
     gallery = Gallery(worst=settings.worst_cases, best=settings.best_cases)
     scores = evaluator(settings.split, gallery.offer)
     if worker == 0:

@@ -169,6 +169,16 @@ def scores(counts):
     }
 
 
+def _accuracy(counts):
+    """Returns the share of valid pixels [..., C] that are rightly of a class or rightly not.
+
+    Takes counts [..., C, 3] of all classes, whose truth adds up to the valid pixels.
+    """
+    truth, prediction, both = np.moveaxis(np.asarray(counts, np.int64), -1, 0)
+    valid = truth.sum(axis=-1, keepdims=True)
+    return _divide(valid - truth - prediction + 2 * both, valid)
+
+
 def soft_dice_nvidia(soft):
     """Returns NVIDIA's soft Dice of sums [N, C, 3]: the mean over images and classes of Dice.
 
@@ -200,6 +210,11 @@ def summarize(counts, soft, classes):
     # Over the images in which a score is defined; then over classes, see `_over_classes`.
     per_image_mean = {name: _mean_over_images(per_image[name]) for name in SCORES}
     right = _divide(counts[..., 2].sum(axis=1), counts[..., 0].sum(axis=1))
+    # Of each class against the others; not among SCORES, for its mean over classes has no name.
+    accuracies = {
+        "per_image": _mean_over_images(_accuracy(counts)),
+        "pooled": _accuracy(total),
+    }
     return {
         "dice": _mean(per_image_mean["dice"][1:]),
         "iou": _mean(per_image_mean["iou"][1:]),
@@ -220,8 +235,13 @@ def summarize(counts, soft, classes):
                 "pixels": dict(
                     zip(("truth", "prediction", "both"), total[index].tolist(), strict=True)
                 ),
-                "per_image": {key: _mean(per_image_mean[key][index]) for key in SCORES},
-                "pooled": {key: _mean(pooled[key][index]) for key in SCORES},
+                **{
+                    kind: {
+                        **{key: _mean(values[key][index]) for key in SCORES},
+                        "accuracy": _mean(accuracies[kind][index]),
+                    }
+                    for kind, values in (("per_image", per_image_mean), ("pooled", pooled))
+                },
             }
             for index, name in enumerate(classes)
         },

@@ -97,10 +97,11 @@ def build_schedule(name, learning_rate, steps, warmup_steps=0):
     """
     _check_choice("schedule", name, SCHEDULES)
     if learning_rate <= 0:
-        raise InputError(f"learning_rate={learning_rate} must be greater than 0.")
+        raise InputError(f"--learning_rate={learning_rate} must be greater than 0.")
     if not 0 <= warmup_steps < steps:
         raise InputError(
-            f"warmup_steps={warmup_steps} must be at least 0 and less than steps={steps}."
+            f"--warmup_steps={warmup_steps} must be at least 0 and less than {steps}, the steps of "
+            "the run."
         )
     return Schedule(name, learning_rate, steps, warmup_steps)
 
@@ -119,11 +120,11 @@ def build_optimizer(name, schedule, weight_decay=0.0, momentum=0.9):
     """
     _check_choice("optimizer", name, OPTIMIZERS)
     if weight_decay < 0:
-        raise InputError(f"weight_decay={weight_decay} must be at least 0.")
+        raise InputError(f"--weight_decay={weight_decay} must be at least 0.")
     if not 0 <= momentum < 1:
-        raise InputError(f"momentum={momentum} must be at least 0 and less than 1.")
+        raise InputError(f"--momentum={momentum} must be at least 0 and less than 1.")
     if name == "adam" and weight_decay:
-        raise InputError(f"weight_decay={weight_decay} does nothing with adam; use adamw.")
+        raise InputError(f"--weight_decay={weight_decay} does nothing with adam; use adamw.")
     optimizer = OPTIMIZERS[name](schedule, weight_decay, momentum)
     # What Keras calls the shift and scale of its normalisations, and biases.
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
@@ -133,4 +134,4 @@ def build_optimizer(name, schedule, weight_decay=0.0, momentum=0.9):
 def _check_choice(argument, value, choices):
     """Raises InputError unless `value` is one of `choices`."""
     if value not in choices:
-        raise InputError(f"{argument}={value} is not a choice; use one of: {', '.join(choices)}.")
+        raise InputError(f"--{argument}={value} is not a choice; use one of: {', '.join(choices)}.")

@@ -71,17 +71,26 @@ def describe_data(manifest: records.Manifest) -> dict[str, Any]:
 
 
 def read(run_dir: str) -> dict[str, Any] | None:
-    """Returns the passport in `run_dir`, or None where there is none."""
+    """Returns the passport in `run_dir`, or None where there is none.
+
+    Raises:
+        InputError: what is there is not JSON, or holds no settings.
+    """
     path = os.path.join(run_dir, NAME)
     if not files.exists(path):
         return None
     with files.open_file(path, "r") as file:
         try:
-            return json.loads(file.read())
-        except json.JSONDecodeError as error:
+            found = json.loads(file.read())
+        except (ValueError, RecursionError) as error:  # also of bytes that are no text
             raise InputError(
                 f"{path} is not JSON ({error}); restore it, or choose another --run_dir."
             ) from None
+    if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
+        raise InputError(
+            f"{path} holds no settings of a run; restore it, or choose another --run_dir."
+        )
+    return found
 
 
 def write(run_dir: str, passport: dict[str, Any]) -> None:
@@ -99,6 +108,8 @@ class Ending:
 @contextlib.contextmanager
 def ending(run_dir: str, passport: dict[str, Any], chief: bool) -> Iterator[Ending]:
     """Writes into run.json why and when the run ended, also if by an error.
+
+    Where there is no run.json, the run was refused before it began, and none is made.
 
     Raises:
         PassingError: in place of TensorFlow's error when the disk is full.
@@ -121,7 +132,8 @@ def ending(run_dir: str, passport: dict[str, Any], chief: bool) -> Iterator[Endi
     finally:
         if chief and found.reason:
             try:
-                write(run_dir, {**passport, "ended": _now(), "exit_reason": found.reason})
+                if files.exists(os.path.join(run_dir, NAME)):
+                    write(run_dir, {**passport, "ended": _now(), "exit_reason": found.reason})
             except files.failures() as error:  # which must not hide why the run ended
                 logging.warning("%s cannot be written: %s", NAME, error)
 

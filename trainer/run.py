@@ -32,6 +32,7 @@ from trainer.data import damage, demo, pipeline, records
 from trainer.errors import InputError
 from trainer.models import norms
 from trainer.progress import Progress, Series, check_finite
+from trainer.stores import files
 from trainer.watch import board, journal, terminal
 from trainer.watch.goodput import Goodput, Speed
 from trainer.watch.trace import Trace
@@ -63,6 +64,7 @@ def train(job: config.Job) -> None:
         job.device.collectives,
     )
     cluster.seed_everything(job.run.seed, job.device.deterministic)
+    check_folders(job.run)
     data_dir = job.data.data_dir or demo.folder()
     manifest = records.read_manifest(data_dir)
     chief = cluster.worker_of(strategy)[0] == 0
@@ -107,8 +109,6 @@ def train(job: config.Job) -> None:
             checkpoints.remove_strays()
             best.remove_strays()
             remove_replaced(checkpoints, job.run.keep_checkpoints, best, progress.best_step)
-        if step:
-            logging.info("Going on from step %d of %s.", step, job.run.run_dir)
 
         kind = cluster.device_kind(strategy)
         terms = losses.LOSSES[job.optimization.loss]
@@ -141,6 +141,11 @@ def train(job: config.Job) -> None:
             batch_size=job.run.eval_batch_size or job.data.batch_size,
             tile=job.run.tile,
         )
+        final_split = "test" if "test" in manifest.splits else "val"
+        evaluator.check_tile("val", final_split)
+        if chief:  # what can be refused has been, and from here on the folder is this run's
+            passport.write(job.run.run_dir, run)
+        log_start(job, strategy, run, step)
         opened, stream = open_stream(job, strategy, data_dir, manifest, run["streams"], step)
         batches = pipeline.kept(iter(opened))
 
@@ -254,21 +259,22 @@ def train(job: config.Job) -> None:
             logging.warning(
                 "%s has no whole checkpoint: the last weights are evaluated.", best.directory
             )
-        split = "test" if "test" in manifest.splits else "val"
         gallery = evaluation.Gallery(worst=job.run.worst_cases, best=job.run.best_cases)
         try:
-            scores = evaluator(split, gallery.offer, is_cancelled)
+            scores = evaluator(final_split, gallery.offer, is_cancelled)
         except evaluation.CancelledError:
             raise preemption.StoppedError(closing_words(request, step)) from None
         if chief:
-            folder = os.path.join(job.run.run_dir, "evaluation", split)
-            evaluation.write(folder, scores, gallery, manifest, split)
-            if split == "test":  # val has been reported
+            folder = os.path.join(job.run.run_dir, "evaluation", final_split)
+            evaluation.write(folder, scores, gallery, manifest, final_split)
+            if final_split == "test":  # val has been reported
                 reporter.test(progress.best_step, evaluation.figures(scores))
             if job.run.model_dir:
                 export.write(job.run.run_dir, job.run.model_dir)
             reporter.end(board.write_end)
-            lines = closing_lines(job, scores, split, progress.best_step, ending.reason, speed)
+            lines = closing_lines(
+                job, scores, final_split, progress.best_step, ending.reason, speed
+            )
             title = f"{step} steps, {terminal.clock(sum(goodput.seconds().values()))}"
             logging.info("%s", terminal.boxed(title, lines))
 
@@ -304,10 +310,25 @@ def remove_replaced(
     checkpoints.remove(checkpoints.steps()[:-keep])
 
 
+def check_folders(settings: config.Run) -> None:
+    """Raises InputError if a folder that is written beside the run's, or at its end, cannot be."""
+    for name in ("tensorboard_dir", "model_dir"):
+        path = getattr(settings, name)
+        if not path or files.is_remote(path):
+            continue
+        above = os.path.abspath(path)
+        while not os.path.lexists(above):
+            above = os.path.dirname(above)
+        if not os.path.isdir(above):
+            raise InputError(f"--{name}={path}: {above} is no folder; name another.")
+        if not os.access(above, os.W_OK):
+            raise InputError(f"--{name}={path}: {above} cannot be written; name another.")
+
+
 def open_run(
     job: config.Job, strategy: tf.distribute.Strategy, manifest: records.Manifest
 ) -> dict[str, Any]:
-    """Returns the run's passport, written anew or, where the run goes on, as its start chose.
+    """Returns the run's passport, new or, where the run goes on, as its start chose.
 
     Raises:
         InputError: the devices do not divide the batch, there is no val split, or the run folder
@@ -328,6 +349,9 @@ def open_run(
     train_split = manifest.splits["train"]
     fingerprint = records.fingerprint(manifest)
     old = passport.read(job.run.run_dir)
+    folder = os.path.join(job.run.run_dir, "checkpoints")
+    if old and not checkpoint.Checkpoints(folder, {}).steps():
+        old = None  # there is nothing to go on from, and nothing that other settings would spoil
     if old:
         passport.check_same_run(old, job, fingerprint, strategy.num_replicas_in_sync)
         passport.check_same_replicas(old, job, strategy.num_replicas_in_sync)
@@ -344,7 +368,7 @@ def open_run(
         synchronized=synchronized,
     )
     total_steps = job.optimization.total_steps(train_split.examples, job.data.batch_size)
-    run = passport.describe(
+    return passport.describe(
         job,
         flags.command_line(job),
         strategy,
@@ -353,8 +377,11 @@ def open_run(
         channels=manifest.channels,
         classes=[entry.name for entry in manifest.classes],
         data=passport.describe_data(manifest),
-        streams=chosen.get("streams")
-        or pipeline.num_streams(train_split, cluster.num_input_hosts(strategy), job.data.streams),
+        streams=pipeline.num_streams(
+            train_split,
+            cluster.num_input_hosts(strategy),
+            chosen.get("streams") or job.data.streams,
+        ),
         total_steps=total_steps,
         eval_every=job.run.eval_every or max(1, total_steps // EVALUATIONS),
         peak_learning_rate=optimizer.scale_rate(
@@ -367,19 +394,24 @@ def open_run(
         precision=precision,
         jit_compile=jit_compile,
     )
-    if cluster.worker_of(strategy)[0] == 0:
-        passport.write(job.run.run_dir, run)
+
+
+def log_start(
+    job: config.Job, strategy: tf.distribute.Strategy, run: dict[str, Any], step: int
+) -> None:
+    """Says what is trained, how long, on what and from which step on."""
     logging.info(
         "Training %s for %d steps on %d × %s, %s%s, into %s",
         job.model.model,
-        total_steps,
+        run["total_steps"],
         strategy.num_replicas_in_sync,
         cluster.device_kind(strategy),
-        precision,
-        " with XLA" if jit_compile else "",
+        run["precision"],
+        " with XLA" if run["jit_compile"] else "",
         job.run.run_dir,
     )
-    return run
+    if step:
+        logging.info("Going on from step %d of %s.", step, job.run.run_dir)
 
 
 def check_data(
@@ -389,7 +421,7 @@ def check_data(
     manifest: records.Manifest,
     run: dict[str, Any],
 ) -> records.Manifest:
-    """Returns the manifest to read by; what is unreadable goes into the run's passport.
+    """Returns the manifest to read by; enters what is unreadable into the passport `run`.
 
     Raises:
         InputError: shards are not the manifest's, or damaged beyond what was allowed.
@@ -405,8 +437,6 @@ def check_data(
         sum_over_workers=functools.partial(cluster.sum_over_workers, strategy),
     )
     run["unreadable_records"] = [str(record) for record in lost]
-    if lost and worker == 0:
-        passport.write(job.run.run_dir, run)
     return manifest
 
 

@@ -9,8 +9,8 @@ s·B … (s + 1)·B - 1.
 
 So each W that divides V and B gives the same global batches, and a worker reads only the shards of
 its own streams. Nothing but the step needs to be saved: where a stream stands at step s is
-arithmetic, and opening it there skips records of one shard per stream at most. A fresh run is the
-case s = 0.
+arithmetic, and opening it there skips records of one shard and of one block per stream at most. A
+fresh run is the case s = 0.
 """
 
 import contextlib
@@ -314,7 +314,7 @@ def evaluation_batches(
     shards = manifest.splits[split].shards
     paths, counts = _shards(data_dir, shards)
     first_cases = tf.cumsum(counts, exclusive=True)
-    multiple = max(PADDED_SIDE, stride)
+    multiple = padded_to(stride)
     blank = records.blank_example(manifest)
 
     def numbered(path: tf.Tensor, count: tf.Tensor, first_case: tf.Tensor) -> tf.data.Dataset:
@@ -352,6 +352,11 @@ def evaluation_batches(
     data = data.map(example, min(READERS, DECODERS), deterministic=True)
     data = data.group_by_window(_shape_key, full_batch, window_size_func=size_of_batch)
     return data.prefetch(2).with_options(_options())
+
+
+def padded_to(stride: int) -> int:
+    """Returns what the sides of evaluated images are multiples of, for a model's stride."""
+    return max(PADDED_SIDE, stride)
 
 
 def pad(image: tf.Tensor, multiple: int) -> tf.Tensor:

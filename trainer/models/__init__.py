@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 import keras
 
 from trainer.models import packing
+from trainer.models.blocks import conv_block, up_conv
 from trainer.models.folding import fold
 from trainer.models.unet import build_unet
 
@@ -33,4 +34,4 @@ def draw_weights(model: keras.Model, seed: int) -> None:
             layer.seed_generator.state.assign([number, 0])
 
 
-__all__ = ["MODELS", "build_unet", "draw_weights", "fold", "packing"]
+__all__ = ["MODELS", "build_unet", "conv_block", "draw_weights", "fold", "packing", "up_conv"]

@@ -55,6 +55,10 @@ def build_unet(
     _check_choice("norm", norm, tuple(norms.NORMS))
     _check_choice("upsampling", upsampling, ("transpose", "bilinear"))
     _check_choice("head_activation", head_activation, (None, "sigmoid", "softmax"))
+    try:
+        keras.activations.get(activation)
+    except ValueError:
+        raise InputError(f"activation={activation} is no activation of Keras; use relu.") from None
     if head_activation == "softmax" and num_classes == 1:
         raise InputError(
             "head_activation=softmax of num_classes=1 is 1 everywhere; use sigmoid or two classes."
