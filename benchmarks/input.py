@@ -4,9 +4,12 @@ python -m benchmarks.input [--data_dir=DIR --crop=256 --batch_size=8]
 """
 
 import dataclasses
+import functools
 import itertools
+import multiprocessing
 import resource
 import time
+from typing import Any
 
 from benchmarks import table
 from trainer import config, flags
@@ -25,46 +28,55 @@ class Input(config.Settings):
 
 
 def main(settings: Input) -> None:
-    """Times each row in turn."""
+    """Times each row in turn, in a process of its own, whose peak memory is that row's."""
     flags.prepare_environment()
     with flags.quiet_import():
-        from trainer.data import augment, demo, pipeline, records
+        from trainer.data import augment, demo
 
-    data_dir = settings.data_dir or demo.folder()
-    manifest = records.read_manifest(data_dir)
-    streams = pipeline.num_streams(manifest.splits["train"], 1)
-    rows = {}
-    for row in augment.AUGMENTATIONS:
-        data = iter(
-            pipeline.training_stream(
-                data_dir,
-                manifest,
-                batch_size=settings.batch_size,
-                crop=settings.crop,
-                seed=0,
-                num_streams=streams,
-                augment=row,
-            )
-        )
-        walls, cpus = [], []
-        for number in range(settings.rounds + 1):
-            wall, cpu = time.perf_counter(), time.process_time()
-            for _ in itertools.islice(data, settings.batches):
-                pass
-            if number:
-                walls.append(time.perf_counter() - wall)
-                cpus.append(time.process_time() - cpu)
-        images = settings.batches * settings.batch_size
-        rows[row] = {
-            "images/s": table.summarize([images / wall for wall in walls]),
-            "CPU ms/image": table.summarize([1000 * cpu / images for cpu in cpus]),
-            "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        }
+    settings = dataclasses.replace(settings, data_dir=settings.data_dir or demo.folder())
+    names = list(augment.AUGMENTATIONS)
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as process:
+        found = process.map(functools.partial(time_row, settings), names, chunksize=1)
     title = (
-        f"{data_dir}: {settings.crop}×{settings.crop} crops, batches of {settings.batch_size}; "
-        f"median (quartiles) of {settings.rounds} rounds of {settings.batches} batches"
+        f"{settings.data_dir}: {settings.crop}×{settings.crop} crops, batches of "
+        f"{settings.batch_size}; median (quartiles) of {settings.rounds} rounds of "
+        f"{settings.batches} batches"
     )
-    table.show(title, rows, settings.json)
+    table.show(title, dict(zip(names, found, strict=True)), settings.json)
+
+
+def time_row(settings: Input, augmentation: str) -> dict[str, Any]:
+    """Returns the figures of one row of augmentations."""
+    flags.prepare_environment()
+    with flags.quiet_import():
+        from trainer.data import pipeline, records
+
+    manifest = records.read_manifest(settings.data_dir)
+    data = iter(
+        pipeline.training_stream(
+            settings.data_dir,
+            manifest,
+            batch_size=settings.batch_size,
+            crop=settings.crop,
+            seed=0,
+            num_streams=pipeline.num_streams(manifest.splits["train"], 1),
+            augment=augmentation,
+        )
+    )
+    walls, cpus = [], []
+    for number in range(settings.rounds + 1):
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in itertools.islice(data, settings.batches):
+            pass
+        if number:
+            walls.append(time.perf_counter() - wall)
+            cpus.append(time.process_time() - cpu)
+    images = settings.batches * settings.batch_size
+    return {
+        "images/s": table.summarize([images / wall for wall in walls]),
+        "CPU ms/image": table.summarize([1000 * cpu / images for cpu in cpus]),
+        "peak MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trainer.stores import files
+
 
 def summarize(samples: Sequence[float]) -> dict[str, float]:
     """Returns median, and first and third quartile."""
@@ -25,7 +27,7 @@ def show(title: str, rows: Mapping[str, Mapping[str, Any]], json_path: str = "")
         columns = zip(rest, widths[1:], strict=True)
         print("  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in columns)]))
     if json_path:
-        with open(json_path, "w", encoding="utf-8") as file:
+        with files.open_file(json_path, "w") as file:
             json.dump({"title": title, "rows": rows}, file, indent=1)
 
 

@@ -65,8 +65,13 @@ def test_the_step_benchmark_prints_a_row_for_each_contender(tmp_path):
     if importlib.util.find_spec("torch"):
         expected.add("PyTorch, eager, channels-last")
     assert set(rows) == expected
-    for row in rows.values():
+    figures = ["s/step", "CPU s/step", "steps/s", "images/s", "peak MB"]
+    for name, row in rows.items():
+        assert list(row) == figures
         assert row["s/step"]["q1"] <= row["s/step"]["median"] <= row["s/step"]["q3"]
+        assert row["peak MB"] > 100
+        assert any(line.startswith(name) for line in result.stdout.splitlines())
+    assert all(figure in result.stdout for figure in figures)
 
 
 @pytest.mark.slow
@@ -87,3 +92,8 @@ def test_the_input_benchmark_prints_a_row_for_each_augmentation(tmp_path):
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "j").read_text())["rows"]
     assert list(rows) == ["none", "flip", "standard", "strong"]
+    for name, row in rows.items():
+        assert list(row) == ["images/s", "CPU ms/image", "peak MB"]
+        assert min(row["images/s"]["median"], row["CPU ms/image"]["median"]) > 0
+        assert row["peak MB"] > 100
+        assert any(line.startswith(f"{name} ") for line in result.stdout.splitlines())

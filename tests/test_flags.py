@@ -1,5 +1,6 @@
 """Flags, and how a command ends."""
 
+import errno
 import logging
 import os
 import subprocess
@@ -43,8 +44,11 @@ def test_the_command_line_says_only_what_differs_from_the_defaults():
     [
         (["--crp=64"], "--crp is not a flag; did you mean --crop?"),
         (["--xyzzy=1"], "--xyzzy is not a flag; see --help."),
-        (["--crop=big"], "flag --crop=big: invalid literal for int() with base 10: 'big'"),
-        (["--crop"], "Missing value for flag --crop"),
+        (["--crop=big"], "--crop=big is not a whole number."),
+        (["--ema=most"], "--ema=most is not a number."),
+        (["--ema=nan"], "--ema=nan is not finite; give a number."),
+        (["--histograms=maybe"], "--histograms=maybe is not true or false."),
+        (["--crop"], "Missing value for flag --crop; write --name=value."),
         (["train"], "'train' is not a flag; write --name=value, see --help."),
     ],
 )
@@ -55,8 +59,36 @@ def test_a_wrong_command_line_is_one_line(argv, message):
 
 
 def test_a_missing_flag_file_is_named():
-    with pytest.raises(InputError, match="No such file or directory: 'nowhere.cfg'"):
+    with pytest.raises(InputError) as error:
         parse("--flagfile=nowhere.cfg")
+    assert str(error.value) == (
+        "--flagfile=nowhere.cfg cannot be read: No such file or directory; name another."
+    )
+
+
+def test_a_flag_file_that_is_no_text_is_one_line(tmp_path):
+    (tmp_path / "flags.cfg").write_bytes(b"\xff--crop=64")
+    with pytest.raises(InputError, match="^--flagfile names a file that is no text; write a flag"):
+        parse(f"--flagfile={tmp_path / 'flags.cfg'}")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.EDQUOT, "x"), "No space is left on the disk of the output, or of "),
+        (OSError(errno.EROFS, "Read-only file system", "/a/b"), "/a/b: Read-only file system; "),
+        (OSError(errno.EIO, "x", "/a"), None),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_one_line_and_a_defect_is_not(error, message, capsys):
+    def main(settings):
+        raise error
+
+    with pytest.raises(SystemExit if message else OSError) as end:
+        flags.run(config.Checkpoint, main, ["x"])
+    if message:
+        assert end.value.code == 2
+        assert capsys.readouterr().err.startswith(message)
 
 
 def test_help_shows_groups_defaults_and_choices():

@@ -10,7 +10,6 @@ def main(settings: config.Evaluate) -> None:
         from trainer import evaluation
 
     files.register_stores(settings.run_dir, settings.data_dir, settings.json)
-    files.prepare_report(settings.json)
     evaluation.evaluate_run(settings)
 
 

@@ -9,6 +9,7 @@ import logging as standard_logging
 import os
 import shutil
 import sys
+import tempfile
 import textwrap
 import types
 import typing
@@ -24,6 +25,7 @@ from trainer.stores import bucket, files, retries
 from trainer.workers import peers, rendezvous
 
 EXIT_STATUS = 2  # when the input breaks a rule
+REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
 GC_THRESHOLDS = (10_000, 10, 10)  # Python's own first one is 700
 DEFINERS: Mapping[type, Callable[..., Any]] = {
     bool: flags.DEFINE_boolean,
@@ -69,6 +71,9 @@ def run(
         in_bucket = counts_retries and any(
             str(value).startswith(bucket.SCHEME) for _, value, _ in config.walk(settings)
         )
+        for name, value, _ in config.walk(settings):
+            if name == "json":
+                files.prepare_report(value)
         with retries.reported() if in_bucket else contextlib.nullcontext(), peers.parting():
             main(settings)
     except InputError as error:
@@ -85,9 +90,10 @@ def run(
         logging.error("%s", error)
         sys.exit(peers.EXIT_STATUS)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        message = _of_a_file(error)
+        if message is None:
             raise
-        _exit_with(f"No space is left on the disk of {error.filename or 'the output'}; free some.")
+        _exit_with(message)
     except Exception as error:
         message = files.explain(str(error))  # TensorFlow's, of a store
         if message is None:
@@ -139,8 +145,16 @@ def parse(
         rest = values(list(argv))[1:]
     except flags.UnrecognizedFlagError as error:
         raise InputError(_unknown_flag(error.flagname, list(values))) from None
-    except flags.Error as error:  # a value of another type, a flag file that is not there
-        raise InputError(" ".join(str(error).split())) from None
+    except flags.IllegalFlagValueError as error:
+        raise InputError(_wrong_type(str(error), cls)) from None
+    except flags.CantOpenFlagFileError as error:
+        path = getattr(error.__context__, "filename", "")
+        reason = getattr(error.__context__, "strerror", error)
+        raise InputError(f"--flagfile={path} cannot be read: {reason}; name another.") from None
+    except UnicodeDecodeError:
+        raise InputError("--flagfile names a file that is no text; write a flag a line.") from None
+    except flags.Error as error:  # a flag without its value
+        raise InputError(f"{' '.join(str(error).split())}; write --name=value.") from None
     if rest:
         raise InputError(f"{rest[0]!r} is not a flag; write --name=value, see --help.")
     return config.from_dict(
@@ -241,6 +255,15 @@ def _unknown_flag(name: str, known: Sequence[str]) -> str:
     return f"--{name} is not a flag; {remedy}"
 
 
+def _wrong_type(text: str, cls: type) -> str:
+    """Returns absl's words on a value of another type, "flag --NAME=VALUE: WHY", in ours."""
+    given = text.removeprefix("flag ").partition(": ")[0]
+    name = given.removeprefix("--").partition("=")[0]
+    (field,) = (field for field, _ in _fields(cls) if field.name == name)
+    kind = {flags.DEFINE_boolean: "true or false", flags.DEFINE_integer: "a whole number"}
+    return f"{given} is not {kind.get(_definer(field), 'a number')}."
+
+
 def _log_plainly() -> None:
     flags.FLAGS.mark_as_parsed()  # absl's own flags, which commands here do not offer
     logging.use_absl_handler()
@@ -265,6 +288,16 @@ def _concerns_the_user(record: standard_logging.LogRecord) -> bool:
     if f"{os.sep}tensorflow{os.sep}" not in record.pathname or logging.level_debug():
         return True
     return record.levelno >= standard_logging.WARNING and "retracing" not in record.getMessage()
+
+
+def _of_a_file(error: OSError) -> str | None:
+    """Returns a line on what is wrong with a file or its disk, or None for any other error."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = error.filename or f"the output, or of {tempfile.gettempdir()} for what is between"
+        return f"No space is left on the disk of {place}; free some."
+    if error.errno in REFUSALS and isinstance(error.filename, str):
+        return f"{error.filename}: {error.strerror}; name another path, or change who may use it."
+    return None
 
 
 def _exit_with(message: str) -> None:

@@ -12,7 +12,6 @@ def main(settings: config.SelfCheck) -> None:
         from trainer import invariance
 
     files.register_stores(settings.json)
-    files.prepare_report(settings.json)
     if not invariance.check(settings):
         sys.exit(1)
 

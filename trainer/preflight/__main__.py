@@ -22,7 +22,6 @@ def main(settings: config.Preflight) -> None:
     accelerator = ACCELERATORS[settings.target.accelerator]
     batch_size = batch_per_replica(settings, accelerator)
     compilation.check_installed(accelerator)
-    files.prepare_report(settings.target.json)
     with flags.quiet_import():  # TensorFlow, only once the flags are found to be good
         from trainer.preflight import lowering
 
