@@ -57,6 +57,8 @@ def test_the_source_distribution_is_a_python_package_for_vertex_ai(tmp_path, dat
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
     install += ["--no-build-isolation", "--target", str(tmp_path / "site"), str(archive)]
     subprocess.run(install, check=True, capture_output=True)
+    for path in pathlib.Path(demo.folder()).glob("*.*"):  # by way of a wheel
+        assert (tmp_path / "site/trainer/data/demo" / path.name).read_bytes() == path.read_bytes()
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     found = subprocess.run(
         [sys.executable, "-c", "import trainer.task as t; print(t.__file__)"],

@@ -6,7 +6,7 @@ import sys
 import pytest
 from absl import logging
 
-from trainer.watch import terminal
+from trainer.watch import journal, terminal
 
 
 class Screen(io.StringIO):
@@ -53,6 +53,16 @@ def test_a_bar_shows_loss_dice_their_course_and_speed(monkeypatch):
     assert "loss 0.5000  val dice 0.6000 ▁█  12.0 images/s" in last
     assert "step 2/10  val loss 0.4000  dice 0.6000  0:0" in screen.getvalue()
     assert "dice/a" not in screen.getvalue()
+
+
+@pytest.mark.usefixtures("notices")
+def test_what_is_said_at_the_end_begins_on_a_line_of_its_own(monkeypatch, tmp_path):
+    screen = open_screen(monkeypatch)
+    with journal.Journal(str(tmp_path), True, 0, 10) as reporter:
+        reporter.train(10, {"loss": 0.5, "images_per_second": 12.0})
+        reporter.end(lambda: None)
+        assert "10/10" in screen.getvalue().splitlines()[-1]
+        assert screen.getvalue().endswith("\n")
 
 
 @pytest.mark.usefixtures("notices")

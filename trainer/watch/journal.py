@@ -99,7 +99,11 @@ class Journal:
         self._write(step, "test", figures)
 
     def end(self, write: Callable[[], None]) -> None:
-        """Lets `write` write the summaries with which a run ends, of the run as a whole."""
+        """Lets `write` write the summaries with which a run ends, of the run as a whole.
+
+        The terminal's bar is left as it is, so that what is said next has lines of its own.
+        """
+        self._terminal.close()
         if self._chief:
             self._summarize("", self._total_steps, write)
 
