@@ -37,7 +37,7 @@ class Set:
         prepare: flags of `trainer.data.prepare`.
         train: flags of `trainer.task`.
         long: more of them, of LONG minutes and more.
-        steps_per_minute: what two cores with AVX-512 and bfloat16 do.
+        steps_per_minute: no more than two cores with bfloat16 do (docs/results.md).
         scores: name → place in summary.json, and the best of three peers after four minutes.
     """
 
@@ -71,9 +71,9 @@ SETS = {
     ),
     "wbc1": Set(
         ("--classes=background:0,cytoplasm:128,nucleus:255",),
-        ("--crop=112", "--norm=instance"),
-        ("--augment=strong",),
-        425,
+        ("--crop=112", "--norm=instance", "--filters=8", "--augment=strong"),
+        (),
+        1600,
         {
             "cytoplasm Dice, pooled": (("classes", "cytoplasm", "pooled", "dice"), 0.9543),
             "nucleus Dice, pooled": (("classes", "nucleus", "pooled", "dice"), 0.9688),
