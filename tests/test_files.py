@@ -4,8 +4,8 @@ import importlib.util
 
 import pytest
 
-from trainer import config, flags, task
-from trainer.data import prepare
+from trainer import config, evaluate, flags, task
+from trainer.data import inspect, prepare
 from trainer.errors import InputError
 from trainer.stores import files
 
@@ -72,6 +72,37 @@ def test_commands_end_with_that_line(capsys, cls, main, arguments):
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(arguments[-1].partition("=")[2])
     assert " needs tensorflow-io, " in line
+
+
+@pytest.mark.parametrize(
+    ("cls", "main", "arguments"),
+    [
+        (config.Job, task.main, ["--run_dir=http://x"]),
+        (config.Job, task.main, ["--data_dir=http://x"]),
+        (config.Inspect, inspect.main, ["--data_dir=GS://x"]),
+        (config.Inspect, inspect.main, ["--sheet=ftp://x/y.png"]),
+        (config.Prepare, prepare.prepare, ["--images=x", "--masks=y", "--output=ftp://x"]),
+        (config.Evaluate, evaluate.main, ["--json=http://x"]),
+    ],
+)
+def test_an_unknown_scheme_is_refused_in_one_line_that_lists_the_known_ones(
+    capsys, cls, main, arguments
+):
+    with pytest.raises(SystemExit) as stop:
+        flags.run(cls, main, ["command", *arguments])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(arguments[-1].partition("=")[2])
+    assert line.endswith(
+        " has an unknown scheme; name a local path, or one that begins with gs://, s3:// or az://."
+    )
+
+
+def test_images_of_an_unknown_scheme_are_refused(tmp_path):
+    settings = config.Prepare(images="http://x", masks="y", output=str(tmp_path / "data"))
+    with pytest.raises(InputError, match=r"^http://x has an unknown scheme; name a local path, or"):
+        prepare.prepare(settings)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("code", ["NoSuchBucket", "AccessDenied", "AuthenticationFailed"])

@@ -1,6 +1,7 @@
 """Tests of looking into a data folder."""
 
 import dataclasses
+import os
 import pathlib
 import subprocess
 import sys
@@ -116,10 +117,30 @@ def test_a_sheet_shows_images_of_every_split(data, tmp_path):
     assert (drawn == inspect.panels.class_colour(1)).all(axis=2).sum() > 100
 
 
-def test_a_sheet_that_cannot_be_written_is_named(data, tmp_path, capsys):
-    assert _refusal(capsys, data, f"--sheet={tmp_path}/none/x.png") == (
-        f"--sheet={tmp_path}/none/x.png cannot be written: No such file or directory."
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("none/x.png", "No such file or directory"),
+        ("x.npy/x.png", "Not a directory"),
+        (".", "Is a directory"),
+    ],
+)
+def test_a_sheet_that_cannot_be_written_is_named(data, tmp_path, capsys, path, reason):
+    assert _refusal(capsys, data, f"--sheet={tmp_path}/{path}") == (
+        f"--sheet={tmp_path}/{path} cannot be written: {reason}; name another file."
     )
+
+
+@pytest.mark.slow
+def test_what_tensorflow_says_when_it_is_imported_is_not_shown(data, tmp_path):
+    sheet = f"--sheet={tmp_path}/none/x.png"
+    command = [sys.executable, "-m", "trainer.data.inspect", str(data), sheet]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert process.returncode == 2
+    assert process.stderr.splitlines() == [
+        f"{sheet} cannot be written: No such file or directory; name another file."
+    ]
 
 
 def test_leaks_and_skipped_images_are_listed(data):

@@ -231,7 +231,14 @@ def test_a_shard_name_that_leaves_its_folder_is_refused(name):
     [
         (lambda raw: raw["classes"].pop(), "it has fewer than 2 or more than 255 classes"),
         (lambda raw: raw.update(dtype="int7"), "dtype 'int7' is unknown"),
-        (lambda raw: raw.update(encoding="gif"), "encoding 'gif' is unknown"),
+        (
+            lambda raw: raw.update(encoding="gif"),
+            "encoding 'gif' is not 'png', that of 1 channels of uint8",
+        ),
+        (
+            lambda raw: raw.update(dtype="float32"),
+            "encoding 'png' is not 'zlib', that of 1 channels of float32",
+        ),
         (lambda raw: raw.update(channels=0), "0 channels are too few"),
         (lambda raw: raw["splits"].clear(), "it has no train split"),
         (
@@ -258,16 +265,79 @@ def test_a_manifest_that_contradicts_itself_is_refused(change, rule):
     assert _refusal(change) == f"DIR/manifest.json is damaged: {rule}; prepare the data again."
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "3", "{}", '{"schema": "x"}', '{"schema": 1}'])
-def test_what_is_no_manifest_is_refused_in_one_line(text):
-    with pytest.raises(InputError, match=r"^x is not a manifest of trainer\.data\.prepare \(") as e:
+def test_a_message_is_one_line_whatever_a_split_is_called():
+    def change(raw):
+        raw["splits"]["a\nb"] = {**raw["splits"]["train"], "examples": 3}
+
+    assert _refusal(change) == (
+        "DIR/manifest.json is damaged: the counts of its a b split disagree; prepare the data "
+        "again."
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        ("[]", "it is [], not an object"),
+        ("3", "it is 3, not an object"),
+        ("[" * 100_000, "maximum recursion depth exceeded"),
+        ("{}", "schema is missing, not a whole number of at most 18 digits"),
+        ('{"schema": "x"}', "schema is 'x', not a whole number of at most 18 digits"),
+        ('{"schema": true}', "schema is True, not a whole number of at most 18 digits"),
+        (
+            f'{{"schema": {"1" * 5000}}}',
+            "schema is inf, not a whole number of at most 18 digits",
+        ),
+        ('{"schema": 1}', "classes is missing, not a list"),
+    ],
+)
+def test_what_is_no_manifest_is_refused_in_one_line(text, reason):
+    with pytest.raises(InputError) as error:
         records.Manifest.from_json(text, "x")
-    assert "\n" not in str(e.value)
+    message = str(error.value)
+    assert message.startswith(f"x is not a manifest of trainer.data.prepare ({reason}")
+    assert message.endswith("); prepare the data again.")
+    assert "\n" not in message
 
 
-def test_a_count_that_is_no_number_is_refused():
-    message = _refusal(lambda raw: raw["splits"]["train"]["shards"][0].update(examples="two"))
-    assert message.startswith("DIR/manifest.json is not a manifest of trainer.data.prepare (Type")
+WHOLE = "a whole number of at most 18 digits"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("sizes", [[4, 5]], "sizes[0] is [4, 5], not a list of 3"),
+        ("sizes", [["4", 5, 2]], f"sizes[0][0] is '4', not {WHOLE}"),
+        ("sizes", [7], "sizes[0] is 7, not a list"),
+        ("pixels", [30, None], f"pixels[1] is missing, not {WHOLE}"),
+        ("pixels", [30, 8.5], f"pixels[1] is 8.5, not {WHOLE}"),
+        ("pixels", [30, 10**18], f"pixels[1] is 1e+18, not {WHOLE}"),
+        ("ignored_pixels", "2", f"ignored_pixels is '2', not {WHOLE}"),
+        ("mean", ["x"], "mean[0] is 'x', not a finite number"),
+        ("mean", [float("nan")], "mean[0] is nan, not a finite number"),
+        ("std", [float("inf")], "std[0] is inf, not a finite number"),
+        ("std", None, "std is missing, not a list"),
+        ("cases", ["b", 1], "cases[1] is 1, not a text"),
+        ("shards", ["x"], "shards[0] is 'x', not an object"),
+        ("shards", [{"name": None}], "shards[0].name is missing, not a text"),
+        ("shards", [{"name": "x", "examples": "two"}], f"shards[0].examples is 'two', not {WHOLE}"),
+    ],
+)
+def test_a_field_of_another_type_is_named(name, value, reason):
+    assert _refusal(lambda raw: raw["splits"]["train"].update({name: value})) == (
+        f"DIR/manifest.json is not a manifest of trainer.data.prepare (splits.train.{reason}); "
+        "prepare the data again."
+    )
+
+
+def test_a_missing_ignore_value_and_a_mean_without_fraction_are_no_damage():
+    split = dataclasses.replace(SPLIT, mean=(2,))
+    manifest = dataclasses.replace(MANIFEST, splits={"train": split}, ignore_value=7)
+    assert records.Manifest.from_json(manifest.to_json()) == manifest
+    raw = json.loads(manifest.to_json())
+    del raw["ignore_value"]
+    assert records.Manifest.from_json(json.dumps(raw)).ignore_value is None
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Models of run folders: built from the settings in run.json, with the best weights."""
 
+import dataclasses
 import os
 from typing import Any
 
@@ -9,6 +10,31 @@ from trainer import checkpoint, config, models, passport
 from trainer.data import demo, records
 from trainer.errors import InputError
 from trainer.models import norms
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What a passport says of the data; only the card of an export tells the optional fields."""
+
+    dtype: str
+    class_values: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    ignore_value: int | None
+    origin: str | None
+    licence: str | None
+    images: dict[str, int] | None
+    pixels: dict[str, tuple[int, ...]] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What a passport must say, beside the settings, for the run's model to be loaded."""
+
+    channels: int
+    classes: tuple[str, ...]
+    fingerprint: str
+    data: Data | None  # see `data_of`
 
 
 def build_model(
@@ -39,13 +65,22 @@ def read_run(run_dir: str) -> dict[str, Any]:
     """Returns the passport of a run that can be loaded.
 
     Raises:
-        InputError: if the folder holds no run.
+        InputError: if the folder holds no run, or its passport lacks or garbles what that takes.
     """
     found = passport.read(run_dir)
     if found is None:
         raise InputError(
             f"--run_dir={run_dir} has no {passport.NAME}; name a folder that trainer.task wrote."
         )
+    try:
+        records.build(Facts, found, "")
+        config.from_dict(config.Job, found["settings"])
+    except (TypeError, InputError) as error:
+        reason = str(error).rstrip(".")
+        raise InputError(
+            f"{os.path.join(run_dir, passport.NAME)} is not the passport of a run ({reason}); "
+            "restore it, or name another --run_dir."
+        ) from None
     return found
 
 

@@ -3,6 +3,7 @@
 python -m trainer.data.inspect DIR [--verify] [--sheet=FILE.png]
 """
 
+import importlib
 import io
 import itertools
 import math
@@ -27,6 +28,10 @@ SHEET_COLUMNS = 6
 def main(settings: config.Inspect) -> None:
     """Prints the tables, then does what else was asked for."""
     data_dir = settings.data_dir or demo.folder()
+    if settings.sheet or files.is_remote(data_dir):  # which take TensorFlow
+        with flags.quiet_import():
+            importlib.import_module("tensorflow")
+    files.register_stores(data_dir, settings.sheet)
     manifest = records.read_manifest(data_dir)
     print("\n".join(describe(manifest, data_dir)))
     if settings.verify:
@@ -137,8 +142,10 @@ def _save(picture: Image.Image, path: str) -> None:
     try:
         with files.open_file(path, "wb") as file:
             file.write(buffer.getvalue())
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise InputError(f"--sheet={path} cannot be written: {error.strerror}.") from None
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+        raise InputError(
+            f"--sheet={path} cannot be written: {error.strerror}; name another file."
+        ) from None
     logging.info("Drew %s.", path)
 
 

@@ -27,6 +27,8 @@ from trainer.errors import InputError, UnreachableError
 from trainer.stores import azure, bucket
 
 IO_SCHEMES = ("s3://", "az://")
+STORES = (bucket.SCHEME, *IO_SCHEMES)
+PLAIN_SCHEMES = ("file://", "ram://")  # TensorFlow's own: a local path, and a process's memory
 BLOCK = 2**20
 
 # By which S3 and Azure refuse a request for good, as tensorflow-io passes their words on.
@@ -37,8 +39,19 @@ REFUSALS = (
 
 
 def is_remote(path: str) -> bool:
-    """Returns whether `path` has a scheme, as gs://bucket/folder has."""
-    return "://" in path
+    """Returns whether `path` has a scheme, as gs://bucket/folder has.
+
+    Raises:
+        InputError: if it has one that is not known here.
+    """
+    if "://" not in path:
+        return False
+    if not path.startswith(STORES + PLAIN_SCHEMES):
+        raise InputError(
+            f"{path} has an unknown scheme; name a local path, or one that begins with "
+            f"{', '.join(STORES[:-1])} or {STORES[-1]}."
+        )
+    return True
 
 
 def failures() -> tuple[type[Exception], ...]:
@@ -307,10 +320,10 @@ def register_stores(*paths: str) -> None:
     """Makes TensorFlow know the stores of these paths; its own readers and writers need it too.
 
     Raises:
-        InputError: if a path takes tensorflow-io, and that is not there.
+        InputError: if a path has an unknown scheme, or takes tensorflow-io, which is not there.
     """
     for path in paths:
-        if path.startswith(IO_SCHEMES):
+        if is_remote(path) and path.startswith(IO_SCHEMES):
             import_tensorflow_io(path)
 
 
