@@ -1,11 +1,15 @@
 """Tests of reading pictures and arrays."""
 
 import importlib.util
+import io
+import os
 import struct
+import zipfile
 import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from trainer.data import images
@@ -94,19 +98,156 @@ def test_a_damaged_sixteen_bit_colour_png_is_named(tmp_path):
     assert message == "X cannot be read: its PNG data are damaged."
 
 
-def test_a_sixteen_bit_colour_tiff_is_refused_rather_than_cut(tmp_path):
-    data = np.zeros((2, 2, 3), "<u2").tobytes()
-    entries = [(256, 4, 1, 2), (257, 4, 1, 2), (258, 3, 3, 32), (259, 3, 1, 1), (262, 3, 1, 2)]
-    entries += [(273, 4, 1, 8), (277, 3, 1, 3), (278, 4, 1, 2), (279, 4, 1, 24)]
-    directory = struct.pack("<H", len(entries))
-    directory += b"".join(struct.pack("<HHII", *entry) for entry in entries) + b"\0" * 4
-    bits = struct.pack("<3H", 16, 16, 16)
-    content = b"II*\0" + struct.pack("<I", 38) + data + bits + directory
-    (tmp_path / "x.tif").write_bytes(content)
-    assert _message(images.read_image, _source(tmp_path / "x.tif"), LIMIT) == (
-        "X is a 16-bit colour TIFF, of which Pillow reads 8 bits; save it as a 16-bit PNG or a "
-        ".npy array."
+def _save_tiff(path, values, alpha="unassalpha", **options):
+    """Writes [H, W, C] as a TIFF, plane by plane if planarconfig is "separate"."""
+    channels = values.shape[2]
+    if channels == 1:
+        values = values[..., 0]
+    elif options.setdefault("planarconfig", "contig") == "separate":
+        values = np.moveaxis(values, 2, 0)
+    if channels in (2, 4):
+        options["extrasamples"] = [alpha]
+    options["photometric"] = "rgb" if channels > 2 else "minisblack"
+    tifffile.imwrite(path, values, metadata=None, **options)
+    return _source(path)
+
+
+TIFFS = {
+    "plain": {},
+    "big-endian": {"byteorder": ">"},
+    "BigTIFF": {"bigtiff": True},
+    "planes": {"planarconfig": "separate", "rowsperstrip": 4},
+    "tiled planes": {"planarconfig": "separate", "tile": (16, 16)},
+    "deflated": {"compression": "zlib", "predictor": True, "rowsperstrip": 4},
+    "deflated planes": {"planarconfig": "separate", "compression": "zlib", "tile": (16, 16)},
+}
+
+
+@pytest.mark.parametrize("kind", TIFFS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_colours_and_alpha_of_a_tiff_keep_all_their_bits(tmp_path, channels, dtype, kind):
+    values = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (18, 21, channels), dtype)
+    pixels = images.read_image(_save_tiff(tmp_path / "x.tif", values, **TIFFS[kind]), LIMIT)
+    assert pixels.values.dtype == dtype
+    np.testing.assert_array_equal(pixels.values, values)
+    assert pixels.alpha == (channels != 3)
+
+
+@pytest.mark.parametrize("scale", [1, 257])
+def test_the_fourth_sample_of_a_tiff_is_what_it_is_said_to_be(tmp_path, scale):
+    pixel = np.array([[[50, 100, 20, 100], [9, 9, 9, 0]]], np.uint8 if scale == 1 else np.uint16)
+    for alpha, expected in (
+        ("unassalpha", [[50, 100, 20, 100], [9, 9, 9, 0]]),
+        ("assocalpha", [[127, 255, 51, 100], [0, 0, 0, 0]]),  # 50 × 255 / 100 = 127.5
+        ("unspecified", [[50, 100, 20], [9, 9, 9]]),
+    ):
+        pixels = images.read_image(_save_tiff(tmp_path / "x.tif", pixel * scale, alpha), LIMIT)
+        assert (pixels.values[0] // scale).tolist() == expected
+        assert pixels.alpha == (alpha != "unspecified")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_tiff_that_lies_on_its_side_is_set_upright(tmp_path, channels, dtype):
+    values = np.arange(6 * channels, dtype=dtype).reshape(2, 3, channels)
+    side = values.swapaxes(0, 1)
+    upright = [values, values[:, ::-1], values[::-1, ::-1], values[::-1]]
+    upright += [side, side[:, ::-1], side[::-1, ::-1], side[::-1]]
+    for orientation, expected in enumerate(upright, 1):
+        tags = [(274, 3, 1, orientation, True)]
+        source = _save_tiff(tmp_path / "x.tif", values, extratags=tags)
+        np.testing.assert_array_equal(images.read_image(source, LIMIT).values, expected)
+
+
+def test_sixteen_bit_pages_of_several_kinds_are_images(tmp_path):
+    shapes = [(4, 5), (4, 5, 2), (6, 3, 3)]
+    with tifffile.TiffWriter(tmp_path / "x.tif") as writer:
+        for k, shape in enumerate(shapes):
+            writer.write(
+                np.full(shape, 300 + k, np.uint16),
+                photometric="rgb" if k == 2 else "minisblack",
+                planarconfig="contig" if k else None,
+                extrasamples=["unassalpha"] if k == 1 else None,
+                metadata=None,
+            )
+    found = images.find(str(tmp_path), "images", "")
+    assert [source.name for source in found] == ["x_p000", "x_p001", "x_p002"]
+    for k, source in enumerate(found):
+        values = images.read_image(source, LIMIT).values
+        assert values.shape[:2] == shapes[k][:2]
+        assert values.dtype == np.uint16
+        assert (values == 300 + k).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_bright_is_large_also_where_zero_is_white(tmp_path, dtype):
+    values = np.array([[0, 1, 200]], dtype)
+    tifffile.imwrite(tmp_path / "x.tif", values, photometric="miniswhite", metadata=None)
+    found = images.read_image(_source(tmp_path / "x.tif"), LIMIT).values
+    np.testing.assert_array_equal(found[..., 0], np.iinfo(dtype).max - values)
+
+
+def test_masks_in_sixteen_bit_colours_are_not_cut(tmp_path):
+    values = np.full((2, 2, 3), 300, np.uint16)
+    assert images.read_mask(_save_tiff(tmp_path / "x.tif", values), LIMIT).max() == 300
+    (tmp_path / "x.png").write_bytes(_png16(values))
+    assert images.read_mask(_source(tmp_path / "x.png"), LIMIT).max() == 300
+
+
+@pytest.mark.parametrize("tile", [None, (2048, 2048)])
+def test_a_sixteen_bit_tiff_is_held_to_the_limit_before_it_is_decoded(tmp_path, tile):
+    values = np.zeros((9, 9, 3) if tile else (1000, 1001, 3), np.uint16)
+    source = _save_tiff(tmp_path / "x.tif", values, compression="zlib", tile=tile)
+    assert _message(images.read_image, source, LIMIT) == (
+        "A tile of X has 2048×2048 = 4194304 pixels, more than --max_pixels=1000000; if it is what "
+        "it should be, raise --max_pixels, else remove it."
+        if tile
+        else "X has 1000×1001 = 1001000 pixels, more than --max_pixels=1000000; if it is what it "
+        "should be, raise --max_pixels, else remove it."
     )
+
+
+def test_a_codec_that_is_not_there_is_named(tmp_path):
+    source = _save_tiff(tmp_path / "x.tif", np.zeros((9, 9, 3), np.uint16))
+    with tifffile.TiffFile(tmp_path / "x.tif", mode="r+b") as file:
+        file.pages[0].tags["Compression"].overwrite(tifffile.COMPRESSION.EER_V0)
+    assert _message(images.read_image, source, LIMIT) == (
+        "X has 3 samples of 16 bits in EER_V0 compression, which cannot be decoded here; save it "
+        "with deflate compression or none, or install imagecodecs, which decodes more."
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "photometric", "kind"),
+    [
+        (np.zeros((2, 2, 3), np.float32), "rgb", "3 samples of 32 bits a pixel (RGB, float32)"),
+        (np.zeros((2, 2), np.int8), "minisblack", "1 samples of 8 bits a pixel (MINISBLACK, int8)"),
+        (np.zeros((2, 2, 4), np.uint16), "separated", "4 samples of 16 bits a pixel (SEPARATED, u"),
+    ],
+)
+def test_other_kinds_of_tiff_are_refused_by_what_they_are(tmp_path, values, photometric, kind):
+    tifffile.imwrite(tmp_path / "x.tif", values, photometric=photometric)
+    message = _message(images.read_image, _source(tmp_path / "x.tif"), LIMIT)
+    assert message.startswith(f"X is a TIFF of {kind}")
+    assert message.endswith(
+        ", which is not read; save it as grey or RGB of 8 or 16 bits, with or without alpha, or as "
+        "a .npy array."
+    )
+    tifffile.imwrite(tmp_path / "x.tif", np.zeros((2, 2)))
+    assert _message(images.read_image, _source(tmp_path / "x.tif"), LIMIT) == (
+        "X cannot be read: it is damaged, or a TIFF of a kind that is not read."
+    )
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_sixteen_bit_tiff_that_is_cut_is_unreadable(tmp_path, share):
+    values = np.random.default_rng(0).integers(0, 65536, (40, 40, 3)).astype(np.uint16)
+    source = _save_tiff(tmp_path / "x.tif", values, compression="zlib", rowsperstrip=8)
+    data = (tmp_path / "x.tif").read_bytes()
+    (tmp_path / "x.tif").write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(images.UnreadableError, match="^X cannot be read: the file ends early.$"):
+        images.read_image(source, LIMIT)
 
 
 def test_a_float_tiff_is_read_as_float32(tmp_path):
@@ -283,12 +424,12 @@ def test_dicom_without_tensorflow_io_says_what_to_install(tmp_path):
     )
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
 def test_pixels_that_are_not_finite_are_refused(tmp_path, value):
     np.save(tmp_path / "x.npy", np.array([[1.0, value]]))
     assert _message(images.read_image, _source(tmp_path / "x.npy"), LIMIT) == (
-        "X has pixels that are not finite (NaN or infinite); replace them, and mark them in the "
-        "mask with --ignore."
+        "X has pixels that are not finite in float32 (NaN, infinite or too large); replace them, "
+        "and mark them in the mask with --ignore."
     )
 
 
@@ -371,6 +512,108 @@ def test_arrays_that_are_no_images_are_refused(tmp_path):
     assert _message(images.read_image, _source(path), LIMIT) == (
         "X has shape (5,); expected H×W or H×W×C."
     )
+
+
+def _header(*shape):
+    """Returns the beginning of a `.npy` file of uint8."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+    )
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+@pytest.mark.parametrize(
+    ("shape", "counted"),
+    [
+        ((3, 20000, 20000), "20000×20000 = 400000000 pixels, more than"),
+        ((3, 32, 32, 10**7), "32×32×10000000 = 10240000000 values, more than 4 for each pixel of"),
+    ],
+)
+def test_an_array_is_held_to_the_limit_before_it_is_unpacked(tmp_path, shape, counted, suffix):
+    path = tmp_path / f"x.{suffix}"
+    data = _header(*shape) + bytes(1000)
+    path.write_bytes(data)
+    if suffix == "npz":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("images.npy", data)
+    (tmp_path / "scratch").mkdir()
+    arguments = (str(path), "images", str(tmp_path / "scratch"))
+    assert _message(images.find, *arguments, LIMIT) == (
+        f"Each image of {path} has {counted} --max_pixels=1000000; if it is what it should be, "
+        "raise --max_pixels, else remove it."
+    )
+    assert list((tmp_path / "scratch").iterdir()) == []
+    # Without a limit, what is not there is missed.
+    assert f"{path} cannot be read: it has 1128 of its " in _message(images.find, *arguments)
+
+
+def test_an_array_in_a_file_of_its_own_is_held_to_the_limit(tmp_path):
+    (tmp_path / "x.npy").write_bytes(_header(32, 32, 10**7) + bytes(10))
+    os.truncate(tmp_path / "x.npy", 32 * 32 * 10**7 + 128)  # with a hole, which takes no space
+    assert _message(images.read_image, _source(tmp_path / "x.npy"), LIMIT) == (
+        "X has 32×32×10000000 = 10240000000 values, more than 4 for each pixel of --max_pixels="
+        "1000000; if it is what it should be, raise --max_pixels, else remove it."
+    )
+
+
+def test_no_more_is_unpacked_than_the_header_says(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images.npy", _header(2, 3, 4) + bytes(10**7))
+    assert len(images.find(str(tmp_path / "x.npz"), "images", str(tmp_path), LIMIT)) == 2
+    assert (tmp_path / "images.npy").stat().st_size == 128 + 2 * 3 * 4
+
+
+def test_sizes_beyond_all_bounds_are_refused_without_a_warning(tmp_path, recwarn):
+    (tmp_path / "x.npy").write_bytes(_header(10**12, 10**12) + bytes(100))
+    assert _message(images.read_image, _source(tmp_path / "x.npy"), LIMIT) == (
+        "X cannot be read: it has 228 of its 1000000000000000000000128 bytes."
+    )
+    for shape in ((10**12, 0, 4), (0, 4, 4)):
+        (tmp_path / "x.npy").write_bytes(_header(*shape))
+        message = _message(images.find, str(tmp_path / "x.npy"), "images", "")
+        assert f"has shape {shape}; expected N×H×W or N×H×W×C, images first." in message
+    (tmp_path / "x.npy").write_bytes(_header(2, -3, -4) + bytes(100))
+    assert "cannot be read: its shape is (2, -3, -4)." in _message(
+        images.find, str(tmp_path / "x.npy"), "images", ""
+    )
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("compression", ["tiff_deflate", "tiff_lzw", None])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.99])
+def test_a_cut_tiff_is_refused_without_a_word_of_others(
+    tmp_path, capfd, recwarn, compression, share
+):
+    values = np.random.default_rng(0).integers(0, 256, (200, 200)).astype(np.uint8)
+    source = _save(tmp_path / "x.tif", values, compression=compression)
+    data = (tmp_path / "x.tif").read_bytes()
+    (tmp_path / "x.tif").write_bytes(data[: int(len(data) * share)])
+    _message(images.read_image, source, LIMIT)
+    (tmp_path / "x.tif").write_bytes(data[:9000] + bytes(99) + data[9099:])
+    if compression == "tiff_deflate":
+        _message(images.read_image, source, LIMIT)
+    assert capfd.readouterr().err == ""
+    assert not recwarn.list
+
+
+def test_a_tiff_that_pillow_refuses_is_refused_without_a_word_of_others(tmp_path, capfd, caplog):
+    source = _save_tiff(tmp_path / "x.tif", np.zeros((4, 4, 3), np.uint8))
+    with tifffile.TiffFile(tmp_path / "x.tif", mode="r+b") as file:
+        file.pages[0].tags["SamplesPerPixel"].overwrite(99)
+    assert _message(images.read_image, source, LIMIT) == (
+        "X cannot be read: it is damaged, or a TIFF of a kind that is not read."
+    )
+    assert (capfd.readouterr().err, caplog.text) == ("", "")
+
+
+def test_labels_show_what_cannot_be_printed(tmp_path):
+    _save(tmp_path / "a\nb\u2028ü.png", GREY)
+    (source,) = images.find(str(tmp_path), "images", "")
+    assert source.label == f"{tmp_path}/a\\nb\\u2028ü.png"
+    assert source.name == "a\nb\u2028ü"
+    assert images.shown(os.fsdecode(b"a\xffb")) == r"a\xffb"
 
 
 def test_an_npz_must_say_which_array_is_meant(tmp_path):

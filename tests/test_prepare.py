@@ -1,12 +1,14 @@
 """Tests of preparing data, most of them through the command itself."""
 
 import dataclasses
+import errno
 import json
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from trainer import config, flags
-from trainer.data import prepare, records
+from trainer.data import output, prepare, records, sides
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -60,14 +62,19 @@ def _prepare(folder, *others):
     return records.read_manifest(output[0] if output else str(folder / "out"))
 
 
-def _refusal(capsys, folder, *others):
-    """Runs the command, checks that it fails as it must, and returns its one line."""
+def _refusal(capfd, folder, *others, num_notes=0):
+    """Runs the command, checks that it fails as it must, and returns the line that says why.
+
+    That is the only one on stderr, but for so many notes on what has been found before.
+    """
+    capfd.readouterr()
     before = sorted(folder.rglob("*"))
     with pytest.raises(SystemExit) as stop:
         flags.run(config.Prepare, prepare.main, ["prepare", *_arguments(folder, *others)])
     assert stop.value.code == 2
     assert sorted(folder.rglob("*")) == before, "something is left"
-    lines = capsys.readouterr().err.splitlines()
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == num_notes + 1, lines
     return lines[-1].replace(str(folder), "DIR")
 
 
@@ -318,53 +325,53 @@ def test_statistics_of_large_values_are_exact():
 
 
 @pytest.mark.parametrize("flag", ["images", "masks", "output"])
-def test_missing_flags_are_named(folder, capsys, flag):
-    assert _refusal(capsys, folder, f"--{flag}=") == (
+def test_missing_flags_are_named(folder, capfd, flag):
+    assert _refusal(capfd, folder, f"--{flag}=") == (
         f"--{flag} is missing; give --images, --masks and --output."
     )
 
 
-def test_a_missing_folder_is_named(folder, capsys):
-    assert _refusal(capsys, folder, "--images=nowhere") == (
+def test_a_missing_folder_is_named(folder, capfd):
+    assert _refusal(capfd, folder, "--images=nowhere") == (
         "--images=nowhere does not exist; name a folder, a quoted glob, or a .npy or .npz file."
     )
 
 
-def test_a_file_without_its_pair_is_named(folder, capsys):
+def test_a_file_without_its_pair_is_named(folder, capfd):
     (folder / "masks/03.png").unlink()
-    assert _refusal(capsys, folder) == (
+    assert _refusal(capfd, folder) == (
         "DIR/images/03.png has no mask: there is no 03 in --masks=DIR/masks; add it, remove the "
         "image, or see --mask_suffix."
     )
     (folder / "images/03.png").unlink()
     (folder / "images/04.png").unlink()
-    assert _refusal(capsys, folder) == (
+    assert _refusal(capfd, folder) == (
         "DIR/masks/04.png has no image: there is no 04 in --images=DIR/images; add it, remove the "
         "mask, or see --mask_suffix."
     )
 
 
-def test_arrays_of_different_lengths_are_refused(folder, capsys):
+def test_arrays_of_different_lengths_are_refused(folder, capfd):
     np.save(folder / "x.npy", np.zeros((3, 2, 2), np.uint8))
     np.save(folder / "y.npy", np.zeros((2, 2, 2), np.uint8))
     arrays = [f"--images={folder}/x.npy", f"--masks={folder}/y.npy"]
-    assert _refusal(capsys, folder, *arrays) == (
+    assert _refusal(capfd, folder, *arrays) == (
         "DIR/x.npy[2] has no mask: there is no 00002 in --masks=DIR/y.npy; add it, remove the "
         "image, or see --mask_suffix."
     )
 
 
-def test_a_page_without_its_mask_is_named(folder, capsys):
+def test_a_page_without_its_mask_is_named(folder, capfd):
     stacks = _stack(folder)
     Image.open(folder / "masks/00.png").save(folder / "y/x_mask.tif")
-    assert _refusal(capsys, folder, *stacks) == (
+    assert _refusal(capfd, folder, *stacks) == (
         "DIR/x.tif[0] has no mask: there is no x_p000_mask in --masks=DIR/y; add it, remove the "
         "image, or see --mask_suffix."
     )
 
 
 @pytest.mark.parametrize("damaged", ["x.tif", "y/x_mask.tif"])
-def test_a_damaged_tiff_of_several_pages_is_named_or_skipped_as_one(folder, capsys, damaged):
+def test_a_damaged_tiff_of_several_pages_is_named_or_skipped_as_one(folder, capfd, damaged):
     stacks = _stack(folder)
     for case in range(3):  # others to go on with
         for name, target in (("images", f"{case}.png"), ("masks", f"y/{case}_mask.png")):
@@ -372,7 +379,7 @@ def test_a_damaged_tiff_of_several_pages_is_named_or_skipped_as_one(folder, caps
     stacks[0] = f"--images={folder}/*.*"
     (folder / damaged).write_bytes((folder / damaged).read_bytes()[:500])
     stacks.append("--split=0.5,0.5")
-    message = _refusal(capsys, folder, *stacks)
+    message = _refusal(capfd, folder, *stacks)
     assert message.startswith(f"DIR/{damaged} cannot be read: ")
     assert message.endswith(" Mend or remove it, or go on without it: --skip_bad.")
     manifest = _prepare(folder, *stacks, "--skip_bad")
@@ -380,17 +387,17 @@ def test_a_damaged_tiff_of_several_pages_is_named_or_skipped_as_one(folder, caps
     assert sum(split.examples for split in manifest.splits.values()) == 3
 
 
-def test_two_images_of_one_stem_are_refused(folder, capsys):
+def test_two_images_of_one_stem_are_refused(folder, capfd):
     Image.open(folder / "images/03.png").save(folder / "images/03.bmp")
-    assert _refusal(capsys, folder) == (
+    assert _refusal(capfd, folder) == (
         "DIR/images/03.bmp and DIR/images/03.png have the same stem, which names a case; rename "
         "one, or narrow --images."
     )
 
 
-def test_different_sizes_are_refused(folder, capsys):
+def test_different_sizes_are_refused(folder, capfd):
     Image.new("L", (7, 8)).save(folder / "masks/05.png")
-    assert _refusal(capsys, folder) == (
+    assert _refusal(capfd, folder) == (
         "DIR/masks/05.png is 8×7 (height × width), but its image DIR/images/05.png is 8×6; they "
         "must be equal."
     )
@@ -401,9 +408,9 @@ def _truncate(path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_truncated_image_is_named(folder, capsys, workers):
+def test_a_truncated_image_is_named(folder, capfd, workers):
     _truncate(folder / "images/05.png")
-    assert _refusal(capsys, folder, f"--workers={workers}") == (
+    assert _refusal(capfd, folder, f"--workers={workers}") == (
         "DIR/images/05.png cannot be read: image file is truncated. Mend or remove it, or go on "
         "without it: --skip_bad."
     )
@@ -422,69 +429,175 @@ def test_bad_images_are_skipped_on_request_and_listed(folder, caplog):
     ]
 
 
-def test_a_split_that_skipping_empties_is_refused(folder, capsys):
+def test_a_split_that_skipping_empties_is_refused(folder, capfd):
     (folder / "splits.json").write_text(json.dumps({"train": ["00"], "val": ["01"]}))
     _truncate(folder / "images/01.png")
-    assert _refusal(capsys, folder, "--skip_bad", f"--splits={folder}/splits.json") == (
+    arguments = ("--skip_bad", f"--splits={folder}/splits.json")
+    assert _refusal(capfd, folder, *arguments, num_notes=2) == (
         "--skip_bad leaves the val split empty (1 images in all); give it a larger share, or more "
         "images or groups to choose from."
     )
 
 
-def test_a_mask_value_that_is_no_class_is_named(folder, capsys):
+def test_a_mask_value_that_is_no_class_is_named(folder, capfd):
     Image.new("L", (6, 8), 7).save(folder / "masks/05.png")
-    assert _refusal(capsys, folder, "--classes=0,255") == (
+    assert _refusal(capfd, folder, "--classes=0,255") == (
         "DIR/masks/05.png has the value 7, which is not in --classes=0:0,255:255; add it, or give "
         "it as --ignore."
     )
 
 
-def test_more_than_255_values_are_no_mask(folder, capsys):
+def test_more_than_255_values_are_no_mask(folder, capfd):
     values = np.arange(300, dtype=np.uint16).reshape(10, 30)
     Image.fromarray(values).save(folder / "masks/05.png")
     Image.fromarray(values).save(folder / "images/05.png")
-    assert _refusal(capsys, folder) == (
+    assert _refusal(capfd, folder) == (
         "DIR/masks/05.png has 300 distinct values, more than 255 classes: that is not a mask; "
         "check --masks."
     )
 
 
-def test_an_empty_split_is_refused(folder, capsys):
-    assert _refusal(capsys, folder, "--split=0.98,0.01,0.01") == (
+def test_an_empty_split_is_refused(folder, capfd):
+    assert _refusal(capfd, folder, "--split=0.98,0.01,0.01") == (
         "--split=0.98,0.01,0.01 leaves the val split empty (10 images in all); give it a larger "
         "share, or more images or groups to choose from."
     )
 
 
-def test_finished_data_are_not_overwritten(folder, capsys):
+def test_finished_data_are_not_overwritten(folder, capfd):
     _prepare(folder)
-    assert _refusal(capsys, folder) == (
+    assert _refusal(capfd, folder) == (
         "--output=DIR/out already has a manifest.json: it holds finished data; name another "
         "folder, or remove that one first."
     )
 
 
-def test_an_output_that_cannot_be_a_folder_is_refused(folder, capsys):
+def test_an_output_that_cannot_be_a_folder_is_refused(folder, capfd):
     (folder / "file").write_text("")
-    assert _refusal(capsys, folder, f"--output={folder}/file") == (
+    assert _refusal(capfd, folder, f"--output={folder}/file") == (
         "--output=DIR/file is a file; name a folder."
     )
-    assert _refusal(capsys, folder, f"--output={folder}/file/x") == (
-        "--output=DIR/file/x cannot be made: Not a directory."
+    assert _refusal(capfd, folder, f"--output={folder}/file/x") == (
+        "--output=DIR/file/x cannot be made: Not a directory; name another folder."
     )
 
 
-def test_pickled_objects_are_never_unpickled(folder, capsys):
+@pytest.mark.parametrize("name", ["", "/deep/er"])
+def test_an_output_that_cannot_be_written_is_refused_before_the_survey(
+    folder, capfd, monkeypatch, name
+):
+    monkeypatch.setattr(prepare, "find_pairs", None)
+
+    def refuse(*arguments, **options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(output.tempfile, "TemporaryFile", refuse)  # root may write everywhere
+    (folder / "out").mkdir()
+    assert _refusal(capfd, folder, f"--output={folder}/out{name}") == (
+        f"--output=DIR/out{name} cannot be written: Permission denied; name another folder."
+    )
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self"), reason="needs /proc")
+def test_an_output_where_nothing_can_be_made_is_refused_before_the_survey(
+    folder, capfd, monkeypatch
+):
+    monkeypatch.setattr(prepare, "find_pairs", None)
+    assert _refusal(capfd, folder, "--output=/proc/self") == (
+        "--output=/proc/self cannot be written: No such file or directory; name another folder."
+    )
+
+
+def test_a_folder_that_cannot_be_listed_is_named(folder, capfd, monkeypatch):
+    listdir = os.listdir
+
+    def refuse(path):
+        if path == str(folder / "images"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", refuse)  # root may list everything
+    assert _refusal(capfd, folder) == (
+        "--images=DIR/images cannot be listed: Permission denied; name another folder, or change "
+        "who may read it."
+    )
+
+
+def test_lists_that_cannot_be_read_are_named(folder, capfd, monkeypatch):
+    path = folder / "splits.json"
+    path.write_text("[" * 100_000)
+    assert _refusal(capfd, folder, f"--splits={path}").startswith(
+        "--splits=DIR/splits.json is not JSON: maximum recursion depth exceeded"
+    )
+
+    def refuse(*arguments, **options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(sides, "open", refuse, raising=False)  # root may read everything
+    assert _refusal(capfd, folder, f"--splits={path}") == (
+        "--splits=DIR/splits.json cannot be read: Permission denied; name another file, or change "
+        "who may read it."
+    )
+
+
+@pytest.mark.parametrize("split", ["0.7,0.3,nan", "inf,-inf", "nan,nan"])
+def test_shares_that_are_not_finite_are_refused(folder, capfd, split):
+    assert _refusal(capfd, folder, f"--split={split}") == (
+        f"--split={split} is not two or three shares that add up to 1, of train, val and test; "
+        "write --split=0.7,0.15,0.15."
+    )
+
+
+def test_names_that_are_no_text_are_refused_and_shown(folder, capfd):
+    for name in ("images", "masks"):
+        old = os.fsencode(folder / name)
+        os.rename(old + b"/03.png", old + b"/a\xffb.png")
+    assert _refusal(capfd, folder) == (
+        r"DIR/images/a\xffb.png has a name that is not UTF-8, as a case's must be; rename it."
+    )
+
+
+def test_a_name_of_two_lines_makes_no_message_of_two_lines(folder, capfd):
+    (folder / "images/03.png").rename(folder / "images/a\nb.png")
+    (folder / "masks/03.png").unlink()
+    assert _refusal(capfd, folder) == (
+        r"DIR/images/a\nb.png has no mask: there is no a\nb in --masks=DIR/masks; add it, remove "
+        "the image, or see --mask_suffix."
+    )
+
+
+def test_a_damaged_tiff_gives_one_line(folder, capfd):
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200)).astype(np.uint8)
+    Image.fromarray(noise).save(folder / "images/03.tif", compression="tiff_deflate")
+    (folder / "images/03.png").unlink()
+    data = (folder / "images/03.tif").read_bytes()
+    for damaged in (data[:9000], data[:9000] + bytes(99) + data[9099:]):
+        (folder / "images/03.tif").write_bytes(damaged)
+        for workers in (1, 2):
+            message = _refusal(capfd, folder, f"--workers={workers}")
+            assert message.startswith("DIR/images/03.tif cannot be read: ")
+            assert message.endswith(" Mend or remove it, or go on without it: --skip_bad.")
+
+
+def test_an_array_too_large_is_refused(folder, capfd):
+    np.savez_compressed(folder / "x.npz", np.zeros((10, 60, 50), np.uint8))
+    assert _refusal(capfd, folder, f"--images={folder}/x.npz", "--max_pixels=2999") == (
+        "Each image of DIR/x.npz has 60×50 = 3000 pixels, more than --max_pixels=2999; if it is "
+        "what it should be, raise --max_pixels, else remove it."
+    )
+
+
+def test_pickled_objects_are_never_unpickled(folder, capfd):
     np.save(folder / "x.npy", np.array([{}], dtype=object))
-    assert _refusal(capsys, folder, f"--images={folder}/x.npy") == (
+    assert _refusal(capfd, folder, f"--images={folder}/x.npy") == (
         "DIR/x.npy holds pickled Python objects, which could run any code and are never unpickled; "
         "save numbers: numpy.save(path, numpy.stack(images))."
     )
 
 
-def test_a_decompression_bomb_is_refused(folder, capsys):
+def test_a_decompression_bomb_is_refused(folder, capfd):
     Image.new("1", (30000, 20000)).save(folder / "images/05.png")
-    assert _refusal(capsys, folder) == (
+    assert _refusal(capfd, folder) == (
         "DIR/images/05.png has 20000×30000 = 600000000 pixels, more than --max_pixels=268435456; "
         "if it is what it should be, raise --max_pixels, else remove it."
     )
@@ -500,7 +613,10 @@ def test_a_full_disk_leaves_nothing_behind(folder, capsys, name):
     assert stop.value.code == 2
     assert list((folder / "out").iterdir()) == []
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line == "No space is left on the disk of the output; free some."
+    assert line == (
+        f"No space is left on the disk of the output, or of {tempfile.gettempdir()} for what is "
+        "between; free some."
+    )
 
 
 def test_an_image_that_changes_between_the_passes_leaves_nothing_behind(folder, monkeypatch):

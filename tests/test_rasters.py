@@ -32,6 +32,7 @@ TIFFS = {
     "grey tiles": (noise(70, 50), {"tile": (16, 32)}),
     "deflated strips": (noise(70, 50, 3), {"rowsperstrip": 8, "compression": "zlib"}),
     "16 bits": (noise(70, 50, dtype=np.uint16), {"rowsperstrip": 32}),
+    "16-bit colours": (noise(70, 50, 3, dtype=np.uint16), {"tile": (16, 32)}),
     "float32": (noise(70, 50, dtype=np.float32), {"tile": (32, 16), "compression": "zlib"}),
     "one strip": (noise(70, 50), {}),
     "colour tiles with predictor": (
@@ -54,6 +55,16 @@ def test_a_tiff_read_by_region_has_the_pixels_that_pillow_reads(tmp_path, kind):
     np.testing.assert_array_equal(whole(raster), expected)
     np.testing.assert_array_equal(raster.read(13, 41), expected[13:41])
     np.testing.assert_array_equal(np.concatenate(list(raster.bands())), expected)
+
+
+def test_planes_are_read_by_region(tmp_path):
+    array = noise(3, 70, 50, dtype=np.uint16)
+    tifffile.imwrite(
+        tmp_path / "x.tif", array, photometric="rgb", planarconfig="separate", tile=(16, 32)
+    )
+    raster = rasters.open_raster(source_of(tmp_path / "x.tif"), 3, "uint16", 1)
+    np.testing.assert_array_equal(whole(raster), np.moveaxis(array, 0, 2))
+    np.testing.assert_array_equal(raster.read(13, 41), np.moveaxis(array, 0, 2)[13:41])
 
 
 def test_a_page_of_a_stack_is_read_by_region(tmp_path):

@@ -10,10 +10,11 @@ one of them.
 import concurrent.futures
 import contextlib
 import dataclasses
+import errno
 import glob
+import math
 import os
 import re
-import shutil
 import struct
 import tempfile
 import tokenize
@@ -26,18 +27,19 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from trainer.data import dicom
+from trainer.data import dicom, tiff
 from trainer.errors import InputError
 from trainer.stores import files, listing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".npy")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # no other of Pillow's decoders meets foreign files
 EXACT_IN_FLOAT32 = 2**24
+MOST_SAMPLES = 4  # of a pixel of a picture
 
-# What Pillow's decoders and NumPy's headers raise on damaged files, seen by damaging some.
+# What decoders and NumPy's headers raise on damaged files, seen by damaging some.
 DAMAGE: tuple[type[Exception], ...] = (
-    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError),
-    *(struct.error, zlib.error, tokenize.TokenError),
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, ArithmeticError),
+    *(struct.error, zlib.error, tokenize.TokenError, zipfile.BadZipFile, *tiff.DAMAGE),
 )
 
 
@@ -96,7 +98,7 @@ class Pixels:
         return colours.shape[2] == 1
 
 
-def find(where: str, flag: str, scratch: str) -> list[Source]:
+def find(where: str, flag: str, scratch: str, max_pixels: int | None = None) -> list[Source]:
     """Returns the images of a folder, a glob or an array, in the order of their names.
 
     Args:
@@ -104,16 +106,18 @@ def find(where: str, flag: str, scratch: str) -> list[Source]:
             files are one image each, as each page of a TIFF is.
         flag: that named it, for messages: "images" or "masks", also looked for in an `.npz`.
         scratch: a folder for the unpacked array of an `.npz`.
+        max_pixels: the most pixels, height × width, of an array's rows; None if they need not be
+            read as a whole.
 
     Raises:
-        InputError: if there are none, or two of one name.
+        InputError: if there are none, or they cannot be listed or are too large.
     """
     if files.is_remote(where):
-        return _find_in_store(where, flag, scratch)
+        return _find_in_store(where, flag, scratch, max_pixels)
     if where.lower().endswith((".npy", ".npz")) and os.path.isfile(where):
-        return _rows(where, flag, scratch)
+        return _rows(where, shown(where), flag, scratch, max_pixels)
     if os.path.isdir(where):
-        paths = [os.path.join(where, name) for name in os.listdir(where)]
+        paths = [os.path.join(where, name) for name in _listed(where, flag)]
     else:
         paths = glob.glob(where, recursive=True)
         if not paths:
@@ -128,15 +132,22 @@ def find(where: str, flag: str, scratch: str) -> list[Source]:
     return sources
 
 
-def _find_in_store(where: str, flag: str, scratch: str) -> list[Source]:
+def _listed(folder: str, flag: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as error:
+        raise InputError(
+            f"--{flag}={folder} cannot be listed: {error.strerror}; name another folder, or change "
+            "who may read it."
+        ) from None
+
+
+def _find_in_store(where: str, flag: str, scratch: str, max_pixels: int | None) -> list[Source]:
     """Returns what a folder, a glob or an array in an object store holds."""
     if where.lower().endswith((".npy", ".npz")) and not glob.has_magic(where):
         local = os.path.join(scratch, f"{flag}-{os.path.basename(where)}")
         files.copy_from_store(where, local)
-        return [
-            dataclasses.replace(source, label=f"{where}[{source.row}]")
-            for source in _rows(local, flag, scratch)
-        ]
+        return _rows(local, where, flag, scratch, max_pixels)
     pattern = where if glob.has_magic(where) else f"{where.rstrip('/')}/*"
     found = [path for path in files.find_in_store(pattern) if _has_image_name(path)]
     if not found:
@@ -189,7 +200,13 @@ def _is_dicom(path: str) -> bool:
 
 
 def _file_source(path: str) -> Source:
-    return Source(os.path.splitext(os.path.basename(path))[0], path, None, path)
+    return Source(os.path.splitext(os.path.basename(path))[0], path, None, shown(path))
+
+
+def shown(path: str) -> str:
+    """Returns a path or name on one line: what cannot be printed is escaped, as are stray bytes."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def sources_of(path: str) -> list[Source]:
@@ -205,7 +222,7 @@ def _pages(path: str, count: int | None) -> list[Source]:
         return [dataclasses.replace(whole, is_uncounted=count is None)]
     digits = max(3, len(str(count - 1)))
     return [
-        Source(f"{whole.name}_p{page:0{digits}}", path, page, f"{path}[{page}]")
+        Source(f"{whole.name}_p{page:0{digits}}", path, page, f"{whole.label}[{page}]")
         for page in range(count)
     ]
 
@@ -215,9 +232,8 @@ def _count_pages(path: str) -> int | None:
     if not path.lower().endswith((".tif", ".tiff")):
         return 1
     try:
-        with files.opened(path) as file, warnings.catch_warnings(), _open(file) as picture:
-            warnings.simplefilter("ignore")
-            return getattr(picture, "n_frames", 1)
+        with files.opened(path) as file:
+            return tiff.count_pages(file)
     except InputError:  # of the store
         raise
     except DAMAGE:
@@ -230,61 +246,81 @@ def split_page(name: str) -> tuple[str, str]:
     return (match[1], match[2]) if match else (name, "")
 
 
-def _rows(where: str, flag: str, scratch: str) -> list[Source]:
-    path = where
-    if where.lower().endswith(".npz"):
-        path = os.path.join(scratch, f"{flag}.npy")
-        _unpack(where, flag, path)
-    shape = _memory_map(path, where).shape
-    if len(shape) not in (3, 4):
+def _rows(path: str, where: str, flag: str, scratch: str, max_pixels: int | None) -> list[Source]:
+    """Returns the rows of a local `.npy` or `.npz` file, which messages call `where`."""
+    if path.lower().endswith(".npz"):
+        path = _unpack(path, where, flag, scratch, max_pixels)
+    else:
+        with _reading(where), open(path, "rb") as file:
+            _check_rows(_read_header(file, where), where, flag, max_pixels)
+    count = _memory_map(path, where).shape[0]
+    digits = max(5, len(str(count)))
+    return [Source(f"{row:0{digits}}", path, row, f"{where}[{row}]") for row in range(count)]
+
+
+def _check_rows(header: "_Header", where: str, flag: str, max_pixels: int | None) -> None:
+    if len(header.shape) not in (3, 4) or 0 in header.shape:
         raise InputError(
-            f"--{flag}={where} has shape {shape}; expected N×H×W or N×H×W×C, images first."
+            f"--{flag}={where} has shape {header.shape}; expected N×H×W or N×H×W×C, images first."
         )
-    digits = max(5, len(str(shape[0])))
-    return [Source(f"{row:0{digits}}", path, row, f"{where}[{row}]") for row in range(shape[0])]
+    if max_pixels is not None:
+        _check_array_size(f"Each image of {where}", header.shape[1:], max_pixels)
 
 
-def _unpack(where: str, flag: str, path: str) -> None:
-    """Copies the array of an `.npz` file to `path`, so that it can be read row by row."""
-    try:
-        with zipfile.ZipFile(where) as archive:
-            names = archive.namelist()
-            chosen = f"{flag}.npy" if f"{flag}.npy" in names else names[0] if names else ""
-            if chosen != f"{flag}.npy" and len(names) != 1:
-                arrays = ", ".join(name.removesuffix(".npy") for name in names)
-                raise InputError(
-                    f"{where} holds the arrays {arrays or '(none)'}; name the one to use {flag!r}."
-                )
-            with archive.open(chosen) as member:
-                _check_header(member, where)  # before anything is unpacked
-            with archive.open(chosen) as member, open(path, "wb") as file:
-                shutil.copyfileobj(member, file, 1 << 20)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise UnreadableError(_unreadable(where, error)) from None
+def _unpack(path: str, where: str, flag: str, scratch: str, max_pixels: int | None) -> str:
+    """Copies the array of an `.npz` to `scratch`, so that it can be read row by row.
+
+    No more is copied than its header says, which is read and checked before.
+    """
+    unpacked = os.path.join(scratch, f"{flag}.npy")
+    with _reading(where), zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        chosen = f"{flag}.npy" if f"{flag}.npy" in names else names[0] if names else ""
+        if chosen != f"{flag}.npy" and len(names) != 1:
+            arrays = ", ".join(shown(name.removesuffix(".npy")) for name in names)
+            raise InputError(
+                f"{where} holds the arrays {arrays or '(none)'}; name the one to use {flag!r}."
+            )
+        with archive.open(chosen) as member:
+            header = _read_header(member, where)
+            _check_rows(header, where, flag, max_pixels)
+        with archive.open(chosen) as member, open(unpacked, "wb") as file:
+            left = header.file_bytes
+            while left and (block := member.read(min(left, files.BLOCK))):
+                file.write(block)
+                left -= len(block)
+    return unpacked
+
+
+@dataclasses.dataclass(frozen=True)
+class _Header:
+    """What a `.npy` file says of its array, and how many bytes it has if that is true."""
+
+    shape: tuple[int, ...]
+    file_bytes: int
 
 
 def _memory_map(path: str, label: str) -> np.ndarray:
     """Returns the array of a `.npy` file, read from disk where it is touched; never unpickles."""
-    try:
+    with _reading(label):
         with open(path, "rb") as file:
-            _check_header(file, label)
+            header = _read_header(file, label)
+        if os.path.getsize(path) < header.file_bytes:  # else NumPy counts on, and warns of that
+            raise EOFError(f"it has {os.path.getsize(path)} of its {header.file_bytes} bytes")
         return np.lib.format.open_memmap(path, mode="r")
-    except InputError:
-        raise
-    except DAMAGE as error:
-        raise UnreadableError(_unreadable(label, error)) from None
 
 
-def _check_header(file: IO[bytes], label: str) -> None:
+def _read_header(file: IO[bytes], label: str) -> _Header:
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
     }
-    try:
-        version = np.lib.format.read_magic(file)
-        dtype = readers[version](file)[2]
-    except DAMAGE as error:
-        raise UnreadableError(_unreadable(label, error)) from None
+    version = np.lib.format.read_magic(file)
+    if version not in readers:
+        raise ValueError(f"its format has version {version}")
+    shape, _, dtype = readers[version](file)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its shape is {shape}")
     if dtype.hasobject:
         raise InputError(
             f"{label} holds pickled Python objects, which could run any code and are never "
@@ -292,11 +328,24 @@ def _check_header(file: IO[bytes], label: str) -> None:
         )
     if dtype.kind not in "buif":
         raise InputError(f"{label} holds {dtype}; expected integers, floats or booleans.")
+    return _Header(shape, file.tell() + math.prod(shape) * dtype.itemsize)
 
 
-def _unreadable(label: str, error: Exception) -> str:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return f"{label} cannot be read: {reason}."
+@contextlib.contextmanager
+def _reading(label: str) -> Iterator[None]:
+    """Makes damage that is met within an UnreadableError, without the warnings on the way there."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except InputError:
+        raise
+    except DAMAGE as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise  # of the disk that is copied to
+        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason if len(reason) <= 200 else reason[:197] + "…"
+        raise UnreadableError(f"{label} cannot be read: {reason}.") from None
 
 
 def read_image(source: Source, max_pixels: int) -> Pixels:
@@ -425,7 +474,7 @@ def _array(source: Source, max_pixels: int) -> np.ndarray:
     array = map_array(source)
     if array.ndim not in (2, 3) or 0 in array.shape:
         raise InputError(f"{source.label} has shape {array.shape}; expected H×W or H×W×C.")
-    _check_size(source.label, array.shape[0], array.shape[1], max_pixels)
+    _check_array_size(source.label, array.shape, max_pixels)
     # The one copy: what was mapped is let go.
     return np.array(array, array.dtype.newbyteorder("="))
 
@@ -433,49 +482,67 @@ def _array(source: Source, max_pixels: int) -> np.ndarray:
 def _dicom(
     source: Source, max_pixels: int, check: Callable[[dicom.Header, str], None]
 ) -> np.ndarray:
-    with open(source.path, "rb") as file:
+    with _reading(source.label), open(source.path, "rb") as file:
         data = file.read()
-    try:
         header = dicom.read_header(data, source.label)
         check(header, source.label)
         _check_size(source.label, header.rows, header.columns, max_pixels)
         return dicom.decode(data, header, source.label)
-    except InputError:
-        raise
-    except DAMAGE as error:
-        raise UnreadableError(_unreadable(source.label, error)) from None
 
 
 def _decode(source: Source, max_pixels: int, values_of: Any) -> tuple[np.ndarray, bool]:
     """Opens a picture, checks its header and returns `values_of` it and whether it has alpha."""
-    try:
+    with _reading(source.label):
+        found = _tiff(source, max_pixels)
+        if found is not None:
+            return found
         with _open(source.path) as picture:
             if source.row is not None:
                 picture.seek(source.row)
-            elif picture.format == "TIFF" and getattr(picture, "n_frames", 1) > 1:
-                raise InputError(
-                    f"{source.label} is a TIFF of {picture.n_frames} pages; give it a name that "
-                    "ends in .tif, and each page is an image."
-                )
             width, height = picture.size
             _check_size(source.label, height, width, max_pixels)
+            if picture.mode[0] != "I" and picture.format == "PNG" and _png_bits(source.path) == 16:
+                return _sixteen_bit_png(source)
             return values_of(picture, source)
-    except InputError:
-        raise
-    except Image.UnidentifiedImageError:
-        reason = f"it is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
-        raise UnreadableError(f"{source.label} cannot be read: {reason}.") from None
-    except DAMAGE as error:
-        raise UnreadableError(_unreadable(source.label, error)) from None
+
+
+def _tiff(source: Source, max_pixels: int) -> tuple[np.ndarray, bool] | None:
+    """Returns the values of a TIFF that Pillow would not read right, None of any other file."""
+    if not tiff.is_tiff(source.path):
+        return None
+    if source.row is None:
+        with open(source.path, "rb") as file:
+            count = tiff.count_pages(file)
+        if count > 1:
+            raise InputError(
+                f"{source.label} is a TIFF of {count} pages; give it a name that ends in .tif, and "
+                "each page is an image."
+            )
+    with tiff.open_page(source.path, source.row or 0) as page:
+        if not tiff.is_beyond_pillow(page):
+            return None
+        tiff.check(page, source.label)
+        _check_size(source.label, page.imagelength, page.imagewidth, max_pixels)
+        if page.is_tiled:  # tiles of a small image may be large
+            _check_size(f"A tile of {source.label}", page.tilelength, page.tilewidth, max_pixels)
+        return tiff.read(page)
 
 
 @contextlib.contextmanager
-def _open(path: str | IO[bytes]) -> Iterator[Any]:
-    """Opens a picture without Pillow's own limit of pixels: ours is checked next, with its flag."""
+def _open(path: str) -> Iterator[Any]:
+    """Opens a picture without Pillow's own limit of pixels: ours is checked next, with its flag.
+
+    Pillow is given the file and not its name: by name it maps plain TIFFs into memory, and those
+    that lie on their side with rows of the wrong length.
+    """
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as picture:
             yield picture
+    except Image.UnidentifiedImageError:
+        if tiff.is_tiff(path):
+            raise ValueError("it is damaged, or a TIFF of a kind that is not read") from None
+        raise ValueError(f"it is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file") from None
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
@@ -488,14 +555,25 @@ def _check_size(label: str, height: int, width: int, max_pixels: int) -> None:
         )
 
 
+def _check_array_size(label: str, shape: tuple[int, ...], max_pixels: int) -> None:
+    """Holds an array to the pixels of a picture, and to as many values as its pixels can have."""
+    _check_size(label, shape[0], shape[1], max_pixels)
+    if math.prod(shape) > MOST_SAMPLES * max_pixels:
+        raise InputError(
+            f"{label} has {'×'.join(map(str, shape))} = {math.prod(shape)} values, more than "
+            f"{MOST_SAMPLES} for each pixel of --max_pixels={max_pixels}; if it is what it should "
+            "be, raise --max_pixels, else remove it."
+        )
+
+
 def _picture_values(picture: Any, source: Source) -> tuple[np.ndarray, bool]:
-    if _sample_bits(picture, source.path) == 16 and not picture.mode.startswith("I"):
-        return _sixteen_bit_colours(picture, source)
     if picture.mode in ("P", "PA"):
         transparent = picture.mode == "PA" or picture.has_transparency_data
         picture = picture.convert("RGBA" if transparent else "RGB")
     elif picture.mode in ("CMYK", "YCbCr"):
         picture = picture.convert("RGB")
+    elif picture.mode == "La":  # multiplied by alpha
+        picture = picture.convert("LA")
     elif picture.mode == "1":
         picture = picture.convert("L")
     _check_mode(picture.mode, ("L", "LA", "RGB", "RGBA"), source.label)
@@ -524,22 +602,13 @@ def _values(picture: Any) -> np.ndarray:
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
-def _sample_bits(picture: Any, path: str) -> int:
-    if picture.format == "PNG":
-        with open(path, "rb") as file:
-            return file.read(25)[24]  # the header's bit depth
-    if picture.format == "TIFF":
-        return max(picture.tag_v2.get(258, (8,)))  # BitsPerSample
-    return 8
+def _png_bits(path: str) -> int:
+    with open(path, "rb") as file:
+        return file.read(25)[24]  # the header's bit depth
 
 
-def _sixteen_bit_colours(picture: Any, source: Source) -> tuple[np.ndarray, bool]:
-    """Decodes what Pillow would silently cut to 8 bits."""
-    if picture.format != "PNG":
-        raise InputError(
-            f"{source.label} is a 16-bit colour {picture.format}, of which Pillow reads 8 bits; "
-            "save it as a 16-bit PNG or a .npy array."
-        )
+def _sixteen_bit_png(source: Source) -> tuple[np.ndarray, bool]:
+    """Decodes colours and alpha that Pillow would silently cut to 8 bits."""
     import tensorflow as tf  # rare, and takes seconds; see the docstring of `records`
 
     with open(source.path, "rb") as file:
@@ -562,11 +631,12 @@ def as_stored(values: np.ndarray, label: str) -> np.ndarray:
                 f"{label} has the value {largest}, beyond {EXACT_IN_FLOAT32}, the last up to "
                 "which float32 holds every integer; scale the image."
             )
-    stored = values.astype(np.float32)
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which is refused
+        stored = values.astype(np.float32)
     if not np.isfinite(stored).all():
         raise InputError(
-            f"{label} has pixels that are not finite (NaN or infinite); replace them, and mark "
-            "them in the mask with --ignore."
+            f"{label} has pixels that are not finite in float32 (NaN, infinite or too large); "
+            "replace them, and mark them in the mask with --ignore."
         )
     return stored
 

@@ -31,6 +31,25 @@ class Output(Protocol):
         """Writes the manifest, when all shards are there."""
 
 
+def check(path: str) -> None:
+    """Raises InputError if no folder can be made on a local disk, or nothing be written into it."""
+    if files.is_remote(path):
+        return
+    made = _make_folder(path)
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise InputError(
+            f"--output={path} cannot be written: {error.strerror}; name another folder."
+        ) from None
+    finally:
+        for made_folder in made:
+            files.remove_empty_folder(made_folder)
+
+
 def open_output(path: str) -> contextlib.AbstractContextManager[Output]:
     """Opens a folder, local or in an object store, that has no manifest yet."""
     return _open_bucket(path) if path.startswith(bucket.SCHEME) else _open_folder(path)
@@ -58,12 +77,7 @@ class Folder:
 @contextlib.contextmanager
 def _open_folder(path: str) -> Iterator[Output]:
     """Makes the folder; if what is within fails, removes it and all that was written."""
-    try:
-        made = files.make_folder(path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise
-        raise InputError(f"--output={path} cannot be made: {error.strerror}.") from None
+    made = _make_folder(path)
     folder = Folder(path)
     try:
         yield folder
@@ -73,6 +87,17 @@ def _open_folder(path: str) -> Iterator[Output]:
         for made_folder in made:
             files.remove_empty_folder(made_folder)
         raise
+
+
+def _make_folder(path: str) -> list[str]:
+    try:
+        return files.make_folder(path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise InputError(
+            f"--output={path} cannot be made: {error.strerror}; name another folder."
+        ) from None
 
 
 class Bucket:

@@ -82,7 +82,7 @@ def prepare(settings: config.Prepare) -> records.Manifest:
     channels = survey.parse_channels(settings.channels)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
-        pairs = find_pairs(settings.images, settings.masks, settings.mask_suffix, scratch)
+        pairs = find_pairs(settings, scratch)
         names = _assign(settings, pairs)
         pairs = _listed(pairs, names)
         with workers.start(_num_workers(settings.workers, len(pairs))) as run:
@@ -136,22 +136,24 @@ def _check_paths(settings: config.Prepare) -> None:
         )
     if not files.is_remote(settings.output) and os.path.isfile(settings.output):
         raise InputError(f"--output={settings.output} is a file; name a folder.")
+    output.check(settings.output)
 
 
-def find_pairs(images_at: str, masks_at: str, suffix: str, scratch: str) -> list[survey.Pair]:
+def find_pairs(settings: config.Prepare, scratch: str) -> list[survey.Pair]:
     """Returns images with their masks, in the order of their names.
 
     Args:
-        images_at: folder, glob or array of images.
-        masks_at: folder, glob or array of masks.
-        suffix: what a mask's stem has after its image's.
+        settings: say where they are, and how their names differ.
         scratch: folder for temporary files, to be kept as long as the pairs are used.
 
     Raises:
         InputError: naming the first file without a partner or with an ambiguous name.
     """
-    found = images.with_pages(images.find(images_at, "images", scratch), scratch)
-    masks = images.with_pages(images.find(masks_at, "masks", scratch), scratch)
+    found, masks = (
+        images.with_pages(images.find(where, flag, scratch, settings.max_pixels), scratch)
+        for where, flag in ((settings.images, "images"), (settings.masks, "masks"))
+    )
+    suffix = settings.mask_suffix
     if suffix:  # both may be in one folder
         found = [source for source in found if _image_name(source.name, suffix) is None]
         names = [_image_name(source.name, suffix) for source in masks]
@@ -167,14 +169,14 @@ def find_pairs(images_at: str, masks_at: str, suffix: str, scratch: str) -> list
     for name, source in image_of.items():
         if name not in mask_of:
             raise InputError(
-                f"{source.label} has no mask: there is no {name}{suffix} in --masks={masks_at}; "
-                "add it, remove the image, or see --mask_suffix."
+                f"{source.label} has no mask: there is no {images.shown(name)}{suffix} in --masks="
+                f"{settings.masks}; add it, remove the image, or see --mask_suffix."
             )
     for name, source in mask_of.items():
         if name not in image_of:
             raise InputError(
-                f"{source.label} has no image: there is no {name} in --images={images_at}; add it, "
-                "remove the mask, or see --mask_suffix."
+                f"{source.label} has no image: there is no {images.shown(name)} in --images="
+                f"{settings.images}; add it, remove the mask, or see --mask_suffix."
             )
     return [survey.Pair(image_of[name], mask_of[name]) for name in sorted(image_of)]
 
@@ -211,6 +213,12 @@ def _by_name(sources: Sequence[images.Source], flag: str) -> dict[str, images.So
                 f"{named[source.name].label} and {source.label} have the same stem, which names "
                 f"a case; rename one, or narrow --{flag}."
             )
+        try:
+            source.name.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"{source.label} has a name that is not UTF-8, as a case's must be; rename it."
+            ) from None
         named[source.name] = source
     return named
 
@@ -285,7 +293,8 @@ def _choose_format(
 
 def _warn_of_leaks(leaks: Sequence[Sequence[str]]) -> None:
     for group in leaks[:SHOWN]:
-        logging.warning("Warning: a leak, identical pixels in two splits: %s", " = ".join(group))
+        names = images.shown(" = ".join(group))
+        logging.warning("Warning: a leak, identical pixels in two splits: %s", names)
     if len(leaks) > SHOWN:
         logging.warning("Warning: %d more leaks; the manifest lists them.", len(leaks) - SHOWN)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tifffile
 
-from trainer.data import images
+from trainer.data import images, tiff
 from trainer.errors import InputError
 
 WHOLE_PIXELS = 2**24  # images up to this are read at once
@@ -124,24 +124,23 @@ def _open_array(source: images.Source) -> Raster | None:
 
 
 def _open_tiff(source: images.Source) -> Raster | None:
-    """Returns a large TIFF whose parts can be decoded, or None: then Pillow has to read it all."""
+    """Returns a large TIFF whose parts can be decoded, or None: then it has to be read whole."""
     if not source.path.lower().endswith((".tif", ".tiff")):
         return None
-    with _damage_named(source), tifffile.TiffFile(source.path) as file:
-        page = file.pages[source.row or 0]
+    with _damage_named(source), tiff.open_page(source.path, source.row or 0) as page:
         pixels = page.imagelength * page.imagewidth
-        if pixels <= WHOLE_PIXELS or not _is_plain(page) or not _can_decode(page):
+        if pixels <= WHOLE_PIXELS or not _is_plain(page) or not tiff.can_decode(page):
             return None
 
     def read(top: int, bottom: int) -> np.ndarray:
-        with _damage_named(source), tifffile.TiffFile(source.path) as file:
-            return _read_rows(file, file.pages[source.row or 0], top, bottom)
+        with _damage_named(source), tiff.open_page(source.path, source.row or 0) as page:
+            return tiff.read_rows(page, top, bottom)
 
     return Raster(page.imagelength, page.imagewidth, read)
 
 
 def _is_plain(page: tifffile.TiffPage) -> bool:
-    """Says whether the samples of a page are what Pillow makes of it."""
+    """Says whether the samples of a page are what `images` makes of it."""
     kinds = {
         tifffile.PHOTOMETRIC.MINISBLACK: (1,),
         tifffile.PHOTOMETRIC.RGB: (3,),
@@ -154,47 +153,11 @@ def _is_plain(page: tifffile.TiffPage) -> bool:
     orientation = page.tags.get("Orientation")
     return (
         page.imagedepth == 1
-        and page.planarconfig == tifffile.PLANARCONFIG.CONTIG
         and (orientation is None or orientation.value == 1)
         and str(page.dtype)
-        in (("uint8", "uint16", "float32") if page.samplesperpixel == 1 else ("uint8",))
+        in ("uint8", "uint16", *(("float32",) if page.samplesperpixel == 1 else ()))
         and page.bitspersample == page.dtype.itemsize * 8
     )
-
-
-def _can_decode(page: tifffile.TiffPage) -> bool:
-    """Says whether tifffile has the codec; those but for deflate are in imagecodecs."""
-    try:
-        page.decode(None, 0)
-    except (ValueError, NotImplementedError):
-        return False
-    return True
-
-
-def _read_rows(
-    file: tifffile.TiffFile, page: tifffile.TiffPage, top: int, bottom: int
-) -> np.ndarray:
-    """Decodes the strips or tiles that hold some rows: [bottom - top, W, C]."""
-    rows = np.zeros((bottom - top, page.imagewidth, page.samplesperpixel), page.dtype)
-    length = page.tilelength if page.is_tiled else page.rowsperstrip
-    across = -(-page.imagewidth // page.tilewidth) if page.is_tiled else 1
-    first, last = top // length * across, (bottom - 1) // length * across + across
-    tables = page.jpegtables
-    for index in range(first, min(last, len(page.dataoffsets))):
-        file.filehandle.seek(page.dataoffsets[index])
-        data = file.filehandle.read(page.databytecounts[index])
-        if len(data) < page.databytecounts[index]:
-            raise EOFError("the file ends early")
-        segment, (_, _, y, x, _), (_, height, width, _) = page.decode(
-            data, index, jpegtables=tables
-        )
-        if segment is None:
-            continue  # a part without data is 0
-        begin, end = max(top, y), min(bottom, y + height)
-        width = min(width, page.imagewidth - x)  # tiles may go beyond
-        part = segment[0, begin - y : end - y, :width]
-        rows[begin - top : end - top, x : x + width] = part
-    return rows
 
 
 @contextlib.contextmanager
@@ -203,6 +166,6 @@ def _damage_named(source: images.Source) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (*images.DAMAGE, RuntimeError, tifffile.TiffFileError) as error:
+    except images.DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise images.UnreadableError(f"{source.label} cannot be read: {reason}.") from None

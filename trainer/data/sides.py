@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from trainer.data import images
 from trainer.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -69,7 +70,8 @@ def parse_shares(split: str) -> dict[str, float]:
         shares = [float(part) for part in split.split(",")]
     except ValueError:
         shares = []
-    if len(shares) not in (2, 3) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+    adds_up = abs(sum(shares) - 1) <= 1e-6  # which nothing does that is not finite
+    if len(shares) not in (2, 3) or min(shares) < 0 or not adds_up:
         raise InputError(
             f"--split={split} is not two or three shares that add up to 1, of train, val and test; "
             f"write --split={SHARES}."
@@ -133,8 +135,13 @@ def _read(path: str, names: Sequence[str]) -> Sides:
     try:
         with open(path, encoding="utf-8") as file:
             raw = json.load(file)
-    except ValueError as error:
-        raise InputError(f"--splits={path} is not JSON: {error}.") from None
+    except OSError as error:
+        raise InputError(
+            f"--splits={path} cannot be read: {error.strerror}; name another file, or change who "
+            "may read it."
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"--splits={path} is not JSON: {error}; mend it.") from None
     if not _is_lists_of_names(raw):
         raise InputError(
             f"--splits={path} is not lists of names by split; write "
@@ -170,7 +177,8 @@ def _check_groups(sides: Sides, groups: Mapping[str, str]) -> None:
         for name in names:
             first = side_of.setdefault(groups[name], side)
             if first != side:
+                shown = images.shown(name)
                 raise InputError(
                     f"--splits puts group {groups[name]!r} of --group_by on two sides, {first} and "
-                    f"{side} ({name}); move its images to one side, or drop --group_by."
+                    f"{side} ({shown}); move its images to one side, or drop --group_by."
                 )
