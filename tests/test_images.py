@@ -3,7 +3,10 @@
 import importlib.util
 import io
 import os
+import pathlib
 import struct
+import subprocess
+import sys
 import zipfile
 import zlib
 
@@ -693,3 +696,22 @@ def test_conversions_without_a_rule_are_refused():
         "X has uint16 pixels and the data are uint8; no rule makes them comparable: convert the "
         "image."
     )
+
+
+@pytest.mark.slow
+def test_sixteen_bit_colours_are_read_without_a_word_of_tensorflow(tmp_path):
+    values = np.full((4, 5, 3), 40000, np.uint16)
+    (tmp_path / "deep.png").write_bytes(_png16(values))
+    code = "from trainer import flags; flags.prepare_environment(); from trainer.data import images"
+    code += "; print(images.read_image(images.sources_of('deep.png')[0], 99).values.max())"
+    level = "TF_CPP_MIN_LOG_LEVEL"
+    environment = {name: value for name, value in os.environ.items() if name != level}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(pathlib.Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.stdout, result.stderr) == ("40000\n", "")

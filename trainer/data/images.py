@@ -27,6 +27,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
+from trainer import flags
 from trainer.data import dicom, tiff
 from trainer.errors import InputError
 from trainer.stores import files, listing
@@ -609,7 +610,8 @@ def _png_bits(path: str) -> int:
 
 def _sixteen_bit_png(source: Source) -> tuple[np.ndarray, bool]:
     """Decodes colours and alpha that Pillow would silently cut to 8 bits."""
-    import tensorflow as tf  # rare, and takes seconds; see the docstring of `records`
+    with flags.quiet_import():
+        import tensorflow as tf  # rare, and takes seconds; see the docstring of `records`
 
     with open(source.path, "rb") as file:
         data = file.read()
