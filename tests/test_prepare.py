@@ -735,3 +735,42 @@ def test_tiles_of_training_images_are_examples_and_cover_every_pixel_once(folder
     rows = [np.hstack([parts[f"{first}_y{y}_x{x}"] for x in (0, 3)]) for y in (0, 4)]
     with Image.open(folder / f"images/{first}.png") as picture:
         np.testing.assert_array_equal(np.vstack(rows)[..., 0], np.array(picture))
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    # A process that is started has the peak of its starter in getrusage, but not in VmHWM.
+    code = r"""
+import pathlib, re, resource, sys
+from trainer import config, flags
+from trainer.data import prepare
+
+def main(settings):
+    prepare.prepare(settings)
+    print(re.search(r"VmHWM:\s+(\d+)", pathlib.Path("/proc/self/status").read_text())[1])
+    print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+
+flags.run(config.Prepare, main, ["prepare", *sys.argv[1:]])
+"""
+    rng = np.random.default_rng(0)
+    mask = np.zeros((512, 512), np.uint8)
+    mask[9:99] = 1
+    peaks = []
+    for count in (10, 80):  # 63 MB of pixels and 3.5 MB of masks more
+        folder = tmp_path / str(count)
+        for name in ("images", "masks"):
+            (folder / name).mkdir(parents=True)
+        for case in range(count):
+            noise = np.tile(rng.integers(256, size=(16, 16, 3), dtype=np.uint8), (32, 32, 1))
+            Image.fromarray(noise).save(folder / f"images/{case}.bmp")
+            Image.fromarray(mask).save(folder / f"masks/{case}.png")
+        result = subprocess.run(
+            [sys.executable, "-c", code, *_arguments(folder, "--workers=2", "--shard_mb=4")],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        peaks.append([int(number) for number in result.stdout.split()])
+    grown = np.subtract(*reversed(peaks)) / 1024
+    assert max(grown) < 12, peaks
