@@ -4,8 +4,8 @@ import json
 
 import pytest
 import tensorflow as tf
-from runs import write_run
 
+from tests.runs import write_run
 from trainer import network
 from trainer.errors import InputError
 
