@@ -49,7 +49,7 @@ def test_optional_numbers_can_be_varied():
         ("filters:9..8", "--tune=filters:9..8: 9 is not below 8; turn them round."),
         (
             "filters:a|b",
-            "--tune=filters:a|b: flag --filters=a: invalid literal for int() with base 10: 'a'",
+            "--tune=filters:a|b: --filters=a is not a whole number.",
         ),
         ("dropout:x..1", "--tune=dropout:x..1: 'x' is not a number of --dropout."),
         (
