@@ -197,13 +197,14 @@ def test_a_job_that_cannot_be_is_one_line_and_status_2(data_dir, tmp_path, argv,
     assert (tmp_path / "run").exists() == ("more" in message)
 
 
-def write_commit(run_dir):
-    folder = run_dir / "checkpoints" / "00000004"
+def write_commit(run_dir, kind="checkpoints"):
+    folder = run_dir / kind / "00000004"
     folder.mkdir(parents=True)
     (folder / "commit.json").write_text("{}")
 
 
-def test_settings_bind_only_a_run_that_has_a_checkpoint(data_dir, tmp_path):
+@pytest.mark.parametrize("kind", ["checkpoints", "best"])
+def test_settings_bind_only_a_run_that_has_weights(data_dir, tmp_path, kind):
     manifest = records.read_manifest(str(data_dir))
     settings = {"data_dir": str(data_dir), "run_dir": str(tmp_path), "precision": "float32"}
     settings["jit_compile"] = "false"
@@ -211,7 +212,7 @@ def test_settings_bind_only_a_run_that_has_a_checkpoint(data_dir, tmp_path):
     passport.write(str(tmp_path), run.open_run(wrong, strategy_of(1), manifest))
     job = config.from_dict(config.Job, settings)
     assert run.open_run(job, strategy_of(1), manifest)["settings"]["learning_rate"] == 1e-3
-    write_commit(tmp_path)
+    write_commit(tmp_path, kind)
     with pytest.raises(InputError, match=r"other settings: --learning_rate=0.001 \(was 1000000000"):
         run.open_run(job, strategy_of(1), manifest)
 

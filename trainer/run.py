@@ -349,8 +349,8 @@ def open_run(
     train_split = manifest.splits["train"]
     fingerprint = records.fingerprint(manifest)
     old = passport.read(job.run.run_dir)
-    folder = os.path.join(job.run.run_dir, "checkpoints")
-    if old and not checkpoint.Checkpoints(folder, {}).steps():
+    folders = (os.path.join(job.run.run_dir, name) for name in ("checkpoints", "best"))
+    if old and not any(checkpoint.Checkpoints(folder, {}).steps() for folder in folders):
         old = None  # there is nothing to go on from, and nothing that other settings would spoil
     if old:
         passport.check_same_run(old, job, fingerprint, strategy.num_replicas_in_sync)
