@@ -15,6 +15,7 @@ from tests.jobs import SMALL, command, lines, only, start, start_workers, train
 from trainer import cluster, config, passport, run
 from trainer.data import records
 from trainer.errors import InputError
+from trainer.stores import files
 
 SECRET = "ya29.not-for-anybody"
 
@@ -219,12 +220,17 @@ def test_settings_bind_only_a_run_that_has_weights(data_dir, tmp_path, kind):
 
 @pytest.mark.parametrize("name", ["model_dir", "tensorboard_dir"])
 def test_a_folder_that_cannot_be_is_found_before_training(tmp_path, name):
-    run.check_folders(config.Run(**{name: str(tmp_path / "new" / "folder")}))
     (tmp_path / "file").touch()
     path = tmp_path / "file" / "folder"
+    settings = {"run_dir": str(tmp_path / "run"), name: str(path), "strategy": "one_device"}
     with pytest.raises(InputError) as error:
-        run.check_folders(config.Run(**{name: str(path)}))
-    assert str(error.value) == f"--{name}={path}: {tmp_path / 'file'} is no folder; name another."
+        run.train(config.from_dict(config.Job, settings))
+    assert str(error.value) == (
+        f"--{name}={path} cannot be made: Not a directory; name another folder."
+    )
+    assert not (tmp_path / "run").exists()
+    files.check_folder(name, str(tmp_path / "new" / "folder"))
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_run_does_not_go_on_with_workers_that_do_not_divide_its_streams(

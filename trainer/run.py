@@ -64,7 +64,9 @@ def train(job: config.Job) -> None:
         job.device.collectives,
     )
     cluster.seed_everything(job.run.seed, job.device.deterministic)
-    check_folders(job.run)
+    for name in ("tensorboard_dir", "model_dir"):
+        if path := getattr(job.run, name):
+            files.check_folder(name, path)
     data_dir = job.data.data_dir or demo.folder()
     manifest = records.read_manifest(data_dir)
     chief = cluster.worker_of(strategy)[0] == 0
@@ -308,21 +310,6 @@ def remove_replaced(
     """
     best.remove(set(best.steps()) - {best_step})
     checkpoints.remove(checkpoints.steps()[:-keep])
-
-
-def check_folders(settings: config.Run) -> None:
-    """Raises InputError if a folder that is written beside the run's, or at its end, cannot be."""
-    for name in ("tensorboard_dir", "model_dir"):
-        path = getattr(settings, name)
-        if not path or files.is_remote(path):
-            continue
-        above = os.path.abspath(path)
-        while not os.path.lexists(above):
-            above = os.path.dirname(above)
-        if not os.path.isdir(above):
-            raise InputError(f"--{name}={path}: {above} is no folder; name another.")
-        if not os.access(above, os.W_OK):
-            raise InputError(f"--{name}={path}: {above} cannot be written; name another.")
 
 
 def open_run(

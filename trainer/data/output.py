@@ -6,7 +6,6 @@ Either way the manifest comes last, so what has one is whole.
 import collections
 import concurrent.futures
 import contextlib
-import errno
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,6 @@ from typing import Protocol
 from absl import logging
 
 from trainer.data import records
-from trainer.errors import InputError
 from trainer.stores import bucket, files
 
 UPLOADS = 4  # at a time; as many more shards may wait on the local disk
@@ -29,25 +27,6 @@ class Output(Protocol):
 
     def finish(self, manifest: records.Manifest) -> None:
         """Writes the manifest, when all shards are there."""
-
-
-def check(path: str) -> None:
-    """Raises InputError if no folder can be made on a local disk, or nothing be written into it."""
-    if files.is_remote(path):
-        return
-    made = _make_folder(path)
-    try:
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise
-        raise InputError(
-            f"--output={path} cannot be written: {error.strerror}; name another folder."
-        ) from None
-    finally:
-        for made_folder in made:
-            files.remove_empty_folder(made_folder)
 
 
 def open_output(path: str) -> contextlib.AbstractContextManager[Output]:
@@ -77,7 +56,7 @@ class Folder:
 @contextlib.contextmanager
 def _open_folder(path: str) -> Iterator[Output]:
     """Makes the folder; if what is within fails, removes it and all that was written."""
-    made = _make_folder(path)
+    made = files.make_folder_of("output", path)
     folder = Folder(path)
     try:
         yield folder
@@ -87,17 +66,6 @@ def _open_folder(path: str) -> Iterator[Output]:
         for made_folder in made:
             files.remove_empty_folder(made_folder)
         raise
-
-
-def _make_folder(path: str) -> list[str]:
-    try:
-        return files.make_folder(path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise
-        raise InputError(
-            f"--output={path} cannot be made: {error.strerror}; name another folder."
-        ) from None
 
 
 class Bucket:

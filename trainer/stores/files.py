@@ -10,6 +10,7 @@ object, and never ends making a folder in it.
 
 import contextlib
 import ctypes
+import errno
 import fnmatch
 import functools
 import importlib.util
@@ -17,6 +18,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import types
 import warnings
 from typing import IO, Any
@@ -127,6 +129,37 @@ def make_folder(path: str) -> list[str]:
         folder = os.path.dirname(folder)
     os.makedirs(path, exist_ok=True)
     return missing
+
+
+def make_folder_of(flag: str, path: str) -> list[str]:
+    """Makes the folder that a flag names, as `make_folder`; InputError if it cannot be made."""
+    try:
+        return make_folder(path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise InputError(
+            f"--{flag}={path} cannot be made: {error.strerror}; name another folder."
+        ) from None
+
+
+def check_folder(flag: str, path: str) -> None:
+    """Raises InputError if a local folder cannot be made, or nothing be written into it."""
+    if is_remote(path):
+        return
+    made = make_folder_of(flag, path)
+    try:
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise InputError(
+            f"--{flag}={path} cannot be written: {error.strerror}; name another folder."
+        ) from None
+    finally:
+        for folder in made:
+            remove_empty_folder(folder)
 
 
 def prepare_report(path: str) -> None:
