@@ -33,6 +33,8 @@ def write_run(
         data_fingerprint="",
         channels=channels,
         classes=list(classes),
+        streams=1,
+        total_steps=7,
         precision="float32",
         data={
             "dtype": dtype,

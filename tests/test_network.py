@@ -19,10 +19,20 @@ def refusal(folder, content):
     return message.replace(str(folder), "RUN")
 
 
-@pytest.mark.parametrize("content", [b"{}", b"[]", b'"x"', b'{"settings": []}'])
-def test_json_without_settings_is_refused(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"{}", "settings is missing, not an object"),
+        (b"[]", "it is [], not an object"),
+        (b'"x"', "it is 'x', not an object"),
+        (b'{"settings": []}', "settings is [], not an object"),
+        (b'{"settings": {}}', "settings.norm is missing, not a text"),
+    ],
+)
+def test_json_that_is_no_passport_is_refused(tmp_path, content, reason):
     assert refusal(tmp_path, content) == (
-        "RUN/run.json holds no settings of a run; restore it, or choose another --run_dir."
+        f"RUN/run.json is not the passport of a run ({reason}); restore it, or name another run "
+        "folder."
     )
 
 
@@ -37,16 +47,12 @@ def test_json_without_settings_is_refused(tmp_path, content):
 def test_what_python_cannot_read_as_json_is_refused(tmp_path, content, reason):
     message = refusal(tmp_path, content)
     assert message.startswith(f"RUN/run.json is not JSON ({reason}")
-    assert message.endswith("; restore it, or choose another --run_dir.")
+    assert message.endswith("; restore it, or name another run folder.")
 
 
 @pytest.mark.parametrize(
     ("part", "change", "reason"),
     [
-        ("settings", {"crop": "x"}, "--crop='x' is not of type int"),
-        ("settings", {"deterministic": 1}, "--deterministic=1 is not of type bool"),
-        ("settings", {"steps": "9"}, "--steps='9' is not of type int or NoneType"),
-        ("settings", {"depth": 99}, "--depth=99 is above 7, its largest value"),
         (None, {"channels": None}, "channels is missing, not a whole number of at most 18 digits"),
         (None, {"classes": ["background", 1]}, "classes[1] is 1, not a text"),
         (None, {"data": {}}, "data.dtype is missing, not a text"),
@@ -60,7 +66,25 @@ def test_a_passport_that_no_model_can_be_loaded_by_is_refused(tmp_path, part, ch
     (run[part] if part else run).update(change)
     message = refusal(tmp_path, json.dumps(run).encode())
     assert message.startswith(f"RUN/run.json is not the passport of a run ({reason}")
-    assert message.endswith("); restore it, or name another --run_dir.")
+    assert message.endswith("); restore it, or name another run folder.")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"crop": "x"}, "--crop='x' is not of type int"),
+        ({"deterministic": 1}, "--deterministic=1 is not of type bool"),
+        ({"steps": "9"}, "--steps='9' is not of type int or NoneType"),
+        ({"depth": 99}, "--depth=99 is above 7, its largest value"),
+    ],
+)
+def test_settings_that_this_release_does_not_know_are_refused(tmp_path, change, reason):
+    run = json.loads((tmp_path / write_run(tmp_path) / "run.json").read_text())
+    run["settings"].update(change)
+    message = refusal(tmp_path, json.dumps(run).encode())
+    start = "RUN/run.json has a setting that this release does not take"
+    assert message.startswith(f"{start} ({reason}")
+    assert message.endswith("); restore it, or use the release that wrote it.")
 
 
 def test_a_passport_of_before_new_settings_or_of_before_data_is_read(tmp_path):

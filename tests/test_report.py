@@ -30,12 +30,24 @@ def write_run(folder, **settings):
     """Writes a run folder of two reports and an evaluation with one worst case."""
     (folder / "evaluation" / "test" / "worst").mkdir(parents=True)
     passport = {
-        "settings": {"steps": 4, "learning_rate": 0.1, "run_dir": str(folder), **settings},
+        "settings": {
+            "steps": 4,
+            "learning_rate": 0.1,
+            "run_dir": str(folder),
+            "data_dir": "",
+            "norm": "auto",
+            **settings,
+        },
         "command": ["python", "-m", "trainer.task", f"--run_dir={folder}"],
         "exit_reason": None,
         "total_steps": 4,
         "num_replicas": 2,
         "precision": "float32",
+        "data_fingerprint": "abc",
+        "fingerprint": "def",
+        "channels": 1,
+        "classes": ["background", "disc <b>"],
+        "streams": 2,
     }
     (folder / "run.json").write_text(json.dumps(passport))
     lines = [
@@ -63,6 +75,13 @@ def test_the_page_has_curves_scores_pictures_and_passport(tmp_path):
     assert "disc &lt;b&gt;" in text
     assert "disc <b>" not in text
     assert not re.search(r'(src|href)="(?!data:)', text)
+
+
+def test_a_run_whose_passport_lacks_what_is_shown_is_refused(tmp_path):
+    folder = write_run(tmp_path / "a")
+    (tmp_path / "a" / "run.json").write_text('{"settings": {"norm": "auto", "data_dir": ""}}')
+    with pytest.raises(InputError, match=r"not the passport of a run \(command is missing"):
+        runs.read(folder, 4)
 
 
 def test_runs_are_compared_by_the_settings_in_which_they_differ(tmp_path):

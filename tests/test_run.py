@@ -216,6 +216,9 @@ def test_settings_bind_only_a_run_that_has_weights(data_dir, tmp_path, kind):
     write_commit(tmp_path, kind)
     with pytest.raises(InputError, match=r"other settings: --learning_rate=0.001 \(was 1000000000"):
         run.open_run(job, strategy_of(1), manifest)
+    (tmp_path / "run.json").write_text('{"settings": {}}')
+    with pytest.raises(InputError, match="is not the passport of a run"):
+        run.open_run(job, strategy_of(1), manifest)
 
 
 @pytest.mark.parametrize("name", ["model_dir", "tensorboard_dir"])

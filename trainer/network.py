@@ -1,40 +1,14 @@
 """Models of run folders: built from the settings in run.json, with the best weights."""
 
-import dataclasses
 import os
 from typing import Any
 
 import keras
 
-from trainer import checkpoint, config, models, passport
+from trainer import checkpoint, config, facts, models, passport
 from trainer.data import demo, records
 from trainer.errors import InputError
 from trainer.models import norms
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """What a passport says of the data; only the card of an export tells the optional fields."""
-
-    dtype: str
-    class_values: tuple[int, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    ignore_value: int | None
-    origin: str | None
-    licence: str | None
-    images: dict[str, int] | None
-    pixels: dict[str, tuple[int, ...]] | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Facts:
-    """What a passport must say, beside the settings, for the run's model to be loaded."""
-
-    channels: int
-    classes: tuple[str, ...]
-    fingerprint: str
-    data: Data | None  # see `data_of`
 
 
 def build_model(
@@ -67,19 +41,18 @@ def read_run(run_dir: str) -> dict[str, Any]:
     Raises:
         InputError: if the folder holds no run, or its passport lacks or garbles what that takes.
     """
-    found = passport.read(run_dir)
+    found = facts.read(run_dir)
     if found is None:
         raise InputError(
-            f"--run_dir={run_dir} has no {passport.NAME}; name a folder that trainer.task wrote."
+            f"--run_dir={run_dir} has no {facts.NAME}; name a folder that trainer.task wrote."
         )
     try:
-        records.build(Facts, found, "")
         config.from_dict(config.Job, found["settings"])
-    except (TypeError, InputError) as error:
+    except InputError as error:
         reason = str(error).rstrip(".")
         raise InputError(
-            f"{os.path.join(run_dir, passport.NAME)} is not the passport of a run ({reason}); "
-            "restore it, or name another --run_dir."
+            f"{os.path.join(run_dir, facts.NAME)} has a setting that this release does not take "
+            f"({reason}); restore it, or use the release that wrote it."
         ) from None
     return found
 

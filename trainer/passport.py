@@ -16,17 +16,15 @@ import tensorflow as tf
 from absl import logging
 
 import trainer
-from trainer import config, preemption
+from trainer import config, facts, preemption
 from trainer.data import records
 from trainer.errors import InputError, PassingError
 from trainer.stores import files
 from trainer.workers import rendezvous
 
-NAME = "run.json"
-
 
 def describe(
-    job: config.Job, command: Sequence[str], strategy: tf.distribute.Strategy, **facts: Any
+    job: config.Job, command: Sequence[str], strategy: tf.distribute.Strategy, **found: Any
 ) -> dict[str, Any]:
     """Returns the passport of a run that starts now.
 
@@ -34,12 +32,12 @@ def describe(
         job: its settings.
         command: the flags that give those settings.
         strategy: the devices.
-        **facts: what was found or chosen at the start: data, streams, precision, compilation.
+        **found: what was found or chosen at the start: data, streams, precision, compilation.
     """
     return {
         "settings": config.to_dict(job),
         "command": ["python", "-m", "trainer.task", *command],
-        **facts,
+        **found,
         "devices": list(strategy.extended.worker_devices),
         "num_replicas": strategy.num_replicas_in_sync,
         "versions": {
@@ -70,33 +68,10 @@ def describe_data(manifest: records.Manifest) -> dict[str, Any]:
     }
 
 
-def read(run_dir: str) -> dict[str, Any] | None:
-    """Returns the passport in `run_dir`, or None where there is none.
-
-    Raises:
-        InputError: what is there is not JSON, or holds no settings.
-    """
-    path = os.path.join(run_dir, NAME)
-    if not files.exists(path):
-        return None
-    with files.open_file(path, "r") as file:
-        try:
-            found = json.loads(file.read())
-        except (ValueError, RecursionError) as error:  # also of bytes that are no text
-            raise InputError(
-                f"{path} is not JSON ({error}); restore it, or choose another --run_dir."
-            ) from None
-    if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
-        raise InputError(
-            f"{path} holds no settings of a run; restore it, or choose another --run_dir."
-        )
-    return found
-
-
 def write(run_dir: str, passport: dict[str, Any]) -> None:
     """Writes the passport into `run_dir`."""
     files.make_folder(run_dir)
-    files.write_whole(os.path.join(run_dir, NAME), json.dumps(passport, indent=1) + "\n")
+    files.write_whole(os.path.join(run_dir, facts.NAME), json.dumps(passport, indent=1) + "\n")
 
 
 class Ending:
@@ -132,10 +107,10 @@ def ending(run_dir: str, passport: dict[str, Any], chief: bool) -> Iterator[Endi
     finally:
         if chief and found.reason:
             try:
-                if files.exists(os.path.join(run_dir, NAME)):
+                if files.exists(os.path.join(run_dir, facts.NAME)):
                     write(run_dir, {**passport, "ended": _now(), "exit_reason": found.reason})
             except files.failures() as error:  # which must not hide why the run ended
-                logging.warning("%s cannot be written: %s", NAME, error)
+                logging.warning("%s cannot be written: %s", facts.NAME, error)
 
 
 def check_same_run(

@@ -18,6 +18,7 @@ from trainer import (
     config,
     evaluation,
     export,
+    facts,
     flags,
     lease,
     losses,
@@ -335,7 +336,7 @@ def open_run(
         )
     train_split = manifest.splits["train"]
     fingerprint = records.fingerprint(manifest)
-    old = passport.read(job.run.run_dir)
+    old = facts.read(job.run.run_dir)
     folders = (os.path.join(job.run.run_dir, name) for name in ("checkpoints", "best"))
     if old and not any(checkpoint.Checkpoints(folder, {}).steps() for folder in folders):
         old = None  # there is nothing to go on from, and nothing that other settings would spoil

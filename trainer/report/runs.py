@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trainer import facts
 from trainer.errors import InputError
 from trainer.stores import files
 
@@ -47,10 +48,9 @@ def read(folder: str, num_cases: int) -> Run:
     Raises:
         InputError: the folder holds no run, or its files are damaged.
     """
-    path = os.path.join(folder, "run.json")
-    if not files.exists(path):
-        raise InputError(f"{folder} has no run.json; name a folder that trainer.task wrote.")
-    passport = _json(path, files.read_text(path))
+    passport = facts.read(folder)
+    if passport is None:
+        raise InputError(f"{folder} has no {facts.NAME}; name a folder that trainer.task wrote.")
     path = os.path.join(folder, "metrics.jsonl")
     text = files.read_text(path) if files.exists(path) else ""
     complete = text[: text.rfind("\n") + 1]  # a running job may be writing the last line
