@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests import jobs, runs
 from trainer import config, export, flags
-from trainer.data import images
+from trainer.data import images, sources
 from trainer.errors import InputError
 from trainer.export import __main__ as command
 from trainer.export import lite, model_card, onnx_model, serving
@@ -155,7 +155,7 @@ def test_a_constant_channel_is_0_to_the_keras_network_too(loaded):
 def test_png_files_are_decoded_as_prepare_reads_them(loaded, channels, kind, tmp_path):
     image = picture(channels={"grey": 1, "colour": 3, "alpha": 4}[kind])
     (tmp_path / "x.png").write_bytes(encoded(image))
-    source = images.Source("x", str(tmp_path / "x.png"), None, "x")
+    source = sources.Source("x", str(tmp_path / "x.png"), None, "x")
     expected = images.convert(images.read_image(source, 10**6), channels, "uint8", "x")
     found = server_of(loaded, channels=channels)._decode(tf.constant(encoded(image)))
     np.testing.assert_array_equal(found, expected)
@@ -166,7 +166,7 @@ def test_png_files_are_decoded_as_prepare_reads_them(loaded, channels, kind, tmp
 def test_jpeg_files_are_decoded_nearly_as_pillow_does(loaded, channels, dtype, factor, tmp_path):
     smooth = np.linspace(0, 250, 40 * 33 * 3).reshape(40, 33, 3).astype(np.uint8)
     (tmp_path / "x.jpg").write_bytes(encoded(smooth, "JPEG"))
-    source = images.Source("x", str(tmp_path / "x.jpg"), None, "x")
+    source = sources.Source("x", str(tmp_path / "x.jpg"), None, "x")
     expected = images.convert(images.read_image(source, 10**6), channels, dtype, "x")
     server = server_of(loaded, channels=channels, dtype=dtype)
     found = server._decode(tf.constant(encoded(smooth, "JPEG"))).numpy()

@@ -8,7 +8,7 @@ from conftest import strategy_of
 
 from tests import runs
 from trainer import models, tiles
-from trainer.data import images, normalization, pipeline, rasters
+from trainer.data import normalization, pipeline, rasters, reading
 from trainer.errors import InputError
 from trainer.predict import ensemble, predictor
 
@@ -161,7 +161,7 @@ def test_an_image_that_fails_half_way_leaves_the_others_alone(run_dir):
 
     def read(top, bottom):
         if bottom > 150:
-            raise images.UnreadableError("cut short")
+            raise reading.UnreadableError("cut short")
         return good[top:bottom]
 
     broken = rasters.Raster(200, 100, read)

@@ -5,7 +5,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from trainer.data import images, normalization, rasters
+from trainer.data import images, normalization, rasters, reading, sources
 from trainer.errors import InputError
 
 
@@ -21,7 +21,7 @@ def noise(*shape, dtype=np.uint8):
 
 
 def source_of(path, row=None):
-    return images.Source("x", str(path), row, str(path))
+    return sources.Source("x", str(path), row, str(path))
 
 
 def whole(raster):
@@ -106,7 +106,7 @@ def test_a_tiff_that_ends_early_is_named(tmp_path):
     data = (tmp_path / "x.tif").read_bytes()
     (tmp_path / "x.tif").write_bytes(data[: len(data) * 2 // 3])
     raster = rasters.open_raster(source_of(tmp_path / "x.tif"), 1, "uint8", 1)
-    with pytest.raises(images.UnreadableError, match="x.tif cannot be read: the file ends early"):
+    with pytest.raises(reading.UnreadableError, match="x.tif cannot be read: the file ends early"):
         whole(raster)
 
 

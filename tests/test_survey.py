@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.data import images, records, survey
+from trainer.data import records, sources, survey
 from trainer.errors import InputError
 
 BINARY = (records.Class("background", 0), records.Class("nucleus", 255))
 
 
 def _seen(colours=1, is_grey=None, alpha="none", dtype="uint8", values=(0, 255), label="X"):
-    source = images.Source(label, label, None, label)
+    source = sources.Source(label, label, None, label)
     grey = colours == 1 if is_grey is None else is_grey
-    pair = survey.Pair(source, images.Source(label, label, None, f"{label}-mask"))
+    pair = survey.Pair(source, sources.Source(label, label, None, f"{label}-mask"))
     return survey.Survey(pair, 2, 2, dtype, colours, grey, alpha, values, b"")
 
 
@@ -28,7 +28,7 @@ def _pair(tmp_path, image, mask):
     paths = str(tmp_path / "i.png"), str(tmp_path / "m.png")
     Image.fromarray(image).save(paths[0])
     Image.fromarray(mask).save(paths[1])
-    return survey.Pair(*(images.Source("x", path, None, path) for path in paths))
+    return survey.Pair(*(sources.Source("x", path, None, path) for path in paths))
 
 
 def test_a_pair_is_described(tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 from pydicom import uid
 
 from trainer import config, flags
-from trainer.data import images, prepare, records
+from trainer.data import images, prepare, reading, records, sources
 from trainer.errors import InputError
 
 SHIPPED = pathlib.Path(pydicom.__file__).parent / "data/test_files"
@@ -50,7 +50,7 @@ def _saved(one, **options):
 
 def _source(path, content):
     path.write_bytes(content)
-    return images.Source("x", str(path), None, "X")
+    return sources.Source("x", str(path), None, "X")
 
 
 def _read(path, content):
@@ -134,7 +134,7 @@ def _shipped():
 def test_what_is_read_of_pydicoms_files_is_what_pydicom_reads(tmp_path):
     compared = 0
     for path, values in _shipped():
-        source = images.Source("x", str(path), None, path.name)
+        source = sources.Source("x", str(path), None, path.name)
         try:
             found = images.read_image(source, LIMIT).values
         except InputError:
@@ -154,7 +154,7 @@ def test_files_that_are_damaged_are_unreadable_wherever_they_are_cut(tmp_path):
     for whole in (content, _saved(compressed)):
         assert _read(tmp_path, whole).shape == (20, 20, 1)
         for length in (0, 50, 140, 400, len(whole) - 300, len(whole) - 1):
-            with pytest.raises(images.UnreadableError, match=r"^X cannot be read: it .*\.$"):
+            with pytest.raises(reading.UnreadableError, match=r"^X cannot be read: it .*\.$"):
                 _read(tmp_path, whole[:length])
 
 
@@ -171,7 +171,7 @@ def test_an_icon_is_not_taken_for_the_image(tmp_path):
     icon.PixelData = b"\1\0"
     content = _encoded(UNSIGNED, IconImageSequence=[icon])
     np.testing.assert_array_equal(_read(tmp_path, content)[..., 0], UNSIGNED)
-    with pytest.raises(images.UnreadableError, match="it is cut short"):
+    with pytest.raises(reading.UnreadableError, match="it is cut short"):
         _read(tmp_path, content[:-1])
 
 

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from trainer.data import images, survey, workers
+from trainer.data import sources, survey, workers
 from trainer.stores import files
 
 AHEAD = 16  # pairs; two requests each
@@ -66,7 +66,7 @@ def _copy(pair: survey.Pair, folder: str, index: int) -> survey.Pair:
     )
 
 
-def _local(source: images.Source, path: str) -> images.Source:
+def _local(source: sources.Source, path: str) -> sources.Source:
     if not files.is_remote(source.path):
         return source
     path += os.path.splitext(source.path)[1]
@@ -74,5 +74,5 @@ def _local(source: images.Source, path: str) -> images.Source:
     return dataclasses.replace(source, path=path)
 
 
-def _sources(pair: survey.Pair) -> tuple[images.Source, images.Source]:
+def _sources(pair: survey.Pair) -> tuple[sources.Source, sources.Source]:
     return pair.image, pair.mask

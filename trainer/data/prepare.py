@@ -28,7 +28,18 @@ import tqdm
 from absl import logging
 
 from trainer import config, flags
-from trainer.data import cut, fetch, images, output, records, sides, survey, workers
+from trainer.data import (
+    cut,
+    fetch,
+    images,
+    output,
+    reading,
+    records,
+    sides,
+    sources,
+    survey,
+    workers,
+)
 from trainer.errors import InputError
 from trainer.stores import files
 
@@ -150,7 +161,7 @@ def find_pairs(settings: config.Prepare, scratch: str) -> list[survey.Pair]:
         InputError: naming the first file without a partner or with an ambiguous name.
     """
     found, masks = (
-        images.with_pages(images.find(where, flag, scratch, settings.max_pixels), scratch)
+        sources.with_pages(sources.find(where, flag, scratch, settings.max_pixels), scratch)
         for where, flag in ((settings.images, "images"), (settings.masks, "masks"))
     )
     suffix = settings.mask_suffix
@@ -169,13 +180,13 @@ def find_pairs(settings: config.Prepare, scratch: str) -> list[survey.Pair]:
     for name, source in image_of.items():
         if name not in mask_of:
             raise InputError(
-                f"{source.label} has no mask: there is no {images.shown(name)}{suffix} in --masks="
+                f"{source.label} has no mask: there is no {reading.shown(name)}{suffix} in --masks="
                 f"{settings.masks}; add it, remove the image, or see --mask_suffix."
             )
     for name, source in mask_of.items():
         if name not in image_of:
             raise InputError(
-                f"{source.label} has no image: there is no {images.shown(name)} in --images="
+                f"{source.label} has no image: there is no {reading.shown(name)} in --images="
                 f"{settings.images}; add it, remove the mask, or see --mask_suffix."
             )
     return [survey.Pair(image_of[name], mask_of[name]) for name in sorted(image_of)]
@@ -186,18 +197,18 @@ def _image_name(mask: str, suffix: str) -> str | None:
 
     The masks of the pages of x are those of x_mask, or files x_p000_mask …
     """
-    stem, page = images.split_page(mask)
+    stem, page = sources.split_page(mask)
     return stem.removesuffix(suffix) + page if stem.endswith(suffix) else None
 
 
-def _first_pages(sources: Sequence[images.Source], stems: set[str]) -> list[images.Source]:
+def _first_pages(found: Sequence[sources.Source], stems: set[str]) -> list[sources.Source]:
     """Makes one case of the pages of each of some files.
 
     So it pairs with its partner, whose pages cannot be counted: reading that one says why.
     """
     kept = []
-    for source in sources:
-        stem, page = images.split_page(source.name)
+    for source in found:
+        stem, page = sources.split_page(source.name)
         if not page or stem not in stems:
             kept.append(source)
         elif int(page.removeprefix("_p")) == 0:
@@ -205,9 +216,9 @@ def _first_pages(sources: Sequence[images.Source], stems: set[str]) -> list[imag
     return kept
 
 
-def _by_name(sources: Sequence[images.Source], flag: str) -> dict[str, images.Source]:
-    named: dict[str, images.Source] = {}
-    for source in sources:
+def _by_name(found: Sequence[sources.Source], flag: str) -> dict[str, sources.Source]:
+    named: dict[str, sources.Source] = {}
+    for source in found:
         if source.name in named:
             raise InputError(
                 f"{named[source.name].label} and {source.label} have the same stem, which names "
@@ -269,7 +280,7 @@ def _examine(max_pixels: int, skip_bad: bool, pair: survey.Pair) -> survey.Surve
     """Returns what there is in a pair, or why it is to be skipped."""
     try:
         return survey.examine(pair, max_pixels)
-    except images.UnreadableError as error:
+    except reading.UnreadableError as error:
         if not skip_bad:
             raise InputError(
                 f"{error} Mend or remove it, or go on without it: --skip_bad."
@@ -293,7 +304,7 @@ def _choose_format(
 
 def _warn_of_leaks(leaks: Sequence[Sequence[str]]) -> None:
     for group in leaks[:SHOWN]:
-        names = images.shown(" = ".join(group))
+        names = reading.shown(" = ".join(group))
         logging.warning("Warning: a leak, identical pixels in two splits: %s", names)
     if len(leaks) > SHOWN:
         logging.warning("Warning: %d more leaks; the manifest lists them.", len(leaks) - SHOWN)

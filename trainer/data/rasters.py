@@ -4,15 +4,13 @@ Large `.npy` arrays and the plain kinds of TIFF are read where they are touched;
 whole by `images`, as `prepare` does. Either way a band has the channels and dtype of the data set.
 """
 
-import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import tifffile
 
-from trainer.data import images, tiff
-from trainer.errors import InputError
+from trainer.data import arrays, images, reading, sources, tiff
 
 WHOLE_PIXELS = 2**24  # images up to this are read at once
 BAND_PIXELS = 2**22  # of one read where the whole image is passed over
@@ -39,7 +37,7 @@ class Raster:
             yield self.read(top, min(top + step, self.height))
 
 
-def open_raster(source: images.Source, channels: int, dtype: str, max_pixels: int) -> Raster:
+def open_raster(source: sources.Source, channels: int, dtype: str, max_pixels: int) -> Raster:
     """Opens an image.
 
     Args:
@@ -49,7 +47,7 @@ def open_raster(source: images.Source, channels: int, dtype: str, max_pixels: in
         max_pixels: the most pixels of an image that can only be read as a whole.
 
     Raises:
-        images.UnreadableError: if the file is damaged; `read` raises it, too.
+        UnreadableError: if the file is damaged; `read` raises it, too.
         InputError: if it is too large, or of a kind that is not read.
     """
     large = _open_array(source) or _open_tiff(source)
@@ -105,16 +103,16 @@ def _statistics_by_counts(raster: Raster) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.sqrt(variance)
 
 
-def _open_array(source: images.Source) -> Raster | None:
+def _open_array(source: sources.Source) -> Raster | None:
     """Returns a large array, of which each read maps what it needs and lets it go again."""
     if not source.path.lower().endswith(".npy"):
         return None
-    shape = images.map_array(source).shape
+    shape = arrays.map_array(source.path, source.row, source.label).shape
     if len(shape) not in (2, 3) or shape[0] * shape[1] <= WHOLE_PIXELS:
         return None  # too few to matter, or for `images` to refuse
 
     def read(top: int, bottom: int) -> np.ndarray:
-        band = images.map_array(source)[top:bottom]
+        band = arrays.map_array(source.path, source.row, source.label)[top:bottom]
         if band.dtype == bool:
             band = band * np.uint8(255)
         band = np.array(band, band.dtype.newbyteorder("="))
@@ -123,17 +121,17 @@ def _open_array(source: images.Source) -> Raster | None:
     return Raster(shape[0], shape[1], read)
 
 
-def _open_tiff(source: images.Source) -> Raster | None:
+def _open_tiff(source: sources.Source) -> Raster | None:
     """Returns a large TIFF whose parts can be decoded, or None: then it has to be read whole."""
     if not source.path.lower().endswith((".tif", ".tiff")):
         return None
-    with _damage_named(source), tiff.open_page(source.path, source.row or 0) as page:
+    with reading.explained(source.label), tiff.open_page(source.path, source.row or 0) as page:
         pixels = page.imagelength * page.imagewidth
         if pixels <= WHOLE_PIXELS or not _is_plain(page) or not tiff.can_decode(page):
             return None
 
     def read(top: int, bottom: int) -> np.ndarray:
-        with _damage_named(source), tiff.open_page(source.path, source.row or 0) as page:
+        with reading.explained(source.label), tiff.open_page(source.path, source.row or 0) as page:
             return tiff.read_rows(page, top, bottom)
 
     return Raster(page.imagelength, page.imagewidth, read)
@@ -158,14 +156,3 @@ def _is_plain(page: tifffile.TiffPage) -> bool:
         in ("uint8", "uint16", *(("float32",) if page.samplesperpixel == 1 else ()))
         and page.bitspersample == page.dtype.itemsize * 8
     )
-
-
-@contextlib.contextmanager
-def _damage_named(source: images.Source) -> Iterator[None]:
-    try:
-        yield
-    except InputError:
-        raise
-    except images.DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise images.UnreadableError(f"{source.label} cannot be read: {reason}.") from None

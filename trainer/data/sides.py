@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from trainer.data import images
+from trainer.data import reading
 from trainer.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -177,7 +177,7 @@ def _check_groups(sides: Sides, groups: Mapping[str, str]) -> None:
         for name in names:
             first = side_of.setdefault(groups[name], side)
             if first != side:
-                shown = images.shown(name)
+                shown = reading.shown(name)
                 raise InputError(
                     f"--splits puts group {groups[name]!r} of --group_by on two sides, {first} and "
                     f"{side} ({shown}); move its images to one side, or drop --group_by."

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from trainer.data import images, records
+from trainer.data import images, records, sources
 from trainer.errors import InputError
 
 SHOWN = 5  # values or names in a message before "…"
@@ -27,8 +27,8 @@ class Pair:
         boxes: (name, top, left, height, width) of the examples to be made of them.
     """
 
-    image: images.Source
-    mask: images.Source
+    image: sources.Source
+    mask: sources.Source
     boxes: tuple[tuple[str, int, int, int, int], ...] = ()
 
     @property

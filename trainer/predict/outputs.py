@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from trainer import config
-from trainer.data import images, masks, rasters
+from trainer.data import masks, rasters, sources
 from trainer.data.rowfile import RowFile
 from trainer.errors import InputError
 from trainer.predict import instances, predictor
@@ -130,7 +130,7 @@ class Page:
 
     folder: Folder
     networks: predictor.Predictor
-    source: images.Source
+    source: sources.Source
     names: Sequence[str]
     raster: rasters.Raster | None = None
     _ids: RowFile | None = None

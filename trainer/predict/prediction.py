@@ -17,7 +17,7 @@ import tqdm
 from absl import logging
 
 from trainer import cluster, config
-from trainer.data import images
+from trainer.data import reading, sources
 from trainer.errors import InputError
 from trainer.predict import instances, outputs, predictor
 from trainer.stores import files
@@ -37,7 +37,7 @@ def predict(settings: config.Predict) -> None:
     run_dirs = _check(settings)
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
-        found = images.find(settings.images, "images", scratch)
+        found = sources.find(settings.images, "images", scratch)
         strategy = cluster.connect(settings.strategy, settings.tpu, settings.virtual_devices)
         keras.mixed_precision.set_global_policy(cluster.POLICIES[settings.precision])
         networks = predictor.Predictor(
@@ -66,7 +66,7 @@ class Work:
         settings: config.Predict,
         networks: predictor.Predictor,
         folder: outputs.Folder,
-        found: Sequence[images.Source],
+        found: Sequence[sources.Source],
         scratch: str,
     ):
         """Begins with nothing done."""
@@ -134,7 +134,7 @@ class Work:
             pages[number] = outputs.Page(self._folder, self._networks, source, names)
             yield number, functools.partial(pages[number].open, self._settings.max_pixels)
 
-    def _local_sources(self) -> Iterator[images.Source]:
+    def _local_sources(self) -> Iterator[sources.Source]:
         """Yields images on the local disk; those in a bucket are copied shortly before."""
         remote = [source for source in self._found if files.is_remote(source.path)]
         if not remote:
@@ -153,7 +153,7 @@ class Work:
                 self._copies[copies[0].path] = len(copies)
                 yield from copies
 
-    def _copied(self, source: images.Source) -> list[images.Source]:
+    def _copied(self, source: sources.Source) -> list[sources.Source]:
         """Copies a file, unless its one image is done, and returns the images in it."""
         if self._folder.has(self._folder.names(source.name, source.path)):
             return [source]
@@ -162,14 +162,14 @@ class Work:
         files.copy_from_store(source.path, local)
         return [
             dataclasses.replace(copy, label=copy.label.replace(local, source.path))
-            for copy in images.sources_of(local)
+            for copy in sources.sources_of(local)
         ]
 
     def _finish(self, page: outputs.Page) -> None:
         page.finish()
         self._let_go(page.source)
 
-    def _let_go(self, source: images.Source) -> None:
+    def _let_go(self, source: sources.Source) -> None:
         """Removes the copy of a remote file once its last page is done."""
         with self._lock:
             self._copies[source.path] -= 1
@@ -182,7 +182,7 @@ class Work:
         Raises:
             InputError: unless it is unreadable and --skip_bad is given.
         """
-        if not isinstance(failure.error, images.UnreadableError):
+        if not isinstance(failure.error, reading.UnreadableError):
             raise failure.error
         if not self._settings.skip_bad:
             raise InputError(f"{failure.error} Mend or remove it, or go on without it: --skip_bad.")
@@ -220,7 +220,7 @@ def _facts(settings: config.Predict, networks: predictor.Predictor) -> dict[str,
     }
 
 
-def _check_names(found: Sequence[images.Source], folder: outputs.Folder) -> None:
+def _check_names(found: Sequence[sources.Source], folder: outputs.Folder) -> None:
     """Raises InputError if two images would be written to the same file."""
     labels: dict[str, str] = {}
     for source in found:

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import ahead, cluster, steps
-from trainer.data import images, pipeline, rasters
+from trainer.data import images, pipeline, rasters, sources
 from trainer.errors import InputError
 from trainer.predict import ensemble, mosaic
 
@@ -143,7 +143,7 @@ class Predictor:
         values = np.array(self.networks.values, smallest_dtype(self.networks.values))
         return values[class_ids(probabilities)]
 
-    def open(self, source: images.Source, max_pixels: int) -> rasters.Raster:
+    def open(self, source: sources.Source, max_pixels: int) -> rasters.Raster:
         """Opens an image on the local disk, as the networks take it."""
         return rasters.open_raster(source, self.networks.channels, self.networks.dtype, max_pixels)
 

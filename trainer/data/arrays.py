@@ -1,0 +1,152 @@
+"""NumPy's files, `.npy` and `.npz`: their headers first, then no more than those say.
+
+Nothing is ever unpickled.
+"""
+
+import dataclasses
+import math
+import os
+import zipfile
+from typing import IO
+
+import numpy as np
+
+from trainer.data import reading
+from trainer.errors import InputError
+from trainer.stores import files
+
+MOST_SAMPLES = 4  # of a pixel of a picture
+
+
+@dataclasses.dataclass(frozen=True)
+class _Header:
+    """What a `.npy` file says of its array, and how many bytes it has if that is true."""
+
+    shape: tuple[int, ...]
+    file_bytes: int
+
+
+def find_rows(
+    path: str, where: str, flag: str, scratch: str, max_pixels: int | None
+) -> tuple[str, int]:
+    """Returns the `.npy` file of a file's images N×H×W[×C], and N.
+
+    Args:
+        path: a local `.npy` or `.npz` file.
+        where: what messages call it.
+        flag: that named it; also the name of an `.npz`'s array among others.
+        scratch: a folder for the unpacked array of an `.npz`.
+        max_pixels: the most pixels, height × width, of an image; None if they need not be read as
+            a whole.
+
+    Raises:
+        UnreadableError: the file is damaged.
+        InputError: it holds something else, or larger images.
+    """
+    if path.lower().endswith(".npz"):
+        path = _unpack(path, where, flag, scratch, max_pixels)
+    else:
+        with reading.explained(where), open(path, "rb") as file:
+            _check_rows(_read_header(file, where), where, flag, max_pixels)
+    return path, _memory_map(path, where).shape[0]
+
+
+def _check_rows(header: _Header, where: str, flag: str, max_pixels: int | None) -> None:
+    if len(header.shape) not in (3, 4) or 0 in header.shape:
+        raise InputError(
+            f"--{flag}={where} has shape {header.shape}; expected N×H×W or N×H×W×C, images first."
+        )
+    if max_pixels is not None:
+        _check_size(f"Each image of {where}", header.shape[1:], max_pixels)
+
+
+def _unpack(path: str, where: str, flag: str, scratch: str, max_pixels: int | None) -> str:
+    """Copies the array of an `.npz` to `scratch`, so that it can be read row by row.
+
+    No more is copied than its header says, which is read and checked before.
+    """
+    unpacked = os.path.join(scratch, f"{flag}.npy")
+    with reading.explained(where), zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        chosen = f"{flag}.npy" if f"{flag}.npy" in names else names[0] if names else ""
+        if chosen != f"{flag}.npy" and len(names) != 1:
+            arrays = ", ".join(reading.shown(name.removesuffix(".npy")) for name in names)
+            raise InputError(
+                f"{where} holds the arrays {arrays or '(none)'}; name the one to use {flag!r}."
+            )
+        with archive.open(chosen) as member:
+            header = _read_header(member, where)
+            _check_rows(header, where, flag, max_pixels)
+        with archive.open(chosen) as member, open(unpacked, "wb") as file:
+            left = header.file_bytes
+            while left and (block := member.read(min(left, files.BLOCK))):
+                file.write(block)
+                left -= len(block)
+    return unpacked
+
+
+def _memory_map(path: str, label: str) -> np.ndarray:
+    """Returns the array of a `.npy` file, read from disk where it is touched; never unpickles."""
+    with reading.explained(label):
+        with open(path, "rb") as file:
+            header = _read_header(file, label)
+        if os.path.getsize(path) < header.file_bytes:  # else NumPy counts on, and warns of that
+            raise EOFError(f"it has {os.path.getsize(path)} of its {header.file_bytes} bytes")
+        return np.lib.format.open_memmap(path, mode="r")
+
+
+def _read_header(file: IO[bytes], label: str) -> _Header:
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    version = np.lib.format.read_magic(file)
+    if version not in readers:
+        raise ValueError(f"its format has version {version}")
+    shape, _, dtype = readers[version](file)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its shape is {shape}")
+    if dtype.hasobject:
+        raise InputError(
+            f"{label} holds pickled Python objects, which could run any code and are never "
+            "unpickled; save numbers: numpy.save(path, numpy.stack(images))."
+        )
+    if dtype.kind not in "buif":
+        raise InputError(f"{label} holds {dtype}; expected integers, floats or booleans.")
+    return _Header(shape, file.tell() + math.prod(shape) * dtype.itemsize)
+
+
+def map_array(path: str, row: int | None, label: str) -> np.ndarray:
+    """Returns the array of a `.npy` file or a row of it, read from disk where it is touched.
+
+    Raises:
+        UnreadableError: the file is damaged; messages call it `label`.
+        InputError: it holds no numbers.
+    """
+    array = _memory_map(path, label)
+    return array if row is None else array[row]
+
+
+def read(path: str, row: int | None, label: str, max_pixels: int) -> np.ndarray:
+    """Returns an image of a `.npy` file, [H, W] or [H, W, C], see `map_array`.
+
+    Raises:
+        InputError: it has another shape, or more than `max_pixels` pixels.
+    """
+    array = map_array(path, row, label)
+    if array.ndim not in (2, 3) or 0 in array.shape:
+        raise InputError(f"{label} has shape {array.shape}; expected H×W or H×W×C.")
+    _check_size(label, array.shape, max_pixels)
+    # The one copy: what was mapped is let go.
+    return np.array(array, array.dtype.newbyteorder("="))
+
+
+def _check_size(label: str, shape: tuple[int, ...], max_pixels: int) -> None:
+    """Holds an array to the pixels of a picture, and to as many values as its pixels can have."""
+    reading.check_size(label, shape[0], shape[1], max_pixels)
+    if math.prod(shape) > MOST_SAMPLES * max_pixels:
+        raise InputError(
+            f"{label} has {'×'.join(map(str, shape))} = {math.prod(shape)} values, more than "
+            f"{MOST_SAMPLES} for each pixel of --max_pixels={max_pixels}; if it is what it should "
+            "be, raise --max_pixels, else remove it."
+        )
