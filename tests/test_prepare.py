@@ -1,14 +1,18 @@
 """Tests of preparing data, most of them through the command itself."""
 
+import contextlib
 import dataclasses
 import errno
 import json
 import os
 import pathlib
+import pty
+import re
 import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 
 import numpy as np
@@ -642,9 +646,9 @@ def test_an_image_that_changes_between_the_passes_leaves_nothing_behind(folder, 
 # Processes ----------------------------------------------------------------------------------------
 
 
-def _start(folder, *others):
+def _start(folder, *others, stderr=subprocess.PIPE):
     command = [sys.executable, "-m", "trainer.data.prepare", *_arguments(folder, *others)]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, stderr=stderr, text=True)
 
 
 @pytest.mark.slow
@@ -661,6 +665,28 @@ def test_the_command_prepares_and_then_refuses_to_do_it_twice(folder):
     assert process.returncode == 2
     assert said.splitlines()[-1].startswith(f"--output={folder}/out already has a manifest.json")
     assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_on_a_terminal_bars_show_speed_and_the_time_that_is_left(folder):
+    terminal, end = pty.openpty()
+    termios.tcsetwinsize(end, (24, 100))
+    process = _start(folder, stderr=end)
+    os.close(end)
+    said = ""
+    with contextlib.suppress(OSError):  # EIO: the other end is closed
+        while part := os.read(terminal, 4096):
+            said += part.decode()
+    os.close(terminal)
+    assert process.wait() == 0
+    bars = re.findall(r"(\w+): +(\d+)%\|.*? (\d+/10) \[\d+:\d+<(\S+), +(.*?)\]", said)
+    ends = [bar for bar in bars if bar[1] == "100"]
+    assert [(what, done) for what, _, done, *_ in ends] == [
+        ("reading", "10/10"),
+        ("writing", "10/10"),
+    ]
+    assert {left for *_, left, _ in ends} == {"00:00"}
+    assert all(re.fullmatch(r"[\d.]+ images/s", speed) for *_, speed in ends)
 
 
 def _started_writing(folder):
