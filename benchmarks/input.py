@@ -30,7 +30,7 @@ class Input(config.Settings):
 def main(settings: Input) -> None:
     """Times each row in turn, in a process of its own, whose peak memory is that row's."""
     flags.prepare_environment()
-    with flags.quiet_import():
+    with flags.importing():
         from trainer.data import augment, demo
 
     settings = dataclasses.replace(settings, data_dir=settings.data_dir or demo.folder())
@@ -48,7 +48,7 @@ def main(settings: Input) -> None:
 def time_row(settings: Input, augmentation: str) -> dict[str, Any]:
     """Returns the figures of one row of augmentations."""
     flags.prepare_environment()
-    with flags.quiet_import():
+    with flags.importing():
         from trainer.data import pipeline, records
 
     manifest = records.read_manifest(settings.data_dir)

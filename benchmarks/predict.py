@@ -92,7 +92,7 @@ def noise(settings: Predict) -> np.ndarray:
 def ours(settings: Predict, option: None) -> Callable[[], Any]:
     """Returns a function that predicts the image, from uint8 to probabilities."""
     flags.prepare_environment()
-    with flags.quiet_import():
+    with flags.importing():
         import keras
         import tensorflow as tf
 

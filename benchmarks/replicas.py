@@ -80,7 +80,7 @@ def replicated(settings: Replicas, option: tuple[str, str]) -> Callable[[], Any]
     if xla == "clusters":
         os.environ["TF_XLA_FLAGS"] = CLUSTERS
     flags.prepare_environment()
-    with flags.quiet_import():
+    with flags.importing():
         import keras
         import tensorflow as tf
 
@@ -120,7 +120,7 @@ def replicated(settings: Replicas, option: tuple[str, str]) -> Callable[[], Any]
 def show_difference(replicas: int) -> None:
     """Prints what `trainer.selfcheck` would say of norm=batch."""
     flags.prepare_environment()
-    with flags.quiet_import():
+    with flags.importing():
         from trainer import cluster, invariance
 
     strategy = cluster.connect("mirrored", virtual_devices=replicas)

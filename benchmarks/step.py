@@ -87,7 +87,7 @@ def serve(end: Connection, contender: Callable[..., Any], settings: Step, option
 def ours(settings: Step, jit_compile: bool) -> Callable[[], Any]:
     """Returns a function that takes one of our training steps."""
     flags.prepare_environment()
-    with flags.quiet_import():
+    with flags.importing():
         import keras
         import tensorflow as tf
 

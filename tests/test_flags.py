@@ -1,6 +1,8 @@
 """Flags, and how a command ends."""
 
+import contextlib
 import errno
+import gc
 import logging
 import os
 import subprocess
@@ -172,3 +174,16 @@ def test_verbosity_is_what_is_said_and_debug_lets_tensorflow_speak(monkeypatch):
         assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0"
     finally:
         absl_logging.set_verbosity(before)
+
+
+def test_python_looks_for_no_garbage_among_what_is_imported(monkeypatch):
+    with flags.importing():
+        assert gc.isenabled()  # TensorFlow is here already
+    monkeypatch.delitem(sys.modules, "tensorflow")
+    with contextlib.suppress(ImportError), flags.importing():
+        assert not gc.isenabled()
+        raise ImportError
+    frozen = gc.get_freeze_count()
+    gc.unfreeze()
+    assert frozen > 10_000
+    assert gc.isenabled()

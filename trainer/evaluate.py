@@ -6,7 +6,7 @@ from trainer.stores import files
 
 def main(settings: config.Evaluate) -> None:
     """Evaluates; TensorFlow is imported only once the flags are found to be good."""
-    with flags.quiet_import():
+    with flags.importing():
         from trainer import evaluation
 
     files.register_stores(settings.run_dir, settings.data_dir, settings.json)

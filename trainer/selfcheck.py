@@ -8,7 +8,7 @@ from trainer.stores import files
 
 def main(settings: config.SelfCheck) -> None:
     """Checks; the exit status is 1 where replicas do not train like one."""
-    with flags.quiet_import():
+    with flags.importing():
         from trainer import invariance
 
     files.register_stores(settings.json)

@@ -7,7 +7,7 @@ from trainer.stores import files
 def main(job: config.Job) -> None:
     """Runs the job; TensorFlow is imported only once the flags are found to be good."""
     flags.set_verbosity(job.run.verbosity)
-    with flags.quiet_import():
+    with flags.importing():
         from trainer import run
 
     files.register_stores(job.data.data_dir, job.run.run_dir)

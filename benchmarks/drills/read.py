@@ -27,7 +27,7 @@ class Read(config.Settings):
 
 def main(settings: Read) -> None:
     """Reads, and prints images per second, seconds to the first batch and the peak memory."""
-    with flags.quiet_import():
+    with flags.importing():
         from trainer.data import pipeline, records
 
     manifest = records.read_manifest(settings.data_dir)

@@ -281,7 +281,7 @@ def _png_bits(path: str) -> int:
 
 def _sixteen_bit_png(source: sources.Source) -> tuple[np.ndarray, bool]:
     """Decodes colours and alpha that Pillow would silently cut to 8 bits."""
-    with flags.quiet_import():
+    with flags.importing():
         import tensorflow as tf  # rare, and takes seconds; see the docstring of `records`
 
     with open(source.path, "rb") as file:

@@ -29,7 +29,7 @@ def main(settings: config.Inspect) -> None:
     """Prints the tables, then does what else was asked for."""
     data_dir = settings.data_dir or demo.folder()
     if settings.sheet or files.is_remote(data_dir):  # which take TensorFlow
-        with flags.quiet_import():
+        with flags.importing():
             importlib.import_module("tensorflow")
     files.register_stores(data_dir, settings.sheet)
     manifest = records.read_manifest(data_dir)

@@ -34,7 +34,7 @@ def write(run_dir: str, output: str, settings: config.Export | None = None) -> d
     Raises:
         InputError: the run cannot be loaded, an extra is missing, or the data are needed and gone.
     """
-    with flags.quiet_import():
+    with flags.importing():
         from trainer.export import exporting
 
     settings = dataclasses.replace(settings or config.Export(), run_dir=run_dir, output=output)

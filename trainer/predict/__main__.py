@@ -6,7 +6,7 @@ from trainer.stores import files
 
 def main(settings: config.Predict) -> None:
     """Predicts; TensorFlow is imported only once the flags are found to be good."""
-    with flags.quiet_import():
+    with flags.importing():
         from trainer.predict import prediction
 
     files.register_stores(*settings.run_dir.split(","), settings.images, settings.output)

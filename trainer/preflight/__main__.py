@@ -22,7 +22,7 @@ def main(settings: config.Preflight) -> None:
     accelerator = ACCELERATORS[settings.target.accelerator]
     batch_size = batch_per_replica(settings, accelerator)
     compilation.check_installed(accelerator)
-    with flags.quiet_import():  # TensorFlow, only once the flags are found to be good
+    with flags.importing():  # TensorFlow, only once the flags are found to be good
         from trainer.preflight import lowering
 
     files.register_stores(settings.job.data.data_dir)
