@@ -86,11 +86,13 @@ def test_commands_end_with_that_line(capsys, cls, main, arguments):
     ],
 )
 def test_an_unknown_scheme_is_refused_in_one_line_that_lists_the_known_ones(
-    capsys, cls, main, arguments
+    capsys, cls, main, arguments, tmp_path, monkeypatch
 ):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
         flags.run(cls, main, ["command", *arguments])
     assert stop.value.code == 2
+    assert list(tmp_path.iterdir()) == []
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(arguments[-1].partition("=")[2])
     assert line.endswith(
@@ -118,8 +120,7 @@ def test_an_error_that_is_no_refusal_is_not_explained():
 
 
 def test_a_report_has_a_folder_before_the_work_or_one_line(tmp_path):
-    files.prepare_report("")
-    files.prepare_report(str(tmp_path / "new" / "rows.json"))
+    files.prepare_file("json", str(tmp_path / "new" / "rows.json"))
     assert (tmp_path / "new").is_dir()
     (tmp_path / "file").touch()
     for path, reason in (
@@ -127,5 +128,16 @@ def test_a_report_has_a_folder_before_the_work_or_one_line(tmp_path):
         (tmp_path / "new", "is a folder; name a file."),
     ):
         with pytest.raises(InputError) as error:
-            files.prepare_report(str(path))
+            files.prepare_file("json", str(path))
         assert str(error.value) == f"--json={path} {reason}"
+
+
+@pytest.mark.parametrize("path", ["gs://", "gs://rows.json", "gs://bucket/"])
+def test_a_bucket_is_no_file(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as error:
+        files.prepare_file("json", path)
+    assert str(error.value) == (
+        f"--json={path} names no file; name one in a bucket: gs://BUCKET/FILE."
+    )
+    assert list(tmp_path.iterdir()) == []

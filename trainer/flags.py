@@ -72,8 +72,8 @@ def run(
             str(value).startswith(bucket.SCHEME) for _, value, _ in config.walk(settings)
         )
         for name, value, _ in config.walk(settings):
-            if name == "json":
-                files.prepare_report(value)
+            if name == "json" and value:
+                files.prepare_file(name, value)
         with retries.reported() if in_bucket else contextlib.nullcontext(), peers.parting():
             main(settings)
     except InputError as error:

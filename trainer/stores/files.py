@@ -162,22 +162,23 @@ def check_folder(flag: str, path: str) -> None:
             remove_empty_folder(folder)
 
 
-def prepare_report(path: str) -> None:
-    """Makes the folder of the file that --json names, before the work that the file is to tell of.
+def prepare_file(flag: str, path: str) -> None:
+    """Makes the folder of a file that a flag names, before the work that the file is to tell of.
 
     Raises:
         InputError: if no file can be written there.
     """
-    if not path:
-        return
+    remote = is_remote(path)
+    if remote and "/" not in path.partition("://")[2].strip("/"):
+        raise InputError(f"--{flag}={path} names no file; name one in a bucket: gs://BUCKET/FILE.")
     try:
         make_folder(os.path.dirname(path) or ".")
     except OSError as error:
         raise InputError(
-            f"--json={path} cannot be written: {error.strerror}; name another file."
+            f"--{flag}={path} cannot be written: {error.strerror}; name another file."
         ) from error
-    if not is_remote(path) and os.path.isdir(path):
-        raise InputError(f"--json={path} is a folder; name a file.")
+    if not remote and os.path.isdir(path):
+        raise InputError(f"--{flag}={path} is a folder; name a file.")
 
 
 def list_folder(path: str) -> list[str]:
