@@ -21,9 +21,9 @@ VENV := .venv-tf$(TF)
 PIN := tensorflow==$(TF) tensorboard==$(basename $(TF)).*
 endif
 
-# Two processes: TensorFlow takes long to trace, on one core. Each begins with half of the tests, and
-# takes from the other once it has none left.
-PYTEST = $(BIN)/python -m pytest -q -n 2 --dist worksteal
+# Three processes for two cores, as tests wait for the processes that they start. Each begins with a
+# third of the tests, and takes from the others once it has none left.
+PYTEST = $(BIN)/python -m pytest -q -n 3 --dist worksteal
 
 .PHONY: demo check test test-io test-image test-preflight browser lint lock clean
 

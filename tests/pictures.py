@@ -1,5 +1,9 @@
 """Small pictures, and what is said of those that are refused."""
 
+import functools
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -23,6 +27,22 @@ def save(path, values, **options):
 def save_pages(path, pages, **options):
     first, *others = (Image.fromarray(page) for page in pages)
     first.save(path, "TIFF", save_all=True, append_images=others, **options)
+
+
+@functools.cache
+def bomb():
+    """Returns a PNG of 0.4 MB that becomes 600 megapixels: 20000 rows of 30000 bits."""
+    header = struct.pack(">IIBBBBB", 30000, 20000, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(20000 * (1 + 30000 // 8)), level=1)
+    return png([(b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")])
+
+
+def png(chunks):
+    """Returns a PNG of chunks (kind, data)."""
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
 
 
 def refusal(function, *arguments):

@@ -154,13 +154,14 @@ def test_ignored_pixels_stay_ignored_and_classes_stay_whole(row):
     assert set(np.unique(crop_mask)) == {0, 3, 200, IGNORE}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("row", "dtype"),
     [
         ("none", "uint16"),
         ("flip", "uint8"),
         ("standard", "float32"),
-        pytest.param("strong", "uint8", marks=SLOW),
+        ("strong", "uint8"),
     ],
 )
 def test_inside_tf_data_is_the_same_as_eagerly(row, dtype):
@@ -249,6 +250,7 @@ def test_blur_keeps_a_constant_and_spreads_a_point():
     assert 0.45 < math.sqrt((spread.sum(1) * rows**2).sum()) < 1.5
 
 
+@pytest.mark.slow
 def test_a_flat_image_stays_flat_and_finite():
     flat, mask = tf.zeros([16, 16, 3]), tf.zeros([16, 16], tf.uint8)
     for crop, _ in crops_of(flat, mask, 16, augment.AUGMENTATIONS["strong"], range(10)):

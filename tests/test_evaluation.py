@@ -97,6 +97,7 @@ def test_the_result_does_not_depend_on_batch_size_or_replicas(data, scores, repl
     assert found.loss == pytest.approx(scores.loss, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_logits_of_tiles_equal_those_of_the_whole_image(tmp_path):
     data = str(tmp_path), write_data(tmp_path, {"train": [(8, 8)], "val": [(300, 200)]})
     keras.utils.set_random_seed(0)
@@ -109,6 +110,7 @@ def test_logits_of_tiles_equal_those_of_the_whole_image(tmp_path):
     np.testing.assert_allclose(tiled._logits(tf.constant(image)).numpy(), expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_counts_of_tiles_equal_those_of_the_whole_image(tmp_path):
     sizes = {"train": [(8, 8)], "val": [(300, 200)]}
     data = str(tmp_path), write_data(tmp_path, sizes, num_classes=3)

@@ -324,14 +324,8 @@ def test_dropout_acts_in_training_only():
     assert not np.allclose(model(images, training=True), model(images, training=True))
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"input_shape": (None, None, 1)},
-        pytest.param({}, marks=pytest.mark.slow),
-        pytest.param({"norm": "group"}, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"input_shape": (None, None, 1)}, {}, {"norm": "group"}])
 def test_a_saved_network_is_read_back(options, tmp_path):
     model = small(**options, attention=True, residual=True)
     model.save(tmp_path / "model.keras")
@@ -340,6 +334,7 @@ def test_a_saved_network_is_read_back(options, tmp_path):
     np.testing.assert_array_equal(restored(images), model(images))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["batch", "sync_batch", "instance"])
 def test_plain_keras_can_read_the_copy_made_for_it(norm):
     model = small(input_shape=(None, None, 1), attention=True, norm=norm, num_classes=3)
@@ -351,6 +346,7 @@ def test_plain_keras_can_read_the_copy_made_for_it(norm):
     np.testing.assert_allclose(core(images), tf.nn.softmax(model(images)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_weights_are_a_function_of_the_seed_whatever_else_draws_random_numbers():
     kernels = []
     for seed in (3, 3, 4):

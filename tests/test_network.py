@@ -10,6 +10,13 @@ from trainer import network
 from trainer.errors import InputError
 
 
+@pytest.fixture(scope="module")
+def passport(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    write_run(folder)
+    return (folder / "run.json").read_text()
+
+
 def refusal(folder, content):
     (folder / "run.json").write_bytes(content)
     with pytest.raises(InputError) as error:
@@ -61,8 +68,10 @@ def test_what_python_cannot_read_as_json_is_refused(tmp_path, content, reason):
         ("data", {"pixels": 3}, "data.pixels is 3, not an object"),
     ],
 )
-def test_a_passport_that_no_model_can_be_loaded_by_is_refused(tmp_path, part, change, reason):
-    run = json.loads((tmp_path / write_run(tmp_path) / "run.json").read_text())
+def test_a_passport_that_no_model_can_be_loaded_by_is_refused(
+    tmp_path, passport, part, change, reason
+):
+    run = json.loads(passport)
     (run[part] if part else run).update(change)
     message = refusal(tmp_path, json.dumps(run).encode())
     assert message.startswith(f"RUN/run.json is not the passport of a run ({reason}")
@@ -78,8 +87,8 @@ def test_a_passport_that_no_model_can_be_loaded_by_is_refused(tmp_path, part, ch
         ({"depth": 99}, "--depth=99 is above 7, its largest value"),
     ],
 )
-def test_settings_that_this_release_does_not_know_are_refused(tmp_path, change, reason):
-    run = json.loads((tmp_path / write_run(tmp_path) / "run.json").read_text())
+def test_settings_that_this_release_does_not_know_are_refused(tmp_path, passport, change, reason):
+    run = json.loads(passport)
     run["settings"].update(change)
     message = refusal(tmp_path, json.dumps(run).encode())
     start = "RUN/run.json has a setting that this release does not take"

@@ -95,6 +95,7 @@ def order_of(data, count, **changed):
 # The order ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_epoch_of_a_stream_shows_every_example_once_in_another_order(tmp_path):
     data = write_numbers(tmp_path, [5, 4, 5, 4])
     order = order_of(data, 60, num_streams=2)
@@ -121,6 +122,7 @@ def test_the_order_of_shards_changes_with_the_epoch(tmp_path):
     assert len({tuple(epoch) for epoch in epochs}) > 5
 
 
+@pytest.mark.slow
 def test_the_seed_decides_the_order(tmp_path):
     data = write_numbers(tmp_path, [16])
     orders = [order_of(data, 16, seed=seed) for seed in (0, 1, 0)]
@@ -128,7 +130,8 @@ def test_the_seed_decides_the_order(tmp_path):
     assert orders[0] == orders[2]
 
 
-@pytest.mark.parametrize("num_workers", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [2, 4])
 def test_workers_take_turns_in_the_same_order(tmp_path, num_workers):
     data = write_numbers(tmp_path, [3] * 8)
     options = {"num_streams": 4, "start": 12}
@@ -165,6 +168,7 @@ def test_started_anywhere_the_order_is_that_of_the_whole_run(
     assert order_of(data, 12, **options, start=start) == whole[start:]
 
 
+@pytest.mark.slow
 def test_starting_late_opens_no_shard_before_the_one_it_needs(tmp_path):
     data = write_numbers(tmp_path, [4] * 4)
     first_epoch = order_of(data, 16)
@@ -254,6 +258,7 @@ def test_the_same_example_looks_different_in_every_epoch(tmp_path):
         assert not np.array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_training_shapes_are_static_and_names_are_the_design_s(tmp_path):
     data = write_data(tmp_path, [2], lambda n: np.zeros([5 + n, 7, 3], np.uint8))
     spec = plain_stream(*data, num_streams=1, crop=16, augment="strong").element_spec
@@ -272,6 +277,7 @@ def test_ignored_pixels_are_label_0_and_not_valid(tmp_path):
     assert batch["valid"].numpy().tolist() == [[[0, 1], [1, 1]]]
 
 
+@pytest.mark.slow
 def test_normalization_is_of_the_whole_image_and_not_of_the_crop(tmp_path):
     image = np.random.default_rng(0).integers(0, 90, (30, 30, 1), np.uint8)
     data = write_data(tmp_path, [1], lambda n: image)
@@ -388,6 +394,7 @@ def test_images_longer_than_a_tile_come_alone(tmp_path):
     assert {batch["images"].shape[0] for batch in batches} == {1, 4}
 
 
+@pytest.mark.slow
 def test_the_workers_share_the_cases_of_an_evaluation(tmp_path):
     num_workers = 4  # one more than there are shards
     data = write_data(tmp_path, [5, 4, 4], image_of_size, split="test")
@@ -461,6 +468,7 @@ def test_errors_of_another_cause_are_raised_as_they_are(tmp_path):
         raise tf.errors.NotFoundError(None, None, "another file")
 
 
+@pytest.mark.slow
 def test_no_stream_is_tuned_and_a_kept_iterator_does_not_go(tmp_path):
     # The end of a job would wait for a tuned stream, or for an iterator that is let go.
     data = write_data(tmp_path, [1])
@@ -475,6 +483,7 @@ def test_no_stream_is_tuned_and_a_kept_iterator_does_not_go(tmp_path):
     assert reference() is not None
 
 
+@pytest.mark.slow
 def test_an_example_that_cannot_be_decoded_is_named(tmp_path):
     data_dir, manifest = write_data(tmp_path, [3])
     (shard,) = manifest.splits["train"].shards

@@ -47,6 +47,7 @@ def test_probabilities_are_those_of_the_network_for_any_size(loaded, size):
     assert found.shape == (*size, 2)
 
 
+@pytest.mark.slow
 def test_tiles_equal_the_whole_image_without_seams(run_dir, loaded):
     image = picture(333, 290)
     tiled = predictor.Predictor([run_dir], strategy_of(1), tile=112, batch_size=2)

@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.pictures import bomb
 from trainer import config, flags
 from trainer.data import output, prepare, records, sides
 
@@ -126,6 +127,7 @@ def test_the_manifest_counts_what_can_be_counted_by_hand(folder):
     assert [shard.examples for shard in split.shards] == [1] * 7
 
 
+@pytest.mark.slow
 def test_the_result_does_not_depend_on_the_number_of_workers(folder):
     one = _prepare(folder, "--workers=1")
     (folder / "out").rename(folder / "one")
@@ -411,7 +413,7 @@ def _truncate(path):
     path.write_bytes(path.read_bytes()[:60])
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_truncated_image_is_named(folder, capfd, workers):
     _truncate(folder / "images/05.png")
     assert _refusal(capfd, folder, f"--workers={workers}") == (
@@ -420,6 +422,7 @@ def test_a_truncated_image_is_named(folder, capfd, workers):
     )
 
 
+@pytest.mark.slow
 def test_bad_images_are_skipped_on_request_and_listed(folder, caplog):
     _truncate(folder / "images/05.png")
     (folder / "masks/07.png").write_bytes(b"")
@@ -570,6 +573,7 @@ def test_a_name_of_two_lines_makes_no_message_of_two_lines(folder, capfd):
     )
 
 
+@pytest.mark.slow
 def test_a_damaged_tiff_gives_one_line(folder, capfd):
     noise = np.random.default_rng(0).integers(0, 256, (200, 200)).astype(np.uint8)
     Image.fromarray(noise).save(folder / "images/03.tif", compression="tiff_deflate")
@@ -600,7 +604,7 @@ def test_pickled_objects_are_never_unpickled(folder, capfd):
 
 
 def test_a_decompression_bomb_is_refused(folder, capfd):
-    Image.new("1", (30000, 20000)).save(folder / "images/05.png")
+    (folder / "images/05.png").write_bytes(bomb())
     assert _refusal(capfd, folder) == (
         "DIR/images/05.png has 20000×30000 = 600000000 pixels, more than --max_pixels=268435456; "
         "if it is what it should be, raise --max_pixels, else remove it."

@@ -58,6 +58,7 @@ def assert_same(ours, theirs, tolerance=1e-5):
         np.testing.assert_allclose(one, other, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_replicas_train_like_one_device_though_valid_pixels_are_uneven():
     # One case, at every save; tests/test_invariance.py has all of them.
     assert_same(train(2), trained_alone())
@@ -80,6 +81,7 @@ def test_xla_trains_like_the_graph():
     assert_same(train(2, num_steps=2, jit_compile=True), train(2, num_steps=2))
 
 
+@pytest.mark.slow
 def test_clipping_bounds_the_norm_of_the_summed_gradient():
     # SGD with rate 0.5 and a gradient clipped to 0.01 moves the weights by 0.005 in one step.
     before = network().get_weights()
@@ -107,6 +109,7 @@ def test_loss_scaling_leaves_the_reported_norm_and_the_update_as_they_are(number
     assert_same(train(number, optimizer=scaled, clip_norm=0.5), train(number, clip_norm=0.5))
 
 
+@pytest.mark.slow
 def test_prediction_over_replicas_keeps_the_order_of_the_examples():
     with strategy_of(4).scope():
         model = models.build_unet((None, None, 1), 2, depth=1)
