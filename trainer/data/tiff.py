@@ -152,9 +152,10 @@ def read(page: tifffile.TiffPage) -> tuple[np.ndarray, bool]:
     if extra == tifffile.EXTRASAMPLE.UNSPECIFIED:
         return values[..., :colours], False
     if extra == tifffile.EXTRASAMPLE.ASSOCALPHA:
-        full = np.uint32(np.iinfo(values.dtype).max)
-        alpha = values[..., colours:].astype(np.uint32)
-        divided = np.minimum(values[..., :colours] * full // np.maximum(alpha, 1), full)
+        full = int(np.iinfo(values.dtype).max)
+        wide = values.astype(np.uint32)  # whose products with 16 bits fit; NumPy 1 widens none
+        multiplied, alpha = wide[..., :colours], wide[..., colours:]
+        divided = np.minimum(multiplied * full // np.maximum(alpha, 1), full)
         values[..., :colours] = np.where(alpha, divided, 0)
     return values, True
 
