@@ -105,7 +105,7 @@ def _statistics_by_counts(raster: Raster) -> tuple[np.ndarray, np.ndarray]:
 
 def _open_array(source: sources.Source) -> Raster | None:
     """Returns a large array, of which each read maps what it needs and lets it go again."""
-    if not source.path.lower().endswith(".npy"):
+    if not sources.is_array(source.path):
         return None
     shape = arrays.map_array(source.path, source.row, source.label).shape
     if len(shape) not in (2, 3) or shape[0] * shape[1] <= WHOLE_PIXELS:
