@@ -32,6 +32,7 @@ def data(tmp_path):
             classes="background:0,nucleus:255",
             origin="Our microscope",
             licence="CC0",
+            seed=8,
             workers=1,
         )
     )
@@ -49,6 +50,8 @@ def test_tables_say_what_is_there(data, capsys):
     assert "images 3 channels, uint8, stored as png" in lines
     assert "origin Our microscope" in lines
     assert "licence CC0" in lines
+    rule = "sha256 of seed:group, 1"
+    assert f"splits drawn by {rule}: train 0.7, val 0.15, test 0.15" in lines
     assert f"fingerprint {records.fingerprint(records.read_manifest(str(data)))}" in lines
     assert "class id mask value train val test" in lines
     assert "background 0 0 75.00 % 75.00 % 75.00 %" in lines

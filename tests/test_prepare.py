@@ -56,6 +56,7 @@ def _arguments(folder, *others):
         "--masks": folder / "masks",
         "--output": folder / "out",
         "--workers": 1,
+        "--seed": 3,  # which draws 7, 2 and 1 of the ten
     }
     return [*(f"{k}={v}" for k, v in defaults.items() if k not in given), *others]
 
@@ -260,9 +261,34 @@ def test_lists_decide_and_what_they_leave_out_is_left_out(folder, caplog):
 
 def test_groups_stay_on_one_side(folder):
     manifest = _prepare(folder, "--group_by=^0[0-4]|^0", "--split=0.5,0.5")
-    assert {frozenset(split.cases) for split in manifest.splits.values()} >= {
-        frozenset({"05", "06", "07", "08", "09"})
-    }
+    together = {"05", "06", "07", "08", "09"}
+    assert any(together <= set(split.cases) for split in manifest.splits.values())
+
+
+def test_the_rule_of_the_split_is_in_the_manifest_and_what_it_gave_is_said(folder, caplog):
+    with caplog.at_level("INFO", logger="absl"):
+        manifest = _prepare(folder, "--group_by=^.*$")
+    shares = {"train": 0.7, "val": 0.15, "test": 0.15}
+    assert manifest.draw == records.Draw(sides.RULE, 3, shares, "^.*$", ())
+    said = [record.getMessage() for record in caplog.records]
+    assert (
+        "Splits drawn by --seed=3, shares on average: train 7 (70% for 70%), val 2 (20% for 15%), "
+        "test 1 (10% for 15%)."
+    ) in said
+    lists = {side: list(split.cases) for side, split in manifest.splits.items()}
+    (folder / "splits.json").write_text(json.dumps(lists))
+    listed = _prepare(folder, f"--splits={folder}/splits.json", f"--output={folder}/listed")
+    assert listed.draw is None
+    assert listed.splits == manifest.splits
+
+
+def test_a_split_that_would_be_empty_by_chance_is_filled_and_that_is_said(folder, caplog):
+    manifest = _prepare(folder, "--seed=0")
+    assert manifest.draw.moved == manifest.splits["test"].cases == ("09",)
+    assert (
+        "Warning: a split had no image by the draw alone and was given 09, which may change sides "
+        "when the set grows; to keep it there, list the splits with --splits."
+    ) in [record.getMessage() for record in caplog.records]
 
 
 def test_leaks_are_reported_by_name(folder, caplog):
@@ -315,7 +341,7 @@ def test_shards_hold_no_more_than_they_are_asked_to(folder):
     arrays = [f"--images={folder}/x.npy", f"--masks={folder}/y.npy"]
     manifest = _prepare(folder, *arrays, "--shard_mb=0.0041", "--split=0.9,0.1")
     # Image and mask take 2048 bytes uncompressed: two examples a shard.
-    assert [shard.examples for shard in manifest.splits["train"].shards] == [2] * 13 + [1]
+    assert [shard.examples for shard in manifest.splits["train"].shards] == [2] * 12 + [1]
 
 
 def test_statistics_of_large_values_are_exact():
@@ -436,6 +462,15 @@ def test_bad_images_are_skipped_on_request_and_listed(folder, caplog):
     ]
 
 
+def test_a_drawn_split_that_skipping_empties_is_filled(folder):
+    assert _prepare(folder).splits["test"].cases == ("05",)
+    _truncate(folder / "images/05.png")
+    manifest = _prepare(folder, "--skip_bad", f"--output={folder}/second")
+    assert manifest.skipped == ("05",)
+    assert manifest.splits["test"].cases == manifest.draw.moved
+    assert sum(split.examples for split in manifest.splits.values()) == 9
+
+
 def test_a_split_that_skipping_empties_is_refused(folder, capfd):
     (folder / "splits.json").write_text(json.dumps({"train": ["00"], "val": ["01"]}))
     _truncate(folder / "images/01.png")
@@ -465,8 +500,8 @@ def test_more_than_255_values_are_no_mask(folder, capfd):
 
 
 def test_an_empty_split_is_refused(folder, capfd):
-    assert _refusal(capfd, folder, "--split=0.98,0.01,0.01") == (
-        "--split=0.98,0.01,0.01 leaves the val split empty (10 images in all); give it a larger "
+    assert _refusal(capfd, folder, "--group_by=^(0)") == (
+        "--split=0.7,0.15,0.15 leaves the train split empty (10 images in all); give it a larger "
         "share, or more images or groups to choose from."
     )
 

@@ -1,12 +1,13 @@
 """Tests of which image goes to which split."""
 
+import hashlib
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data import sides
+from trainer.data import records, sides
 from trainer.errors import InputError
 
 NAMES = [f"p{k // 2}_{k}" for k in range(10)]  # p0_0 p0_1 p1_2 … p4_9: five groups of two
@@ -25,41 +26,99 @@ def _file(tmp_path, content):
     return str(path)
 
 
-def test_shares_are_met_and_the_draw_depends_on_the_seed_alone():
-    drawn = sides.assign(NAMES, "", "0.6,0.2,0.2", "", 0)
-    assert [len(drawn[side]) for side in ("train", "val", "test")] == [6, 2, 2]
+def _draw(names, split="0.7,0.15,0.15", group_by="", seed=0):
+    return sides.assign(names, "", split, group_by, seed)[0]
+
+
+def test_the_draw_depends_on_the_seed_and_the_names_alone():
+    drawn = _draw(NAMES)
     assert sorted(sum(drawn.values(), [])) == NAMES
-    assert sides.assign(NAMES[::-1], "", "0.6,0.2,0.2", "", 0) == drawn
-    assert sides.assign(NAMES, "", "0.6,0.2,0.2", "", 1) != drawn
+    assert _draw(NAMES[::-1]) == drawn
+    assert _draw(NAMES, seed=1) != drawn
+
+
+def test_a_group_lies_where_the_rule_in_the_docs_puts_it():
+    assert hashlib.sha256(b"0:p0").hexdigest().startswith("c7d9")  # 51161 / 65536 = 0.7807
+    groups = ["p0", *(f"q{k}" for k in range(99))]
+    assert sides.draw(groups, {"train": 0.7, "val": 0.15, "test": 0.15}, 0)[0]["p0"] == "val"
+
+
+@given(st.sets(st.integers(0, 10**6), min_size=80, max_size=120), st.integers(0, 10**6))
+def test_one_image_more_moves_no_other(numbers, added):
+    before = _draw([str(number) for number in numbers])
+    after = _draw([str(number) for number in numbers | {added}])
+    for side, names in before.items():
+        assert set(names) <= set(after[side])
+
+
+def test_shares_are_met_on_average_and_said():
+    names, draw = sides.assign([str(k) for k in range(20_000)], "", "0.7,0.15,0.15", "", 0)
+    # Binomial: the standard deviations are 65 and 50.
+    assert [len(found) for found in names.values()] == [
+        pytest.approx(14_000, abs=260),
+        pytest.approx(3_000, abs=200),
+        pytest.approx(3_000, abs=200),
+    ]
+    few = {"train": ["a", "b", "c"], "val": ["d"]}
+    draw = records.Draw(sides.RULE, 4, {"train": 0.7, "val": 0.3}, "", ())
+    assert sides.describe(few, draw) == (
+        "Splits drawn by --seed=4, shares on average: train 3 (75% for 70%), val 1 (25% for 30%)."
+    )
+
+
+@given(st.sets(st.text(max_size=3), min_size=3, max_size=30), st.integers(0, 99))
+def test_no_split_is_empty_where_there_are_groups_for_all(groups, seed):
+    shares = {"train": 0.7, "val": 0.15, "test": 0.15}
+    side_of, moved = sides.draw(groups, shares, seed)
+    assert set(side_of) == groups
+    assert set(side_of.values()) == set(shares)
+    assert all(list(side_of.values()).count(side_of[group]) == 1 for group in moved)
+    alone = {group: side for group, side in side_of.items() if group not in moved}
+    others = sides.draw([*groups, *(f"more{k}" for k in range(200))], shares, seed)[0]
+    assert alone.items() <= others.items()
+
+
+def test_a_split_that_would_be_empty_takes_the_nearest_group(monkeypatch):
+    places = {"a": 0.1, "b": 0.5, "c": 0.69, "d": 0.8}
+    monkeypatch.setattr(sides, "_place", lambda group, seed: places[group])
+    side_of, moved = sides.draw(places, {"train": 0.7, "val": 0.15, "test": 0.15}, 0)
+    # d lies nearer to 0.85, where test begins, but is all that val has.
+    assert side_of == {"a": "train", "b": "train", "c": "test", "d": "val"}
+    assert moved == ("c",)
 
 
 def test_a_group_stays_on_one_side():
     for pattern in ("^p[0-9]+", "^(p[0-9]+)_"):
-        drawn = sides.assign(NAMES, "", "0.6,0.2,0.2", pattern, 0)
-        assert [len(drawn[side]) for side in ("train", "val", "test")] == [6, 2, 2]
+        drawn = _draw(NAMES, "0.6,0.2,0.2", pattern)
         groups = [{name[:2] for name in names} for names in drawn.values()]
         assert sum(len(group) for group in groups) == 5
+        assert min(len(group) for group in groups) >= 1
 
 
 @given(st.lists(st.integers(0, 6), min_size=20, max_size=60), st.integers(0, 5))
 def test_every_image_is_drawn_once_and_no_group_is_torn(groups, seed):
-    names = [f"g{group}_{k}" for k, group in enumerate(groups)]
-    drawn = sides._draw(sides.group_names(names, "^g[0-9]"), sides.parse_shares("0.5,0.5"), seed)
+    names = [f"g{group}_{k}" for k, group in enumerate([7, 8, *groups])]
+    drawn = _draw(names, "0.5,0.5", "^g[0-9]", seed)
     assert sorted(sum(drawn.values(), [])) == sorted(names)
     assert not {n[:2] for n in drawn["train"]} & {n[:2] for n in drawn["val"]}
 
 
+def test_how_splits_were_drawn_is_told():
+    names, draw = sides.assign(NAMES, "", "0.8,0.2", "^p[0-9]", 5)
+    assert draw == records.Draw(sides.RULE, 5, {"train": 0.8, "val": 0.2}, "^p[0-9]", draw.moved)
+
+
 def test_a_share_of_zero_for_test_leaves_it_out():
-    assert list(sides.assign(NAMES, "", "0.8,0.2,0", "", 0)) == ["train", "val"]
-    assert list(sides.assign(NAMES, "", "0.8,0.2", "", 0)) == ["train", "val"]
+    assert list(_draw(NAMES, "0.8,0.2,0")) == ["train", "val"]
+    assert list(_draw(NAMES, "0.8,0.2")) == ["train", "val"]
 
 
 def test_lists_are_taken_as_they_are(tmp_path):
     lists = {"train": ["p0_0"], "val": ["p0_1"], "test": []}
-    assert sides.assign(NAMES, _file(tmp_path, lists), "", "", 0) == {
-        "train": ["p0_0"],
-        "val": ["p0_1"],
-    }
+    assert sides.assign(NAMES, _file(tmp_path, lists), "", "", 0) == (
+        {"train": ["p0_0"], "val": ["p0_1"]},
+        None,
+    )
 
 
 @pytest.mark.parametrize("split", ["0.5", "0.5,0.6", "a,b", "1.2,-0.2", "0.25,0.25,0.25,0.25", ""])
@@ -71,8 +130,8 @@ def test_shares_that_do_not_add_up_are_refused(split):
 
 
 def test_an_empty_split_is_refused(tmp_path):
-    assert _message(NAMES[:3], "", "0.7,0.15,0.15", "", 0) == (
-        "--split=0.7,0.15,0.15 leaves the test split empty (3 images in all); give it a larger "
+    assert _message(NAMES[:2], "", "0.7,0.15,0.15", "", 0) == (
+        "--split=0.7,0.15,0.15 leaves the val split empty (2 images in all); give it a larger "
         "share, or more images or groups to choose from."
     )
     assert "leaves the val split empty" in _message(NAMES, "", "1,0,0", "", 0)

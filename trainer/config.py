@@ -589,14 +589,15 @@ class Prepare(Settings):
         "", 'JSON file with the stems of each split: {"train": […], "val": […], "test": […]}.'
     )
     split: str = setting(
-        "0.7,0.15,0.15", "Shares of train, val and test, drawn by lot; without --splits."
+        "0.7,0.15,0.15",
+        "Shares of train, val and test, drawn by a hash of seed and name; without --splits.",
     )
     group_by: str = setting(
         "",
         "Regular expression whose first group, or match, in a stem names the patient or slide; "
         "each goes to one split as a whole.",
     )
-    seed: int = setting(0, "Seed of the split and of the order.", low=0)
+    seed: int = setting(0, "Seed of the drawn split and of the order.", low=0)
     tile: int = setting(
         0,
         "Cut training images into tiles of about this side, each an example, so that each pixel of "

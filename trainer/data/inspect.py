@@ -49,6 +49,7 @@ def describe(manifest: records.Manifest, data_dir: str) -> list[str]:
         f"stored as {manifest.encoding}",
         "origin": manifest.origin,
         "licence": manifest.licence,
+        "splits": _drawn(manifest.draw) if manifest.draw else "",
         "seed": str(manifest.seed),
         "schema": str(manifest.schema),
         "fingerprint": records.fingerprint(manifest),
@@ -147,6 +148,12 @@ def _save(picture: Image.Image, path: str) -> None:
             f"--sheet={path} cannot be written: {error.strerror}; name another file."
         ) from None
     logging.info("Drew %s.", path)
+
+
+def _drawn(draw: records.Draw) -> str:
+    shares = ", ".join(f"{side} {share:g}" for side, share in draw.shares.items())
+    groups = f", groups {draw.group_by}" if draw.group_by else ""
+    return f"drawn by {draw.rule}: {shares}{groups}"
 
 
 def _split_rows(manifest: records.Manifest) -> list[list[str]]:

@@ -94,13 +94,17 @@ def prepare(settings: config.Prepare) -> records.Manifest:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         pairs = find_pairs(settings, scratch)
-        names = _assign(settings, pairs)
+        names, draw = _assign(settings, pairs)
         pairs = _listed(pairs, names)
         with workers.start(_num_workers(settings.workers, len(pairs))) as run:
             found, skipped = _survey(run, pairs, settings.max_pixels, settings.skip_bad)
+            if skipped and draw:  # what is left may have to fill a split
+                names, draw = _assign(settings, [one.pair for one in found.values()])
             names = {side: [n for n in listed if n in found] for side, listed in names.items()}
             sides.check_none_empty(names, "--skip_bad")
             form = _choose_format(list(found.values()), classes, settings.ignore, channels)
+            if draw:
+                _tell_of_draw(names, draw)
             leaks = sides.find_leaks(names, {name: one.digest for name, one in found.items()})
             _warn_of_leaks(leaks)
             order = {
@@ -122,6 +126,7 @@ def prepare(settings: config.Prepare) -> records.Manifest:
                     encoding=form.encoding,
                     splits=splits,
                     seed=settings.seed,
+                    draw=draw,
                     origin=settings.origin,
                     licence=settings.licence,
                     leaks=leaks,
@@ -234,7 +239,9 @@ def _by_name(found: Sequence[sources.Source], flag: str) -> dict[str, sources.So
     return named
 
 
-def _assign(settings: config.Prepare, pairs: Sequence[survey.Pair]) -> sides.Sides:
+def _assign(
+    settings: config.Prepare, pairs: Sequence[survey.Pair]
+) -> tuple[sides.Sides, records.Draw | None]:
     return sides.assign(
         [pair.name for pair in pairs],
         settings.splits,
@@ -242,6 +249,16 @@ def _assign(settings: config.Prepare, pairs: Sequence[survey.Pair]) -> sides.Sid
         settings.group_by,
         settings.seed,
     )
+
+
+def _tell_of_draw(names: sides.Sides, draw: records.Draw) -> None:
+    logging.info("%s", sides.describe(names, draw))
+    for group in draw.moved:
+        logging.warning(
+            "Warning: a split had no image by the draw alone and was given %s, which may change "
+            "sides when the set grows; to keep it there, list the splits with --splits.",
+            reading.shown(group),
+        )
 
 
 def _listed(pairs: Sequence[survey.Pair], names: sides.Sides) -> list[survey.Pair]:

@@ -88,6 +88,25 @@ class Split:
     std: tuple[float, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """How images were drawn to the splits, if no lists said where each goes.
+
+    Attributes:
+        rule: name and version of the rule, see `sides.draw`.
+        seed: of the rule.
+        shares: of each split, of 1.
+        group_by: the expression that names an image's group; empty: each is its own.
+        moved: groups that were put into a split that would have been empty by the rule alone.
+    """
+
+    rule: str
+    seed: int
+    shares: dict[str, float]
+    group_by: str
+    moved: tuple[str, ...]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What is in a data folder; written last, so that a folder that has one is whole.
@@ -101,7 +120,8 @@ class Manifest:
         dtype: "uint8", "uint16" or "float32", of stored images.
         encoding: "png" or "zlib", see `encode`.
         splits: "train", "val" and, if there is one, "test".
-        seed: of the split and the order.
+        seed: of the order; also of the split, where it was drawn.
+        draw: how the splits were drawn; None: by lists, or by a version that did not write it.
         origin: where the data come from, in the words of whoever prepared them.
         licence: of the data.
         leaks: groups of images with equal pixels on two sides, each named split/case.
@@ -115,6 +135,7 @@ class Manifest:
     encoding: str
     splits: dict[str, Split]
     seed: int = 0
+    draw: Draw | None = None
     ignore_value: int | None = None
     origin: str = ""
     licence: str = ""
@@ -129,7 +150,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Returns the text of manifest.json."""
-        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
+        return json.dumps(_as_dict(self), indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, path: str = MANIFEST) -> "Manifest":
@@ -159,6 +180,18 @@ class Manifest:
             if not holds:
                 raise InputError(f"{path} is damaged: {_one_line(rule)}; prepare the data again.")
         return manifest
+
+
+def _as_dict(manifest: Manifest) -> dict[str, Any]:
+    """Returns the manifest as JSON, as its first version wrote it where it says no more.
+
+    So data that were prepared before a field was added keep their fingerprint.
+    """
+    kept = {"ignore_value"}  # which the first version had
+    return dataclasses.asdict(
+        manifest,
+        dict_factory=lambda items: {k: v for k, v in items if v is not None or k in kept},
+    )
 
 
 def _one_line(said: object) -> str:
@@ -274,7 +307,7 @@ def fingerprint(manifest: Manifest) -> str:
 
     It holds the checksum of every shard, so equal fingerprints mean equal data.
     """
-    canonical = json.dumps(dataclasses.asdict(manifest), sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(_as_dict(manifest), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

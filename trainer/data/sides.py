@@ -1,24 +1,29 @@
-"""Which image goes to which split: by a list, or drawn by lot with whole groups on one side."""
+"""Which image goes to which split: by a list, or by a hash that keeps whole groups on one side."""
 
 import collections
+import hashlib
+import itertools
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from trainer.data import reading
+from trainer.data import reading, records
 from trainer.errors import InputError
 
 SPLITS = ("train", "val", "test")
 SHARES = "0.7,0.15,0.15"
+RULE = "sha256 of seed:group, 1"  # of `draw`; docs/data.md
 
 Sides = dict[str, list[str]]  # the names of each split's images
 
 
-def assign(names: Sequence[str], splits: str, split: str, group_by: str, seed: int) -> Sides:
-    """Returns the names of each split's images.
+def assign(
+    names: Sequence[str], splits: str, split: str, group_by: str, seed: int
+) -> tuple[Sides, records.Draw | None]:
+    """Returns the names of each split's images, and how they were drawn if no list says them.
 
     Args:
         names: of all images.
@@ -29,17 +34,22 @@ def assign(names: Sequence[str], splits: str, split: str, group_by: str, seed: i
         seed: of the draw.
 
     Raises:
-        InputError: if a value breaks a rule, or leaves train or val empty.
+        InputError: if a value breaks a rule, or leaves a split empty.
     """
     groups = group_names(names, group_by)
     if splits:
         sides = _read(splits, names)
         if group_by:
             _check_groups(sides, groups)
-    else:
-        sides = _draw(groups, parse_shares(split), seed)
-    check_none_empty(sides, f"--splits={splits}" if splits else f"--split={split}")
-    return sides
+        check_none_empty(sides, f"--splits={splits}")
+        return sides, None
+    shares = parse_shares(split)
+    side_of, moved = draw(set(groups.values()), shares, seed)
+    sides = {side: [] for side in shares}
+    for name in sorted(groups):
+        sides[side_of[groups[name]]].append(name)
+    check_none_empty(sides, f"--split={split}")
+    return sides, records.Draw(RULE, seed, shares, group_by, moved)
 
 
 def group_names(names: Sequence[str], group_by: str) -> dict[str, str]:
@@ -114,19 +124,55 @@ def shuffle(sides: Sides, seed: int) -> Sides:
     return shuffled
 
 
-def _draw(groups: Mapping[str, str], shares: Mapping[str, float], seed: int) -> Sides:
-    """Gives each group, in random order but large ones first, to the side that lacks most."""
-    members = collections.defaultdict(list)
-    for name in sorted(groups):
-        members[groups[name]].append(name)
-    order = [list(members)[k] for k in np.random.default_rng(seed).permutation(len(members))]
-    lacking = {side: share * len(groups) for side, share in shares.items()}
-    sides: Sides = {side: [] for side in shares}
-    for group in sorted(order, key=lambda group: -len(members[group])):
-        side = max(lacking, key=lambda side: lacking[side])
-        sides[side] += members[group]
-        lacking[side] -= len(members[group])
-    return sides
+def draw(
+    groups: Collection[str], shares: Mapping[str, float], seed: int
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Returns the side of each group, and which groups a side has that would have been empty.
+
+    A group's place on [0, 1) depends on the seed and its own name alone, and each side has its
+    share of that line; so other groups that come or go do not move it. Only a side without any
+    group takes the one that lies nearest to its part, of a side that has others.
+
+    Args:
+        groups: their names.
+        shares: of each side, of 1.
+        seed: of the places.
+    """
+    ends = list(itertools.accumulate(shares.values()))
+    parts = dict(zip(shares, itertools.pairwise([0.0, *ends[:-1], 1.0]), strict=True))
+    places = {group: _place(group, seed) for group in groups}
+    side_of = {
+        group: next(side for side, (_, end) in parts.items() if place < end)
+        for group, place in places.items()
+    }
+    moved = []
+    for side, (begin, end) in parts.items():
+        counts = collections.Counter(side_of.values())
+        others = [group for group in groups if counts[side_of[group]] > 1]
+        if side not in counts and others:
+            nearest = min(
+                others,
+                key=lambda group: (max(begin - places[group], places[group] - end), group),
+            )
+            side_of[nearest] = side
+            moved.append(nearest)
+    return side_of, tuple(moved)
+
+
+def describe(sides: Sides, draw: records.Draw) -> str:
+    """Returns a line that compares the shares of a draw with those that were asked for."""
+    total = sum(len(names) for names in sides.values())
+    parts = [
+        f"{side} {len(names)} ({len(names) / total:.0%} for {draw.shares[side]:.0%})"
+        for side, names in sides.items()
+    ]
+    return f"Splits drawn by --seed={draw.seed}, shares on average: {', '.join(parts)}."
+
+
+def _place(group: str, seed: int) -> float:
+    """Returns where on [0, 1) a group lies: the first 53 bits of a hash, which a float holds."""
+    digest = hashlib.sha256(f"{seed}:{group}".encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
 
 
 def _read(path: str, names: Sequence[str]) -> Sides:
