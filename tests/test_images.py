@@ -27,6 +27,10 @@ def _png16(values):
     return png([(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")])
 
 
+def _class_values(source, limit):
+    return images.class_values(images.read_mask(source, limit), source.label)
+
+
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
 def test_lossless_pictures_are_read_as_they_were_saved(tmp_path, suffix):
     for values in (GREY, COLOUR):
@@ -158,9 +162,9 @@ def test_bright_is_large_also_where_zero_is_white(tmp_path, dtype):
 
 def test_masks_in_sixteen_bit_colours_are_not_cut(tmp_path):
     values = np.full((2, 2, 3), 300, np.uint16)
-    assert images.read_mask(_save_tiff(tmp_path / "x.tif", values), LIMIT).max() == 300
+    assert _class_values(_save_tiff(tmp_path / "x.tif", values), LIMIT).max() == 300
     (tmp_path / "x.png").write_bytes(_png16(values))
-    assert images.read_mask(source_of(tmp_path / "x.png"), LIMIT).max() == 300
+    assert _class_values(source_of(tmp_path / "x.png"), LIMIT).max() == 300
 
 
 @pytest.mark.parametrize("tile", [None, (2048, 2048)])
@@ -258,34 +262,34 @@ def test_a_grey_image_in_rgb_is_grey(tmp_path):
 )
 def test_masks_in_arrays_are_integers(tmp_path, values, expected):
     np.save(tmp_path / "x.npy", values)
-    mask = images.read_mask(source_of(tmp_path / "x.npy"), LIMIT)
+    mask = _class_values(source_of(tmp_path / "x.npy"), LIMIT)
     assert mask.tolist() == expected
     assert mask.dtype.kind in "iu"
 
 
 def test_masks_in_pictures_keep_their_values(tmp_path):
     for values in (GREY, np.dstack([GREY] * 3), np.dstack([GREY, np.full_like(GREY, 255)])):
-        mask = images.read_mask(save(tmp_path / "x.png", values), LIMIT)
+        mask = _class_values(save(tmp_path / "x.png", values), LIMIT)
         np.testing.assert_array_equal(mask, GREY)
     palette = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
     palette.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
     palette.save(tmp_path / "p.png")
     assert Image.open(tmp_path / "p.png").mode == "P"
-    assert images.read_mask(source_of(tmp_path / "p.png"), LIMIT).tolist() == [[0, 1, 2]]
-    assert images.read_mask(save(tmp_path / "b.png", GREY > 99), LIMIT).max() == 1
+    assert _class_values(source_of(tmp_path / "p.png"), LIMIT).tolist() == [[0, 1, 2]]
+    assert _class_values(save(tmp_path / "b.png", GREY > 99), LIMIT).max() == 1
     sixteen = save(tmp_path / "s.png", GREY.astype(np.uint16) * 10)
-    assert images.read_mask(sixteen, LIMIT).max() == 2550
+    assert _class_values(sixteen, LIMIT).max() == 2550
 
 
 def test_what_is_no_mask_is_refused(tmp_path):
-    assert refusal(images.read_mask, save(tmp_path / "x.png", COLOUR), LIMIT) == (
+    assert refusal(_class_values, save(tmp_path / "x.png", COLOUR), LIMIT) == (
         "X is in colour; a mask has one class value a pixel: save it as a grey or palette PNG."
     )
-    assert refusal(images.read_mask, save(tmp_path / "x.jpg", GREY), LIMIT) == (
+    assert refusal(_class_values, save(tmp_path / "x.jpg", GREY), LIMIT) == (
         "X is a JPEG, whose compression changes class values; save masks as PNG."
     )
     np.save(tmp_path / "x.npy", np.array([[0.5]]))
-    assert refusal(images.read_mask, source_of(tmp_path / "x.npy"), LIMIT) == (
+    assert refusal(_class_values, source_of(tmp_path / "x.npy"), LIMIT) == (
         "X has values that are not whole numbers; a mask has class values."
     )
 
@@ -295,7 +299,7 @@ def test_truncated_and_foreign_files_are_unreadable(tmp_path):
     data = (tmp_path / "x.png").read_bytes()
     for content in (data[: len(data) // 2], b"GIF89a", b""):
         (tmp_path / "x.png").write_bytes(content)
-        for read in (images.read_image, images.read_mask):
+        for read in (images.read_image, _class_values):
             with pytest.raises(reading.UnreadableError, match=r"^X cannot be read: .*\.$"):
                 read(source, LIMIT)
 
@@ -442,3 +446,27 @@ def test_sixteen_bit_colours_are_read_without_a_word_of_tensorflow(tmp_path):
         check=False,
     )
     assert (result.stdout, result.stderr) == ("40000\n", "")
+
+
+def test_a_mask_says_what_its_values_stand_for(tmp_path):
+    palette = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
+    palette.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    palette.save(tmp_path / "p.png")
+    mask = images.read_mask(source_of(tmp_path / "p.png"), LIMIT)
+    assert mask.values.tolist() == [[0, 1, 2]]
+    assert mask.palette[:3].tolist() == [[0, 0, 0], [255, 0, 0], [0, 255, 0]]
+    mask = images.read_mask(save(tmp_path / "b.png", GREY > 99), LIMIT)
+    assert (mask.bits, mask.palette, mask.lossy) == (1, None, False)
+    assert images.read_mask(save(tmp_path / "x.jpg", GREY), LIMIT).lossy
+    mask = images.read_mask(save(tmp_path / "c.png", COLOUR), LIMIT)
+    np.testing.assert_array_equal(mask.values, COLOUR)
+
+
+def test_a_mask_that_is_in_part_transparent_is_refused(tmp_path):
+    alpha = np.dstack([GREY, np.full_like(GREY, 255)])
+    np.testing.assert_array_equal(_class_values(save(tmp_path / "x.png", alpha), LIMIT), GREY)
+    alpha[0, 0, 1] = 0
+    assert refusal(images.read_mask, save(tmp_path / "x.png", alpha), LIMIT) == (
+        "X is in part transparent; a mask has one class value a pixel: save it without an alpha "
+        "channel."
+    )

@@ -70,7 +70,7 @@ def test_each_page_of_a_tiff_is_an_image_with_all_its_bits(tmp_path, compression
 def test_pages_of_a_mask_keep_their_values(tmp_path):
     save_pages(tmp_path / "x.tif", [GREY > 99, GREY > 199])
     found = sources.find(str(tmp_path), "masks", "")
-    assert [images.read_mask(source, LIMIT).sum() for source in found] == [4, 2]
+    assert [images.read_mask(source, LIMIT).values.sum() for source in found] == [4, 2]
 
 
 def test_pages_may_differ_in_size_and_each_is_held_to_the_limit(tmp_path):

@@ -75,8 +75,28 @@ def read_image(source: sources.Source, max_pixels: int) -> Pixels:
     return Pixels(values if values.ndim == 3 else values[..., None], alpha)
 
 
-def read_mask(source: sources.Source, max_pixels: int) -> np.ndarray:
-    """Returns the class values of a mask, integers [H, W], as they are stored.
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """A mask as it was read, with all that says what its values stand for.
+
+    Attributes:
+        values: integers, booleans or floats [H, W] as they are stored, be they the indices of a
+            palette; of a picture in RGB, be it grey, its colours [H, W, 3].
+        bits: of each sample in the file: of a picture 1, 2, 4, 8 …; of an array its dtype's.
+        palette: uint8 [N, 3], the colours that indices stand for; None if values are no indices.
+        white_is_zero: whether 0 is shown white, as a TIFF can say; values are not turned for it.
+        lossy: whether the file's compression changes values, as JPEG's does.
+    """
+
+    values: np.ndarray
+    bits: int
+    palette: np.ndarray | None = None
+    white_is_zero: bool = False
+    lossy: bool = False
+
+
+def read_mask(source: sources.Source, max_pixels: int) -> Mask:
+    """Returns a mask as it is stored; `class_values` makes class values of it.
 
     Args:
         source: where it is.
@@ -84,21 +104,58 @@ def read_mask(source: sources.Source, max_pixels: int) -> np.ndarray:
 
     Raises:
         UnreadableError: if the file is damaged.
-        InputError: if it is too large, or does not have one exact value a pixel.
+        InputError: if it is too large, of a kind that is not read, or is in part transparent.
     """
     if sources.is_array(source.path):
-        values, alpha = arrays.read(source.path, source.row, source.label, max_pixels), False
+        mask = _whole_bytes(arrays.read(source.path, source.row, source.label, max_pixels))
+        alpha = False
     elif sources.is_dicom(source.path):
-        values, alpha = _dicom(source, max_pixels, dicom.check_mask), False
+        mask, alpha = _whole_bytes(_dicom(source, max_pixels, dicom.check_mask)), False
     else:
-        values, alpha = _decode(source, max_pixels, _mask_values)
-    if values.dtype == bool:
-        values = values.astype(np.uint8)
+        found, alpha = _decode(source, max_pixels, _picture_mask)
+        mask = found if isinstance(found, Mask) else _whole_bytes(found)
+    if mask.values.ndim == 3:
+        pixels = Pixels(mask.values, alpha)
+        if not pixels.is_opaque:
+            raise InputError(
+                f"{source.label} is in part transparent; a mask has one class value a pixel: save "
+                "it without an alpha channel."
+            )
+        colours = pixels.colours
+        values = colours[..., 0] if colours.shape[2] == 1 else colours
+        mask = dataclasses.replace(mask, values=values)
+    return mask
+
+
+def _whole_bytes(values: np.ndarray) -> Mask:
+    return Mask(values, 8 * values.dtype.itemsize)
+
+
+def class_values(mask: Mask, label: str) -> np.ndarray:
+    """Returns the class values of a mask that has one a pixel, integers [H, W].
+
+    Args:
+        mask: as it was read.
+        label: the mask's name, for messages.
+
+    Raises:
+        InputError: if the mask is in colour or its values are not exact or no whole numbers.
+    """
+    values = mask.values
+    if mask.lossy:
+        raise InputError(
+            f"{label} is a JPEG, whose compression changes class values; save masks as PNG."
+        )
     if values.ndim == 3:
-        values = _single_channel(Pixels(values, alpha), source.label)
-    if values.dtype.kind == "f":
-        values = _whole_numbers(values, source.label)
-    return values
+        if not Pixels(values, False).is_grey:
+            raise InputError(
+                f"{label} is in colour; a mask has one class value a pixel: save it as a grey or "
+                "palette PNG."
+            )
+        values = values[..., 0]
+    if values.dtype == bool:
+        return values.astype(np.uint8)
+    return _whole_numbers(values, label) if values.dtype.kind == "f" else values
 
 
 def convert(pixels: Pixels, channels: int, dtype: str, label: str) -> np.ndarray:
@@ -179,7 +236,7 @@ def _dicom(
         return dicom.decode(data, header, source.label)
 
 
-def _decode(source: sources.Source, max_pixels: int, values_of: Any) -> tuple[np.ndarray, bool]:
+def _decode(source: sources.Source, max_pixels: int, values_of: Any) -> tuple[Any, bool]:
     """Opens a picture, checks its header and returns `values_of` it and whether it has alpha."""
     with reading.explained(source.label):
         found = _tiff(source, max_pixels)
@@ -252,13 +309,15 @@ def _picture_values(picture: Any, source: sources.Source) -> tuple[np.ndarray, b
     return _values(picture), picture.mode in ("LA", "RGBA")
 
 
-def _mask_values(picture: Any, source: sources.Source) -> tuple[np.ndarray, bool]:
-    if picture.format == "JPEG":
-        raise InputError(
-            f"{source.label} is a JPEG, whose compression changes class values; save masks as PNG."
-        )
+def _picture_mask(picture: Any, source: sources.Source) -> tuple[Mask, bool]:
     _check_mode(picture.mode, ("1", "P", "L", "LA", "RGB", "RGBA"), source.label)
-    return _values(picture), picture.mode in ("LA", "RGBA")
+    values = _values(picture)
+    bits = 1 if picture.mode == "1" else 8 * values.dtype.itemsize
+    palette = None
+    if picture.mode == "P":
+        palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    lossy = picture.format == "JPEG"
+    return Mask(values, bits, palette, lossy=lossy), picture.mode in ("LA", "RGBA")
 
 
 def _check_mode(mode: str, modes: tuple[str, ...], label: str) -> None:
@@ -314,15 +373,6 @@ def as_stored(values: np.ndarray, label: str) -> np.ndarray:
             "replace them, and mark them in the mask with --ignore."
         )
     return stored
-
-
-def _single_channel(pixels: Pixels, label: str) -> np.ndarray:
-    if not (pixels.is_opaque and pixels.is_grey):
-        raise InputError(
-            f"{label} is in colour; a mask has one class value a pixel: save it as a grey or "
-            "palette PNG."
-        )
-    return pixels.colours[..., 0]
 
 
 def _whole_numbers(values: np.ndarray, label: str) -> np.ndarray:

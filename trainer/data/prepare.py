@@ -383,7 +383,8 @@ def _encode(form: survey.Format, max_pixels: int, pair: survey.Pair) -> list[tup
     """Returns the examples of a pair, one for each of its boxes."""
     pixels = images.read_image(pair.image, max_pixels)
     image = images.convert(pixels, form.channels, form.dtype, pair.image.label)
-    mask = class_ids(images.read_mask(pair.mask, max_pixels), form.classes)
+    values = images.class_values(images.read_mask(pair.mask, max_pixels), pair.mask.label)
+    mask = class_ids(values, form.classes)
     examples = []
     for name, top, left, height, width in pair.boxes:
         part = np.s_[top : top + height, left : left + width]

@@ -86,7 +86,7 @@ def examine(pair: Pair, max_pixels: int) -> Survey:
         InputError: if a file is unreadable or too large, or the two do not fit.
     """
     pixels = images.read_image(pair.image, max_pixels)
-    mask = images.read_mask(pair.mask, max_pixels)
+    mask = images.class_values(images.read_mask(pair.mask, max_pixels), pair.mask.label)
     height, width = pixels.values.shape[:2]
     if mask.shape != (height, width):
         raise InputError(
