@@ -16,6 +16,7 @@ from conftest import strategy_of, write_data
 from trainer import evaluation, losses, metrics, models
 from trainer.data import normalization, records
 from trainer.errors import InputError
+from trainer.watch import board
 
 # Seven images of three sizes: no batch size but 1 and 7 divides them, and sides are not multiples
 # of the stride.
@@ -207,6 +208,26 @@ def test_cases_summary_and_pictures_are_written(data, tmp_path):
     for kind, ranks in (("worst", ["01-", "02-"]), ("best", ["01-"])):
         pictures = sorted(path.name for path in (tmp_path / "out" / kind).iterdir())
         assert [name[:3] for name in pictures] == ranks
+
+
+def test_cases_may_have_any_name(data, tmp_path):
+    folder, manifest = data
+    split = manifest.splits["val"]
+    names = ["p1/a", "p2/a", "two\nlines", "a,b", "back\\slash", "é" * 100, "a"]
+    split = dataclasses.replace(split, cases=tuple(names))
+    named = dataclasses.replace(manifest, splits={**manifest.splits, "val": split})
+    gallery = evaluation.Gallery(worst=7, first=7)
+    scores = evaluator_of((folder, named), pointwise_model())("val", gallery.offer)
+    evaluation.write(str(tmp_path / "out"), scores, gallery, named, "val")
+    with open(tmp_path / "out" / "cases.csv", newline="") as file:
+        assert [row["case"] for row in csv.DictReader(file)][::3] == names
+    pictures = {path.name[3:] for path in (tmp_path / "out" / "worst").iterdir()}
+    assert pictures == {
+        *("p1_a.png", "p2_a.png", "two_lines.png", "a,b.png", "back_slash.png", "a.png"),
+        f"{'é' * 60}.png",
+    }
+    with tf.summary.create_file_writer(str(tmp_path / "events")).as_default(step=1):
+        board.write_evaluation(scores, gallery, named, "val")
 
 
 def test_an_unreadable_case_counts_for_nothing_and_has_no_line(data, scores, tmp_path):

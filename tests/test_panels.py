@@ -155,3 +155,17 @@ def test_a_legend_names_the_classes_that_occur():
     assert panels.class_colour(2) in colours
     assert panels.CONFUSED in colours
     assert panels.RAMP[0] not in colours
+
+
+def test_captions_and_names_of_several_lines_are_drawn_on_one():
+    image, mask = np.zeros((32, 32, 1), np.uint8), np.zeros((32, 32), np.uint8)
+    same = []
+    for name in ("a\nb", r"a\nb"):
+        sheet = panels.draw_example(image, mask, name)
+        legend = panels.legend_line(200, [(name, ORANGE)])
+        row = panels.draw_row(
+            image, mask, mask, np.ones((32, 32)), mask, caption=name, classes=["x", name]
+        )
+        same.append((sheet, legend, row))
+    for first, second in zip(*same, strict=True):
+        np.testing.assert_array_equal(first, second)

@@ -599,12 +599,26 @@ def test_names_that_are_no_text_are_refused_and_shown(folder, capfd):
     )
 
 
-def test_a_name_of_two_lines_makes_no_message_of_two_lines(folder, capfd):
-    (folder / "images/03.png").rename(folder / "images/a\nb.png")
-    (folder / "masks/03.png").unlink()
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\u2028b"])
+def test_a_name_of_two_lines_is_refused_in_one(folder, capfd, name):
+    for kind in ("images", "masks"):
+        (folder / kind / "03.png").rename(folder / kind / f"{name}.png")
+    shown = name.encode("unicode_escape").decode()
     assert _refusal(capfd, folder) == (
-        r"DIR/images/a\nb.png has no mask: there is no a\nb in --masks=DIR/masks; add it, remove "
-        "the image, or see --mask_suffix."
+        f"DIR/images/{shown}.png has a line break or another control character in its name, which "
+        "names a case; rename it."
+    )
+
+
+def test_an_image_and_its_mask_may_spell_their_name_differently(folder, capfd):
+    for kind, name in (("images", "cafe\u0301"), ("masks", "caf\u00e9")):
+        (folder / kind / "03.png").rename(folder / kind / f"{name}.png")
+    manifest = _prepare(folder)
+    assert "caf\u00e9" in {name for split in manifest.splits.values() for name in split.cases}
+    Image.open(folder / "images/04.png").save(folder / "images/caf\u00e9.png")
+    assert _refusal(capfd, folder, f"--output={folder}/second") == (
+        "DIR/images/cafe\u0301.png and DIR/images/caf\u00e9.png are one name to Unicode, in two "
+        "spellings, which names a case; rename one, or narrow --images."
     )
 
 

@@ -149,6 +149,12 @@ def test_group_by_must_be_an_expression_that_matches_every_name():
     )
 
 
+def test_lists_name_an_image_in_either_spelling_of_unicode(tmp_path):
+    path = _file(tmp_path, {"train": ["caf\u00e9"], "val": ["cafe\u0301s"]})
+    names, _ = sides.assign(["caf\u00e9", "caf\u00e9s"], path, "", "", 0)
+    assert names == {"train": ["caf\u00e9"], "val": ["caf\u00e9s"]}
+
+
 def test_lists_that_tear_a_group_are_refused(tmp_path):
     path = _file(tmp_path, {"train": ["p0_0", "p1_2"], "val": ["p0_1"]})
     assert _message(NAMES, path, "", "^p[0-9]", 0) == (
@@ -172,7 +178,7 @@ def test_lists_that_make_no_sense_are_refused(tmp_path):
     _file(tmp_path, {"train": ["p0_0.png"], "val": ["p0_1"]})
     assert _message(NAMES, path, "", "", 0) == (
         f"--splits={path} lists 'p0_0.png' in train, but there is no image of that name; list "
-        "names without folder and suffix."
+        "names as they are below --images, without suffix."
     )
     _file(tmp_path, {"train": ["p0_0"], "val": ["p0_0"]})
     assert _message(NAMES, path, "", "", 0) == (

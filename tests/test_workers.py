@@ -1,5 +1,6 @@
 """Tests of processes that share the work."""
 
+import errno
 import os
 import signal
 
@@ -35,6 +36,19 @@ def test_results_come_in_order_and_only_as_they_are_asked_for(count):
         assert next(results) == 0
         assert len(asked) <= 2 * count + 1
         assert list(results) == list(range(2, 100, 2))
+
+
+def test_one_process_works_where_the_system_has_no_locks(monkeypatch, caplog):
+    def refuse(*arguments):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+
+    monkeypatch.setattr("_multiprocessing.SemLock", refuse)  # as without /dev/shm
+    with workers.start(2) as run:
+        assert list(run(_double, [1, 2, 3])) == [2, 4, 6]
+    assert [record.getMessage() for record in caplog.records] == [
+        "Warning: one process does all the work, for this system has no locks for several ([Errno "
+        "2] No such file or directory); give it a /dev/shm that can be written, or --workers=1."
+    ]
 
 
 def test_an_error_in_a_worker_reaches_the_caller():

@@ -23,6 +23,7 @@ from trainer.models import packing
 from trainer.stores import files
 from trainer.watch import panels
 
+MOST_LETTERS = 60  # of a case in a file's name; four bytes each are less than the 255 of most disks
 ROUND_SECONDS = 3.0  # of evaluation between two moments at which several workers may stop
 
 
@@ -378,9 +379,15 @@ def write(
         files.remove_folder(pictures)
         for rank, case in enumerate(gallery.cases(kind), 1):
             files.make_folder(pictures)
-            name = f"{rank:02d}-{manifest.splits[split].cases[case.index]}.png".replace("/", "_")
-            with files.open_file(os.path.join(pictures, name), "wb") as file:
+            name = _file_name(manifest.splits[split].cases[case.index])
+            with files.open_file(f"{pictures}/{rank:02d}-{name}.png", "wb") as file:
                 file.write(panels.encode_png(panel_of(case, manifest, split)))
+
+
+def _file_name(case: str) -> str:
+    """Returns a case's name as part of a file's: the end of it, which any file system takes."""
+    plain = (c if c.isprintable() and c not in "/\\" else "_" for c in case)
+    return "".join(plain)[-MOST_LETTERS:]
 
 
 def cases_csv(scores: Scores, manifest: records.Manifest, split: str) -> str:

@@ -16,7 +16,7 @@ from absl import logging
 from PIL import Image
 
 from trainer import config, flags
-from trainer.data import demo, records
+from trainer.data import demo, reading, records
 from trainer.errors import InputError
 from trainer.stores import files
 from trainer.watch import panels
@@ -64,9 +64,13 @@ def describe(manifest: records.Manifest, data_dir: str) -> list[str]:
         lines += ["", title, *table(rows, heading=True)]
     if manifest.leaks:
         lines += ["", "Leaks: identical pixels in two splits"]
-        lines += [f"  {' = '.join(group)}" for group in manifest.leaks]
+        lines += [f"  {reading.shown(' = '.join(group))}" for group in manifest.leaks]
     if manifest.skipped:
-        lines += ["", "Skipped as unreadable", *(f"  {name}" for name in manifest.skipped)]
+        lines += [
+            "",
+            "Skipped as unreadable",
+            *(f"  {reading.shown(name)}" for name in manifest.skipped),
+        ]
     return lines
 
 

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import types
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -44,6 +45,7 @@ from trainer.errors import InputError
 from trainer.stores import files
 
 MIN_SHARDS = 8  # so that as many streams, or workers, can share a split of any size
+LINE_BREAKING = ("Cc", "Zl", "Zp")  # Unicode's categories
 SHOWN = 10  # leaks and skipped files in the log; the manifest has all
 
 
@@ -166,10 +168,15 @@ def find_pairs(settings: config.Prepare, scratch: str) -> list[survey.Pair]:
         InputError: naming the first file without a partner or with an ambiguous name.
     """
     found, masks = (
-        sources.with_pages(sources.find(where, flag, scratch, settings.max_pixels), scratch)
+        [
+            dataclasses.replace(source, name=_composed(source.name))
+            for source in sources.with_pages(
+                sources.find(where, flag, scratch, settings.max_pixels), scratch
+            )
+        ]
         for where, flag in ((settings.images, "images"), (settings.masks, "masks"))
     )
-    suffix = settings.mask_suffix
+    suffix = _composed(settings.mask_suffix)
     if suffix:  # both may be in one folder
         found = [source for source in found if _image_name(source.name, suffix) is None]
         names = [_image_name(source.name, suffix) for source in masks]
@@ -195,6 +202,11 @@ def find_pairs(settings: config.Prepare, scratch: str) -> list[survey.Pair]:
                 f"{settings.images}; add it, remove the mask, or see --mask_suffix."
             )
     return [survey.Pair(image_of[name], mask_of[name]) for name in sorted(image_of)]
+
+
+def _composed(name: str) -> str:
+    """Returns a name in the one of Unicode's ways to write it that names are compared in."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _image_name(mask: str, suffix: str) -> str | None:
@@ -225,9 +237,20 @@ def _by_name(found: Sequence[sources.Source], flag: str) -> dict[str, sources.So
     named: dict[str, sources.Source] = {}
     for source in found:
         if source.name in named:
+            other = named[source.name].label
+            same = (
+                "are one name to Unicode, in two spellings"
+                if _composed(other) == _composed(source.label)
+                else "have the same stem"
+            )
             raise InputError(
-                f"{named[source.name].label} and {source.label} have the same stem, which names "
-                f"a case; rename one, or narrow --{flag}."
+                f"{other} and {source.label} {same}, which names a case; rename one, or narrow "
+                f"--{flag}."
+            )
+        if any(unicodedata.category(letter) in LINE_BREAKING for letter in source.name):
+            raise InputError(
+                f"{source.label} has a line break or another control character in its name, which "
+                "names a case; rename it."
             )
         try:
             source.name.encode()

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -193,14 +194,18 @@ def _read(path: str, names: Sequence[str]) -> Sides:
             f"--splits={path} is not lists of names by split; write "
             '{"train": ["a", …], "val": […], "test": […]}.'
         )
-    sides = {side: raw[side] for side in SPLITS if raw.get(side)}
+    sides = {
+        side: [unicodedata.normalize("NFC", name) for name in raw[side]]
+        for side in SPLITS
+        if raw.get(side)
+    }
     known, seen = set(names), set()
     for side, listed in sides.items():
         for name in listed:
             if name not in known:
                 raise InputError(
                     f"--splits={path} lists {name!r} in {side}, but there is no image of that "
-                    "name; list names without folder and suffix."
+                    "name; list names as they are below --images, without suffix."
                 )
             if name in seen:
                 raise InputError(f"--splits={path} lists {name!r} twice; keep one of them.")

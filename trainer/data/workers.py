@@ -13,6 +13,8 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 from typing import Any
 
+from absl import logging
+
 from trainer.errors import InputError
 
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
@@ -23,18 +25,32 @@ def start(count: int) -> Iterator[Run]:
     """Starts `count` worker processes and yields what runs tasks on them, a lazy `map`.
 
     `run(task, items)` yields `task(item)` in the order of the items, whatever `count` is. Results
-    that wait for their turn are at most two a worker. With one worker this process does the work.
+    that wait for their turn are at most two a worker. With one worker this process does the work,
+    as it does where the system has no locks for several.
     """
-    if count == 1:
+    pool = _pool(count) if count > 1 else None
+    if pool is None:
         yield map
         return
-    pool = concurrent.futures.ProcessPoolExecutor(
-        count, multiprocessing.get_context("spawn"), initializer=_begin
-    )
     try:
         yield functools.partial(_in_order, pool, 2 * count)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _pool(count: int) -> concurrent.futures.ProcessPoolExecutor | None:
+    """Returns worker processes, None where they cannot have locks, such as without /dev/shm."""
+    try:
+        return concurrent.futures.ProcessPoolExecutor(
+            count, multiprocessing.get_context("spawn"), initializer=_begin
+        )
+    except (OSError, ImportError, NotImplementedError) as error:
+        logging.warning(
+            "Warning: one process does all the work, for this system has no locks for several "
+            "(%s); give it a /dev/shm that can be written, or --workers=1.",
+            " ".join(str(error).split()),
+        )
+        return None
 
 
 def _in_order(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from trainer.data import reading
 from trainer.data.records import IGNORE
 
 CLASS_COLOURS = (
@@ -307,13 +308,15 @@ def _draw_legend(draw: ImageDraw.ImageDraw, left: int, entries: Sequence[Entry])
         if colour is not None:
             draw.rectangle((left, 4, left + TEXT - 3, TEXT + 1), colour)
             left += TEXT + 2
-        draw.text((left, 2), name, INK, _font())
-        left += round(draw.textlength(name, _font())) + 2 * GAP
+        shown = reading.shown(name)
+        draw.text((left, 2), shown, INK, _font())
+        left += round(draw.textlength(shown, _font())) + 2 * GAP
 
 
 def _cut(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
-    """Returns the text, or as much of its beginning and end as fits."""
-    shown, kept = text, len(text)
+    """Returns the text on one line, or as much of its beginning and end as fits."""
+    shown = text = reading.shown(text)
+    kept = len(text)
     while kept > 0 and draw.textlength(shown, _font()) > width:
         kept -= 1
         shown = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
