@@ -125,6 +125,54 @@ def test_a_folder_without_its_commit_is_a_stray_and_is_removed(checkpoints, tmp_
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["00000001"]
 
 
+@pytest.mark.parametrize("kind", ["cut", "flipped", "missing"])
+def test_a_damaged_newest_checkpoint_does_not_count_among_those_that_are_kept(
+    checkpoints, tmp_path, value, kind
+):
+    save(checkpoints, 1, 2, 9)
+    damage(tmp_path / "checkpoints" / "00000009", kind)
+    assert checkpoints.restore()["step"] == 2
+    checkpoints.remove_replaced(1)
+    assert checkpoints.steps() == [2, 9]
+    save(checkpoints, 3)
+    checkpoints.remove_replaced(1)
+    assert checkpoints.steps() == [3, 9]
+    again = checkpoint.Checkpoints(str(tmp_path / "checkpoints"), {"model": [value]}, "abc")
+    assert again.restore()["step"] == 3
+    save(again, 10)
+    again.remove_replaced(1)
+    assert again.steps() == [10]
+
+
+def test_a_damaged_checkpoint_that_was_written_again_counts(checkpoints, tmp_path):
+    save(checkpoints, 1, 2)
+    damage(tmp_path / "checkpoints" / "00000002", "cut")
+    checkpoints.restore()
+    save(checkpoints, 2)
+    checkpoints.remove_replaced(1)
+    assert checkpoints.steps() == [2]
+
+
+def test_folders_and_files_of_others_stay_among_the_checkpoints(checkpoints, tmp_path):
+    save(checkpoints, 1, 2)
+    folder = tmp_path / "checkpoints"
+    (folder / "1000").mkdir()  # as Orbax names a checkpoint
+    (folder / "1000" / "_METADATA").write_text("theirs")
+    (folder / "00000001" / "notes.txt").write_text("mine")
+    (folder / "00000003").mkdir()
+    (folder / "00000003" / "notes.txt").write_text("mine")
+    (folder / "00000003" / "state.index").write_text("of a writer that was killed")
+    checkpoints.remove_strays()
+    checkpoints.remove_replaced(1)
+    save(checkpoints, 3)
+    left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    ours = {"commit.json", "state.index", "state.data-00000-of-00001"}
+    assert left == {"1000/_METADATA", "00000001/notes.txt", "00000003/notes.txt"} | {
+        f"{step}/{name}" for step in ("00000002", "00000003") for name in ours
+    }
+    assert checkpoints.restore()["step"] == 3
+
+
 def test_the_progress_of_a_restored_step_is_renewed_without_writing_its_files_again(
     checkpoints, tmp_path
 ):

@@ -8,11 +8,12 @@ import subprocess
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import strategy_of, write_data
 
 import trainer
 from tests.jobs import SMALL, command, lines, only, start, start_workers, train
-from trainer import cluster, config, passport, run
+from trainer import checkpoint, cluster, config, passport, run
 from trainer.data import records
 from trainer.errors import InputError
 from trainer.stores import files
@@ -457,3 +458,21 @@ def test_weight_decay_is_that_of_adamw_only_where_the_flag_is_silent():
     assert decay_of() == 1e-4
     assert decay_of(optimizer="adam") is None
     assert decay_of(optimizer="sgd", weight_decay=0.01) == 0.01
+
+
+def test_best_weights_stay_where_those_that_a_restored_checkpoint_speaks_of_are_gone(tmp_path):
+    value = tf.Variable([1.0])
+    checkpoints, best = (
+        checkpoint.Checkpoints(str(tmp_path / name), {"model": [value]})
+        for name in ("checkpoints", "best")
+    )
+    for step in (2, 4):
+        checkpoints.write(checkpoints.snapshot(step, {}))
+    best.write(best.snapshot(4, {}))  # in place of those of step 2, before 4 was damaged
+    (tmp_path / "checkpoints/00000004/state.index").unlink()
+    assert checkpoints.restore()["step"] == 2
+    run.remove_replaced(checkpoints, 1, best, best_step=2)
+    assert (checkpoints.steps(), best.steps()) == ([2, 4], [4])
+    best.write(best.snapshot(6, {}))
+    run.remove_replaced(checkpoints, 1, best, best_step=6)
+    assert best.steps() == [6]

@@ -14,6 +14,7 @@ import dataclasses
 import datetime
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from trainer.errors import InputError
 from trainer.stores import files
 
 COMMIT = "commit.json"
+OURS = re.compile(r"state\.(index|data-).*|commit\.json.*|\..*\.tmp")  # what we write into a folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Checkpoints:
         self.directory = directory
         self._fingerprint = fingerprint
         self._restored_step: int | None = None
+        self._damaged: set[int] = set()  # found so by `restore`, and not written again since
         self._variables = {
             f"{group}/{place:04d}/{variable.name.split(':')[0]}": variable
             for group, variables in state.items()
@@ -86,6 +89,7 @@ class Checkpoints:
             "progress": dict(snapshot.progress),
         }
         files.write_whole(os.path.join(folder, COMMIT), json.dumps(commit, indent=1) + "\n")
+        self._damaged.discard(snapshot.step)
 
     def restore(self) -> dict[str, Any] | None:
         """Restores the newest whole checkpoint; returns its commit, or None if there is none.
@@ -99,6 +103,7 @@ class Checkpoints:
             fault = find_fault(folder, commit) if commit else f"{COMMIT} cannot be read"
             if fault:
                 logging.warning("Checkpoint %s is passed over: %s.", folder, fault)
+                self._damaged.add(step)
                 continue
             assert commit
             if self._fingerprint and commit["fingerprint"] != self._fingerprint:
@@ -117,22 +122,32 @@ class Checkpoints:
         return [
             int(name)
             for name in files.list_folder(self.directory)
-            if name.isdigit() and files.exists(os.path.join(self.directory, name, COMMIT))
+            if name.isdecimal() and files.exists(os.path.join(self.directory, name, COMMIT))
         ]
 
     def remove_strays(self) -> None:
         """Removes what a writer that was killed left behind: folders without a commit."""
         for name in files.list_folder(self.directory):
             folder = os.path.join(self.directory, name)
-            if name.isdigit() and not files.exists(os.path.join(folder, COMMIT)):
+            is_ours = name.isdecimal() and folder == self._folder(int(name))
+            if is_ours and not files.exists(os.path.join(folder, COMMIT)):
                 logging.info("Removing %s, a checkpoint that was never finished.", folder)
-                files.remove_folder(folder)
+                _clear(folder)
 
     def remove(self, steps: Collection[int]) -> None:
         """Removes checkpoints, each commit first, so that none is seen without its files."""
         for step in steps:
             files.remove(os.path.join(self._folder(step), COMMIT))
-            files.remove_folder(self._folder(step))
+            _clear(self._folder(step))
+
+    def remove_replaced(self, keep: int) -> None:
+        """Removes what is older than the newest `keep` of those that `restore` found no fault in.
+
+        A damaged one is no replacement: it stays until sound ones are newer.
+        """
+        steps = self.steps()
+        kept = [step for step in steps if step not in self._damaged][-keep:]
+        self.remove([step for step in steps if kept and step < kept[0]])
 
     def _folder(self, step: int) -> str:
         return os.path.join(self.directory, f"{step:08d}")
@@ -182,7 +197,7 @@ def main(settings: config.Checkpoint) -> None:
     damaged = 0
     for kind in ("checkpoints", "best"):
         directory = os.path.join(settings.run_dir, kind)
-        for name in filter(str.isdigit, files.list_folder(directory)):
+        for name in filter(str.isdecimal, files.list_folder(directory)):
             row, whole = _table_row(kind, directory, name, settings.action == "verify")
             rows.append(row)
             damaged += not whole
@@ -213,6 +228,16 @@ def _table_row(kind: str, directory: str, name: str, every_byte: bool) -> tuple[
     return [kind, str(commit["step"]), f"{megabytes:.1f}", commit["written"][:19], state], not fault
 
 
+def _clear(folder: str) -> None:
+    """Removes a checkpoint's files, and the folder if nothing else is in it."""
+    names = files.list_folder(folder)
+    if all(map(OURS.fullmatch, names)):
+        files.remove_folder(folder)
+        return
+    for name in filter(OURS.fullmatch, names):
+        files.remove(os.path.join(folder, name))
+
+
 @contextlib.contextmanager
 def _scratch(folder: str) -> Iterator[str]:
     """Yields where to write the files of `folder`: there, or for an object store on the disk."""
@@ -225,11 +250,11 @@ def _scratch(folder: str) -> Iterator[str]:
 
 def _write_files(folder: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Writes tensors into a folder; returns the files' names, sizes and checksums."""
-    files.remove_folder(folder)
+    _clear(folder)
     files.make_folder(folder)
     with _scratch(folder) as scratch:
         _save(os.path.join(scratch, "state"), tensors)
-        names = files.list_folder(scratch)
+        names = [name for name in files.list_folder(scratch) if OURS.fullmatch(name)]
         for name in names:
             files.copy_to_store(os.path.join(scratch, name), os.path.join(folder, name))
         return {name: _describe(os.path.join(scratch, name)) for name in names}

@@ -309,8 +309,10 @@ def remove_replaced(
 
     At the start, too: a kill comes before it, or leaves weights of which no checkpoint speaks.
     """
-    best.remove(set(best.steps()) - {best_step})
-    checkpoints.remove(checkpoints.steps()[:-keep])
+    found = set(best.steps())
+    if not best_step or best_step in found:  # after a damaged checkpoint there may be newer alone
+        best.remove(found - {best_step})
+    checkpoints.remove_replaced(keep)
 
 
 def open_run(
