@@ -27,8 +27,7 @@ def show(title: str, rows: Mapping[str, Mapping[str, Any]], json_path: str = "")
         columns = zip(rest, widths[1:], strict=True)
         print("  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in columns)]))
     if json_path:
-        with files.open_file(json_path, "w") as file:
-            json.dump({"title": title, "rows": rows}, file, indent=1)
+        files.write_whole(json_path, json.dumps({"title": title, "rows": rows}, indent=1) + "\n")
 
 
 def _text(figure: Any) -> str:

@@ -1,5 +1,7 @@
 """Tests of what az:// asks for again; Azure itself is met in tests_io."""
 
+import pathlib
+
 import pytest
 
 from trainer.errors import UnreachableError
@@ -44,3 +46,26 @@ def test_what_tensorflow_says_of_connections_becomes_one_line(said):
         f"The store could not be reached ({said} [Op:IteratorGetNext]); check the account's name, "
         "or start again to go on."
     )
+
+
+def _break_off(path, content, mode="w"):
+    with files.writing(path, mode) as file:
+        file.write(content)
+        raise KeyError
+
+
+def test_a_file_is_uploaded_once_its_writer_is_done_and_not_if_it_raises(monkeypatch):
+    uploaded = []
+
+    def upload(local, path):
+        uploaded.append((path, pathlib.Path(local).read_bytes()))
+
+    monkeypatch.setattr(files, "register_stores", lambda *paths: None)
+    monkeypatch.setattr(azure, "upload", upload)
+    path = "az://account/container/x"
+    for mode, content in (("w", "é" * 10), ("wb", b"e" * 10)):
+        with pytest.raises(KeyError):
+            _break_off(path, content, mode)
+    assert uploaded == []
+    files.write_whole(path, "é")
+    assert uploaded == [(path, "é".encode())]

@@ -1,6 +1,9 @@
-"""Tests of files, local and in an object store; TensorFlow's ram:// stands for the latter."""
+"""Tests of files, local and in an object store."""
 
 import importlib.util
+import os
+import stat
+import threading
 
 import pytest
 
@@ -12,22 +15,74 @@ from trainer.stores import files
 
 @pytest.fixture(params=["local", "remote"])
 def folder(request, tmp_path):
-    return str(tmp_path / "a" / "b") if request.param == "local" else "ram://files/a/b"
+    if request.param == "local":
+        return str(tmp_path / "a" / "b")
+    return f"{request.getfixturevalue('bucket')}/a/b"
 
 
-def test_files_are_written_moved_and_removed(folder):
+def test_files_are_written_in_place_of_others_and_removed(folder):
     files.make_folder(folder)
-    with files.open_file(f"{folder}/x", "w") as file:
-        file.write("é")
-    with files.open_file(f"{folder}/y", "wb") as file:
+    with files.writing(f"{folder}/y", "wb") as file:
         file.write(b"old")
-    files.move(f"{folder}/x", f"{folder}/y")
-    assert not files.exists(f"{folder}/x")
+    with files.writing(f"{folder}/y") as file:
+        file.write("é")
     with files.open_file(f"{folder}/y", "rb") as file:
         assert file.read() == "é".encode()
+    assert files.list_folder(folder) == ["y"]
     files.remove(f"{folder}/y")
     files.remove(f"{folder}/y")
     assert not files.exists(f"{folder}/y")
+
+
+def _break_off(path, content, mode="w"):
+    with files.writing(path, mode) as file:
+        file.write(content)
+        raise KeyError
+
+
+@pytest.mark.parametrize("place", ["local", "ram", "gs"])
+def test_a_writer_that_raises_publishes_nothing(place, tmp_path, request):
+    folder = {"local": str(tmp_path), "ram": "ram://unfinished"}.get(place)
+    folder = folder or request.getfixturevalue("bucket")
+    with pytest.raises(KeyError):
+        _break_off(f"{folder}/new", "some of it")
+    assert not files.exists(f"{folder}/new")
+    files.write_whole(f"{folder}/old", "whole")
+    with pytest.raises(KeyError):
+        _break_off(f"{folder}/old", b"n" * 2**21, "wb")
+    assert files.read_text(f"{folder}/old") == "whole"
+    assert files.list_folder(folder) == ["old"]
+
+
+def test_a_file_is_written_through_its_link_and_keeps_its_mode(tmp_path):
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "real").chmod(0o640)
+    (tmp_path / "link").symlink_to("real")
+    files.write_whole(str(tmp_path / "link"), "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+    assert (tmp_path / "real").stat().st_mode & 0o777 == 0o640
+
+
+def test_files_that_are_beside_a_written_one_are_left_alone(tmp_path):
+    for name in ("x.tmp", ".x.tmp"):
+        (tmp_path / name).write_text("mine")
+    files.write_whole(str(tmp_path / "x"), "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".x.tmp", "x", "x.tmp"]
+    assert (tmp_path / "x.tmp").read_text() == "mine"
+
+
+def test_what_is_no_file_is_written_to_and_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    read = threading.Thread(target=lambda: found.append((tmp_path / "pipe").read_text()))
+    found = []
+    read.start()
+    files.write_whole(str(tmp_path / "pipe"), "through it")
+    read.join()
+    assert found == ["through it"]
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+    files.write_whole("/dev/null", "lost")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
 def test_only_folders_that_were_made_are_named_and_only_empty_ones_removed(tmp_path):

@@ -13,7 +13,7 @@ def test_a_local_folder_gives_sizes_and_times(tmp_path):
 
 
 def test_a_store_without_listings_of_its_own_gives_sizes():
-    with files.open_file("ram://listing/a", "wb") as file:
+    with files.writing("ram://listing/a", "wb") as file:
         file.write(b"123")
     assert listing.list_folder("ram://listing") == {"a": listing.Entry(3, None, None)}
 

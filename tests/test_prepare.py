@@ -25,6 +25,7 @@ from PIL import Image
 from tests.pictures import bomb
 from trainer import config, flags
 from trainer.data import output, prepare, records, sides
+from trainer.stores import files
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -661,10 +662,16 @@ def test_a_decompression_bomb_is_refused(folder, capfd):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
-@pytest.mark.parametrize("name", ["val-00001-of-00002.tfrecord.tmp", "manifest.json.tmp"])
-def test_a_full_disk_leaves_nothing_behind(folder, capsys, name):
+@pytest.mark.parametrize("name", ["val-00001-of-00002.tfrecord", "manifest.json"])
+def test_a_full_disk_leaves_nothing_behind(folder, capsys, name, monkeypatch):
+    def full_for(path, new_name=files.temporary_path):
+        if path.endswith(name):
+            os.symlink("/dev/full", f"{path}.full")
+            return f"{path}.full"
+        return new_name(path)
+
+    monkeypatch.setattr(files, "temporary_path", full_for)
     (folder / "out").mkdir()
-    (folder / "out" / name).symlink_to("/dev/full")
     with pytest.raises(SystemExit) as stop:
         flags.run(config.Prepare, prepare.main, ["prepare", *_arguments(folder)])
     assert stop.value.code == 2

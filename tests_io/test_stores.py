@@ -135,7 +135,7 @@ def _copy(old, new):
     for name in tf.io.gfile.listdir(old):  # whose own copy cannot, from az:// to az://
         with files.open_file(f"{old}/{name}", "rb") as source:
             content = source.read()
-        with files.open_file(f"{new}/{name}", "wb") as copy:
+        with files.writing(f"{new}/{name}", "wb") as copy:
             copy.write(content)
 
 
@@ -202,14 +202,21 @@ def test_a_missing_shard_is_named(s3, s3_data):
     assert output.splitlines()[-1].startswith(f"{copy}/{shard.name} is missing, ")
 
 
-def test_a_file_is_moved_alone_and_in_place_of_another(bucket):
-    folder = f"{bucket}/moves"
-    for name in ("x", "x2", "y"):
-        with files.open_file(f"{folder}/{name}", "w") as file:
-            file.write(name)
-    files.move(f"{folder}/x", f"{folder}/y")
-    assert sorted(tf.io.gfile.listdir(folder)) == ["x2", "y"]
-    assert _read(f"{folder}/y") == "x"
+def _break_off(path, content, mode="w"):
+    with files.writing(path, mode) as file:
+        file.write(content)
+        raise KeyError
+
+
+def test_a_file_whose_writer_raises_is_not_published(bucket):
+    path = f"{bucket}/unfinished/x"
+    with pytest.raises(KeyError):
+        _break_off(path, "some of it")
+    assert not files.exists(path)
+    files.write_whole(path, "old")
+    with pytest.raises(KeyError):
+        _break_off(path, b"n" * 2**21, "wb")
+    assert _read(path) == "old"
 
 
 def test_a_path_without_a_folder_is_refused(bucket):

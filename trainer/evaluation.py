@@ -7,6 +7,7 @@ import heapq
 import io
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -24,6 +25,7 @@ from trainer.stores import files
 from trainer.watch import panels
 
 MOST_LETTERS = 60  # of a case in a file's name; four bytes each are less than the 255 of most disks
+PICTURE = re.compile(r"\d{2,}-.*\.png", re.DOTALL)  # of a case; what else is beside them stays
 ROUND_SECONDS = 3.0  # of evaluation between two moments at which several workers may stop
 
 
@@ -376,11 +378,12 @@ def write(
     write_json(os.path.join(folder, "summary.json"), scores.summary)
     for kind in ("worst", "best"):
         pictures = os.path.join(folder, kind)
-        files.remove_folder(pictures)
+        for name in filter(PICTURE.fullmatch, files.list_folder(pictures)):
+            files.remove(os.path.join(pictures, name))
         for rank, case in enumerate(gallery.cases(kind), 1):
             files.make_folder(pictures)
             name = _file_name(manifest.splits[split].cases[case.index])
-            with files.open_file(f"{pictures}/{rank:02d}-{name}.png", "wb") as file:
+            with files.writing(f"{pictures}/{rank:02d}-{name}.png", "wb") as file:
                 file.write(panels.encode_png(panel_of(case, manifest, split)))
 
 
@@ -410,8 +413,7 @@ def cases_csv(scores: Scores, manifest: records.Manifest, split: str) -> str:
 
 def write_json(path: str, content: dict[str, Any]) -> None:
     """Writes JSON for people to read, too."""
-    with files.open_file(path, "w") as file:  # which may be /dev/stdout
-        file.write(json.dumps(content, indent=1) + "\n")
+    files.write_whole(path, json.dumps(content, indent=1) + "\n")
 
 
 def table(summary: dict[str, Any]) -> str:

@@ -148,8 +148,7 @@ def check(settings: config.SelfCheck) -> bool:
         print(table(rows, strategy), flush=True)
         if settings.json:
             content = [{**dataclasses.asdict(row), "same": row.same} for row in rows]
-            with files.open_file(settings.json, "w") as file:
-                file.write(json.dumps(content, indent=1) + "\n")
+            files.write_whole(settings.json, json.dumps(content, indent=1) + "\n")
     return all(row.same for row in rows)
 
 

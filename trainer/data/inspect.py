@@ -145,7 +145,7 @@ def _save(picture: Image.Image, path: str) -> None:
     buffer = io.BytesIO()
     picture.save(buffer, "png")
     try:
-        with files.open_file(path, "wb") as file:
+        with files.writing(path, "wb") as file:
             file.write(buffer.getvalue())
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
         raise InputError(

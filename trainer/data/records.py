@@ -291,15 +291,8 @@ def read_manifest(data_dir: str) -> Manifest:
 
 
 def write_manifest(manifest: Manifest, data_dir: str) -> None:
-    """Writes the manifest, under a temporary name first: a manifest that is seen is whole."""
-    temporary = f"{data_dir}/{MANIFEST}.tmp"
-    try:
-        with files.open_file(temporary, "w") as file:
-            file.write(manifest.to_json())
-        files.move(temporary, f"{data_dir}/{MANIFEST}")
-    except BaseException:
-        files.remove(temporary)
-        raise
+    """Writes the manifest: one that is seen is whole."""
+    files.write_whole(f"{data_dir}/{MANIFEST}", manifest.to_json())
 
 
 def fingerprint(manifest: Manifest) -> str:
@@ -453,26 +446,20 @@ def decode(serialized, manifest: Manifest) -> dict[str, Any]:
 
 
 def write_shard(data_dir: str, name: str, examples: Iterable[bytes]) -> Shard:
-    """Writes serialized examples as a shard, under a temporary name first.
+    """Writes serialized examples as a shard: one that is seen is whole.
 
     Args:
         data_dir: the data folder, local or gs://; it exists.
         name: the shard's file name.
         examples: taken one after the other; nothing is left if they raise.
     """
-    temporary = f"{data_dir}/{name}.tmp"
     count = size = crc = 0
-    try:
-        with files.open_file(temporary, "wb") as file:
-            for example in examples:
-                record = tfrecord.frame(example)
-                file.write(record)
-                count, size = count + 1, size + len(record)
-                crc = google_crc32c.extend(crc, record)
-        files.move(temporary, f"{data_dir}/{name}")
-    except BaseException:
-        files.remove(temporary)
-        raise
+    with files.writing(f"{data_dir}/{name}", "wb") as file:
+        for example in examples:
+            record = tfrecord.frame(example)
+            file.write(record)
+            count, size = count + 1, size + len(record)
+            crc = google_crc32c.extend(crc, record)
     return Shard(name, count, size, f"{crc:08x}")
 
 

@@ -2,16 +2,14 @@
 
 Servers close connections that lie idle, Azurite after five seconds. The client comes again some
 times, seconds apart, each time by another connection of those that it holds. So each verb of
-`tf.io.gfile` is tried again, a file that is read is opened again at the same place, and one that is
-written is kept on the local disk until it is sent as a whole. What TensorFlow reads by itself, the
+`tf.io.gfile` is tried again, a file that is read is opened again at the same place, and one is sent
+as a whole, from the local disk. What TensorFlow reads by itself, the
 shards, is not in our hands: `says_unreached` tells its error.
 """
 
 import functools
 import io
-import os
 import re
-import tempfile
 import types
 from collections.abc import Callable
 from typing import IO, Any
@@ -44,9 +42,14 @@ def gfile() -> types.SimpleNamespace:
 
 
 def open_file(path: str, mode: str) -> IO[Any]:
-    """Opens a file for reading ("r", "rb") or for writing as a whole ("w", "wb")."""
-    raw: Any = io.BufferedReader(_Reader(path), BLOCK) if "r" in mode else _Writer(path)
+    """Opens a file for reading ("r" or "rb")."""
+    raw: Any = io.BufferedReader(_Reader(path), BLOCK)
     return raw if "b" in mode else io.TextIOWrapper(raw, encoding="utf-8")
+
+
+def upload(local: str, path: str) -> None:
+    """Makes an object of a local file."""
+    _persistent(_send)(local, path)
 
 
 class _Reader(io.RawIOBase):
@@ -87,28 +90,11 @@ class _Reader(io.RawIOBase):
             raise
 
 
-class _Writer(io.FileIO):
-    """A local file that becomes an object when it is closed."""
-
-    def __init__(self, path: str):
-        self._path = path
-        descriptor, name = tempfile.mkstemp()
-        os.remove(name)
-        super().__init__(descriptor, "r+")
-
-    def close(self) -> None:
-        if not self.closed:
-            try:
-                _persistent(self._send)()
-            finally:
-                super().close()
-
-    def _send(self) -> None:
-        self.seek(0)
-        with _open(self._path, "wb") as file:
-            file.write(b"")  # an object of nothing is one, too
-            while block := self.read(BLOCK):
-                file.write(block)
+def _send(local: str, path: str) -> None:
+    with open(local, "rb") as source, _open(path, "wb") as file:
+        file.write(b"")  # an object of nothing is one, too
+        while block := source.read(BLOCK):
+            file.write(block)
 
 
 def _open(path: str, mode: str) -> Any:

@@ -20,7 +20,9 @@ import shutil
 import sys
 import tempfile
 import types
+import uuid
 import warnings
+from collections.abc import Iterator
 from typing import IO, Any
 
 import google_crc32c
@@ -69,13 +71,60 @@ def failures() -> tuple[type[Exception], ...]:
 
 
 def open_file(path: str, mode: str) -> IO[Any]:
-    """Opens a file for reading or writing; text is UTF-8."""
+    """Opens a file for reading ("r" or "rb"); text is UTF-8."""
     if path.startswith(azure.SCHEME):
         register_stores(path)
         return azure.open_file(path, mode)
     if is_remote(path):
         return gfile(path).GFile(path, mode)
     return open(path, mode, encoding=None if "b" in mode else "utf-8")
+
+
+@contextlib.contextmanager
+def writing(path: str, mode: str = "w") -> Iterator[IO[Any]]:
+    """Opens a file for writing ("w" or "wb"), in place of any that is there; text is UTF-8.
+
+    Readers see it whole or not at all, and if the block raises, what was there before: a local file
+    gets its name at the end, when it would outlast a power cut, and an object is made of one. What
+    is no file, such as /dev/stdout or a pipe, is written to as it is.
+    """
+    encoding = None if "b" in mode else "utf-8"
+    if is_remote(path):
+        with tempfile.TemporaryDirectory() as scratch:
+            local = os.path.join(scratch, "content")
+            with open(local, mode, encoding=encoding) as file:
+                yield file
+            copy_to_store(local, path)
+        return
+    if _is_no_file(path):
+        with open(path, mode.replace("w", "a"), encoding=encoding) as file:
+            yield file
+        return
+    target = os.path.realpath(path)
+    temporary = temporary_path(target)
+    try:
+        with open(temporary, mode, encoding=encoding) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if os.path.exists(target):
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename == temporary:
+            error.filename = path
+        remove(temporary)
+        raise
+
+
+def temporary_path(path: str) -> str:
+    """Returns a new name beside a local file, which nobody else has."""
+    return os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.tmp")
+
+
+def _is_no_file(path: str) -> bool:
+    devices = os.path.abspath(path).startswith("/dev/")  # /dev/stdout may lead to a file
+    return devices or (os.path.exists(path) and not os.path.isfile(path))
 
 
 def opened(path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
@@ -227,22 +276,12 @@ def remove_folder(path: str) -> None:
 
 
 def write_whole(path: str, text: str) -> None:
-    """Writes a file that readers see whole or not at all, and that outlasts a power cut.
-
-    Object stores show an object only once it is whole; a local file gets its name only then.
-    """
+    """Writes a small file, see `writing`."""
     if path.startswith(bucket.SCHEME):
         bucket.write(path, text)
         return
-    if is_remote(path):
-        with open_file(path, "w") as file:
-            file.write(text)
-        return
-    with open(path + ".tmp", "w", encoding="utf-8") as file:
+    with writing(path) as file:
         file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(path + ".tmp", path)
 
 
 def append(path: str, text: str) -> None:
@@ -262,8 +301,13 @@ def copy_to_store(local: str, path: str) -> None:
     if path.startswith(bucket.SCHEME):
         bucket.upload(local, path, crc32c(local))
         return
+    if path.startswith(azure.SCHEME):
+        register_stores(path)
+        azure.upload(local, path)
+        return
     if is_remote(path):
-        _copy(local, path)
+        with open(local, "rb") as source, gfile(path).GFile(path, "wb") as copy:
+            shutil.copyfileobj(source, copy, BLOCK)
         return
     assert local == path
     with open(path, "rb") as file:
@@ -281,31 +325,14 @@ def copy_from_store(path: str, local: str) -> None:
         return
     if not exists(path):  # az:// would give an empty file
         raise InputError(f"{path} does not exist; name another, or check what wrote it.")
-    _copy(path, local)
-
-
-def _copy(old: str, new: str) -> None:
-    """Copies a file; tensorflow-io's own copy writes nothing into az://, and says nothing."""
-    with open_file(old, "rb") as source, open_file(new, "wb") as copy:
-        while block := source.read(BLOCK):
-            copy.write(block)
+    with open_file(path, "rb") as source, open(local, "wb") as copy:
+        shutil.copyfileobj(source, copy, BLOCK)
 
 
 def remove_empty_folder(path: str) -> None:
     """Removes a local folder unless something is in it."""
     if not os.listdir(path):
         os.rmdir(path)
-
-
-def move(old: str, new: str) -> None:
-    """Renames a file, in place of any that has the new name."""
-    if old.startswith("s3://"):  # whose rename also takes each file whose name begins with `old`
-        gfile(old).copy(old, new, overwrite=True)
-        gfile(old).remove(old)
-    elif is_remote(old):
-        gfile(old).rename(old, new, True)
-    else:
-        os.replace(old, new)
 
 
 def remove(path: str) -> None:
