@@ -161,6 +161,74 @@ def test_the_order_of_classes_is_the_one_given(folder):
     assert manifest.splits["train"].pixels == (7 * 12, 7 * 36)
 
 
+def _masks(folder, make):
+    """Replaces each mask by what is made of its number and its values, 0 and 255."""
+    for case, path in enumerate(sorted((folder / "masks").iterdir())):
+        with Image.open(path) as picture:
+            values = np.asarray(picture)
+        make(case, values).save(path)
+
+
+def test_instances_become_a_class_by_a_range(folder, capfd):
+    def numbered(case, values):
+        grid = np.arange(values.size).reshape(values.shape) + 300 * case
+        return Image.fromarray(np.where(values, grid, 0).astype(np.uint16))
+
+    _masks(folder, numbered)
+    manifest = _prepare(folder, "--classes=background:0,cell:1-65535")
+    assert manifest.classes == (records.Class("background", 0), records.Class("cell", 1, 65535))
+    assert manifest.splits["train"].pixels == (7 * 36, 7 * 12)
+    assert records.read_manifest(str(folder / "out")) == manifest
+
+
+def _palette(case, values):
+    """Returns 0 and 255 as black and red, at places of the palette that change with the case."""
+    ids = (values > 0).astype(np.uint8)
+    picture = Image.fromarray(ids if case % 2 else 1 - ids)
+    picture.putpalette([0, 0, 0, 255, 0, 0] if case % 2 else [255, 0, 0, 0, 0, 0])
+    return picture
+
+
+def test_classes_are_told_by_colour_where_palettes_differ(folder, capfd):
+    _masks(folder, _palette)
+    assert _refusal(capfd, folder) == (
+        "DIR/masks/00.png shows index 0 as #ff0000 and DIR/masks/01.png shows index 0 as #000000: "
+        "their palettes differ. Name the classes by colour, --classes=background:#000000,"
+        "tumour:#ff0000, or save all masks with one palette."
+    )
+    with Image.open(folder / "masks/00.png") as picture:
+        picture.convert("RGB").save(folder / "masks/00.png")
+    manifest = _prepare(folder, "--classes=background:#000000,tumour:#FF0000", "--ignore=#00ff00")
+    assert manifest.classes[1] == records.Class("tumour", 1, colour="#ff0000")
+    assert (manifest.ignore_value, manifest.ignore_colour) == (None, "#00ff00")
+    assert [split.pixels for split in manifest.splits.values()] == [
+        (36 * n, 12 * n) for n in (7, 2, 1)
+    ]
+    assert records.read_manifest(str(folder / "out")) == manifest
+
+
+def test_smoothed_masks_are_told_apart_by_a_threshold(folder, capfd):
+    def smoothed(case, values):
+        soft = values.copy()
+        soft[2, 1:5] = (200, 90, 140, 130)
+        soft[1, 1:5] = (10, 20, 60, 120)
+        return Image.fromarray(soft)
+
+    _masks(folder, smoothed)
+    assert "Give --threshold=128 for two classes" in _refusal(capfd, folder)
+    manifest = _prepare(folder, "--threshold=128", "--classes=background:0,nucleus:255")
+    assert manifest.threshold == 128
+    assert manifest.splits["train"].pixels == (7 * 37, 7 * 11)
+    assert records.read_manifest(str(folder / "out")) == manifest
+
+
+def test_what_may_not_be_meant_is_warned_of(folder, caplog):
+    squares = np.kron(np.arange(12).reshape(4, 3) * 5, np.ones((2, 2))).astype(np.uint8)
+    _masks(folder, lambda case, values: Image.fromarray(squares))
+    _prepare(folder)
+    assert any("and each becomes a class" in record.getMessage() for record in caplog.records)
+
+
 def test_masks_beside_their_images_are_told_by_their_suffix(folder):
     for path in (folder / "masks").iterdir():
         path.rename(folder / f"images/{path.stem}_mask.png")
@@ -495,8 +563,9 @@ def test_more_than_255_values_are_no_mask(folder, capfd):
     Image.fromarray(values).save(folder / "masks/05.png")
     Image.fromarray(values).save(folder / "images/05.png")
     assert _refusal(capfd, folder) == (
-        "DIR/masks/05.png has 300 distinct values, more than 255 classes: that is not a mask; "
-        "check --masks."
+        "DIR/masks/05.png has 300 distinct values, more than 255 classes. If they are instance "
+        "numbers, give --classes=background:0,object:1-65535; if they are two classes smoothed, "
+        "--threshold=150; else that is not a mask: check --masks."
     )
 
 
@@ -686,8 +755,8 @@ def test_a_full_disk_leaves_nothing_behind(folder, capsys, name, monkeypatch):
 def test_an_image_that_changes_between_the_passes_leaves_nothing_behind(folder, monkeypatch):
     examine = prepare.survey.examine
 
-    def damage_after_reading(pair, max_pixels):
-        found = examine(pair, max_pixels)
+    def damage_after_reading(pair, *others):
+        found = examine(pair, *others)
         _truncate(pathlib.Path(pair.image.path))
         return found
 
@@ -701,6 +770,21 @@ def test_an_image_that_changes_between_the_passes_leaves_nothing_behind(folder, 
     with pytest.raises(prepare.InputError, match="cannot be read"):
         prepare.prepare(settings)
     assert not (folder / "out").exists()
+
+
+def test_a_mask_that_changes_between_the_passes_is_named(folder, capfd, monkeypatch):
+    settle = prepare.agreement.settle
+
+    def change(*arguments):
+        Image.new("L", (6, 8), 7).save(folder / "masks/05.png")
+        return settle(*arguments)
+
+    monkeypatch.setattr(prepare.agreement, "settle", change)
+    message = _refusal(capfd, folder, "--classes=0,255", num_notes=1)
+    assert message == (
+        "DIR/images/05.png or its mask DIR/masks/05.png changed while the data were prepared; "
+        "prepare them again when nothing writes there."
+    )
 
 
 # Processes ----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.data import records
+from trainer.data import demo, records
 from trainer.errors import InputError
 
 SPLIT = records.Split(
@@ -189,6 +189,25 @@ def test_the_fingerprint_follows_the_content():
     changed = dataclasses.replace(MANIFEST, splits={"train": split})
     assert records.fingerprint(changed) != records.fingerprint(MANIFEST)
     assert len(records.fingerprint(MANIFEST)) == 64
+
+
+def test_data_that_an_older_version_prepared_keep_their_fingerprint():
+    # As version 1 of the schema computed it, before draws, ranges, colours and thresholds.
+    found = records.read_manifest(demo.folder())
+    assert records.fingerprint(found) == (
+        "a73a7abed0480ca8fed0ac9442b740f5a1dd2c6e24ec3ac6ac0c04cb629de06c"
+    )
+    with open(f"{demo.folder()}/manifest.json", encoding="utf-8") as file:
+        assert found.to_json() == file.read()
+
+
+def test_a_class_is_told_as_it_was_given():
+    classes = (
+        records.Class("a", 0),
+        records.Class("b", 1, 65535),
+        records.Class("c", 2, colour="#ff0000"),
+    )
+    assert [entry.as_given() for entry in classes] == ["0", "1-65535", "#ff0000"]
 
 
 def test_a_folder_without_manifest_is_refused(tmp_path):

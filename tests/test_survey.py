@@ -1,20 +1,22 @@
 """Tests of what is decided over the whole set."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.data import records, sources, survey
+from trainer.data import labels, sources, survey
+from trainer.data.classes import Given
 from trainer.errors import InputError
 
-BINARY = (records.Class("background", 0), records.Class("nucleus", 255))
 
-
-def _seen(colours=1, is_grey=None, alpha="none", dtype="uint8", values=(0, 255), label="X"):
+def _seen(colours=1, is_grey=None, alpha="none", dtype="uint8", label="X"):
     source = sources.Source(label, label, None, label)
     grey = colours == 1 if is_grey is None else is_grey
     pair = survey.Pair(source, sources.Source(label, label, None, f"{label}-mask"))
-    return survey.Survey(pair, 2, 2, dtype, colours, grey, alpha, values, b"")
+    mask = labels.Seen(f"{label}-mask", "plain", (0, 255))
+    return survey.Survey(pair, 2, 2, dtype, colours, grey, alpha, mask, b"", b"")
 
 
 def _message(function, *arguments):
@@ -34,102 +36,42 @@ def _pair(tmp_path, image, mask):
 def test_a_pair_is_described(tmp_path):
     image = np.dstack([np.arange(6, dtype=np.uint8).reshape(2, 3)] * 3 + [np.full((2, 3), 255)])
     mask = np.array([[0, 0, 7], [7, 7, 255]], np.uint8)
-    seen = survey.examine(_pair(tmp_path, image.astype(np.uint8), mask), 100)
+    seen = survey.examine(_pair(tmp_path, image.astype(np.uint8), mask), 100, Given())
     assert (seen.height, seen.width, seen.dtype, seen.colours) == (2, 3, "uint8", 3)
-    assert (seen.is_grey, seen.alpha, seen.values) == (True, "opaque", (0, 7, 255))
+    assert (seen.is_grey, seen.alpha, seen.mask.values) == (True, "opaque", (0, 7, 255))
 
 
 def test_equal_pixels_have_equal_digests_however_they_are_stored(tmp_path):
     grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
     mask = np.zeros((2, 3), np.uint8)
     kinds = [grey, np.dstack([grey] * 3), np.dstack([grey, np.full_like(grey, 255)])]
-    digests = {survey.examine(_pair(tmp_path, kind, mask), 100).digest for kind in kinds}
+    digests = {survey.examine(_pair(tmp_path, kind, mask), 100, Given()).digest for kind in kinds}
     assert len(digests) == 1
-    turned = survey.examine(_pair(tmp_path, grey.reshape(3, 2), mask.reshape(3, 2)), 100)
+    turned = survey.examine(_pair(tmp_path, grey.reshape(3, 2), mask.reshape(3, 2)), 100, Given())
     assert turned.digest not in digests
 
 
 def test_image_and_mask_of_different_sizes_are_refused(tmp_path):
     pair = _pair(tmp_path, np.zeros((4, 6), np.uint8), np.zeros((6, 4), np.uint8))
-    assert _message(survey.examine, pair, 100) == (
+    assert _message(survey.examine, pair, 100, Given()) == (
         f"{tmp_path}/m.png is 6×4 (height × width), but its image {tmp_path}/i.png is 4×6; they "
         "must be equal."
     )
 
 
-def test_too_many_values_are_no_mask(tmp_path):
-    mask = np.arange(300, dtype=np.uint16).reshape(10, 30)
-    pair = _pair(tmp_path, np.zeros((10, 30), np.uint8), mask)
-    assert _message(survey.examine, pair, 1000) == (
-        f"{tmp_path}/m.png has 300 distinct values, more than 255 classes: that is not a mask; "
-        "check --masks."
-    )
-    halves = [_seen(values=tuple(range(200))), _seen(values=tuple(range(100, 300)))]
-    assert _message(survey.choose_classes, halves, (), None) == (
-        "The set of all masks has 300 distinct values, more than 255 classes: that is not a mask; "
-        "check --masks."
-    )
-
-
-def test_exactly_255_classes_are_allowed_beside_the_ignored_value():
-    seen = [_seen(values=tuple(range(256)))]
-    assert len(survey.choose_classes(seen, (), 255)[0]) == 255
-    assert "256 distinct values" in _message(survey.choose_classes, seen, (), None)
-
-
-def test_classes_are_parsed_in_the_order_given():
-    assert survey.parse_classes("cell:255, membrane:0", None) == (
-        records.Class("cell", 255),
-        records.Class("membrane", 0),
-    )
-    assert survey.parse_classes("0,255", 7) == (records.Class("0", 0), records.Class("255", 255))
-    assert survey.parse_classes("", None) == ()
-
-
-@pytest.mark.parametrize("entry", ["a", "a:", ":1", "a:b", "1.5", ""])
-def test_a_class_that_is_no_value_is_refused(entry):
-    assert _message(survey.parse_classes, f"0,{entry}", None) == (
-        f"--classes=0,{entry}: {entry!r} is neither VALUE nor NAME:VALUE with a whole number; "
-        "write 0,255 or background:0,nucleus:255."
-    )
-
-
-def test_classes_that_contradict_themselves_are_refused():
-    assert _message(survey.parse_classes, "a:0,b:0", None) == (
-        "--classes=a:0,b:0 gives the value 0 twice; each class needs its own."
-    )
-    assert _message(survey.parse_classes, "a:0,a:1", None) == (
-        "--classes=a:0,a:1 gives the name a twice; each class needs its own."
-    )
-    assert _message(survey.parse_classes, "7", None) == (
-        "--classes=7 gives 1 classes; expected 2 to 255, the background first."
-    )
-    assert _message(survey.parse_classes, "a:0,b:1", 1) == (
-        "--ignore=1 is also the value of class b of --classes=a:0,b:1; drop one of them."
-    )
-
-
-def test_classes_are_found_where_none_are_given():
-    seen = [_seen(values=(0, 9)), _seen(values=(3, 255))]
-    classes, notes = survey.choose_classes(seen, (), 255)
-    assert [entry.value for entry in classes] == [0, 3, 9]
-    assert notes == ["Classes found: --classes=0,3,9; give them names with NAME:VALUE."]
-
-
-def test_masks_of_a_single_value_are_refused():
-    assert _message(survey.choose_classes, [_seen(values=(0,))], (), None) == (
-        "The masks have one value only (0); there is nothing to tell apart. Check --masks, or name "
-        "the classes with --classes."
-    )
-
-
-def test_a_value_that_is_no_class_is_named_with_its_file():
-    seen = [_seen(), _seen(values=(0, 7, 8, 255), label="B")]
-    assert _message(survey.choose_classes, seen, BINARY, None) == (
-        "B-mask has the value 7, 8, which is not in --classes=background:0,nucleus:255; add it, or "
-        "give it as --ignore."
-    )
-    assert survey.choose_classes([_seen(values=(0, 7))], BINARY, 7) == (BINARY, [])
+def test_what_changed_since_it_was_seen_is_refused(tmp_path):
+    image = np.array([[0, 1, 2]], np.uint8)
+    mask = np.array([[0, 1, 1]], np.uint8)
+    pair = _pair(tmp_path, image, mask)
+    content = survey.examine(pair, 100, Given()).content
+    seen = dataclasses.replace(pair, content=content)
+    assert survey.read(seen, 100)[1].values.tolist() == mask.tolist()
+    for other in ((image + 1, mask), (image, 1 - mask), (image.astype(np.uint16), mask)):
+        _pair(tmp_path, *other)
+        assert _message(survey.read, seen, 100) == (
+            f"{tmp_path}/i.png or its mask {tmp_path}/m.png changed while the data were prepared; "
+            "prepare them again when nothing writes there."
+        )
 
 
 def test_channels_are_auto_or_a_number():

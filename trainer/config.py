@@ -579,9 +579,15 @@ class Prepare(Settings):
     classes: str = setting(
         "",
         "Values of the masks, with names if you like, background first: 0,255 or "
-        "background:0,nucleus:255; those that occur if empty.",
+        "background:0,nucleus:255, or ranges, background:0,cell:1-65535, or the colours shown, "
+        "background:#000000,tumour:#ff0000; the values that occur if empty.",
     )
-    ignore: int | None = setting(None, "Value of masks whose pixels do not count.")
+    ignore: str = setting("", "Value, or colour, of masks whose pixels do not count.")
+    threshold: float | None = setting(
+        None,
+        "First value of the foreground, for masks of two classes without exact values, such as "
+        "smoothed ones and JPEG; unset: values are exact.",
+    )
     channels: str = setting(
         "auto", "Channels of every image; auto: 1 if all are grey, 3 if some are in colour."
     )

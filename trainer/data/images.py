@@ -144,7 +144,8 @@ def class_values(mask: Mask, label: str) -> np.ndarray:
     values = mask.values
     if mask.lossy:
         raise InputError(
-            f"{label} is a JPEG, whose compression changes class values; save masks as PNG."
+            f"{label} is a JPEG, whose compression changes class values; save masks as PNG, or "
+            "have two classes told apart by --threshold=128."
         )
     if values.ndim == 3:
         if not Pixels(values, False).is_grey:
@@ -378,5 +379,8 @@ def as_stored(values: np.ndarray, label: str) -> np.ndarray:
 def _whole_numbers(values: np.ndarray, label: str) -> np.ndarray:
     whole = np.rint(values)
     if not np.array_equal(whole, values) or np.abs(whole).max(initial=0) > EXACT_IN_FLOAT32:
-        raise InputError(f"{label} has values that are not whole numbers; a mask has class values.")
+        raise InputError(
+            f"{label} has values that are not whole numbers; a mask has class values: save those, "
+            "or have two classes told apart by --threshold=0.5 or the like."
+        )
     return whole.astype(np.int32)

@@ -185,10 +185,14 @@ def _class_rows(manifest: records.Manifest) -> list[list[str]]:
         shares = [
             _percent(split.pixels[index], sum(split.pixels)) for split in manifest.splits.values()
         ]
-        rows.append([entry.name, str(index), str(entry.value), *shares])
-    if manifest.ignore_value is not None:
+        given = entry.as_given()
+        if manifest.threshold is not None:
+            given = f"{'≥' if index else '<'} {manifest.threshold:g}"
+        rows.append([entry.name, str(index), given, *shares])
+    ignored = manifest.ignore_colour or manifest.ignore_value
+    if ignored is not None:
         blanks = ["" for _ in manifest.splits]
-        rows.append(["(ignored)", str(records.IGNORE), str(manifest.ignore_value), *blanks])
+        rows.append(["(ignored)", str(records.IGNORE), str(ignored), *blanks])
     return rows
 
 

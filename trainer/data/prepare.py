@@ -30,9 +30,12 @@ from absl import logging
 
 from trainer import config, flags
 from trainer.data import (
+    agreement,
+    classes,
     cut,
     fetch,
     images,
+    labels,
     output,
     reading,
     records,
@@ -45,7 +48,6 @@ from trainer.errors import InputError
 from trainer.stores import files
 
 MIN_SHARDS = 8  # so that as many streams, or workers, can share a split of any size
-LINE_BREAKING = ("Cc", "Zl", "Zp")  # Unicode's categories
 SHOWN = 10  # leaks and skipped files in the log; the manifest has all
 
 
@@ -91,7 +93,7 @@ def prepare(settings: config.Prepare) -> records.Manifest:
             shards in gs://, which a second start need not upload again.
     """
     _check_paths(settings)
-    classes = survey.parse_classes(settings.classes, settings.ignore)
+    given = classes.parse(settings.classes, settings.ignore, settings.threshold)
     channels = survey.parse_channels(settings.channels)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
@@ -99,12 +101,12 @@ def prepare(settings: config.Prepare) -> records.Manifest:
         names, draw = _assign(settings, pairs)
         pairs = _listed(pairs, names)
         with workers.start(_num_workers(settings.workers, len(pairs))) as run:
-            found, skipped = _survey(run, pairs, settings.max_pixels, settings.skip_bad)
+            found, skipped = _survey(run, pairs, settings, given)
             if skipped and draw:  # what is left may have to fill a split
                 names, draw = _assign(settings, [one.pair for one in found.values()])
             names = {side: [n for n in listed if n in found] for side, listed in names.items()}
             sides.check_none_empty(names, "--skip_bad")
-            form = _choose_format(list(found.values()), classes, settings.ignore, channels)
+            form = _choose_format(list(found.values()), given, channels)
             if draw:
                 _tell_of_draw(names, draw)
             leaks = sides.find_leaks(names, {name: one.digest for name, one in found.items()})
@@ -120,8 +122,10 @@ def prepare(settings: config.Prepare) -> records.Manifest:
             with output.open_output(settings.output) as folder:
                 splits = _write(run, order, form, settings, folder)
                 manifest = records.Manifest(
-                    classes=form.classes,
-                    ignore_value=settings.ignore,
+                    classes=form.rule.classes,
+                    ignore_value=None if given.by_colour else given.ignore,
+                    ignore_colour=settings.ignore.lower() or None if given.by_colour else None,
+                    threshold=given.threshold,
                     channels=form.channels,
                     bit_depth=records.BIT_DEPTHS[form.dtype],
                     dtype=form.dtype,
@@ -247,7 +251,7 @@ def _by_name(found: Sequence[sources.Source], flag: str) -> dict[str, sources.So
                 f"{other} and {source.label} {same}, which names a case; rename one, or narrow "
                 f"--{flag}."
             )
-        if any(unicodedata.category(letter) in LINE_BREAKING for letter in source.name):
+        if any(unicodedata.category(letter) in classes.LINE_BREAKING for letter in source.name):
             raise InputError(
                 f"{source.label} has a line break or another control character in its name, which "
                 "names a case; rename it."
@@ -301,10 +305,10 @@ def _num_workers(asked: int, num_images: int) -> int:
 
 
 def _survey(
-    run: workers.Run, pairs: Sequence[survey.Pair], max_pixels: int, skip_bad: bool
+    run: workers.Run, pairs: Sequence[survey.Pair], settings: config.Prepare, given: classes.Given
 ) -> tuple[dict[str, survey.Survey], tuple[str, ...]]:
     """Returns what there is, by name, and the names of the pairs that were skipped."""
-    task = functools.partial(_examine, max_pixels, skip_bad)
+    task = functools.partial(_examine, settings.max_pixels, settings.skip_bad, given)
     found, skipped = {}, []
     results = _shown(fetch.results(run, task, pairs), "reading", len(pairs))
     for pair, result in zip(pairs, results, strict=True):
@@ -312,14 +316,17 @@ def _survey(
             logging.warning("Skipped: %s", result)
             skipped.append(pair.name)
         else:
-            found[pair.name] = dataclasses.replace(result, pair=pair)  # not its local copy
+            seen = dataclasses.replace(pair, content=result.content)  # and not its local copy
+            found[pair.name] = dataclasses.replace(result, pair=seen)
     return found, tuple(skipped)
 
 
-def _examine(max_pixels: int, skip_bad: bool, pair: survey.Pair) -> survey.Survey | str:
+def _examine(
+    max_pixels: int, skip_bad: bool, given: classes.Given, pair: survey.Pair
+) -> survey.Survey | str:
     """Returns what there is in a pair, or why it is to be skipped."""
     try:
-        return survey.examine(pair, max_pixels)
+        return survey.examine(pair, max_pixels, given)
     except reading.UnreadableError as error:
         if not skip_bad:
             raise InputError(
@@ -329,17 +336,16 @@ def _examine(max_pixels: int, skip_bad: bool, pair: survey.Pair) -> survey.Surve
 
 
 def _choose_format(
-    found: Sequence[survey.Survey],
-    classes: tuple[records.Class, ...],
-    ignore: int | None,
-    channels: int | None,
+    found: Sequence[survey.Survey], given: classes.Given, channels: int | None
 ) -> survey.Format:
-    chosen_classes, class_notes = survey.choose_classes(found, classes, ignore)
+    rule, class_notes, warnings = agreement.settle([one.mask for one in found], given)
     chosen_channels, channel_notes = survey.choose_channels(found, channels)
     dtype, dtype_notes = survey.choose_dtype(found)
     for note in (*class_notes, *channel_notes, *dtype_notes):
         logging.info("%s", note)
-    return survey.Format(chosen_classes, ignore, chosen_channels, dtype)
+    for warning in warnings:
+        logging.warning("%s", warning)
+    return survey.Format(rule, chosen_channels, dtype)
 
 
 def _warn_of_leaks(leaks: Sequence[Sequence[str]]) -> None:
@@ -404,24 +410,15 @@ def _raw_bytes(listed: Sequence[cut.Tile], form: survey.Format) -> int:
 
 def _encode(form: survey.Format, max_pixels: int, pair: survey.Pair) -> list[tuple[bytes, Tally]]:
     """Returns the examples of a pair, one for each of its boxes."""
-    pixels = images.read_image(pair.image, max_pixels)
+    pixels, given_mask = survey.read(pair, max_pixels)
     image = images.convert(pixels, form.channels, form.dtype, pair.image.label)
-    values = images.class_values(images.read_mask(pair.mask, max_pixels), pair.mask.label)
-    mask = class_ids(values, form.classes)
+    mask = labels.class_ids(given_mask, form.rule, pair.mask.label)
     examples = []
     for name, top, left, height, width in pair.boxes:
         part = np.s_[top : top + height, left : left + width]
         example = records.encode(name, image[part], mask[part], form.encoding)
-        examples.append((example, tally(image[part], mask[part], len(form.classes))))
+        examples.append((example, tally(image[part], mask[part], len(form.rule.classes))))
     return examples
-
-
-def class_ids(values: np.ndarray, classes: Sequence[records.Class]) -> np.ndarray:
-    """Returns the mask as it is stored: uint8 [H, W], the place of each value in `classes`."""
-    ids = np.full(values.shape, records.IGNORE, np.uint8)
-    for index, entry in enumerate(classes):
-        ids[values == entry.value] = index
-    return ids
 
 
 def tally(image: np.ndarray, mask: np.ndarray, num_classes: int) -> Tally:
@@ -454,7 +451,7 @@ def _moments(values: np.ndarray) -> tuple[float, float]:
 
 def _no_tally(form: survey.Format) -> Tally:
     zeros = [fractions.Fraction(0)] * form.channels
-    return Tally(np.zeros(len(form.classes), np.int64), 0, zeros, zeros)
+    return Tally(np.zeros(len(form.rule.classes), np.int64), 0, zeros, zeros)
 
 
 def _describe(

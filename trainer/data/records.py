@@ -47,10 +47,24 @@ PNG_LEVEL = 3
 
 @dataclasses.dataclass(frozen=True)
 class Class:
-    """A class: its name, and its value in the masks that were given."""
+    """A class: its name, and what it is in masks.
+
+    Attributes:
+        name: for people.
+        value: in the masks that were given; of several the first, of a colour the class's id.
+            Predicted masks have it.
+        last: of the values that it has in the masks that were given, if there are several.
+        colour: #rrggbb that it has in the masks that were given, if that is what counts.
+    """
 
     name: str
     value: int
+    last: int | None = None
+    colour: str | None = None
+
+    def as_given(self) -> str:
+        """Returns what stands for the class in the masks that were given, as --classes has it."""
+        return self.colour or f"{self.value}" + ("" if self.last is None else f"-{self.last}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +129,9 @@ class Manifest:
         schema: version of this layout.
         classes: in the order of their ids; the first is the background.
         ignore_value: the value of masks, as given, that marked pixels not to count.
+        ignore_colour: #rrggbb of masks that did, where classes are colours.
+        threshold: the first value of masks, as given, of the second of two classes, whose own
+            values then say nothing of those masks.
         channels: of every image.
         bit_depth: 8, 16 or 32, of `dtype`.
         dtype: "uint8", "uint16" or "float32", of stored images.
@@ -137,6 +154,8 @@ class Manifest:
     seed: int = 0
     draw: Draw | None = None
     ignore_value: int | None = None
+    ignore_colour: str | None = None
+    threshold: float | None = None
     origin: str = ""
     licence: str = ""
     leaks: tuple[tuple[str, ...], ...] = ()

@@ -11,10 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from trainer.data import images, records, sources
+from trainer.data import classes, images, labels, records, sources
 from trainer.errors import InputError
-
-SHOWN = 5  # values or names in a message before "…"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +23,13 @@ class Pair:
         image: where the image is.
         mask: where its mask is.
         boxes: (name, top, left, height, width) of the examples to be made of them.
+        content: digest of the pixels of both, as the first pass found them.
     """
 
     image: sources.Source
     mask: sources.Source
     boxes: tuple[tuple[str, int, int, int, int], ...] = ()
+    content: bytes = b""
 
     @property
     def name(self) -> str:
@@ -49,8 +49,9 @@ class Survey:
         colours: number of its channels but for alpha.
         is_grey: whether it has one channel or three equal ones.
         alpha: "none", "opaque" or "varies".
-        values: that occur in the mask, ascending.
-        digest: of the pixels; equal for a grey image however it is stored.
+        mask: what there is in the mask.
+        digest: of the image's pixels; equal for a grey image however it is stored.
+        content: of the pixels of both, as they are stored.
     """
 
     pair: Pair
@@ -60,16 +61,16 @@ class Survey:
     colours: int
     is_grey: bool
     alpha: str
-    values: tuple[int, ...]
+    mask: labels.Seen
     digest: bytes
+    content: bytes
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
     """How every example is stored; see `records.Manifest`."""
 
-    classes: tuple[records.Class, ...]
-    ignore_value: int | None
+    rule: labels.Rule
     channels: int
     dtype: str
 
@@ -79,23 +80,15 @@ class Format:
         return records.choose_encoding(self.dtype, self.channels)
 
 
-def examine(pair: Pair, max_pixels: int) -> Survey:
+def examine(pair: Pair, max_pixels: int, given: classes.Given) -> Survey:
     """Reads a pair and says what there is.
 
     Raises:
-        InputError: if a file is unreadable or too large, or the two do not fit.
+        InputError: if a file is unreadable or too large, or the two do not fit, or the mask has
+            no values that `given` makes classes of.
     """
-    pixels = images.read_image(pair.image, max_pixels)
-    mask = images.class_values(images.read_mask(pair.mask, max_pixels), pair.mask.label)
+    pixels, mask = read(pair, max_pixels)
     height, width = pixels.values.shape[:2]
-    if mask.shape != (height, width):
-        raise InputError(
-            f"{pair.mask.label} is {mask.shape[0]}×{mask.shape[1]} (height × width), but its image "
-            f"{pair.image.label} is {height}×{width}; they must be equal."
-        )
-    values = np.unique(mask)
-    if len(values) > records.MAX_CLASSES + 1:  # one may be --ignore
-        raise InputError(_too_many(pair.mask.label, len(values)))
     grey = pixels.is_grey
     return Survey(
         pair=pair,
@@ -105,61 +98,46 @@ def examine(pair: Pair, max_pixels: int) -> Survey:
         colours=pixels.colours.shape[2],
         is_grey=grey,
         alpha="none" if not pixels.alpha else "opaque" if pixels.is_opaque else "varies",
-        values=tuple(int(value) for value in values),
+        mask=labels.look(mask, given, pair.mask.label),
         digest=_digest(pixels.colours[..., :1] if grey else pixels.colours),
+        content=_content(pixels, mask),
     )
+
+
+def read(pair: Pair, max_pixels: int) -> tuple[images.Pixels, images.Mask]:
+    """Returns an image and its mask.
+
+    Raises:
+        InputError: if a file is unreadable or too large, or the two do not fit, or they are not
+            those that were seen before.
+    """
+    pixels = images.read_image(pair.image, max_pixels)
+    mask = images.read_mask(pair.mask, max_pixels)
+    size, mask_size = pixels.values.shape[:2], mask.values.shape[:2]
+    if mask_size != size:
+        raise InputError(
+            f"{pair.mask.label} is {mask_size[0]}×{mask_size[1]} (height × width), but its image "
+            f"{pair.image.label} is {size[0]}×{size[1]}; they must be equal."
+        )
+    if pair.content and pair.content != _content(pixels, mask):
+        raise InputError(
+            f"{pair.image.label} or its mask {pair.mask.label} changed while the data were "
+            "prepared; prepare them again when nothing writes there."
+        )
+    return pixels, mask
+
+
+def _content(pixels: images.Pixels, mask: images.Mask) -> bytes:
+    palette = b"" if mask.palette is None else mask.palette.tobytes()
+    return hashlib.blake2b(
+        _digest(pixels.values) + _digest(mask.values) + palette, digest_size=16
+    ).digest()
 
 
 def _digest(values: np.ndarray) -> bytes:
     digest = hashlib.blake2b(repr((values.shape, values.dtype.name)).encode(), digest_size=16)
     digest.update(np.ascontiguousarray(values).data)
     return digest.digest()
-
-
-def _too_many(label: str, count: int) -> str:
-    return (
-        f"{label} has {count} distinct values, more than {records.MAX_CLASSES} classes: that is "
-        "not a mask; check --masks."
-    )
-
-
-def parse_classes(text: str, ignore: int | None) -> tuple[records.Class, ...]:
-    """Returns the classes of `0,255` or `background:0,nucleus:255`, none of an empty text."""
-    classes = tuple(_parse_class(text, entry) for entry in text.split(",")) if text else ()
-    for field in ("name", "value"):
-        counts = collections.Counter(str(getattr(entry, field)) for entry in classes)
-        for repeated, count in counts.items():
-            if count > 1:
-                raise InputError(
-                    f"--classes={text} gives the {field} {repeated} twice; each class needs its "
-                    "own."
-                )
-    if text and not 2 <= len(classes) <= records.MAX_CLASSES:
-        raise InputError(
-            f"--classes={text} gives {len(classes)} classes; expected 2 to {records.MAX_CLASSES}, "
-            "the background first."
-        )
-    for entry in classes:
-        if entry.value == ignore:
-            raise InputError(
-                f"--ignore={ignore} is also the value of class {entry.name} of --classes={text}; "
-                "drop one of them."
-            )
-    return classes
-
-
-def _parse_class(text: str, entry: str) -> records.Class:
-    name, colon, value = entry.strip().rpartition(":")
-    try:
-        number = int(value)
-        if colon and not name.strip():
-            raise ValueError
-    except ValueError:
-        raise InputError(
-            f"--classes={text}: {entry!r} is neither VALUE nor NAME:VALUE with a whole number; "
-            "write 0,255 or background:0,nucleus:255."
-        ) from None
-    return records.Class(name.strip() or str(number), number)
 
 
 def parse_channels(text: str) -> int | None:
@@ -169,43 +147,6 @@ def parse_channels(text: str) -> int | None:
     if not text.isdecimal() or int(text) < 1:
         raise InputError(f"--channels={text} is neither auto nor a number of channels, 1 or more.")
     return int(text)
-
-
-def choose_classes(
-    surveys: Sequence[Survey], classes: tuple[records.Class, ...], ignore: int | None
-) -> tuple[tuple[records.Class, ...], list[str]]:
-    """Returns the classes, those that occur if none are given, and notes.
-
-    Raises:
-        InputError: if a mask has another value, or all have too many or only one.
-    """
-    if classes:
-        _check_values(surveys, [ignore, *(entry.value for entry in classes)], classes)
-        return classes, []
-    found = sorted({value for one in surveys for value in one.values if value != ignore})
-    if len(found) > records.MAX_CLASSES:
-        raise InputError(_too_many("The set of all masks", len(found)))
-    if len(found) < 2:
-        raise InputError(
-            f"The masks have one value only ({_some(found)}); there is nothing to tell apart. "
-            "Check --masks, or name the classes with --classes."
-        )
-    names = ",".join(str(value) for value in found)
-    note = f"Classes found: --classes={names}; give them names with NAME:VALUE."
-    return tuple(records.Class(str(value), value) for value in found), [note]
-
-
-def _check_values(
-    surveys: Sequence[Survey], known: Sequence[int | None], classes: tuple[records.Class, ...]
-) -> None:
-    for one in surveys:
-        unknown = [value for value in one.values if value not in known]
-        if unknown:
-            expected = ",".join(f"{entry.name}:{entry.value}" for entry in classes)
-            raise InputError(
-                f"{one.pair.mask.label} has the value {_some(unknown)}, which is not in "
-                f"--classes={expected}; add it, or give it as --ignore."
-            )
 
 
 def choose_channels(surveys: Sequence[Survey], channels: int | None) -> tuple[int, list[str]]:
@@ -281,8 +222,3 @@ def choose_dtype(surveys: Sequence[Survey]) -> tuple[str, list[str]]:
             "rule makes them comparable: convert one kind."
         )
     return next(iter(counts)), []
-
-
-def _some(values: Sequence[int]) -> str:
-    shown = ", ".join(str(value) for value in values[:SHOWN])
-    return f"{shown}, …" if len(values) > SHOWN else shown

@@ -1,0 +1,164 @@
+"""Tests of which class each pixel of a mask is of."""
+
+import numpy as np
+import pytest
+
+from trainer.data import classes, images, labels, records
+from trainer.data.classes import Given
+from trainer.data.labels import Rule, Shape
+from trainer.errors import InputError
+
+PALETTE = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8)
+COLOURS = classes.parse("background:#000000,tumour:#ff0000", "#00FF00", None)
+
+
+def _mask(values, dtype=np.uint8, **options):
+    values = np.asarray(values, dtype)
+    return images.Mask(values, options.pop("bits", 8 * values.itemsize), **options)
+
+
+def _message(function, *arguments):
+    with pytest.raises(InputError) as error:
+        function(*arguments)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def _ids(mask, given):
+    return labels.class_ids(mask, Rule(given, given.classes), "M").tolist()
+
+
+# Class ids ----------------------------------------------------------------------------------------
+
+
+def test_ids_are_the_places_of_values_and_ranges():
+    given = classes.parse("background:0,cell:1-65535", "70000", None)
+    mask = _mask([[0, 1, 65535, 70000]], np.int32)
+    assert _ids(mask, given) == [[0, 1, 1, records.IGNORE]]
+    assert _ids(_mask([[2, 0]], np.float32), given) == [[1, 0]]
+
+
+def test_ids_are_the_places_of_colours_however_they_are_stored():
+    colours = _mask([[[0, 0, 0], [255, 0, 0], [0, 255, 0]]])
+    assert _ids(colours, COLOURS) == [[0, 1, records.IGNORE]]
+    swapped = _mask([[1, 0, 2]], palette=PALETTE[[1, 0, 2]])
+    assert _ids(swapped, COLOURS) == [[0, 1, records.IGNORE]]
+    white = classes.parse("a:#000000,b:#ffffff", "", None)
+    assert _ids(_mask([[0, 1]], bits=1), white) == [[0, 1]]
+    assert _ids(_mask([[0, 255]], white_is_zero=True), white) == [[1, 0]]
+    assert _ids(_mask([[0, 3]], palette=np.full((1, 3), 255, np.uint8)), white) == [[1, 0]]
+
+
+def test_ids_are_the_sides_of_a_threshold():
+    given = classes.parse("", "7", 128)
+    for lossy in (False, True):
+        mask = _mask([[[value] * 3 for value in (0, 7, 127, 128, 255)]], lossy=lossy)
+        assert _ids(mask, given) == [[0, records.IGNORE, 0, 1, 1]]
+    assert _ids(_mask([[False, True]], bool), given) == [[0, 1]]
+    greys = np.repeat([[0], [200]], 3, axis=1).astype(np.uint8)
+    assert _ids(_mask([[0, 1]], palette=greys), given) == [[0, 1]]
+    half = classes.parse("", "", 0.5)
+    assert _ids(_mask([[0.49, 0.5]], np.float32), half) == [[0, 1]]
+    assert _message(_ids, _mask([[np.nan]], np.float32), half) == (
+        "M has values that are not finite; a mask has class values."
+    )
+    assert _message(_ids, _mask([[0, 1]], palette=PALETTE), given) == (
+        "M has a palette with the colour #ff0000, and --threshold is for greys; name classes by "
+        "colour: --classes=background:#000000,tumour:#ff0000."
+    )
+
+
+def test_one_channel_for_each_class_gives_the_place_of_the_one_that_is_set():
+    for one in (1, 255, True, 1.0):
+        hot = np.array([[[one, 0, 0, 0], [0, 0, one, 0], [0, 0, 0, one]]])
+        assert labels.read(_mask(hot, hot.dtype), Given(), "M").pixels.tolist() == [[0, 2, 3]]
+    ones = np.eye(3, dtype=np.uint8)[[[0, 2, 1]]]
+    assert labels.read(_mask(ones), Given(), "M").pixels.tolist() == [[0, 2, 1]]
+    for broken in ([[[1, 1, 0, 0]]], [[[0, 0, 0, 0], [0, 0, 0, 1]]], [[[0, 1, 2, 0]]]):
+        assert _message(labels.read, _mask(broken), Given(), "M") == (
+            "M has 4 channels, of which not one alone is set at each pixel; a mask has one class a "
+            "pixel: one channel of values, or a channel for each class."
+        )
+
+
+def test_one_bit_is_1_where_white_is_shown_but_bytes_are_as_they_are_stored():
+    turned = labels.read(_mask([[0, 1]], bits=1, white_is_zero=True), Given(), "M")
+    assert (turned.pixels.tolist(), turned.kind) == ([[1, 0]], "bits")
+    seen = labels.look(_mask([[0, 255]], white_is_zero=True), Given(), "M")
+    assert (seen.values, seen.is_turned) == ((0, 255), True)
+
+
+def test_colours_ask_for_classes_by_colour():
+    mask = _mask([[[9, 0, 0], [0, 0, 0]]])
+    assert _message(labels.look, mask, Given(), "M") == (
+        "M is in colour, and a mask has one class value a pixel; name the classes by colour: "
+        "--classes=#000000,#090000."
+    )
+    noise = np.arange(300 * 3).reshape(1, 300, 3) // 4
+    assert _message(labels.look, _mask(noise), Given(), "M").endswith(
+        "it has 256 colours: that is not a mask; check --masks."
+    ) or "colours" in _message(labels.look, _mask(noise), Given(), "M")
+
+
+def test_a_colour_that_is_no_class_is_named():
+    mask = _mask([[[0, 0, 0], [128, 0, 0], [0, 255, 0], [255, 0, 0]]])
+    assert _message(labels.look, mask, COLOURS, "M") == (
+        "M has the colour #800000 (25.00% of its pixels), which is not in "
+        "--classes=background:#000000,tumour:#ff0000; add it, give it as --ignore, or, if it comes "
+        "of smoothed edges or a lossy format, save masks without either."
+    )
+    assert _message(labels.look, _mask([[[0, 0, 0]]], lossy=True), COLOURS, "M") == (
+        "M is a JPEG, whose compression changes colours; save masks as PNG."
+    )
+    assert _message(labels.look, _mask([[0, 300]], np.uint16), COLOURS, "M") == (
+        "M has uint16 values, and --classes names colours, which are of 8 bits; save it as RGB or "
+        "with a palette, or name classes by value."
+    )
+
+
+def test_a_value_that_was_not_there_before_is_refused():
+    given = classes.parse("0,255", "", None)
+    assert _message(_ids, _mask([[0, 254]]), given) == (
+        "M changed while it was prepared: it has a value now that is of no class; prepare again "
+        "when nothing writes to it."
+    )
+
+
+# What is seen -------------------------------------------------------------------------------------
+
+
+def test_the_pieces_of_each_value_are_counted():
+    mask = _mask(
+        [
+            [1, 1, 1, 0, 2],
+            [1, 0, 1, 0, 0],
+            [1, 1, 1, 2, 2],
+            [0, 0, 0, 2, 2],
+        ]
+    )
+    seen = labels.look(mask, Given(), "M")
+    assert seen.values == (0, 1, 2)
+    # 0 has a piece in the hole, one at the right and one below; 1 a ring; 2 a pixel and a square.
+    assert seen.shapes == (Shape(7, 3, 0), Shape(8, 0, 0), Shape(5, 2, 1))
+
+
+def test_of_given_classes_only_the_first_value_is_kept():
+    mask = _mask(np.arange(1000).reshape(10, 100), np.uint16)
+    seen = labels.look(mask, classes.parse("background:0,cell:1-989", "999", None), "M")
+    assert seen.values == (0, 1, 990, 991, 992, 993, 994, 995)
+
+
+def test_a_palette_whose_indices_are_their_own_greys_has_plain_values():
+    greys = np.repeat(np.arange(256)[:, np.newaxis], 3, axis=1).astype(np.uint8)
+    assert labels.look(_mask([[0, 9]], palette=greys), Given(), "M").kind == "plain"
+    seen = labels.look(_mask([[0, 1]], palette=PALETTE), Given(), "M")
+    assert (seen.kind, seen.shown) == ("palette", (0, 0xFF0000))
+
+
+def test_too_many_values_are_no_classes():
+    mask = _mask(np.arange(300).reshape(10, 30), np.uint16)
+    assert _message(labels.look, mask, Given(), "M") == (
+        "M has 300 distinct values, more than 255 classes. If they are instance numbers, give "
+        "--classes=background:0,object:1-65535; if they are two classes smoothed, --threshold=150; "
+        "else that is not a mask: check --masks."
+    )

@@ -1,0 +1,312 @@
+"""Whether the masks of a set mean the same by their values, and which classes they have.
+
+What may not be what the user means is refused or warned of, with the flag that says what is meant.
+"""
+
+import collections
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
+
+from trainer.data import records
+from trainer.data.classes import Given, as_text, bounds
+from trainer.data.labels import SHOWN, Rule, Seen, Shape, hexadecimal, is_grey
+from trainer.errors import InputError
+
+BINARY = {1, 255, 65535}  # what a foreground is in masks of one class, by who writes them
+MANY = 10  # classes that are found before it is asked whether they are classes
+FEW = 4  # objects, or values of smoothed edges, that may be classes all the same
+NEAR = 16  # of an end of the range, what JPEG makes of it
+LISTED = 30  # values that a message gives as --classes
+THIN = 0.25  # blocks a pixel; a line two pixels wide has half a block for each of its pixels
+KINDS = {"bits": "of 1 bit", "palette": "with a palette"}
+
+
+def settle(seen: Sequence[Seen], given: Given) -> tuple[Rule, list[str], list[str]]:
+    """Returns the rule for all masks of a set, notes and warnings.
+
+    Args:
+        seen: the masks, in order.
+        given: what the user says of them.
+
+    Raises:
+        InputError: masks contradict one another or what is given, or their values look like
+            something else than classes.
+    """
+    warnings = _warnings_of_turned(seen)
+    if given.by_colour:
+        return Rule(given, given.classes), [], warnings
+    if given.threshold is not None:
+        _check_threshold(seen, given.threshold)
+        return Rule(given, given.classes), [], warnings
+    as_shown, notes = _as_shown(seen, given)
+    _check_palettes([one for one in seen if one.kind not in as_shown])
+    values = [_taken(one, as_shown) - {given.ignore} for one in seen]
+    if given.classes:
+        _check_known(seen, values, given)
+        return Rule(given, given.classes, as_shown), notes, warnings
+    found = sorted(set().union(*values))
+    _check_several(found)
+    _check_foregrounds(seen, values, found)
+    _check_instances(seen, values, found)
+    _check_smoothed(seen, found)
+    _check_not_too_many(found)
+    if len(found) > MANY and not any(one.kind == "palette" for one in seen):
+        warnings.append(_of_many(found))
+    classes = tuple(records.Class(str(value), value) for value in found)
+    names = ",".join(str(value) for value in found)
+    notes.append(f"Classes found: --classes={names}; give them names with NAME:VALUE.")
+    return Rule(given, classes, as_shown), notes, warnings
+
+
+def _warnings_of_turned(seen: Sequence[Seen]) -> list[str]:
+    turned = sum(one.is_turned for one in seen)
+    if not turned:
+        return []
+    return [
+        f"Warning: {turned} of {len(seen)} masks are TIFFs in which 0 is shown white, such as "
+        "ImageJ's with an inverting table; their values are taken as they are stored. If what is "
+        "white in a viewer is meant, save them without that table, or give the values the other "
+        "way round, such as --classes=background:255,foreground:0."
+    ]
+
+
+def _check_threshold(seen: Sequence[Seen], threshold: float) -> None:
+    ends = [end for one in seen for end in one.values]
+    if not ends or min(ends) >= threshold or max(ends) < threshold:
+        between = f"{min(ends):g} to {max(ends):g}" if ends else "none that counts"
+        raise InputError(
+            f"--threshold={threshold:g} tells nothing apart in masks whose values are {between}; "
+            "give one between them."
+        )
+
+
+# What a value means -------------------------------------------------------------------------------
+
+
+def _as_shown(seen: Sequence[Seen], given: Given) -> tuple[frozenset[str], list[str]]:
+    """Returns the kinds of masks to be taken by the grey that is shown, and notes.
+
+    Bits and indices beside plain values: of 0 and 1, the 1 may be the others' 1, or their white.
+    """
+    plain = {value for one in seen if one.kind == "plain" for value in one.values}
+    classes = given.classes or tuple(records.Class(str(value), int(value)) for value in plain)
+    compared = given.classes or plain - {0}
+    as_shown, notes = set(), []
+    for kind, described in KINDS.items():
+        masks = [one for one in seen if one.kind == kind]
+        pairs = {pair for one in masks for pair in zip(one.values, one.shown, strict=True)}
+        if not masks or not compared or not all(is_grey(colour) for _, colour in pairs):
+            continue
+        places = [
+            tuple(_place(value, classes, given.ignore) for value in (index, colour & 0xFF))
+            for index, colour in pairs
+        ]
+        fits, fits_shown = (None not in column for column in zip(*places, strict=True))
+        if (
+            fits
+            and fits_shown
+            and any(a != b for a, b in places)
+            or (not fits and not fits_shown and not given.classes)
+        ):
+            raise InputError(_of_mixed(masks[0], seen, described))
+        if fits_shown and not fits:
+            as_shown.add(kind)
+            notes.append(
+                f"{len(masks)} of {len(seen)} masks are {described}; "
+                "their greys are taken for values, as in the others."
+            )
+    return frozenset(as_shown), notes
+
+
+def _place(value: float, classes: Sequence[records.Class], ignore: int | None) -> int | None:
+    """Returns the id of a value's class, -1 of what does not count, None of what is unknown."""
+    if value == ignore:
+        return -1
+    for index, entry in enumerate(classes):
+        low, high = bounds(entry)
+        if low <= value <= high:
+            return index
+    return None
+
+
+def _of_mixed(one: Seen, seen: Sequence[Seen], described: str) -> str:
+    other = next(other for other in seen if other.kind == "plain" and set(other.values) - {0})
+    greys = _some([colour & 0xFF for colour in one.shown])
+    return (
+        f"{one.label} is {described}: its values {_some(one.values)} are shown as {greys}. Which "
+        f"of these the values {_some(other.values)} of {other.label} stand beside cannot be told; "
+        "save all masks with 8 bits, or name the classes: --classes=background:0,nucleus:255."
+    )
+
+
+def _taken(one: Seen, as_shown: Collection[str]) -> set[Any]:
+    return {colour & 0xFF for colour in one.shown} if one.kind in as_shown else set(one.values)
+
+
+def _check_palettes(seen: Sequence[Seen]) -> None:
+    """Raises InputError if an index has two colours, or a colour two indices, in two masks."""
+    colour_of: dict[float, tuple[int, Seen]] = {}
+    index_of: dict[int, tuple[float, Seen]] = {}
+    counts = (collections.Counter(one.shown) for one in seen)
+    vague = {colour for count in counts for colour in count if count[colour] > 1}
+    for one in seen:
+        for index, colour in zip(one.values, one.shown, strict=bool(one.shown)):
+            first, other = colour_of.setdefault(index, (colour, one))
+            if first != colour and not _is_bit_in_colour(one, colour, other, first):
+                raise InputError(_of_palettes(other, index, first, one, index, colour))
+            at, other = index_of.setdefault(colour, (index, one))
+            if at != index and colour not in vague:
+                raise InputError(_of_palettes(other, at, colour, one, index, colour))
+
+
+def _is_bit_in_colour(one: Seen, colour: int, other: Seen, first: int) -> bool:
+    """Whether one mask has bits and the other shows them in colour, such as 1 in red."""
+    return {one.kind, other.kind} == {"bits", "palette"} and not (
+        is_grey(colour) and is_grey(first)
+    )
+
+
+def _of_palettes(
+    one: Seen, index: float, colour: int, other: Seen, second: float, shown: int
+) -> str:
+    return (
+        f"{one.label} shows index {index} as {hexadecimal(colour)} and {other.label} shows index "
+        f"{second} as {hexadecimal(shown)}: their palettes differ. Name the classes by colour, "
+        "--classes=background:#000000,tumour:#ff0000, or save all masks with one palette."
+    )
+
+
+def _check_known(seen: Sequence[Seen], values: Sequence[set[Any]], given: Given) -> None:
+    for one, held in zip(seen, values, strict=True):
+        unknown = sorted(v for v in held if _place(v, given.classes, given.ignore) is None)
+        if unknown:
+            raise InputError(
+                f"{one.label} has the value {_some(unknown)}, which is not in --classes="
+                f"{as_text(given.classes)}; add it, or give it as --ignore."
+            )
+
+
+# Whether values are classes -----------------------------------------------------------------------
+
+
+def _check_several(found: Sequence[int]) -> None:
+    if len(found) < 2:
+        raise InputError(
+            f"The masks have one value only ({_some(found)}); there is nothing to tell apart. "
+            "Check --masks, or name the classes with --classes."
+        )
+
+
+def _check_not_too_many(found: Sequence[int]) -> None:
+    if len(found) > records.MAX_CLASSES:
+        raise InputError(
+            f"The set of all masks has {len(found)} distinct values, more than "
+            f"{records.MAX_CLASSES} classes. {_remedies(found)} else these are no masks: check "
+            "--masks."
+        )
+
+
+def _check_foregrounds(
+    seen: Sequence[Seen], values: Sequence[set[Any]], found: Sequence[int]
+) -> None:
+    """Raises InputError where one foreground has several values, each in masks of its own."""
+    fronts = [value for value in found if value]
+    if len(fronts) < 2 or not BINARY.issuperset(fronts):
+        return
+    if any(len(held & BINARY) > 1 for held in values):
+        return
+    first = {
+        v: next(one for one, held in zip(seen, values, strict=True) if v in held) for v in fronts
+    }
+    told = ", ".join(f"{value} in {one.label}" for value, one in first.items())
+    raise InputError(
+        f"The masks have the foreground {told}, and no mask has both. If it is one class, give "
+        f"--classes=background:0,foreground:1-{fronts[-1]}; if not, --classes="
+        f"{_all(found)}."
+    )
+
+
+def _check_instances(
+    seen: Sequence[Seen], values: Sequence[set[Any]], found: Sequence[int]
+) -> None:
+    """Raises InputError where values look like the numbers of objects: 1, 2, … in each mask."""
+    fronts = found[1:]
+    held = [sorted(one - {found[0]}) for one in values]
+    held = [one for one in held if one]
+    pieces = [
+        shape.pieces
+        for one in seen
+        for value, shape in zip(one.values, one.shapes, strict=False)
+        if value != found[0]
+    ]
+    if len(fronts) <= FEW or not pieces or _share(n == 1 for n in pieces) < 0.8:
+        return
+    runs = _share(one == list(range(fronts[0], fronts[0] + len(one))) for one in held)
+    owners = collections.Counter(value for one in held for value in one)
+    if (
+        len({len(one) for one in held}) > 1
+        and runs >= 0.9
+        or (len(held) > 1 and _share(count == 1 for count in owners.values()) >= 0.9)
+    ):
+        raise InputError(
+            f"The masks have {len(found)} values ({_some(found)}), and each is one object where "
+            f"it occurs: they look like instance numbers. Give --classes=background:{found[0]},"
+            f"object:{fronts[0]}-{fronts[-1]}, or name them as classes: "
+            f"--classes={_all(found)}."
+        )
+
+
+def _check_smoothed(seen: Sequence[Seen], found: Sequence[int]) -> None:
+    """Raises InputError where most values are thin rims between others, or next to the ends."""
+    shapes: dict[float, list[Shape]] = collections.defaultdict(list)
+    for one in seen:
+        for value, shape in zip(one.values, one.shapes, strict=False):
+            shapes[value].append(shape)
+    low, high = found[0], found[-1]
+    inner = [value for value in found[1:-1] if value in shapes]
+    thin = [value for value in inner if _is_thin(shapes[value])]
+    thick = len(found) - len(thin)
+    near_ends = all(min(value - low, high - value) <= NEAR for value in thin)
+    by_jpeg = inner == thin and near_ends and high - low > 4 * NEAR
+    if thin and (by_jpeg or (len(thin) >= FEW and len(thin) > thick)):
+        raise InputError(
+            f"The masks have {len(found)} values ({_some(found)}), {len(thin)} of them only in "
+            "rims or specks: they look smoothed, or once saved as JPEG. Give "
+            f"--threshold={(low + high + 1) // 2} for two classes, save them anew without, or "
+            f"name them as classes: --classes={_all(found)}."
+        )
+
+
+def _is_thin(shapes: Sequence[Shape]) -> bool:
+    pixels, blocks = (sum(getattr(shape, key) for shape in shapes) for key in ("pixels", "blocks"))
+    return blocks < THIN * pixels
+
+
+def _of_many(found: Sequence[int]) -> str:
+    return (
+        f"Warning: the masks have {len(found)} values ({_some(found)}), and each becomes a class. "
+        f"{_remedies(found)} --classes names them and ends this warning."
+    )
+
+
+def _remedies(found: Sequence[int]) -> str:
+    return (
+        f"If they are instance numbers, give --classes=background:{found[0]},object:{found[1]}-"
+        f"{found[-1]}; if they are two classes smoothed, --threshold="
+        f"{(found[0] + found[-1] + 1) // 2};"
+    )
+
+
+def _share(hits: Iterable[bool]) -> float:
+    held = list(hits)
+    return sum(held) / len(held)
+
+
+def _all(found: Sequence[int]) -> str:
+    """Returns what names each value as a class; only the beginning of a long line."""
+    return ",".join(str(value) for value in found[:LISTED]) + ",…" * (len(found) > LISTED)
+
+
+def _some(values: Sequence[float]) -> str:
+    shown = ", ".join(str(value) for value in values[:SHOWN])
+    return f"{shown}, …" if len(values) > SHOWN else shown

@@ -1,0 +1,340 @@
+"""Which class each pixel of a mask is of: by value, by range, by colour or by a threshold.
+
+A mask has numbers as they are stored, the indices of a palette among them; if classes are named by
+colour, what counts is the colour that is shown.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from trainer.data import images, records
+from trainer.data.classes import Given, as_text, bounds
+from trainer.errors import InputError
+
+MAX_VALUES = records.MAX_CLASSES + 1  # of a mask whose classes are not given: one may be --ignore
+SHOWN = 5  # values in a message before "…"
+WHITE = 0xFFFFFF
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What makes class ids of every mask of a set; decided when all were seen.
+
+    Attributes:
+        given: what the user says.
+        classes: in the order of their ids.
+        as_shown: kinds of masks that are taken by the grey that is shown, see `Values`.
+    """
+
+    given: Given
+    classes: tuple[records.Class, ...]
+    as_shown: frozenset[str] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True)
+class Values:
+    """The values of a mask.
+
+    Attributes:
+        pixels: [H, W], integers; any numbers if they are held to a threshold.
+        kind: "plain", "bits" (0 and 1 in the file), "palette" (indices) or "colours" (0xRRGGBB).
+        shown: the colours that bits and indices stand for.
+    """
+
+    pixels: np.ndarray
+    kind: str = "plain"
+    shown: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """How the pixels of a value lie.
+
+    Attributes:
+        pixels: their number.
+        pieces: connected parts (by sides) less holes.
+        blocks: squares of 2×2 pixels that have the value; few of a thin line.
+    """
+
+    pixels: int
+    pieces: int
+    blocks: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What was seen in a mask.
+
+    Attributes:
+        label: how messages call it.
+        kind: see `Values`.
+        values: that occur, ascending; of a class that is given, its first value only; of masks
+            that are held to a threshold, the least and the greatest.
+        shown: the colours they stand for, of bits and of indices.
+        shapes: of each value, where classes are not given and there are more than two values.
+        is_turned: whether 0 is shown white, and yet values are taken as they are stored.
+    """
+
+    label: str
+    kind: str
+    values: tuple[float, ...]
+    shown: tuple[int, ...] = ()
+    shapes: tuple[Shape, ...] = ()
+    is_turned: bool = False
+
+
+# A mask's values ----------------------------------------------------------------------------------
+
+
+def read(mask: images.Mask, given: Given, label: str) -> Values:
+    """Returns the values of a mask.
+
+    Raises:
+        InputError: it has no exact values, or none of the kind that `given` asks for.
+    """
+    if given.by_colour:
+        return Values(_colours(mask, label), "colours")
+    if mask.palette is not None:
+        shown = _table(mask.palette)
+        used = np.unique(mask.values)
+        is_itself = np.array_equal(shown[used], used.astype(np.int32) * 0x010101)
+        values = Values(mask.values) if is_itself else Values(mask.values, "palette", shown)
+    elif mask.bits == 1 or mask.values.dtype == bool:
+        bits = mask.values.astype(np.uint8)
+        # What stands for black is the writer's affair in one bit; in ImageJ's bytes it is not.
+        values = Values(1 - bits if mask.white_is_zero else bits, "bits", np.array([0, WHITE]))
+    else:
+        values = Values(_plain(mask, given, label))
+    if given.threshold is not None and values.shown is not None:
+        return Values(shown_greys(values, label)[values.pixels])
+    return values
+
+
+def shown_greys(values: Values, label: str) -> np.ndarray:
+    """Returns the greys that bits or indices stand for, uint8 [N], of those that occur.
+
+    Raises:
+        InputError: a colour is among them.
+    """
+    assert values.shown is not None
+    for colour in values.shown[np.unique(values.pixels)]:
+        if not is_grey(colour):
+            raise InputError(
+                f"{label} has a palette with the colour {hexadecimal(colour)}, and --threshold is "
+                "for greys; name classes by colour: --classes=background:#000000,tumour:#ff0000."
+            )
+    return (values.shown & 0xFF).astype(np.uint8)
+
+
+def _plain(mask: images.Mask, given: Given, label: str) -> np.ndarray:
+    values = mask.values
+    if values.ndim == 3 and _is_one_hot(values):
+        return values.argmax(axis=2).astype(np.uint8)
+    if values.ndim == 3 and values.shape[2] != 3:
+        raise InputError(
+            f"{label} has {values.shape[2]} channels, of which not one alone is set at each pixel; "
+            "a mask has one class a pixel: one channel of values, or a channel for each class."
+        )
+    if values.ndim == 3:
+        if not images.Pixels(values, False).is_grey:
+            raise InputError(_of_colours(mask, label))
+        values = values[..., 0]
+    if given.threshold is None:
+        return images.class_values(dataclasses.replace(mask, values=values), label)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise InputError(f"{label} has values that are not finite; a mask has class values.")
+    return values
+
+
+def _of_colours(mask: images.Mask, label: str) -> str:
+    """Returns what to do about a mask in colour, with its own colours if they are few."""
+    shown = f"{label} is in colour, and a mask has one class value a pixel"
+    if mask.lossy or mask.values.dtype != np.uint8:
+        return f"{shown}; save it as a grey or palette PNG."
+    colours = np.unique(_packed(mask.values))
+    if len(colours) > MAX_VALUES:
+        return f"{shown}; it has {len(colours)} colours: that is not a mask; check --masks."
+    named = [hexadecimal(colour) for colour in colours[: 2 * SHOWN]]
+    more = ",…" if len(colours) > len(named) else ""
+    return f"{shown}; name the classes by colour: --classes={','.join(named)}{more}."
+
+
+def _is_one_hot(values: np.ndarray) -> bool:
+    """Whether one channel alone is set at each pixel; pure red, green and blue are colours."""
+    highest = values.max(initial=0)
+    is_set = values == highest
+    return bool(
+        highest
+        and (values.shape[2] != 3 or highest == 1)
+        and (is_set | (values == 0)).all()
+        and (is_set.sum(axis=2) == 1).all()
+    )
+
+
+def _colours(mask: images.Mask, label: str) -> np.ndarray:
+    """Returns the colours that are shown, int32 0xRRGGBB [H, W]."""
+    values = mask.values
+    if mask.lossy:
+        raise InputError(
+            f"{label} is a JPEG, whose compression changes colours; save masks as PNG."
+        )
+    if mask.palette is not None:
+        return _table(mask.palette)[values]
+    if mask.bits == 1 or values.dtype == bool:
+        values = values.astype(np.uint8) * np.uint8(255)
+    if values.dtype != np.uint8 or values.ndim == 3 and values.shape[2] != 3:
+        raise InputError(
+            f"{label} has {values.dtype} values, and --classes names colours, which are of 8 bits; "
+            "save it as RGB or with a palette, or name classes by value."
+        )
+    if mask.white_is_zero:
+        values = 255 - values
+    return _packed(values if values.ndim == 3 else np.repeat(values[..., None], 3, axis=2))
+
+
+def _table(palette: np.ndarray) -> np.ndarray:
+    """Returns what each index stands for, int32 0xRRGGBB [256]; black beyond the palette."""
+    return _packed(np.pad(palette, ((0, 256 - len(palette)), (0, 0))))
+
+
+def _packed(colours: np.ndarray) -> np.ndarray:
+    red, green, blue = (colours[..., k].astype(np.int32) for k in range(3))
+    return red << 16 | green << 8 | blue
+
+
+def is_grey(colour: int) -> bool:
+    """Whether a colour 0xRRGGBB is one of the greys."""
+    return colour == (colour & 0xFF) * 0x010101
+
+
+def hexadecimal(colour: int) -> str:
+    """Returns a colour 0xRRGGBB as #rrggbb."""
+    return f"#{colour:06x}"
+
+
+# The two passes -----------------------------------------------------------------------------------
+
+
+def look(mask: images.Mask, given: Given, label: str) -> Seen:
+    """Returns what a mask has.
+
+    Raises:
+        InputError: it has what no class can be made of, whatever other masks have.
+    """
+    found = read(mask, given, label)
+    pixels, kind = found.pixels, found.kind
+    is_turned = mask.white_is_zero and kind == "plain"
+    if given.threshold is not None:
+        kept = pixels if given.ignore is None else pixels[pixels != given.ignore]
+        ends = (float(kept.min()), float(kept.max())) if kept.size else ()
+        return Seen(label, kind, ends, is_turned=is_turned)
+    values, ids = _numbered(pixels)
+    if kind == "colours":
+        _check_colours(label, values, np.bincount(ids.ravel()), given)
+        return Seen(label, kind, ())
+    if given.classes and kind == "plain":
+        return Seen(label, kind, _of_classes(values, given), is_turned=is_turned)
+    if len(values) > MAX_VALUES:
+        raise InputError(_too_many(label, values, int(np.iinfo(pixels.dtype).max)))
+    few = given.classes or len(values) < 3
+    return Seen(
+        label=label,
+        kind=kind,
+        values=tuple(values.tolist()),
+        shown=() if found.shown is None else tuple(found.shown[values].tolist()),
+        shapes=() if few else _shapes(ids, len(values)),
+        is_turned=is_turned,
+    )
+
+
+def _numbered(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the values that occur, ascending, and each pixel's place among them, [H, W]."""
+    if pixels.dtype == np.uint8:  # without sorting all pixels
+        occurs = np.bincount(pixels.ravel(), minlength=256) > 0
+        return np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[pixels]
+    values, ids = np.unique(pixels, return_inverse=True)
+    return values, ids.reshape(pixels.shape)
+
+
+def _shapes(ids: np.ndarray, count: int) -> tuple[Shape, ...]:
+    """Counts as Euler did: pieces less holes are pixels - neighbours + blocks."""
+    across = ids[:, 1:] == ids[:, :-1]
+    down = ids[1:] == ids[:-1]
+    block = across[1:] & across[:-1] & down[:, 1:]
+
+    def counted(places: np.ndarray) -> np.ndarray:
+        return np.bincount(places.ravel(), minlength=count)
+
+    pixels, blocks = counted(ids), counted(ids[1:, 1:][block])
+    neighbours = counted(ids[:, 1:][across]) + counted(ids[1:][down])
+    shapes = zip(pixels.tolist(), (pixels - neighbours + blocks).tolist(), blocks, strict=True)
+    return tuple(Shape(n, pieces, int(squares)) for n, pieces, squares in shapes)
+
+
+def _of_classes(values: np.ndarray, given: Given) -> tuple[int, ...]:
+    """Returns the first values of the classes that occur, and a few of those that are of none."""
+    firsts, left = [], values if given.ignore is None else values[values != given.ignore]
+    for entry in given.classes:
+        low, high = bounds(entry)
+        is_of = (left >= low) & (left <= high)
+        if is_of.any():
+            firsts.append(low)
+            left = left[~is_of]
+    return tuple(sorted([*firsts, *left[: SHOWN + 1].tolist()]))
+
+
+def _check_colours(label: str, values: np.ndarray, counts: np.ndarray, given: Given) -> None:
+    known = [given.ignore, *(bounds(entry)[0] for entry in given.classes)]
+    order = np.argsort(-counts, kind="stable")
+    unknown = [k for k in order if values[k] not in known]
+    if not unknown:
+        return
+    shown = ", ".join(hexadecimal(values[k]) for k in unknown[:SHOWN])
+    share = sum(counts[k] for k in unknown) / counts.sum()
+    raise InputError(
+        f"{label} has the colour {shown}{', …' if len(unknown) > SHOWN else ''} ({share:.2%} of "
+        f"its pixels), which is not in --classes={as_text(given.classes)}; add it, give it as "
+        "--ignore, or, if it comes of smoothed edges or a lossy format, save masks without either."
+    )
+
+
+def _too_many(label: str, values: np.ndarray, most: int) -> str:
+    low, high = int(values[0]), int(values[-1])
+    return (
+        f"{label} has {len(values)} distinct values, more than {records.MAX_CLASSES} classes. If "
+        f"they are instance numbers, give --classes=background:{low},object:{low + 1}-{most}; if "
+        f"they are two classes smoothed, --threshold={(low + high + 1) // 2}; else that is not a "
+        "mask: check --masks."
+    )
+
+
+def class_ids(mask: images.Mask, rule: Rule, label: str) -> np.ndarray:
+    """Returns the mask as it is stored: uint8 [H, W], the place of each pixel's class.
+
+    Raises:
+        InputError: a value is of no class, though none was when the mask was seen.
+    """
+    found = read(mask, rule.given, label)
+    pixels = found.pixels
+    if found.kind in rule.as_shown:
+        pixels = shown_greys(found, label)[pixels]
+    ids = np.full(pixels.shape, records.IGNORE, np.uint8)
+    is_ignored = np.zeros(pixels.shape, bool)
+    if rule.given.ignore is not None:
+        is_ignored = pixels == rule.given.ignore
+    num_known = np.count_nonzero(is_ignored)
+    for index, entry in enumerate(rule.classes):
+        if rule.given.threshold is None:
+            low, high = bounds(entry)
+            is_of = (pixels >= low) & (pixels <= high)
+        else:
+            is_of = ((pixels >= rule.given.threshold) == bool(index)) & ~is_ignored
+        ids[is_of] = index
+        num_known += np.count_nonzero(is_of)
+    if num_known < pixels.size:
+        raise InputError(
+            f"{label} changed while it was prepared: it has a value now that is of no class; "
+            "prepare again when nothing writes to it."
+        )
+    return ids
