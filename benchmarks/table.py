@@ -1,10 +1,10 @@
 """What every benchmark prints: median and spread of each figure, as a table and as JSON."""
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trainer import json_text
 from trainer.stores import files
 
 
@@ -27,7 +27,8 @@ def show(title: str, rows: Mapping[str, Mapping[str, Any]], json_path: str = "")
         columns = zip(rest, widths[1:], strict=True)
         print("  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in columns)]))
     if json_path:
-        files.write_whole(json_path, json.dumps({"title": title, "rows": rows}, indent=1) + "\n")
+        text = json_text.dumps({"title": title, "rows": rows}, indent=1)
+        files.write_whole(json_path, text + "\n")
 
 
 def _text(figure: Any) -> str:

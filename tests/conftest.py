@@ -88,7 +88,7 @@ def strategy_of(number):
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=operations)
 
 
-def write_data(folder, sizes, *, num_classes=2, channels=1, num_shards=2, seed=0):
+def write_data(folder, sizes, *, num_classes=2, channels=1, num_shards=2, seed=0, bare=()):
     """Writes a data folder of discs on noise and returns its manifest.
 
     Args:
@@ -98,13 +98,15 @@ def write_data(folder, sizes, *, num_classes=2, channels=1, num_shards=2, seed=0
         channels: of the images.
         num_shards: of each split, at most.
         seed: of noise and discs.
+        bare: splits of which no image has a disc.
     """
     rng = np.random.default_rng(seed)
     splits = {}
     for split, shapes in sizes.items():
         count = min(num_shards, len(shapes))
         names = [f"{split}{n}" for n in range(len(shapes))]
-        examples = [draw_discs(rng, *shape, channels, num_classes) for shape in shapes]
+        drawn = 1 if split in bare else num_classes
+        examples = [draw_discs(rng, *shape, channels, drawn) for shape in shapes]
         groups = np.array_split(np.arange(len(shapes)), count)
         shards = tuple(
             records.write_shard(

@@ -29,6 +29,14 @@ def test_each_report_is_a_line_with_step_and_split(tmp_path):
     ]
 
 
+def test_a_figure_that_is_no_finite_number_is_null(tmp_path):
+    with journal.Journal(str(tmp_path), True, 0, 10) as reporter:
+        reporter.train(5, {**FIGURES, "gradient_norm": float("inf")})
+        reporter.validation(5, {"loss": float("nan")})
+    assert lines(tmp_path)[0] == {"step": 5, "split": "train", **FIGURES, "gradient_norm": None}
+    assert lines(tmp_path)[1] == {"step": 5, "split": "val", "loss": None}
+
+
 def test_a_run_that_goes_on_drops_lines_of_later_steps_and_a_cut_line(tmp_path):
     reporter = journal.Journal(str(tmp_path), True, 0, 10)
     for step in (2, 4, 6):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from trainer import json_text
 from trainer.errors import InputError
 from trainer.progress import Progress, Series, check_finite
 
@@ -25,10 +26,57 @@ def test_a_lower_loss_is_better():
     assert (progress.best, progress.best_step) == (1.0, 2)
 
 
-def test_an_undefined_score_still_makes_the_first_checkpoint_the_best():
-    progress = Progress().after(1, "dice", {"loss": 2.0})
-    assert progress.best_step == 1
-    assert progress.after(2, "dice", {"dice": 0.0}).best_step == 2
+def best_steps(metric, *evaluations):
+    """Returns the best step after each evaluation, of which the n-th is that of step n."""
+    progress, found = Progress(), []
+    for step, figures in enumerate(evaluations, 1):
+        progress = Progress(**json.loads(json_text.dumps(progress.to_dict())))  # and resumed
+        progress = progress.after(step, metric, figures)
+        found.append(progress.best_step)
+    return found
+
+
+def test_where_the_score_is_undefined_or_equal_the_loss_decides_and_it_is_said(caplog):
+    caplog.set_level("INFO", logger="absl")
+    losses = [{"loss": loss} for loss in (0.9, 0.5, 0.7, 0.3)]
+    assert best_steps("dice", *losses) == [1, 2, 2, 4]
+    assert caplog.messages == [
+        "Step 2: val dice is undefined, and undefined at step 1, the best so far; the lower loss "
+        "decides: step 2.",
+        "Step 3: val dice is undefined, and undefined at step 2, the best so far; the lower loss "
+        "decides: step 2.",
+        "Step 4: val dice is undefined, and undefined at step 2, the best so far; the lower loss "
+        "decides: step 4.",
+    ]
+    assert best_steps("dice", *({**entry, "dice": 0.0} for entry in losses)) == [1, 2, 2, 4]
+    assert caplog.messages[-1] == (
+        "Step 4: val dice is 0, and 0 at step 2, the best so far; the lower loss decides: step 4."
+    )
+
+
+def test_a_false_alarm_and_none_where_there_is_no_foreground_are_told_apart_by_the_loss():
+    false_alarm, none = {"dice": 0.0, "loss": 0.9}, {"loss": 0.1}
+    assert best_steps("dice", false_alarm, none) == [1, 2]
+    assert best_steps("dice", none, false_alarm) == [1, 1]
+
+
+def test_a_score_comes_before_the_loss_where_it_differs(caplog):
+    caplog.set_level("INFO", logger="absl")
+    assert best_steps("dice", {"dice": 0.5, "loss": 0.1}, {"dice": 0.6, "loss": 9.0}) == [1, 2]
+    assert caplog.messages == []
+
+
+def test_what_is_no_finite_number_is_never_better():
+    nan, inf = float("nan"), float("inf")
+    assert best_steps("loss", {"loss": nan}, {"loss": 2.0}, {"loss": nan}) == [1, 2, 2]
+    assert best_steps("dice", {"dice": 0.5, "loss": inf}, {"dice": 0.5, "loss": nan}) == [1, 1]
+
+
+def test_progress_of_before_undefined_scores_were_null_finds_better_weights():
+    old = json.loads('{"evaluated_step": 5, "best": -Infinity, "best_step": 5, "worse": 0}')
+    assert Progress(**old).after(6, "dice", {"loss": 0.5}).best_step == 6
+    old = {"evaluated_step": 5, "best": 0.5, "best_step": 5, "worse": 0}
+    assert Progress(**old).after(6, "loss", {"loss": 0.6}).best_step == 5
 
 
 def test_progress_survives_json():
@@ -46,6 +94,14 @@ def test_means_do_not_depend_on_how_many_steps_were_taken_at_once_or_on_a_stop()
     resumed.add({"loss": losses[3:]})
     assert resumed.take_means() == at_once.take_means()
     assert at_once.values() == {}
+
+
+def test_the_mean_of_an_infinite_figure_is_none_after_a_stop_as_without():
+    series = Series({})
+    series.add({"gradient_norm": np.float32([1, np.inf])})
+    resumed = Series(json.loads(json_text.dumps(series.values())))
+    means = [each.take_means()["gradient_norm"] for each in (series, resumed)]
+    assert [json_text.dumps(mean) for mean in means] == ["null", "null"]
 
 
 def test_float16_tolerates_an_infinite_gradient_but_not_an_infinite_loss():

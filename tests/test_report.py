@@ -95,6 +95,15 @@ def test_runs_are_compared_by_the_settings_in_which_they_differ(tmp_path):
     assert text.count("data:image") == 0
 
 
+def test_a_figure_that_is_null_is_left_out(tmp_path):
+    folder = write_run(tmp_path / "a")
+    with open(tmp_path / "a" / "metrics.jsonl", "w") as file:
+        for step, dice in ((2, None), (4, 0.5)):
+            file.write(json.dumps({"step": step, "split": "val", "dice": dice}) + "\n")
+    text = page.draw([runs.read(folder, 0)])
+    assert "0.5000 at step 4" in text
+
+
 def test_a_run_that_has_just_begun_is_shown(tmp_path):
     folder = write_run(tmp_path / "a")
     (tmp_path / "a" / "metrics.jsonl").unlink()

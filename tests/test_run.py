@@ -278,6 +278,30 @@ def test_a_run_that_gets_no_better_stops_early_and_is_finished(data_dir, tmp_pat
         assert (tmp_path / "best" / "00000001" / "commit.json").exists()
 
 
+def strictly(text):
+    """Reads JSON as other languages do, which know no NaN."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+@pytest.mark.slow
+def test_without_foreground_in_val_the_loss_picks_the_best_weights_and_all_json_is_strict(tmp_path):
+    (tmp_path / "data").mkdir()
+    sizes = {"train": [(40, 40)] * 8, "val": [(40, 40)] * 3}
+    write_data(tmp_path / "data", sizes, bare=["val"])
+    argv = ["--eval_every=1", "--checkpoint_every=1", "--steps=5"]
+    result = train(tmp_path / "data", tmp_path / "run", *argv)
+    assert result.returncode == 0, result.stderr
+    losses = dict(only(lines(tmp_path / "run"), "val", "step", "loss"))
+    best = min(losses, key=losses.get)
+    assert best > 1
+    assert f"best checkpoint: step {best})" in result.stderr
+    assert f"the lower loss decides: step {best}." in result.stderr
+    for path in (tmp_path / "run").rglob("*.json"):
+        strictly(path.read_text())
+    for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
+        strictly(line)
+
+
 @pytest.mark.slow
 def test_a_damaged_shard_stops_the_job_with_its_name_and_offset(tmp_path):
     folder = tmp_path / "data"

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from trainer import config, flags
+from trainer import config, flags, json_text
 from trainer.errors import InputError
 from trainer.stores import files
 
@@ -88,7 +88,7 @@ class Checkpoints:
             "files": described,
             "progress": dict(snapshot.progress),
         }
-        files.write_whole(os.path.join(folder, COMMIT), json.dumps(commit, indent=1) + "\n")
+        files.write_whole(os.path.join(folder, COMMIT), json_text.dumps(commit, indent=1) + "\n")
         self._damaged.discard(snapshot.step)
 
     def restore(self) -> dict[str, Any] | None:

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import heapq
 import io
-import json
 import os
 import re
 import time
@@ -17,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import cluster, config, losses, metrics, network, steps, tiles, turns
+from trainer import cluster, config, json_text, losses, metrics, network, steps, tiles, turns
 from trainer.data import damage, demo, pipeline, records
 from trainer.errors import InputError
 from trainer.models import packing
@@ -413,7 +412,7 @@ def cases_csv(scores: Scores, manifest: records.Manifest, split: str) -> str:
 
 def write_json(path: str, content: dict[str, Any]) -> None:
     """Writes JSON for people to read, too."""
-    files.write_whole(path, json.dumps(content, indent=1) + "\n")
+    files.write_whole(path, json_text.dumps(content, indent=1) + "\n")
 
 
 def table(summary: dict[str, Any]) -> str:

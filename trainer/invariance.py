@@ -7,7 +7,6 @@ replicas get batches of nothing; no batch of the evaluation is full.
 
 import contextlib
 import dataclasses
-import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,7 +16,18 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import ahead, cluster, config, evaluation, losses, models, network, run, steps
+from trainer import (
+    ahead,
+    cluster,
+    config,
+    evaluation,
+    json_text,
+    losses,
+    models,
+    network,
+    run,
+    steps,
+)
 from trainer.data import pipeline, records
 from trainer.errors import InputError
 from trainer.stores import files
@@ -148,7 +158,7 @@ def check(settings: config.SelfCheck) -> bool:
         print(table(rows, strategy), flush=True)
         if settings.json:
             content = [{**dataclasses.asdict(row), "same": row.same} for row in rows]
-            files.write_whole(settings.json, json.dumps(content, indent=1) + "\n")
+            files.write_whole(settings.json, json_text.dumps(content, indent=1) + "\n")
     return all(row.same for row in rows)
 
 

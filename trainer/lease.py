@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from absl import logging
 
+from trainer import json_text
 from trainer.errors import InputError, PassingError
 from trainer.stores import bucket, files
 
@@ -130,7 +131,7 @@ class Lease:
                 )
 
     def _text(self) -> str:
-        return json.dumps({**self._owner, "renewed": _now()}, indent=1) + "\n"
+        return json_text.dumps({**self._owner, "renewed": _now()}, indent=1) + "\n"
 
     def _refuse(self, text: str) -> None:
         raise PassingError(

@@ -3,7 +3,6 @@
 import contextlib
 import datetime
 import hashlib
-import json
 import os
 import platform
 import subprocess
@@ -16,7 +15,7 @@ import tensorflow as tf
 from absl import logging
 
 import trainer
-from trainer import config, facts, preemption
+from trainer import config, facts, json_text, preemption
 from trainer.data import records
 from trainer.errors import InputError, PassingError
 from trainer.stores import files
@@ -71,7 +70,7 @@ def describe_data(manifest: records.Manifest) -> dict[str, Any]:
 def write(run_dir: str, passport: dict[str, Any]) -> None:
     """Writes the passport into `run_dir`."""
     files.make_folder(run_dir)
-    files.write_whole(os.path.join(run_dir, facts.NAME), json.dumps(passport, indent=1) + "\n")
+    files.write_whole(os.path.join(run_dir, facts.NAME), json_text.dumps(passport, indent=1) + "\n")
 
 
 class Ending:
@@ -175,7 +174,7 @@ def fingerprint(job: config.Job, data_fingerprint: str, num_replicas: int = 1) -
     """Returns a checksum of the data and of every setting that changes the result."""
     settings = {name: value for name, value, rule in config.walk(job) if rule["changes_result"]}
     settings["norm"] = _statistics(job.model.norm, num_replicas)
-    text = json.dumps({"data": data_fingerprint, **settings}, sort_keys=True)
+    text = json_text.dumps({"data": data_fingerprint, **settings}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

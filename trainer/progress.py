@@ -1,10 +1,12 @@
 """What a run must remember beside its variables, kept in every checkpoint."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from trainer.errors import InputError
 
@@ -15,8 +17,9 @@ class Progress:
 
     Attributes:
         evaluated_step: of the last evaluation of the val split.
-        best: the best score; None before the first evaluation.
-        best_step: its step.
+        best: the best score; None before the first evaluation, and where it is undefined.
+        best_loss: the val loss beside it.
+        best_step: their step.
         worse: evaluations since then.
         unreported: the figures of each step since the last report, name → one number a step.
         seconds: see `goodput.Goodput`.
@@ -24,20 +27,42 @@ class Progress:
 
     evaluated_step: int = 0
     best: float | None = None
+    best_loss: float | None = None
     best_step: int = 0
     worse: int = 0
     unreported: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def after(self, step: int, metric: str, figures: Mapping[str, float]) -> "Progress":
-        """Returns the progress after one more evaluation; an undefined score is the worst."""
-        sign = -1 if metric == "loss" else 1
-        score = figures.get(metric, -sign * float("inf"))
-        if self.best is None or sign * score > sign * self.best:
-            return dataclasses.replace(
-                self, evaluated_step=step, best=score, best_step=step, worse=0
-            )
-        return dataclasses.replace(self, evaluated_step=step, worse=self.worse + 1)
+        """Returns the progress after one more evaluation.
+
+        The score decides whether it is the best. Where that is undefined, then or now, or equal,
+        the loss does: a val split without foreground has no Dice, and a run that has not found any
+        yet has 0.
+        """
+        score, loss = _finite(figures.get(metric)), _finite(figures.get("loss"))
+        best = _finite(self.best)
+        best_loss = best if metric == "loss" else _finite(self.best_loss)
+        if not self.best_step:
+            is_better = True
+        elif metric == "loss" or score is None or best is None or score == best:
+            is_better = loss is not None and (best_loss is None or loss < best_loss)
+            if metric != "loss":
+                said = "undefined" if score is None else f"{score:.4g}"
+                before = "undefined" if best is None else f"{best:.4g}"
+                logging.info(
+                    "Step %d: val %s is %s, and %s at step %d, the best so far; the lower loss "
+                    "decides: step %d.",
+                    *(step, metric, said, before, self.best_step),
+                    step if is_better else self.best_step,
+                )
+        else:
+            is_better = score > best
+        if not is_better:
+            return dataclasses.replace(self, evaluated_step=step, worse=self.worse + 1)
+        return dataclasses.replace(
+            self, evaluated_step=step, best=score, best_loss=loss, best_step=step, worse=0
+        )
 
     def exhausted(self, patience: int) -> bool:
         """Says whether `patience` evaluations in a row were no better; patience 0 is endless."""
@@ -46,6 +71,11 @@ class Progress:
     def to_dict(self) -> dict[str, Any]:
         """Returns what JSON can hold; `Progress(**…)` is its inverse."""
         return dataclasses.asdict(self)
+
+
+def _finite(number: float | None) -> float | None:
+    """Returns a number that can be compared; None where it is not defined."""
+    return number if number is not None and math.isfinite(number) else None
 
 
 class Series:
@@ -57,7 +87,10 @@ class Series:
 
     def __init__(self, unreported: Mapping[str, Sequence[float]]):
         """Goes on from what `values()` returned."""
-        self._values = {name: list(numbers) for name, numbers in unreported.items()}
+        self._values = {
+            name: [math.nan if number is None else number for number in numbers]  # null in JSON
+            for name, numbers in unreported.items()
+        }
 
     def add(self, figures: Mapping[str, np.ndarray]) -> None:
         """Appends name → float32 [number of steps]."""

@@ -4,7 +4,6 @@ https://docs.cloud.google.com/vertex-ai/docs/training/code-requirements
 """
 
 import datetime
-import json
 import logging
 import os
 import sys
@@ -13,6 +12,8 @@ import traceback
 import types
 from collections.abc import Mapping
 from typing import Any
+
+from trainer import json_text
 
 # The variable by which gcloud, too, is led to another address.
 ENDPOINT = "CLOUDSDK_API_ENDPOINT_OVERRIDES_AIPLATFORM"
@@ -67,7 +68,8 @@ def entry(severity: str, message: str, **fields: Any) -> str:
         message: may have several lines.
         **fields: more of it.
     """
-    return json.dumps({"severity": severity, "message": message, **fields}, ensure_ascii=False)
+    line = {"severity": severity, "message": message, **fields}
+    return json_text.dumps(line, ensure_ascii=False)
 
 
 def _time(seconds: float) -> str:
@@ -107,7 +109,7 @@ class Trial:
                 "global_step": str(step),
                 "checkpoint_path": "",
             }
-            self._lines[f"{split}/{name}"] = json.dumps(line) + "\n"
+            self._lines[f"{split}/{name}"] = json_text.dumps(line) + "\n"
         os.makedirs(os.path.dirname(self._path) or ".", exist_ok=True)
         with open(self._path, "w", encoding="utf-8") as file:
             file.writelines(self._lines.values())

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
+from trainer import json_text
 from trainer.data import records, salvage
 from trainer.errors import InputError, PassingError
 from trainer.stores import listing
@@ -109,7 +110,7 @@ def _exchange(
     sum_over_workers: Callable[[np.ndarray], np.ndarray],
 ) -> list[dict[str, Any]]:
     """Returns the reports of all workers, in their order, by sums of arrays."""
-    text = np.frombuffer(json.dumps(report).encode(), np.uint8)
+    text = np.frombuffer(json_text.dumps(report).encode(), np.uint8)
     lengths = np.zeros(num_workers, np.int64)
     lengths[worker] = len(text)
     lengths = sum_over_workers(lengths)

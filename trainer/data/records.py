@@ -23,6 +23,7 @@ import google_crc32c
 import numpy as np
 from PIL import Image
 
+from trainer import json_text
 from trainer.data import tfrecord
 from trainer.errors import InputError
 from trainer.stores import files
@@ -169,7 +170,7 @@ class Manifest:
 
     def to_json(self) -> str:
         """Returns the text of manifest.json."""
-        return json.dumps(_as_dict(self), indent=1, ensure_ascii=False) + "\n"
+        return json_text.dumps(_as_dict(self), indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, path: str = MANIFEST) -> "Manifest":
@@ -319,7 +320,7 @@ def fingerprint(manifest: Manifest) -> str:
 
     It holds the checksum of every shard, so equal fingerprints mean equal data.
     """
-    canonical = json.dumps(_as_dict(manifest), sort_keys=True, separators=(",", ":"))
+    canonical = json_text.dumps(_as_dict(manifest), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

@@ -1,6 +1,5 @@
 """The story of an export: load, build what is served, save in each form, measure, describe."""
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import config, network, tiles
+from trainer import config, json_text, network, tiles
 from trainer.data import demo, normalization, pipeline, records
 from trainer.errors import InputError
 from trainer.export import lite, model_card, onnx_model, serving
@@ -109,7 +108,7 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
     }
     files.write_whole(
         os.path.join(folder, "signature.json"),
-        json.dumps(described, indent=1, ensure_ascii=False) + "\n",
+        json_text.dumps(described, indent=1, ensure_ascii=False) + "\n",
     )
     card = model_card.write(settings.run_dir, run, data, described)
     files.write_whole(os.path.join(folder, "model_card.md"), card)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from trainer import config
+from trainer import config, json_text
 from trainer.data import masks, rasters, sources
 from trainer.data.rowfile import RowFile
 from trainer.errors import InputError
@@ -66,7 +66,7 @@ class Folder:
     def _claim(self, facts: dict[str, Any]) -> None:
         path = os.path.join(self.path, NAME)
         if not files.exists(path):
-            files.write_whole(path, json.dumps(facts, indent=1) + "\n")
+            files.write_whole(path, json_text.dumps(facts, indent=1) + "\n")
             return
         try:
             old = json.loads(files.read_text(path))

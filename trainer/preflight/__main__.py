@@ -1,13 +1,12 @@
 """`python -m trainer.preflight --accelerator=v5e [flags of trainer.task]`."""
 
 import functools
-import json
 import sys
 from typing import Any
 
 from absl import logging
 
-from trainer import config, flags
+from trainer import config, flags, json_text
 from trainer.errors import InputError
 from trainer.preflight import compilation
 from trainer.preflight.accelerators import ACCELERATORS, GIB, Accelerator, Gpu, Tpu
@@ -185,7 +184,7 @@ def tell(
 def write(path: str, figures: dict[str, Any]) -> None:
     """Writes the figures to a file, if one is named."""
     if path:
-        files.write_whole(path, json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+        files.write_whole(path, json_text.dumps(figures, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from typing import Any
 
+from trainer import json_text
 from trainer.errors import InputError
 from trainer.preflight import hlo
 from trainer.preflight.accelerators import Gpu, Tpu
@@ -100,7 +101,7 @@ def compile_program(program: bytes, accelerator: Tpu | Gpu, cache_dir: str) -> C
         pathlib.Path(paths["program"]).write_bytes(program)
         flags = {name: os.environ[name] for name in COMPILER_FLAGS if name in os.environ}
         request = {**paths, "target": _target(accelerator), "flags": flags, "cache": cache}
-        pathlib.Path(paths["request"]).write_text(json.dumps(request), encoding="utf-8")
+        pathlib.Path(paths["request"]).write_text(json_text.dumps(request), encoding="utf-8")
         environment = {**os.environ, **ENVIRONMENT}
         if accelerator.kind == "GPU":
             environment["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_gpu_flags()])

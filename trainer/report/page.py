@@ -2,11 +2,11 @@
 
 import base64
 import html
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from trainer import json_text
 from trainer.report import curves
 from trainer.report.runs import Run
 from trainer.watch.figures import FIGURES, unit_of
@@ -63,7 +63,7 @@ def _runs(runs: Sequence[Run]) -> str:
     differing = [
         name
         for name in names
-        if name != "run_dir" and len({json.dumps(entry.get(name)) for entry in settings}) > 1
+        if name != "run_dir" and len({json_text.dumps(entry.get(name)) for entry in settings}) > 1
     ]
     rows = [_row(run) for run in runs]
     heads = ["", "run", *rows[0], *differing]
@@ -142,7 +142,7 @@ def _details(run: Run, colour: str) -> str:
         parts += [_picture(name, png) for name, png in pictures]
     command = shlex.join(run.passport["command"])
     parts.append(f"<h3>Command</h3><pre>{html.escape(command)}</pre>")
-    passport = html.escape(json.dumps(run.passport, indent=1, ensure_ascii=False))
+    passport = html.escape(json_text.dumps(run.passport, indent=1, ensure_ascii=False))
     parts.append(f"<details><summary>Passport (run.json)</summary><pre>{passport}</pre></details>")
     return "\n".join(parts)
 

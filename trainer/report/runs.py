@@ -34,11 +34,11 @@ class Run:
     pictures: Mapping[str, Sequence[tuple[str, bytes]]]
 
     def curve(self, split: str, name: str) -> list[tuple[float, float]]:
-        """Returns (step, figure) of a split."""
+        """Returns (step, figure) of a split, where it is defined."""
         return [
             (line["step"], line[name])
             for line in self.lines
-            if line["split"] == split and name in line
+            if line["split"] == split and line.get(name) is not None  # null: no finite number
         ]
 
 

@@ -3,7 +3,6 @@
 docs/tensorboard.md shows it.
 """
 
-import json
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import summary as hparams
 from tensorboard.plugins.pr_curve import summary as pr_curve
 
-from trainer import config, evaluation, metrics
+from trainer import config, evaluation, json_text, metrics
 from trainer.data import records
 from trainer.watch import charts, graph, panels
 from trainer.watch.figures import CHARTS, description
@@ -191,7 +190,7 @@ def _table(run: Mapping[str, Any]) -> str:
     rows = [("setting", "value"), ("---", "---")]
     for name, value in run.items():
         parts = value.items() if isinstance(value, dict) else [("", value)]
-        rows += [(f"{name} {part}".strip(), json.dumps(entry)) for part, entry in parts]
+        rows += [(f"{name} {part}".strip(), json_text.dumps(entry)) for part, entry in parts]
     cells = ((name, value.replace("|", "\\|")) for name, value in rows)
     return "\n".join(f"| {name} | {value} |" for name, value in cells)
 

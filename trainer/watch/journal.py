@@ -13,7 +13,7 @@ from absl import logging
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.scalar import summary_v2 as scalar
 
-from trainer import vertex
+from trainer import json_text, vertex
 from trainer.stores import files
 from trainer.watch import figures as names
 from trainer.watch.terminal import Terminal
@@ -195,7 +195,7 @@ class Journal:
         entry: dict[str, Any] = {"step": step, "split": split}
         entry.update((name, float(f"{value:.6g}")) for name, value in figures.items())
         with self._lock:
-            self._lines.append(json.dumps(entry) + "\n")
+            self._lines.append(json_text.dumps(entry) + "\n")
         self._trial.report(step, split, figures)
         scalars = Summary()  # all in one event: it is the number of calls that costs
         for name, value in figures.items():

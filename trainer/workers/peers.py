@@ -8,7 +8,6 @@ learns that a worker is lost ends, in one line that names it.
 
 import contextlib
 import dataclasses
-import json
 import os
 import selectors
 import subprocess
@@ -20,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from absl import logging
 
-from trainer import preemption
+from trainer import json_text, preemption
 from trainer.errors import InputError, PassingError
 from trainer.workers import roster
 from trainer.workers.rendezvous import Link, LostWorkerError, Patience, meet
@@ -57,7 +56,7 @@ class Peers:
     def watched_from_outside(self) -> Iterator[None]:
         """Has another process watch during the block, in which no thread of Python's can run."""
         numbers = [link.fileno() for link in self._links]
-        argument = json.dumps(
+        argument = json_text.dumps(
             {
                 "members": dataclasses.asdict(self._members),
                 "patience": dataclasses.asdict(self._patience),

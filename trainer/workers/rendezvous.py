@@ -8,6 +8,7 @@ import selectors
 import socket
 import time
 
+from trainer import json_text
 from trainer.errors import PassingError
 from trainer.workers import roster
 
@@ -142,7 +143,7 @@ def _gather(members: roster.Roster, listener: socket.socket, patience: Patience)
                 link.send("alive")
     absent = [i for i in range(1, len(members.addresses)) if i not in here]
     for link in here.values():
-        link.send("go" if not absent else f"absent {json.dumps(absent)}")
+        link.send("go" if not absent else f"absent {json_text.dumps(absent)}")
     if absent:
         raise _absent(members, absent, patience)
     return [here[index] for index in sorted(here)]
@@ -175,7 +176,7 @@ def _welcome(link: Link, members: roster.Roster, here: dict[int, Link]) -> bool:
 def _greet(members: roster.Roster, patience: Patience) -> Link:
     """Returns a link to the chief, once it has seen all workers."""
     host, port = members.addresses[0].rsplit(":", 1)
-    greeting = json.dumps({"index": members.index, "addresses": members.addresses})
+    greeting = json_text.dumps({"index": members.index, "addresses": members.addresses})
     deadline = time.monotonic() + patience.join_seconds
     while time.monotonic() < deadline:
         try:
