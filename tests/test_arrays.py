@@ -21,7 +21,7 @@ def test_an_array_gives_its_rows(tmp_path):
         ("x.npz", "masks", 0),
         ("two.npz", "masks", 100),
     ):
-        found = sources.find(str(tmp_path / name), flag, str(tmp_path))
+        found = sources.find(str(tmp_path / name), flag, str(tmp_path)).sources
         assert [source.name for source in found] == ["00000", "00001", "00002"]
         assert found[2].label == f"{tmp_path / name}[2]"
         values = images.read_image(found[0], LIMIT).values
@@ -142,7 +142,7 @@ def test_an_array_in_a_file_of_its_own_is_held_to_the_limit(tmp_path):
 def test_no_more_is_unpacked_than_the_header_says(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("images.npy", _header(2, 3, 4) + bytes(10**7))
-    assert len(sources.find(str(tmp_path / "x.npz"), "images", str(tmp_path), LIMIT)) == 2
+    assert len(sources.find(str(tmp_path / "x.npz"), "images", str(tmp_path), LIMIT).sources) == 2
     assert (tmp_path / "images.npy").stat().st_size == 128 + 2 * 3 * 4
 
 

@@ -75,10 +75,9 @@ def test_a_page_of_a_stack_is_read_by_region(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["1", "P", "CMYK", "RGBA"])
-def test_other_kinds_of_tiff_are_left_to_pillow(tmp_path, mode):
+def test_other_kinds_of_tiff_are_the_same_by_region(tmp_path, mode):
     Image.fromarray(noise(40, 30, 3)).convert(mode).save(tmp_path / "x.tif")
     source = source_of(tmp_path / "x.tif")
-    assert rasters._open_tiff(source) is None
     raster = rasters.open_raster(source, 3, "uint8", 10**6)
     expected = images.convert(images.read_image(source, 10**6), 3, "uint8", "x")
     np.testing.assert_array_equal(whole(raster), expected)
@@ -131,3 +130,95 @@ def test_statistics_are_those_that_training_takes(dtype):
     np.testing.assert_allclose(std, scale.numpy()[0, 0], rtol=1e-5)
     assert std[1] == 0
     np.testing.assert_allclose(std, array.std(axis=(0, 1), dtype=np.float64), rtol=1e-9)
+
+
+RAMP = np.arange(15 * 9, dtype=np.uint8).reshape(15, 9)
+COLOUR = np.arange(15 * 9 * 4, dtype=np.uint16).reshape(15, 9, 4)
+ROTATED = 6  # what is stored as rows is shown as columns, from right to left
+
+
+def _tiff(values, **options):
+    return lambda path: tifffile.imwrite(path, values, metadata=None, **options)
+
+
+def _picture(values, **options):
+    def write(path):
+        exif = Image.Exif()
+        exif[images.ORIENTATION] = options.pop("orientation", 1)
+        Image.fromarray(values).save(path, exif=exif, **options)
+
+    return write
+
+
+def _kinds():
+    """Yields what to call a kind of file, its name, what writes it and its pixels [H, W, C]."""
+    grey, colour = RAMP[..., None], COLOUR[..., :3].astype(np.uint8)
+    turned = {"extratags": [(images.ORIENTATION, 3, 1, ROTATED, True)]}
+    plain = {"photometric": "minisblack"}
+    for order in "<>":
+        for dtype in ("int8", "int16", "uint32", "int32", "int64", "float16", "float64", "float32"):
+            values = RAMP.astype(dtype) - np.dtype(dtype).type(0 if dtype[0] == "u" else 20)
+            has_predictor = dtype not in ("int64", "float16")
+            for compression, predictor in (("zlib", False), ("lzw", has_predictor)):
+                options = {"compression": compression, "predictor": predictor}
+                write = _tiff(values, byteorder=order, **options, **plain)
+                yield (
+                    f"{order}{dtype} {compression}",
+                    "x.tif",
+                    write,
+                    values[..., None].astype("f4"),
+                )
+    yield "bool TIFF", "x.tif", _tiff(RAMP % 2 == 1, **plain), grey % 2 * np.uint8(255)
+    yield "TIFF, 0 white", "x.tif", _tiff(RAMP, photometric="miniswhite"), 255 - grey
+    yield "float RGB", "x.tif", _tiff(colour.astype("f4"), photometric="rgb"), colour.astype("f4")
+    yield "TIFF on its side", "x.tif", _tiff(RAMP, **plain, **turned), np.rot90(grey, -1)
+    yield "TIFF named PNG", "x.png", _tiff(RAMP, **plain), grey
+    for suffix, options in (("png", {}), ("webp", {"lossless": True})):
+        values = colour if suffix == "webp" else RAMP
+        expected = np.rot90(values.reshape(15, 9, -1), -1)
+        yield (
+            f"{suffix} on its side",
+            f"x.{suffix}",
+            _picture(values, orientation=ROTATED, **options),
+            expected,
+        )
+    deep = RAMP.astype(np.uint16) * 200
+    yield "16-bit PNG", "x.png", _picture(deep, orientation=ROTATED), np.rot90(deep, -1)[..., None]
+    yield "PNG named TIFF", "x.tif", _picture(RAMP, format="PNG"), grey
+    yield "PNG named JPEG", "x.jpg", _picture(RAMP, format="PNG"), grey
+    yield "GIF", "x.gif", lambda path: Image.fromarray(RAMP).save(path), np.repeat(grey, 3, 2)
+    for dtype in ("bool", "int8", "int64", "uint32", "float16", "float64"):
+        values = (RAMP % 2).astype(dtype)
+        expected = grey % 2 * np.uint8(255) if dtype == "bool" else (grey % 2).astype("f4")
+        yield f"{dtype} array", "x.npy", lambda path, values=values: np.save(path, values), expected
+        yield f"1×H×W {dtype}", "x.npy", lambda path, v=values: np.save(path, v[None]), expected
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "expected"), [pytest.param(*row[1:], id=row[0]) for row in _kinds()]
+)
+def test_prepare_and_predict_read_the_pixels_that_were_written(tmp_path, name, write, expected):
+    path = tmp_path / name
+    write(path)
+    (source,) = sources.sources_of(str(path))
+    pixels = images.read_image(source, 10**6)
+    assert pixels.values.dtype == expected.dtype
+    np.testing.assert_array_equal(pixels.values, expected)
+    raster = rasters.open_raster(source, expected.shape[2], expected.dtype.name, 10**6)
+    np.testing.assert_array_equal(whole(raster), expected)
+    np.testing.assert_array_equal(raster.read(3, 8), expected[3:8])
+
+
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_further_channels_are_kept_or_dropped_as_asked(tmp_path, planar):
+    values = COLOUR if planar == "contig" else np.moveaxis(COLOUR, 2, 0)
+    _tiff(values, photometric="rgb", extrasamples=["unspecified"], planarconfig=planar)(
+        tmp_path / "x.tif"
+    )
+    source = source_of(tmp_path / "x.tif")
+    for channels in (3, 4):
+        pixels = images.read_image(source, 10**6)
+        found = images.convert(pixels, channels, "uint16", "x")
+        np.testing.assert_array_equal(found, COLOUR[..., :channels])
+        raster = rasters.open_raster(source, channels, "uint16", 1)
+        np.testing.assert_array_equal(whole(raster), COLOUR[..., :channels])

@@ -15,9 +15,11 @@ def test_a_folder_gives_its_images_by_stem(tmp_path):
         save(tmp_path / name, GREY, format="PNG")
     for name in ("notes.txt", "._a.png", "Thumbs.db"):
         (tmp_path / name).write_bytes(b"")
-    found = sources.find(str(tmp_path), "images", "")
+    found = sources.find(str(tmp_path), "images", "").sources
     assert [source.name for source in found] == ["a", "b", "c"]
-    assert [source.name for source in sources.find(f"{tmp_path}/*.jpg", "images", "")] == ["c"]
+    assert [source.name for source in sources.find(f"{tmp_path}/*.jpg", "images", "").sources] == [
+        "c"
+    ]
 
 
 def test_places_without_images_are_named(tmp_path):
@@ -30,14 +32,15 @@ def test_places_without_images_are_named(tmp_path):
         f"--images={tmp_path}/*.png matches no file where files may be listed"
     )
     assert refusal(sources.find, str(tmp_path), "images", "") == (
-        f"--images={tmp_path} holds no images (.png, .jpg, .jpeg, .bmp, .tif, .tiff, .dcm, .npy)."
+        f"--images={tmp_path} holds no images (.png, .jpg, .jpeg, .jfif, .bmp, .gif, .webp, .tif, "
+        ".tiff, .dcm, .npy)."
     )
     assert refusal(sources.find, "s3://a/b", "images", "").startswith("s3://a/b/* needs tensorfl")
 
 
 def test_labels_show_what_cannot_be_printed(tmp_path):
     save(tmp_path / "a\nb\u2028ü.png", GREY)
-    (source,) = sources.find(str(tmp_path), "images", "")
+    (source,) = sources.find(str(tmp_path), "images", "").sources
     assert source.label == f"{tmp_path}/a\\nb\\u2028ü.png"
     assert source.name == "a\nb\u2028ü"
     assert reading.shown(os.fsdecode(b"a\xffb")) == r"a\xffb"
@@ -58,7 +61,7 @@ def test_dicom_without_tensorflow_io_says_what_to_install(tmp_path):
 def test_each_page_of_a_tiff_is_an_image_with_all_its_bits(tmp_path, compression):
     pages = [np.array([[0, 4095], [65535, k]], np.uint16) for k in range(3)]
     save_pages(tmp_path / "x.tif", pages, compression=compression)
-    found = sources.find(str(tmp_path), "images", "")
+    found = sources.find(str(tmp_path), "images", "").sources
     assert [source.name for source in found] == ["x_p000", "x_p001", "x_p002"]
     assert found[2].label == f"{tmp_path}/x.tif[2]"
     for source, page in zip(found, pages, strict=True):
@@ -69,13 +72,13 @@ def test_each_page_of_a_tiff_is_an_image_with_all_its_bits(tmp_path, compression
 
 def test_pages_of_a_mask_keep_their_values(tmp_path):
     save_pages(tmp_path / "x.tif", [GREY > 99, GREY > 199])
-    found = sources.find(str(tmp_path), "masks", "")
+    found = sources.find(str(tmp_path), "masks", "").sources
     assert [images.read_mask(source, LIMIT).values.sum() for source in found] == [4, 2]
 
 
 def test_pages_may_differ_in_size_and_each_is_held_to_the_limit(tmp_path):
     save_pages(tmp_path / "x.tif", [GREY, np.zeros((9, 9), np.uint8)])
-    small, large = sources.find(str(tmp_path), "images", "")
+    small, large = sources.find(str(tmp_path), "images", "").sources
     assert images.read_image(small, 80).values.shape == (2, 3, 1)
     assert "x.tif[1] has 9×9 = 81 pixels, more than" in refusal(images.read_image, large, 80)
 
@@ -83,7 +86,7 @@ def test_pages_may_differ_in_size_and_each_is_held_to_the_limit(tmp_path):
 def test_a_tiff_whose_pages_cannot_be_counted_is_one_unreadable_image(tmp_path):
     save_pages(tmp_path / "x.tif", [np.zeros((20, 20), np.uint8)] * 3)
     (tmp_path / "x.tif").write_bytes((tmp_path / "x.tif").read_bytes()[:700])
-    (source,) = sources.find(str(tmp_path), "images", "")
+    (source,) = sources.find(str(tmp_path), "images", "").sources
     assert (source.name, source.is_uncounted) == ("x", True)
     with pytest.raises(reading.UnreadableError, match="x.tif cannot be read: "):
         images.read_image(source, LIMIT)

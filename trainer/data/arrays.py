@@ -15,8 +15,6 @@ from trainer.data import reading
 from trainer.errors import InputError
 from trainer.stores import files
 
-MOST_SAMPLES = 4  # of a pixel of a picture
-
 
 @dataclasses.dataclass(frozen=True)
 class _Header:
@@ -52,12 +50,18 @@ def find_rows(
 
 
 def _check_rows(header: _Header, where: str, flag: str, max_pixels: int | None) -> None:
-    if len(header.shape) not in (3, 4) or 0 in header.shape:
+    shape = header.shape
+    if len(shape) not in (3, 4) or 0 in shape:
         raise InputError(
-            f"--{flag}={where} has shape {header.shape}; expected N×H×W or N×H×W×C, images first."
+            f"--{flag}={where} has shape {shape}; expected N×H×W or N×H×W×C, images first."
+        )
+    if len(shape) == 3 and shape[2] <= reading.MOST_SAMPLES < min(shape[:2]):
+        raise InputError(
+            f"--{flag}={where} has shape {shape}, which looks like one image H×W×C, where N×H×W is "
+            "expected; name its folder, or save N×H×W×C: numpy.save(path, array[numpy.newaxis])."
         )
     if max_pixels is not None:
-        _check_size(f"Each image of {where}", header.shape[1:], max_pixels)
+        _check_size(f"Each image of {where}", shape[1:], max_pixels)
 
 
 def _unpack(path: str, where: str, flag: str, scratch: str, max_pixels: int | None) -> str:
@@ -91,7 +95,9 @@ def _memory_map(path: str, label: str) -> np.ndarray:
         with open(path, "rb") as file:
             header = _read_header(file, label)
         if os.path.getsize(path) < header.file_bytes:  # else NumPy counts on, and warns of that
-            raise EOFError(f"it has {os.path.getsize(path)} of its {header.file_bytes} bytes")
+            raise reading.DamagedError(
+                f"it has {os.path.getsize(path)} of its {header.file_bytes} bytes"
+            )
         return np.lib.format.open_memmap(path, mode="r")
 
 
@@ -102,10 +108,10 @@ def _read_header(file: IO[bytes], label: str) -> _Header:
     }
     version = np.lib.format.read_magic(file)
     if version not in readers:
-        raise ValueError(f"its format has version {version}")
+        raise reading.DamagedError(f"its format has version {version}")
     shape, _, dtype = readers[version](file)
     if min(shape, default=0) < 0:
-        raise ValueError(f"its shape is {shape}")
+        raise reading.DamagedError(f"its shape is {shape}")
     if dtype.hasobject:
         raise InputError(
             f"{label} holds pickled Python objects, which could run any code and are never "
@@ -116,26 +122,41 @@ def _read_header(file: IO[bytes], label: str) -> _Header:
     return _Header(shape, file.tell() + math.prod(shape) * dtype.itemsize)
 
 
-def map_array(path: str, row: int | None, label: str) -> np.ndarray:
-    """Returns the array of a `.npy` file or a row of it, read from disk where it is touched.
+def map_image(path: str, row: int | None, label: str) -> np.ndarray:
+    """Returns an image of a `.npy` file, read from disk where it is touched: [H, W] or [H, W, C].
+
+    Args:
+        path: of the file.
+        row: of the array in it that is the image; None if all of it is.
+        label: what messages call it.
 
     Raises:
-        UnreadableError: the file is damaged; messages call it `label`.
-        InputError: it holds no numbers.
+        UnreadableError: the file is damaged.
+        InputError: it holds no numbers, or no image.
     """
     array = _memory_map(path, label)
-    return array if row is None else array[row]
+    array = array if row is None else array[row]
+    if 0 in array.shape:
+        raise InputError(f"{label} has shape {array.shape}; expected H×W or H×W×C.")
+    if array.ndim in (3, 4) and array.shape[0] == 1 and array.shape[2] > reading.MOST_SAMPLES:
+        array = array[0]  # 1×H×W[×C]
+    if array.ndim not in (2, 3):
+        raise InputError(f"{label} has shape {array.shape}; expected H×W or H×W×C.")
+    if array.ndim == 3 and array.shape[0] <= reading.MOST_SAMPLES < min(array.shape[1:]):
+        raise InputError(
+            f"{label} has shape {array.shape}, which looks like C×H×W, where H×W×C is expected; "
+            "save it with its channels last: numpy.moveaxis(array, 0, -1)."
+        )
+    return array
 
 
 def read(path: str, row: int | None, label: str, max_pixels: int) -> np.ndarray:
-    """Returns an image of a `.npy` file, [H, W] or [H, W, C], see `map_array`.
+    """Returns an image of a `.npy` file, see `map_image`.
 
     Raises:
-        InputError: it has another shape, or more than `max_pixels` pixels.
+        InputError: it has more than `max_pixels` pixels.
     """
-    array = map_array(path, row, label)
-    if array.ndim not in (2, 3) or 0 in array.shape:
-        raise InputError(f"{label} has shape {array.shape}; expected H×W or H×W×C.")
+    array = map_image(path, row, label)
     _check_size(label, array.shape, max_pixels)
     # The one copy: what was mapped is let go.
     return np.array(array, array.dtype.newbyteorder("="))
@@ -143,10 +164,4 @@ def read(path: str, row: int | None, label: str, max_pixels: int) -> np.ndarray:
 
 def _check_size(label: str, shape: tuple[int, ...], max_pixels: int) -> None:
     """Holds an array to the pixels of a picture, and to as many values as its pixels can have."""
-    reading.check_size(label, shape[0], shape[1], max_pixels)
-    if math.prod(shape) > MOST_SAMPLES * max_pixels:
-        raise InputError(
-            f"{label} has {'×'.join(map(str, shape))} = {math.prod(shape)} values, more than "
-            f"{MOST_SAMPLES} for each pixel of --max_pixels={max_pixels}; if it is what it should "
-            "be, raise --max_pixels, else remove it."
-        )
+    reading.check_size(label, shape[0], shape[1], max_pixels, math.prod(shape[2:]))

@@ -12,6 +12,7 @@ import struct
 
 import numpy as np
 
+from trainer.data import reading
 from trainer.errors import InputError
 from trainer.stores import files
 
@@ -51,6 +52,8 @@ LOSSY = (
 _SYNTAX = re.compile(rb"\x02\x00\x10\x00UI..([0-9.]+)", re.DOTALL)
 _PIXELS = re.compile(rb"\xe0\x7f\x10\x00(?:O[BW]\x00\x00)?(.{4})", re.DOTALL)
 _RESCALE = re.compile(rb"\x28\x00([\x52\x53])\x10(?:DS(..)|(..)\x00\x00)", re.DOTALL)
+# Sequences that hold at least an item: (0028,3000) and, of frames that may be one, (0028,9145).
+_TABLES = re.compile(rb"\x28\x00(\x00\x30|\x45\x91)(?:SQ\x00\x00)?.{4}\xfe\xff\x00\xe0", re.DOTALL)
 _END_OF_FRAGMENTS = b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
 _UNKNOWN_LENGTH = 0xFFFFFFFF
 
@@ -97,12 +100,12 @@ def read_header(data: bytes, label: str) -> Header:
     """Returns what a file says of its image.
 
     Raises:
-        ValueError: with the reason, if it is damaged or no DICOM file with an image.
+        DamagedError: with the reason, if it is damaged or no DICOM file with an image.
         InputError: if its encoding is not read, or tensorflow-io is missing.
     """
     syntax = _SYNTAX.search(data, 132)
     if data[128:132] != b"DICM" or not syntax:
-        raise ValueError("it is not a DICOM file")
+        raise reading.DamagedError("it is not a DICOM file")
     transfer_syntax = syntax[1].decode()
     if transfer_syntax not in (*LOSSLESS, *LOSSY):
         raise InputError(
@@ -110,28 +113,34 @@ def read_header(data: bytes, label: str) -> Header:
             "Explicit VR Little Endian."
         )
     pixels_at, length = _find_pixels(data)
+    if table := _TABLES.search(data, 0, pixels_at):
+        kind = "Modality LUT Sequence" if table[1] == b"\x00\x30" else "Pixel Value Transformation"
+        raise InputError(
+            f"{label} says by a table ({kind}) what its values mean, which is not applied here; "
+            "apply it, and save the result with RescaleSlope and RescaleIntercept or as .npy."
+        )
     texts = _tags(data, [*TAGS.values(), *OVERLAYS], label)
     found = dict(zip(TAGS, texts, strict=False))
     if not (found["rows"] and found["columns"]):
-        raise ValueError("it says no image size")
+        raise reading.DamagedError("it says no image size")
     header = Header(
-        rows=int(found["rows"]),
-        columns=int(found["columns"]),
-        frames=int(found["frames"] or 1),
+        rows=int(_number(found["rows"])),
+        columns=int(_number(found["columns"])),
+        frames=int(_number(found["frames"] or "1")),
         photometric=found["photometric"],
         transfer_syntax=transfer_syntax,
-        bits_allocated=int(found["bits_allocated"]),
-        bits_stored=int(found["bits_stored"]),
+        bits_allocated=int(_number(found["bits_allocated"])),
+        bits_stored=int(_number(found["bits_stored"])),
         signed=found["signed"] == "1",
-        slope=float(found["slope"] or 1),
-        intercept=float(found["intercept"] or 0),
+        slope=_number(found["slope"] or "1"),
+        intercept=_number(found["intercept"] or "0"),
         has_overlay=any(texts[len(TAGS) :]),
         pixels_at=pixels_at,
     )
-    samples = 2 if header.photometric == "YBR_FULL_422" else int(found["samples"])
+    samples = 2 if header.photometric == "YBR_FULL_422" else int(_number(found["samples"]))
     bits = header.rows * header.columns * header.frames * samples * header.bits_allocated
     if transfer_syntax in UNCOMPRESSED and length * 8 < bits:
-        raise ValueError(f"it has {length} bytes of pixels where {-(-bits // 8)} belong")
+        raise reading.DamagedError(f"it has {length} bytes of pixels where {-(-bits // 8)} belong")
     return header
 
 
@@ -149,10 +158,10 @@ def _find_pixels(data: bytes) -> tuple[int, int]:
         else:
             end = match.end() + length
         if end > len(data):
-            raise ValueError("it is cut short")
+            raise reading.DamagedError("it is cut short")
         found = match.start(), end - match.end()
     if found is None:
-        raise ValueError("it has no pixels, or is cut short before them")
+        raise reading.DamagedError("it has no pixels, or is cut short before them")
     return found
 
 
@@ -193,7 +202,7 @@ def decode(data: bytes, header: Header, label: str) -> np.ndarray:
         or, rescaled, float64.
 
     Raises:
-        ValueError: with the reason, if the pixels are damaged.
+        DamagedError: with the reason, if the pixels are damaged.
     """
     if header.is_rescaled or header.photometric == "MONOCHROME1":
         data = _made_plain(data, header.pixels_at, label)
@@ -214,11 +223,11 @@ def _stored(data: bytes, header: Header, label: str) -> np.ndarray:
     try:
         frames = decode_image(data, color_dim=True, on_error="strict", dtype=dtype).numpy()
     except tf.errors.InvalidArgumentError:
-        raise ValueError(
+        raise reading.DamagedError(
             f"its pixels, of transfer syntax {header.transfer_syntax}, cannot be decoded"
         ) from None
     if frames.shape[:3] != (1, header.rows, header.columns):
-        raise ValueError("its pixels are not as many as it says")
+        raise reading.DamagedError("its pixels are not as many as it says")
     return frames[0, ..., 0] if frames.shape[3] == 1 else frames[0]
 
 
@@ -232,9 +241,16 @@ def _made_plain(data: bytes, pixels_at: int, label: str) -> bytes:
     plain = changed[:pixels_at].replace(b"MONOCHROME1", b"MONOCHROME2") + changed[pixels_at:]
     names = ("slope", "intercept", "photometric")
     slope, intercept, photometric = _tags(bytes(plain), [TAGS[name] for name in names], label)
-    if (float(slope or 1), float(intercept or 0)) != (1, 0) or photometric == "MONOCHROME1":
-        raise ValueError("its rescaling is not where it belongs")
+    if (_number(slope or "1"), _number(intercept or "0")) != (1, 0) or photometric == "MONOCHROME1":
+        raise reading.DamagedError("its rescaling is not where it belongs")
     return bytes(plain)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise reading.DamagedError(f"it has {text!r} where a number belongs") from None
 
 
 def _tags(data: bytes, tags: list[int], label: str) -> list[str]:

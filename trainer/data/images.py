@@ -1,24 +1,26 @@
 """Reads pictures and arrays as they are: no scaling, no loss, no more memory than one image takes.
 
-They come as uint8, uint16 or float32: 1-bit pictures as 0 and 255, palettes as the colours they
-stand for, integers of other widths as float32. Masks come as integers: 1-bit and boolean ones as 0
-and 1, palettes as their indices, RGB with equal channels as one of them.
+They come upright, as uint8, uint16 or float32: 1-bit pictures as 0 and 255, palettes as the colours
+they stand for, integers of other widths as float32. Masks come with what is stored: 1-bit ones as 0
+and 1, palettes as their indices; where 0 is white, it stays 0.
 """
 
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
+import imagecodecs
 import numpy as np
 from PIL import Image
 
-from trainer import flags
 from trainer.data import arrays, dicom, reading, sources, tiff
 from trainer.errors import InputError
 
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF")  # no other of Pillow's decoders meets foreign files
+# No other of Pillow's decoders meets foreign files.
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 EXACT_IN_FLOAT32 = 2**24
+ORIENTATION = 274  # EXIF's and TIFF's number of the tag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,10 +30,12 @@ class Pixels:
     Attributes:
         values: uint8, uint16 or float32 [H, W, C].
         alpha: whether the last channel is transparency.
+        extra: how many of the last channels are neither colours nor alpha, such as infrared.
     """
 
     values: np.ndarray
     alpha: bool
+    extra: int = 0
 
     @property
     def colours(self) -> np.ndarray:
@@ -47,13 +51,13 @@ class Pixels:
     def is_grey(self) -> bool:
         """Whether one channel says it all: a single one, or three equal ones."""
         colours = self.colours
-        if colours.shape[2] == 3:
+        if colours.shape[2] == 3 and not self.extra:
             return all(np.array_equal(colours[..., 0], colours[..., k]) for k in (1, 2))
         return colours.shape[2] == 1
 
 
 def read_image(source: sources.Source, max_pixels: int) -> Pixels:
-    """Returns an image as it is stored.
+    """Returns an image as it is stored, upright.
 
     Args:
         source: where it is.
@@ -63,16 +67,28 @@ def read_image(source: sources.Source, max_pixels: int) -> Pixels:
         UnreadableError: if the file is damaged.
         InputError: if it is too large, or of a kind that is not read.
     """
+    alpha, extra = False, 0
     if sources.is_array(source.path):
-        values, alpha = arrays.read(source.path, source.row, source.label, max_pixels), False
-        if values.dtype == bool:
-            values = values * np.uint8(255)
+        values = arrays.read(source.path, source.row, source.label, max_pixels)
     elif sources.is_dicom(source.path):
-        values, alpha = _dicom(source, max_pixels, dicom.check_image), False
+        values = _dicom(source, max_pixels, dicom.check_image)
     else:
-        values, alpha = _decode(source, max_pixels, _picture_values)
-    values = as_stored(values, source.label)
-    return Pixels(values if values.ndim == 3 else values[..., None], alpha)
+        with reading.explained(source.label):
+            if tiff.is_tiff(source.path):
+                values, alpha, extra = _tiff_image(source, max_pixels)
+            else:
+                with _open(source.path) as picture:
+                    _check_picture(picture, source, max_pixels)
+                    values, alpha = _picture_values(picture, source)
+    return pixels_of(values, source.label, alpha, extra)
+
+
+def pixels_of(values: np.ndarray, label: str, alpha: bool = False, extra: int = 0) -> Pixels:
+    """Returns an image of decoded values [H, W] or [H, W, C], booleans as 0 and 255."""
+    if values.dtype == bool:
+        values = values * np.uint8(255)
+    values = as_stored(values, label)
+    return Pixels(values if values.ndim == 3 else values[..., np.newaxis], alpha, extra)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +97,7 @@ class Mask:
 
     Attributes:
         values: integers, booleans or floats [H, W] as they are stored, be they the indices of a
-            palette; of a picture in RGB, be it grey, its colours [H, W, 3].
+            palette; of several channels, RGB be it grey among them, [H, W, C].
         bits: of each sample in the file: of a picture 1, 2, 4, 8 …; of an array its dtype's.
         palette: uint8 [N, 3], the colours that indices stand for; None if values are no indices.
         white_is_zero: whether 0 is shown white, as a TIFF can say; values are not turned for it.
@@ -96,7 +112,7 @@ class Mask:
 
 
 def read_mask(source: sources.Source, max_pixels: int) -> Mask:
-    """Returns a mask as it is stored; `class_values` makes class values of it.
+    """Returns a mask as it is stored, upright; `class_values` makes class values of it.
 
     Args:
         source: where it is.
@@ -106,28 +122,32 @@ def read_mask(source: sources.Source, max_pixels: int) -> Mask:
         UnreadableError: if the file is damaged.
         InputError: if it is too large, of a kind that is not read, or is in part transparent.
     """
+    alpha = False
     if sources.is_array(source.path):
-        mask = _whole_bytes(arrays.read(source.path, source.row, source.label, max_pixels))
-        alpha = False
+        mask = _array_mask(arrays.read(source.path, source.row, source.label, max_pixels))
     elif sources.is_dicom(source.path):
-        mask, alpha = _whole_bytes(_dicom(source, max_pixels, dicom.check_mask)), False
+        mask = _array_mask(_dicom(source, max_pixels, dicom.check_mask))
     else:
-        found, alpha = _decode(source, max_pixels, _picture_mask)
-        mask = found if isinstance(found, Mask) else _whole_bytes(found)
-    if mask.values.ndim == 3:
-        pixels = Pixels(mask.values, alpha)
-        if not pixels.is_opaque:
-            raise InputError(
-                f"{source.label} is in part transparent; a mask has one class value a pixel: save "
-                "it without an alpha channel."
-            )
-        colours = pixels.colours
-        values = colours[..., 0] if colours.shape[2] == 1 else colours
-        mask = dataclasses.replace(mask, values=values)
-    return mask
+        with reading.explained(source.label):
+            if tiff.is_tiff(source.path):
+                mask, alpha = _tiff_mask(source, max_pixels)
+            else:
+                with _open(source.path) as picture:
+                    _check_picture(picture, source, max_pixels)
+                    mask, alpha = _picture_mask(picture, source)
+    if mask.values.ndim == 2:
+        return mask
+    pixels = Pixels(mask.values, alpha)
+    if not pixels.is_opaque:
+        raise InputError(
+            f"{source.label} is in part transparent; a mask has one class value a pixel: save it "
+            "without an alpha channel."
+        )
+    colours = pixels.colours
+    return dataclasses.replace(mask, values=colours[..., 0] if colours.shape[2] == 1 else colours)
 
 
-def _whole_bytes(values: np.ndarray) -> Mask:
+def _array_mask(values: np.ndarray) -> Mask:
     return Mask(values, 8 * values.dtype.itemsize)
 
 
@@ -189,9 +209,17 @@ def convert(pixels: Pixels, channels: int, dtype: str, label: str) -> np.ndarray
     )
 
 
-def check_convertible(colours: int, channels: int, label: str) -> None:
-    """Raises InputError if `convert` has no rule from so many colours to so many channels."""
-    if channels != colours and not (colours in (1, 3) and channels in (1, 2, 3, 4)):
+def check_convertible(colours: int, channels: int, label: str, extra: int = 0) -> None:
+    """Raises InputError if `convert` has no rule from so many channels to so many others.
+
+    Args:
+        colours: channels of the image but for alpha.
+        channels: wanted.
+        label: the image's name.
+        extra: how many of `colours` are neither, and are dropped where fewer are wanted.
+    """
+    kept = colours - extra if channels < colours else colours
+    if channels not in (colours, kept) and not (kept in (1, 3) and channels in (1, 2, 3, 4)):
         raise InputError(
             f"{label} has {colours} channels, which cannot become {channels}; give images of one "
             "kind, or another --channels."
@@ -201,9 +229,11 @@ def check_convertible(colours: int, channels: int, label: str) -> None:
 def _with_channels(pixels: Pixels, channels: int, label: str) -> np.ndarray:
     colours = pixels.colours
     count = colours.shape[2]
-    check_convertible(count, channels, label)
+    check_convertible(count, channels, label, pixels.extra)
     if channels == count:
         return colours
+    if pixels.extra:
+        return _with_channels(Pixels(colours[..., : -pixels.extra], False), channels, label)
     if channels == 3:
         return np.repeat(colours, 3, axis=2)
     if channels == 1:
@@ -237,44 +267,42 @@ def _dicom(
         return dicom.decode(data, header, source.label)
 
 
-def _decode(source: sources.Source, max_pixels: int, values_of: Any) -> tuple[Any, bool]:
-    """Opens a picture, checks its header and returns `values_of` it and whether it has alpha."""
-    with reading.explained(source.label):
-        found = _tiff(source, max_pixels)
-        if found is not None:
-            return found
-        with _open(source.path) as picture:
-            if source.row is not None:
-                picture.seek(source.row)
-            width, height = picture.size
-            reading.check_size(source.label, height, width, max_pixels)
-            if picture.mode[0] != "I" and picture.format == "PNG" and _png_bits(source.path) == 16:
-                return _sixteen_bit_png(source)
-            return values_of(picture, source)
+def _tiff_image(source: sources.Source, max_pixels: int) -> tuple[np.ndarray, bool, int]:
+    """Returns the values of a TIFF, whether it has alpha, and its other extra channels."""
+    with open_tiff(source) as image:
+        tiff.check(image, source.label, max_pixels)
+        if not image.is_for_pillow:
+            values, alpha, extra = tiff.picture(image, 0, image.size[0])
+            return reading.upright(values, image.orientation), alpha, extra
+        page = image.page.index
+    with _open(source.path) as picture:
+        picture.seek(page)
+        return *_picture_values(picture, source), 0
 
 
-def _tiff(source: sources.Source, max_pixels: int) -> tuple[np.ndarray, bool] | None:
-    """Returns the values of a TIFF that Pillow would not read right, None of any other file."""
-    if not tiff.is_tiff(source.path):
-        return None
-    if source.row is None:
-        with open(source.path, "rb") as file:
-            count = tiff.count_pages(file)
-        if count > 1:
-            raise InputError(
-                f"{source.label} is a TIFF of {count} pages; give it a name that ends in .tif, and "
-                "each page is an image."
-            )
-    with tiff.open_page(source.path, source.row or 0) as page:
-        if not tiff.is_beyond_pillow(page):
-            return None
-        tiff.check(page, source.label)
-        reading.check_size(source.label, page.imagelength, page.imagewidth, max_pixels)
-        if page.is_tiled:  # tiles of a small image may be large
-            reading.check_size(
-                f"A tile of {source.label}", page.tilelength, page.tilewidth, max_pixels
-            )
-        return tiff.read(page)
+def open_tiff(source: sources.Source) -> contextlib.AbstractContextManager[tiff.Image]:
+    """Opens an image of a TIFF."""
+    planes = source.planes
+    if planes is None and source.row is not None:
+        planes = ((source.row, 0),)
+    return tiff.opened(source.path, planes, source.label)
+
+
+def _tiff_mask(source: sources.Source, max_pixels: int) -> tuple[Mask, bool]:
+    with open_tiff(source) as image:
+        tiff.check(image, source.label, max_pixels)
+        if image.is_for_pillow:
+            kind = tiff.PHOTOMETRIC(image.page.photometric).name
+            raise InputError(f"{source.label} is a TIFF in {kind}; save masks as grey or RGB.")
+        values = reading.upright(image.rows(0, image.size[0]), image.orientation)
+        mask = Mask(
+            values,
+            image.page.bitspersample,
+            image.palette,
+            white_is_zero=image.is_white_zero,
+            lossy=image.is_lossy,
+        )
+        return mask, tiff.kind_of_alpha(image) is not None
 
 
 @contextlib.contextmanager
@@ -284,75 +312,127 @@ def _open(path: str) -> Iterator[Any]:
     Pillow is given the file and not its name: by name it maps plain TIFFs into memory, and those
     that lie on their side with rows of the wrong length.
     """
+    tiff.quieten()
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with open(path, "rb") as file, Image.open(file, formats=FORMATS) as picture:
             yield picture
     except Image.UnidentifiedImageError:
-        if tiff.is_tiff(path):
-            raise ValueError("it is damaged, or a TIFF of a kind that is not read") from None
-        raise ValueError(f"it is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file") from None
+        kind = reading.kind_of(path)
+        is_read = kind.upper() in FORMATS
+        raise reading.DamagedError(
+            f"it is {kind}, and damaged where it begins" if is_read else f"it is {kind}"
+        ) from None
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
 
+def _check_picture(picture: Any, source: sources.Source, max_pixels: int) -> None:
+    width, height = picture.size
+    reading.check_size(source.label, height, width, max_pixels)
+    frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
+    if frames > 1:  # a camera's MPO has previews besides its picture
+        raise InputError(
+            f"{source.label} is a {picture.format} of {frames} frames; save each as a file."
+        )
+
+
 def _picture_values(picture: Any, source: sources.Source) -> tuple[np.ndarray, bool]:
+    """Returns the values of an open picture and whether it has alpha."""
+    shown = picture
     if picture.mode in ("P", "PA"):
-        transparent = picture.mode == "PA" or picture.has_transparency_data
-        picture = picture.convert("RGBA" if transparent else "RGB")
+        shown = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     elif picture.mode in ("CMYK", "YCbCr"):
-        picture = picture.convert("RGB")
-    elif picture.mode == "La":  # multiplied by alpha
-        picture = picture.convert("LA")
-    elif picture.mode == "1":
-        picture = picture.convert("L")
-    _check_mode(picture.mode, ("L", "LA", "RGB", "RGBA"), source.label)
-    return _values(picture), picture.mode in ("LA", "RGBA")
+        shown = picture.convert("RGB")
+    values = _values(shown, source)
+    if values.dtype == bool:
+        values = values * np.uint8(255)
+    alpha = values.ndim == 3 and values.shape[2] in (2, 4)
+    if shown is picture and not alpha and "transparency" in picture.info:
+        transparent = np.array(picture.info["transparency"]) * _scale(_bits(picture, source))
+        values, alpha = _with_alpha(values, transparent), True
+    return reading.upright(values, _orientation(picture)), alpha
 
 
 def _picture_mask(picture: Any, source: sources.Source) -> tuple[Mask, bool]:
-    _check_mode(picture.mode, ("1", "P", "L", "LA", "RGB", "RGBA"), source.label)
-    values = _values(picture)
-    bits = 1 if picture.mode == "1" else 8 * values.dtype.itemsize
-    palette = None
+    """Returns an open picture as a mask, and whether it has alpha."""
+    values, bits, palette = _values(picture, source, ("P",)), _bits(picture, source), None
     if picture.mode == "P":
         palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    lossy = picture.format == "JPEG"
+    elif picture.mode == "L":
+        values = values // _scale(bits)
+    lossy = picture.format in ("JPEG", "MPO") or _is_lossy_webp(picture, source.path)
+    values = reading.upright(values, _orientation(picture))
     return Mask(values, bits, palette, lossy=lossy), picture.mode in ("LA", "RGBA")
 
 
-def _check_mode(mode: str, modes: tuple[str, ...], label: str) -> None:
-    if mode not in (*modes, "F") and not mode.startswith("I"):
-        raise InputError(f"{label} has mode {mode}, which is not read; convert it to RGB or grey.")
-
-
-def _values(picture: Any) -> np.ndarray:
-    """Returns the decoded values in native byte order."""
+def _values(picture: Any, source: sources.Source, others: tuple[str, ...] = ()) -> np.ndarray:
+    """Returns the decoded values, in native byte order; of `others` than grey and RGB as stored."""
+    mode = picture.mode
+    if mode not in ("1", "L", "LA", "RGB", "RGBA", *others) and not mode.startswith("I"):
+        raise InputError(
+            f"{source.label} has mode {mode}, which is not read; convert it to RGB or grey."
+        )
+    if mode[0] != "I" and _bits(picture, source) == 16:
+        picture.load()  # what follows the pixels may say how it lies
+        with open(source.path, "rb") as file:
+            return imagecodecs.png_decode(file.read())  # of which Pillow would keep 8 bits
     values = np.asarray(picture)
-    if picture.mode == "I" and picture.format == "PNG":
+    if mode == "I":
         values = values.astype(np.uint16)  # PNG has no more bits; older Pillows say "I"
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
-def _png_bits(path: str) -> int:
+def _bits(picture: Any, source: sources.Source) -> int:
+    """Returns the bits of a sample in the file."""
+    if picture.format == "PNG":
+        with open(source.path, "rb") as file:
+            return file.read(25)[24]  # the header's bit depth
+    return 1 if picture.mode == "1" else 8
+
+
+def _scale(bits: int) -> int:
+    """Returns by what Pillow multiplies grey of fewer than 8 bits, so that white is 255."""
+    return 255 // (2**bits - 1) if bits < 8 else 1
+
+
+def _with_alpha(values: np.ndarray, transparent: np.ndarray) -> np.ndarray:
+    """Returns a picture with an alpha channel that is 0 where it has one value or colour."""
+    colours = values if values.ndim == 3 else values[..., np.newaxis]
+    found = (colours == transparent).all(axis=2, keepdims=True)
+    alpha = np.where(found, 0, _full(values.dtype)).astype(values.dtype)
+    return np.concatenate([colours, alpha], axis=2)
+
+
+def _orientation(picture: Any) -> int:
+    """Returns EXIF's number for how a picture that is loaded lies, 1 if nothing is said.
+
+    Parts that are damaged say nothing, as in viewers; nor do other metadata (XMP).
+    """
+    data = picture.info.get("exif") or b""
+    data = data[6:] if data.startswith(b"Exif\0\0") else data
+    order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
+
+    def number(place: int, length: int) -> int:
+        return int.from_bytes(data[place : place + length], order)
+
+    first = number(4, 4)
+    for entry in range(first + 2, first + 2 + 12 * number(first, 2), 12):
+        if number(entry, 2) == ORIENTATION:
+            return number(entry + 8, 2)
+    return 1
+
+
+def _is_lossy_webp(picture: Any, path: str) -> bool:
+    if picture.format != "WEBP":
+        return False
     with open(path, "rb") as file:
-        return file.read(25)[24]  # the header's bit depth
-
-
-def _sixteen_bit_png(source: sources.Source) -> tuple[np.ndarray, bool]:
-    """Decodes colours and alpha that Pillow would silently cut to 8 bits."""
-    with flags.importing():
-        import tensorflow as tf  # rare, and takes seconds; see the docstring of `records`
-
-    with open(source.path, "rb") as file:
         data = file.read()
-    try:
-        values = tf.io.decode_png(data, dtype=tf.uint16).numpy()
-    except tf.errors.InvalidArgumentError:
-        raise reading.UnreadableError(
-            f"{source.label} cannot be read: its PNG data are damaged."
-        ) from None
-    return values, values.shape[2] in (2, 4)
+    place = 12
+    while place < len(data) and data[place : place + 4] != b"VP8 ":
+        length = int.from_bytes(data[place + 4 : place + 8], "little")
+        place += 8 + length + length % 2
+    return place < len(data)
 
 
 def as_stored(values: np.ndarray, label: str) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from trainer.data import sources
+from trainer.data import images, reading, sources, tiff
 from trainer.data.rowfile import RowFile
 from trainer.errors import InputError
 
@@ -79,23 +79,28 @@ def _tiles(mask: RowFile, height: int, width: int) -> Iterator[np.ndarray]:
 
 
 def _tags(source: sources.Source) -> dict[str, Any]:
-    """Returns what a TIFF says of itself and a mask of it must say as well."""
-    if not source.path.lower().endswith((".tif", ".tiff")):
+    """Returns what a TIFF says of itself and a mask of it must say as well.
+
+    The mask is upright: where its rows are the image's columns, so are the resolutions; where it is
+    turned, the image's place on Earth, which counts its stored rows, is not the mask's.
+    """
+    if sources.is_array(source.path) or not tiff.is_tiff(source.path):
         return {}
-    with tifffile.TiffFile(source.path) as file:
-        page = file.pages[source.row or 0]
+    with images.open_tiff(source) as image:
+        page = image.page
+        is_across, _ = reading.TURNS.get(image.orientation, (False, ()))
         tags: dict[str, Any] = {}
         if "XResolution" in page.tags and "YResolution" in page.tags:
-            tags["resolution"] = tuple(
-                page.tags[name].value for name in ("XResolution", "YResolution")
-            )
+            names = ("YResolution", "XResolution") if is_across else ("XResolution", "YResolution")
+            tags["resolution"] = tuple(page.tags[name].value for name in names)
             unit = page.tags.get("ResolutionUnit")
             tags["resolutionunit"] = 2 if unit is None else int(unit.value)
         if page.description and not page.description.lstrip().startswith(LAYOUTS):
             tags["description"] = page.description.encode()  # which need not be ASCII
-        tags["extratags"] = [
-            (tag.code, int(tag.dtype), tag.count, tag.value, True)
-            for tag in page.tags
-            if tag.code in GEO_TAGS
-        ]
+        if image.orientation not in reading.TURNS:
+            tags["extratags"] = [
+                (tag.code, int(tag.dtype), tag.count, tag.value, True)
+                for tag in page.tags
+                if tag.code in GEO_TAGS
+            ]
         return tags

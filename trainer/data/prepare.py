@@ -21,7 +21,7 @@ import tempfile
 import time
 import types
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,9 +97,11 @@ def prepare(settings: config.Prepare) -> records.Manifest:
     channels = survey.parse_channels(settings.channels)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
-        pairs = find_pairs(settings, scratch)
+        pairs, left_out = find_pairs(settings, scratch)
         names, draw = _assign(settings, pairs)
-        pairs = _listed(pairs, names)
+        listed = _listed(pairs, names)
+        left_out["images in no list of --splits"] += len(pairs) - len(listed)
+        pairs = listed
         with workers.start(_num_workers(settings.workers, len(pairs))) as run:
             found, skipped = _survey(run, pairs, settings, given)
             if skipped and draw:  # what is left may have to fill a split
@@ -140,7 +142,9 @@ def prepare(settings: config.Prepare) -> records.Manifest:
                 )
                 folder.finish(manifest)
     _warn_of_absent_classes(manifest)
-    logging.info("%s", _closing_line(manifest, settings.output, time.monotonic() - started))
+    left_out["unreadable images"] += len(skipped)
+    seconds = time.monotonic() - started
+    logging.info("%s", _closing_line(manifest, settings.output, seconds, left_out))
     return manifest
 
 
@@ -161,8 +165,10 @@ def _check_paths(settings: config.Prepare) -> None:
     files.check_folder("output", settings.output)
 
 
-def find_pairs(settings: config.Prepare, scratch: str) -> list[survey.Pair]:
-    """Returns images with their masks, in the order of their names.
+def find_pairs(
+    settings: config.Prepare, scratch: str
+) -> tuple[list[survey.Pair], collections.Counter[str]]:
+    """Returns images with their masks, in the order of their names, and what else matched.
 
     Args:
         settings: say where they are, and how their names differ.
@@ -171,17 +177,21 @@ def find_pairs(settings: config.Prepare, scratch: str) -> list[survey.Pair]:
     Raises:
         InputError: naming the first file without a partner or with an ambiguous name.
     """
+    places = {settings.images: "images", settings.masks: "masks"}  # which may be one
+    at = {
+        where: sources.with_pages(sources.find(where, flag, scratch, settings.max_pixels), scratch)
+        for where, flag in places.items()
+    }
+    left_out = collections.Counter[str]()
+    for one in at.values():
+        left_out.update(one.left_out)
     found, masks = (
-        [
-            dataclasses.replace(source, name=_composed(source.name))
-            for source in sources.with_pages(
-                sources.find(where, flag, scratch, settings.max_pixels), scratch
-            )
-        ]
-        for where, flag in ((settings.images, "images"), (settings.masks, "masks"))
+        [dataclasses.replace(source, name=_composed(source.name)) for source in at[where].sources]
+        for where in (settings.images, settings.masks)
     )
     suffix = _composed(settings.mask_suffix)
     if suffix:  # both may be in one folder
+        there = {source.label for source in (*found, *masks)}
         found = [source for source in found if _image_name(source.name, suffix) is None]
         names = [_image_name(source.name, suffix) for source in masks]
         masks = [
@@ -189,6 +199,8 @@ def find_pairs(settings: config.Prepare, scratch: str) -> list[survey.Pair]:
             for source, name in zip(masks, names, strict=True)
             if name is not None
         ]
+        used = {source.label for source in (*found, *masks)}
+        left_out["images or masks by --mask_suffix"] += len(there - used)
     uncounted = {source.name for source in (*found, *masks) if source.is_uncounted}
     found, masks = _first_pages(found, uncounted), _first_pages(masks, uncounted)
     image_of = _by_name(found, "images")
@@ -205,7 +217,8 @@ def find_pairs(settings: config.Prepare, scratch: str) -> list[survey.Pair]:
                 f"{source.label} has no image: there is no {reading.shown(name)} in --images="
                 f"{settings.images}; add it, remove the mask, or see --mask_suffix."
             )
-    return [survey.Pair(image_of[name], mask_of[name]) for name in sorted(image_of)]
+    pairs = [survey.Pair(image_of[name], mask_of[name]) for name in sorted(image_of)]
+    return pairs, left_out
 
 
 def _composed(name: str) -> str:
@@ -494,15 +507,18 @@ def _warn_of_absent_classes(manifest: records.Manifest) -> None:
                 logging.warning("Warning: class %s does not occur in %s.", entry.name, side)
 
 
-def _closing_line(manifest: records.Manifest, where: str, seconds: float) -> str:
+def _closing_line(
+    manifest: records.Manifest, where: str, seconds: float, left_out: Mapping[str, int]
+) -> str:
     total = sum(split.examples for split in manifest.splits.values())
     parts = [
         f"{side} {split.examples} in {len(split.shards)} shards"
         for side, split in manifest.splits.items()
     ]
+    others = ", ".join(f"{kind}: {count}" for kind, count in left_out.items() if count)
     return (
         f"Wrote {total} images to {where} in {seconds:.1f} s ({total / seconds:.1f} images/s): "
-        f"{', '.join(parts)}."
+        f"{', '.join(parts)}.{f' Left out: {others}.' if others else ''}"
     )
 
 

@@ -1,19 +1,34 @@
 """Images that are read band by band, so that one of any size fits into memory.
 
-Large `.npy` arrays and the plain kinds of TIFF are read where they are touched; all else is decoded
-whole by `images`, as `prepare` does. Either way a band has the channels and dtype of the data set.
+Large `.npy` arrays and TIFFs are read where they are touched; all else is decoded whole by
+`images`, as `prepare` does. Either way a band has the channels and dtype of the data set.
 """
 
 import dataclasses
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import tifffile
+from absl import logging
 
 from trainer.data import arrays, images, reading, sources, tiff
 
 WHOLE_PIXELS = 2**24  # images up to this are read at once
 BAND_PIXELS = 2**22  # of one read where the whole image is passed over
+
+
+@dataclasses.dataclass(frozen=True)
+class _Large:
+    """A large file, of which parts can be read.
+
+    Attributes:
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        read: (top, bottom) → those rows as they are stored.
+    """
+
+    height: int
+    width: int
+    read: Callable[[int, int], images.Pixels]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,17 +70,29 @@ def open_raster(source: sources.Source, channels: int, dtype: str, max_pixels: i
         return of_array(images.read_image(source, max_pixels), channels, dtype, source.label)
 
     def read(top: int, bottom: int) -> np.ndarray:
-        values = images.as_stored(large.read(top, bottom), source.label)
-        return images.convert(images.Pixels(values, False), channels, dtype, source.label)
+        return _converted(large.read(top, bottom), channels, dtype, source.label)
 
-    return dataclasses.replace(large, read=read)
+    return Raster(large.height, large.width, read)
 
 
 def of_array(pixels: images.Pixels, channels: int, dtype: str, label: str) -> Raster:
     """Returns an image that is in memory."""
-    values = images.convert(pixels, channels, dtype, label)
+    values = _converted(pixels, channels, dtype, label)
     height, width = values.shape[:2]
     return Raster(height, width, lambda top, bottom: values[top:bottom])
+
+
+def _converted(pixels: images.Pixels, channels: int, dtype: str, label: str) -> np.ndarray:
+    if pixels.extra and channels < pixels.colours.shape[2]:
+        logging.log_first_n(
+            logging.WARNING,
+            "Warning: %s has %d channels that are neither colours nor alpha, which the data have "
+            "not; they are dropped, of other images, too.",
+            1,
+            label,
+            pixels.extra,
+        )
+    return images.convert(pixels, channels, dtype, label)
 
 
 def statistics(raster: Raster) -> tuple[np.ndarray, np.ndarray]:
@@ -103,56 +130,39 @@ def _statistics_by_counts(raster: Raster) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.sqrt(variance)
 
 
-def _open_array(source: sources.Source) -> Raster | None:
+def _open_array(source: sources.Source) -> _Large | None:
     """Returns a large array, of which each read maps what it needs and lets it go again."""
     if not sources.is_array(source.path):
         return None
-    shape = arrays.map_array(source.path, source.row, source.label).shape
-    if len(shape) not in (2, 3) or shape[0] * shape[1] <= WHOLE_PIXELS:
-        return None  # too few to matter, or for `images` to refuse
+    shape = arrays.map_image(source.path, source.row, source.label).shape
+    if shape[0] * shape[1] <= WHOLE_PIXELS:
+        return None  # too few to matter
 
-    def read(top: int, bottom: int) -> np.ndarray:
-        band = arrays.map_array(source.path, source.row, source.label)[top:bottom]
-        if band.dtype == bool:
-            band = band * np.uint8(255)
+    def read(top: int, bottom: int) -> images.Pixels:
+        band = arrays.map_image(source.path, source.row, source.label)[top:bottom]
         band = np.array(band, band.dtype.newbyteorder("="))
-        return band if band.ndim == 3 else band[..., np.newaxis]
+        return images.pixels_of(band, source.label)
 
-    return Raster(shape[0], shape[1], read)
+    return _Large(shape[0], shape[1], read)
 
 
-def _open_tiff(source: sources.Source) -> Raster | None:
+def _open_tiff(source: sources.Source) -> _Large | None:
     """Returns a large TIFF whose parts can be decoded, or None: then it has to be read whole."""
-    if not source.path.lower().endswith((".tif", ".tiff")):
+    if sources.is_array(source.path) or sources.is_dicom(source.path):
         return None
-    with reading.explained(source.label), tiff.open_page(source.path, source.row or 0) as page:
-        pixels = page.imagelength * page.imagewidth
-        if pixels <= WHOLE_PIXELS or not _is_plain(page) or not tiff.can_decode(page):
+    with reading.explained(source.label):
+        if not tiff.is_tiff(source.path):
             return None
+        with images.open_tiff(source) as image:
+            height, width = image.size
+            is_upright = image.orientation not in reading.TURNS
+            if height * width <= WHOLE_PIXELS or image.is_for_pillow or not is_upright:
+                return None
+            tiff.check(image, source.label, None)
 
-    def read(top: int, bottom: int) -> np.ndarray:
-        with reading.explained(source.label), tiff.open_page(source.path, source.row or 0) as page:
-            return tiff.read_rows(page, top, bottom)
+    def read(top: int, bottom: int) -> images.Pixels:
+        with reading.explained(source.label), images.open_tiff(source) as image:
+            values, alpha, extra = tiff.picture(image, top, bottom)
+        return images.pixels_of(values, source.label, alpha, extra)
 
-    return Raster(page.imagelength, page.imagewidth, read)
-
-
-def _is_plain(page: tifffile.TiffPage) -> bool:
-    """Says whether the samples of a page are what `images` makes of it."""
-    kinds = {
-        tifffile.PHOTOMETRIC.MINISBLACK: (1,),
-        tifffile.PHOTOMETRIC.RGB: (3,),
-        tifffile.PHOTOMETRIC.YCBCR: (3,),
-    }
-    if page.samplesperpixel not in kinds.get(page.photometric, ()):
-        return False
-    if page.photometric == tifffile.PHOTOMETRIC.YCBCR and page.compression != 7:  # JPEG
-        return False
-    orientation = page.tags.get("Orientation")
-    return (
-        page.imagedepth == 1
-        and (orientation is None or orientation.value == 1)
-        and str(page.dtype)
-        in ("uint8", "uint16", *(("float32",) if page.samplesperpixel == 1 else ()))
-        and page.bitspersample == page.dtype.itemsize * 8
-    )
+    return _Large(height, width, read)

@@ -1,9 +1,10 @@
 """Where images and masks are, and what they are called, before any is read.
 
-Images are files (PNG, JPEG, BMP, TIFF, DICOM, or one `.npy` array each), the pages of a TIFF, or
-the rows of one `.npy` or `.npz` array.
+Images are files (PNG, JPEG, BMP, GIF, WebP, TIFF, DICOM, or one `.npy` array each), the pages of a
+TIFF, or the rows of one `.npy` or `.npz` array. What else matched is counted.
 """
 
+import collections
 import concurrent.futures
 import dataclasses
 import glob
@@ -12,11 +13,18 @@ import re
 import tempfile
 from collections.abc import Sequence
 
+from absl import logging
+
 from trainer.data import arrays, reading, tiff
 from trainer.errors import InputError
 from trainer.stores import files, listing
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".npy")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp"),
+    *(".tif", ".tiff", ".dcm", ".npy"),
+)
+HIDDEN = ("thumbs.db", "desktop.ini")  # beside those whose names begin with a dot
+COPIES = "reduced pages"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +32,14 @@ class Source:
     """Where an image or mask is.
 
     Attributes:
-        name: what pairs an image with its mask: the file's stem, with "_p012" for a page of a TIFF
-            that has several; or the row of an array as "00012".
+        name: what pairs an image with its mask: the file's stem, with "_p012" for an image of a
+            TIFF that has several; or the row of an array as "00012".
         path: the file to read.
-        row: of the array in the file, or page of the TIFF; None if the whole file is the image.
+        row: of the array in the file, or number of the image in the TIFF; None if the whole file is
+            the image.
         label: how messages call it.
         is_uncounted: whether the file is so damaged that its pages cannot be counted.
+        planes: of an image of a TIFF that has several, see `tiff.Planes`; None of any other.
     """
 
     name: str
@@ -37,10 +47,24 @@ class Source:
     row: int | None
     label: str
     is_uncounted: bool = False
+    planes: tiff.Planes | None = None
 
 
-def find(where: str, flag: str, scratch: str, max_pixels: int | None = None) -> list[Source]:
-    """Returns the images of a folder, a glob or an array, in the order of their names.
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What is at a place.
+
+    Attributes:
+        sources: the images, in the order of their names.
+        left_out: what else matched, in the plural ("hidden files"), and how many.
+    """
+
+    sources: list[Source]
+    left_out: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+
+def find(where: str, flag: str, scratch: str, max_pixels: int | None = None) -> Found:
+    """Returns the images of a folder, a glob or an array, and warns of what is no image.
 
     Args:
         where: the folder, glob, `.npy` (N×H×W[×C]) or `.npz` file; a folder's or glob's own `.npy`
@@ -56,22 +80,90 @@ def find(where: str, flag: str, scratch: str, max_pixels: int | None = None) -> 
     if files.is_remote(where):
         return _find_in_store(where, flag, scratch, max_pixels)
     if where.lower().endswith((".npy", ".npz")) and os.path.isfile(where):
-        return _rows(where, reading.shown(where), flag, scratch, max_pixels)
+        return Found(_rows(where, reading.shown(where), flag, scratch, max_pixels))
     if os.path.isdir(where):
         paths = [os.path.join(where, name) for name in _listed(where, flag)]
     else:
         paths = glob.glob(where, recursive=True)
         if not paths:
             pattern = glob.has_magic(where)
-            found = "matches no file where files may be listed" if pattern else "does not exist"
+            why = "matches no file where files may be listed" if pattern else "does not exist"
             raise InputError(
-                f"--{flag}={where} {found}; name a folder, a quoted glob, or a .npy or .npz file."
+                f"--{flag}={where} {why}; name a folder, a quoted glob, or a .npy or .npz file."
             )
-    paths = sorted(path for path in paths if _is_image(path))
-    sources = [source for path in paths for source in sources_of(path)]
-    if not sources:
-        raise InputError(f"--{flag}={where} holds no images ({', '.join(SUFFIXES)}).")
-    return sources
+        if "**" in where:  # folders are on the way to what is meant
+            paths = [path for path in paths if not os.path.isdir(path)]
+    images, left_out = _sorted_out(paths, where, flag)
+    return _joined([_images_of(path) for path in images], left_out)
+
+
+def _sorted_out(
+    paths: Sequence[str], where: str, flag: str
+) -> tuple[list[str], collections.Counter[str]]:
+    """Returns the paths that have an image's name, in order, and what the others are.
+
+    Raises:
+        InputError: there are no images; it says what is there instead.
+    """
+    images, others = [], collections.defaultdict(list)
+    for path in sorted(paths):
+        kind = _kind_of_other(path)
+        if kind is None:
+            images.append(path)
+        else:
+            others[kind].append(path)
+    told = [_told(kind, one) for kind, one in others.items() if kind != "hidden files"]
+    if not images:
+        there = "".join(f" It has {one}." for one in told)
+        raise InputError(f"--{flag}={where} holds no images ({', '.join(SUFFIXES)}).{there}")
+    for one in told:
+        logging.warning("Left out of --%s: %s.", flag, one)
+    return images, collections.Counter({kind: len(one) for kind, one in others.items()})
+
+
+def _kind_of_other(path: str) -> str | None:
+    """Returns what a path is, in the plural, None if it has the name of an image."""
+    name = os.path.basename(path).lower()
+    if name.startswith(".") or name in HIDDEN:
+        return "hidden files"
+    if files.is_remote(path):
+        return None if name.endswith(SUFFIXES) else _by_suffix(name)
+    if os.path.isdir(path):
+        return "folders"
+    if not os.path.isfile(path):
+        return "links that lead nowhere" if os.path.islink(path) else "special files"
+    return None if name.endswith(SUFFIXES) else _by_suffix(name)
+
+
+def _by_suffix(name: str) -> str:
+    suffix = reading.shown(os.path.splitext(name)[1])
+    return f"{suffix} files" if suffix else "files without a suffix"
+
+
+def _told(kind: str, paths: Sequence[str]) -> str:
+    """Returns how many there are of a kind, and what the first of them is."""
+    first = reading.shown(paths[0])
+    if os.path.isfile(paths[0]):
+        with reading.explained(first):
+            first = f"{first} is {reading.kind_of(paths[0])}"
+    return f"{kind}: {len(paths)} ({first})"
+
+
+def _joined(found: Sequence[Found], left_out: collections.Counter[str] | None = None) -> Found:
+    """Returns what is in several files; says how many pages of them are left out."""
+    whole = Found([], collections.Counter(left_out or {}))
+    for one in found:
+        whole.sources.extend(one.sources)
+        whole.left_out.update(one.left_out)
+    first = next((one.sources[0].path for one in found if one.left_out[COPIES]), None)
+    if first is not None:
+        logging.warning(
+            "Left out: %d pages of TIFFs that are reduced copies, thumbnails or masks of others "
+            "(of %s, for one).",
+            sum(one.left_out[COPIES] for one in found),
+            reading.shown(first),
+        )
+    return whole
 
 
 def _listed(folder: str, flag: str) -> list[str]:
@@ -84,17 +176,15 @@ def _listed(folder: str, flag: str) -> list[str]:
         ) from None
 
 
-def _find_in_store(where: str, flag: str, scratch: str, max_pixels: int | None) -> list[Source]:
+def _find_in_store(where: str, flag: str, scratch: str, max_pixels: int | None) -> Found:
     """Returns what a folder, a glob or an array in an object store holds."""
     if where.lower().endswith((".npy", ".npz")) and not glob.has_magic(where):
         local = os.path.join(scratch, f"{flag}-{os.path.basename(where)}")
         files.copy_from_store(where, local)
-        return _rows(local, where, flag, scratch, max_pixels)
+        return Found(_rows(local, where, flag, scratch, max_pixels))
     pattern = where if glob.has_magic(where) else f"{where.rstrip('/')}/*"
-    found = [path for path in files.find_in_store(pattern) if _has_image_name(path)]
-    if not found:
-        raise InputError(f"--{flag}={where} holds no images ({', '.join(SUFFIXES)}).")
-    return [_file_source(path) for path in found]
+    images, left_out = _sorted_out(files.find_in_store(pattern), where, flag)
+    return Found([_file_source(path) for path in images], left_out)
 
 
 def _rows(path: str, where: str, flag: str, scratch: str, max_pixels: int | None) -> list[Source]:
@@ -104,61 +194,69 @@ def _rows(path: str, where: str, flag: str, scratch: str, max_pixels: int | None
     return [Source(f"{row:0{digits}}", path, row, f"{where}[{row}]") for row in range(count)]
 
 
-def with_pages(sources: Sequence[Source], scratch: str) -> list[Source]:
-    """Returns images of a store with the pages of each TIFF in the place of the file.
+def with_pages(found: Found, scratch: str) -> Found:
+    """Returns images of a store with those of each TIFF in the place of the file.
 
     One with several is copied once and for all: its pages are far apart in the order of the data.
 
     Args:
-        sources: what was found.
+        found: what was found.
         scratch: a folder for the copies.
 
     Raises:
         InputError: the store refuses a request, or cannot be reached.
     """
-    if not any(files.is_remote(source.path) for source in sources):
-        return list(sources)
+    if not any(files.is_remote(source.path) for source in found.sources):
+        return found
     with concurrent.futures.ThreadPoolExecutor(listing.REQUESTS) as pool:
-        counts = list(pool.map(_count_pages, [source.path for source in sources]))
-    found = []
-    for source, count in zip(sources, counts, strict=True):
-        pages = _pages(source.path, count)
-        if len(pages) > 1:
-            local = os.path.join(tempfile.mkdtemp(dir=scratch), os.path.basename(source.path))
-            files.copy_from_store(source.path, local)
-            pages = [dataclasses.replace(page, path=local) for page in pages]
-        found += pages
-    return found
+        opened = list(pool.map(_images_of, [source.path for source in found.sources]))
+    for k, one in enumerate(opened):
+        if len(one.sources) > 1:
+            remote = one.sources[0].path
+            local = os.path.join(tempfile.mkdtemp(dir=scratch), os.path.basename(remote))
+            files.copy_from_store(remote, local)
+            copies = [dataclasses.replace(source, path=local) for source in one.sources]
+            opened[k] = dataclasses.replace(one, sources=copies)
+    return _joined(opened, found.left_out)
 
 
 def sources_of(path: str) -> list[Source]:
-    """Returns the images in a file: the file, or the pages of a TIFF that has several."""
-    if is_dicom(path):
+    """Returns the images in a file: the file, or those of a TIFF that has several."""
+    return _joined([_images_of(path)]).sources
+
+
+def _images_of(path: str) -> Found:
+    if is_dicom(path) and not files.is_remote(path):
         files.import_tensorflow_io(path)  # what is missing is said before any work
-    return _pages(path, _count_pages(path))
-
-
-def _pages(path: str, count: int | None) -> list[Source]:
     whole = _file_source(path)
-    if count is None or count == 1:
-        return [dataclasses.replace(whole, is_uncounted=count is None)]
-    digits = max(3, len(str(count - 1)))
-    return [
-        Source(f"{whole.name}_p{page:0{digits}}", path, page, f"{whole.label}[{page}]")
-        for page in range(count)
-    ]
-
-
-def _count_pages(path: str) -> int | None:
-    """Returns the pages of a TIFF, None if it is damaged: reading it will say how; 1 of others."""
     if not path.lower().endswith((".tif", ".tiff")):
-        return 1
+        return Found([whole])
+    found = _opened(whole)
+    if found is None:
+        return Found([dataclasses.replace(whole, is_uncounted=True)])
+    left_out = collections.Counter({COPIES: found.copies} if found.copies else {})
+    if len(found.images) == 1:
+        return Found([whole], left_out)
+    digits = max(3, len(str(len(found.images) - 1)))
+    images = [
+        Source(
+            name=f"{whole.name}_p{number:0{digits}}",
+            path=path,
+            row=number,
+            label=f"{whole.label}[{number}]",
+            planes=planes,
+        )
+        for number, planes in enumerate(found.images)
+    ]
+    return Found(images, left_out)
+
+
+def _opened(source: Source) -> tiff.Found | None:
+    """Returns what a TIFF holds, None if it is damaged: reading it will say how."""
     try:
-        with files.opened(path) as file:
-            return tiff.count_pages(file)
-    except InputError:  # of the store
-        raise
-    except reading.DAMAGE:
+        with files.opened(source.path) as file, reading.explained(source.label):
+            return tiff.find(file, source.label)
+    except reading.UnreadableError:
         return None
 
 
@@ -170,15 +268,6 @@ def split_page(name: str) -> tuple[str, str]:
 
 def _file_source(path: str) -> Source:
     return Source(os.path.splitext(os.path.basename(path))[0], path, None, reading.shown(path))
-
-
-def _is_image(path: str) -> bool:
-    return _has_image_name(path) and os.path.isfile(path)
-
-
-def _has_image_name(path: str) -> bool:
-    name = os.path.basename(path)
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def is_array(path: str) -> bool:

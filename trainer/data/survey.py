@@ -52,6 +52,7 @@ class Survey:
         mask: what there is in the mask.
         digest: of the image's pixels; equal for a grey image however it is stored.
         content: of the pixels of both, as they are stored.
+        extra: how many of `colours` are neither colours nor alpha.
     """
 
     pair: Pair
@@ -64,6 +65,7 @@ class Survey:
     mask: labels.Seen
     digest: bytes
     content: bytes
+    extra: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +100,7 @@ def examine(pair: Pair, max_pixels: int, given: classes.Given) -> Survey:
         colours=pixels.colours.shape[2],
         is_grey=grey,
         alpha="none" if not pixels.alpha else "opaque" if pixels.is_opaque else "varies",
+        extra=pixels.extra,
         mask=labels.look(mask, given, pair.mask.label),
         digest=_digest(pixels.colours[..., :1] if grey else pixels.colours),
         content=_content(pixels, mask),
@@ -160,7 +163,7 @@ def choose_channels(surveys: Sequence[Survey], channels: int | None) -> tuple[in
     """
     chosen = _needed_channels(surveys) if channels is None else channels
     for one in surveys:
-        images.check_convertible(one.colours, chosen, one.pair.image.label)
+        images.check_convertible(one.colours, chosen, one.pair.image.label, one.extra)
     acts = collections.Counter(act for one in surveys for act in _acts(one, chosen))
     return chosen, [f"{count} of {len(surveys)} images {act}" for act, count in acts.items()]
 
@@ -173,6 +176,12 @@ def _needed_channels(surveys: Sequence[Survey]) -> int:
                 f"{one.pair.image.label} has an alpha channel that varies; --channels="
                 f"{one.colours} drops it, --channels={one.colours + 1} keeps it."
             )
+        if one.extra:
+            raise InputError(
+                f"{one.pair.image.label} has {one.colours} channels, of which {one.extra} are "
+                f"neither colours nor alpha; --channels={one.colours} takes all of them, "
+                f"--channels={one.colours - one.extra} drops those."
+            )
         needed.setdefault(1 if one.is_grey else one.colours, one.pair.image.label)
     if len(needed) > 1 and set(needed) != {1, 3}:
         (first, label), (second, other) = list(needed.items())[:2]
@@ -184,6 +193,9 @@ def _needed_channels(surveys: Sequence[Survey]) -> int:
 
 def _acts(one: Survey, channels: int) -> Iterator[str]:
     """Yields what is done to an image on the way to so many channels, if anything."""
+    if one.extra and channels < one.colours:
+        yield "have channels that are neither colours nor alpha; --channels drops them."
+        one = dataclasses.replace(one, colours=one.colours - one.extra, extra=0)
     if one.colours not in (1, 3) or (one.colours, one.alpha) == (channels, "none"):
         return
     if channels in (1, 2) and one.colours == 3:

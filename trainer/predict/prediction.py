@@ -37,7 +37,7 @@ def predict(settings: config.Predict) -> None:
     run_dirs = _check(settings)
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
-        found = sources.find(settings.images, "images", scratch)
+        found = sources.find(settings.images, "images", scratch).sources
         strategy = cluster.connect(settings.strategy, settings.tpu, settings.virtual_devices)
         keras.mixed_precision.set_global_policy(cluster.POLICIES[settings.precision])
         networks = predictor.Predictor(

@@ -219,8 +219,7 @@ class Predictor:
     def _open_array(self, image: np.ndarray) -> rasters.Raster:
         if image.ndim not in (2, 3) or 0 in image.shape:
             raise InputError(f"The image has shape {image.shape}; expected H×W, H×W×C or N×H×W×C.")
-        values = images.as_stored(image if image.ndim == 3 else image[..., np.newaxis], "The image")
-        pixels = images.Pixels(values, False)
+        pixels = images.pixels_of(image, "The image")
         return rasters.of_array(pixels, self.networks.channels, self.networks.dtype, "The image")
 
 
