@@ -160,6 +160,25 @@ def test_a_threshold_must_tell_something_apart():
         "them."
     )
     assert "values are 128 to 128" in _message([_plain(128.0, 128.0)], given)
+    deep = Seen("D", "plain", (0.0, 65535.0), bits=16)
+    assert _message([_plain(0.0, 255.0), deep], given) == (
+        "M has 8 bits and D has 16, and --threshold=128 cannot mean the same in both; save all "
+        "masks with as many bits."
+    )
+    assert _settle([deep], given)[0] == [0, 255]
+
+
+def test_16_bits_that_are_8_bits_scaled_are_refused():
+    deep = Seen("D", "plain", (0, 32896, 65535), bits=16)
+    assert _message([_plain(0, 128, 255), deep], FOUND) == (
+        "D has 16 bits and the values 32896, 65535, 257 times those of masks with 8 bits, 128, "
+        "255; save all masks with as many bits."
+    )
+    assert _settle([_plain(0, 1), Seen("D", "plain", (0, 1, 300), bits=16)], FOUND)[0] == [
+        0,
+        1,
+        300,
+    ]
 
 
 # Whether values are classes -----------------------------------------------------------------------

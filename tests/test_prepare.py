@@ -907,6 +907,19 @@ def test_tiles_of_training_images_are_examples_and_cover_every_pixel_once(folder
         np.testing.assert_array_equal(np.vstack(rows)[..., 0], np.array(picture))
 
 
+def test_a_tile_with_the_name_of_an_image_is_refused(folder, capfd):
+    train = _prepare(folder).splits["train"].cases
+    for kind in ("images", "masks"):
+        (folder / kind / f"{train[0]}.png").rename(folder / kind / f"{train[1]}_y4_x0.png")
+    lists = {"train": [train[1]], "val": [f"{train[1]}_y4_x0"]}
+    (folder / "splits.json").write_text(json.dumps(lists))
+    others = [f"--splits={folder}/splits.json", "--tile=4", f"--output={folder}/second"]
+    assert _refusal(capfd, folder, *others, num_notes=2) == (
+        f"DIR/images/{train[1]}.png and DIR/images/{train[1]}_y4_x0.png both give an example "
+        f"{train[1]}_y4_x0, since --tile names parts of images so; rename one."
+    )
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     # A process that is started has the peak of its starter in getrusage, but not in VmHWM.

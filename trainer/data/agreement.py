@@ -47,6 +47,7 @@ def settle(seen: Sequence[Seen], given: Given) -> tuple[Rule, list[str], list[st
     found = sorted(set().union(*values))
     _check_several(found)
     _check_foregrounds(seen, values, found)
+    _check_scales(seen, values)
     _check_instances(seen, values, found)
     _check_smoothed(seen, found)
     _check_not_too_many(found)
@@ -78,6 +79,17 @@ def _check_threshold(seen: Sequence[Seen], threshold: float) -> None:
             f"--threshold={threshold:g} tells nothing apart in masks whose values are {between}; "
             "give one between them."
         )
+    eight, sixteen = (_first(seen, bits) for bits in (8, 16))
+    if eight and sixteen:
+        raise InputError(
+            f"{eight.label} has 8 bits and {sixteen.label} has 16, and --threshold={threshold:g} "
+            "cannot mean the same in both; save all masks with as many bits."
+        )
+
+
+def _first(seen: Sequence[Seen], bits: int) -> Seen | None:
+    """Returns the first mask of values of so many bits, if there is one."""
+    return next((one for one in seen if (one.kind, one.bits) == ("plain", bits)), None)
 
 
 # What a value means -------------------------------------------------------------------------------
@@ -224,6 +236,21 @@ def _check_foregrounds(
         f"--classes=background:0,foreground:1-{fronts[-1]}; if not, --classes="
         f"{_all(found)}."
     )
+
+
+def _check_scales(seen: Sequence[Seen], values: Sequence[set[Any]]) -> None:
+    """Raises InputError where masks of 16 bits have the values of those of 8 bits, scaled."""
+    held: dict[int, set[int]] = collections.defaultdict(set)
+    for one, found in zip(seen, values, strict=True):
+        held[one.bits] |= found - {0}
+    eight, sixteen = held[8], held[16]
+    if eight and sixteen and not sixteen & eight and sixteen <= {257 * value for value in eight}:
+        first = _first(seen, 16)
+        assert first is not None
+        raise InputError(
+            f"{first.label} has 16 bits and the values {_some(sorted(sixteen))}, 257 times those "
+            f"of masks with 8 bits, {_some(sorted(eight))}; save all masks with as many bits."
+        )
 
 
 def _check_instances(

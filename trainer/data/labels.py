@@ -74,6 +74,7 @@ class Seen:
         shown: the colours they stand for, of bits and of indices.
         shapes: of each value, where classes are not given and there are more than two values.
         is_turned: whether 0 is shown white, and yet values are taken as they are stored.
+        bits: of a value in the file.
     """
 
     label: str
@@ -82,6 +83,7 @@ class Seen:
     shown: tuple[int, ...] = ()
     shapes: tuple[Shape, ...] = ()
     is_turned: bool = False
+    bits: int = 8
 
 
 # A mask's values ----------------------------------------------------------------------------------
@@ -228,13 +230,14 @@ def look(mask: images.Mask, given: Given, label: str) -> Seen:
     if given.threshold is not None:
         kept = pixels if given.ignore is None else pixels[pixels != given.ignore]
         ends = (float(kept.min()), float(kept.max())) if kept.size else ()
-        return Seen(label, kind, ends, is_turned=is_turned)
+        return Seen(label, kind, ends, is_turned=is_turned, bits=mask.bits)
     values, ids = _numbered(pixels)
     if kind == "colours":
         _check_colours(label, values, np.bincount(ids.ravel()), given)
         return Seen(label, kind, ())
     if given.classes and kind == "plain":
-        return Seen(label, kind, _of_classes(values, given), is_turned=is_turned)
+        firsts = _of_classes(values, given)
+        return Seen(label, kind, firsts, is_turned=is_turned, bits=mask.bits)
     if len(values) > MAX_VALUES:
         raise InputError(_too_many(label, values, int(np.iinfo(pixels.dtype).max)))
     few = given.classes or len(values) < 3
@@ -245,6 +248,7 @@ def look(mask: images.Mask, given: Given, label: str) -> Seen:
         shown=() if found.shown is None else tuple(found.shown[values].tolist()),
         shapes=() if few else _shapes(ids, len(values)),
         is_turned=is_turned,
+        bits=mask.bits,
     )
 
 

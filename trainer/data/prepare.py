@@ -121,6 +121,7 @@ def prepare(settings: config.Prepare) -> records.Manifest:
                 ]
                 for side, shuffled in sides.shuffle(names, settings.seed).items()
             }
+            _check_tiles(order)
             with output.open_output(settings.output) as folder:
                 splits = _write(run, order, form, settings, folder)
                 manifest = records.Manifest(
@@ -359,6 +360,18 @@ def _choose_format(
     for warning in warnings:
         logging.warning("%s", warning)
     return survey.Format(rule, chosen_channels, dtype)
+
+
+def _check_tiles(order: dict[str, list[cut.Tile]]) -> None:
+    """Raises InputError if an example cut from an image has the name of another image."""
+    seen: dict[str, cut.Tile] = {}
+    for tile in itertools.chain.from_iterable(order.values()):
+        other = seen.setdefault(tile.name, tile)
+        if other is not tile:
+            raise InputError(
+                f"{other.pair.image.label} and {tile.pair.image.label} both give an example "
+                f"{tile.name}, since --tile names parts of images so; rename one."
+            )
 
 
 def _warn_of_leaks(leaks: Sequence[Sequence[str]]) -> None:

@@ -1,0 +1,39 @@
+"""What images and masks are called: their path below what was named, without the suffix.
+
+So patient folders may hold files of equal names. Of a glob only the parts with wildcards count, and
+`images/*/scan/*.png` pairs with `masks/*/label/*.png`.
+"""
+
+import glob
+import os
+
+ANY = "**"  # stands for any number of folders
+
+
+def below_folder(path: str, folder: str) -> str:
+    """Returns the name of a file in a folder, or in a folder in it."""
+    parts, root = _parts(path), _parts(folder)
+    return "/".join([*parts[len(root) : -1], _stem(parts[-1])])
+
+
+def by_glob(path: str, pattern: str) -> str:
+    """Returns the name of a file that matches a glob; its stem if there are no wildcards."""
+    parts, wanted = _parts(path), _parts(pattern)
+    if ANY in wanted:  # what it stands for is as long as makes the rest fit
+        first, last = wanted.index(ANY), len(wanted) - wanted[::-1].index(ANY)
+        wide = len(parts) - first - (len(wanted) - last)
+        wanted = [*wanted[:first], *[ANY] * wide, *wanted[last:]]
+    kept = [
+        _stem(part) if place == len(parts) else part
+        for place, (part, want) in enumerate(zip(parts, wanted, strict=True), 1)
+        if glob.has_magic(want)
+    ]
+    return "/".join(kept) or _stem(parts[-1])
+
+
+def _parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]
