@@ -81,6 +81,18 @@ def test_a_lease_cut_short_by_a_kill_is_taken(tmp_path):
         assert content(tmp_path)["pid"] == os.getpid()
 
 
+@pytest.mark.parametrize("content", [b'{"flat": "3rd floor"}', b"tenant: me", b"\xff\xfe"])
+def test_a_file_of_another_kind_is_no_lease_and_is_left_alone(tmp_path, content):
+    (tmp_path / "lease.json").write_bytes(content)
+    with pytest.raises(InputError) as error:
+        lease.Lease(str(tmp_path), 60, "output").acquire()
+    assert str(error.value) == (
+        f"{tmp_path}/lease.json is there and is no lease of this package; move it away, or name "
+        "another --output."
+    )
+    assert (tmp_path / "lease.json").read_bytes() == content
+
+
 def test_a_living_owner_renews_its_lease(tmp_path):
     with lease.held(str(tmp_path), 0.4):
         before = (tmp_path / "lease.json").stat().st_mtime_ns

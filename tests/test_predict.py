@@ -4,10 +4,12 @@ import csv
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import unicodedata
 import weakref
 
 import numpy as np
@@ -22,6 +24,7 @@ from trainer.data import masks
 from trainer.data.rowfile import RowFile
 from trainer.errors import InputError
 from trainer.predict import instances, outputs, prediction, predictor
+from trainer.stores import files
 
 pytestmark = pytest.mark.slow  # networks are traced, and some processes started
 
@@ -196,6 +199,291 @@ def test_two_images_of_one_name_are_refused(run_dir, pictures):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(pictures / "b.png")
     with pytest.raises(InputError, match=r"b.jpg and .*b.png would both be written to b.png;"):
         predict(*arguments(run_dir, pictures))
+
+
+def refusal(*arguments):
+    with pytest.raises(InputError) as error:
+        predict(*arguments)
+    return str(error.value)
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def grey(path, *, side=12, level=0):
+    path.parent.mkdir(exist_ok=True)
+    noise = np.random.default_rng(level).integers(0, 255, (side, side)).astype(np.uint8)
+    Image.fromarray(noise).save(path)
+
+
+@pytest.mark.parametrize("flag", ["--overlays", "--probabilities", "--instances", "--format=png"])
+@pytest.mark.parametrize("place", ["images", "link", "images/../images/", "images/./"])
+@pytest.mark.parametrize("images", ["images", "images/*.png"])
+def test_masks_are_never_written_among_the_images(run_dir, tmp_path, flag, place, images):
+    grey(tmp_path / "images/a.png")
+    (tmp_path / "link").symlink_to("images")
+    before = contents(tmp_path)
+    argv = [f"--run_dir={run_dir}", f"--images={tmp_path}/{images}", f"--output={tmp_path}/{place}"]
+    assert refusal(*argv, flag) == (
+        f"--output={tmp_path}/{place} is where the images are; masks would take their names: name "
+        "another folder."
+    )
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("place", ["images", "images/", "out/../images"])
+def test_nor_are_they_in_a_store(run_dir, tmp_path, gcs, bucket, place):
+    grey(tmp_path / "a.png")
+    gcs.write(f"{bucket}/images/a.png", (tmp_path / "a.png").read_bytes())
+    argv = [f"--run_dir={run_dir}", f"--images={bucket}/images", f"--output={bucket}/{place}"]
+    assert f"--output={bucket}/{place} is where the images are" in refusal(*argv, "--overlays")
+    gcs.write(f"{bucket}/out/a.png", b"drawn by hand")
+    argv[2] = f"--output={bucket}/out"
+    assert f"{bucket}/out/a.png is there, and no earlier start" in refusal(*argv)
+    assert gcs.names(f"{bucket}/out/") == ["a.png"]
+    assert gcs.read(f"{bucket}/out/a.png") == b"drawn by hand"
+
+
+@pytest.mark.parametrize(
+    ("flag", "name"),
+    [
+        ("--format=auto", "a.png"),
+        ("--overlays", "overlays/a.png"),
+        ("--probabilities", "probabilities/a.npy"),
+        ("--instances", "instances/a.csv"),
+        ("--instances", "instances/a.png"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["file", "folder", "link", "broken link"])
+def test_a_file_that_no_prediction_wrote_is_named_and_left_alone(
+    run_dir, tmp_path, flag, name, kind
+):
+    grey(tmp_path / "images/a.png")
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    (tmp_path / "mine").write_bytes(b"drawn by hand")
+    if kind == "file":
+        path.write_bytes(b"drawn by hand")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / ("mine" if kind == "link" else "nowhere"))
+    before = contents(tmp_path)
+    argv = [f"--run_dir={run_dir}", f"--images={tmp_path}/images", f"--output={tmp_path}/out"]
+    assert refusal(*argv, flag) == (
+        f"{path} is there, and no earlier start of this command wrote it; move it away, or name "
+        "another --output."
+    )
+    assert contents(tmp_path) == before
+    assert path.is_symlink() == ("link" in kind)
+
+
+@pytest.mark.parametrize("name", ["prediction.json", ".unfinished/x", "lease.json", "overlays"])
+def test_files_of_others_that_have_our_own_names_stay(run_dir, tmp_path, name):
+    grey(tmp_path / "images/a.png")
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text('{"theirs": 1}')
+    argv = [f"--run_dir={run_dir}", f"--images={tmp_path}/images", f"--output={tmp_path}/out"]
+    assert "move it away, or name another --output." in refusal(*argv, "--overlays")
+    assert list(contents(tmp_path / "out")) == [name]
+
+
+def test_a_mask_that_was_corrected_by_hand_is_not_replaced(run_dir, pictures, tmp_path):
+    predict(*arguments(run_dir, pictures))
+    mask = tmp_path / "out" / "c.npy"
+    for change in (b"shorter", mask.read_bytes()[:-1] + b"\7"):  # the second is as long as it was
+        mask.write_bytes(change)
+        assert refusal(*arguments(run_dir, pictures, "--overlays")) == (
+            f"{mask} has changed since this command wrote it; move it away, or name another "
+            "--output."
+        )
+        assert mask.read_bytes() == change
+        assert not (tmp_path / "out" / "overlays").exists()
+
+
+def test_a_copied_folder_of_masks_goes_on(run_dir, pictures, tmp_path, caplog):
+    predict(*arguments(run_dir, pictures))
+    copy = shutil.copytree(tmp_path / "out", tmp_path / "copy", copy_function=shutil.copyfile)
+    argv = [f"--run_dir={run_dir}", f"--images={pictures}", f"--output={copy}"]
+    with caplog.at_level("INFO", logger="absl"):
+        predict(*argv)
+    assert "Wrote 0 masks" in caplog.messages[-1]
+    assert "; 6 were there already." in caplog.messages[-1]
+
+
+def test_another_folder_with_the_same_names_is_no_stale_done(run_dir, tmp_path):
+    for folder, level in (("first", 1), ("second", 2)):
+        grey(tmp_path / folder / "a.png", level=level)
+    argv = [f"--run_dir={run_dir}", f"--output={tmp_path}/out"]
+    predict(*argv, f"--images={tmp_path}/first")
+    before = contents(tmp_path / "out")
+    assert refusal(*argv, f"--images={tmp_path}/second") == (
+        f"{tmp_path}/out/a.png was made of {tmp_path}/first/a.png, not of {tmp_path}/second/a.png; "
+        "name another --output, or remove what was made of the other images."
+    )
+    assert contents(tmp_path / "out") == before
+    (tmp_path / "link").symlink_to("first")
+    predict(*argv, f"--images={tmp_path}/link/*.png")  # the same image by another way
+    after = contents(tmp_path / "out")
+    assert after["a.png"] == before["a.png"]
+
+
+def test_an_image_that_has_changed_is_predicted_anew(run_dir, loaded, tmp_path, caplog):
+    for name in ("a", "b"):
+        grey(tmp_path / f"images/{name}.png")
+    argv = [f"--run_dir={run_dir}", f"--images={tmp_path}/images", f"--output={tmp_path}/out"]
+    predict(*argv)
+    grey(tmp_path / "images/b.png", level=5, side=20)
+    with caplog.at_level("INFO", logger="absl"):
+        predict(*argv)
+    assert (
+        "1 images have changed since their masks were written, and are predicted anew: "
+        f"{tmp_path}/images/b.png"
+    ) in caplog.messages
+    assert "Wrote 1 masks" in caplog.messages[-1]
+    assert Image.open(tmp_path / "out/b.png").size == (20, 20)
+
+
+def test_a_run_that_was_trained_anew_is_another(tmp_path):
+    grey(tmp_path / "images/a.png")
+    argv = [f"--images={tmp_path}/images", f"--output={tmp_path}/out"]
+    first = runs.write_run(tmp_path / "run", depth=1, filters=2)
+    predict(*argv, f"--run_dir={first}")
+    moved = shutil.move(first, tmp_path / "moved")
+    predict(*argv, f"--run_dir={moved}")  # the same weights
+    again = runs.write_run(tmp_path / "run", depth=1, filters=2, seed=1)
+    passport = json.loads((tmp_path / "moved/run.json").read_text())
+    (tmp_path / "run/run.json").write_text(json.dumps(passport))  # the same settings and data
+    assert "holds predictions with another weights" in refusal(*argv, f"--run_dir={again}")
+
+
+@pytest.mark.parametrize("flag", ["--overlays", "--probabilities", "--instances"])
+def test_names_of_all_outputs_are_checked_before_the_first_is_written(run_dir, tmp_path, flag):
+    grey(tmp_path / "images/a.png")
+    tifffile.imwrite(tmp_path / "images/a.tif", np.zeros((9, 7), np.uint8))
+    argv = [f"--run_dir={run_dir}", f"--images={tmp_path}/images", f"--output={tmp_path}/out"]
+    assert f"{tmp_path}/images/a.png and {tmp_path}/images/a.tif would both be written to " in (
+        refusal(*argv, flag)
+    )
+    assert not (tmp_path / "out").exists()
+    predict(*argv)  # masks alone have names of their own
+    assert {"a.png", "a.tif"} <= set(os.listdir(tmp_path / "out"))
+
+
+def test_pages_of_stacks_have_names_of_their_own_or_are_refused(run_dir, tmp_path):
+    grey(tmp_path / "images/e_p001.png")
+    tifffile.imwrite(
+        tmp_path / "images/e.tif", np.zeros((2, 9, 7), np.uint8), photometric="minisblack"
+    )
+    argv = [f"--run_dir={run_dir}", f"--images={tmp_path}/images", f"--output={tmp_path}/out"]
+    assert "e.tif[1] and " in refusal(*argv, "--format=png")
+    assert not (tmp_path / "out").exists()
+
+
+def test_pages_in_a_store_are_checked_likewise(run_dir, tmp_path, gcs, bucket):
+    grey(tmp_path / "images/e_p001.png")
+    tifffile.imwrite(
+        tmp_path / "images/e.tif", np.zeros((2, 9, 7), np.uint8), photometric="minisblack"
+    )
+    for path in (tmp_path / "images").iterdir():
+        gcs.write(f"{bucket}/images/{path.name}", path.read_bytes())
+    argv = [f"--run_dir={run_dir}", f"--images={bucket}/images", f"--output={bucket}/out"]
+    assert "e.tif[1] and " in refusal(*argv, "--format=png")
+    assert gcs.names(f"{bucket}/out") == []
+
+
+@pytest.mark.parametrize(
+    ("names", "key"),
+    [
+        (("A.png", "a.jpg"), str.casefold),
+        (("e\u0301.png", "\u00e9.jpg"), lambda name: unicodedata.normalize("NFC", name)),
+    ],
+)
+def test_names_that_the_file_system_takes_for_one_are_refused(
+    run_dir, tmp_path, monkeypatch, names, key
+):
+    for name in names:
+        grey(tmp_path / "images" / name)
+    argv = [f"--run_dir={run_dir}", f"--images={tmp_path}/images", f"--output={tmp_path}/out"]
+    monkeypatch.setattr(outputs, "_key_of", lambda folder: key)
+    assert "would both be written to" in refusal(*argv)
+    assert not (tmp_path / "out").exists()
+    monkeypatch.undo()
+    predict(*argv)  # where they are two
+
+
+def test_a_second_process_is_refused_and_the_first_keeps_its_scratch(run_dir, tmp_path):
+    grey(tmp_path / "images/a.png")
+    argv = [f"--run_dir={run_dir}", f"--images={tmp_path}/images", f"--output={tmp_path}/out"]
+    place = outputs.Folder.place
+    seen = []
+
+    def place_while_another_starts(folder, task):
+        result = jobs.command("trainer.predict", *argv)
+        seen.append((result.returncode, result.stderr.splitlines()[-1]))
+        place(folder, task)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outputs.Folder, "place", place_while_another_starts)
+        predict(*argv)
+    ((status, line),) = seen
+    assert status == 2
+    assert line.startswith(f"--output={tmp_path}/out is being written by process {os.getpid()}")
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.png", "prediction.json"]
+
+
+@pytest.mark.parametrize("where", ["local", "gs"])
+def test_what_was_recorded_and_not_placed_is_made_again(
+    run_dir, tmp_path, where, monkeypatch, request, caplog
+):
+    for name in ("a", "b", "c"):
+        grey(tmp_path / f"images/{name}.png")
+    out = str(tmp_path / "out")
+    if where == "gs":
+        out = f"{request.getfixturevalue('bucket')}/out"
+    argv = [f"--run_dir={run_dir}", f"--images={tmp_path}/images", f"--output={out}"]
+    place, placed = os.replace if where == "local" else files.copy_to_store, []
+
+    def place_one(old, new):
+        if new.endswith(".png"):
+            placed.append(new)
+            if len(placed) > 1:
+                raise Killed
+        place(old, new)
+
+    class Killed(BaseException):
+        pass
+
+    with monkeypatch.context() as patch:
+        if where == "local":
+            patch.setattr(outputs.os, "replace", place_one)
+        else:
+            patch.setattr(outputs.files, "copy_to_store", place_one)
+            patch.setattr(outputs, "BATCH", 2)
+        patch.setattr(outputs.Folder, "end", lambda folder: None)  # a kill leaves no time for it
+        with pytest.raises(Killed):
+            predict(*argv)
+    assert "prediction.json" in files.list_folder(out)
+    with caplog.at_level("INFO", logger="absl"):
+        predict(*argv)
+    assert "Wrote 2 masks" in caplog.messages[-1]
+    assert "; 1 were there already." in caplog.messages[-1]
+    assert files.list_folder(out) == ["a.png", "b.png", "c.png", "prediction.json"]
+
+
+def test_a_folder_of_an_earlier_release_is_refused_by_the_name_of_a_mask(run_dir, tmp_path):
+    grey(tmp_path / "images/a.png")
+    argv = [f"--run_dir={run_dir}", f"--images={tmp_path}/images", f"--output={tmp_path}/out"]
+    predict(*argv)
+    path = tmp_path / "out/prediction.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "files": {}}))
+    assert f"{tmp_path}/out/a.png is there, and no earlier start" in refusal(*argv)
 
 
 def test_a_png_cannot_hold_negative_values(tmp_path):

@@ -1,4 +1,4 @@
-"""One run folder, one writer: a lease in the folder, renewed while its owner lives.
+"""One folder, one writer: a lease in the folder, renewed while its owner lives.
 
 `lease.json` names host and process. It is created only where there is none: by O_EXCL on a disk, by
 a generation precondition on Google Cloud Storage. Its owner writes it anew every quarter of
@@ -27,6 +27,7 @@ from trainer.errors import InputError, PassingError
 from trainer.stores import bucket, files
 
 NAME = "lease.json"
+BEGIN = '{"id":"'  # of its text, without spaces
 # What is wrong with a folder itself; other errors, such as broken connections, may pass.
 LASTING = {
     errno.EACCES,
@@ -54,12 +55,13 @@ class Cell(Protocol):
 
 
 class Lease:
-    """The right to write into a run folder."""
+    """The right to write into a folder."""
 
-    def __init__(self, run_dir: str, seconds: float):
+    def __init__(self, folder: str, seconds: float, flag: str = "run_dir"):
         """Takes nothing yet; see `held`."""
-        self._run_dir, self._seconds = run_dir, seconds
-        self._cell = _cell(os.path.join(run_dir, NAME))
+        self._seconds, self._flag, self._shown = seconds, flag, f"--{flag}={folder}"
+        self._path = os.path.join(folder, NAME)
+        self._cell = _cell(self._path)
         self._owner = {"id": uuid.uuid4().hex, **_this_process(), "since": _now()}
         self._version: Any = None
         self._ended = threading.Event()
@@ -70,7 +72,7 @@ class Lease:
         """Raises PassingError if another job has taken the folder over."""
         if self._taken_by:
             raise PassingError(
-                f"--run_dir={self._run_dir} was taken over by {self._taken_by}, for this job had "
+                f"{self._shown} was taken over by {self._taken_by}, for this job had "
                 f"not renewed its lease for {self._seconds:g} s; this job ends, that one goes on."
             )
 
@@ -79,14 +81,20 @@ class Lease:
 
         Raises:
             PassingError: the owner lives.
+            InputError: what is there is no lease.
         """
         text, version = self._cell.read()
+        if not _is_ours(text):
+            raise InputError(
+                f"{self._path} is there and is no lease of this package; move it away, or name "
+                f"another --{self._flag}."
+            )
         seen = time.monotonic()
         while True:
             silent = time.monotonic() - seen
             if not text or _state(text) == "ended" or silent >= self._seconds:
                 if text:
-                    logging.warning("Taking --run_dir=%s over from %s.", self._run_dir, _name(text))
+                    logging.warning("Taking %s over from %s.", self._shown, _name(text))
                 self._version = self._cell.write(self._text(), version)
                 if self._version is not None:
                     break
@@ -94,8 +102,8 @@ class Lease:
                 self._refuse(text)
             elif silent < self._seconds / 8:
                 logging.info(
-                    "--run_dir=%s is held by %s; waiting up to %g s for a sign of life.",
-                    self._run_dir,
+                    "%s is held by %s; waiting up to %g s for a sign of life.",
+                    self._shown,
                     _name(text),
                     self._seconds,
                 )
@@ -135,44 +143,47 @@ class Lease:
 
     def _refuse(self, text: str) -> None:
         raise PassingError(
-            f"--run_dir={self._run_dir} is being written by {_name(text)}; wait for that job, stop "
-            "it, or name another --run_dir."
+            f"{self._shown} is being written by {_name(text)}; wait for that job, stop it, or name "
+            f"another --{self._flag}."
         )
 
 
 @contextlib.contextmanager
-def held(run_dir: str, seconds: float, writer: bool = True) -> Iterator[Lease]:
-    """Holds the lease of a run folder during the block; makes the folder, removes it if empty.
+def held(
+    folder: str, seconds: float, writer: bool = True, flag: str = "run_dir"
+) -> Iterator[Lease]:
+    """Holds the lease of a folder during the block; makes the folder, removes it if empty.
 
     Args:
-        run_dir: local path or address in an object store.
+        folder: local path or address in an object store.
         seconds: of silence after which an owner is taken for dead.
         writer: whether this worker writes at all; the lease of another is never lost.
+        flag: that named the folder, for messages.
 
     Raises:
         InputError: another job holds the lease and lives, or the folder cannot be written.
     """
-    lease = Lease(run_dir, seconds)
+    lease = Lease(folder, seconds, flag)
     if not writer:
         yield lease
         return
     made: list[str] = []
     try:
         try:
-            made = files.make_folder(run_dir)
+            made = files.make_folder(folder)
             lease.acquire()
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise
             kind = InputError if error.errno in LASTING else PassingError
             raise kind(
-                f"--run_dir={run_dir} cannot be written: {error.strerror}; name another folder."
+                f"--{flag}={folder} cannot be written: {error.strerror}; name another folder."
             ) from None
         yield lease
     finally:
         lease.release()
-        for folder in made:
-            files.remove_empty_folder(folder)
+        for path in made:
+            files.remove_empty_folder(path)
 
 
 # Owners -------------------------------------------------------------------------------------------
@@ -214,6 +225,12 @@ def _state(text: str) -> str:
         return "ended"
 
 
+def _is_ours(text: str) -> bool:
+    """Whether a text begins as a lease does; that of an owner who was killed may end anywhere."""
+    begin = "".join(text.split())[: len(BEGIN)]
+    return BEGIN.startswith(begin)
+
+
 def _name(text: str) -> str:
     try:
         owner = json.loads(text)
@@ -239,7 +256,7 @@ class _LocalCell:
 
     def read(self) -> tuple[str, str | None]:
         try:
-            with open(self._path, encoding="utf-8") as file:
+            with open(self._path, encoding="utf-8", errors="replace") as file:
                 text = file.read()
         except FileNotFoundError:
             return "", None

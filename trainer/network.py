@@ -1,9 +1,11 @@
 """Models of run folders: built from the settings in run.json, with the best weights."""
 
+import hashlib
 import os
 from typing import Any
 
 import keras
+import numpy as np
 
 from trainer import checkpoint, config, facts, models, passport
 from trainer.data import demo, records
@@ -87,6 +89,14 @@ def best_model(run_dir: str, run: dict[str, Any]) -> tuple[keras.Model, int]:
             "its first evaluation."
         )
     return model, commit["step"]
+
+
+def weights_digest(model: keras.Model) -> str:
+    """Returns the sha256 of a model's variables, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for variable in model.variables:
+        digest.update(np.ascontiguousarray(variable.numpy()).data)
+    return digest.hexdigest()
 
 
 def best_checkpoints(run_dir: str, model: keras.Model) -> checkpoint.Checkpoints:

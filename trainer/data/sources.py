@@ -208,8 +208,7 @@ def with_pages(found: Found, scratch: str) -> Found:
     """
     if not any(files.is_remote(source.path) for source in found.sources):
         return found
-    with concurrent.futures.ThreadPoolExecutor(listing.REQUESTS) as pool:
-        opened = list(pool.map(_images_of, [source.path for source in found.sources]))
+    opened = _opened_in_store(found)
     for k, one in enumerate(opened):
         if len(one.sources) > 1:
             remote = one.sources[0].path
@@ -218,6 +217,18 @@ def with_pages(found: Found, scratch: str) -> Found:
             copies = [dataclasses.replace(source, path=local) for source in one.sources]
             opened[k] = dataclasses.replace(one, sources=copies)
     return _joined(opened, found.left_out)
+
+
+def in_place(found: Found) -> Found:
+    """Returns what `with_pages` does, and copies nothing."""
+    if not any(files.is_remote(source.path) for source in found.sources):
+        return found
+    return _joined(_opened_in_store(found), found.left_out)
+
+
+def _opened_in_store(found: Found) -> list[Found]:
+    with concurrent.futures.ThreadPoolExecutor(listing.REQUESTS) as pool:
+        return list(pool.map(_images_of, [source.path for source in found.sources]))
 
 
 def sources_of(path: str) -> list[Source]:

@@ -21,7 +21,7 @@ class Member:
         normalize: a key of `normalization.NORMALIZATIONS`.
         mean: of each channel of its training split.
         std: likewise.
-        label: which weights these are.
+        weights: which these are: the run's folder and fingerprint, their step and checksum.
         job: settings of the run.
     """
 
@@ -29,7 +29,7 @@ class Member:
     normalize: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    label: str
+    weights: dict[str, Any]
     job: config.Job
 
 
@@ -110,8 +110,13 @@ def _member(run_dir: str, run: dict[str, Any], data: dict[str, Any]) -> Member:
     model, step = network.best_model(run_dir, run)
     job = config.from_dict(config.Job, run["settings"])
     mean, std = tuple(data["mean"]), tuple(data["std"])
-    label = f"{run_dir} at step {step} (run {run['fingerprint'][:12]})"
-    return Member(models.fold(model), job.data.normalize, mean, std, label, job)
+    weights = {
+        "run_dir": run_dir,
+        "run": run["fingerprint"],
+        "step": step,
+        "sha256": network.weights_digest(model),
+    }
+    return Member(models.fold(model), job.data.normalize, mean, std, weights, job)
 
 
 def _check_alike(

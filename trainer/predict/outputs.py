@@ -4,80 +4,168 @@
     DIR/probabilities/NAME.npy          float32 [H, W], or [H, W, K] of more than two classes
     DIR/overlays/NAME.png               the image with outlines
     DIR/instances/NAME.png|tif|npy, NAME.csv
-    DIR/prediction.json                 which weights and settings made them
+    DIR/prediction.json                 which weights and settings made them, of which images
 
 Files are made in a scratch folder and moved, or uploaded, when all of an image are done, its mask
-last: what has a mask is whole.
+last: what has a mask is whole. What is in the folder and not this command's own is left alone.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+import unicodedata
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 from PIL import Image
 
-from trainer import config, json_text
+from trainer import config, json_text, lease
 from trainer.data import masks, rasters, sources
 from trainer.data.rowfile import RowFile
 from trainer.errors import InputError
 from trainer.predict import instances, predictor
-from trainer.stores import files
+from trainer.predict import record as records
+from trainer.stores import files, listing
 from trainer.watch import panels
 
 NAME = "prediction.json"
 SCRATCH = ".unfinished"
+LINES = "record.jsonl"  # in the scratch folder: what prediction.json does not say yet
+LEASE_SECONDS = 60.0
+BATCH = 16  # images that are uploaded, and recorded, together
 LONGEST_OVERLAY = 2048  # pixels; of larger images every second, third, … pixel is shown
+BETWEEN = (".ids", ".values", ".numbers", ".numbers.first")  # suffixes in the scratch folder
+FOLDERS = ("probabilities", "overlays", "instances")
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """An image and its files.
+
+    Attributes:
+        source: the image.
+        origin: what tells it from others.
+        names: of its files, the mask last.
+        is_done: whether they are there.
+    """
+
+    source: sources.Source
+    origin: records.Origin
+    names: Sequence[str]
+    is_done: bool = False
 
 
 class Folder:
-    """Where predictions go, and what is there already."""
+    """Where predictions go, and what is there already; see `opened`."""
 
-    def __init__(self, settings: config.Predict, facts: dict[str, Any]):
-        """Makes the folder, or goes on in it.
+    def __init__(self, settings: config.Predict, owner: lease.Lease):
+        """Reads what is there and changes nothing."""
+        self.path, self._settings, self._owner = settings.output, settings, owner
+        self._remote = files.is_remote(self.path)
+        self._facts: Mapping[str, Any] = {}
+        self._record: records.Record = {}
+        self._text = ""  # of prediction.json
+        self._waiting: list[records.Record] = []  # images that are finished, to be uploaded
+        # Of a store, a folder on the disk for what is on its way.
+        self.scratch = tempfile.mkdtemp() if self._remote else os.path.join(self.path, SCRATCH)
+
+    def plan(
+        self,
+        facts: Mapping[str, Any],
+        found: Sequence[sources.Source],
+        origins: Sequence[records.Origin],
+    ) -> list[Task]:
+        """Returns what is to be done for each image.
 
         Args:
-            settings: of the command.
             facts: what the masks depend on; a folder holds those of one set of facts.
+            found: the images.
+            origins: of them.
 
         Raises:
-            InputError: if the folder cannot be made or holds other predictions.
+            InputError: the folder holds other predictions, a file that is there would be replaced
+                and is not of this image by this command, or two images have files of one name.
         """
-        self.path, self._settings = settings.output, settings
-        try:
-            files.make_folder(self.path)
-        except OSError as error:
-            raise InputError(f"--output={self.path} cannot be made: {error.strerror}.") from None
-        self._remote = files.is_remote(self.path)
-        self.scratch = tempfile.mkdtemp() if self._remote else os.path.join(self.path, SCRATCH)
-        files.remove_folder(self.scratch)  # of a process that was killed
-        os.makedirs(self.scratch)
-        self._claim(facts)
-        self._there = {
-            f"{folder}{name}"
-            for folder in ("", "probabilities/", "overlays/", "instances/")
-            for name in files.list_folder(os.path.join(self.path, folder).rstrip("/"))
-        }
+        self._facts = facts
+        self._record = self._recorded()
+        there = records.present(self.path, FOLDERS)
+        tasks = [
+            Task(source, origin, self.names(source.name, source.path))
+            for source, origin in zip(found, origins, strict=True)
+        ]
+        key = _key_of(self.path)
+        _check_names(tasks, key)
+        present = {key(name): (name, entry) for name, entry in there.items()}
+        for folder in FOLDERS:
+            if folder in there and not self._remote:
+                self._check_folder(folder)
+        changed = []
+        for n, task in enumerate(tasks):
+            states = [self._state(task, name, present.get(key(name))) for name in task.names]
+            tasks[n] = dataclasses.replace(task, is_done=all(state == "done" for state in states))
+            if "changed" in states:
+                changed.append(task.source.label)
+        if changed:
+            logging.warning(
+                "%d images have changed since their masks were written, and are predicted anew: "
+                "%s%s",
+                len(changed),
+                ", ".join(changed[:3]),
+                ", …" if len(changed) > 3 else "",
+            )
+        return tasks
 
-    def _claim(self, facts: dict[str, Any]) -> None:
+    def begin(self) -> None:
+        """Writes what is known so far; from here on the folder is this prediction's."""
+        self._write_record()
+        files.remove_folder(os.path.join(self.path, SCRATCH))  # of a process that was killed
+        os.makedirs(self.scratch, exist_ok=True)
+
+    def _recorded(self) -> records.Record:
+        """Returns what earlier starts wrote.
+
+        Raises:
+            InputError: if they were other predictions, or none of this command.
+        """
         path = os.path.join(self.path, NAME)
         if not files.exists(path):
-            files.write_whole(path, json_text.dumps(facts, indent=1) + "\n")
-            return
+            scratch = os.path.join(self.path, SCRATCH)
+            if files.exists(scratch):
+                raise InputError(_foreign(scratch))
+            return {}
         try:
-            old = json.loads(files.read_text(path))
-        except json.JSONDecodeError:
-            old = {}
-        for name, value in facts.items():
-            if old.get(name) != value:
+            self._text = files.read_text(path)
+            old = json.loads(self._text)
+        except ValueError:  # also of bytes that are no text
+            old = None
+        if not isinstance(old, dict) or "weights" not in old:
+            raise InputError(_foreign(path))
+        for name, value in self._facts.items():
+            if _compared(old.get(name)) != _compared(value):
                 raise InputError(
                     f"--output={self.path} holds predictions with another {name} ({old.get(name)} "
                     f"instead of {value}); name another folder, or remove that one first."
                 )
+        found = records.from_json(old.get("files", {}), path)
+        scratch = os.path.join(self.path, SCRATCH)
+        for name in files.list_folder(scratch):
+            if name.endswith(LINES):
+                lines = os.path.join(scratch, name)
+                found.update(records.from_lines(files.read_text(lines), lines))
+        return found
+
+    def _write_record(self) -> None:
+        content = {**self._facts, "files": records.to_json(self._record)}
+        text = json_text.dumps(content, indent=1) + "\n"
+        if text != self._text:
+            files.write_whole(os.path.join(self.path, NAME), text)
+            self._text = text
 
     def names(self, name: str, path: str) -> list[str]:
         """Returns the files of an image, its mask last.
@@ -96,13 +184,60 @@ class Folder:
         }
         return [file for file, is_wanted in wanted.items() if is_wanted]
 
-    def has(self, names: Sequence[str]) -> bool:
-        """Says whether files are there from an earlier start."""
-        return self._there.issuperset(names)
+    def _check_folder(self, name: str) -> None:
+        path = os.path.join(self.path, name)
+        if not os.path.isdir(path):
+            raise InputError(f"{path} is a file, where a folder would be; {REMEDY}")
 
-    def place(self, names: Sequence[str]) -> None:
-        """Moves finished files from the scratch folder to where they belong."""
-        for name in names:
+    def _state(self, task: Task, name: str, found: tuple[str, listing.Entry] | None) -> str:
+        """Returns "missing", "done", or "changed" of a file whose image has changed since.
+
+        Raises:
+            InputError: a file is there that this command did not write, or made of another image.
+        """
+        if found is None:
+            return "missing"
+        there, entry = found
+        path = os.path.join(self.path, there)
+        written = self._record.get(there)
+        if written is None:
+            raise InputError(_foreign(path))
+        if not written.is_at(path, entry):
+            raise InputError(f"{path} has changed since this command wrote it; {REMEDY}")
+        if not written.image.is_place_of(task.origin):
+            raise InputError(
+                f"{path} was made of {_shown(written.image)}, not of {_shown(task.origin)}; name "
+                "another --output, or remove what was made of the other images."
+            )
+        return "done" if written.image == task.origin else "changed"
+
+    def place(self, task: Task) -> None:
+        """Moves an image's finished files from the scratch folder to where they belong.
+
+        Those for a store wait until there are some.
+        """
+        self._owner.check()  # another process would have removed the scratch folder
+        self._waiting.append(
+            {
+                name: records.Written.describe(os.path.join(self.scratch, name), task.origin)
+                for name in task.names
+            }
+        )
+        if not self._remote or len(self._waiting) == BATCH:
+            self._place_waiting()
+
+    def _place_waiting(self) -> None:
+        """Records the files that wait, and then lets them be seen."""
+        waiting = {name: entry for image in self._waiting for name, entry in image.items()}
+        if not waiting:
+            return
+        scratch = os.path.join(self.path, SCRATCH)
+        if self._remote:  # which cannot append
+            lines = os.path.join(scratch, f"{uuid.uuid4().hex}-{LINES}")
+            files.write_whole(lines, records.to_lines(waiting))
+        else:
+            files.append(os.path.join(scratch, LINES), records.to_lines(waiting))
+        for name in waiting:
             local, path = os.path.join(self.scratch, name), os.path.join(self.path, name)
             if self._remote:
                 files.copy_to_store(local, path)
@@ -110,10 +245,96 @@ class Folder:
             else:
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 os.replace(local, path)
+        self._record.update(waiting)
+        self._waiting.clear()
+
+    def end(self) -> None:
+        """Places what is finished, and writes all that is known into prediction.json."""
+        self._owner.check()
+        self._place_waiting()
+        self._write_record()
+        files.remove_folder(os.path.join(self.path, SCRATCH))
 
     def close(self) -> None:
-        """Removes the scratch folder."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        """Removes the scratch folder of a store."""
+        if self._remote:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+REMEDY = "move it away, or name another --output."
+
+
+@contextlib.contextmanager
+def opened(
+    settings: config.Predict,
+    facts: Mapping[str, Any],
+    found: Sequence[sources.Source],
+    origins: Sequence[records.Origin],
+) -> Iterator[tuple[Folder, list[Task]]]:
+    """Opens the folder for this process alone, and says what is to be done; see `Folder.plan`.
+
+    Raises:
+        InputError: if the folder cannot be written or is being written, or from `Folder.plan`.
+    """
+    with lease.held(settings.output, LEASE_SECONDS, flag="output") as owner:
+        folder = Folder(settings, owner)
+        try:
+            tasks = folder.plan(facts, found, origins)
+            folder.begin()
+            try:
+                yield folder, tasks
+            finally:
+                folder.end()
+        finally:
+            folder.close()
+
+
+def _key_of(folder: str) -> Callable[[str], str]:
+    """Returns what a file system makes of names: some take two that we tell apart for one."""
+    if files.is_remote(folder):
+        return str
+    stem = f".{uuid.uuid4().hex}"
+    probe = os.path.join(folder, f"{stem}A\u00e9")
+    with open(probe, "x"):
+        folds_case = os.path.exists(os.path.join(folder, f"{stem}a\u00e9"))
+        folds_form = os.path.exists(os.path.join(folder, f"{stem}Ae\u0301"))
+    os.remove(probe)
+
+    def key(name: str) -> str:
+        name = unicodedata.normalize("NFC", name) if folds_form else name
+        return name.casefold() if folds_case else name
+
+    return key
+
+
+def _check_names(tasks: Sequence[Task], key: Callable[[str], str]) -> None:
+    """Raises InputError if two images would have a file in the same place."""
+    owners: dict[str, Task] = {}
+    for task in tasks:
+        for name in task.names:
+            other = owners.setdefault(key(name), task)
+            if other is not task:
+                labels = f"{other.source.label} and {task.source.label}"
+                raise InputError(
+                    f"{labels} would both be written to {name}; rename one, or narrow --images."
+                )
+
+
+def _foreign(path: str) -> str:
+    return f"{path} is there, and no earlier start of this command wrote it; {REMEDY}"
+
+
+def _shown(image: records.Origin) -> str:
+    return image.path if image.row is None else f"{image.path}[{image.row}]"
+
+
+def _compared(fact: Any) -> Any:
+    """Returns a fact without what may change: the place of a run is not what makes its masks."""
+    if isinstance(fact, list):
+        return [_compared(entry) for entry in fact]
+    if isinstance(fact, dict) and "run_dir" in fact:
+        return {name: value for name, value in fact.items() if name != "run_dir"}
+    return fact
 
 
 @dataclasses.dataclass
@@ -123,18 +344,23 @@ class Page:
     Attributes:
         folder: where they go.
         networks: what predicts.
+        task: what is to be done.
         source: the image, on the local disk.
-        names: of its files, the mask last.
         raster: the image, open; None until it is.
     """
 
     folder: Folder
     networks: predictor.Predictor
+    task: Task
     source: sources.Source
-    names: Sequence[str]
     raster: rasters.Raster | None = None
     _ids: RowFile | None = None
     _probabilities: RowFile | None = None
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The files of the image, the mask last."""
+        return self.task.names
 
     def open(self, max_pixels: int) -> rasters.Raster:
         """Opens the image."""
@@ -167,17 +393,21 @@ class Page:
         _format(self.names[-1])(self._local(self.names[-1]), mask, self.source)
         mask.close()
         self._ids.close()
-        self.folder.place(self.names)
-        self.discard()
+        self._close(*BETWEEN)
+        self.folder.place(self.task)
 
     def discard(self) -> None:
-        """Removes what is left in the scratch folder, and lets the image go."""
+        """Removes what is in the scratch folder, and lets the image go."""
+        self._close("", *BETWEEN)
+
+    def _close(self, *suffixes: str) -> None:
+        """Removes files of some suffixes from the scratch folder, and lets the image go."""
         self.raster = None
         for file in (self._ids, self._probabilities):
             if file is not None:
                 file.close()
         for name in self.names:
-            for suffix in ("", ".ids", ".values", ".numbers", ".numbers.first"):
+            for suffix in suffixes:
                 files.remove(os.path.join(self.folder.scratch, name) + suffix)
 
     def _named(self, folder: str) -> list[str]:

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import itertools
 import os
+import posixpath
 import tempfile
 import threading
 import time
@@ -19,7 +20,7 @@ from absl import logging
 from trainer import cluster, config
 from trainer.data import reading, sources
 from trainer.errors import InputError
-from trainer.predict import instances, outputs, predictor
+from trainer.predict import instances, outputs, predictor, record
 from trainer.stores import files
 
 DOWNLOADS = 8  # files of a bucket that are copied ahead
@@ -37,7 +38,9 @@ def predict(settings: config.Predict) -> None:
     run_dirs = _check(settings)
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
-        found = sources.find(settings.images, "images", scratch).sources
+        found = sources.in_place(sources.find(settings.images, "images", scratch)).sources
+        origins = record.origins(found, settings.images)
+        _check_place(settings, origins)
         strategy = cluster.connect(settings.strategy, settings.tpu, settings.virtual_devices)
         keras.mixed_precision.set_global_policy(cluster.POLICIES[settings.precision])
         networks = predictor.Predictor(
@@ -47,13 +50,12 @@ def predict(settings: config.Predict) -> None:
             tile=settings.tile,
             batch_size=settings.batch_size,
         )
-        folder = outputs.Folder(settings, _facts(settings, networks))
-        stack.callback(folder.close)
-        _check_names(found, folder)
-        work = Work(settings, networks, folder, found, scratch)
-        with tqdm.tqdm(total=len(found), desc="predicting", unit=" images", disable=None) as bar:
+        folder, tasks = stack.enter_context(
+            outputs.opened(settings, _facts(settings, networks), found, origins)
+        )
+        work = Work(settings, networks, folder, tasks, scratch)
+        with tqdm.tqdm(total=len(tasks), desc="predicting", unit=" images", disable=None) as bar:
             for done in work.run():
-                bar.total = work.known
                 bar.update(done)
     logging.info("%s", work.closing_line(time.monotonic() - started))
 
@@ -66,13 +68,12 @@ class Work:
         settings: config.Predict,
         networks: predictor.Predictor,
         folder: outputs.Folder,
-        found: Sequence[sources.Source],
+        tasks: Sequence[outputs.Task],
         scratch: str,
     ):
         """Begins with nothing done."""
         self._settings, self._networks, self._folder = settings, networks, folder
-        self._found, self._scratch = found, scratch
-        self.known = len(found)
+        self._tasks, self._scratch = tasks, scratch
         self._written = self._there = self._pixels = 0
         self._bad: set[int] = set()
         self._copies: collections.Counter[str] = collections.Counter()  # path → pages still to do
@@ -124,46 +125,44 @@ class Work:
     def _openers(self, pages: dict[int, outputs.Page]) -> Iterator[tuple[int, predictor.Opener]]:
         """Yields the number of every image that is not done yet, and what opens it."""
         numbers = itertools.count()
-        for source in self._local_sources():
-            names = self._folder.names(source.name, source.path)
-            if self._folder.has(names):
+        for task, source in self._local_sources():
+            if task.is_done:
                 self._there += 1
                 self._let_go(source)
                 continue
             number = next(numbers)
-            pages[number] = outputs.Page(self._folder, self._networks, source, names)
+            pages[number] = outputs.Page(self._folder, self._networks, task, source)
             yield number, functools.partial(pages[number].open, self._settings.max_pixels)
 
-    def _local_sources(self) -> Iterator[sources.Source]:
+    def _local_sources(self) -> Iterator[tuple[outputs.Task, sources.Source]]:
         """Yields images on the local disk; those in a bucket are copied shortly before."""
-        remote = [source for source in self._found if files.is_remote(source.path)]
-        if not remote:
-            yield from self._found
-            return
+        by_file = itertools.groupby(self._tasks, lambda task: task.source.path)
+        queue = (list(tasks) for _, tasks in by_file)
         with concurrent.futures.ThreadPoolExecutor(DOWNLOADS) as pool:
-            pending: collections.deque[concurrent.futures.Future] = collections.deque()
-            queue = iter(remote)
-            for source in itertools.islice(queue, DOWNLOADS):
-                pending.append(pool.submit(self._copied, source))
+            pending = collections.deque(
+                pool.submit(self._copied, tasks) for tasks in itertools.islice(queue, DOWNLOADS)
+            )
             while pending:
                 copies = pending.popleft().result()
-                for source in itertools.islice(queue, 1):
-                    pending.append(pool.submit(self._copied, source))
-                self.known += len(copies) - 1
-                self._copies[copies[0].path] = len(copies)
+                for tasks in itertools.islice(queue, 1):
+                    pending.append(pool.submit(self._copied, tasks))
                 yield from copies
 
-    def _copied(self, source: sources.Source) -> list[sources.Source]:
-        """Copies a file, unless its one image is done, and returns the images in it."""
-        if self._folder.has(self._folder.names(source.name, source.path)):
-            return [source]
-        folder = tempfile.mkdtemp(dir=self._scratch)
-        local = os.path.join(folder, os.path.basename(source.path))
-        files.copy_from_store(source.path, local)
-        return [
-            dataclasses.replace(copy, label=copy.label.replace(local, source.path))
-            for copy in sources.sources_of(local)
-        ]
+    def _copied(self, tasks: Sequence[outputs.Task]) -> list[tuple[outputs.Task, sources.Source]]:
+        """Returns the images of a file where they can be read; copies one of which any is needed.
+
+        Raises:
+            InputError: the file is another than it was.
+        """
+        path = tasks[0].source.path
+        if not files.is_remote(path) or all(task.is_done for task in tasks):
+            return [(task, task.source) for task in tasks]
+        local = os.path.join(tempfile.mkdtemp(dir=self._scratch), os.path.basename(path))
+        files.copy_from_store(path, local)
+        if os.path.getsize(local) != tasks[0].origin.bytes:
+            raise InputError(f"{path} was written anew meanwhile; start again.")
+        self._copies[local] = len(tasks)
+        return [(task, dataclasses.replace(task.source, path=local)) for task in tasks]
 
     def _finish(self, page: outputs.Page) -> None:
         page.finish()
@@ -200,34 +199,39 @@ def _check(settings: config.Predict) -> list[str]:
             raise InputError(f"--{name} is missing; give --run_dir, --images and --output.")
     if not files.is_remote(settings.output) and os.path.isfile(settings.output):
         raise InputError(f"--output={settings.output} is a file; name a folder.")
-    if os.path.abspath(settings.output) == os.path.abspath(settings.images):
-        raise InputError(
-            f"--output={settings.output} is where the images are; masks would take their names: "
-            "name another folder."
-        )
     if settings.instances:
         instances.check_installed()
     return [run_dir.strip() for run_dir in settings.run_dir.split(",") if run_dir.strip()]
+
+
+def _check_place(
+    settings: config.Predict,
+    origins: Sequence[record.Origin],
+) -> None:
+    """Raises InputError if masks would lie among the images, where they would be taken for some."""
+    output = settings.output
+    remote = files.is_remote(output)
+    output = posixpath.normpath(output) if remote else os.path.realpath(output)
+    for folder in {os.path.dirname(origin.path) for origin in origins if not _is_row(origin)}:
+        same = posixpath.normpath(folder) == output
+        if not (same or remote) and os.path.exists(output) and os.path.exists(folder):
+            same = os.path.samefile(folder, output)  # by another way, such as a bind mount
+        if same:
+            raise InputError(
+                f"--output={settings.output} is where the images are; masks would take their "
+                "names: name another folder."
+            )
+
+
+def _is_row(origin: record.Origin) -> bool:
+    return origin.row is not None and origin.path.lower().endswith((".npy", ".npz"))
 
 
 def _facts(settings: config.Predict, networks: predictor.Predictor) -> dict[str, object]:
     """Returns what the masks depend on."""
     names = ("tta", "tile", "precision", "format")
     return {
-        "weights": [member.label for member in networks.networks.members],
+        "weights": [member.weights for member in networks.networks.members],
         **{name: getattr(settings, name) for name in names},
         "classes": dict(zip(networks.networks.classes, networks.networks.values, strict=True)),
     }
-
-
-def _check_names(found: Sequence[sources.Source], folder: outputs.Folder) -> None:
-    """Raises InputError if two images would be written to the same file."""
-    labels: dict[str, str] = {}
-    for source in found:
-        name = folder.names(source.name, source.path)[-1]
-        if name in labels:
-            raise InputError(
-                f"{labels[name]} and {source.label} would both be written to {name}; rename one, "
-                "or narrow --images."
-            )
-        labels[name] = source.label
