@@ -360,7 +360,9 @@ def test_a_run_that_was_trained_anew_is_another(tmp_path):
     again = runs.write_run(tmp_path / "run", depth=1, filters=2, seed=1)
     passport = json.loads((tmp_path / "moved/run.json").read_text())
     (tmp_path / "run/run.json").write_text(json.dumps(passport))  # the same settings and data
-    assert "holds predictions with another weights" in refusal(*argv, f"--run_dir={again}")
+    line = refusal(*argv, f"--run_dir={again}")
+    assert f"another weights ({moved} at step 7, weights " in line
+    assert f" instead of {again} at step 7, weights " in line
 
 
 @pytest.mark.parametrize("flag", ["--overlays", "--probabilities", "--instances"])

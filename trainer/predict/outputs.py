@@ -149,8 +149,9 @@ class Folder:
         for name, value in self._facts.items():
             if _compared(old.get(name)) != _compared(value):
                 raise InputError(
-                    f"--output={self.path} holds predictions with another {name} ({old.get(name)} "
-                    f"instead of {value}); name another folder, or remove that one first."
+                    f"--output={self.path} holds predictions with another {name} "
+                    f"({_said(old.get(name))} instead of {_said(value)}); name another folder, or "
+                    "remove that one first."
                 )
         found = records.from_json(old.get("files", {}), path)
         scratch = os.path.join(self.path, SCRATCH)
@@ -326,6 +327,15 @@ def _foreign(path: str) -> str:
 
 def _shown(image: records.Origin) -> str:
     return image.path if image.row is None else f"{image.path}[{image.row}]"
+
+
+def _said(fact: Any) -> str:
+    """Returns a fact as messages say it."""
+    if isinstance(fact, list):
+        return ", ".join(map(_said, fact))
+    if isinstance(fact, dict) and "run_dir" in fact:
+        return f"{fact['run_dir']} at step {fact['step']}, weights {fact['sha256'][:12]}"
+    return str(fact)
 
 
 def _compared(fact: Any) -> Any:
