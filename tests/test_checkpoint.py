@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -43,10 +44,122 @@ def test_a_snapshot_does_not_follow_the_variables(checkpoints, value):
     assert value.numpy().tolist() == [1, 2]
 
 
-def test_tensorflow_reads_the_tensors_by_group_place_and_name(checkpoints, tmp_path):
+def test_tensorflow_reads_the_tensors_by_group_place_and_shape(checkpoints, tmp_path):
     save(checkpoints, 1)
     reader = tf.train.load_checkpoint(str(tmp_path / "checkpoints" / "00000001" / "state"))
-    assert reader.get_variable_to_shape_map() == {"model/0000/value": [2]}
+    assert reader.get_variable_to_shape_map() == {"model/0000/2": [2]}
+
+
+def test_a_second_network_of_a_process_restores_the_first_ones_checkpoint(tmp_path):
+    def state():
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3), keras.layers.Dense(1)])
+        descent = keras.optimizers.Adam()
+        descent.build(model.trainable_variables)
+        return {"model": model.variables, "optimizer": descent.variables}
+
+    one, other = (checkpoint.Checkpoints(str(tmp_path), state()) for _ in range(2))
+    save(one, 1)
+    other.restore()
+    again = other.snapshot(2, {}).tensors
+    for name, values in one.snapshot(1, {}).tensors.items():
+        np.testing.assert_array_equal(again[name], values)
+
+
+def test_a_checkpoint_with_the_names_of_earlier_releases_is_restored_by_place(
+    checkpoints, value, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_shown", lambda shape: "conv2d_17_kernel")
+        save(checkpoints, 1)
+    value.assign([9, 9])
+    checkpoints.restore()
+    assert value.numpy().tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("variables", "difference"),
+    [
+        ([[1.0, 2.0, 3.0]], "tensor 0 of model as 2, and this job has it as 3"),
+        ([[1.0, 2.0], 0.0], "1 tensors of model, and this job has 2"),
+    ],
+)
+def test_a_checkpoint_of_another_network_is_refused_and_nothing_is_assigned(
+    checkpoints, tmp_path, variables, difference
+):
+    save(checkpoints, 1)
+    state = [tf.Variable(values) for values in variables]
+    other = checkpoint.Checkpoints(str(tmp_path / "checkpoints"), {"model": state})
+    with pytest.raises(InputError) as error:
+        other.restore()
+    assert str(error.value) == (
+        f"{tmp_path}/checkpoints/00000001 is a checkpoint of another network, optimizer or "
+        f"release: it has {difference}; choose another --run_dir, or the release that wrote it."
+    )
+    assert state[0].numpy().tolist() == variables[0]
+
+
+def test_a_group_that_may_be_missing_stays_and_one_that_is_not_asked_for_is_left(tmp_path):
+    def pair():
+        return {"model": [tf.Variable(1.0)], "scale": [tf.Variable(2.0)]}
+
+    folder, whole, half = str(tmp_path), pair(), pair()
+    save(checkpoint.Checkpoints(folder, {"model": whole["model"]}), 1)
+    half["model"][0].assign(7)
+    checkpoint.Checkpoints(folder, half, optional=["scale"]).restore()
+    assert (half["model"][0].numpy(), half["scale"][0].numpy()) == (1, 2)
+    with pytest.raises(InputError, match="it has 0 tensors of scale, and this job has 1"):
+        checkpoint.Checkpoints(folder, half).restore()
+    save(checkpoint.Checkpoints(folder, whole), 2)
+    alone = {"model": [tf.Variable(7.0)]}
+    checkpoint.Checkpoints(folder, alone).restore()
+    assert alone["model"][0].numpy() == 1
+
+
+@pytest.mark.parametrize("name", ["a[b]", "a*?b", "a\\b", "a%d, b=1", "ü 'x' \"y\""])
+def test_a_checkpoint_is_restored_whatever_its_folder_is_called(tmp_path, value, name):
+    checkpoints = checkpoint.Checkpoints(str(tmp_path / name), {"model": [value]})
+    save(checkpoints, 1)
+    value.assign([9, 9])
+    assert checkpoints.restore()["step"] == 1
+    assert value.numpy().tolist() == [1, 2]
+
+
+def check_same(*commits):
+    """Returns what each worker is told that restored such a checkpoint."""
+    arrays, said = [], []
+    for told in (False, True):  # first each enters its own, then all see the sum
+        for worker, commit in enumerate(commits):
+
+            def add(array, told=told):
+                arrays.append(array)
+                return sum(arrays[: len(commits)]) if told else array * 0
+
+            try:
+                checkpoint.check_same("DIR", commit, worker, len(commits), add)
+            except InputError as error:
+                said.append(str(error))
+    return said
+
+
+def test_workers_that_restored_different_checkpoints_are_all_stopped():
+    def commit(step, evaluated):
+        return {"step": step, "progress": {"evaluated_step": evaluated}}
+
+    assert check_same(commit(4, 4), commit(4, 4)) == []
+    assert check_same(None, None) == []
+    start, end = (
+        "The workers do not see the same checkpoint in DIR: ",
+        (". Let --run_dir be one folder that all of them share, and start again."),
+    )
+    for commits, found in (
+        ([commit(4, 4), commit(2, 2)], "worker 0: step 4; worker 1: step 2"),
+        ([commit(4, 4), None], "worker 0: step 4; worker 1: none"),
+        (
+            [commit(4, 4), commit(4, 2)],
+            "worker 0: step 4, evaluated at 4; worker 1: step 4, evaluated at 2",
+        ),
+    ):
+        assert check_same(*commits) == [start + found + end] * 2
 
 
 def test_an_empty_folder_has_nothing_to_restore(checkpoints):

@@ -228,6 +228,27 @@ def test_two_workers_go_on_stop_together_and_one_goes_on(data_dir, tmp_path, on_
     assert_alike(tmp_path / "run", on_two_devices / "sgd", 1e-5)
 
 
+def test_workers_that_see_different_checkpoints_stop_and_remove_none(
+    data_dir, tmp_path, on_two_devices
+):
+    places = [{"cwd": tmp_path / name} for name in ("0", "1")]
+    for place in places:
+        shutil.copytree(on_two_devices / "sgd", place["cwd"] / "run")
+    for kind in ("checkpoints", "best"):  # what a folder that is not shared looks like to the other
+        shutil.rmtree(tmp_path / "1" / "run" / kind)
+    argv = [*ELASTIC, *SGD, "--keep_checkpoints=1"]
+    before = checksums(tmp_path / "0" / "run")
+    workers = start_workers(2, data_dir, "run", *argv, places=places)
+    outputs = [worker.communicate(timeout=120)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [2, 2], outputs
+    for output in outputs:
+        assert (
+            "The workers do not see the same checkpoint in run/checkpoints: worker 0: step 12; "
+            "worker 1: none. Let --run_dir be one folder that all of them share, and start again."
+        ) in output.splitlines()
+    assert checksums(tmp_path / "0" / "run") == before
+
+
 def test_a_second_job_on_the_same_folder_is_refused_and_the_first_goes_on(data_dir, tmp_path):
     first = start(data_dir, tmp_path, "--steps=400", "--eval_every=4")
     wait_for(first, tmp_path / "lease.json")

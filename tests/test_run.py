@@ -6,6 +6,7 @@ import resource
 import shutil
 import subprocess
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -252,6 +253,30 @@ def test_a_run_does_not_go_on_with_workers_that_do_not_divide_its_streams(
         run.open_run(job, strategy_of(1), manifest)
 
 
+def forget_after(run_dir, step):
+    """Removes what a run has saved after a step, as if it had been killed there."""
+    for kind in ("checkpoints", "best"):
+        for folder in (run_dir / kind).iterdir():
+            if int(folder.name) > step:
+                shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_in_another_precision_and_in_the_process_that_began_it(data_dir, tmp_path):
+    settings = {"data_dir": data_dir, "run_dir": str(tmp_path), "strategy": "one_device"}
+    settings |= {"crop": 32, "filters": 4, "depth": 1, "batch_size": 4, "steps": 3, "eval_every": 1}
+    settings |= {"keep_checkpoints": 9, "jit_compile": "false", "panels": 0, "worst_cases": 0}
+    losses = []
+    for precision in ("float32", "float16", "bfloat16", "float16", "float32"):
+        run.train(config.from_dict(config.Job, {**settings, "precision": precision}))
+        found = dict(only(lines(tmp_path), "val", "step", "loss"))
+        assert list(found) == [1, 2, 3]
+        losses.append(found[3])
+        assert json.loads((tmp_path / "run.json").read_text())["precision"] == precision
+        forget_after(tmp_path, 2)
+    assert losses == pytest.approx(losses[:1] * 5, rel=0.05)  # bfloat16 has three digits
+
+
 @pytest.mark.slow
 def test_a_run_that_diverges_keeps_its_last_good_checkpoint(data_dir, tmp_path):
     argv = ["--optimizer=sgd", "--clip_norm=0", "--norm=none", "--schedule=constant"]
@@ -398,6 +423,13 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path):
     assert result.returncode == 2
     message = result.stderr.strip().splitlines()[-1]
     assert message.startswith(f"--run_dir={tmp_path / 'run'} holds a run on other data: ")
+
+
+@pytest.fixture(autouse=True)
+def _float32():
+    """A job that runs in this process leaves its precision behind."""
+    yield
+    keras.mixed_precision.set_global_policy("float32")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,29 +49,36 @@ class Snapshot:
 class Checkpoints:
     """The numbered checkpoints in one folder."""
 
-    def __init__(self, directory: str, state: Mapping[str, Sequence[Any]], fingerprint: str = ""):
+    def __init__(
+        self,
+        directory: str,
+        state: Mapping[str, Sequence[Any]],
+        fingerprint: str = "",
+        optional: Collection[str] = (),
+    ):
         """Touches nothing yet.
 
         Args:
             directory: local path or address in an object store.
             state: group → variables, of Keras or TensorFlow; each is saved by its group, its place
-                there and its name.
+                there and its shape. Names would not do: Keras counts them over the process.
             fingerprint: of the settings and data that the state belongs to; checkpoints of another
                 are not restored. Empty: not asked for.
+            optional: groups that a checkpoint may lack, which then stay as they are.
         """
         self.directory = directory
+        self._state, self._optional = state, optional
         self._fingerprint = fingerprint
         self._restored_step: int | None = None
         self._damaged: set[int] = set()  # found so by `restore`, and not written again since
-        self._variables = {
-            f"{group}/{place:04d}/{variable.name.split(':')[0]}": variable
-            for group, variables in state.items()
-            for place, variable in enumerate(variables)
-        }
 
     def snapshot(self, step: int, progress: Mapping[str, Any]) -> Snapshot:
         """Returns a copy of the state."""
-        tensors = {name: np.array(variable.numpy()) for name, variable in self._variables.items()}
+        tensors = {
+            f"{group}/{place:04d}/{_shown(variable.shape)}": np.array(variable.numpy())
+            for group, variables in self._state.items()
+            for place, variable in enumerate(variables)
+        }
         return Snapshot(step, tensors, progress)
 
     def write(self, snapshot: Snapshot) -> None:
@@ -95,7 +102,7 @@ class Checkpoints:
         """Restores the newest whole checkpoint; returns its commit, or None if there is none.
 
         Raises:
-            InputError: if it belongs to other settings or data.
+            InputError: if it belongs to other settings or data, or does not fit the state.
         """
         for step in reversed(self.steps()):
             folder = self._folder(step)
@@ -112,7 +119,7 @@ class Checkpoints:
                     f"{commit['fingerprint'][:12]} instead of {self._fingerprint[:12]}); choose "
                     "another --run_dir."
                 )
-            self._load(os.path.join(folder, "state"))
+            self._load(folder, commit["files"])
             self._restored_step = step
             return commit
         return None
@@ -152,13 +159,83 @@ class Checkpoints:
     def _folder(self, step: int) -> str:
         return os.path.join(self.directory, f"{step:08d}")
 
-    def _load(self, prefix: str) -> None:
+    def _load(self, folder: str, names: Iterable[str]) -> None:
         import tensorflow as tf  # `list` and `verify` start without it
 
-        # `tf.train.load_checkpoint` first asks whether this is a folder, which az:// says of all.
-        reader = tf.compat.v1.train.NewCheckpointReader(prefix)
-        for name, variable in self._variables.items():
-            variable.assign(reader.get_tensor(name))
+        with _readable(folder, names) as prefix:
+            # `tf.train.load_checkpoint` first asks whether this is a folder, which az:// says of
+            # all.
+            reader = tf.compat.v1.train.NewCheckpointReader(prefix)
+            shapes = reader.get_variable_to_shape_map()
+            # By place: the third part was a name, in checkpoints of earlier releases.
+            found = {tuple(name.split("/")[:2]): name for name in shapes}
+            pairs: list[tuple[Any, str]] = []
+            for group, variables in self._state.items():
+                places = sorted((place for one, place in found if one == group), key=int)
+                if not places and group in self._optional:
+                    continue
+                saved = [found[group, place] for place in places]
+                expected = [_shown(variable.shape) for variable in variables]
+                _check_fit(folder, group, [_shown(shapes[name]) for name in saved], expected)
+                pairs += zip(variables, saved, strict=True)
+            for variable, name in pairs:
+                variable.assign(reader.get_tensor(name))
+
+
+def check_same(
+    directory: str,
+    commit: Mapping[str, Any] | None,
+    worker: int,
+    num_workers: int,
+    sum_over_workers: Callable[[np.ndarray], np.ndarray],
+) -> None:
+    """Raises InputError, on all workers alike, unless each restored the same checkpoint.
+
+    Args:
+        directory: of the checkpoints.
+        commit: what `Checkpoints.restore` returned on this worker.
+        worker: index of this worker.
+        num_workers: number of workers.
+        sum_over_workers: adds up an array over the workers, each of which calls it alike.
+    """
+    mine = np.zeros([num_workers, 2], np.int64)
+    if commit is not None:
+        mine[worker] = commit["step"], commit["progress"].get("evaluated_step", 0)
+    found = sum_over_workers(mine).tolist()
+    if any(one != found[0] for one in found):
+        of_one_step = len({step for step, _ in found}) == 1
+        said = (
+            f"worker {k}: "
+            + (f"step {step}" if step else "none")
+            + (f", evaluated at {evaluated}" if of_one_step else "")
+            for k, (step, evaluated) in enumerate(found)
+        )
+        raise InputError(
+            f"The workers do not see the same checkpoint in {directory}: {'; '.join(said)}. Let "
+            "--run_dir be one folder that all of them share, and start again."
+        )
+
+
+def _check_fit(folder: str, group: str, saved: Sequence[str], expected: Sequence[str]) -> None:
+    """Raises InputError unless a group's shapes in a checkpoint are those of its variables."""
+    if len(saved) != len(expected):
+        difference = f"{len(saved)} tensors of {group}, and this job has {len(expected)}"
+    else:
+        pairs = enumerate(zip(saved, expected, strict=True))
+        other = [(place, *pair) for place, pair in pairs if pair[0] != pair[1]]
+        if not other:
+            return
+        place, ours, theirs = other[0][0], other[0][2], other[0][1]
+        difference = f"tensor {place} of {group} as {theirs}, and this job has it as {ours}"
+    raise InputError(
+        f"{folder} is a checkpoint of another network, optimizer or release: it has {difference}; "
+        "choose another --run_dir, or the release that wrote it."
+    )
+
+
+def _shown(shape: Iterable[int]) -> str:
+    """Returns a shape as in 3x3x1x16."""
+    return "x".join(map(str, shape)) or "scalar"
 
 
 def read_commit(folder: str) -> dict[str, Any] | None:
@@ -246,6 +323,22 @@ def _scratch(folder: str) -> Iterator[str]:
             yield scratch
     else:
         yield folder
+
+
+@contextlib.contextmanager
+def _readable(folder: str, names: Iterable[str]) -> Iterator[str]:
+    """Yields the prefix of a checkpoint's files in a folder that TensorFlow can read from.
+
+    It takes the prefix for a pattern, in which brackets and backslashes stand for something else.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in names:
+            path, near = os.path.join(folder, name), os.path.join(scratch, name)
+            if files.is_remote(path):
+                files.copy_from_store(path, near)
+            else:
+                os.symlink(os.path.abspath(path), near)
+        yield os.path.join(scratch, "state")
 
 
 def _write_files(folder: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:

@@ -16,7 +16,18 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import cluster, config, json_text, losses, metrics, network, steps, tiles, turns
+from trainer import (
+    checkpoint,
+    cluster,
+    config,
+    json_text,
+    losses,
+    metrics,
+    network,
+    steps,
+    tiles,
+    turns,
+)
 from trainer.data import damage, demo, pipeline, records
 from trainer.errors import InputError
 from trainer.models import packing
@@ -456,6 +467,7 @@ def evaluate_run(settings: config.Evaluate) -> None:
         )
     strategy = cluster.connect(settings.strategy, settings.tpu, settings.virtual_devices)
     worker, num_workers = cluster.worker_of(strategy)
+    add = functools.partial(cluster.sum_over_workers, strategy)
     manifest, _ = damage.check(
         data_dir,
         manifest,
@@ -463,10 +475,12 @@ def evaluate_run(settings: config.Evaluate) -> None:
         skip_bad_records=settings.skip_bad_records,
         worker=worker,
         num_workers=num_workers,
-        sum_over_workers=functools.partial(cluster.sum_over_workers, strategy),
+        sum_over_workers=add,
     )
     with strategy.scope():
         model, step = network.best_model(settings.run_dir, run)
+    commit = {"step": step, "progress": {}}
+    checkpoint.check_same(settings.run_dir, commit, worker, num_workers, add)
     evaluator = Evaluator(
         strategy,
         model,

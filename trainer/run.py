@@ -43,6 +43,7 @@ from trainer.writer import Writer
 
 STEPS_PER_LOOP = {"CPU": 10, "GPU": 50, "TPU": 100}
 LOOP_SECONDS = 5.0  # so that a job that is asked to stop hears it in time
+LOSS_SCALE = "loss_scale"  # of a checkpoint
 EVALUATIONS = 10  # in a run, where --eval_every is silent
 
 
@@ -100,13 +101,14 @@ def train(job: config.Job) -> None:
             average.set_weights(model.get_weights())
         evaluated = average or model  # where weights are averaged, their average is what is used
 
-        state = {"model": model.variables, "optimizer": descent.variables}
-        if average is not None:
-            state["average"] = average.variables
-        folder = os.path.join(job.run.run_dir, "checkpoints")
-        checkpoints = checkpoint.Checkpoints(folder, state, run["fingerprint"])
+        checkpoints = checkpoint.Checkpoints(
+            os.path.join(job.run.run_dir, "checkpoints"),
+            state_of(model, descent, average),
+            run["fingerprint"],
+            optional=[LOSS_SCALE],
+        )
         best = network.best_checkpoints(job.run.run_dir, evaluated)
-        restored = checkpoints.restore() or {"step": 0, "progress": {}}
+        restored = restore_together(checkpoints, strategy) or {"step": 0, "progress": {}}
         step, progress = restored["step"], Progress(**restored["progress"])
         if chief:
             checkpoints.remove_strays()
@@ -258,7 +260,7 @@ def train(job: config.Job) -> None:
 
         writer.drain()
         cluster.wait_for_workers(strategy)  # until the chief has written what all now read
-        if best.restore() is None:
+        if restore_together(best, strategy) is None:
             logging.warning(
                 "%s has no whole checkpoint: the last weights are evaluated.", best.directory
             )
@@ -280,6 +282,37 @@ def train(job: config.Job) -> None:
             )
             title = f"{step} steps, {terminal.clock(sum(goodput.seconds().values()))}"
             logging.info("%s", terminal.boxed(title, lines))
+
+
+def state_of(
+    model: keras.Model, descent: keras.optimizers.Optimizer, average: keras.Model | None
+) -> dict[str, Any]:
+    """Returns all variables of a run, in groups.
+
+    The scale of float16's loss is a group of its own: a run that goes on in another precision has
+    none, and one that goes on in float16 begins a new one.
+    """
+    inner = getattr(descent, "inner_optimizer", descent)
+    state = {"model": model.variables, "optimizer": inner.variables}
+    if inner is not descent:
+        state[LOSS_SCALE] = descent.variables[: -len(inner.variables)]
+    if average is not None:
+        state["average"] = average.variables
+    return state
+
+
+def restore_together(
+    checkpoints: checkpoint.Checkpoints, strategy: tf.distribute.Strategy
+) -> dict[str, Any] | None:
+    """Restores the newest checkpoint; returns its commit, on all workers the same, or None.
+
+    Raises:
+        InputError: if the workers see different ones.
+    """
+    commit = checkpoints.restore()
+    add = functools.partial(cluster.sum_over_workers, strategy)
+    checkpoint.check_same(checkpoints.directory, commit, *cluster.worker_of(strategy), add)
+    return commit
 
 
 def save(
@@ -357,6 +390,8 @@ def open_run(
         deterministic=job.device.deterministic,
         synchronized=synchronized,
     )
+    if old and old["precision"] != precision:
+        logging.info("The run was begun in %s and goes on in %s.", old["precision"], precision)
     total_steps = job.optimization.total_steps(train_split.examples, job.data.batch_size)
     return passport.describe(
         job,
