@@ -161,6 +161,37 @@ def test_png_files_are_decoded_as_prepare_reads_them(loaded, channels, kind, tmp
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_files_are_set_upright_as_prepare_does(loaded, kind, byteorder, tmp_path):
+    smooth = np.linspace(0, 250, 16 * 24 * 3).reshape(16, 24, 3).astype(np.uint8)
+    server = server_of(loaded)
+    decode = tf.function(server._decode, input_signature=[tf.TensorSpec([], tf.string)])
+    source = sources.Source("x", str(tmp_path / "x"), None, "x")
+    for number in range(10):
+        exif = Image.Exif()
+        exif.endian = byteorder
+        exif[271] = "a maker"
+        exif[images.ORIENTATION] = number
+        file = io.BytesIO()
+        Image.fromarray(smooth).save(file, kind, exif=exif)
+        (tmp_path / "x").write_bytes(file.getvalue())
+        expected = images.read_image(source, 10**6).values
+        assert expected.shape[:2] == ((24, 16) if 5 <= number <= 8 else (16, 24))
+        found = decode(file.getvalue()).numpy().astype(int)
+        assert np.abs(found - expected).max() <= (2 if kind == "JPEG" else 0), number
+
+
+def test_exif_that_is_cut_turns_nothing(loaded):
+    image = picture()
+    exif = Image.Exif()
+    exif[images.ORIENTATION] = 6
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG", exif=exif.tobytes()[:12])
+    found = server_of(loaded)._decode(tf.constant(file.getvalue()))
+    np.testing.assert_array_equal(found, image)
+
+
 @pytest.mark.parametrize(("dtype", "factor"), [("uint8", 1), ("uint16", 257)])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_jpeg_files_are_decoded_nearly_as_pillow_does(loaded, channels, dtype, factor, tmp_path):

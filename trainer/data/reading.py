@@ -55,7 +55,7 @@ KINDS = (
 
 
 # Orientation → whether rows are columns, and the axes that are turned round after that.
-TURNS: dict[object, tuple[bool, tuple[int, ...]]] = {
+TURNS: dict[int, tuple[bool, tuple[int, ...]]] = {
     2: (False, (1,)),
     3: (False, (0, 1)),
     4: (False, (0,)),
@@ -129,7 +129,7 @@ def _is_damage(error: Exception) -> bool:
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     packages = [_package(frame.f_globals.get("__name__", "")) for frame in frames]
     ours = max((k for k, package in enumerate(packages) if package == "trainer"), default=-1)
-    return any(package in DECODERS for package in packages[ours + 1 : ours + 2])
+    return any(package in DECODERS for package in packages[ours + 1 :])
 
 
 def _package(module: str) -> str:
@@ -174,7 +174,7 @@ def check_size(
         )
 
 
-def upright(values: np.ndarray, orientation: object) -> np.ndarray:
+def upright(values: np.ndarray, orientation: int) -> np.ndarray:
     """Returns a picture [H, W, …] as viewers show it.
 
     Args:

@@ -41,6 +41,7 @@ LAYOUTS = (
     *("svs", "scn", "qpi", "ndpi", "bif", "avs", "philips"),
 )
 BESIDES = ("Thumbnail", "Label", "Macro", "Map")  # pictures of a slide besides its scan
+LARGEST_STEP = 64  # by which a page that does not say so is taken for a reduced copy
 CHANNELS = "CS"  # of tifffile's letters for axes; T, Z and others count images
 
 # The planes of an image, one a channel: the page, and how many bytes its pixels lie behind the
@@ -179,6 +180,8 @@ def opened(path: str, planes: Planes | None, label: str) -> Iterator[Image]:
                 )
             (planes,) = found
         pages = tuple(file.pages[page].aspage() for page, _ in planes)
+        for page in pages:
+            _check_numbers(page)
         yield Image(pages, tuple(shift for _, shift in planes))
 
 
@@ -237,6 +240,8 @@ def _check_links(file: tifffile.TiffFile) -> None:
 def _full_pages(file: tifffile.TiffFile, label: str) -> list[int]:
     """Returns the pages that are no copies of others."""
     pages = list(file.pages)
+    for page in pages:
+        _check_numbers(page)
     kept = [k for k, page in enumerate(pages) if not _is_copy(page)]
     if not kept and not any(page.subifds for page in pages):
         return list(range(len(pages)))  # of which all say that they are copies: of what?
@@ -257,16 +262,26 @@ def _full_pages(file: tifffile.TiffFile, label: str) -> list[int]:
     return kept
 
 
+def _check_numbers(page: tifffile.TiffPage) -> None:
+    """Raises DamagedError where a page says something else than numbers of its size."""
+    for name in (
+        *("imagelength", "imagewidth", "imagedepth", "samplesperpixel", "compression"),
+        *("photometric", "planarconfig", "rowsperstrip", "tilelength", "tilewidth", "subfiletype"),
+    ):
+        if not isinstance(getattr(page, name), int):
+            raise reading.DamagedError(f"its {name} is {getattr(page, name)!r}")
+
+
 def _is_copy(page: tifffile.TiffPage) -> bool:
     return bool(page.is_reduced or page.is_mask)
 
 
 def _may_be_copy(page: tifffile.TiffPage, full: tifffile.TiffPage) -> bool:
     """Says whether a page has a half, a third … of the rows and columns of another."""
-    return any(
+    return page.imagelength < full.imagelength and any(
         page.imagelength in (full.imagelength // n, -(-full.imagelength // n))
         and page.imagewidth in (full.imagewidth // n, -(-full.imagewidth // n))
-        for n in range(2, min(full.imagelength, full.imagewidth) + 1)
+        for n in range(2, LARGEST_STEP + 1)
     )
 
 

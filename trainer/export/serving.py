@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from trainer.data import augment, normalization
+from trainer.export import orientation
 
 Outputs = dict[str, tf.Tensor]
 
@@ -102,7 +103,7 @@ class Server(tf.Module):
         return {"mask_bytes": tf.map_fn(mask_of, image_bytes, fn_output_signature=tf.string)}
 
     def _decode(self, file: tf.Tensor) -> tf.Tensor:
-        """Returns the image of a PNG or JPEG, as `images.convert` makes it: [H, W, C]."""
+        """Returns the image of a PNG or JPEG, upright, as `images` makes it: [H, W, C]."""
         # Grey is decoded in colour, for the decoder's own luminance is another than ours.
         channels = 3 if self._channels == 1 else self._channels
         dtype = tf.as_dtype(self._dtype)
@@ -119,7 +120,7 @@ class Server(tf.Module):
         def of_png() -> tf.Tensor:
             return tf.io.decode_png(file, channels, dtype)
 
-        image = tf.cond(tf.io.is_jpeg(file), of_jpeg, of_png)
+        image = orientation.upright(tf.cond(tf.io.is_jpeg(file), of_jpeg, of_png), file)
         return _luminance(image) if self._channels == 1 else image
 
     def _probabilities(self, images: tf.Tensor) -> tf.Tensor:
