@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import resource
 import shutil
 import subprocess
@@ -14,9 +15,11 @@ from conftest import strategy_of, write_data
 
 import trainer
 from tests.jobs import SMALL, command, lines, only, start, start_workers, train
-from trainer import checkpoint, cluster, config, passport, run
+from trainer import checkpoint, cluster, config, evaluation, passport, run
 from trainer.data import records
 from trainer.errors import InputError
+from trainer.predict import prediction
+from trainer.report import __main__ as report
 from trainer.stores import files
 
 SECRET = "ya29.not-for-anybody"
@@ -261,11 +264,39 @@ def forget_after(run_dir, step):
                 shutil.rmtree(folder)
 
 
+IN_PROCESS = {"strategy": "one_device", "jit_compile": "false", "precision": "float32"}
+IN_PROCESS |= {"crop": 32, "filters": 4, "depth": 1, "batch_size": 4, "steps": 3, "eval_every": 1}
+IN_PROCESS |= {"keep_checkpoints": 9, "panels": 0, "worst_panels": 0, "worst_cases": 1}
+
+
+@pytest.mark.slow
+def test_folders_may_have_any_name(data_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "lr=0.1,b[s]=4 *?{x}%d\\n \"ü\" 'é'"
+    shutil.copytree(data_dir, f"data {name}")
+    settings = {**IN_PROCESS, "data_dir": f"data {name}", "run_dir": name}
+    settings |= {"model_dir": f"model {name}", "tensorboard_dir": f"curves {name}"}
+    job = config.from_dict(config.Job, settings)
+    run.train(job)
+    forget_after(pathlib.Path(name), 2)
+    run.train(job)
+    evaluation.evaluate_run(config.Evaluate(run_dir=name, strategy="one_device"))
+    images = np.zeros((2, 40, 40), np.uint8)
+    np.save(f"{name}.npy", images)
+    for run_dirs in (name, f"{name},{name}"):
+        prediction.predict(
+            config.Predict(
+                run_dir=run_dirs, images=f"{name}.npy", output=f"masks {len(run_dirs)} {name}"
+            )
+        )
+    report.main(config.Report(runs=f"{name},{name}"))
+    checkpoint.main(config.Checkpoint(action="verify", run_dir=name))
+    keras.saving.load_model(f"model {name}/model.keras")
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_in_another_precision_and_in_the_process_that_began_it(data_dir, tmp_path):
-    settings = {"data_dir": data_dir, "run_dir": str(tmp_path), "strategy": "one_device"}
-    settings |= {"crop": 32, "filters": 4, "depth": 1, "batch_size": 4, "steps": 3, "eval_every": 1}
-    settings |= {"keep_checkpoints": 9, "jit_compile": "false", "panels": 0, "worst_cases": 0}
+    settings = {**IN_PROCESS, "data_dir": data_dir, "run_dir": str(tmp_path)}
     losses = []
     for precision in ("float32", "float16", "bfloat16", "float16", "float32"):
         run.train(config.from_dict(config.Job, {**settings, "precision": precision}))

@@ -56,6 +56,21 @@ class Facts:
     exit_reason: str | None
 
 
+def folders(text: str) -> list[str]:
+    """Returns the run folders that a text names with commas between them.
+
+    Their own names may have commas, such as lr=0.1,bs=4: each is the longest that is a run's.
+    """
+    parts, found = text.split(","), []
+    while parts:
+        longer = (",".join(parts[:end]).strip() for end in range(len(parts), 1, -1))
+        runs = (name for name in longer if files.exists(os.path.join(name, NAME)))
+        name = next(runs, parts[0].strip())
+        parts = parts[name.count(",") + 1 :]
+        found += [name] if name else []
+    return found
+
+
 def read(run_dir: str) -> dict[str, Any] | None:
     """Returns the passport in `run_dir`, or None where there is none.
 

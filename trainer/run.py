@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import shlex
 import time
 from typing import Any
 
@@ -546,6 +547,8 @@ def closing_lines(
 ) -> str:
     """Returns what the command says last: the scores, the speed, and where everything is."""
     dice = scores.summary["dice"]
+    run_dir, flag = (shlex.quote(f"{text}{job.run.run_dir}") for text in ("", "--run_dir="))
+    curves = job.run.tensorboard_dir or os.path.join(job.run.run_dir, "tensorboard")
     return "\n".join(
         [
             evaluation.table(scores.summary),
@@ -554,10 +557,9 @@ def closing_lines(
             f"   ({reason}; best checkpoint: step {best_step})",
             f"{speed.overall():.1f} images/s in training",
             f"run folder: {job.run.run_dir}",
-            f"python -m trainer.predict --run_dir={job.run.run_dir} --images=… --output=…",
-            f"python -m trainer.export --run_dir={job.run.run_dir}",
-            f"python -m trainer.report {job.run.run_dir}",
-            "tensorboard --logdir "
-            + (job.run.tensorboard_dir or os.path.join(job.run.run_dir, "tensorboard")),
+            f"python -m trainer.predict {flag} --images=… --output=…",
+            f"python -m trainer.export {flag}",
+            f"python -m trainer.report {run_dir}",
+            f"tensorboard --logdir {shlex.quote(curves)}",
         ]
     )

@@ -11,9 +11,12 @@ From Python: `export.write("runs/demo", "exported")`.
 import contextlib
 import dataclasses
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from typing import Any
+
+from absl import logging
 
 from trainer import config, flags
 from trainer.errors import InputError
@@ -41,7 +44,14 @@ def write(run_dir: str, output: str, settings: config.Export | None = None) -> d
     if not files.is_remote(output) and os.path.isfile(output):
         raise InputError(f"--output={output} is a file; name a folder.")
     with _folder(output) as folder:
-        return exporting.export(folder, settings)
+        found = exporting.export(folder, settings)
+    if re.search(r"\[.*\]|\\", output):
+        logging.warning(
+            "TensorFlow cannot load a SavedModel from %s: it takes brackets and backslashes in a "
+            "path for a pattern; give that folder another name before you serve it.",
+            output,
+        )
+    return found
 
 
 @contextlib.contextmanager

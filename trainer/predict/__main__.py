@@ -1,6 +1,6 @@
 """Entry point of prediction: `python -m trainer.predict --help`."""
 
-from trainer import config, flags
+from trainer import config, facts, flags
 from trainer.stores import files
 
 
@@ -9,7 +9,7 @@ def main(settings: config.Predict) -> None:
     with flags.importing():
         from trainer.predict import prediction
 
-    files.register_stores(*settings.run_dir.split(","), settings.images, settings.output)
+    files.register_stores(*facts.folders(settings.run_dir), settings.images, settings.output)
     prediction.predict(settings)
 
 

@@ -17,7 +17,7 @@ import keras
 import tqdm
 from absl import logging
 
-from trainer import cluster, config
+from trainer import cluster, config, facts
 from trainer.data import reading, sources
 from trainer.errors import InputError
 from trainer.predict import instances, outputs, predictor, record
@@ -201,7 +201,7 @@ def _check(settings: config.Predict) -> list[str]:
         raise InputError(f"--output={settings.output} is a file; name a folder.")
     if settings.instances:
         instances.check_installed()
-    return [run_dir.strip() for run_dir in settings.run_dir.split(",") if run_dir.strip()]
+    return facts.folders(settings.run_dir)
 
 
 def _check_place(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from trainer import config, flags
+from trainer import config, facts, flags
 from trainer.errors import InputError
 from trainer.report import page, runs
 from trainer.stores import files
@@ -14,7 +14,7 @@ from trainer.stores import files
 
 def main(settings: config.Report) -> None:
     """Writes the page."""
-    folders = [folder.rstrip("/") for folder in settings.runs.split(",") if folder]
+    folders = [folder.rstrip("/") for folder in facts.folders(settings.runs)]
     if not folders:
         raise InputError("No run folder is named; write python -m trainer.report RUN [RUN …].")
     files.register_stores(*folders, settings.output)
