@@ -20,9 +20,9 @@ def estimate(asked: settings.Vertex, machines: Machines) -> str:
     """
     path = asked.cost.prices or LIST
     try:
-        prices = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        prices = json.loads(pathlib.Path(path).read_bytes())
         rows = {(row["resource"], row["region"]): row for row in prices["per_hour"]}
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"--prices={path} cannot be read: {error!r}.") from None
     column = "spot" if asked.scheduling.spot else "on_demand"
     total = 0.0

@@ -79,8 +79,8 @@ def choose(asked: settings.Vertex) -> list[Machines]:
     """
     path = asked.hardware.hardware or TABLE
     try:
-        table = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        table = json.loads(pathlib.Path(path).read_bytes())
+    except (OSError, ValueError) as error:
         raise InputError(f"--hardware={path} cannot be read: {error}.") from None
     found = []
     for name in asked.accelerators():

@@ -160,3 +160,30 @@ def test_sizes_beyond_all_bounds_are_refused_without_a_warning(tmp_path, recwarn
         sources.find, str(tmp_path / "x.npy"), "images", ""
     )
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "int64", "uint32", "float16", "float64"])
+def test_one_image_may_have_an_axis_too_many(tmp_path, dtype):
+    values = (np.arange(42).reshape(6, 7) % 2).astype(dtype)
+    np.save(tmp_path / "x.npy", values[np.newaxis])
+    assert images.read_mask(source_of(tmp_path / "x.npy"), LIMIT).values.tolist() == values.tolist()
+    factor = 255 if dtype == "bool" else 1
+    found = images.read_image(source_of(tmp_path / "x.npy"), LIMIT).values
+    np.testing.assert_array_equal(found[..., 0], values * np.uint8(factor))
+
+
+def test_channels_that_come_first_are_not_taken_for_rows(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((3, 16, 16), np.uint8))
+    assert refusal(images.read_image, source_of(tmp_path / "x.npy"), LIMIT) == (
+        "X has shape (3, 16, 16), which looks like C×H×W, where H×W×C is expected; save it with "
+        "its channels last: numpy.moveaxis(array, 0, -1)."
+    )
+
+
+def test_the_rows_of_one_image_are_not_taken_for_images(tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, np.zeros((16, 16, 3), np.uint8))
+    assert refusal(sources.find, str(path), "images", "") == (
+        f"--images={path} has shape (16, 16, 3), which looks like one image H×W×C, where N×H×W is "
+        "expected; name its folder, or save N×H×W×C: numpy.save(path, array[numpy.newaxis])."
+    )

@@ -36,6 +36,19 @@ def test_a_flag_file_gives_flags(tmp_path):
     assert (job.data.crop, job.model.filters) == (64, 8)
 
 
+@pytest.mark.parametrize(
+    "text", ["--crop=64\n--filters=4\n", "# small\n--crop=64\n", "\n--crop=64"]
+)
+def test_a_flag_file_may_begin_with_a_byte_order_mark(tmp_path, text):
+    (tmp_path / "more.cfg").write_text(text, encoding="utf-8-sig")
+    (tmp_path / "one.cfg").write_text(f"--flagfile={tmp_path}/more.cfg", encoding="utf-8-sig")
+    for name in ("one", "more"):
+        assert parse(f"--flagfile={tmp_path}/{name}.cfg").data.crop == 64
+    (tmp_path / "more.cfg").write_text(text, encoding="utf-16")
+    with pytest.raises(InputError, match="^--flagfile names a file that is no text in UTF-8; "):
+        parse(f"--flagfile={tmp_path}/more.cfg")
+
+
 def test_the_command_line_says_only_what_differs_from_the_defaults():
     argv = ["--crop=64", "--steps=3", "--deterministic=true"]
     assert flags.command_line(parse(*argv)) == argv
@@ -70,7 +83,9 @@ def test_a_missing_flag_file_is_named():
 
 def test_a_flag_file_that_is_no_text_is_one_line(tmp_path):
     (tmp_path / "flags.cfg").write_bytes(b"\xff--crop=64")
-    with pytest.raises(InputError, match="^--flagfile names a file that is no text; write a flag"):
+    with pytest.raises(
+        InputError, match="^--flagfile names a file that is no text in UTF-8; save it"
+    ):
         parse(f"--flagfile={tmp_path / 'flags.cfg'}")
 
 

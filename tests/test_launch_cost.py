@@ -71,6 +71,12 @@ def test_a_list_that_cannot_be_read_is_named(estimate):
         estimate("--prices=nowhere")
 
 
+def test_a_list_that_is_no_text_is_named(estimate, tmp_path):
+    (tmp_path / "x.json").write_bytes(b"\xff\xff\xff")
+    with pytest.raises(InputError, match=r"x.json cannot be read: UnicodeDecodeError"):
+        estimate(f"--prices={tmp_path}/x.json")
+
+
 def test_the_list_that_is_shipped_says_when_and_where_it_was_read():
     prices = json.loads(cost.LIST.read_text())
     assert prices["read"]

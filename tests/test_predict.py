@@ -20,7 +20,7 @@ from PIL import Image
 
 from tests import jobs, runs
 from trainer import config, flags
-from trainer.data import masks
+from trainer.data import masks, sources
 from trainer.data.rowfile import RowFile
 from trainer.errors import InputError
 from trainer.predict import instances, outputs, prediction, predictor
@@ -102,6 +102,23 @@ def test_a_tiff_keeps_resolution_description_and_place(run_dir, pictures):
         assert page.tags["ResolutionUnit"].value == 3
         assert page.description == "slide 7"
         assert page.tags[33550].value == (0.5, 0.5, 0.0)
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_mask_is_upright_and_so_is_its_resolution(tmp_path, orientation):
+    image = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    tags = [(274, 3, 1, orientation, True), (33550, 12, 3, (0.5, 0.5, 0.0), True)]
+    options = {"resolution": (400, 300), "photometric": "minisblack", "metadata": None}
+    tifffile.imwrite(tmp_path / "x.tif", image, extratags=tags, **options)
+    source = sources.Source("x", str(tmp_path / "x.tif"), None, "x")
+    ids = RowFile(str(tmp_path / "ids"), (4, 3), np.dtype(np.uint8))
+    ids.append(np.zeros((4, 3), np.uint8))
+    masks.write_tiff(str(tmp_path / "mask.tif"), ids, source)
+    with tifffile.TiffFile(tmp_path / "mask.tif") as file:
+        page = file.pages[0]
+        found = [page.tags[name].value[0] for name in ("XResolution", "YResolution")]
+        assert found == ([300, 400] if orientation == 6 else [400, 300])
+        assert (33550 in page.tags) == (orientation == 1)  # which counts the stored rows
 
 
 def test_probabilities_overlays_and_instances_come_when_asked_for(run_dir, loaded, pictures):

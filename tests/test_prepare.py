@@ -540,6 +540,20 @@ def test_a_drawn_split_that_skipping_empties_is_filled(folder):
     assert sum(split.examples for split in manifest.splits.values()) == 9
 
 
+def test_all_that_matched_is_an_image_or_counted_in_the_last_line(folder, caplog):
+    (folder / "images" / "notes.txt").write_text("to do")
+    (folder / "masks" / ".hidden.png").write_text("")
+    (folder / "images" / "04.png").write_bytes(b"")
+    lists = {"train": ["00", "01", "02"], "val": ["03", "04"]}
+    (folder / "splits.json").write_text(json.dumps(lists))
+    with caplog.at_level("INFO"):
+        _prepare(folder, "--skip_bad", f"--splits={folder}/splits.json")
+    assert caplog.messages[-1].endswith(
+        " Left out: .txt files: 1, hidden files: 1, images in no list of --splits: 5, unreadable "
+        "images: 1."
+    )
+
+
 def test_a_split_that_skipping_empties_is_refused(folder, capfd):
     (folder / "splits.json").write_text(json.dumps({"train": ["00"], "val": ["01"]}))
     _truncate(folder / "images/01.png")

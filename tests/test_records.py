@@ -173,6 +173,12 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path):
     assert MANIFEST.num_classes == 2
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_manifest_that_an_editor_saved_anew_is_read(tmp_path, encoding):
+    (tmp_path / "manifest.json").write_text(MANIFEST.to_json(), encoding=encoding)
+    assert records.read_manifest(str(tmp_path)) == MANIFEST
+
+
 def test_manifest_and_shards_go_through_tensorflow_on_remote_paths():
     folder = "ram://records"
     shard = records.write_shard(folder, "train-00000-of-00001.tfrecord", [b"one", b"two"])

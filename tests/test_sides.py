@@ -186,6 +186,14 @@ def test_lists_that_make_no_sense_are_refused(tmp_path):
     )
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_lists_are_read_in_any_encoding_of_json(tmp_path, encoding):
+    path = tmp_path / "splits.json"
+    path.write_text('{"train": ["ä"], "val": ["b"]}', encoding=encoding)
+    found, _ = sides.assign(["ä", "b"], str(path), "", "", 0)
+    assert found == {"train": ["ä"], "val": ["b"]}
+
+
 def test_leaks_are_equal_pixels_on_two_sides():
     names = {"train": ["a", "b", "c"], "val": ["d"], "test": ["e"]}
     digests = {"a": b"1", "b": b"1", "c": b"2", "d": b"2", "e": b"3"}

@@ -1,5 +1,6 @@
 """Tests of finding images, and of what they are called."""
 
+import errno
 import importlib.util
 import os
 
@@ -98,3 +99,57 @@ def test_a_tiff_whose_pages_cannot_be_counted_is_one_unreadable_image(tmp_path):
 )
 def test_names_of_pages_are_told_apart(name, stem, page):
     assert sources.split_page(name) == (stem, page)
+
+
+def test_what_else_is_there_is_counted_and_said(tmp_path, caplog):
+    save(tmp_path / "a.png", GREY)
+    for name, content in {
+        "b.heic": b"\0\0\0\x18ftypheic",
+        "c.HEIC": b"\0\0\0\x18ftypheic",
+        "notes.txt": b"to do",
+        "LICENSE": b"free",
+        "._a.png": b"",
+        "Thumbs.db": b"",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "more").mkdir()
+    (tmp_path / "gone.png").symlink_to("nowhere")
+    with caplog.at_level("WARNING"):
+        found = sources.find(str(tmp_path), "images", "")
+    assert [source.name for source in found.sources] == ["a"]
+    assert found.left_out == {
+        ".heic files": 2,
+        ".txt files": 1,
+        "files without a suffix": 1,
+        "hidden files": 2,
+        "folders": 1,
+        "links that lead nowhere": 1,
+    }
+    said = [record.getMessage().replace(str(tmp_path), "DIR") for record in caplog.records]
+    assert sorted(said) == [
+        "Left out of --images: .heic files: 2 (DIR/b.heic is HEIC, a format that is not read; "
+        "convert it to PNG or TIFF).",
+        "Left out of --images: .txt files: 1 (DIR/notes.txt is text).",
+        "Left out of --images: files without a suffix: 1 (DIR/LICENSE is text).",
+        "Left out of --images: folders: 1 (DIR/more).",
+        "Left out of --images: links that lead nowhere: 1 (DIR/gone.png).",
+    ]
+
+
+def test_a_folder_of_other_kinds_says_which(tmp_path):
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.7")
+    assert refusal(sources.find, str(tmp_path), "masks", "").endswith(
+        f" It has .pdf files: 1 ({tmp_path}/a.pdf is PDF, a document; save its pages as PNG)."
+    )
+
+
+def test_want_of_open_files_is_no_damage_of_a_tiff(tmp_path, monkeypatch):
+    save(tmp_path / "x.tif", GREY)
+
+    def fail(*arguments, **options):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("builtins.open", fail)
+    assert refusal(sources.sources_of, str(tmp_path / "x.tif")).startswith(
+        f"{tmp_path}/x.tif cannot be read now: Too many open files."
+    )

@@ -80,7 +80,7 @@ def read(run_dir: str) -> dict[str, Any] | None:
     path = os.path.join(run_dir, NAME)
     if not files.exists(path):
         return None
-    with files.open_file(path, "r") as file:
+    with files.open_file(path, "rb") as file:
         try:
             found = json.loads(file.read())
             records.build(Facts, found, "")

@@ -26,6 +26,7 @@ from trainer.workers import peers, rendezvous
 
 EXIT_STATUS = 2  # when the input breaks a rule
 REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
+BOM = "\ufeff"
 GC_THRESHOLDS = (10_000, 10, 10)  # Python's own first one is 700
 DEFINERS: Mapping[type, Callable[..., Any]] = {
     bool: flags.DEFINE_boolean,
@@ -142,7 +143,10 @@ def parse(
         default = defaults.get(field.name, field.default)
         _definer(field)(field.name, default, field.metadata["text"], flag_values=values)
     try:
-        rest = values(list(argv))[1:]
+        lines = values.read_flags_from_files(list(argv[1:]), force_gnu=False)
+        while any(line.startswith(BOM) for line in lines):  # may name another file
+            lines = values.read_flags_from_files(list(_without_marks(lines)), force_gnu=False)
+        rest = values([argv[0], *lines])[1:]
     except flags.UnrecognizedFlagError as error:
         raise InputError(_unknown_flag(error.flagname, list(values))) from None
     except flags.IllegalFlagValueError as error:
@@ -152,7 +156,9 @@ def parse(
         reason = getattr(error.__context__, "strerror", error)
         raise InputError(f"--flagfile={path} cannot be read: {reason}; name another.") from None
     except UnicodeDecodeError:
-        raise InputError("--flagfile names a file that is no text; write a flag a line.") from None
+        raise InputError(
+            "--flagfile names a file that is no text in UTF-8; save it so, with a flag a line."
+        ) from None
     except flags.Error as error:  # a flag without its value
         raise InputError(f"{' '.join(str(error).split())}; write --name=value.") from None
     if rest:
@@ -160,6 +166,14 @@ def parse(
     return config.from_dict(
         cls, {field.name: values[field.name].value for field, _ in _fields(cls)}
     )
+
+
+def _without_marks(lines: Sequence[str]) -> Iterator[str]:
+    """Yields the lines of flag files without the byte-order mark by which editors begin a file."""
+    for line in lines:
+        kept = line.removeprefix(BOM)
+        if kept == line or (kept and not kept.startswith(("#", "//"))):
+            yield kept
 
 
 def describe(cls: type, program: str) -> str:

@@ -307,7 +307,9 @@ def read_manifest(data_dir: str) -> Manifest:
             "prepare the data, or name another --data_dir."
         )
     with files.open_file(path, "rb") as file:
-        return Manifest.from_json(file.read().decode(errors="replace"), path)
+        data = file.read()
+    text = data.decode(json.detect_encoding(data), "replace")  # an editor may have changed it
+    return Manifest.from_json(text, path)
 
 
 def write_manifest(manifest: Manifest, data_dir: str) -> None:

@@ -180,8 +180,8 @@ def _read(path: str, names: Sequence[str]) -> Sides:
     if not os.path.isfile(path):
         raise InputError(f"--splits={path} does not exist; name a JSON file.")
     try:
-        with open(path, encoding="utf-8") as file:
-            raw = json.load(file)
+        with open(path, "rb") as file:
+            raw = json.load(file)  # in any of JSON's encodings, with a byte-order mark or without
     except OSError as error:
         raise InputError(
             f"--splits={path} cannot be read: {error.strerror}; name another file, or change who "

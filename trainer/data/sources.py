@@ -265,7 +265,7 @@ def _images_of(path: str) -> Found:
 def _opened(source: Source) -> tiff.Found | None:
     """Returns what a TIFF holds, None if it is damaged: reading it will say how."""
     try:
-        with files.opened(source.path) as file, reading.explained(source.label):
+        with reading.explained(source.label), files.opened(source.path) as file:
             return tiff.find(file, source.label)
     except reading.UnreadableError:
         return None
