@@ -241,6 +241,20 @@ def test_a_folder_that_cannot_be_is_found_before_training(tmp_path, name):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
+def test_a_model_dir_with_files_of_others_is_refused_before_training(data_dir, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.txt").write_text("mine")
+    result = train(data_dir, tmp_path / "run", f"--model_dir={tmp_path}/model")
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == (
+        f"{tmp_path}/model/mine.txt is there, and no signature.json names it as an export's; move "
+        "it away, or name another --model_dir."
+    )
+    assert not (tmp_path / "run").exists()
+    assert os.listdir(tmp_path / "model") == ["mine.txt"]
+
+
 def test_a_run_does_not_go_on_with_workers_that_do_not_divide_its_streams(
     data_dir, tmp_path, monkeypatch
 ):

@@ -32,6 +32,7 @@ from trainer import (
 )
 from trainer.data import damage, demo, pipeline, records
 from trainer.errors import InputError
+from trainer.export import placement
 from trainer.models import norms
 from trainer.progress import Progress, Series, check_finite
 from trainer.stores import files
@@ -149,6 +150,8 @@ def train(job: config.Job) -> None:
         )
         final_split = "test" if "test" in manifest.splits else "val"
         evaluator.check_tile("val", final_split)
+        if chief and job.run.model_dir:
+            placement.check("model_dir", job.run.model_dir, will_differ=step < run["total_steps"])
         if chief:  # what can be refused has been, and from here on the folder is this run's
             passport.write(job.run.run_dir, run)
         log_start(job, strategy, run, step)
@@ -276,7 +279,7 @@ def train(job: config.Job) -> None:
             if final_split == "test":  # val has been reported
                 reporter.test(progress.best_step, evaluation.figures(scores))
             if job.run.model_dir:
-                export.write(job.run.run_dir, job.run.model_dir)
+                export.write(job.run.run_dir, job.run.model_dir, flag="model_dir")
             reporter.end(board.write_end)
             lines = closing_lines(
                 job, scores, final_split, progress.best_step, ending.reason, speed

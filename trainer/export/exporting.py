@@ -9,10 +9,10 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import config, json_text, network, tiles
+from trainer import config, network, tiles
 from trainer.data import demo, normalization, pipeline, records
 from trainer.errors import InputError
-from trainer.export import lite, model_card, onnx_model, serving
+from trainer.export import lite, model_card, onnx_model, placement, serving
 from trainer.models import plain
 from trainer.predict import predictor
 from trainer.stores import files
@@ -91,6 +91,7 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
     described = {
         "run": run["fingerprint"],
         "step": step,
+        "weights": network.weights_digest(model),
         "channels": run["channels"],
         "dtype": data["dtype"],
         "classes": [
@@ -106,12 +107,9 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
         "differences": differences,
         "examples": model_card.examples(signatures),
     }
-    files.write_whole(
-        os.path.join(folder, "signature.json"),
-        json_text.dumps(described, indent=1, ensure_ascii=False) + "\n",
-    )
     card = model_card.write(settings.run_dir, run, data, described)
     files.write_whole(os.path.join(folder, "model_card.md"), card)
+    placement.seal(folder, described)
     return described
 
 
