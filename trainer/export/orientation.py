@@ -78,7 +78,9 @@ def _exif_of_jpeg(data: tf.Tensor) -> tf.Tensor:
         JPEG_START,
         lambda place: is_exif(place) | (_number(data, place, 2) == SCAN),
         lambda place: tf.where(
-            _number(data, place, 2) == FILLING, 1, 2 + _number(data, place + 2, 2)
+            _number(data, place, 2) == FILLING,
+            tf.constant(1, tf.int64),
+            2 + _number(data, place + 2, 2),
         ),
     )
     return tf.where(is_exif(place), place + 10, tf.size(data, tf.int64))
