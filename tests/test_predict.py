@@ -238,6 +238,30 @@ def grey(path, *, side=12, level=0):
     Image.fromarray(noise).save(path)
 
 
+def test_images_of_equal_names_in_folders_have_masks_in_folders(run_dir, tmp_path, caplog):
+    for level, name in enumerate(("p1", "p2")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        grey(tmp_path / "images" / name / "a.png", level=level)
+    caplog.set_level("INFO", logger="absl")
+    for _ in range(2):
+        predict(*arguments(run_dir, tmp_path / "images", "--overlays"))
+    assert "2 were there already" in caplog.text
+    assert contents(tmp_path / "out").keys() >= {
+        *("p1/a.png", "p2/a.png", "overlays/p1/a.png", "overlays/p2/a.png"),
+    }
+    (tmp_path / "out/p2/a.png").write_bytes(b"of somebody")
+    assert "has changed since this command wrote it" in refusal(
+        *arguments(run_dir, tmp_path / "images", "--overlays")
+    )
+    where = tmp_path / "images/masks"
+    nested = [f"--run_dir={run_dir}", f"--images={tmp_path}/images", f"--output={where}"]
+    assert refusal(*nested) == (
+        f"--output={where} is among the folders of --images={tmp_path}/images, where masks would "
+        "be taken for images at the next start; name a folder elsewhere."
+    )
+    assert not where.exists()
+
+
 @pytest.mark.parametrize("flag", ["--overlays", "--probabilities", "--instances", "--format=png"])
 @pytest.mark.parametrize("place", ["images", "link", "images/../images/", "images/./"])
 @pytest.mark.parametrize("images", ["images", "images/*.png"])

@@ -236,6 +236,33 @@ def test_masks_beside_their_images_are_told_by_their_suffix(folder):
     assert sum(split.examples for split in manifest.splits.values()) == 10
 
 
+def _patients(folder):
+    """Puts the ten images, and their masks, into folders of five patients, as 0.png and 1.png."""
+    for kind in ("images", "masks"):
+        for case, path in enumerate(sorted((folder / kind).iterdir())):
+            patient = folder / kind / f"p{case // 2}"
+            patient.mkdir(exist_ok=True)
+            path.rename(patient / f"{case % 2}.png")
+
+
+def test_patients_may_have_files_of_equal_names(folder):
+    _patients(folder)
+    whole = _prepare(folder, "--group_by=^([^/]+)/")
+    names = {side: split.cases for side, split in whole.splits.items()}
+    assert sorted(sum(names.values(), ())) == [f"p{k // 2}/{k % 2}" for k in range(10)]
+    patients = [{name[:2] for name in listed} for listed in names.values()]
+    assert sum(map(len, patients)) == 5
+    (folder / "splits.json").write_text(json.dumps(names))
+    globs = [f"--images={folder}/images/*/*.png", f"--masks={folder}/masks/**/*.png"]
+    listed = _prepare(folder, *globs, f"--splits={folder}/splits.json", f"--output={folder}/second")
+    assert listed.splits == whole.splits
+    side = next(iter(names))
+    example = next(_examples(folder, whole, side))
+    name = example["name"].decode()
+    with Image.open(folder / f"images/{name}.png") as picture:
+        np.testing.assert_array_equal(example["image"][..., 0], np.asarray(picture))
+
+
 def _stack(folder):
     """Puts the ten images into x.tif and their masks into y/x_mask.tif, page k being case k."""
     (folder / "y").mkdir()
@@ -342,7 +369,7 @@ def test_the_rule_of_the_split_is_in_the_manifest_and_what_it_gave_is_said(folde
     said = [record.getMessage() for record in caplog.records]
     assert (
         "Splits drawn by --seed=3, shares on average: train 7 (70% for 70%), val 2 (20% for 15%), "
-        "test 1 (10% for 15%)."
+        "test 1 (10% for 15%); another seed draws anew."
     ) in said
     lists = {side: list(split.cases) for side, split in manifest.splits.items()}
     (folder / "splits.json").write_text(json.dumps(lists))
@@ -527,7 +554,7 @@ def test_bad_images_are_skipped_on_request_and_listed(folder, caplog):
     said = [record.getMessage().replace(str(folder), "DIR") for record in caplog.records]
     assert said[:2] == [
         "Skipped: DIR/images/05.png cannot be read: image file is truncated.",
-        "Skipped: DIR/masks/07.png cannot be read: it is not a PNG, JPEG, BMP or TIFF file.",
+        "Skipped: DIR/masks/07.png cannot be read: it is empty (0 bytes).",
     ]
 
 

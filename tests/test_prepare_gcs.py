@@ -73,8 +73,24 @@ def test_pictures_may_be_in_a_bucket_too(gcs, bucket, pictures):
     raw = _upload(gcs, pictures, bucket)
     manifest = _prepare(*_arguments(pictures, pictures / "out"))
     assert _prepare(*raw, f"--output={bucket}/set", "--workers=2") == manifest
-    globbed = [f"--images={bucket}/raw/ima*/*.png", f"--masks={bucket}/raw/masks/0?.png"]
+    globbed = [f"--images={bucket}/raw/images/*.png", f"--masks={bucket}/raw/masks/0?.png"]
     assert _prepare(*globbed, f"--output={pictures}/second", "--workers=1") == manifest
+
+
+def test_folders_of_a_bucket_may_have_files_of_equal_names(gcs, bucket, pictures):
+    for kind in ("images", "masks"):
+        for path in sorted((pictures / kind).iterdir()):
+            where = pictures / kind / f"p{path.stem[1]}"
+            where.mkdir()
+            path.rename(where / "scan.png")
+            gcs.write(
+                f"{bucket}/raw/{kind}/{where.name}/scan.png", (where / "scan.png").read_bytes()
+            )
+    manifest = _prepare(*_arguments(pictures, pictures / "out"))
+    names = {name for split in manifest.splits.values() for name in split.cases}
+    assert names == {f"p{k}/scan" for k in range(10)}
+    raw = f"--images={bucket}/raw/images", f"--masks={bucket}/raw/masks"
+    assert _prepare(*raw, f"--output={bucket}/set", "--workers=1") == manifest
 
 
 def test_pages_of_a_tiff_may_be_in_a_bucket_too(gcs, bucket, pictures):

@@ -62,7 +62,8 @@ def test_shares_are_met_on_average_and_said():
     few = {"train": ["a", "b", "c"], "val": ["d"]}
     draw = records.Draw(sides.RULE, 4, {"train": 0.7, "val": 0.3}, "", ())
     assert sides.describe(few, draw) == (
-        "Splits drawn by --seed=4, shares on average: train 3 (75% for 70%), val 1 (25% for 30%)."
+        "Splits drawn by --seed=4, shares on average: train 3 (75% for 70%), val 1 (25% for 30%); "
+        "another seed draws anew."
     )
 
 

@@ -23,6 +23,31 @@ def test_a_folder_gives_its_images_by_stem(tmp_path):
     ]
 
 
+def test_a_folder_without_images_gives_those_of_its_folders(tmp_path):
+    for name in ("p1/a.png", "p2/s1/a.png", "p2/a.b.png", "p2/.hidden/a.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        save(tmp_path / name, GREY)
+    (tmp_path / "p1/notes.txt").write_text("")
+    (tmp_path / "p2/back").symlink_to(tmp_path / "p2")
+    found = sources.find(str(tmp_path), "images", "")
+    assert [source.name for source in found.sources] == ["p1/a", "p2/a.b", "p2/s1/a"]
+    assert found.left_out == {".txt files": 1, "hidden files": 1}
+    save(tmp_path / "top.png", GREY)
+    found = sources.find(str(tmp_path), "images", "")
+    assert [source.name for source in found.sources] == ["top"]
+    assert found.left_out == {"folders": 2}
+
+
+def test_pages_of_files_in_folders_are_called_by_both(tmp_path):
+    for name in ("p1", "p2"):
+        (tmp_path / name).mkdir()
+        save_pages(tmp_path / name / "x.tif", [GREY, GREY])
+    for where in (tmp_path, f"{tmp_path}/*/x.tif"):
+        names = [source.name for source in sources.find(str(where), "images", "").sources]
+        stem = "/x" if where == tmp_path else ""
+        assert names == [f"p{k}{stem}_p00{page}" for k in (1, 2) for page in (0, 1)]
+
+
 def test_places_without_images_are_named(tmp_path):
     assert refusal(sources.find, f"{tmp_path}/none", "masks", "") == (
         f"--masks={tmp_path}/none does not exist; name a folder, a quoted glob, or a .npy or .npz "

@@ -571,10 +571,10 @@ class Prepare(Settings):
         "Images: a folder or quoted glob of pictures, TIFF stacks or DICOM slices, or a .npy or "
         ".npz array (N×H×W or N×H×W×C).",
     )
-    masks: str = setting("", "Masks, likewise; paired by stem, page or row.")
+    masks: str = setting("", "Masks, likewise; paired by name, page or row.")
     output: str = setting("", "Folder to write, local or gs://.")
     mask_suffix: str = setting(
-        "", "What a mask's stem has after its image's: _mask pairs x.png with x_mask.png."
+        "", "What a mask's name has after its image's: _mask pairs x.png with x_mask.png."
     )
     classes: str = setting(
         "",
@@ -592,7 +592,7 @@ class Prepare(Settings):
         "auto", "Channels of every image; auto: 1 if all are grey, 3 if some are in colour."
     )
     splits: str = setting(
-        "", 'JSON file with the stems of each split: {"train": […], "val": […], "test": […]}.'
+        "", 'JSON file with the names of each split: {"train": […], "val": […], "test": […]}.'
     )
     split: str = setting(
         "0.7,0.15,0.15",
@@ -600,7 +600,7 @@ class Prepare(Settings):
     )
     group_by: str = setting(
         "",
-        "Regular expression whose first group, or match, in a stem names the patient or slide; "
+        "Regular expression whose first group, or match, in a name names the patient or slide; "
         "each goes to one split as a whole.",
     )
     seed: int = setting(0, "Seed of the drawn split and of the order.", low=0)

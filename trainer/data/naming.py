@@ -13,7 +13,7 @@ ANY = "**"  # stands for any number of folders
 def below_folder(path: str, folder: str) -> str:
     """Returns the name of a file in a folder, or in a folder in it."""
     parts, root = _parts(path), _parts(folder)
-    return "/".join([*parts[len(root) : -1], _stem(parts[-1])])
+    return "/".join([*parts[len(root) : -1], stem(parts[-1])])
 
 
 def by_glob(path: str, pattern: str) -> str:
@@ -24,16 +24,17 @@ def by_glob(path: str, pattern: str) -> str:
         wide = len(parts) - first - (len(wanted) - last)
         wanted = [*wanted[:first], *[ANY] * wide, *wanted[last:]]
     kept = [
-        _stem(part) if place == len(parts) else part
+        stem(part) if place == len(parts) else part
         for place, (part, want) in enumerate(zip(parts, wanted, strict=True), 1)
         if glob.has_magic(want)
     ]
-    return "/".join(kept) or _stem(parts[-1])
+    return "/".join(kept) or stem(parts[-1])
 
 
 def _parts(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in ("", ".")]
 
 
-def _stem(name: str) -> str:
-    return os.path.splitext(name)[0]
+def stem(path: str) -> str:
+    """Returns the name of a file by itself."""
+    return os.path.splitext(os.path.basename(path))[0]

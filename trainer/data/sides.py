@@ -167,7 +167,10 @@ def describe(sides: Sides, draw: records.Draw) -> str:
         f"{side} {len(names)} ({len(names) / total:.0%} for {draw.shares[side]:.0%})"
         for side, names in sides.items()
     ]
-    return f"Splits drawn by --seed={draw.seed}, shares on average: {', '.join(parts)}."
+    return (
+        f"Splits drawn by --seed={draw.seed}, shares on average: {', '.join(parts)}; another seed "
+        "draws anew."
+    )
 
 
 def _place(group: str, seed: int) -> float:

@@ -7,6 +7,7 @@ TIFF, or the rows of one `.npy` or `.npz` array. What else matched is counted.
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import glob
 import os
 import re
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from trainer.data import arrays, reading, tiff
+from trainer.data import arrays, naming, reading, tiff
 from trainer.errors import InputError
 from trainer.stores import files, listing
 
@@ -32,8 +33,8 @@ class Source:
     """Where an image or mask is.
 
     Attributes:
-        name: what pairs an image with its mask: the file's stem, with "_p012" for an image of a
-            TIFF that has several; or the row of an array as "00012".
+        name: what pairs an image with its mask, see `naming`, with "_p012" for an image of a TIFF
+            that has several; or the row of an array as "00012".
         path: the file to read.
         row: of the array in the file, or number of the image in the TIFF; None if the whole file is
             the image.
@@ -68,7 +69,8 @@ def find(where: str, flag: str, scratch: str, max_pixels: int | None = None) -> 
 
     Args:
         where: the folder, glob, `.npy` (N×H×W[×C]) or `.npz` file; a folder's or glob's own `.npy`
-            files are one image each, as each page of a TIFF is.
+            files are one image each, as each page of a TIFF is. Of a folder without images of its
+            own, those of the folders in it, however deep.
         flag: that named it, for messages: "images" or "masks", also looked for in an `.npz`.
         scratch: a folder for the unpacked array of an `.npz`.
         max_pixels: the most pixels, height × width, of an array's rows; None if they need not be
@@ -82,8 +84,10 @@ def find(where: str, flag: str, scratch: str, max_pixels: int | None = None) -> 
     if where.lower().endswith((".npy", ".npz")) and os.path.isfile(where):
         return Found(_rows(where, reading.shown(where), flag, scratch, max_pixels))
     if os.path.isdir(where):
-        paths = [os.path.join(where, name) for name in _listed(where, flag)]
+        paths = _in_folder(where, flag)
+        called = functools.partial(naming.below_folder, folder=where)
     else:
+        called = functools.partial(naming.by_glob, pattern=where)
         paths = glob.glob(where, recursive=True)
         if not paths:
             pattern = glob.has_magic(where)
@@ -94,7 +98,14 @@ def find(where: str, flag: str, scratch: str, max_pixels: int | None = None) -> 
         if "**" in where:  # folders are on the way to what is meant
             paths = [path for path in paths if not os.path.isdir(path)]
     images, left_out = _sorted_out(paths, where, flag)
-    return _joined([_images_of(path) for path in images], left_out)
+    return _joined([_images_of(path, called(path)) for path in images], left_out)
+
+
+def root_of(where: str) -> str:
+    """Returns the folder that all images are in: that of a glob without its wildcards."""
+    parts = where.split("/")
+    magic = next((k for k, part in enumerate(parts) if glob.has_magic(part)), None)
+    return where if magic is None else "/".join(parts[:magic]) or ("/" if where[0] == "/" else ".")
 
 
 def _sorted_out(
@@ -166,6 +177,22 @@ def _joined(found: Sequence[Found], left_out: collections.Counter[str] | None = 
     return whole
 
 
+def _in_folder(folder: str, flag: str) -> list[str]:
+    """Returns what is in a folder or, if no image is, in the folders in it."""
+    paths = [os.path.join(folder, name) for name in _listed(folder, flag)]
+    if any(_kind_of_other(path) is None for path in paths):
+        return paths
+    found, seen = [], set()
+    while paths:
+        path = paths.pop()
+        if not os.path.isdir(path) or os.path.basename(path).startswith("."):
+            found.append(path)
+        elif os.path.realpath(path) not in seen:  # links may lead back
+            seen.add(os.path.realpath(path))
+            paths += [os.path.join(path, name) for name in _listed(path, flag)]
+    return found
+
+
 def _listed(folder: str, flag: str) -> list[str]:
     try:
         return os.listdir(folder)
@@ -182,9 +209,17 @@ def _find_in_store(where: str, flag: str, scratch: str, max_pixels: int | None) 
         local = os.path.join(scratch, f"{flag}-{os.path.basename(where)}")
         files.copy_from_store(where, local)
         return Found(_rows(local, where, flag, scratch, max_pixels))
-    pattern = where if glob.has_magic(where) else f"{where.rstrip('/')}/*"
-    images, left_out = _sorted_out(files.find_in_store(pattern), where, flag)
-    return Found([_file_source(path) for path in images], left_out)
+    if glob.has_magic(where):
+        paths = files.find_in_store(where)
+        called = functools.partial(naming.by_glob, pattern=where)
+    else:
+        folder = where.rstrip("/")
+        paths = files.find_in_store(f"{folder}/*")
+        if not any(_kind_of_other(path) is None for path in paths):
+            paths = files.find_below(folder)
+        called = functools.partial(naming.below_folder, folder=folder)
+    images, left_out = _sorted_out(paths, where, flag)
+    return Found([_file_source(path, called(path)) for path in images], left_out)
 
 
 def _rows(path: str, where: str, flag: str, scratch: str, max_pixels: int | None) -> list[Source]:
@@ -228,18 +263,18 @@ def in_place(found: Found) -> Found:
 
 def _opened_in_store(found: Found) -> list[Found]:
     with concurrent.futures.ThreadPoolExecutor(listing.REQUESTS) as pool:
-        return list(pool.map(_images_of, [source.path for source in found.sources]))
+        return list(pool.map(lambda one: _images_of(one.path, one.name), found.sources))
 
 
 def sources_of(path: str) -> list[Source]:
     """Returns the images in a file: the file, or those of a TIFF that has several."""
-    return _joined([_images_of(path)]).sources
+    return _joined([_images_of(path, naming.stem(path))]).sources
 
 
-def _images_of(path: str) -> Found:
+def _images_of(path: str, name: str) -> Found:
     if is_dicom(path) and not files.is_remote(path):
         files.import_tensorflow_io(path)  # what is missing is said before any work
-    whole = _file_source(path)
+    whole = _file_source(path, name)
     if not path.lower().endswith((".tif", ".tiff")):
         return Found([whole])
     found = _opened(whole)
@@ -277,8 +312,8 @@ def split_page(name: str) -> tuple[str, str]:
     return (match[1], match[2]) if match else (name, "")
 
 
-def _file_source(path: str) -> Source:
-    return Source(os.path.splitext(os.path.basename(path))[0], path, None, reading.shown(path))
+def _file_source(path: str, name: str) -> Source:
+    return Source(name, path, None, reading.shown(path))
 
 
 def is_array(path: str) -> bool:

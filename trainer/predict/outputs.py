@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import pathlib
 import shutil
 import tempfile
 import unicodedata
@@ -41,7 +42,7 @@ LEASE_SECONDS = 60.0
 BATCH = 16  # images that are uploaded, and recorded, together
 LONGEST_OVERLAY = 2048  # pixels; of larger images every second, third, … pixel is shown
 BETWEEN = (".ids", ".values", ".numbers", ".numbers.first")  # suffixes in the scratch folder
-FOLDERS = ("probabilities", "overlays", "instances")
+FOLDERS = frozenset(("probabilities", "overlays", "instances"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,15 +95,16 @@ class Folder:
         """
         self._facts = facts
         self._record = self._recorded()
-        there = records.present(self.path, FOLDERS)
         tasks = [
             Task(source, origin, self.names(source.name, source.path))
             for source, origin in zip(found, origins, strict=True)
         ]
+        folders = sorted(FOLDERS | {above for task in tasks for above in _folders_of(task.names)})
+        there = records.present(self.path, folders)
         key = _key_of(self.path)
         _check_names(tasks, key)
         present = {key(name): (name, entry) for name, entry in there.items()}
-        for folder in FOLDERS:
+        for folder in folders:
             if folder in there and not self._remote:
                 self._check_folder(folder)
         changed = []
@@ -288,6 +290,11 @@ def opened(
                 folder.end()
         finally:
             folder.close()
+
+
+def _folders_of(names: Iterable[str]) -> set[str]:
+    """Returns all folders on the way to files."""
+    return {str(folder) for name in names for folder in pathlib.PurePosixPath(name).parents[:-1]}
 
 
 def _key_of(folder: str) -> Callable[[str], str]:

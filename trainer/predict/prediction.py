@@ -40,7 +40,7 @@ def predict(settings: config.Predict) -> None:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
         found = sources.in_place(sources.find(settings.images, "images", scratch)).sources
         origins = record.origins(found, settings.images)
-        _check_place(settings, origins)
+        _check_place(settings, [source.name for source in found], origins)
         strategy = cluster.connect(settings.strategy, settings.tpu, settings.virtual_devices)
         keras.mixed_precision.set_global_policy(cluster.POLICIES[settings.precision])
         networks = predictor.Predictor(
@@ -205,8 +205,7 @@ def _check(settings: config.Predict) -> list[str]:
 
 
 def _check_place(
-    settings: config.Predict,
-    origins: Sequence[record.Origin],
+    settings: config.Predict, names: Sequence[str], origins: Sequence[record.Origin]
 ) -> None:
     """Raises InputError if masks would lie among the images, where they would be taken for some."""
     output = settings.output
@@ -221,6 +220,14 @@ def _check_place(
                 f"--output={settings.output} is where the images are; masks would take their "
                 "names: name another folder."
             )
+    root = sources.root_of(settings.images)
+    root = posixpath.normpath(root) if remote else os.path.realpath(root)
+    is_nested = any("/" in name for name in names)
+    if is_nested and f"{output}/".startswith(f"{root}/"):
+        raise InputError(
+            f"--output={settings.output} is among the folders of --images={settings.images}, where "
+            "masks would be taken for images at the next start; name a folder elsewhere."
+        )
 
 
 def _is_row(origin: record.Origin) -> bool:

@@ -255,6 +255,14 @@ def find_in_store(pattern: str) -> list[str]:
     ]
 
 
+def find_below(folder: str) -> list[str]:
+    """Returns the sorted paths of all files in a folder of an object store, however deep."""
+    if folder.startswith(bucket.SCHEME):
+        return sorted(f"{folder}/{name}" for name in bucket.contents(folder))
+    walk = gfile(folder).walk(folder)
+    return sorted(f"{where.rstrip('/')}/{name}" for where, _, names in walk for name in names)
+
+
 def size_of(path: str) -> int:
     """Returns the size of a file in bytes."""
     if path.startswith(bucket.SCHEME):
