@@ -94,6 +94,18 @@ def test_only_settings_that_change_the_result_count_as_differences():
     assert config.differences(old, new) == ["--crop=64 (was 256)"]
 
 
+def test_a_setting_that_an_older_run_does_not_know_had_its_default():
+    assert config.differences({}, config.Job()) == []
+    assert config.differences({}, config.Job(data=config.Data(crop=64))) == ["--crop=64 (was 256)"]
+
+
+def test_where_the_data_are_and_how_long_a_run_is_are_compared_by_what_they_stand_for():
+    old = config.to_dict(config.Job())
+    job = config.Job(data=config.Data(data_dir="D/"), optimization=config.Optimization(steps=9))
+    assert config.differences(old, job) == []
+    assert not {"data_dir", "steps", "epochs"} & set(config.identifying(job))
+
+
 def test_no_flag_has_two_settings():
     for cls in (config.Job, config.Evaluate):
         names = [name for name, *_ in config.walk(cls())]

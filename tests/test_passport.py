@@ -140,6 +140,17 @@ def test_dropout_keeps_a_run_on_as_many_replicas():
     )
 
 
+def test_fewer_steps_than_before_are_refused_and_more_are_not():
+    passport.check_length(describe(total_steps=100), config.Job(), 100)
+    passport.check_length(describe(total_steps=100), config.Job(), 101)
+    with pytest.raises(InputError) as error:
+        passport.check_length(describe(total_steps=100), config.Job(), 99)
+    assert str(error.value) == (
+        "--run_dir=runs/demo holds a run of 100 steps, and this is one of 99; give --steps=100 to "
+        "resume it, more to train it on, or another --run_dir."
+    )
+
+
 def test_other_data_are_refused():
     with pytest.raises(InputError, match="has fingerprint xyz, the run's had abc; name the same"):
         passport.check_same_run(describe(), config.Job(), "xyz")

@@ -283,6 +283,13 @@ IN_PROCESS |= {"crop": 32, "filters": 4, "depth": 1, "batch_size": 4, "steps": 3
 IN_PROCESS |= {"keep_checkpoints": 9, "panels": 0, "worst_panels": 0, "worst_cases": 1}
 
 
+def train_here(data_dir, run_dir, **settings):
+    """Trains in this process."""
+    given = {**IN_PROCESS, "data_dir": str(data_dir), "run_dir": str(run_dir), **settings}
+    run.train(config.from_dict(config.Job, given))
+    return lines(run_dir)
+
+
 @pytest.mark.slow
 def test_folders_may_have_any_name(data_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -310,16 +317,52 @@ def test_folders_may_have_any_name(data_dir, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_run_goes_on_in_another_precision_and_in_the_process_that_began_it(data_dir, tmp_path):
-    settings = {**IN_PROCESS, "data_dir": data_dir, "run_dir": str(tmp_path)}
     losses = []
     for precision in ("float32", "float16", "bfloat16", "float16", "float32"):
-        run.train(config.from_dict(config.Job, {**settings, "precision": precision}))
-        found = dict(only(lines(tmp_path), "val", "step", "loss"))
+        entries = train_here(data_dir, tmp_path, precision=precision)
+        found = dict(only(entries, "val", "step", "loss"))
         assert list(found) == [1, 2, 3]
         losses.append(found[3])
         assert json.loads((tmp_path / "run.json").read_text())["precision"] == precision
         forget_after(tmp_path, 2)
     assert losses == pytest.approx(losses[:1] * 5, rel=0.05)  # bfloat16 has three digits
+
+
+@pytest.mark.slow
+def test_a_finished_run_trains_on_with_more_steps_wherever_its_data_are(
+    data_dir, tmp_path, monkeypatch, caplog
+):
+    caplog.set_level("INFO", logger="absl")
+    train_here(data_dir, tmp_path / "run", steps=2, eval_every=0)
+    shutil.copytree(data_dir, tmp_path / "moved")
+    monkeypatch.chdir(tmp_path)
+    train_here("moved/", tmp_path / "run", steps=4, eval_every=0)
+    # Of the cosine over 4 steps: half of 1 + cos(π / 2) at its middle, and not the 0 of 2 steps.
+    assert caplog.messages.count(
+        "The run had 2 steps and now has 4: from step 2 on, the learning rate is that of the "
+        "cosine schedule over 4 steps, 0.0005 there instead of 0."
+    )
+    rates = dict(only(lines(tmp_path / "run"), "train", "step", "learning_rate"))
+    assert rates == pytest.approx({1: 5e-4, 2: 0, 3: 1e-3 * (1 - 0.5**0.5) / 2, 4: 0}, rel=1e-4)
+    passport = json.loads((tmp_path / "run" / "run.json").read_text())
+    found = [passport[key] for key in ("begun_with_steps", "total_steps", "exit_reason")]
+    assert found == [2, 4, "finished"]
+    # Eight images in batches of four: three epochs are six steps, and evaluated as often as before.
+    entries = train_here("moved/", tmp_path / "run", steps=None, epochs=3, eval_every=0)
+    assert [step for (step,) in only(entries, "val", "step")] == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(InputError, match="holds a run of 6 steps, and this is one of 4; give"):
+        train_here("moved/", tmp_path / "run", steps=4, eval_every=0)
+
+
+@pytest.mark.slow
+def test_a_run_that_stopped_early_gets_its_patience_again_with_more_steps(data_dir, tmp_path):
+    def evaluated(steps):
+        settings = {"learning_rate": 1e-30, "norm": "none", "patience": 1, "steps": steps}
+        return [step for (step,) in only(train_here(data_dir, tmp_path, **settings), "val", "step")]
+
+    assert evaluated(steps=8) == [1, 2]
+    assert evaluated(steps=8) == [1, 2]
+    assert evaluated(steps=9) == [1, 2, 3]
 
 
 @pytest.mark.slow

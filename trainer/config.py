@@ -30,6 +30,7 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     changes_result: bool = True,
+    compared: bool = True,
 ) -> Any:
     """Returns a dataclass field for one setting.
 
@@ -41,6 +42,8 @@ def setting(
         high: the largest value allowed.
         changes_result: whether a run with another value is another run, which must not go on
             from this one's checkpoints.
+        compared: whether the value itself tells so; otherwise what it stands for is compared, such
+            as the data in a folder, which may have moved.
     """
     rule = {
         "text": text,
@@ -48,6 +51,7 @@ def setting(
         "low": low,
         "high": high,
         "changes_result": changes_result,
+        "compared": compared,
     }
     return dataclasses.field(default=default, metadata=rule)
 
@@ -83,7 +87,9 @@ class Data(Settings):
     """Where images come from and how they are batched."""
 
     data_dir: str = setting(
-        "", "Folder that `trainer.data.prepare` wrote, local or gs://; the demo data if empty."
+        "",
+        "Folder that `trainer.data.prepare` wrote, local or gs://; the demo data if empty.",
+        compared=False,
     )
     batch_size: int = setting(8, "Images per step, over all replicas.", low=1)
     crop: int = setting(256, "Side of the square training crop, in pixels.", low=8)
@@ -176,9 +182,15 @@ class Optimization(Settings):
         high=0.99999,
     )
     steps: int | None = setting(
-        None, f"Training steps (this or --epochs; {DEFAULT_STEPS} if neither is given).", low=1
+        None,
+        f"Training steps (this or --epochs; {DEFAULT_STEPS} if neither is given); more than a run "
+        "had train it on.",
+        low=1,
+        compared=False,
     )
-    epochs: int | None = setting(None, "Passes over the training images (this or --steps).", low=1)
+    epochs: int | None = setting(
+        None, "Passes over the training images (this or --steps).", low=1, compared=False
+    )
 
     def __post_init__(self) -> None:
         """Checks each field, and that the length is given once."""
@@ -667,9 +679,22 @@ def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
 
 
 def differences(old: Mapping[str, Any], new: Any) -> list[str]:
-    """Returns `--name=new (was old)` for each setting that makes `new` another run than `old`."""
+    """Returns `--name=new (was old)` for each setting that makes `new` another run than `old`.
+
+    A setting that `old` does not know had its default.
+    """
+    known = {**to_dict(type(new)()), **old}
     return [
-        f"--{name}={value} (was {old[name]})"
-        for name, value, rule in walk(new)
-        if rule["changes_result"] and name in old and old[name] != value
+        f"--{name}={value} (was {known[name]})"
+        for name, value in identifying(new).items()
+        if known[name] != value
     ]
+
+
+def identifying(settings: Any) -> dict[str, Any]:
+    """Returns the settings, by name, of which another value makes another run."""
+    return {
+        name: value
+        for name, value, rule in walk(settings)
+        if rule["changes_result"] and rule["compared"]
+    }

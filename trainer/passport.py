@@ -133,6 +133,16 @@ def check_same_run(
         )
 
 
+def check_length(old: dict[str, Any], job: config.Job, total_steps: int) -> None:
+    """Raises InputError if `job` has fewer steps than the run of the passport `old` was to have."""
+    if total_steps < old["total_steps"]:
+        raise InputError(
+            f"--run_dir={job.run.run_dir} holds a run of {old['total_steps']} steps, and this is "
+            f"one of {total_steps}; give --steps={old['total_steps']} to resume it, more to train "
+            "it on, or another --run_dir."
+        )
+
+
 def check_same_replicas(old: dict[str, Any], job: config.Job, num_replicas: int) -> None:
     """Raises InputError if another number of replicas would make it another run."""
     if old["num_replicas"] == num_replicas:
@@ -172,7 +182,7 @@ def _old_statistics(old: dict[str, Any]) -> str:
 
 def fingerprint(job: config.Job, data_fingerprint: str, num_replicas: int = 1) -> str:
     """Returns a checksum of the data and of every setting that changes the result."""
-    settings = {name: value for name, value, rule in config.walk(job) if rule["changes_result"]}
+    settings = config.identifying(job)
     settings["norm"] = _statistics(job.model.norm, num_replicas)
     text = json_text.dumps({"data": data_fingerprint, **settings}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -21,6 +21,7 @@ class Progress:
         best_loss: the val loss beside it.
         best_step: their step.
         worse: evaluations since then.
+        total_steps: of the run; 0 in checkpoints that earlier releases wrote.
         unreported: the figures of each step since the last report, name → one number a step.
         seconds: see `goodput.Goodput`.
     """
@@ -30,6 +31,7 @@ class Progress:
     best_loss: float | None = None
     best_step: int = 0
     worse: int = 0
+    total_steps: int = 0
     unreported: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 

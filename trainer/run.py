@@ -111,7 +111,7 @@ def train(job: config.Job) -> None:
         )
         best = network.best_checkpoints(job.run.run_dir, evaluated)
         restored = restore_together(checkpoints, strategy) or {"step": 0, "progress": {}}
-        step, progress = restored["step"], Progress(**restored["progress"])
+        step, progress = restored["step"], progress_of(restored, job, run)
         if chief:
             checkpoints.remove_strays()
             best.remove_strays()
@@ -379,8 +379,10 @@ def open_run(
     folders = (os.path.join(job.run.run_dir, name) for name in ("checkpoints", "best"))
     if old and not any(checkpoint.Checkpoints(folder, {}).steps() for folder in folders):
         old = None  # there is nothing to go on from, and nothing that other settings would spoil
+    total_steps = job.optimization.total_steps(train_split.examples, job.data.batch_size)
     if old:
         passport.check_same_run(old, job, fingerprint, strategy.num_replicas_in_sync)
+        passport.check_length(old, job, total_steps)
         passport.check_same_replicas(old, job, strategy.num_replicas_in_sync)
     chosen = old or {}
     norm = norms.choose(job.model.norm, strategy.num_replicas_in_sync)
@@ -396,13 +398,14 @@ def open_run(
     )
     if old and old["precision"] != precision:
         logging.info("The run was begun in %s and goes on in %s.", old["precision"], precision)
-    total_steps = job.optimization.total_steps(train_split.examples, job.data.batch_size)
     return passport.describe(
         job,
         flags.command_line(job),
         strategy,
         data_fingerprint=fingerprint,
-        fingerprint=passport.fingerprint(job, fingerprint, strategy.num_replicas_in_sync),
+        # Of a run that is the same, though another release may compute another fingerprint.
+        fingerprint=chosen.get("fingerprint")
+        or passport.fingerprint(job, fingerprint, strategy.num_replicas_in_sync),
         channels=manifest.channels,
         classes=[entry.name for entry in manifest.classes],
         data=passport.describe_data(manifest),
@@ -411,8 +414,11 @@ def open_run(
             cluster.num_input_hosts(strategy),
             chosen.get("streams") or job.data.streams,
         ),
+        begun_with_steps=chosen.get("begun_with_steps", chosen.get("total_steps", total_steps)),
         total_steps=total_steps,
-        eval_every=job.run.eval_every or max(1, total_steps // EVALUATIONS),
+        eval_every=job.run.eval_every
+        or chosen.get("eval_every")  # also where the run has more steps now
+        or max(1, total_steps // EVALUATIONS),
         peak_learning_rate=optimizer.scale_rate(
             job.optimization.lr_scaling,
             job.optimization.learning_rate,
@@ -441,6 +447,38 @@ def log_start(
     )
     if step:
         logging.info("Going on from step %d of %s.", step, job.run.run_dir)
+
+
+def progress_of(commit: dict[str, Any], job: config.Job, run: dict[str, Any]) -> Progress:
+    """Returns the progress that a checkpoint knows of.
+
+    A run that is to have more steps than it was to have then gets its patience again.
+    """
+    step, progress = commit["step"], Progress(**commit["progress"])
+    steps_before = progress.total_steps or run["begun_with_steps"]
+    if step and steps_before < run["total_steps"]:
+        log_lengthened(job, run, steps_before, step)
+        progress = dataclasses.replace(progress, worse=0)
+    return dataclasses.replace(progress, total_steps=run["total_steps"])
+
+
+def log_lengthened(job: config.Job, run: dict[str, Any], steps_before: int, step: int) -> None:
+    """Says how the learning rate goes on in a run that is to have more steps than before."""
+    before, now = (
+        optimizer.build_schedule(
+            job.optimization.schedule,
+            run["peak_learning_rate"],
+            total_steps,
+            job.optimization.warmup_steps,
+        )(step)
+        for total_steps in (steps_before, run["total_steps"])
+    )
+    logging.info(
+        "The run had %d steps and now has %d: from step %d on, the learning rate is that of the %s "
+        "schedule over %d steps, %.3g there instead of %.3g.",
+        *(steps_before, run["total_steps"], step, job.optimization.schedule, run["total_steps"]),
+        *(now, before),
+    )
 
 
 def check_data(
