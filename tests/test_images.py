@@ -499,6 +499,15 @@ def test_a_jpeg_of_a_telephone_is_set_upright(tmp_path):
     assert found[20:].min() > 180
 
 
+def test_of_a_camera_s_several_pictures_the_first_is_the_image(tmp_path):
+    first = np.full((16, 24, 3), 100, np.uint8)
+    preview = Image.fromarray(first[:8, :8] // 2)
+    path = tmp_path / "x.jpg"
+    Image.fromarray(first).save(path, "MPO", save_all=True, append_images=[preview])
+    np.testing.assert_allclose(images.read_image(source_of(path), LIMIT).values, first, atol=3)
+    assert images.read_mask(source_of(path), LIMIT).lossy
+
+
 def test_one_grey_or_colour_may_be_transparent(tmp_path):
     source = save(tmp_path / "x.png", GREY, transparency=50)
     pixels = images.read_image(source, LIMIT)

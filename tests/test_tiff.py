@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from tests.pictures import LIMIT, refusal, save, source_of
 from trainer.data import images, reading, sources
@@ -147,9 +148,14 @@ def test_masks_are_stored_values_with_what_they_stand_for(tmp_path):
     tifffile.imwrite(path, values, photometric="miniswhite", metadata=None)
     mask = images.read_mask(source_of(path), LIMIT)
     assert (mask.values.tolist(), mask.white_is_zero, mask.bits) == ([[0, 1, 255]], True, 8)
-    tifffile.imwrite(path, values == 255)
+    tifffile.imwrite(path, values == 255, software="a scanner's")
     mask = images.read_mask(source_of(path), LIMIT)
     assert (mask.values.tolist(), mask.white_is_zero, mask.bits) == ([[0, 0, 1]], True, 1)
+    assert images.read_image(source_of(path), LIMIT).values.ravel().tolist() == [255, 255, 0]
+    tifffile.imwrite(path, values == 255)  # says that 0 is white, and means True by 1
+    mask = images.read_mask(source_of(path), LIMIT)
+    assert (mask.values.tolist(), mask.white_is_zero, mask.bits) == ([[0, 0, 1]], False, 1)
+    assert images.read_image(source_of(path), LIMIT).values.ravel().tolist() == [0, 0, 255]
     colours = np.zeros((3, 256), np.uint16)
     colours[:, 1] = 255 * 257, 0, 128 * 257
     tifffile.imwrite(path, values, photometric="palette", colormap=colours)
@@ -160,6 +166,14 @@ def test_masks_are_stored_values_with_what_they_stand_for(tmp_path):
     ]
     tifffile.imwrite(path, np.zeros((16, 16), np.uint8), compression="jpeg")
     assert images.read_mask(source_of(path), LIMIT).lossy
+
+
+def test_cmyk_is_set_upright_once(tmp_path):
+    cmyk = np.zeros((2, 3, 4), np.uint8)
+    cmyk[0] = 255  # black rows at the top, shown on the right
+    Image.fromarray(cmyk, "CMYK").save(tmp_path / "x.tif", tiffinfo={274: 6})
+    found = _values(source_of(tmp_path / "x.tif"))[..., 0]
+    assert found.tolist() == [[255, 0]] * 3
 
 
 def test_colours_in_jpeg_and_cmyk_are_rgb(tmp_path):

@@ -97,8 +97,9 @@ class Image:
 
     @property
     def is_white_zero(self) -> bool:
-        """Whether 0 is white."""
-        return self.page.photometric == PHOTOMETRIC.MINISWHITE
+        """Whether 0 is white, but for booleans of tifffile, which it writes so with True as 1."""
+        is_boolean = self.page.bitspersample == 1 and self.page.software.startswith("tifffile")
+        return self.page.photometric == PHOTOMETRIC.MINISWHITE and not is_boolean
 
     @property
     def is_lossy(self) -> bool:
