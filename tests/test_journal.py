@@ -1,12 +1,14 @@
 """metrics.jsonl and the events of TensorBoard."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests import gcs_server
+from trainer.stores import files
 from trainer.watch import board, journal
 
 FIGURES = {"loss": 0.5, "images_per_second": 10.0}
@@ -139,6 +141,49 @@ def test_an_evaluation_that_its_checkpoint_does_not_know_of_is_dropped(tmp_path)
         reporter.validation(4, {"dice": 0.5})
     journal.Journal(str(tmp_path), True, 4, 10, evaluated_step=2).close()
     assert [(line["step"], line["split"]) for line in lines(tmp_path)] == [(4, "train")]
+
+
+def test_a_report_does_not_wait_for_an_upload_and_flushes_keep_their_order(
+    gcs, bucket, monkeypatch
+):
+    began, go, texts = threading.Event(), threading.Event(), []
+
+    def write_slowly(path, text):
+        texts.append(text)
+        began.set()
+        assert go.wait(60)
+
+    monkeypatch.setattr(files, "write_whole", write_slowly)
+    with journal.Journal(bucket, True, 0, 10) as reporter:
+        reporter.train(1, FIGURES)
+        flushes = [threading.Thread(target=reporter.flush) for _ in range(2)]
+        flushes[0].start()
+        assert began.wait(60)
+        reporter.train(2, FIGURES)  # returns though the first is being uploaded
+        reporter.rotate(2)
+        flushes[1].start()
+        assert len(texts) == 1
+        go.set()
+        for flush in flushes:
+            flush.join()
+    steps = [[json.loads(line)["step"] for line in text.splitlines()] for text in texts]
+    assert steps == [[1], [1, 2]]
+
+
+def test_a_flush_that_failed_is_made_up_for_by_the_next(tmp_path, gcs, bucket, monkeypatch):
+    def fail(path, text):
+        raise OSError("no")
+
+    for folder, verb in ((str(tmp_path), "append"), (bucket, "write_whole")):
+        with journal.Journal(folder, True, 0, 10) as reporter:
+            with monkeypatch.context() as patch:
+                patch.setattr(files, verb, fail)
+                reporter.train(1, FIGURES)
+                with pytest.raises(OSError, match="no"):
+                    reporter.flush()
+            reporter.train(2, FIGURES)
+        text = files.read_text(f"{folder}/metrics.jsonl")
+        assert [json.loads(line)["step"] for line in text.splitlines()] == [1, 2]
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from trainer.stores import files
 from trainer.watch import figures as names
 from trainer.watch.terminal import Terminal
 
-ARRIVING, ATTACHED = "arriving", "attached"
+ARRIVING, ATTACHED = "arriving", "attached"  # folders of files of other programs
 SPLITS = ("", "train", "val", "test")  # folders of event files; those of the run are in none
 
 
@@ -57,10 +57,10 @@ class Journal:
         self.tensorboard_dir = tensorboard_dir or os.path.join(run_dir, "tensorboard")
         self._held_back = any(map(files.is_remote, (run_dir, self.tensorboard_dir)))
         self._trial = vertex.Trial()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what is to be written; never held while that is written
+        self._flushing = threading.Lock()  # one flush after the other: the newest text stays
         self._lines: list[str] = []  # to be written
         self._kept: list[str] = []  # of an object store's file, which is always written whole
-        self._is_stale = False
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
         self._full: list[tuple[str, tf.summary.SummaryWriter, str]] = []  # to be closed
         is_remote = files.is_remote(self.tensorboard_dir)
@@ -116,9 +116,8 @@ class Journal:
     def attach(self) -> None:
         """Lets the next `flush` upload what is in `attachments()`, if it is not there already."""
         if self._scratch:
-            with self._lock:
-                attached = os.path.join(self._scratch.name, ATTACHED)
-                os.rename(os.path.join(self._scratch.name, ARRIVING), attached)
+            attached = os.path.join(self._scratch.name, ATTACHED)
+            os.rename(os.path.join(self._scratch.name, ARRIVING), attached)
 
     def rotate(self, step: int) -> None:
         """Lets events after `step` go into new files; `flush` closes the old ones."""
@@ -130,30 +129,37 @@ class Journal:
         self._writers, self._first_step = {}, step
 
     def flush(self) -> None:
-        """Writes what was held back; may run in another thread, and again where it failed."""
-        with self._lock:
-            if self._lines and self._held_back:
-                self._kept += self._lines
-                self._lines.clear()
-                self._is_stale = True
-            if self._is_stale:
-                files.write_whole(self._metrics_path, "".join(self._kept))
-                self._is_stale = False
-            if self._lines:
-                files.append(self._metrics_path, "".join(self._lines))
-                self._lines.clear()
-            while self._full:
-                split, writer, folder = self._full[0]
-                writer.close()
-                if self._scratch:
-                    target = os.path.join(self.tensorboard_dir, split).rstrip("/")
-                    for name in files.list_folder(folder):
-                        local = os.path.join(folder, name)
-                        files.copy_to_store(local, f"{target}/{name}")
-                        os.remove(local)
-                self._full.pop(0)
+        """Writes what was held back; may run in another thread, and again where it failed.
+
+        What is reported meanwhile waits for the next flush, and not for this one.
+        """
+        with self._flushing:
+            with self._lock:
+                lines, full = list(self._lines), list(self._full)
+            if lines and self._held_back:
+                files.write_whole(self._metrics_path, "".join(self._kept + lines))
+                self._kept += lines
+            elif lines:
+                files.append(self._metrics_path, "".join(lines))
+            with self._lock:
+                del self._lines[: len(lines)]
+            for split, writer, folder in full:
+                self._close(split, writer, folder)
+                with self._lock:
+                    self._full.pop(0)
             if self._scratch:
                 self._upload(os.path.join(self._scratch.name, ATTACHED))
+
+    def _close(self, split: str, writer: tf.summary.SummaryWriter, folder: str) -> None:
+        """Closes the event file of a split, and uploads what is in its local folder."""
+        writer.close()
+        if not self._scratch:
+            return
+        target = os.path.join(self.tensorboard_dir, split).rstrip("/")
+        for name in files.list_folder(folder):
+            local = os.path.join(folder, name)
+            files.copy_to_store(local, f"{target}/{name}")
+            os.remove(local)
 
     def _upload(self, attached: str) -> None:
         for folder, _, found in os.walk(attached):
