@@ -140,16 +140,28 @@ def test_one_foreground_of_two_values_is_refused():
     assert "255 in B, 65535 in C" in _message([seen[1], _plain(0, 65535, label="C")], FOUND)
 
 
-def test_masks_that_show_0_as_white_are_taken_as_stored_with_a_warning():
+def test_masks_that_show_0_as_white_are_warned_of():
     turned = Seen("T", "plain", (0, 255), is_turned=True)
     values, _, _, warnings = _settle([turned, _plain(0, 255)])
     assert values == [0, 255]
     assert warnings == [
-        "Warning: 1 of 2 masks are TIFFs in which 0 is shown white, such as ImageJ's with an "
-        "inverting table; their values are taken as they are stored. If what is white in a viewer "
-        "is meant, save them without that table, or give the values the other way round, such as "
+        "Warning: in 1 of 2 masks 0 is shown white; of several bits, such as ImageJ's with an "
+        "inverting table, their values are taken as they are stored. If they are the wrong way "
+        "round, save them without that, or name the classes in the other order, such as "
         "--classes=background:255,foreground:0."
     ]
+    bits = Seen("B", "bits", (0, 1), (BLACK, WHITE), is_turned=True)
+    (warning,) = _settle([bits], FOUND)[3]
+    assert "of 1 bit, they are taken as they are shown: 1 is white." in warning
+
+
+def test_a_palette_of_greys_the_other_way_round_is_warned_of():
+    assert _settle([_indexed("P", i0=WHITE, i1=BLACK)], FOUND)[3] == [
+        "Warning: P shows index 0 as #ffffff and index 1 as #000000, and indices are taken for "
+        "classes. If the colours are meant, give --classes=background:#000000,foreground:#ffffff."
+    ]
+    for usual in ({"i0": BLACK, "i1": WHITE}, {"i0": WHITE, "i1": RED}, {"i0": 0, "i3": 0}):
+        assert _settle([_indexed("P", **usual)], FOUND)[3] == []
 
 
 def test_a_threshold_must_tell_something_apart():

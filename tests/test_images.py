@@ -279,8 +279,8 @@ def test_what_is_no_mask_is_refused(tmp_path):
         "X is in colour; a mask has one class value a pixel: save it as a grey or palette PNG."
     )
     assert refusal(_class_values, save(tmp_path / "x.jpg", GREY), LIMIT) == (
-        "X is a JPEG, whose compression changes class values; save masks as PNG, or have two "
-        "classes told apart by --threshold=128."
+        "X has a lossy compression, as JPEG's, which changes class values; save masks as PNG, or "
+        "have two classes told apart by --threshold=128."
     )
     np.save(tmp_path / "x.npy", np.array([[0.5]]))
     assert refusal(_class_values, source_of(tmp_path / "x.npy"), LIMIT) == (

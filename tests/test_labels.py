@@ -108,7 +108,7 @@ def test_a_colour_that_is_no_class_is_named():
         "of smoothed edges or a lossy format, save masks without either."
     )
     assert _message(labels.look, _mask([[[0, 0, 0]]], lossy=True), COLOURS, "M") == (
-        "M is a JPEG, whose compression changes colours; save masks as PNG."
+        "M has a lossy compression, as JPEG's, which changes colours; save masks as PNG."
     )
     assert _message(labels.look, _mask([[0, 300]], np.uint16), COLOURS, "M") == (
         "M has uint16 values, and --classes names colours, which are of 8 bits; save it as RGB or "

@@ -20,6 +20,14 @@ LISTED = 30  # values that a message gives as --classes
 THIN = 0.25  # blocks a pixel; a line two pixels wide has half a block for each of its pixels
 KINDS = {"bits": "of 1 bit", "palette": "with a palette"}
 
+TURNED = {
+    "plain": (
+        "of several bits, such as ImageJ's with an inverting table, their values are taken as they "
+        "are stored"
+    ),
+    "bits": "of 1 bit, they are taken as they are shown: 1 is white",
+}
+
 
 def settle(seen: Sequence[Seen], given: Given) -> tuple[Rule, list[str], list[str]]:
     """Returns the rule for all masks of a set, notes and warnings.
@@ -39,7 +47,9 @@ def settle(seen: Sequence[Seen], given: Given) -> tuple[Rule, list[str], list[st
         _check_threshold(seen, given.threshold)
         return Rule(given, given.classes), [], warnings
     as_shown, notes = _as_shown(seen, given)
-    _check_palettes([one for one in seen if one.kind not in as_shown])
+    indexed = [one for one in seen if one.kind not in as_shown]
+    _check_palettes(indexed)
+    warnings += _warnings_of_order(indexed)
     values = [_taken(one, as_shown) - {given.ignore} for one in seen]
     if given.classes:
         _check_known(seen, values, given)
@@ -60,14 +70,13 @@ def settle(seen: Sequence[Seen], given: Given) -> tuple[Rule, list[str], list[st
 
 
 def _warnings_of_turned(seen: Sequence[Seen]) -> list[str]:
-    turned = sum(one.is_turned for one in seen)
-    if not turned:
-        return []
+    counts = collections.Counter(one.kind for one in seen if one.is_turned)
     return [
-        f"Warning: {turned} of {len(seen)} masks are TIFFs in which 0 is shown white, such as "
-        "ImageJ's with an inverting table; their values are taken as they are stored. If what is "
-        "white in a viewer is meant, save them without that table, or give the values the other "
-        "way round, such as --classes=background:255,foreground:0."
+        f"Warning: in {counts[kind]} of {len(seen)} masks 0 is shown white; {taken}. If they are "
+        "the wrong way round, save them without that, or name the classes in the other order, such "
+        "as --classes=background:255,foreground:0."
+        for kind, taken in TURNED.items()
+        if counts[kind]
     ]
 
 
@@ -169,6 +178,19 @@ def _check_palettes(seen: Sequence[Seen]) -> None:
             at, other = index_of.setdefault(colour, (index, one))
             if at != index and colour not in vague:
                 raise InputError(_of_palettes(other, at, colour, one, index, colour))
+
+
+def _warnings_of_order(seen: Sequence[Seen]) -> list[str]:
+    """Returns a warning where a lower index is a lighter grey, such as 0 in white."""
+    for one in seen:
+        if all(map(is_grey, one.shown)) and list(one.shown) != sorted(one.shown):
+            return [
+                f"Warning: {one.label} shows index {one.values[0]} as "
+                f"{hexadecimal(one.shown[0])} and index {one.values[-1]} as "
+                f"{hexadecimal(one.shown[-1])}, and indices are taken for classes. If the colours "
+                "are meant, give --classes=background:#000000,foreground:#ffffff."
+            ]
+    return []
 
 
 def _is_bit_in_colour(one: Seen, colour: int, other: Seen, first: int) -> bool:

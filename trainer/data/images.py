@@ -164,8 +164,8 @@ def class_values(mask: Mask, label: str) -> np.ndarray:
     values = mask.values
     if mask.lossy:
         raise InputError(
-            f"{label} is a JPEG, whose compression changes class values; save masks as PNG, or "
-            "have two classes told apart by --threshold=128."
+            f"{label} has a lossy compression, as JPEG's, which changes class values; save masks "
+            "as PNG, or have two classes told apart by --threshold=128."
         )
     if values.ndim == 3:
         if not Pixels(values, False).is_grey:

@@ -73,7 +73,7 @@ class Seen:
             that are held to a threshold, the least and the greatest.
         shown: the colours they stand for, of bits and of indices.
         shapes: of each value, where classes are not given and there are more than two values.
-        is_turned: whether 0 is shown white, and yet values are taken as they are stored.
+        is_turned: whether the file says that 0 is shown white.
         bits: of a value in the file.
     """
 
@@ -179,7 +179,7 @@ def _colours(mask: images.Mask, label: str) -> np.ndarray:
     values = mask.values
     if mask.lossy:
         raise InputError(
-            f"{label} is a JPEG, whose compression changes colours; save masks as PNG."
+            f"{label} has a lossy compression, as JPEG's, which changes colours; save masks as PNG."
         )
     if mask.palette is not None:
         return _table(mask.palette)[values]
@@ -226,7 +226,7 @@ def look(mask: images.Mask, given: Given, label: str) -> Seen:
     """
     found = read(mask, given, label)
     pixels, kind = found.pixels, found.kind
-    is_turned = mask.white_is_zero and kind == "plain"
+    is_turned = mask.white_is_zero
     if given.threshold is not None:
         kept = pixels if given.ignore is None else pixels[pixels != given.ignore]
         ends = (float(kept.min()), float(kept.max())) if kept.size else ()
