@@ -121,6 +121,20 @@ def test_a_mask_is_upright_and_so_is_its_resolution(tmp_path, orientation):
         assert (33550 in page.tags) == (orientation == 1)  # which counts the stored rows
 
 
+def test_a_mask_is_that_of_the_picture_that_viewers_show(run_dir, tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (40, 33)).astype(np.uint8)
+    exif = Image.Exif()
+    exif[274] = 6  # stored from the bottom left upwards
+    for name, values, options in (("up", image, {}), ("side", np.rot90(image), {"exif": exif})):
+        (tmp_path / name).mkdir()
+        Image.fromarray(values).save(tmp_path / name / "a.png", **options)
+        folders = [f"--images={tmp_path / name}", f"--output={tmp_path / name}-out"]
+        predict(f"--run_dir={run_dir}", "--overlays", *folders)
+    for path in ("a.png", "overlays/a.png"):
+        up, side = (Image.open(tmp_path / f"{name}-out" / path) for name in ("up", "side"))
+        np.testing.assert_array_equal(np.asarray(side), np.asarray(up))
+
+
 def test_probabilities_overlays_and_instances_come_when_asked_for(run_dir, loaded, pictures):
     more = ["--probabilities", "--overlays", "--instances", "--format=npy"]
     predict(*arguments(run_dir, pictures, *more))

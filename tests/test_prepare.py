@@ -20,7 +20,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tests.pictures import bomb
 from trainer import config, flags
@@ -115,6 +115,20 @@ def test_what_goes_in_comes_out(folder):
             seen.append(name)
     assert sorted(seen) == [f"{case:02}" for case in range(10)]
     assert list(manifest.splits["train"].cases) != sorted(manifest.splits["train"].cases)
+
+
+def test_pictures_that_lie_on_their_side_are_stored_as_viewers_show_them(folder):
+    exif = Image.Exif()
+    exif[274] = 6  # stored from the bottom left upwards
+    for case in range(10):
+        path = folder / f"images/{case:02}.png"
+        image = np.asarray(Image.open(path))
+        Image.fromarray(np.rot90(image)).save(path, exif=exif)
+        np.testing.assert_array_equal(ImageOps.exif_transpose(Image.open(path)), image)
+    for side in _prepare(folder).splits:
+        for example in _examples(folder, records.read_manifest(str(folder / "out")), side):
+            shown = example["image"][..., 0] - int(example["name"])
+            np.testing.assert_array_equal(shown == 51, example["mask"] == 1)
 
 
 def test_the_manifest_counts_what_can_be_counted_by_hand(folder):

@@ -154,3 +154,18 @@ def test_one_rule_gives_the_dtype_and_says_when_it_acts():
         "B has float32 pixels and other images have 8 or 16 bits; no rule makes them comparable: "
         "convert one kind."
     )
+
+
+def test_channels_beyond_the_colours_are_taken_or_dropped_only_when_asked():
+    infrared = dataclasses.replace(_seen(4, label="A"), extra=1)
+    assert _message(survey.choose_channels, [infrared], None) == (
+        "A has 4 channels, of which 1 are neither colours nor alpha; --channels=4 takes all of "
+        "them, --channels=3 drops those."
+    )
+    assert survey.choose_channels([infrared, infrared], 4) == (4, [])
+    dropped = "1 of 1 images have channels that are neither colours nor alpha; --channels drops "
+    assert survey.choose_channels([infrared], 3) == (3, [f"{dropped}them."])
+    assert _message(survey.choose_channels, [_seen(3, label="B"), infrared], 4) == (
+        "A has 1 channels that are neither colours nor alpha, and B has others; give images of one "
+        "kind, or --channels=3."
+    )

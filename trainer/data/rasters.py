@@ -83,15 +83,14 @@ def of_array(pixels: images.Pixels, channels: int, dtype: str, label: str) -> Ra
 
 
 def _converted(pixels: images.Pixels, channels: int, dtype: str, label: str) -> np.ndarray:
-    if pixels.extra and channels < pixels.colours.shape[2]:
-        logging.log_first_n(
-            logging.WARNING,
-            "Warning: %s has %d channels that are neither colours nor alpha, which the data have "
-            "not; they are dropped, of other images, too.",
-            1,
-            label,
-            pixels.extra,
-        )
+    colours = pixels.colours.shape[2]
+    said = "Warning: %s has %d channels where the data have %d; %s, here and in other images."
+    if pixels.extra and channels < colours:
+        act = "those that are neither colours nor alpha are dropped"
+        logging.log_first_n(logging.WARNING, said, 1, label, colours, channels, act)
+    elif channels in (2, 4) and channels != colours and not pixels.alpha:
+        act = "the last one is taken for full"
+        logging.log_first_n(logging.WARNING, said, 1, label, colours, channels, act)
     return images.convert(pixels, channels, dtype, label)
 
 

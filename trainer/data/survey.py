@@ -164,8 +164,21 @@ def choose_channels(surveys: Sequence[Survey], channels: int | None) -> tuple[in
     chosen = _needed_channels(surveys) if channels is None else channels
     for one in surveys:
         images.check_convertible(one.colours, chosen, one.pair.image.label, one.extra)
+    _check_further_channels(surveys, chosen)
     acts = collections.Counter(act for one in surveys for act in _acts(one, chosen))
     return chosen, [f"{count} of {len(surveys)} images {act}" for act, count in acts.items()]
+
+
+def _check_further_channels(surveys: Sequence[Survey], channels: int) -> None:
+    """Raises InputError where infrared of some images would stand beside alpha of others."""
+    taken = next((one for one in surveys if one.extra and one.colours == channels), None)
+    for one in surveys:
+        if taken and (one.colours, one.extra) != (taken.colours, taken.extra):
+            raise InputError(
+                f"{taken.pair.image.label} has {taken.extra} channels that are neither colours nor "
+                f"alpha, and {one.pair.image.label} has others; give images of one kind, or "
+                f"--channels={taken.colours - taken.extra}."
+            )
 
 
 def _needed_channels(surveys: Sequence[Survey]) -> int:
