@@ -127,7 +127,9 @@ def test_a_value_that_was_not_there_before_is_refused():
 # What is seen -------------------------------------------------------------------------------------
 
 
-def test_the_pieces_of_each_value_are_counted():
+@pytest.mark.parametrize("band", [1, 10, labels.BAND_PIXELS])
+def test_the_pieces_of_each_value_are_counted(monkeypatch, band):
+    monkeypatch.setattr(labels, "BAND_PIXELS", band)
     mask = _mask(
         [
             [1, 1, 1, 0, 2],

@@ -15,6 +15,7 @@ from trainer.errors import InputError
 MAX_VALUES = records.MAX_CLASSES + 1  # of a mask whose classes are not given: one may be --ignore
 SHOWN = 5  # values in a message before "…"
 WHITE = 0xFFFFFF
+BAND_PIXELS = 2**22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,10 +232,10 @@ def look(mask: images.Mask, given: Given, label: str) -> Seen:
         kept = pixels if given.ignore is None else pixels[pixels != given.ignore]
         ends = (float(kept.min()), float(kept.max())) if kept.size else ()
         return Seen(label, kind, ends, is_turned=is_turned, bits=mask.bits)
-    values, ids = _numbered(pixels)
     if kind == "colours":
-        _check_colours(label, values, np.bincount(ids.ravel()), given)
+        _check_colours(label, *np.unique(pixels, return_counts=True), given)
         return Seen(label, kind, ())
+    values = np.unique(pixels)
     if given.classes and kind == "plain":
         firsts = _of_classes(values, given)
         return Seen(label, kind, firsts, is_turned=is_turned, bits=mask.bits)
@@ -246,34 +247,36 @@ def look(mask: images.Mask, given: Given, label: str) -> Seen:
         kind=kind,
         values=tuple(values.tolist()),
         shown=() if found.shown is None else tuple(found.shown[values].tolist()),
-        shapes=() if few else _shapes(ids, len(values)),
+        shapes=() if few else _shapes(pixels, values),
         is_turned=is_turned,
         bits=mask.bits,
     )
 
 
-def _numbered(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the values that occur, ascending, and each pixel's place among them, [H, W]."""
-    if pixels.dtype == np.uint8:  # without sorting all pixels
-        occurs = np.bincount(pixels.ravel(), minlength=256) > 0
-        return np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[pixels]
-    values, ids = np.unique(pixels, return_inverse=True)
-    return values, ids.reshape(pixels.shape)
+def _shapes(pixels: np.ndarray, values: np.ndarray) -> tuple[Shape, ...]:
+    """Counts as Euler did: pieces less holes are pixels - neighbours + blocks.
 
-
-def _shapes(ids: np.ndarray, count: int) -> tuple[Shape, ...]:
-    """Counts as Euler did: pieces less holes are pixels - neighbours + blocks."""
-    across = ids[:, 1:] == ids[:, :-1]
-    down = ids[1:] == ids[:-1]
-    block = across[1:] & across[:-1] & down[:, 1:]
-
-    def counted(places: np.ndarray) -> np.ndarray:
-        return np.bincount(places.ravel(), minlength=count)
-
-    pixels, blocks = counted(ids), counted(ids[1:, 1:][block])
-    neighbours = counted(ids[:, 1:][across]) + counted(ids[1:][down])
-    shapes = zip(pixels.tolist(), (pixels - neighbours + blocks).tolist(), blocks, strict=True)
-    return tuple(Shape(n, pieces, int(squares)) for n, pieces, squares in shapes)
+    Band by band, for what counts takes eight bytes a pixel.
+    """
+    height, width = pixels.shape
+    rows = max(1, BAND_PIXELS // width)
+    counts = np.zeros((3, len(values)), np.int64)  # pixels, neighbours, blocks
+    for top in range(0, height, rows):
+        band = np.searchsorted(values, pixels[top : top + rows + 1])
+        own = band[:rows]  # and the first row of the next band, to compare with
+        across = band[:, 1:] == band[:, :-1]
+        down = band[1:] == band[:-1]
+        block = across[1:] & across[:-1] & down[:, 1:]
+        for kind, places in (
+            (0, own.ravel()),
+            (1, own[:, 1:][across[:rows]]),
+            (1, band[1:][down]),
+            (2, band[1:, 1:][block]),
+        ):
+            counts[kind] += np.bincount(places, minlength=len(values))
+    return tuple(
+        Shape(n, n - neighbours + blocks, blocks) for n, neighbours, blocks in counts.T.tolist()
+    )
 
 
 def _of_classes(values: np.ndarray, given: Given) -> tuple[int, ...]:
