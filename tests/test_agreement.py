@@ -72,6 +72,10 @@ def test_a_value_that_is_no_class_is_named_with_its_file():
         "B has the value 7, 8, which is not in --classes=background:0,nucleus:255; add it, or give "
         "it as --ignore."
     )
+    assert _message([_plain(0, 1, 2, 254, 253)]).endswith(
+        "or give it as --ignore. If these are smoothed edges, --threshold=128 tells two classes "
+        "apart; if they number instances, a class may be a range: cell:1-65535."
+    )
     given = classes.parse("background:0,nucleus:255", "7", None)
     assert _settle([_plain(0, 7)], given)[0] == [0, 255]
 

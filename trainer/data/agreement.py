@@ -214,9 +214,14 @@ def _check_known(seen: Sequence[Seen], values: Sequence[set[Any]], given: Given)
     for one, held in zip(seen, values, strict=True):
         unknown = sorted(v for v in held if _place(v, given.classes, given.ignore) is None)
         if unknown:
+            more = (
+                " If these are smoothed edges, --threshold=128 tells two classes apart; if they "
+                "number instances, a class may be a range: cell:1-65535."
+            )
             raise InputError(
                 f"{one.label} has the value {_some(unknown)}, which is not in --classes="
                 f"{as_text(given.classes)}; add it, or give it as --ignore."
+                f"{more if len(unknown) >= FEW else ''}"
             )
 
 
