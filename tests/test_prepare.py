@@ -785,6 +785,32 @@ def test_a_decompression_bomb_is_refused(folder, capfd):
     )
 
 
+@pytest.mark.parametrize("content", [b"", b"theirs", "theirs as a record", "ours"])
+def test_only_shards_of_a_start_that_was_killed_are_replaced(folder, capsys, content):
+    path = folder / "out" / "train-00000-of-00007.tfrecord"
+    path.parent.mkdir()
+    pixels = np.zeros((4, 4, 1), np.uint8)
+    example = records.encode("a", pixels, pixels[..., 0], "png")
+    if content == "theirs as a record":
+        content = records.tfrecord.frame(example.replace(b"mask", b"noun"))
+    elif content == "ours":
+        content = records.tfrecord.frame(example)
+    path.write_bytes(content)
+    argv = ["prepare", *_arguments(folder)]
+    if content == records.tfrecord.frame(example):
+        flags.run(config.Prepare, prepare.prepare, argv)
+        assert path.read_bytes() != content
+        return
+    with pytest.raises(SystemExit) as stop:
+        flags.run(config.Prepare, prepare.prepare, argv)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"{path} is there, and this command did not write it; move it away, or name another "
+        "--output."
+    )
+    assert path.read_bytes() == content
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 @pytest.mark.parametrize("name", ["val-00001-of-00002.tfrecord", "manifest.json"])
 def test_a_full_disk_leaves_nothing_behind(folder, capsys, name, monkeypatch):

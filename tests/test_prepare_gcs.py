@@ -122,7 +122,8 @@ def test_a_second_start_uploads_only_what_is_missing(gcs, bucket, pictures, capl
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     for shard in shards[:4]:  # as if a first start had been stopped in the middle
         gcs.write(f"{second}/{shard.name}", gcs.read(f"{bucket}/set/{shard.name}"))
-    gcs.write(f"{second}/{shards[4].name}", b"of other settings")
+    of_other_settings = gcs.read(f"{bucket}/set/{shards[5].name}")
+    gcs.write(f"{second}/{shards[4].name}", of_other_settings)
     gcs.begin(gcs_server.Faults())
     with caplog.at_level("INFO", logger="absl"):
         assert _prepare(*_arguments(pictures, second)) == manifest
@@ -130,6 +131,14 @@ def test_a_second_start_uploads_only_what_is_missing(gcs, bucket, pictures, capl
     assert gcs.counts().requests["insert"] == left + 1  # and the manifest
     said = f"Uploaded {left} shards; 4 were there already."
     assert said in [record.getMessage() for record in caplog.records]
+
+
+def test_an_object_of_another_kind_is_not_overwritten(gcs, bucket, pictures, capsys):
+    path = f"{bucket}/set/val-00000-of-00001.tfrecord"
+    gcs.write(path, b"theirs")
+    line = _refusal(capsys, *_arguments(pictures, f"{bucket}/set"))
+    assert line.startswith(f"{path} is there, and this command did not write it; ")
+    assert gcs.names(f"{bucket}/set/") == ["val-00000-of-00001.tfrecord"]
 
 
 def test_finished_data_in_a_bucket_are_not_overwritten(gcs, bucket, pictures, capsys):

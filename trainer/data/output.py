@@ -7,6 +7,7 @@ import collections
 import concurrent.futures
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from typing import Protocol
@@ -14,8 +15,10 @@ from typing import Protocol
 from absl import logging
 
 from trainer.data import records
+from trainer.errors import InputError
 from trainer.stores import bucket, files
 
+SHARD = re.compile(r".+-\d{5,}-of-\d{5,}\.tfrecord")
 UPLOADS = 4  # at a time; as many more shards may wait on the local disk
 
 
@@ -27,6 +30,16 @@ class Output(Protocol):
 
     def finish(self, manifest: records.Manifest) -> None:
         """Writes the manifest, when all shards are there."""
+
+
+def check(path: str) -> None:
+    """Raises InputError if a file is there that has a shard's name and that no start has left."""
+    for name in filter(SHARD.fullmatch, files.list_folder(path)):
+        if not records.is_shard(f"{path}/{name}"):
+            raise InputError(
+                f"{path}/{name} is there, and this command did not write it; move it away, or "
+                "name another --output."
+            )
 
 
 def open_output(path: str) -> contextlib.AbstractContextManager[Output]:

@@ -164,6 +164,7 @@ def _check_paths(settings: config.Prepare) -> None:
     if not files.is_remote(settings.output) and os.path.isfile(settings.output):
         raise InputError(f"--output={settings.output} is a file; name a folder.")
     files.check_folder("output", settings.output)
+    output.check(settings.output)
 
 
 def find_pairs(

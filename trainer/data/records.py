@@ -331,6 +331,16 @@ def shard_name(split: str, index: int, count: int) -> str:
     return f"{split}-{index:05d}-of-{count:05d}.tfrecord"
 
 
+def is_shard(path: str) -> bool:
+    """Whether a file begins with an example as `encode` makes it."""
+    try:
+        with files.opened(path) as file:
+            example = tfrecord.read(file)
+    except tfrecord.DamageError:
+        return False
+    return example is not None and all(name in example for name in FEATURES)
+
+
 def shard_path(data_dir: str, shard: Shard) -> str:
     """Returns where a shard is: in the data folder, unless its name is a whole path.
 
@@ -346,6 +356,9 @@ def choose_encoding(dtype: str, channels: int) -> str:
 
 
 _PNG_MODES = {("uint8", 1): "L", ("uint8", 3): "RGB", ("uint8", 4): "RGBA", ("uint16", 1): "I;16"}
+
+
+FEATURES = (b"name", b"image", b"mask", b"height", b"width")
 
 
 def encode(name: str, image: np.ndarray, mask: np.ndarray, encoding: str) -> bytes:

@@ -33,7 +33,8 @@ def draw(source: pathlib.Path, target: pathlib.Path) -> None:
         for folder in ("images", "masks"):
             whole = Image.open(source / folder / f"{name}.png")
             whole.crop((x, y, x + SIDE, y + SIDE)).save(target / folder / f"{name}.png")
-    (target / "splits.json").write_text(json.dumps(drawn))
+    with open(target / "splits.json", "x") as file:
+        file.write(json.dumps(drawn))
 
 
 def draw_names(
