@@ -175,7 +175,7 @@ def test_an_error_that_is_no_refusal_is_not_explained():
 
 
 def test_a_report_has_a_folder_before_the_work_or_one_line(tmp_path):
-    files.prepare_file("json", str(tmp_path / "new" / "rows.json"))
+    files.prepare_file("json", str(tmp_path / "new" / "rows.json"), ["rows"])
     assert (tmp_path / "new").is_dir()
     (tmp_path / "file").touch()
     for path, reason in (
@@ -183,7 +183,7 @@ def test_a_report_has_a_folder_before_the_work_or_one_line(tmp_path):
         (tmp_path / "new", "is a folder; name a file."),
     ):
         with pytest.raises(InputError) as error:
-            files.prepare_file("json", str(path))
+            files.prepare_file("json", str(path), ["rows"])
         assert str(error.value) == f"--json={path} {reason}"
 
 
@@ -191,8 +191,25 @@ def test_a_report_has_a_folder_before_the_work_or_one_line(tmp_path):
 def test_a_bucket_is_no_file(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError) as error:
-        files.prepare_file("json", path)
+        files.prepare_file("json", path, ["rows"])
     assert str(error.value) == (
         f"--json={path} names no file; name one in a bucket: gs://BUCKET/FILE."
     )
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["local", "gs"])
+def test_only_files_like_those_that_are_written_are_replaced(place, tmp_path, request):
+    folder = str(tmp_path) if place == "local" else request.getfixturevalue("bucket")
+    path = f"{folder}/x.json"
+    for content in ("", '{"rows": 1}'):
+        files.check_replaceable("json", path, ['"rows"'])
+        files.write_whole(path, content)
+    files.check_replaceable("json", path, ['"columns"', '"rows"'])
+    with pytest.raises(InputError) as error:
+        files.check_replaceable("json", path, ['"columns"'])
+    assert str(error.value) == (
+        f"--json={path} is there, and no command like this one wrote it; move it away, or name "
+        "another file."
+    )
+    files.check_replaceable("json", "/dev/null", ['"columns"'])

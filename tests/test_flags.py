@@ -202,3 +202,21 @@ def test_python_looks_for_no_garbage_among_what_is_imported(monkeypatch):
     gc.unfreeze()
     assert frozen > 10_000
     assert gc.isenabled()
+
+
+def test_json_replaces_figures_of_a_command_and_no_other_file(tmp_path, capsys):
+    argv = ["preflight", f"--json={tmp_path}/x.json"]
+    for content, refused in (("", 0), ('{"accelerator": "v5e"}', 0), ('{"version": 2}', 1)):
+        (tmp_path / "x.json").write_text(content)
+        called = []
+        if refused:
+            with pytest.raises(SystemExit):
+                flags.run(config.Preflight, called.append, argv)
+            assert capsys.readouterr().err == (
+                f"--json={tmp_path}/x.json is there, and no command like this one wrote it; move "
+                "it away, or name another file.\n"
+            )
+        else:
+            flags.run(config.Preflight, called.append, argv)
+        assert len(called) == 1 - refused
+        assert (tmp_path / "x.json").read_text() == content

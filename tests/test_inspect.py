@@ -120,6 +120,20 @@ def test_a_sheet_shows_images_of_every_split(data, tmp_path):
     assert (drawn == inspect.panels.class_colour(1)).all(axis=2).sum() > 100
 
 
+def test_a_sheet_replaces_a_sheet_and_no_other_picture(data, tmp_path, capsys):
+    path = tmp_path / "sheet.png"
+    for count in (3, 4):
+        _inspect(data, f"--sheet={path}", f"--sheet_examples={count}")
+    for theirs in (path, next(data.glob("val-*"))):
+        if theirs == path:
+            Image.new("L", (8, 8)).save(path)
+        before = theirs.read_bytes()
+        assert f"--sheet={theirs} is there, and no command like this one wrote it" in _refusal(
+            capsys, data, f"--sheet={theirs}"
+        ).replace("DIR", str(data))
+        assert theirs.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("path", "reason"),
     [

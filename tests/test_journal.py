@@ -234,3 +234,45 @@ def test_a_run_in_an_object_store_may_have_its_curves_on_the_disk(gcs, bucket, t
         reporter.train(2, FIGURES)
     assert gcs.names(f"{bucket}/run/") == ["metrics.jsonl"]
     assert [path.parent.name for path in tmp_path.glob("*/events*")] == ["train"]
+
+
+THEIRS = (
+    "events.out.tfevents.1700000000.host.123.0",  # as PyTorch names them
+    "events.out.tfevents.1700000000.host.123.0.v2",
+    "notes.00000003",
+)
+
+
+@pytest.mark.parametrize("external", [True, False])
+def test_event_files_of_other_programs_stay(tmp_path, external):
+    folder = tmp_path / ("curves" if external else "run/tensorboard") / "train"
+    folder.mkdir(parents=True)
+    for name in THEIRS:
+        (folder / name).write_text("theirs")
+    (tmp_path / "run").mkdir(exist_ok=True)
+    place = str(tmp_path / "curves") if external else ""
+    for _ in range(2):
+        with journal.Journal(str(tmp_path / "run"), True, 0, 4, tensorboard_dir=place) as reporter:
+            reporter.train(1, FIGURES)
+    names = {path.name for path in folder.iterdir()}
+    assert names > set(THEIRS)
+    assert len(names) == len(THEIRS) + 1
+
+
+def test_event_files_of_another_run_in_the_same_folder_stay(tmp_path):
+    for run in ("first", "second", "second"):
+        (tmp_path / run).mkdir(exist_ok=True)
+        with journal.Journal(
+            str(tmp_path / run), True, 0, 4, tensorboard_dir=str(tmp_path / "curves")
+        ) as reporter:
+            reporter.train(1, FIGURES)
+    assert len(list((tmp_path / "curves" / "train").iterdir())) == 2
+
+
+def test_a_run_that_was_moved_drops_its_own_event_files(tmp_path):
+    with journal.Journal(str(tmp_path / "run"), True, 0, 4) as reporter:
+        reporter.train(1, FIGURES)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    with journal.Journal(str(tmp_path / "moved"), True, 0, 4) as reporter:
+        reporter.train(1, FIGURES)
+    assert len(list((tmp_path / "moved" / "tensorboard" / "train").iterdir())) == 1

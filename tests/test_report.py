@@ -196,6 +196,19 @@ def test_the_command_names_its_file_and_does_without_tensorflow(tmp_path):
     assert (tmp_path / "a" / "report.html").read_text().startswith("<!DOCTYPE html>")
 
 
+def test_a_page_replaces_a_page_and_nothing_else(tmp_path):
+    folder = write_run(tmp_path / "a")
+    for _ in range(2):
+        assert command("trainer.report", folder).returncode == 0
+    result = command("trainer.report", folder, f"--output={folder}/run.json")
+    assert result.returncode == 2
+    assert result.stderr == (
+        f"--output={folder}/run.json is there, and no command like this one wrote it; move it "
+        "away, or name another file.\n"
+    )
+    assert runs.read(folder, 1)
+
+
 def test_no_folder_is_one_line():
     result = command("trainer.report")
     assert (result.returncode, result.stderr) == (

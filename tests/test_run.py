@@ -241,6 +241,20 @@ def test_a_folder_that_cannot_be_is_found_before_training(tmp_path, name):
     assert not (tmp_path / "new").exists()
 
 
+def test_figures_of_another_program_are_not_emptied(data_dir, tmp_path):
+    theirs = tmp_path / "metrics.jsonl"
+    theirs.write_text('{"step": 3, "loss": 0.1}\n')
+    settings = {"data_dir": str(data_dir), "run_dir": str(tmp_path), "precision": "float32"}
+    job = config.from_dict(config.Job, {**settings, "jit_compile": "false"})
+    manifest = records.read_manifest(str(data_dir))
+    with pytest.raises(InputError) as error:
+        run.open_run(job, strategy_of(1), manifest)
+    assert str(error.value) == (
+        f"{theirs} is there, and no run.json that says whose it is; move it away, or name another "
+        "--run_dir."
+    )
+
+
 @pytest.mark.slow
 def test_a_model_dir_with_files_of_others_is_refused_before_training(data_dir, tmp_path):
     (tmp_path / "model").mkdir()

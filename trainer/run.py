@@ -377,7 +377,10 @@ def open_run(
     fingerprint = records.fingerprint(manifest)
     old = facts.read(job.run.run_dir)
     folders = (os.path.join(job.run.run_dir, name) for name in ("checkpoints", "best"))
-    if old and not any(checkpoint.Checkpoints(folder, {}).steps() for folder in folders):
+    begun = any(checkpoint.Checkpoints(folder, {}).steps() for folder in folders)
+    if not (old or begun):
+        journal.check_unused(job.run.run_dir)
+    if not begun:
         old = None  # there is nothing to go on from, and nothing that other settings would spoil
     total_steps = job.optimization.total_steps(train_split.examples, job.data.batch_size)
     if old:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tqdm
 from absl import logging
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from trainer import config, flags
 from trainer.data import demo, reading, records
@@ -21,6 +21,7 @@ from trainer.errors import InputError
 from trainer.stores import files
 from trainer.watch import panels
 
+MARK = "trainer.data.inspect"  # in every sheet
 SIZES_SHOWN = 8
 SHEET_COLUMNS = 6
 
@@ -32,6 +33,8 @@ def main(settings: config.Inspect) -> None:
         with flags.importing():
             importlib.import_module("tensorflow")
     files.register_stores(data_dir, settings.sheet)
+    if settings.sheet:
+        files.check_replaceable("sheet", settings.sheet, [MARK])
     manifest = records.read_manifest(data_dir)
     print("\n".join(describe(manifest, data_dir)))
     if settings.verify:
@@ -143,7 +146,9 @@ def _examples(manifest: records.Manifest, data_dir: str, split: records.Split) -
 
 def _save(picture: Image.Image, path: str) -> None:
     buffer = io.BytesIO()
-    picture.save(buffer, "png")
+    note = PngImagePlugin.PngInfo()
+    note.add_text("Software", MARK)
+    picture.save(buffer, "png", pnginfo=note)
     try:
         with files.writing(path, "wb") as file:
             file.write(buffer.getvalue())

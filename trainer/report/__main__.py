@@ -20,7 +20,7 @@ def main(settings: config.Report) -> None:
     files.register_stores(*folders, settings.output)
     found = [runs.read(folder, settings.cases) for folder in folders]
     output = settings.output or os.path.join(folders[0], "report.html")
-    files.prepare_file("output", output)
+    files.prepare_file("output", output, page.MARKS)
     files.write_whole(output, page.draw(found))
     logging.info("Written to %s", output)
 

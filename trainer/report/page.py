@@ -14,6 +14,9 @@ from trainer.watch.figures import FIGURES, unit_of
 # Okabe and Ito's colours, in an order that begins with the most distinct on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
+# By which a page is known: now, and before it named its generator.
+MARKS = ('content="trainer.report"', "Thick: val. Thin: train.")
+
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 2rem auto; max-width: 1340px;
   padding: 0 1rem; }
@@ -44,6 +47,7 @@ def draw(runs: Sequence[Run]) -> str:
             "<!DOCTYPE html>",
             '<html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f'<meta name="generator" {MARKS[0]}>',
             f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>",
             f"<h1>{html.escape(title)}</h1>",
             _runs(runs),

@@ -39,6 +39,12 @@ def retries() -> int:
     return _retries
 
 
+def has_object(path: str) -> bool:
+    """Returns whether there is an object at `path`; see `exists`."""
+    with _explained(path):
+        return bool(split(path)[1]) and _blob(path).exists(retry=_retry())
+
+
 def exists(path: str) -> bool:
     """Returns whether there is an object at `path`, or any below it.
 

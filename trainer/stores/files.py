@@ -22,7 +22,7 @@ import tempfile
 import types
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import IO, Any
 
 import google_crc32c
@@ -211,11 +211,34 @@ def check_folder(flag: str, path: str) -> None:
             remove_empty_folder(folder)
 
 
-def prepare_file(flag: str, path: str) -> None:
+def check_replaceable(flag: str, path: str, marks: Collection[str]) -> None:
+    """Raises InputError if a flag names a file that is there, and not one like what is written.
+
+    Args:
+        flag: for the message.
+        path: of the file.
+        marks: each of what is written has one of these within its first megabyte.
+    """
+    if path.startswith(bucket.SCHEME):
+        is_there = bucket.has_object(path)
+    else:
+        is_there = exists(path) if is_remote(path) else not _is_no_file(path)
+    if not is_there or (not is_remote(path) and not os.path.exists(path)):
+        return
+    with open_file(path, "rb") as file:
+        head = file.read(BLOCK)
+    if head and not any(mark.encode() in head for mark in marks):
+        raise InputError(
+            f"--{flag}={path} is there, and no command like this one wrote it; move it away, or "
+            "name another file."
+        )
+
+
+def prepare_file(flag: str, path: str, marks: Collection[str]) -> None:
     """Makes the folder of a file that a flag names, before the work that the file is to tell of.
 
     Raises:
-        InputError: if no file can be written there.
+        InputError: if no file can be written there, or one is there; see `check_replaceable`.
     """
     remote = is_remote(path)
     if remote and "/" not in path.partition("://")[2].strip("/"):
@@ -228,6 +251,7 @@ def prepare_file(flag: str, path: str) -> None:
         ) from error
     if not remote and os.path.isdir(path):
         raise InputError(f"--{flag}={path} is a folder; name a file.")
+    check_replaceable(flag, path, marks)
 
 
 def list_folder(path: str) -> list[str]:

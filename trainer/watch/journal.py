@@ -1,7 +1,9 @@
 """What a run writes while it trains: metrics.jsonl and the event files of TensorBoard."""
 
+import hashlib
 import json
 import os
+import re
 import tempfile
 import threading
 import types
@@ -14,10 +16,13 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.scalar import summary_v2 as scalar
 
 from trainer import json_text, vertex
+from trainer.errors import InputError
 from trainer.stores import files
 from trainer.watch import figures as names
 from trainer.watch.terminal import Terminal
 
+METRICS = "metrics.jsonl"
+ANY_OWNER = "(?:[0-9a-f]{8}[.])?"  # see `_owner`; earlier releases wrote none
 ARRIVING, ATTACHED = "arriving", "attached"  # folders of files of other programs
 SPLITS = ("", "train", "val", "test")  # folders of event files; those of the run are in none
 
@@ -28,8 +33,8 @@ class Journal:
     On a disk, each line and event is written as it comes. An object store takes whole objects only,
     so there both are held back until `flush`, which runs with each checkpoint: metrics.jsonl is
     written anew, and each event file is uploaded once, for `rotate` begins the next. The names of
-    event files end with the step after which they begin; a run that goes on from a step removes
-    those that begin there or later, and so TensorBoard shows one curve.
+    event files end with a sign of the run and the step after which they begin; a run that goes on
+    from a step removes its own that begin there or later, and so TensorBoard shows one curve.
     """
 
     def __init__(
@@ -53,7 +58,7 @@ class Journal:
         """
         self._chief = chief
         self._total_steps = total_steps
-        self._metrics_path = os.path.join(run_dir, "metrics.jsonl")
+        self._metrics_path = os.path.join(run_dir, METRICS)
         self.tensorboard_dir = tensorboard_dir or os.path.join(run_dir, "tensorboard")
         self._held_back = any(map(files.is_remote, (run_dir, self.tensorboard_dir)))
         self._trial = vertex.Trial()
@@ -66,13 +71,14 @@ class Journal:
         is_remote = files.is_remote(self.tensorboard_dir)
         self._scratch = tempfile.TemporaryDirectory() if is_remote else None
         self._first_step = step  # of the next event file
+        self._owner = _owner(run_dir)
         self._rotations = 0
         self._described: set[tuple[str, str]] = set()
         self.steps_to_redo = 0
         if chief:
             lines, self.steps_to_redo = _drop_after(self._metrics_path, step, evaluated_step)
             self._kept = lines if self._held_back else []
-            _drop_events(self.tensorboard_dir, step)
+            _drop_events(self.tensorboard_dir, step, self._owner if tensorboard_dir else "")
         self._terminal = Terminal(chief, step, total_steps)
 
     def start(self, write: Callable[[], None]) -> None:
@@ -241,7 +247,7 @@ class Journal:
     def _writer(self, split: str) -> tf.summary.SummaryWriter:
         if split not in self._writers:
             self._writers[split] = tf.summary.create_file_writer(
-                self._events_dir(split), filename_suffix=f".{self._first_step:08d}"
+                self._events_dir(split), filename_suffix=f".{self._owner}{self._first_step:08d}"
             )
         return self._writers[split]
 
@@ -254,6 +260,16 @@ class Journal:
         if self._scratch:
             return os.path.join(self._scratch.name, f"{self._rotations}-{split}")
         return os.path.join(self.tensorboard_dir, split)
+
+
+def check_unused(run_dir: str) -> None:
+    """Raises InputError if a folder that no run has begun in has another program's figures."""
+    path = os.path.join(run_dir, METRICS)
+    if files.exists(path):
+        raise InputError(
+            f"{path} is there, and no run.json that says whose it is; move it away, or name "
+            "another --run_dir."
+        )
 
 
 def _drop_after(path: str, step: int, evaluated_step: int) -> tuple[list[str], int]:
@@ -281,10 +297,24 @@ def _drop_after(path: str, step: int, evaluated_step: int) -> tuple[list[str], i
     return kept, reached - step
 
 
-def _drop_events(folder: str, step: int) -> None:
-    """Removes the event files that begin at `step` or later."""
+def _drop_events(folder: str, step: int, owner: str) -> None:
+    """Removes the event files that begin at `step` or later.
+
+    Args:
+        folder: of TensorBoard's files.
+        step: from which the run goes on.
+        owner: of the files; empty if all that a run wrote are this one's.
+    """
+    begin = r"events\.out\.tfevents\.\d+\..+\.\d+\.\d+\."  # time, host, process, count
+    ours = re.compile(rf"{begin}{re.escape(owner) or ANY_OWNER}(\d{{8,}})")
     for split in SPLITS:
         for name in files.list_folder(os.path.join(folder, split).rstrip("/")):
-            first_step = name.rpartition(".")[2]
-            if first_step.isdigit() and int(first_step) >= step:
+            found = ours.fullmatch(name)
+            if found and int(found[1]) >= step:
                 files.remove(os.path.join(folder, split, name))
+
+
+def _owner(run_dir: str) -> str:
+    """Returns what tells a run's event files in a folder that several share."""
+    place = run_dir if files.is_remote(run_dir) else os.path.realpath(run_dir)
+    return f"{hashlib.sha256(os.fsencode(place)).hexdigest()[:8]}."
