@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests import jobs, runs
 from trainer import config, export, flags
-from trainer.data import images, sources
+from trainer.data import images, pictures, sources
 from trainer.errors import InputError
 from trainer.export import __main__ as command
 from trainer.export import lite, model_card, onnx_model, serving
@@ -172,7 +172,7 @@ def test_files_are_set_upright_as_prepare_does(loaded, kind, byteorder, tmp_path
         exif = Image.Exif()
         exif.endian = byteorder
         exif[271] = "a maker"
-        exif[images.ORIENTATION] = number
+        exif[pictures.ORIENTATION] = number
         file = io.BytesIO()
         Image.fromarray(smooth).save(file, kind, exif=exif)
         (tmp_path / "x").write_bytes(file.getvalue())
@@ -185,7 +185,7 @@ def test_files_are_set_upright_as_prepare_does(loaded, kind, byteorder, tmp_path
 def test_exif_that_is_cut_turns_nothing(loaded):
     image = picture()
     exif = Image.Exif()
-    exif[images.ORIENTATION] = 6
+    exif[pictures.ORIENTATION] = 6
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG", exif=exif.tobytes()[:12])
     found = server_of(loaded)._decode(tf.constant(file.getvalue()))

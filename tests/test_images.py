@@ -2,29 +2,18 @@
 
 import os
 import pathlib
-import struct
 import subprocess
 import sys
-import zlib
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
-from tests.pictures import GREY, LIMIT, bomb, png, refusal, save, save_pages, source_of
+from tests.pictures import GREY, LIMIT, bomb, png16, refusal, save, save_pages, source_of
 from trainer.data import images, reading, sources
 
 COLOUR = np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 10
-
-
-def _png16(values):
-    """Returns a 16-bit PNG of [H, W, C], which Pillow cannot write."""
-    height, width, channels = values.shape
-    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    return png([(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")])
 
 
 def _class_values(source, limit):
@@ -57,7 +46,7 @@ def test_sixteen_bits_stay_sixteen_bits(tmp_path, suffix):
 @pytest.mark.parametrize(("channels", "alpha"), [(2, True), (3, False), (4, True)])
 def test_sixteen_bit_colours_and_alpha_are_not_cut_to_eight_bits(tmp_path, channels, alpha):
     values = np.random.default_rng(0).integers(0, 65536, (4, 5, channels)).astype(np.uint16)
-    (tmp_path / "x.png").write_bytes(_png16(values))
+    (tmp_path / "x.png").write_bytes(png16(values))
     pixels = images.read_image(source_of(tmp_path / "x.png"), LIMIT)
     np.testing.assert_array_equal(pixels.values, values)
     assert pixels.alpha == alpha
@@ -65,7 +54,7 @@ def test_sixteen_bit_colours_and_alpha_are_not_cut_to_eight_bits(tmp_path, chann
 
 def test_a_damaged_sixteen_bit_colour_png_is_named(tmp_path):
     values = np.random.default_rng(0).integers(0, 65536, (4, 5, 3)).astype(np.uint16)
-    (tmp_path / "x.png").write_bytes(_png16(values)[:60])
+    (tmp_path / "x.png").write_bytes(png16(values)[:60])
     message = refusal(images.read_image, source_of(tmp_path / "x.png"), LIMIT)
     assert message == "X cannot be read: image file is truncated."
 
@@ -163,7 +152,7 @@ def test_bright_is_large_also_where_zero_is_white(tmp_path, dtype):
 def test_masks_in_sixteen_bit_colours_are_not_cut(tmp_path):
     values = np.full((2, 2, 3), 300, np.uint16)
     assert _class_values(_save_tiff(tmp_path / "x.tif", values), LIMIT).max() == 300
-    (tmp_path / "x.png").write_bytes(_png16(values))
+    (tmp_path / "x.png").write_bytes(png16(values))
     assert _class_values(source_of(tmp_path / "x.png"), LIMIT).max() == 300
 
 
@@ -426,7 +415,7 @@ def test_conversions_without_a_rule_are_refused():
 @pytest.mark.slow
 def test_sixteen_bit_colours_are_read_without_a_word_of_tensorflow(tmp_path):
     values = np.full((4, 5, 3), 40000, np.uint16)
-    (tmp_path / "deep.png").write_bytes(_png16(values))
+    (tmp_path / "deep.png").write_bytes(png16(values))
     code = "from trainer import flags; flags.prepare_environment(); "
     code += "from trainer.data import images, sources; "
     code += "print(images.read_image(sources.sources_of('deep.png')[0], 99).values.max())"
@@ -465,76 +454,3 @@ def test_a_mask_that_is_in_part_transparent_is_refused(tmp_path):
         "X is in part transparent; a mask has one class value a pixel: save it without an alpha "
         "channel."
     )
-
-
-@pytest.mark.parametrize("place", ["before", "after"])
-def test_pictures_are_set_upright_by_exif_wherever_it_stands(tmp_path, place):
-    exif = Image.Exif()
-    exif[images.ORIENTATION] = 6  # what is stored as rows is shown as columns, from right to left
-    upright = np.rot90(GREY, -1)
-    path = tmp_path / "x.png"
-    sixteen = np.dstack([GREY.astype(np.uint16) * 200] * 3)
-    for data, expected in (
-        (save(path, GREY) and path.read_bytes(), upright[..., None]),
-        (_png16(sixteen), np.rot90(sixteen, -1)),
-    ):
-        chunk = exif.tobytes().removeprefix(b"Exif\0\0")
-        chunk = png([(b"eXIf", chunk)])[8:]
-        at = data.index(b"IDAT") - 4 if place == "before" else data.index(b"IEND") - 4
-        path.write_bytes(data[:at] + chunk + data[at:])
-        found = images.read_image(source_of(path), LIMIT).values
-        np.testing.assert_array_equal(found, expected)
-        mask = images.read_mask(source_of(path), LIMIT).values
-        np.testing.assert_array_equal(mask.reshape(found.shape), expected)
-
-
-def test_a_jpeg_of_a_telephone_is_set_upright(tmp_path):
-    values = np.zeros((16, 32), np.uint8)
-    values[:, 16:] = 200  # on the right; shown at the bottom
-    exif = Image.Exif()
-    exif[images.ORIENTATION] = 6
-    found = images.read_image(save(tmp_path / "x.jpg", values, exif=exif), LIMIT).values
-    assert found.shape == (32, 16, 1)
-    assert found[:12].max() < 20
-    assert found[20:].min() > 180
-
-
-def test_of_a_camera_s_several_pictures_the_first_is_the_image(tmp_path):
-    first = np.full((16, 24, 3), 100, np.uint8)
-    preview = Image.fromarray(first[:8, :8] // 2)
-    path = tmp_path / "x.jpg"
-    Image.fromarray(first).save(path, "MPO", save_all=True, append_images=[preview])
-    np.testing.assert_allclose(images.read_image(source_of(path), LIMIT).values, first, atol=3)
-    assert images.read_mask(source_of(path), LIMIT).lossy
-
-
-def test_one_grey_or_colour_may_be_transparent(tmp_path):
-    source = save(tmp_path / "x.png", GREY, transparency=50)
-    pixels = images.read_image(source, LIMIT)
-    np.testing.assert_array_equal(pixels.values[..., 0], GREY)
-    assert pixels.values[..., 1].tolist() == [[255, 0, 255], [255, 255, 255]]
-    np.testing.assert_array_equal(images.read_mask(source, LIMIT).values, GREY)
-    pixels = images.read_image(save(tmp_path / "x.png", COLOUR, transparency=(30, 40, 50)), LIMIT)
-    assert pixels.values[..., 3].tolist() == [[255, 0, 255], [255, 255, 255]]
-    sixteen = GREY.astype(np.uint16) * 257
-    pixels = images.read_image(save(tmp_path / "x.png", sixteen, transparency=50 * 257), LIMIT)
-    assert pixels.values[..., 1].tolist() == [[65535, 0, 65535], [65535] * 3]
-
-
-@pytest.mark.parametrize("bits", [1, 2, 4])
-def test_few_bits_of_a_png_are_brightness_in_images_and_values_in_masks(tmp_path, bits):
-    header = struct.pack(">IIBBBBB", 2, 1, bits, 0, 0, 0, 0)
-    row = bytes([0, 2**bits - 1 << 8 - 2 * bits])  # 0 and the largest
-    (tmp_path / "x.png").write_bytes(
-        png([(b"IHDR", header), (b"IDAT", zlib.compress(row)), (b"IEND", b"")])
-    )
-    source = source_of(tmp_path / "x.png")
-    assert images.read_image(source, LIMIT).values.ravel().tolist() == [0, 255]
-    mask = images.read_mask(source, LIMIT)
-    assert (mask.values.tolist(), mask.bits) == ([[0, 2**bits - 1]], bits)
-
-
-def test_only_webp_that_loses_nothing_has_exact_values(tmp_path):
-    for lossless in (True, False):
-        source = save(tmp_path / "x.webp", COLOUR, lossless=lossless)
-        assert images.read_mask(source, LIMIT).lossy != lossless

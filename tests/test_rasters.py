@@ -5,7 +5,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from trainer.data import images, normalization, rasters, reading, sources
+from trainer.data import images, normalization, pictures, rasters, reading, sources
 from trainer.errors import InputError
 
 
@@ -144,7 +144,7 @@ def _tiff(values, **options):
 def _picture(values, **options):
     def write(path):
         exif = Image.Exif()
-        exif[images.ORIENTATION] = options.pop("orientation", 1)
+        exif[pictures.ORIENTATION] = options.pop("orientation", 1)
         Image.fromarray(values).save(path, exif=exif, **options)
 
     return write
@@ -153,7 +153,7 @@ def _picture(values, **options):
 def _kinds():
     """Yields what to call a kind of file, its name, what writes it and its pixels [H, W, C]."""
     grey, colour = RAMP[..., None], COLOUR[..., :3].astype(np.uint8)
-    turned = {"extratags": [(images.ORIENTATION, 3, 1, ROTATED, True)]}
+    turned = {"extratags": [(pictures.ORIENTATION, 3, 1, ROTATED, True)]}
     plain = {"photometric": "minisblack"}
     for order in "<>":
         for dtype in ("int8", "int16", "uint32", "int32", "int64", "float16", "float64", "float32"):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.pictures import GREY, LIMIT, refusal, save, source_of
-from trainer.data import images, reading
+from trainer.data import images, pictures, reading
 from trainer.errors import InputError
 
 
@@ -47,7 +47,7 @@ def test_a_defect_of_this_program_is_no_damage(tmp_path, monkeypatch, kind):
     def fail(*arguments):
         raise kind("a defect")
 
-    monkeypatch.setattr(images, "_orientation", fail)
+    monkeypatch.setattr(pictures, "_orientation", fail)
     with pytest.raises(kind, match="a defect"):
         images.read_image(save(tmp_path / "x.png", GREY), LIMIT)
 
@@ -65,7 +65,7 @@ def test_want_of_memory_is_no_damage():
 def test_python_errors_within_a_decoder_are_damage(tmp_path, monkeypatch):
     decoder = {"__name__": "PIL.a_decoder"}
     exec("def fail(picture):\n    return [][0]", decoder)
-    monkeypatch.setattr(images, "_orientation", decoder["fail"])
+    monkeypatch.setattr(pictures, "_orientation", decoder["fail"])
     with pytest.raises(reading.UnreadableError, match="^X cannot be read: list index out of range"):
         images.read_image(save(tmp_path / "x.png", GREY), LIMIT)
 
@@ -123,13 +123,3 @@ def test_a_file_that_is_no_picture_is_said_to_be_what_it_is(tmp_path, kind):
         with pytest.raises(reading.UnreadableError) as stop:
             read(source_of(tmp_path / "x.png"), LIMIT)
         assert str(stop.value).startswith(f"X cannot be read: it is {said}")
-
-
-def test_a_picture_of_several_frames_is_refused(tmp_path):
-    frames = [Image.fromarray(GREY), Image.fromarray(255 - GREY)]
-    for suffix, name in (("gif", "GIF"), ("webp", "WEBP"), ("png", "PNG")):
-        path = tmp_path / f"x.{suffix}"
-        frames[0].save(path, save_all=True, append_images=frames[1:])
-        assert refusal(images.read_image, source_of(path), LIMIT) == (
-            f"X is a {name} of 2 frames; save each as a file."
-        )

@@ -7,20 +7,15 @@ and 1, palettes as their indices; where 0 is white, it stays 0.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
-import imagecodecs
 import numpy as np
-from PIL import Image
 
-from trainer.data import arrays, dicom, reading, sources, tiff
+from trainer.data import arrays, dicom, pictures, reading, sources, tiff
 from trainer.errors import InputError
 
-# No other of Pillow's decoders meets foreign files.
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 EXACT_IN_FLOAT32 = 2**24
-ORIENTATION = 274  # EXIF's and TIFF's number of the tag
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +72,9 @@ def read_image(source: sources.Source, max_pixels: int) -> Pixels:
             if tiff.is_tiff(source.path):
                 values, alpha, extra = _tiff_image(source, max_pixels)
             else:
-                with _open(source.path) as picture:
-                    _check_picture(picture, source, max_pixels)
-                    values, alpha = _picture_values(picture, source)
+                with pictures.opened(source.path) as picture:
+                    pictures.check(picture, source.label, max_pixels)
+                    values, alpha = pictures.shown(picture, source.path, source.label)
     return pixels_of(values, source.label, alpha, extra)
 
 
@@ -132,8 +127,8 @@ def read_mask(source: sources.Source, max_pixels: int) -> Mask:
             if tiff.is_tiff(source.path):
                 mask, alpha = _tiff_mask(source, max_pixels)
             else:
-                with _open(source.path) as picture:
-                    _check_picture(picture, source, max_pixels)
+                with pictures.opened(source.path) as picture:
+                    pictures.check(picture, source.label, max_pixels)
                     mask, alpha = _picture_mask(picture, source)
     if mask.values.ndim == 2:
         return mask
@@ -275,9 +270,9 @@ def _tiff_image(source: sources.Source, max_pixels: int) -> tuple[np.ndarray, bo
             values, alpha, extra = tiff.picture(image, 0, image.size[0])
             return reading.upright(values, image.orientation), alpha, extra
         page = image.page.index
-    with _open(source.path) as picture:
+    with pictures.opened(source.path) as picture:
         picture.seek(page)
-        return *_picture_values(picture, source), 0
+        return *pictures.shown(picture, source.path, source.label), 0
 
 
 def open_tiff(source: sources.Source) -> contextlib.AbstractContextManager[tiff.Image]:
@@ -305,134 +300,15 @@ def _tiff_mask(source: sources.Source, max_pixels: int) -> tuple[Mask, bool]:
         return mask, tiff.kind_of_alpha(image) is not None
 
 
-@contextlib.contextmanager
-def _open(path: str) -> Iterator[Any]:
-    """Opens a picture without Pillow's own limit of pixels: ours is checked next, with its flag.
-
-    Pillow is given the file and not its name: by name it maps plain TIFFs into memory, and those
-    that lie on their side with rows of the wrong length.
-    """
-    tiff.quieten()
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as picture:
-            yield picture
-    except Image.UnidentifiedImageError:
-        kind = reading.kind_of(path)
-        is_read = kind.upper() in FORMATS
-        raise reading.DamagedError(
-            f"it is {kind}, and damaged where it begins" if is_read else f"it is {kind}"
-        ) from None
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-
-
-def _check_picture(picture: Any, source: sources.Source, max_pixels: int) -> None:
-    width, height = picture.size
-    reading.check_size(source.label, height, width, max_pixels)
-    frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
-    if frames > 1:  # a camera's MPO has previews besides its picture
-        raise InputError(
-            f"{source.label} is a {picture.format} of {frames} frames; save each as a file."
-        )
-
-
-def _picture_values(picture: Any, source: sources.Source) -> tuple[np.ndarray, bool]:
-    """Returns the values of an open picture and whether it has alpha."""
-    shown = picture
-    if picture.mode in ("P", "PA"):
-        shown = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    elif picture.mode in ("CMYK", "YCbCr"):
-        shown = picture.convert("RGB")
-    values = _values(shown, source)
-    if values.dtype == bool:
-        values = values * np.uint8(255)
-    alpha = values.ndim == 3 and values.shape[2] in (2, 4)
-    if shown is picture and not alpha and "transparency" in picture.info:
-        transparent = np.array(picture.info["transparency"]) * _scale(_bits(picture, source))
-        values, alpha = _with_alpha(values, transparent), True
-    return reading.upright(values, _orientation(picture)), alpha
-
-
 def _picture_mask(picture: Any, source: sources.Source) -> tuple[Mask, bool]:
     """Returns an open picture as a mask, and whether it has alpha."""
-    values, bits, palette = _values(picture, source, ("P",)), _bits(picture, source), None
-    if picture.mode == "P":
-        palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
-    elif picture.mode == "L":
-        values = values // _scale(bits)
-    lossy = picture.format in ("JPEG", "MPO") or _is_lossy_webp(picture, source.path)
-    values = reading.upright(values, _orientation(picture))
-    return Mask(values, bits, palette, lossy=lossy), picture.mode in ("LA", "RGBA")
-
-
-def _values(picture: Any, source: sources.Source, others: tuple[str, ...] = ()) -> np.ndarray:
-    """Returns the decoded values, in native byte order; of `others` than grey and RGB as stored."""
-    mode = picture.mode
-    if mode not in ("1", "L", "LA", "RGB", "RGBA", *others) and not mode.startswith("I"):
-        raise InputError(
-            f"{source.label} has mode {mode}, which is not read; convert it to RGB or grey."
-        )
-    if mode[0] != "I" and _bits(picture, source) == 16:
-        picture.load()  # what follows the pixels may say how it lies
-        with open(source.path, "rb") as file:
-            return imagecodecs.png_decode(file.read())  # of which Pillow would keep 8 bits
-    values = np.asarray(picture)
-    if mode == "I":
-        values = values.astype(np.uint16)  # PNG has no more bits; older Pillows say "I"
-    return values.astype(values.dtype.newbyteorder("="), copy=False)
-
-
-def _bits(picture: Any, source: sources.Source) -> int:
-    """Returns the bits of a sample in the file."""
-    if picture.format == "PNG":
-        with open(source.path, "rb") as file:
-            return file.read(25)[24]  # the header's bit depth
-    return 1 if picture.mode == "1" else 8
-
-
-def _scale(bits: int) -> int:
-    """Returns by what Pillow multiplies grey of fewer than 8 bits, so that white is 255."""
-    return 255 // (2**bits - 1) if bits < 8 else 1
-
-
-def _with_alpha(values: np.ndarray, transparent: np.ndarray) -> np.ndarray:
-    """Returns a picture with an alpha channel that is 0 where it has one value or colour."""
-    colours = values if values.ndim == 3 else values[..., np.newaxis]
-    found = (colours == transparent).all(axis=2, keepdims=True)
-    alpha = np.where(found, 0, _full(values.dtype)).astype(values.dtype)
-    return np.concatenate([colours, alpha], axis=2)
-
-
-def _orientation(picture: Any) -> int:
-    """Returns EXIF's number for how a picture that is loaded lies, 1 if nothing is said.
-
-    Parts that are damaged say nothing, as in viewers; nor do other metadata (XMP).
-    """
-    data = picture.info.get("exif") or b""
-    data = data[6:] if data.startswith(b"Exif\0\0") else data
-    order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
-
-    def number(place: int, length: int) -> int:
-        return int.from_bytes(data[place : place + length], order)
-
-    first = number(4, 4)
-    for entry in range(first + 2, first + 2 + 12 * number(first, 2), 12):
-        if number(entry, 2) == ORIENTATION:
-            return number(entry + 8, 2)
-    return 1
-
-
-def _is_lossy_webp(picture: Any, path: str) -> bool:
-    if picture.format != "WEBP":
-        return False
-    with open(path, "rb") as file:
-        data = file.read()
-    place = 12
-    while place < len(data) and data[place : place + 4] != b"VP8 ":
-        length = int.from_bytes(data[place + 4 : place + 8], "little")
-        place += 8 + length + length % 2
-    return place < len(data)
+    mask = Mask(
+        pictures.stored(picture, source.path, source.label),
+        pictures.bits_of(picture, source.path),
+        pictures.palette_of(picture),
+        lossy=pictures.is_lossy(picture, source.path),
+    )
+    return mask, picture.mode in ("LA", "RGBA")
 
 
 def as_stored(values: np.ndarray, label: str) -> np.ndarray:

@@ -5,7 +5,10 @@ defects of this program leave a file as sound as it was.
 """
 
 import contextlib
+import ctypes
 import errno
+import functools
+import logging
 import os
 import re
 import struct
@@ -17,6 +20,7 @@ import zlib
 from collections.abc import Iterator
 
 import numpy as np
+from PIL import Image
 
 from trainer.errors import InputError
 
@@ -46,7 +50,7 @@ KINDS = (
     (rb"P[1-7]\s", "a Netpbm picture", CONVERT),
     (rb"%PDF", "PDF", "a document; save its pages as PNG"),
     (rb"MATLAB 5.0|.{0,512}\x89HDF\r\n", "MATLAB or HDF5", "save its arrays as .npy"),
-    (rb"PK\x03\x04", "a ZIP archive", "unpack it; NumPy's are named .npz"),
+    (rb"PK\x03\x04", "a ZIP archive", "unpack it, or name one .npz by its own path"),
     (rb"\x1f\x8b", "compressed with gzip", "unpack it"),
     (rb"(?i)\s*<(?:!doctype )?html", "an HTML page", "most likely a download that failed"),
     (rb"version https://git-lfs", "a pointer of Git LFS", "fetch the file itself: git lfs pull"),
@@ -78,6 +82,19 @@ def shown(path: str) -> str:
     """Returns a path or name on one line: what cannot be printed is escaped, as are stray bytes."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@functools.cache
+def quieten() -> None:
+    """Keeps Pillow, its libtiff and tifffile from writing to stderr: what they raise says it.
+
+    For the whole process and for good. To turn file descriptor 2 away while a picture is decoded
+    would lose what other threads say meanwhile, and all that follows if two of them do it at once.
+    """
+    for name in ("PIL", "tifffile"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    with contextlib.suppress(AttributeError):  # a Pillow that hides its libtiff
+        ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from trainer.data import arrays, naming, reading, tiff
+from trainer.data import arrays, naming, reading, stacks
 from trainer.errors import InputError
 from trainer.stores import files, listing
 
@@ -40,7 +40,7 @@ class Source:
             the image.
         label: how messages call it.
         is_uncounted: whether the file is so damaged that its pages cannot be counted.
-        planes: of an image of a TIFF that has several, see `tiff.Planes`; None of any other.
+        planes: of an image of a TIFF that has several, see `stacks.Planes`; None of any other.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Source:
     row: int | None
     label: str
     is_uncounted: bool = False
-    planes: tiff.Planes | None = None
+    planes: stacks.Planes | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,11 +297,11 @@ def _images_of(path: str, name: str) -> Found:
     return Found(images, left_out)
 
 
-def _opened(source: Source) -> tiff.Found | None:
+def _opened(source: Source) -> stacks.Found | None:
     """Returns what a TIFF holds, None if it is damaged: reading it will say how."""
     try:
         with reading.explained(source.label), files.opened(source.path) as file:
-            return tiff.find(file, source.label)
+            return stacks.find(file, source.label)
     except reading.UnreadableError:
         return None
 

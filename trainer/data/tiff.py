@@ -1,25 +1,17 @@
-"""Reads TIFF by tifffile: which images a file holds, and any rows of one, with all their bits.
+"""Reads any rows of an image of a TIFF by tifffile, with all their bits.
 
-A page is an image, unless the file says otherwise: the pages of a stack of ImageJ, OME-TIFF and the
-like are planes, whose channels make one image, and reduced copies are no images. What samples mean
-is told by tags: colours, alpha, or more channels than that.
+What samples mean is told by tags: colours, alpha, or more channels than that.
 """
 
 import contextlib
-import ctypes
 import dataclasses
-import functools
-import logging
-import math
-import struct
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import tifffile
-from PIL import Image as Pillow
 
-from trainer.data import reading
+from trainer.data import reading, stacks
 from trainer.errors import InputError
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter two have offsets of 8 bytes
@@ -35,31 +27,6 @@ LOSSY = ("JP", "WEBP")  # in a compression's name
 # Colours that Pillow converts, and compressions that it knows.
 OF_PILLOW = (PHOTOMETRIC.SEPARATED, PHOTOMETRIC.YCBCR)
 KNOWN_TO_PILLOW = ("NONE", "LZW", "OJPEG", "DEFLATE", "ADOBE_DEFLATE", "PACKBITS")
-# Kinds of file, as tifffile tells them, that say how pages belong together.
-LAYOUTS = (
-    *("shaped", "lsm", "mmstack", "ome", "imagej", "fluoview", "stk", "sis"),
-    *("svs", "scn", "qpi", "ndpi", "bif", "avs", "philips"),
-)
-BESIDES = ("Thumbnail", "Label", "Macro", "Map")  # pictures of a slide besides its scan
-LARGEST_STEP = 64  # by which a page that does not say so is taken for a reduced copy
-CHANNELS = "CS"  # of tifffile's letters for axes; T, Z and others count images
-
-# The planes of an image, one a channel: the page, and how many bytes its pixels lie behind the
-# page's own, for files that describe a stack by its first page alone.
-Planes = tuple[tuple[int, int], ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """What a file holds.
-
-    Attributes:
-        images: the planes of each.
-        copies: number of pages that are reduced copies, thumbnails or masks of others.
-    """
-
-    images: tuple[Planes, ...]
-    copies: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,19 +106,6 @@ class Image:
         return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
 
 
-@functools.cache
-def quieten() -> None:
-    """Keeps Pillow, its libtiff and tifffile from writing to stderr: what they raise says it.
-
-    For the whole process and for good. To turn file descriptor 2 away while a picture is decoded
-    would lose what other threads say meanwhile, and all that follows if two of them do it at once.
-    """
-    for name in ("PIL", "tifffile"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    with contextlib.suppress(AttributeError):  # a Pillow that hides its libtiff
-        ctypes.CDLL(Pillow.core.__file__).TIFFSetErrorHandler(None)
-
-
 def is_tiff(path: str) -> bool:
     """Says whether the content of a local file is a TIFF, whatever its name."""
     with open(path, "rb") as file:
@@ -159,7 +113,7 @@ def is_tiff(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def opened(path: str, planes: Planes | None, label: str) -> Iterator[Image]:
+def opened(path: str, planes: stacks.Planes | None, label: str) -> Iterator[Image]:
     """Opens an image of a local file.
 
     Args:
@@ -170,10 +124,10 @@ def opened(path: str, planes: Planes | None, label: str) -> Iterator[Image]:
     Raises:
         InputError: there are several.
     """
-    quieten()
+    reading.quieten()
     with tifffile.TiffFile(path, _multifile=False) as file:
         if planes is None:
-            found = _found(file, label).images
+            found = stacks.images_in(file, label).images
             if len(found) != 1:
                 raise InputError(
                     f"{label} is a TIFF of {len(found)} pages; give it a name that ends in .tif, "
@@ -182,155 +136,8 @@ def opened(path: str, planes: Planes | None, label: str) -> Iterator[Image]:
             (planes,) = found
         pages = tuple(file.pages[page].aspage() for page, _ in planes)
         for page in pages:
-            _check_numbers(page)
+            stacks.check_numbers(page)
         yield Image(pages, tuple(shift for _, shift in planes))
-
-
-# Which images there are ---------------------------------------------------------------------------
-
-
-def find(file: IO[bytes], label: str) -> Found:
-    """Returns what an open file holds; messages call it `label`.
-
-    Raises:
-        InputError: it does not say what belongs together.
-        Exception: it is damaged; see `reading.explained`.
-    """
-    quieten()
-    with tifffile.TiffFile(file, _multifile=False) as opened:
-        return _found(opened, label)
-
-
-def _found(file: tifffile.TiffFile, label: str) -> Found:
-    _check_links(file)
-    total = len(file.pages)
-    if any(getattr(file, f"is_{kind}", False) for kind in LAYOUTS):
-        images = _by_layout(file, label)
-    else:
-        images = [((page, 0),) for page in _full_pages(file, label)]
-    used = {page for planes in images for page, _ in planes}
-    return Found(tuple(images), total - len(used))
-
-
-def _check_links(file: tifffile.TiffFile) -> None:
-    """Raises DamagedError if a link from page to page leads out of the file.
-
-    There tifffile ends the list of pages, without a word.
-    """
-    handle, form = file.filehandle, file.tiff
-
-    def number(letter: str, size: int) -> int:
-        data = handle.read(size)
-        if len(data) < size:
-            raise reading.DamagedError("the file ends before its last page")
-        return struct.unpack(letter, data)[0]
-
-    seen: set[int] = set()
-    handle.seek(8 if form.version == 43 else 4)
-    place = number(form.offsetformat, form.offsetsize)
-    while place and place not in seen:
-        seen.add(place)
-        handle.seek(place)
-        entries = number(form.tagnoformat, form.tagnosize)
-        handle.seek(place + form.tagnosize + entries * form.tagsize)
-        place = number(form.offsetformat, form.offsetsize)
-    if not seen:
-        raise reading.DamagedError("it has no pages")
-
-
-def _full_pages(file: tifffile.TiffFile, label: str) -> list[int]:
-    """Returns the pages that are no copies of others."""
-    pages = list(file.pages)
-    for page in pages:
-        _check_numbers(page)
-    kept = [k for k, page in enumerate(pages) if not _is_copy(page)]
-    if not kept and not any(page.subifds for page in pages):
-        return list(range(len(pages)))  # of which all say that they are copies: of what?
-    if not kept:
-        raise InputError(
-            f"{label} has nothing but reduced copies as pages; its full image is beside them, in "
-            "SubIFDs: save it as a plain TIFF."
-        )
-    first = pages[kept[0]]
-    for k in kept:
-        if _may_be_copy(pages[k], first):
-            sizes = [f"{page.imagelength}×{page.imagewidth}" for page in (first, pages[k])]
-            raise InputError(
-                f"{label} has pages of {sizes[0]} and of {sizes[1]} pixels, and does not say "
-                "whether the small ones are reduced copies (NewSubfileType); remove them, or save "
-                "each as a file."
-            )
-    return kept
-
-
-def _check_numbers(page: tifffile.TiffPage) -> None:
-    """Raises DamagedError where a page says something else than numbers of its size."""
-    for name in (
-        *("imagelength", "imagewidth", "imagedepth", "samplesperpixel", "compression"),
-        *("photometric", "planarconfig", "rowsperstrip", "tilelength", "tilewidth", "subfiletype"),
-    ):
-        if not isinstance(getattr(page, name), int):
-            raise reading.DamagedError(f"its {name} is {getattr(page, name)!r}")
-
-
-def _is_copy(page: tifffile.TiffPage) -> bool:
-    return bool(page.is_reduced or page.is_mask)
-
-
-def _may_be_copy(page: tifffile.TiffPage, full: tifffile.TiffPage) -> bool:
-    """Says whether a page has a half, a third … of the rows and columns of another."""
-    return page.imagelength < full.imagelength and any(
-        page.imagelength in (full.imagelength // n, -(-full.imagelength // n))
-        and page.imagewidth in (full.imagewidth // n, -(-full.imagewidth // n))
-        for n in range(2, LARGEST_STEP + 1)
-    )
-
-
-def _by_layout(file: tifffile.TiffFile, label: str) -> list[Planes]:
-    """Returns the images of a file that says how its pages belong together."""
-    series = file.series
-    if series[0].kind in ("generic", "uniform"):  # tifffile did not find what is said
-        raise reading.DamagedError(
-            "it describes planes (ImageJ, OME) that it does not hold, or that are in other files"
-        )
-    images: list[Planes] = []
-    for number, one in enumerate(series):
-        is_beside = one.kind not in ("shaped", "imagej", "ome") and one.name in BESIDES
-        if number and (is_beside or one.keyframe.is_subifd or _is_copy(one.keyframe)):
-            continue
-        images += _in_series(one, label)
-    return images
-
-
-def _in_series(series: tifffile.TiffPageSeries, label: str) -> list[Planes]:
-    """Returns the images of a series: along channels planes of one, along all else one each."""
-    shape, axes = series.get_shape(False), series.get_axes(False)
-    size = math.prod(series.keyframe.shape)
-    count = math.prod(shape) // size if size else 0
-    if not count:
-        raise reading.DamagedError("it has no pixels")
-    leading = next(k for k in range(len(shape) + 1) if math.prod(shape[:k]) >= count)
-    if math.prod(shape[:leading]) * size != math.prod(shape):
-        raise InputError(f"{label} has axes {axes} of {shape}, which is not read; save each page.")
-    if len(series) == count:
-        pages = [series[k] for k in range(count)]
-        if any(page is None for page in pages):
-            raise reading.DamagedError("it lacks planes that it describes")
-        places = [(page.index, 0) for page in pages if page is not None]
-    elif len(series) == 1 and series.dataoffset is not None:
-        bytes_of_plane = size * series.dtype.itemsize
-        places = [(series.keyframe.index, k * bytes_of_plane) for k in range(count)]
-    else:
-        raise reading.DamagedError(f"it describes {count} planes and holds {len(series)}")
-    channels = [k for k in range(leading) if axes[k] in CHANNELS]
-    order = np.moveaxis(
-        np.arange(count).reshape(shape[:leading]), channels, range(-len(channels), 0)
-    )
-    rows = order.reshape(-1, math.prod(shape[k] for k in channels))
-    return [tuple(places[k] for k in row) for row in rows]
-
-
-# What is in one -----------------------------------------------------------------------------------
 
 
 def check(image: Image, label: str, max_pixels: int | None) -> None:

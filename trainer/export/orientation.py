@@ -1,4 +1,4 @@
-"""Sets pictures upright inside a graph, by what EXIF says in their files, as `images` does outside.
+"""Sets pictures upright inside a graph, by what EXIF says in files, as `pictures` does outside it.
 
 Nothing of this package is needed to run it, and no decoder of TensorFlow looks at EXIF.
 """
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from trainer.data import images, reading
+from trainer.data import pictures, reading
 
 JPEG_START, PNG_START = 2, 8  # bytes before the first segment or chunk
 EXIF_SEGMENT, SCAN, FILLING = 0xFFE1, 0xFFDA, 0xFFFF  # of JPEG
@@ -51,7 +51,7 @@ def _orientation(data: tf.Tensor, is_jpeg: tf.Tensor) -> tf.Tensor:
 
     directory = start + number(start + 4, 4)
     entries = directory + 2 + 12 * tf.range(number(directory, 2))
-    is_meant = number(entries, 2) == images.ORIENTATION
+    is_meant = number(entries, 2) == pictures.ORIENTATION
     return tf.reduce_max(tf.concat([[1], tf.where(is_meant, number(entries + 8, 2), 0)], 0))
 
 
