@@ -21,13 +21,20 @@ class Job(Settings):
         "run",
         "May also be given as the first word. run: start, or attach to what runs under this name.",
         choices=("run", "list", "attach", "cancel"),
+        common=True,
     )
-    name: str = setting("", "The run's identity: its label, and its folder BUCKET/runs/NAME.")
-    project: str = setting("", "Google Cloud project, by its id.")
-    region: str = setting("us-central1", "Region.")
+    name: str = setting(
+        "", "The run's identity: its label, and its folder BUCKET/runs/NAME.", common=True
+    )
+    project: str = setting("", "Google Cloud project, by its id.", common=True)
+    region: str = setting("us-central1", "Region.", common=True)
     regions: str = setting("", "Regions to try in turn, a,b,c, in place of --region.")
-    bucket: str = setting("", "gs://BUCKET, or a folder in it, for runs and what is built.")
-    dry_run: bool = setting(False, "Print the request that would be sent, and send nothing.")
+    bucket: str = setting(
+        "", "gs://BUCKET, or a folder in it, for runs and what is built.", common=True
+    )
+    dry_run: bool = setting(
+        False, "Print the request that would be sent, and send nothing.", common=True
+    )
     preflight: bool = setting(
         False, "First compile the training step for the accelerator, and refuse what does not fit."
     )
@@ -55,11 +62,13 @@ class Hardware(Settings):
     """The machines."""
 
     accelerator: str = setting(
-        "cpu", "cpu, t4, l4, a100-40, a100-80, h100, h200, b200 or v5e: rows of --hardware."
+        "cpu",
+        "cpu, t4, l4, a100-40, a100-80, h100, h200, b200 or v5e: rows of --hardware.",
+        common=True,
     )
     accelerators: str = setting("", "Accelerators to try in turn, in place of --accelerator.")
-    count: int = setting(1, "Accelerators of each worker.", low=1)
-    workers: int = setting(1, "Machines that train together.", low=1, high=1000)
+    count: int = setting(1, "Accelerators of each worker.", low=1, common=True)
+    workers: int = setting(1, "Machines that train together.", low=1, high=1000, common=True)
     machine: str = setting("", "Machine type, where the table has several; its first if silent.")
     reduction_servers: int = setting(
         0,
@@ -83,6 +92,7 @@ class Image(Settings):
         "no",
         "Build the image of this tree unless it is there: by Cloud Build, or by docker here.",
         choices=("no", "cloud", "local"),
+        common=True,
     )
 
 
@@ -90,9 +100,9 @@ class Image(Settings):
 class Scheduling(Settings):
     """When it runs, and for how long."""
 
-    spot: bool = setting(False, "Spot machines: cheaper, taken away at any time.")
+    spot: bool = setting(False, "Spot machines: cheaper, taken away at any time.", common=True)
     flex_start: bool = setting(False, "Wait for machines in the flex-start queue.")
-    timeout: str = setting("24h", "Longest running time, as 90m, 24h or 7d.")
+    timeout: str = setting("24h", "Longest running time, as 90m, 24h or 7d.", common=True)
     max_wait: str = setting(
         "",
         "Longest wait for machines, as 30m, before the next place is tried; 0: for ever. Silent: a "
@@ -108,7 +118,9 @@ class Scheduling(Settings):
 class Access(Settings):
     """As whom it runs, and what it may reach."""
 
-    service_account: str = setting("", "E-mail of the service account that the job runs as.")
+    service_account: str = setting(
+        "", "E-mail of the service account that the job runs as.", common=True
+    )
     network: str = setting("", "VPC to peer with: projects/NUMBER/global/networks/NAME.")
     kms_key: str = setting("", "Key for encryption: projects/…/cryptoKeys/KEY.")
     labels: str = setting("", "Labels of the job, team=lab,cost=4711.")
@@ -142,9 +154,11 @@ class Tuning(Settings):
     """A search for better settings, in place of one job."""
 
     tune: str = setting(
-        "", "Flags of trainer.task to vary: learning_rate:1e-4..1e-2:log,filters:32|64."
+        "",
+        "Flags of trainer.task to vary: learning_rate:1e-4..1e-2:log,filters:32|64.",
+        common=True,
     )
-    trials: int = setting(20, "Trials in all.", low=1)
+    trials: int = setting(20, "Trials in all.", low=1, common=True)
     parallel: int = setting(4, "Trials at the same time.", low=1)
     metric: str = setting("val/dice:max", "What to make large or small, SPLIT/FIGURE:max or :min.")
 

@@ -1,6 +1,7 @@
 """Flags, and how a command ends."""
 
 import contextlib
+import dataclasses
 import errno
 import gc
 import logging
@@ -58,7 +59,7 @@ def test_the_command_line_says_only_what_differs_from_the_defaults():
     ("argv", "message"),
     [
         (["--crp=64"], "--crp is not a flag; did you mean --crop?"),
-        (["--xyzzy=1"], "--xyzzy is not a flag; see --help."),
+        (["--xyzzy=1"], "--xyzzy is not a flag; see --helpfull."),
         (["--crop=big"], "--crop=big is not a whole number."),
         (["--ema=most"], "--ema=most is not a number."),
         (["--ema=nan"], "--ema=nan is not finite; give a number."),
@@ -116,6 +117,55 @@ def test_help_shows_groups_defaults_and_choices():
     assert "One of: auto, one_device, mirrored, multi_worker, tpu." in " ".join(text.split())
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Few(config.Settings):
+    """Does little."""
+
+    size: int = config.setting(3, "How much.")
+
+
+# One flag more than --help shows.
+RARE = [(f"rare{n}", int, config.setting(n, "Is not.")) for n in range(flags.MOST_SHOWN)]
+Many = dataclasses.make_dataclass(
+    "Many",
+    [("shown", int, config.setting(1, "Is asked for often.", common=True)), *RARE],
+    bases=(config.Settings,),
+    namespace={"__doc__": "Does much."},
+    frozen=True,
+    kw_only=True,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Both:
+    """Does all."""
+
+    few: Few = dataclasses.field(default_factory=Few)
+    many: Many = dataclasses.field(default_factory=Many, metadata={"common": ("rare0", "rare3")})
+
+
+def test_help_shows_the_flags_that_are_marked_and_counts_the_others():
+    text = flags.describe(Many, "many")
+    assert text.splitlines()[5:] == [
+        "  --shown=1",
+        "      Is asked for often.",
+        "",
+        "--helpfull shows 15 more.",
+    ]
+    full = flags.describe(Many, "many", full=True)
+    assert full.count("  --") == 16
+    assert "--helpfull" not in full
+
+
+def test_help_shows_all_flags_of_a_command_that_has_few():
+    assert flags.common(Few) == list(dataclasses.fields(Few))
+    assert "--helpfull" not in flags.describe(Few, "few")
+
+
+def test_a_command_may_show_other_flags_of_a_group():
+    assert [field.name for field in flags.common(Both)] == ["rare0", "rare3"]
+
+
 def run_flags(code, *argv):
     script = f"from trainer import config, flags\ndef main(job): {code}\n"
     script += "flags.run(config.Job, main)"
@@ -143,10 +193,14 @@ def test_a_full_disk_ends_in_one_line_and_status_2():
     assert result.stderr == "No space is left on the disk of /data/x; free some.\n"
 
 
-def test_help_ends_in_status_0():
+def test_help_ends_in_status_0_short_or_full():
     result = run_flags("raise SystemExit(7)", "--help")
     assert result.returncode == 0
     assert "--batch_size=8" in result.stdout
+    assert "--dropout=" not in result.stdout
+    result = run_flags("raise SystemExit(7)", "--helpfull")
+    assert result.returncode == 0
+    assert "--dropout=0.0" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,10 @@ ACTIVATIONS = (
     *("mish", "softplus", "softsign", "tanh", "sigmoid", "linear"),
 )
 DEFAULT_STEPS = 1000  # when neither --steps nor --epochs is given
+COMPILED = (
+    *("data_dir", "batch_size", "crop", "model", "filters", "depth", "norm", "loss", "optimizer"),
+    *("accumulate_steps", "precision"),
+)
 
 
 def setting(
@@ -31,6 +35,7 @@ def setting(
     high: float | None = None,
     changes_result: bool = True,
     compared: bool = True,
+    common: bool = False,
 ) -> Any:
     """Returns a dataclass field for one setting.
 
@@ -44,6 +49,7 @@ def setting(
             from this one's checkpoints.
         compared: whether the value itself tells so; otherwise what it stands for is compared, such
             as the data in a folder, which may have moved.
+        common: whether `--help` shows it, where a command has more flags than fit there.
     """
     rule = {
         "text": text,
@@ -52,6 +58,7 @@ def setting(
         "high": high,
         "changes_result": changes_result,
         "compared": compared,
+        "common": common,
     }
     return dataclasses.field(default=default, metadata=rule)
 
@@ -90,13 +97,15 @@ class Data(Settings):
         "",
         "Folder that `trainer.data.prepare` wrote, local or gs://; the demo data if empty.",
         compared=False,
+        common=True,
     )
-    batch_size: int = setting(8, "Images per step, over all replicas.", low=1)
-    crop: int = setting(256, "Side of the square training crop, in pixels.", low=8)
+    batch_size: int = setting(8, "Images per step, over all replicas.", low=1, common=True)
+    crop: int = setting(256, "Side of the square training crop, in pixels.", low=8, common=True)
     augment: str = setting(
         "standard",
         "Random changes of the training images.",
         choices=("none", "flip", "standard", "strong"),
+        common=True,
     )
     normalize: str = setting(
         "image",
@@ -120,9 +129,11 @@ class Model(Settings):
     """The network."""
 
     model: str = setting(
-        "unet", "Architecture.", choices=("unet", "residual_unet", "attention_unet")
+        "unet", "Architecture.", choices=("unet", "residual_unet", "attention_unet"), common=True
     )
-    filters: int = setting(16, "Channels of the first level; each level below doubles them.", low=1)
+    filters: int = setting(
+        16, "Channels of the first level; each level below doubles them.", low=1, common=True
+    )
     depth: int = setting(4, "Times that the resolution is halved.", low=1, high=7)
     kernel_size: int = setting(3, "Side of the convolution kernels.", low=1)
     activation: str = setting("relu", "Activation, by its Keras name.", choices=ACTIVATIONS)
@@ -146,12 +157,15 @@ class Optimization(Settings):
         "ce_dice",
         "Loss; ce_dice is cross-entropy + soft Dice.",
         choices=("ce_dice", "cross_entropy", "dice", "focal", "tversky"),
+        common=True,
     )
     class_weights: str = setting(
         "none", "Weights of the classes in the loss.", choices=("none", "balanced")
     )
     optimizer: str = setting("adamw", "Optimizer.", choices=("adam", "adamw", "sgd"))
-    learning_rate: float = setting(1e-3, "Highest learning rate; see --lr_scaling.", low=0)
+    learning_rate: float = setting(
+        1e-3, "Highest learning rate; see --lr_scaling.", low=0, common=True
+    )
     lr_scaling: str = setting(
         "none",
         "How --learning_rate, meant for --lr_reference_batch images per step, becomes that of "
@@ -187,9 +201,14 @@ class Optimization(Settings):
         "had train it on.",
         low=1,
         compared=False,
+        common=True,
     )
     epochs: int | None = setting(
-        None, "Passes over the training images (this or --steps).", low=1, compared=False
+        None,
+        "Passes over the training images (this or --steps).",
+        low=1,
+        compared=False,
+        common=True,
     )
 
     def __post_init__(self) -> None:
@@ -217,6 +236,7 @@ class Device(Settings):
         "How the devices work together; auto: what is there.",
         choices=("auto", "one_device", "mirrored", "multi_worker", "tpu"),
         changes_result=False,
+        common=True,
     )
     tpu: str = setting(
         "", "The TPU: local, a name, or grpc://host:port (--strategy=tpu).", changes_result=False
@@ -232,6 +252,7 @@ class Device(Settings):
         "Arithmetic of the layers; auto: bfloat16 where a measurement finds it faster.",
         choices=("auto", "float32", "bfloat16", "float16"),
         changes_result=False,
+        common=True,
     )
     jit_compile: str = setting(
         "auto",
@@ -274,6 +295,7 @@ class Run(Settings):
         "runs/demo",
         "Folder of the run, local or gs://; goes on where it stopped.",
         changes_result=False,
+        common=True,
     )
     tensorboard_dir: str = setting(
         "", "Folder of TensorBoard's files; RUN/tensorboard if empty.", changes_result=False
@@ -283,7 +305,7 @@ class Run(Settings):
         "Folder to export the best model to at the end, as trainer.export; nowhere if empty.",
         changes_result=False,
     )
-    seed: int = setting(0, "Seed of weights, data order and augmentation.", low=0)
+    seed: int = setting(0, "Seed of weights, data order and augmentation.", low=0, common=True)
     eval_every: int = setting(
         0,
         "Steps between evaluations of the val split; 0: ten in the run.",
@@ -311,7 +333,10 @@ class Run(Settings):
         choices=("dice", "iou", "loss"),
     )
     patience: int = setting(
-        0, "Evaluations without a better --best_metric after which to stop; 0: never.", low=0
+        0,
+        "Evaluations without a better --best_metric after which to stop; 0: never.",
+        low=0,
+        common=True,
     )
     eval_batch_size: int = setting(
         0, "Images per evaluation step; 0: --batch_size.", low=0, changes_result=False
@@ -405,12 +430,13 @@ class Target(Settings):
             *("v2", "v3", "v4", "v5e", "v5p", "v6e"),
             *("t4", "v100", "a100-40", "a100-80", "l4", "h100", "h200", "b200"),
         ),
+        common=True,
     )
-    chips: int = setting(1, "Chips among which --batch_size is divided.", low=1)
+    chips: int = setting(1, "Chips among which --batch_size is divided.", low=1, common=True)
     find_batch: bool = setting(
-        False, "Find the largest --batch_size that fits, by up to 7 more compilations."
+        False, "Find the largest --batch_size that fits, by up to 7 more compilations.", common=True
     )
-    json: str = setting("", "Also write the figures to this file.")
+    json: str = setting("", "Also write the figures to this file.", common=True)
     cache_dir: str = setting(
         "", "Folder of what has been compiled; empty: unet-trainer/preflight in the user's cache."
     )
@@ -424,7 +450,8 @@ class Preflight:
     """
 
     target: Target = dataclasses.field(default_factory=Target)
-    job: Job = dataclasses.field(default_factory=Job)
+    # Those that make the compiled step, in place of those that are common in trainer.task.
+    job: Job = dataclasses.field(default_factory=Job, metadata={"common": COMPILED})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -465,43 +492,60 @@ class Predict(Settings):
     run_dir: str = setting(
         "runs/demo",
         "Folder of the run, local or gs://; several, with commas between, are averaged.",
+        common=True,
     )
     images: str = setting(
-        "", "Images: a folder, a quoted glob, or a .npy or .npz array, as trainer.data.prepare."
+        "",
+        "Images: a folder, a quoted glob, or a .npy or .npz array, as trainer.data.prepare.",
+        common=True,
     )
-    output: str = setting("", "Folder to write, local or gs://; a second start goes on in it.")
+    output: str = setting(
+        "", "Folder to write, local or gs://; a second start goes on in it.", common=True
+    )
     format: str = setting(
         "auto",
         "Of the masks; auto: TIFF for TIFF, .npy for .npy, else PNG.",
         choices=("auto", "png", "tif", "npy"),
+        common=True,
     )
-    probabilities: bool = setting(False, "Also write probabilities, as float32 arrays.")
-    overlays: bool = setting(False, "Also write the images with outlines, as PNG.")
+    probabilities: bool = setting(
+        False, "Also write probabilities, as float32 arrays.", common=True
+    )
+    overlays: bool = setting(False, "Also write the images with outlines, as PNG.", common=True)
     instances: bool = setting(
-        False, "Also number the connected regions and measure them; takes the extra [predict]."
+        False,
+        "Also number the connected regions and measure them; takes the extra [predict].",
+        common=True,
     )
     tta: str = setting(
         "none",
         "Average over mirrored images (flips: 4) or turned ones, too (d4: 8).",
         choices=("none", "flips", "d4"),
+        common=True,
     )
     tile: int = setting(
-        1024, "Images longer than this are cut into overlapping tiles of this side.", low=64
+        1024,
+        "Images longer than this are cut into overlapping tiles of this side.",
+        low=64,
+        common=True,
     )
     batch_size: int = setting(
-        0, "Full tiles per step; 0: one on a CPU, four on each accelerator.", low=0
+        0, "Full tiles per step; 0: one on a CPU, four on each accelerator.", low=0, common=True
     )
-    precision: str = setting("float32", "Arithmetic.", choices=("float32", "bfloat16", "float16"))
+    precision: str = setting(
+        "float32", "Arithmetic.", choices=("float32", "bfloat16", "float16"), common=True
+    )
     max_pixels: int = setting(
-        2**28, "Most pixels of an image that can only be decoded as a whole.", low=1
+        2**28, "Most pixels of an image that can only be decoded as a whole.", low=1, common=True
     )
-    skip_bad: bool = setting(False, "Leave unreadable images out, and name them.")
+    skip_bad: bool = setting(False, "Leave unreadable images out, and name them.", common=True)
     strategy: str = setting(
         "auto",
         "How the devices work together.",
         choices=("auto", "one_device", "mirrored", "tpu"),
+        common=True,
     )
-    tpu: str = setting("", "The TPU: local, a name, or grpc://host:port.")
+    tpu: str = setting("", "The TPU: local, a name, or grpc://host:port.", common=True)
     virtual_devices: int = setting(0, "Split the CPU into this many devices.", low=0)
 
 
@@ -582,45 +626,57 @@ class Prepare(Settings):
         "",
         "Images: a folder or quoted glob of pictures, TIFF stacks or DICOM slices, or a .npy or "
         ".npz array (N×H×W or N×H×W×C).",
+        common=True,
     )
-    masks: str = setting("", "Masks, likewise; paired by name, page or row.")
-    output: str = setting("", "Folder to write, local or gs://.")
+    masks: str = setting("", "Masks, likewise; paired by name, page or row.", common=True)
+    output: str = setting("", "Folder to write, local or gs://.", common=True)
     mask_suffix: str = setting(
-        "", "What a mask's name has after its image's: _mask pairs x.png with x_mask.png."
+        "",
+        "What a mask's name has after its image's: _mask pairs x.png with x_mask.png.",
+        common=True,
     )
     classes: str = setting(
         "",
         "Values of the masks, with names if you like, background first: 0,255 or "
         "background:0,nucleus:255, or ranges, background:0,cell:1-65535, or the colours shown, "
         "background:#000000,tumour:#ff0000; the values that occur if empty.",
+        common=True,
     )
-    ignore: str = setting("", "Value, or colour, of masks whose pixels do not count.")
+    ignore: str = setting("", "Value, or colour, of masks whose pixels do not count.", common=True)
     threshold: float | None = setting(
         None,
         "First value of the foreground, for masks of two classes without exact values, such as "
         "smoothed ones and JPEG; unset: values are exact.",
+        common=True,
     )
     channels: str = setting(
-        "auto", "Channels of every image; auto: 1 if all are grey, 3 if some are in colour."
+        "auto",
+        "Channels of every image; auto: 1 if all are grey, 3 if some are in colour.",
+        common=True,
     )
     splits: str = setting(
-        "", 'JSON file with the names of each split: {"train": […], "val": […], "test": […]}.'
+        "",
+        'JSON file with the names of each split: {"train": […], "val": […], "test": […]}.',
+        common=True,
     )
     split: str = setting(
         "0.7,0.15,0.15",
         "Shares of train, val and test, drawn by a hash of seed and name; without --splits.",
+        common=True,
     )
     group_by: str = setting(
         "",
         "Regular expression whose first group, or match, in a name names the patient or slide; "
         "each goes to one split as a whole.",
+        common=True,
     )
-    seed: int = setting(0, "Seed of the drawn split and of the order.", low=0)
+    seed: int = setting(0, "Seed of the drawn split and of the order.", low=0, common=True)
     tile: int = setting(
         0,
         "Cut training images into tiles of about this side, each an example, so that each pixel of "
         "a set of mixed sizes is as likely to be trained on; 0: keep them whole.",
         low=0,
+        common=True,
     )
     shard_mb: float = setting(
         128.0, "Most megabytes a shard would have uncompressed; at least 8 shards.", low=0.001
@@ -628,8 +684,8 @@ class Prepare(Settings):
     max_pixels: int = setting(
         2**28, "Most pixels (height × width) of an image; larger files are not decoded.", low=1
     )
-    skip_bad: bool = setting(False, "Leave unreadable images out, and list them.")
-    workers: int = setting(0, "Processes; 0: one for each core.", low=0)
+    skip_bad: bool = setting(False, "Leave unreadable images out, and list them.", common=True)
+    workers: int = setting(0, "Processes; 0: one for each core.", low=0, common=True)
     origin: str = setting("", "Where the data come from, for the manifest.")
     licence: str = setting("", "Licence of the data, for the manifest.")
 

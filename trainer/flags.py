@@ -29,6 +29,7 @@ JSON_MARKS = ('"per_image"', '"accelerator"', '"tolerance"', '"rows"')
 EXIT_STATUS = 2  # when the input breaks a rule
 REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
 BOM = "\ufeff"
+MOST_SHOWN = 15  # flags that --help shows
 GC_THRESHOLDS = (10_000, 10, 10)  # Python's own first one is 700
 DEFINERS: Mapping[type, Callable[..., Any]] = {
     bool: flags.DEFINE_boolean,
@@ -36,6 +37,7 @@ DEFINERS: Mapping[type, Callable[..., Any]] = {
     float: flags.DEFINE_float,
     str: flags.DEFINE_string,
 }
+NOUNS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
 @peers.ending()
@@ -67,8 +69,8 @@ def run(
     prepare_environment()
     _log_plainly()
     try:
-        if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
-            _print_for_readers(describe(cls, _program(argv)))
+        if asked := {"--help", "-h", "-help", "--helpfull"}.intersection(argv[1:]):
+            _print_for_readers(describe(cls, _program(argv), full="--helpfull" in asked))
             sys.exit(0)
         settings = parse(cls, argv, defaults)
         in_bucket = counts_retries and any(
@@ -141,9 +143,9 @@ def parse(
         InputError: for an unknown flag, a value that is not of the flag's type or breaks its rule.
     """
     values = flags.FlagValues()
-    for field, _ in _fields(cls):
+    for field, _ in fields(cls):
         default = defaults.get(field.name, field.default)
-        _definer(field)(field.name, default, field.metadata["text"], flag_values=values)
+        DEFINERS[kind(field)](field.name, default, field.metadata["text"], flag_values=values)
     try:
         lines = values.read_flags_from_files(list(argv[1:]), force_gnu=False)
         while any(line.startswith(BOM) for line in lines):  # may name another file
@@ -165,9 +167,7 @@ def parse(
         raise InputError(f"{' '.join(str(error).split())}; write --name=value.") from None
     if rest:
         raise InputError(f"{rest[0]!r} is not a flag; write --name=value, see --help.")
-    return config.from_dict(
-        cls, {field.name: values[field.name].value for field, _ in _fields(cls)}
-    )
+    return config.from_dict(cls, {field.name: values[field.name].value for field, _ in fields(cls)})
 
 
 def _without_marks(lines: Sequence[str]) -> Iterator[str]:
@@ -178,8 +178,14 @@ def _without_marks(lines: Sequence[str]) -> Iterator[str]:
             yield kept
 
 
-def describe(cls: type, program: str) -> str:
-    """Returns the text of `--help`: what the command does and its flags, group by group."""
+def describe(cls: type, program: str, *, full: bool = False) -> str:
+    """Returns the text of `--help`: what the command does and its flags, group by group.
+
+    Args:
+        cls: the command's class of settings.
+        program: the module that is run, or its file.
+        full: whether to show all flags, as `--helpfull` does, or the common ones alone.
+    """
     width = min(100, shutil.get_terminal_size().columns)
     module = program.removesuffix(".py").replace(os.sep, ".").removesuffix(".__main__")
     for package in ("trainer.", "launch."):
@@ -187,7 +193,11 @@ def describe(cls: type, program: str) -> str:
     lines = [f"python -m {module} [--flag=value …] [--flagfile=FILE]", ""]
     lines += textwrap.wrap(_first_line(cls), width)
     group = None
-    for field, owner in _fields(cls):
+    every = list(fields(cls))
+    shown = [field for field, _ in every] if full else common(cls)
+    for field, owner in every:
+        if field not in shown:
+            continue
         if owner is not group:
             group = owner
             lines += ["", _first_line(owner) if owner is not cls else "Flags:"]
@@ -196,7 +206,29 @@ def describe(cls: type, program: str) -> str:
         if field.metadata["choices"]:
             text += f" One of: {', '.join(field.metadata['choices'])}."
         lines += textwrap.wrap(text, width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    if len(shown) < len(every):
+        lines += ["", f"--helpfull shows {len(every) - len(shown)} more."]
     return "\n".join(lines)
+
+
+def fields(cls: type) -> Iterator[tuple[dataclasses.Field, type]]:
+    """Yields (field, class that holds it) of `cls` and of its nested groups."""
+    for field in dataclasses.fields(cls):
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
+            yield from fields(field.type)
+        else:
+            yield field, cls
+
+
+def common(cls: type) -> list[dataclasses.Field]:
+    """Returns the fields that `--help` shows: all if they are few, else those marked as common."""
+    every = [field for field, _ in fields(cls)]
+    return every if len(every) <= MOST_SHOWN else list(_marked(cls))
+
+
+def kind(field: dataclasses.Field) -> type:
+    """Returns the type of a field's values, but for None."""
+    return next(kind for kind in typing.get_args(field.type) or (field.type,) if kind in DEFINERS)
 
 
 def command_line(settings: Any) -> list[str]:
@@ -262,18 +294,17 @@ def _print_for_readers(text: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the last flush
 
 
-def _fields(cls: type) -> Iterator[tuple[dataclasses.Field, type]]:
-    """Yields (field, class that holds it) of `cls` and of its nested groups."""
+def _marked(cls: type) -> Iterator[dataclasses.Field]:
+    """Yields the fields marked as common; of a group for which names are given, those."""
     for field in dataclasses.fields(cls):
-        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
-            yield from _fields(field.type)
+        if not (isinstance(field.type, type) and dataclasses.is_dataclass(field.type)):
+            if field.metadata["common"]:
+                yield field
+        elif "common" in field.metadata:
+            names = field.metadata["common"]
+            yield from (inner for inner, _ in fields(field.type) if inner.name in names)
         else:
-            yield field, cls
-
-
-def _definer(field: dataclasses.Field) -> Callable[..., Any]:
-    kinds = [kind for kind in typing.get_args(field.type) or (field.type,) if kind in DEFINERS]
-    return DEFINERS[kinds[0]]
+            yield from _marked(field.type)
 
 
 def _default(field: dataclasses.Field) -> str:
@@ -286,7 +317,7 @@ def _first_line(cls: type) -> str:
 
 def _unknown_flag(name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
-    remedy = f"did you mean --{near[0]}?" if near else "see --help."
+    remedy = f"did you mean --{near[0]}?" if near else "see --helpfull."
     return f"--{name} is not a flag; {remedy}"
 
 
@@ -294,9 +325,8 @@ def _wrong_type(text: str, cls: type) -> str:
     """Returns absl's words on a value of another type, "flag --NAME=VALUE: WHY", in ours."""
     given = text.removeprefix("flag ").partition(": ")[0]
     name = given.removeprefix("--").partition("=")[0]
-    (field,) = (field for field, _ in _fields(cls) if field.name == name)
-    kind = {flags.DEFINE_boolean: "true or false", flags.DEFINE_integer: "a whole number"}
-    return f"{given} is not {kind.get(_definer(field), 'a number')}."
+    (field,) = (field for field, _ in fields(cls) if field.name == name)
+    return f"{given} is not {NOUNS[kind(field)]}."
 
 
 def _log_plainly() -> None:
