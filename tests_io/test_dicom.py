@@ -203,6 +203,13 @@ def test_what_would_be_changed_is_refused(tmp_path):
     assert _refusal(tmp_path, _saved(overlay)) == (
         "X has an overlay, which would be drawn into its pixels; remove the groups 6000 to 601E."
     )
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.ModalityLUTType = [4, 0, 16], "US"
+    table.LUTData = bytes(8)
+    assert _refusal(tmp_path, _encoded(UNSIGNED, ModalityLUTSequence=[table])) == (
+        "X says by a table (Modality LUT Sequence) what its values mean, which is not applied "
+        "here; apply it, and save the result with RescaleSlope and RescaleIntercept or as .npy."
+    )
     big = pydicom.dcmread(io.BytesIO(_encoded(UNSIGNED)))
     big.file_meta.TransferSyntaxUID = uid.DeflatedExplicitVRLittleEndian
     assert _refusal(tmp_path, _saved(big)) == (
