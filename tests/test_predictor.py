@@ -81,6 +81,13 @@ def test_a_batch_gives_what_its_images_give(loaded):
         np.testing.assert_array_equal(mask, loaded.predict(image))
 
 
+def test_booleans_in_memory_are_black_and_white_as_in_files(loaded):
+    image = picture(20, 30, channels=1)[..., 0] > 100
+    np.testing.assert_array_equal(
+        loaded.probabilities(image), loaded.probabilities(image * np.uint8(255))
+    )
+
+
 @pytest.mark.slow
 def test_grey_images_are_repeated_for_a_network_of_colours(loaded):
     grey = picture(20, 20, 1)
