@@ -1,15 +1,21 @@
 """What the pages say: the settings, and every command."""
 
-import importlib
 import importlib.util
-import pathlib
 import re
+import subprocess
 
 import pytest
 
+from tests import pages
+from tests.pages import ROOT
 from trainer import flags
+from trainer.errors import InputError
 
-ROOT = pathlib.Path(__file__).parents[1]
+COMMANDS = [
+    pytest.param(command, id=f"{path.name}: {command}")
+    for path in [*pages.PAGES, *pages.FLAG_FILES]
+    for command in pages.commands_of(path)
+]
 
 
 def script(name):
@@ -46,3 +52,56 @@ def test_help_shows_fifteen_flags_of_a_command_that_has_more(command):
     assert len(set(every)) == len(every)
     expected = min(len(every), flags.MOST_SHOWN)
     assert len(flags.common(cls)) == expected, "mark them by common=True where they are written"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_of_a_page_is_one(command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    pages.check(command)
+
+
+@pytest.mark.parametrize(
+    ("command", "error"),
+    [
+        ("python -m trainer.task --data_dri=data", InputError),
+        ("python -m trainer.taks --data_dir=data", ImportError),
+        ("python -m trainer.report --run_dir=runs/demo", InputError),
+        ("python -m launch.local --workers=2 -- --data_dri=data", InputError),
+        ("python -m launch.vertex --name=a --project=P --bucket=gs://B -- --stpes=3", InputError),
+        ("python -m trainer.config", AssertionError),  # no command
+        ("python docs/draw_augmentations.py --data=DATA", AssertionError),
+        ("pip install '.[profil]'", AssertionError),
+        ("make demos", subprocess.CalledProcessError),
+        ("tensorboard --logidr runs", SystemExit),
+    ],
+)
+def test_a_command_with_a_misspelt_word_is_found_out(command, error):
+    with pytest.raises(error):
+        pages.check(command)
+
+
+def test_commands_are_found_in_blocks_and_in_text():
+    text = """Write `python -m trainer.task
+--steps=3` or
+
+    $ python -m trainer.data.prepare --images=x \\
+        --masks=y    # both
+    what it prints
+
+```python
+import trainer
+```
+
+```
+pip install '.[io]'
+```
+
+a pip is no command, and `make` alone is none."""
+    found = pages.commands(text)
+    assert found == [
+        "python -m trainer.data.prepare --images=x --masks=y # both",
+        "pip install '.[io]'",
+        "python -m trainer.task --steps=3",
+    ]
+    assert pages.words(found[0])[-1] == "--masks=y"
+    assert pages.words("x [--a=1] [more] --b=[0-9] RUN … > y") == ["x", "--a=1", "--b=[0-9]", "RUN"]
