@@ -27,6 +27,12 @@ USER 1000
 ENTRYPOINT ["python", "-m", "trainer.task"]
 
 FROM base AS gpu
+# NVIDIA's driver is mounted here on Vertex AI and GKE, where a plain image's loader does not look;
+# the other two ask docker's own runtime for it.
+ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64 \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    NVIDIA_VISIBLE_DEVICES=all \
+    PATH=/usr/local/nvidia/bin:$PATH
 COPY requirements/gpu.txt /requirements/
 RUN pip install --require-hashes --no-deps --requirement=/requirements/gpu.txt
 RUN --mount=from=wheel,source=/wheels,target=/wheels pip install --no-deps /wheels/*.whl

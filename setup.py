@@ -20,6 +20,7 @@ setuptools.setup(
     packages=setuptools.find_packages(include=["trainer", "trainer.*", "launch", "launch.*"]),
     package_data={
         "trainer.data.demo": ["*.tfrecord", "manifest.json", "ORIGIN.md"],
+        "trainer.report": ["*.html"],
         "launch": ["*.json"],
     },
     install_requires=[
@@ -31,6 +32,8 @@ setuptools.setup(
         "Pillow>=10.3,<14",
         # The codecs of TIFF, LZW and JPEG among them, and PNG of 16 bits.
         "imagecodecs>=2025.3,<2027",
+        # Escapes what the pages of trainer.report show.
+        "jinja2>=3.1,<4",
         # Pure Python: reads parts of a TIFF, writes tiled ones with their metadata.
         "tifffile>=2025.5,<2027",
         "tqdm>=4.66,<5",

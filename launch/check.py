@@ -17,6 +17,9 @@ from trainer import config, flags
 from trainer.errors import InputError
 
 JOIN_SECONDS = 900  # machines start minutes apart, where images are pulled
+# Flags of trainer.task that nobody else gives → what they follow from.
+FOLLOWING = dict.fromkeys(("--run_dir", "--tensorboard_dir", "--model_dir"), "--name and --bucket")
+FOLLOWING["--require"] = "--accelerator and --count"
 DOES_NOT_FIT = 3  # exit status of trainer.preflight
 
 
@@ -28,9 +31,9 @@ def check_flags(asked: settings.Vertex, machines: Machines, argv: Sequence[str])
     """
     job = flags.parse(config.Job, ["trainer.task", *argv])
     args = flags.command_line(job)
-    for flag in ("--run_dir", "--tensorboard_dir", "--model_dir"):
+    for flag, source in FOLLOWING.items():
         if any(argument.startswith(f"{flag}=") for argument in args):
-            raise InputError(f"{flag} follows from --name and --bucket; drop it after --.")
+            raise InputError(f"{flag} follows from {source}; drop it after --.")
     if job.data.data_dir and not job.data.data_dir.startswith(("gs://", "/gcs/", "/mnt/")):
         raise InputError(
             f"--data_dir={job.data.data_dir} is a folder of this machine; copy it to a bucket: "
@@ -43,13 +46,32 @@ def check_flags(asked: settings.Vertex, machines: Machines, argv: Sequence[str])
             f"replicas × --accumulate_steps={job.optimization.accumulate_steps}; use a multiple of "
             f"{parts}."
         )
+    _check_strategy(job, machines)
+    flags.parse(config.Job, ["trainer.task", *flags_for(machines, args)])
     return args
+
+
+def _check_strategy(job: config.Job, machines: Machines) -> None:
+    """Raises InputError for a strategy that would leave machines or GPUs without work."""
+    strategy = job.device.strategy
+    if machines.workers > 1 and strategy not in ("auto", "multi_worker"):
+        raise InputError(
+            f"--strategy={strategy} does not go with --workers={machines.workers}, which would "
+            "each train alone; drop it after --."
+        )
+    if machines.count > 1 and strategy == "one_device":
+        raise InputError(
+            f"--strategy=one_device computes on one device, and --count={machines.count} asks for "
+            "more; drop it after --, or use --count=1."
+        )
 
 
 def flags_for(machines: Machines, args: Sequence[str]) -> list[str]:
     """Returns the flags with those that follow from the hardware, where they are not given."""
-    given = {argument.partition("=")[0] for argument in args}
-    follow = [] if given & {"--strategy", "--tpu"} else machines.strategy_flags()
+    given = dict(argument.split("=", 1) for argument in args)
+    follow = [] if given.keys() & {"--strategy", "--tpu"} else machines.strategy_flags()
+    number = machines.count if machines.kind != "cpu" else given.get("--virtual_devices", 1)
+    follow.append(f"--require={machines.kind}:{number}")
     if machines.workers > 1 and "--join_timeout" not in given:
         follow.append(f"--join_timeout={JOIN_SECONDS}")
     if machines.reduction_servers and "--collectives" not in given:

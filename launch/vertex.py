@@ -23,7 +23,7 @@ INTERRUPTED = 130  # 128 + SIGINT
 def run(asked: settings.Vertex, argv: Sequence[str]) -> None:
     """Starts the job, or attaches to it; exits with its status."""
     places = hardware.choose(asked)
-    args = check.check_flags(asked, places[0], argv)
+    args = [check.check_flags(asked, place, argv) for place in places][0]
     bodies = [
         request.build(
             asked, place, image.address(asked, place), check.flags_for(place, args), attempt=1
@@ -33,8 +33,7 @@ def run(asked: settings.Vertex, argv: Sequence[str]) -> None:
     for place in places:
         logging.info("%s", tell.describe(asked, place))
     if asked.job.dry_run:
-        if asked.job.preflight:
-            check.preflight(places[0], args)
+        preflight(asked, places, args)
         print(json.dumps(bodies[0], indent=1), flush=True)
         print(tell.gcloud(asked, places[0], bodies[0]), file=sys.stderr)
         return
@@ -50,8 +49,7 @@ def run(asked: settings.Vertex, argv: Sequence[str]) -> None:
         return
     if jobs:
         logging.info("The last job was %s; its run goes on.", jobs[0].state.lower())
-    if asked.job.preflight:
-        check.preflight(places[0], args)
+    preflight(asked, places, args)
     tried = []
     for place in places:
         image.ensure(asked, place, image.address(asked, place))
@@ -67,6 +65,13 @@ def run(asked: settings.Vertex, argv: Sequence[str]) -> None:
         logging.info("No room in %s: %s", *tried[-1])
         jobs = find(asked, list(services.values()))
     raise InputError(tell.no_room(tried))
+
+
+def preflight(asked: settings.Vertex, places: Sequence[Machines], args: Sequence[str]) -> None:
+    """Compiles the step for each accelerator that may be had, if that is asked for."""
+    if asked.job.preflight:
+        for place in {place.accelerator: place for place in places}.values():
+            check.preflight(place, args)
 
 
 def find(asked: settings.Vertex, services: Sequence[Service]) -> list[Job]:

@@ -39,8 +39,23 @@ def test_a_tpu_is_one_pool_with_its_topology_and_environment():
     (found,) = choose("--accelerator=v5e", "--count=4")
     assert (found.topology, found.accelerator_type) == ("2x2", None)
     assert found.environment["NEXT_PLUGGABLE_DEVICE_USE_C_API"] == "true"
-    assert check.flags_for(found, []) == ["--strategy=tpu", "--tpu=local"]
-    assert check.flags_for(found, ["--strategy=one_device"]) == ["--strategy=one_device"]
+    assert check.flags_for(found, []) == ["--strategy=tpu", "--tpu=local", "--require=tpu:4"]
+    assert check.flags_for(found, ["--tpu=local"]) == ["--tpu=local", "--require=tpu:4"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "given", "required"),
+    [
+        ([], [], "cpu:1"),
+        ([], ["--virtual_devices=2"], "cpu:2"),
+        (["--workers=2"], [], "cpu:1"),
+        (["--accelerator=l4", "--count=8"], [], "gpu:8"),
+        (["--accelerator=l4", "--count=2", "--workers=3"], [], "gpu:2"),
+    ],
+)
+def test_every_job_requires_what_each_of_its_machines_has(argv, given, required):
+    (found,) = choose(*argv)
+    assert f"--require={required}" in check.flags_for(found, given)
 
 
 @pytest.mark.parametrize(

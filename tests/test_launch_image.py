@@ -78,6 +78,19 @@ def test_each_lock_holds_what_the_package_asks_for(target):
     assert ("libtpu" in locked) == (target == "tpu")
 
 
+def test_the_image_for_gpus_finds_the_driver_where_it_is_mounted():
+    text = pathlib.Path(image.ROOT, "Dockerfile").read_text().replace("\\\n", "")
+    stage = re.search(r"^FROM base AS gpu\n(.*?)^FROM", text, re.M | re.S)[1]
+    (variables,) = re.findall(r"^ENV (.+)$", stage, re.M)
+    told = dict(word.split("=", 1) for word in variables.split())
+    assert told.pop("PATH") == "/usr/local/nvidia/bin:$PATH"
+    assert told == {
+        "LD_LIBRARY_PATH": "/usr/local/nvidia/lib64",
+        "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
+        "NVIDIA_VISIBLE_DEVICES": "all",
+    }
+
+
 def test_the_image_is_pinned_and_runs_as_a_user_without_rights():
     text = pathlib.Path(image.ROOT, "Dockerfile").read_text()
     assert re.search(r"^FROM python:[\d.]+-slim-bookworm@sha256:[0-9a-f]{64} AS base$", text, re.M)

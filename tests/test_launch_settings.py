@@ -76,6 +76,20 @@ def test_wrong_settings_are_one_line(argv, message):
             "-r data gs://b/data",
         ),
         (
+            ["--require=cpu"],
+            "--require follows from --accelerator and --count; drop it after --.",
+        ),
+        (
+            ["--strategy=mirrored"],
+            "--strategy=mirrored does not go with --workers=2, which would each train alone; drop "
+            "it after --.",
+        ),
+        (
+            ["--virtual_devices=2"],
+            "--require=gpu:2 does not go with --virtual_devices=2, which are parts of the CPU; "
+            "drop one of them.",
+        ),
+        (
             ["--batch_size=9"],
             "--batch_size=9 does not divide among 4 replicas × --accumulate_steps=1; use a "
             "multiple of 4.",
@@ -87,6 +101,16 @@ def test_flags_that_the_job_would_refuse_are_refused_here(argv, message):
     with pytest.raises(InputError) as error:
         check.check_flags(asked, hardware.choose(asked)[0], argv)
     assert str(error.value) == message
+
+
+def test_a_strategy_that_leaves_gpus_without_work_is_refused():
+    asked = parse("--accelerator=l4", "--count=2")
+    with pytest.raises(InputError) as error:
+        check.check_flags(asked, hardware.choose(asked)[0], ["--strategy=one_device"])
+    assert str(error.value) == (
+        "--strategy=one_device computes on one device, and --count=2 asks for more; drop it after "
+        "--, or use --count=1."
+    )
 
 
 def test_a_flag_file_of_this_machine_is_sent_as_flags(tmp_path):

@@ -112,6 +112,7 @@ def test_settings_arrive_where_the_service_looks_for_them(service):
     assert list(chief.container_spec.args) == [
         *TRAINERS,
         "--strategy=multi_worker",
+        "--require=gpu:2",
         "--join_timeout=900",
         "--collectives=nccl",
     ]
@@ -235,6 +236,18 @@ def test_accelerators_are_tried_in_turn_with_their_own_machines(service):
     (job,) = service.jobs.values()
     assert job.job_spec.worker_pool_specs[0].machine_spec.machine_type == "n1-standard-8"
     assert job.name.split("/")[3] == "us-central1"
+
+
+def test_flags_and_preflight_are_checked_for_every_accelerator_that_may_be_had(
+    service, monkeypatch
+):
+    compiled = []
+    monkeypatch.setattr("launch.check.preflight", lambda place, args: compiled.append(place))
+    argv = ["--accelerators=l4,v5e,t4", "--regions=us-central1,us-east4", "--count=1"]
+    assert run(*argv, "--preflight", "--dry_run") == 0
+    assert [place.accelerator for place in compiled] == ["l4", "v5e", "t4"]
+    with pytest.raises(InputError, match=r"^--require=tpu:1 does not go with --strategy=mirrored"):
+        run(*argv, trainers=[*TRAINERS, "--strategy=mirrored"])
 
 
 def test_when_nothing_is_to_be_had_all_that_was_tried_is_said(service):

@@ -51,6 +51,7 @@ def test_a_tensorflow_that_is_not_built_for_tpus_is_named(monkeypatch):
     monkeypatch.setattr(tpus, "attached_chips", lambda: ["v5e"])  # but TensorFlow's error is real
     with pytest.raises(InputError) as error:
         cluster.connect("tpu", tpu="local")
+    assert type(error.value) is InputError  # no other start finds another
     assert str(error.value) == (
         f"--strategy=tpu --tpu=local finds a TPU, but TensorFlow {tf.__version__} as installed is "
         "not built for TPUs; install tensorflow-tpu in its place (docs/tpu.md)."

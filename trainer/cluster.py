@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from trainer import tpus
+from trainer import required, tpus
 from trainer.errors import InputError, PassingError
 from trainer.workers import peers, rendezvous, roster
 
@@ -26,6 +26,7 @@ def connect(
     virtual_devices: int = 0,
     patience: rendezvous.Patience = rendezvous.PATIENCE,
     collectives: str = "auto",
+    require: str = "",
 ) -> tf.distribute.Strategy:
     """Connects to the devices and returns the strategy that spans them.
 
@@ -35,9 +36,10 @@ def connect(
         virtual_devices: number of logical CPU devices to make; 0 leaves the CPU whole.
         patience: how long to wait for other workers.
         collectives: how sums travel between workers, a row of COLLECTIVES.
+        require: devices that this worker must compute on, see `required`.
 
     Raises:
-        InputError: when what the name asks for is not there.
+        InputError: when what the name or `require` asks for is not there.
         rendezvous.LostWorkerError: when a worker does not come.
     """
     if virtual_devices:
@@ -45,13 +47,18 @@ def connect(
     gpus = tf.config.list_physical_devices("GPU")
     if name == "auto":
         name = _choose_strategy(tpu, len(gpus), virtual_devices)
+    if name != "tpu" and not gpus:  # before the other workers are waited for
+        required.check(require, required.Devices("cpu", None))
     builders: Mapping[str, Callable[[], tf.distribute.Strategy]] = {
         "one_device": _one_device,
         "mirrored": lambda: _mirrored(virtual_devices),
         "multi_worker": lambda: _multi_worker(patience, collectives),
         "tpu": lambda: tpus.connect(tpu or "local"),
     }
-    return builders[name]()
+    strategy = builders[name]()
+    found = required.Devices(device_kind(strategy).lower(), len(strategy.extended.worker_devices))
+    required.check(require, found)
+    return strategy
 
 
 def connect_several(name: str, tpu: str = "", virtual_devices: int = 0) -> tf.distribute.Strategy:

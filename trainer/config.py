@@ -11,6 +11,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from trainer import required
 from trainer.errors import InputError
 from trainer.workers import rendezvous
 
@@ -241,6 +242,12 @@ class Device(Settings):
     tpu: str = setting(
         "", "The TPU: local, a name, or grpc://host:port (--strategy=tpu).", changes_result=False
     )
+    require: str = setting(
+        "",
+        "What each worker must compute on, or the job does not start: gpu, gpu:8 (just as many), "
+        "tpu:4, or cpu; whatever is there if empty.",
+        changes_result=False,
+    )
     virtual_devices: int = setting(
         0,
         "Split the CPU into this many devices, to try several replicas; 0: do not.",
@@ -285,6 +292,25 @@ class Device(Settings):
     deterministic: bool = setting(
         False, "Refuse operations whose result may vary from run to run.", changes_result=False
     )
+
+    def __post_init__(self) -> None:
+        """Checks each field, and that the strategy can use the devices that are required."""
+        super().__post_init__()
+        asked = required.parse(self.require)
+        if asked is None:
+            return
+        uses_tpu = self.strategy == "tpu" or (self.strategy == "auto" and bool(self.tpu))
+        if (asked.kind == "tpu") != uses_tpu:
+            remedy = "drop --tpu" if uses_tpu else "add --strategy=tpu --tpu=local"
+            raise InputError(
+                f"--require={self.require} does not go with --strategy={self.strategy} "
+                f"--tpu={self.tpu}; {remedy}, or require another device."
+            )
+        if self.virtual_devices and asked.kind != "cpu":
+            raise InputError(
+                f"--require={self.require} does not go with --virtual_devices="
+                f"{self.virtual_devices}, which are parts of the CPU; drop one of them."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

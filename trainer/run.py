@@ -66,6 +66,7 @@ def train(job: config.Job) -> None:
         job.device.virtual_devices,
         rendezvous.Patience(job.device.join_timeout, job.device.worker_timeout),
         job.device.collectives,
+        job.device.require,
     )
     cluster.seed_everything(job.run.seed, job.device.deterministic)
     for name in ("tensorboard_dir", "model_dir"):

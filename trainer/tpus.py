@@ -11,6 +11,7 @@ from trainer.errors import InputError, PassingError
 from trainer.workers import roster
 
 NEWEST_SUPPORTED = 5  # of the versions; TensorFlow is not built for v6e and later
+NOT_BUILT = "ConfigureDistributedTPU"  # the operation that a TensorFlow for CPUs and GPUs lacks
 GOOGLE = "0x1ae0"  # as a maker of PCI devices
 CHIPS = {
     "0x0027": "v3",  # or v2
@@ -41,7 +42,9 @@ def connect(name: str) -> tf.distribute.Strategy:
         raise
     # The last is what the client of Google's API lacks where it is not installed.
     except (tf.errors.OpError, ValueError, RuntimeError, OSError, ImportError) as error:
-        raise PassingError(explain(name, str(error), chips)) from error
+        # Another start finds the same TensorFlow, but may find a TPU that can be reached.
+        fault = InputError if chips and NOT_BUILT in str(error) else PassingError
+        raise fault(explain(name, str(error), chips)) from error
     return tf.distribute.TPUStrategy(resolver)
 
 
@@ -77,7 +80,7 @@ def explain(name: str, error: str, chips: Sequence[str]) -> str:
             f"{what} finds no TPU (no chip is attached to this machine); run on a TPU VM with the "
             "tensorflow-tpu package, or name another --strategy."
         )
-    if "ConfigureDistributedTPU" in error:
+    if NOT_BUILT in error:
         return (
             f"{what} finds a TPU, but TensorFlow {tf.__version__} as installed is not built for "
             "TPUs; install tensorflow-tpu in its place (docs/tpu.md)."
