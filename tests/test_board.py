@@ -67,6 +67,14 @@ def test_a_run_begins_with_settings_passport_network_and_training_batch(written)
     assert tf.io.decode_jpeg(jpeg).shape[:2] == (int(height), int(width))
 
 
+def test_a_name_stays_in_its_cell_of_the_passport():
+    assert board._table({"data": {"a|b\nc": "d|e\nf"}}).splitlines() == [
+        "| setting | value |",
+        "| --- | --- |",
+        r'| data a\|b c | "d\|e\nf" |',
+    ]
+
+
 def test_an_evaluation_gives_pictures_and_precision_recall(written, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     manifest = write_data(folder, {"train": [(8, 8)], "val": [(24, 16)] * 3}, num_classes=3)

@@ -325,6 +325,14 @@ def test_the_card_names_data_classes_and_limits(exported):
         assert said in card
 
 
+def test_the_card_shows_names_as_they_are_and_in_their_place():
+    assert model_card._plain("blood_cells 2.5 µm") == "blood_cells 2.5 µm"
+    assert model_card._plain("_a_ | <script>\n# [x](y) `z`") == (
+        r"\_a\_ \| \<script\> \# \[x\](y) \`z\`"
+    )
+    assert model_card._score("<b>") == r"\<b\>"
+
+
 def test_signatures_are_those_that_the_pixels_allow(tmp_path, loaded):
     names = {
         kind: list(server_of(loaded, dtype=kind, channels=channels, mask_dtype=mask).signatures())

@@ -1,6 +1,8 @@
 """The page of some runs."""
 
+import html.parser
 import json
+import pathlib
 import re
 import subprocess
 import sys
@@ -75,6 +77,81 @@ def test_the_page_has_curves_scores_pictures_and_passport(tmp_path):
     assert "disc &lt;b&gt;" in text
     assert "disc <b>" not in text
     assert not re.search(r'(src|href)="(?!data:)', text)
+
+
+HOSTILE = """<script>alert("x")</script>'"><img src=x onerror=alert(1)>&amp;"""
+
+
+class Elements(html.parser.HTMLParser):
+    """Collects the names of elements and of their attributes."""
+
+    def __init__(self):
+        """Has seen none yet."""
+        super().__init__()
+        self.elements, self.attributes, self.said = set(), set(), []
+
+    def handle_starttag(self, tag, attrs):
+        """Keeps the names."""
+        self.elements.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.said += [value for _, value in attrs]
+
+    def handle_data(self, data):
+        """Keeps the text."""
+        self.said.append(data)
+
+
+def test_nothing_that_a_run_folder_says_becomes_markup(tmp_path):
+    name = HOSTILE.replace("/", "")  # as a file's name can be
+    folders = [write_run(tmp_path / f"{k}{name}", **{HOSTILE: f"{k}{HOSTILE}"}) for k in "ab"]
+    for folder in map(pathlib.Path, folders):
+        passport = json.loads((folder / "run.json").read_text())
+        passport |= {"exit_reason": HOSTILE, "precision": HOSTILE, "command": ["python", HOSTILE]}
+        (folder / "run.json").write_text(json.dumps(passport))
+        with open(folder / "metrics.jsonl", "w") as file:
+            line = {"step": 1, "split": "val", "dice": 0.5}
+            line |= {f"dice/{HOSTILE}": 0.5, f"dice/{HOSTILE}2": 0.5}
+            file.write(json.dumps(line) + "\n")
+        entry = {"per_image": {"dice": HOSTILE, "iou": HOSTILE}}
+        entry["pooled"] = dict.fromkeys(("dice", "precision", "recall"), HOSTILE)
+        summary = {"dice": HOSTILE, "iou": HOSTILE, "images": HOSTILE, "classes": {HOSTILE: entry}}
+        (folder / "evaluation" / "test" / "summary.json").write_text(json.dumps(summary))
+        worst = folder / "evaluation" / "test" / "worst"
+        (worst / "01-a.png").rename(worst / f"{name}.png")
+    whole, plain = Elements(), Elements()
+    whole.feed(page.draw([runs.read(folder, 4) for folder in folders]))
+    plain_runs = [write_run(tmp_path / name, learning_rate=k) for k, name in enumerate("ab")]
+    plain.feed(page.draw([runs.read(folder, 4) for folder in plain_runs]))
+    assert whole.elements == plain.elements
+    assert whole.attributes == plain.attributes
+    shown = "".join(text for text in whole.said if text)
+    assert shown.count(HOSTILE) >= 2 * 14  # of each run all that was put in
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[1]",
+        '{"step": 1}',
+        '{"step": "<b>", "split": "val"}',
+        '{"step": 1, "split": "val", "dice": "a"}',
+    ],
+)
+def test_a_line_that_cannot_be_drawn_is_refused(tmp_path, line):
+    folder = write_run(tmp_path / "a")
+    (tmp_path / "a" / "metrics.jsonl").write_text(line + "\n")
+    with pytest.raises(InputError) as error:
+        runs.read(folder, 1)
+    assert str(error.value) == (
+        f"{folder}/metrics.jsonl has a line that is not one of figures: {line}; restore it."
+    )
+
+
+def test_another_summary_is_refused(tmp_path):
+    folder = write_run(tmp_path / "a")
+    (tmp_path / "a/evaluation/test/summary.json").write_text('{"classes": {"disc": {}}}')
+    with pytest.raises(InputError, match=r"not a summary of trainer\.evaluate \(KeyError\('per_im"):
+        runs.read(folder, 1)
 
 
 def test_a_run_whose_passport_lacks_what_is_shown_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -66,18 +67,19 @@ def write(
     settings = run["settings"]
     lines = ["# Model card", ""]
     lines += [
-        f"A {settings['model']} that gives each pixel of an image one of {len(run['classes'])} "
-        f"classes. {settings['filters']} filters, depth {settings['depth']}, normalisation "
-        f"{run.get('norm', settings['norm'])}; best weights of step {described['step']}, by "
-        f"{settings['best_metric']} on the validation split.",
+        f"A {_plain(settings['model'])} that gives each pixel of an image one of "
+        f"{len(run['classes'])} classes. {_plain(settings['filters'])} filters, depth "
+        f"{_plain(settings['depth'])}, normalisation {_plain(run.get('norm', settings['norm']))}; "
+        f"best weights of step {described['step']}, by {_plain(settings['best_metric'])} on the "
+        "validation split.",
         "",
         "## Data",
         "",
-        f"- Origin: {data['origin'] or 'not stated'}",
-        f"- Licence of the data: {data['licence'] or 'not stated'}",
-        f"- Images: {', '.join(f'{count} {name}' for name, count in data['images'].items())}",
-        f"- Pixels: {run['channels']} channels of {data['dtype']}; fingerprint of the data "
-        f"{run['data_fingerprint'][:12] or 'unknown'}",
+        f"- Origin: {_plain(data['origin'] or 'not stated')}",
+        f"- Licence of the data: {_plain(data['licence'] or 'not stated')}",
+        f"- Images: {', '.join(f'{n} {_plain(name)}' for name, n in data['images'].items())}",
+        f"- Pixels: {run['channels']} channels of {_plain(data['dtype'])}; fingerprint of the data "
+        f"{_plain(run['data_fingerprint'][:12] or 'unknown')}",
         f"- Normalisation: {_NORMALIZED[settings['normalize']]}",
         "",
         "## Classes",
@@ -88,7 +90,7 @@ def write(
     pixels = data["pixels"]["train"]
     for entry, count in zip(described["classes"], pixels, strict=True):
         share = f"{count / max(1, sum(pixels)):.1%}"
-        lines.append(f"| {entry['id']} | {entry['name']} | {entry['value']} | {share} |")
+        lines.append(f"| {entry['id']} | {_plain(entry['name'])} | {entry['value']} | {share} |")
     if data["ignore_value"] is not None:
         lines += ["", f"Pixels of value {data['ignore_value']} were ignored in training."]
     lines += ["", "## Scores", "", *_scores(run_dir)]
@@ -124,7 +126,7 @@ def _scores(run_dir: str) -> list[str]:
     else:
         return ["Not evaluated: `python -m trainer.evaluate` would say."]
     lines = [
-        f"On {summary['images']} whole images of the {split} split:",
+        f"On {_plain(summary['images'])} whole images of the {split} split:",
         "",
         "| class | Dice per image | IoU per image | pooled Dice | precision | recall |",
         "|---|---|---|---|---|---|",
@@ -132,9 +134,20 @@ def _scores(run_dir: str) -> list[str]:
     for name, entry in summary["classes"].items():
         values = [entry["per_image"]["dice"], entry["per_image"]["iou"]]
         values += [entry["pooled"][key] for key in ("dice", "precision", "recall")]
-        cells = " | ".join("–" if value is None else f"{value:.4f}" for value in values)
-        lines.append(f"| {name} | {cells} |")
+        lines.append(f"| {_plain(name)} | {' | '.join(map(_score, values))} |")
     return lines
+
+
+def _score(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, int | float) else _plain(value)
+
+
+def _plain(value: Any) -> str:
+    """Returns Markdown that shows a value of a file as it is, on one line."""
+    line = " ".join(str(value).split())
+    return re.sub(r"[\\`*\[\]<>|&#~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)
 
 
 def _limits(settings: dict[str, Any], described: dict[str, Any]) -> list[str]:
@@ -152,6 +165,6 @@ def _limits(settings: dict[str, Any], described: dict[str, Any]) -> list[str]:
     if described["tile"] and settings["norm"] in ("group", "instance"):
         limits.append(
             f"Images longer than {described['tile']} are computed in tiles, whose statistics "
-            f"--norm={settings['norm']} takes by themselves: tiles can differ."
+            f"--norm={_plain(settings['norm'])} takes by themselves: tiles can differ."
         )
     return [f"- {limit}" for limit in limits]

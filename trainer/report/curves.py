@@ -1,9 +1,10 @@
 """Curves as SVG, drawn by hand: a few kilobytes, sharp at any size, and no script."""
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+from markupsafe import Markup, escape
 
 Points = Sequence[tuple[float, float]]
 
@@ -25,7 +26,7 @@ class Line(NamedTuple):
     dashes: str = ""
 
 
-def draw(title: str, lines: Mapping[str, Line]) -> str:
+def draw(title: str, lines: Mapping[str, Line]) -> Markup:
     """Draws lines over the step, each with its name at its end.
 
     Args:
@@ -39,7 +40,7 @@ def draw(title: str, lines: Mapping[str, Line]) -> str:
     finite = {name: line for name, line in finite.items() if line.points}
     points = [point for line in finite.values() for point in line.points]
     if not points:
-        return ""
+        return Markup("")
     named = list(finite)[: (HEIGHT - TOP - BOTTOM) // LABEL_HEIGHT + 1]
     labels = {name: cut(name) for name in named}
     right = WIDTH - RIGHT - round(LETTER * max(map(len, labels.values())))
@@ -52,8 +53,8 @@ def draw(title: str, lines: Mapping[str, Line]) -> str:
         return LEFT + (x - across[0]) * x_scale, HEIGHT - BOTTOM - (y - up[0]) * y_scale
 
     parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">',
-        f'<text x="{LEFT}" y="18" class="title">{html.escape(title)}</text>',
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
+        f'<text x="{LEFT}" y="18" class="title">{escape(title)}</text>',
     ]
     digits = max(len(f"{y:f}".rstrip("0").partition(".")[2]) for y in up)
     for y in up:
@@ -73,7 +74,7 @@ def draw(title: str, lines: Mapping[str, Line]) -> str:
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in entry))
         style = f'stroke="{colour}"' + (' class="thin"' if thin else "")
         style += f' stroke-dasharray="{dashes}"' if dashes else ""
-        last = f"{html.escape(name)}: {entry[-1][1]:.4g} at step {entry[-1][0]:g}"
+        last = f"{escape(name)}: {entry[-1][1]:.4g} at step {entry[-1][0]:g}"
         parts.append(f'<polyline points="{path}" {style}><title>{last}</title></polyline>')
         x, y = ends[name]
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>')
@@ -81,9 +82,9 @@ def draw(title: str, lines: Mapping[str, Line]) -> str:
         x, y = ends[name]
         lead = f"M{x:.1f} {y:.1f}L{right + 8} {level:.1f}"
         parts.append(f'<path class="lead" d="{lead}" stroke="{finite[name].colour}"/>')
-        text = html.escape(label)
+        text = escape(label)
         parts.append(f'<text x="{right + 10}" y="{level + 4:.1f}" class="name">{text}</text>')
-    return "".join([*parts, "</svg>"])
+    return Markup("".join([*parts, "</svg>"]))
 
 
 def cut(name: str) -> str:

@@ -1,14 +1,17 @@
-"""The page: one HTML file with all that it shows in it."""
+"""The page: one HTML file with all that it shows in it, from the template beside this module."""
 
 import base64
-import html
+import pathlib
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jinja2
+import markupsafe
+
 from trainer import json_text
 from trainer.report import curves
-from trainer.report.runs import Run
+from trainer.report.runs import SCORES, Run
 from trainer.watch.figures import FIGURES, unit_of
 
 # Okabe and Ito's colours, in an order that begins with the most distinct on white.
@@ -17,51 +20,28 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 # By which a page is known: now, and before it named its generator.
 MARKS = ('content="trainer.report"', "Thick: val. Thin: train.")
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; margin: 2rem auto; max-width: 1340px;
-  padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd; }
-table { border-collapse: collapse; margin: 1rem 0; } th, td { padding: .25rem .8rem;
-  white-space: nowrap; }
-th { text-align: left; border-bottom: 2px solid #999; font-weight: 600; }
-td { border-bottom: 1px solid #e4e4e4; font-variant-numeric: tabular-nums; }
-.scroll { overflow-x: auto; } .mark { font-size: 1.2em; }
-.curves { display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); }
-svg text { font: 11px system-ui, sans-serif; fill: #555; } svg .title { font-size: 13px;
-  font-weight: 600; fill: #222; } svg .up { text-anchor: end; } svg .across { text-anchor: middle; }
-svg .grid { stroke: #e4e4e4; fill: none; } svg polyline { fill: none; stroke-width: 2; }
-svg .thin { stroke-width: 1; opacity: .7; } svg .lead { stroke-width: .7; opacity: .6; }
-svg .name { fill: #222; }
-figure { margin: 1rem 0; } figure img { max-width: 100%; display: block; }
-figcaption, .note { color: #666; font-size: .9em; }
-pre { background: #f5f5f5; padding: .8rem; overflow-x: auto; } summary { cursor: pointer; }
-"""
-
 
 def draw(runs: Sequence[Run]) -> str:
     """Returns the page of some runs."""
-    title = runs[0].folder if len(runs) == 1 else f"{len(runs)} runs"
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en"><head><meta charset="utf-8">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f'<meta name="generator" {MARKS[0]}>',
-            f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>",
-            f"<h1>{html.escape(title)}</h1>",
-            _runs(runs),
-            "<h2>Curves</h2>",
-            '<p class="note">Thick: val. Thin: train. Point at a line for its last figure.</p>',
-            f'<div class="curves">{"".join(_curves(runs))}</div>',
-            *(_details(run, colour) for run, colour in zip(runs, _colours(runs), strict=True)),
-            "</body></html>",
-        ]
+    template = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+        autoescape=True,  # what run folders say is anyone's: names, settings, scores, reasons
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("page.html")
+    heads, rows = _runs(runs)
+    return template.render(
+        title=runs[0].folder if len(runs) == 1 else f"{len(runs)} runs",
+        heads=heads,
+        rows=rows,
+        curves=_curves(runs),
+        runs=[_details(run, colour) for run, colour in zip(runs, _colours(runs), strict=True)],
     )
 
 
-def _runs(runs: Sequence[Run]) -> str:
-    """Returns the table of runs, with the settings in which they differ."""
+def _runs(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    """Returns heads and rows of the table of runs, with the settings in which they differ."""
     settings = [run.passport["settings"] for run in runs]
     names = [name for name in settings[0] if any(name in entry for entry in settings)]
     differing = [
@@ -69,15 +49,14 @@ def _runs(runs: Sequence[Run]) -> str:
         for name in names
         if name != "run_dir" and len({json_text.dumps(entry.get(name)) for entry in settings}) > 1
     ]
+    mark = markupsafe.Markup('<span class="mark" style="color:{}">●</span>')
     rows = [_row(run) for run in runs]
-    heads = ["", "run", *rows[0], *differing]
     cells = [
-        [f'<span class="mark" style="color:{colour}">●</span>', html.escape(run.folder)]
-        + [html.escape(value) for value in row.values()]
-        + [html.escape(_shown(entry.get(name))) for name in differing]
+        [mark.format(colour), run.folder, *row.values()]
+        + [_shown(entry.get(name)) for name in differing]
         for run, row, entry, colour in zip(runs, rows, settings, _colours(runs), strict=True)
     ]
-    return _table(heads, cells)
+    return ["", "run", *rows[0], *differing], cells
 
 
 def _row(run: Run) -> dict[str, str]:
@@ -98,7 +77,7 @@ def _row(run: Run) -> dict[str, str]:
     }
 
 
-def _curves(runs: Sequence[Run]) -> list[str]:
+def _curves(runs: Sequence[Run]) -> list[markupsafe.Markup]:
     """Returns a chart of each figure that a run has, in the order of `figures.FIGURES`."""
     names = [name for run in runs for line in run.lines for name in line]
     parts = sorted({name for name in names if "/" in name})
@@ -134,48 +113,30 @@ def _of(whole: str, parts: Sequence[str]) -> list[str]:
     return found if len(found) > 1 else []
 
 
-def _details(run: Run, colour: str) -> str:
-    """Returns the section of one run."""
-    parts = [f'<h2><span style="color:{colour}">●</span> {html.escape(run.folder)}</h2>']
-    if run.summary:
-        parts.append(f"<h3>Scores on {run.split}, {run.summary['images']} images</h3>")
-        parts.append(_scores(run.summary))
-    for kind, pictures in run.pictures.items():
-        if pictures:
-            parts.append(f"<h3>The {kind} cases</h3>")
-        parts += [_picture(name, png) for name, png in pictures]
-    command = shlex.join(run.passport["command"])
-    parts.append(f"<h3>Command</h3><pre>{html.escape(command)}</pre>")
-    passport = html.escape(json_text.dumps(run.passport, indent=1, ensure_ascii=False))
-    parts.append(f"<details><summary>Passport (run.json)</summary><pre>{passport}</pre></details>")
-    return "\n".join(parts)
+def _details(run: Run, colour: str) -> dict[str, Any]:
+    """Returns what the section of one run says."""
+    return {
+        "colour": colour,
+        "folder": run.folder,
+        "split": run.split,
+        "images": run.summary.get("images"),
+        "scores": _scores(run.summary) if run.summary else None,
+        "pictures": {
+            kind: [(name, base64.b64encode(png).decode()) for name, png in pictures]
+            for kind, pictures in run.pictures.items()
+        },
+        "command": shlex.join(run.passport["command"]),
+        "passport": json_text.dumps(run.passport, indent=1, ensure_ascii=False),
+    }
 
 
-def _scores(summary: Mapping[str, Any]) -> str:
-    heads = ["class", "Dice, per image", "IoU, per image", "Dice, pooled", "precision", "recall"]
+def _scores(summary: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
+    """Returns heads and rows of the table of classes."""
     rows = [
-        [html.escape(name)]
-        + [_score(entry["per_image"][score]) for score in ("dice", "iou")]
-        + [_score(entry["pooled"][score]) for score in ("dice", "precision", "recall")]
+        [name, *(_score(entry[group][score]) for group, score in SCORES.values())]
         for name, entry in summary["classes"].items()
     ]
-    return _table(heads, rows)
-
-
-def _picture(name: str, png: bytes) -> str:
-    data = base64.b64encode(png).decode()
-    name = html.escape(name)
-    return (
-        f'<figure><img alt="{name}" loading="lazy" src="data:image/png;base64,{data}">'
-        f"<figcaption>{name}</figcaption></figure>"
-    )
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns a table of cells that are HTML already."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
+    return {"heads": ["class", *SCORES], "rows": rows}
 
 
 def _shown(value: Any) -> str:
@@ -184,8 +145,8 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _score(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+def _score(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, int | float) else _shown(value)
 
 
 def _colours(runs: Sequence[Run]) -> list[str]:

@@ -11,6 +11,13 @@ from trainer.errors import InputError
 from trainer.stores import files
 
 SPLITS = ("test", "val", "train")  # the evaluation that is shown is the first that there is
+SCORES = {  # of a class: column → where it is in the summary
+    "Dice, per image": ("per_image", "dice"),
+    "IoU, per image": ("per_image", "iou"),
+    "Dice, pooled": ("pooled", "dice"),
+    "precision": ("pooled", "precision"),
+    "recall": ("pooled", "recall"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +61,39 @@ def read(folder: str, num_cases: int) -> Run:
     path = os.path.join(folder, "metrics.jsonl")
     text = files.read_text(path) if files.exists(path) else ""
     complete = text[: text.rfind("\n") + 1]  # a running job may be writing the last line
-    lines = [_json(path, line) for line in complete.splitlines() if line.strip()]
+    lines = [_line(path, line) for line in complete.split("\n") if line.strip()]
     for split in SPLITS:
         evaluation = os.path.join(folder, "evaluation", split)
         path = os.path.join(evaluation, "summary.json")
         if files.exists(path):
             pictures = {k: _pictures(evaluation, k, num_cases) for k in ("worst", "best")}
-            return Run(folder, passport, lines, split, _json(path, files.read_text(path)), pictures)
+            return Run(folder, passport, lines, split, _summary(path), pictures)
     return Run(folder, passport, lines, "", {}, {})
+
+
+def _line(path: str, text: str) -> dict[str, Any]:
+    """Returns a line of metrics.jsonl, of which all but the split are numbers or null."""
+    line = _json(path, text)
+    figures = dict(line) if isinstance(line, dict) else {}
+    whole = isinstance(figures.pop("split", None), str) and isinstance(figures.get("step"), int)
+    if not whole or not all(isinstance(x, int | float | None) for x in figures.values()):
+        raise InputError(f"{path} has a line that is not one of figures: {text[:80]}; restore it.")
+    return line
+
+
+def _summary(path: str) -> dict[str, Any]:
+    """Returns the summary of an evaluation, which has what is shown of it."""
+    summary = _json(path, files.read_text(path))
+    try:
+        for entry in summary["classes"].values():
+            for group, score in SCORES.values():
+                entry[group][score]
+        summary["images"]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is not a summary of trainer.evaluate ({error!r}); evaluate again."
+        ) from None
+    return summary
 
 
 def _json(path: str, text: str) -> Any:

@@ -4,6 +4,7 @@ docs/tensorboard.md shows it.
 """
 
 import shlex
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ def write_start(
     changed = {flag[2:].split("=")[0] for flag in run["command"]}
     _write_proto(_experiment(settings, changed or LOOKED_AT))
     _write_proto(hparams.session_start_pb(settings, group_name=job.run.run_dir))
-    tf.summary.text("command", f"    {shlex.join(run['command'])}")
+    tf.summary.text("command", textwrap.indent(shlex.join(run["command"]), "    "))
     tf.summary.text("passport", _table(run))
     tf.summary.graph(graph.of_layers(model))
     image(
@@ -191,7 +192,8 @@ def _table(run: Mapping[str, Any]) -> str:
     for name, value in run.items():
         parts = value.items() if isinstance(value, dict) else [("", value)]
         rows += [(f"{name} {part}".strip(), json_text.dumps(entry)) for part, entry in parts]
-    cells = ((name, value.replace("|", "\\|")) for name, value in rows)
+    plain = str.maketrans({"|": "\\|", "\n": " "})
+    cells = ((name.translate(plain), value.translate(plain)) for name, value in rows)
     return "\n".join(f"| {name} | {value} |" for name, value in cells)
 
 
