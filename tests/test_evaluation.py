@@ -253,6 +253,20 @@ def test_an_unreadable_case_counts_for_nothing_and_has_no_line(data, scores, tmp
     assert [row.split(",")[0] for row in rows[::3]] == [split.cases[n] for n in kept]
 
 
+def test_an_image_that_cannot_be_decoded_is_named(data, tmp_path):
+    folder, manifest = data
+    shards = []
+    for shard in manifest.splits["val"].shards:
+        examples = list(records.read_shard(folder, shard))
+        if shards:
+            examples[1] = examples[1].replace(b"IHDR", b"IxDR")
+        shards.append(records.write_shard(str(tmp_path), shard.name, examples))
+    split = dataclasses.replace(manifest.splits["val"], shards=tuple(shards))
+    other = dataclasses.replace(manifest, splits={**manifest.splits, "val": split})
+    with pytest.raises(InputError, match=r"val-00001-of-00002.tfrecord: record 1 \(val5\) at byte"):
+        evaluator_of((str(tmp_path), other), pointwise_model())("val")
+
+
 def test_the_table_has_a_line_for_each_class_and_mean(scores):
     lines = evaluation.table(scores.summary).splitlines()
     heads = [line.split("  ")[0] for line in lines]

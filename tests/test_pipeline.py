@@ -1,6 +1,5 @@
 """Tests of the stream on real shards: the same for all numbers of workers, from any start."""
 
-import dataclasses
 import gc
 import hashlib
 import itertools
@@ -394,6 +393,26 @@ def test_images_longer_than_a_tile_come_alone(tmp_path):
     assert {batch["images"].shape[0] for batch in batches} == {1, 4}
 
 
+def test_few_images_wait_for_others_of_their_shape(tmp_path, monkeypatch):
+    data = write_data(tmp_path, [5, 4, 4], image_of_size, split="test")
+    split = data[1].splits["test"]
+    # Four sizes become 64 × 64, eight images in all; two 128 × 64; two 64 × 128; 192 × 64 is one.
+    assert pipeline.examples_waiting(split, 16, 4, 1024) == 3 + 2 + 2 + 1
+    assert pipeline.examples_waiting(split, 16, 4, 128) == 3 + 2 + 2  # the largest comes alone
+    assert pipeline.examples_waiting(split, 16, 1, 1024) == 0
+    assert pipeline.examples_in_part(split, 16, 4, 1024) == 13
+    whole = evaluation_of(data)
+    monkeypatch.setattr(
+        pipeline, "HELD_BYTES", 6 * sum(shard.bytes for shard in split.shards) // 13
+    )
+    assert pipeline.examples_in_part(split, 16, 4, 1024) == 5
+    parts = evaluation_of(data)
+    assert len(parts) > len(whole)
+    assert {batch["images"].shape[0] for batch in parts} == {4}
+    cases = [int(case) for batch in parts for case in batch["case"] if case >= 0]
+    assert sorted(cases) == list(range(13))
+
+
 @pytest.mark.slow
 def test_the_workers_share_the_cases_of_an_evaluation(tmp_path):
     num_workers = 4  # one more than there are shards
@@ -411,63 +430,6 @@ def test_the_workers_share_the_cases_of_an_evaluation(tmp_path):
 # Damage -------------------------------------------------------------------------------------------
 
 
-def damage_message(data_dir, split):
-    with (
-        pytest.raises(InputError) as error,
-        pipeline.explained(data_dir, manifest_of({"train": split}), "train"),
-    ):
-        order_of((data_dir, split), 20)
-    assert "\n" not in str(error.value)
-    remedy = f"`python -m trainer.data.inspect {data_dir} --verify` checks every shard."
-    assert str(error.value).endswith(remedy)
-    return str(error.value)
-
-
-# A record of one digit takes 17 bytes: length 8, its checksum 4, the digit, its checksum 4.
-
-
-def test_a_shard_cut_short_is_named_with_its_offset(tmp_path):
-    data_dir, split = write_numbers(tmp_path, [3, 3])
-    path = tmp_path / "1.tfrecord"
-    path.write_bytes(path.read_bytes()[:-10])
-    message = damage_message(data_dir, split)
-    assert f"{path} is damaged at byte 34: the file is cut short" in message
-
-
-def test_a_shard_that_ends_between_two_records_is_named(tmp_path):
-    data_dir, split = write_numbers(tmp_path, [3])
-    path = tmp_path / "0.tfrecord"
-    path.write_bytes(path.read_bytes()[:34])
-    message = damage_message(data_dir, split)
-    assert f"{path} ends at byte 34" in message
-    assert "examples 2 instead of 3" in message
-
-
-def test_a_changed_byte_is_named(tmp_path):
-    data_dir, split = write_numbers(tmp_path, [3])
-    path = tmp_path / "0.tfrecord"
-    content = bytearray(path.read_bytes())
-    content[17 + 12] ^= 1
-    path.write_bytes(content)
-    message = damage_message(data_dir, split)
-    assert f"{path} is damaged at byte 17: the checksum of a record is wrong" in message
-
-
-def test_a_missing_shard_is_named(tmp_path):
-    data_dir, split = write_numbers(tmp_path, [3, 3])
-    (tmp_path / "0.tfrecord").unlink()
-    assert f"{tmp_path / '0.tfrecord'} is missing" in damage_message(data_dir, split)
-
-
-def test_errors_of_another_cause_are_raised_as_they_are(tmp_path):
-    data_dir, manifest = write_data(tmp_path, [3])
-    with (
-        pytest.raises(tf.errors.NotFoundError, match="another file"),
-        pipeline.explained(data_dir, manifest, "train"),
-    ):
-        raise tf.errors.NotFoundError(None, None, "another file")
-
-
 @pytest.mark.slow
 def test_no_stream_is_tuned_and_a_kept_iterator_does_not_go(tmp_path):
     # The end of a job would wait for a tuned stream, or for an iterator that is let go.
@@ -481,27 +443,6 @@ def test_no_stream_is_tuned_and_a_kept_iterator_does_not_go(tmp_path):
     del iterator
     gc.collect()
     assert reference() is not None
-
-
-@pytest.mark.slow
-def test_an_example_that_cannot_be_decoded_is_named(tmp_path):
-    data_dir, manifest = write_data(tmp_path, [3])
-    (shard,) = manifest.splits["train"].shards
-    examples = list(records.read_shard(data_dir, shard))
-    examples[1] = examples[1].replace(b"IHDR", b"IxDR")
-    shard = records.write_shard(data_dir, shard.name, examples)
-    split = dataclasses.replace(manifest.splits["train"], shards=(shard,))
-    manifest = dataclasses.replace(manifest, splits={"train": split})
-    with (
-        pytest.raises(InputError) as error,
-        pipeline.explained(data_dir, manifest, "train"),
-    ):
-        next(iter(plain_stream(data_dir, manifest, num_streams=1)))
-    offset = len(examples[0]) + 16
-    assert str(error.value) == (
-        f"{data_dir}/{shard.name}: record 1 (case1) at byte {offset}: its image or mask cannot be "
-        "decoded; prepare the data again, or go on without it by --skip_bad_records=1."
-    )
 
 
 @pytest.mark.slow

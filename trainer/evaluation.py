@@ -28,7 +28,7 @@ from trainer import (
     tiles,
     turns,
 )
-from trainer.data import damage, demo, pipeline, records
+from trainer.data import damage, demo, explaining, pipeline, records
 from trainer.errors import InputError
 from trainer.models import packing
 from trainer.stores import files
@@ -221,7 +221,16 @@ class Evaluator:
         confusions = np.zeros((num_classes, num_classes), np.int64)
         probabilities = np.zeros((num_classes - 1, metrics.BINS + 1, 2), np.int64)
         _, num_workers = cluster.worker_of(self._strategy)
-        with pipeline.explained(self._data_dir, self._manifest, split):
+
+        def places() -> list[int]:
+            entry = self._manifest.splits[split]
+            sizes = (self._stride, self._batch_size, self._tile)
+            ahead = pipeline.examples_read_ahead(entry, *sizes)
+            return explaining.evaluation_shards(
+                entry, times_seen > 0, ahead, *cluster.worker_of(self._strategy)
+            )
+
+        with explaining.explained(self._data_dir, self._manifest, split, places):
             add = functools.partial(cluster.sum_over_workers, self._strategy)
             for batch in in_agreement(self._read(split), is_cancelled, num_workers, add):
                 result = steps.score(

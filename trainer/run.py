@@ -30,7 +30,7 @@ from trainer import (
     preemption,
     steps,
 )
-from trainer.data import damage, demo, pipeline, records
+from trainer.data import damage, demo, explaining, pipeline, records
 from trainer.errors import InputError
 from trainer.export import placement
 from trainer.models import norms
@@ -158,6 +158,9 @@ def train(job: config.Job) -> None:
         log_start(job, strategy, run, step)
         opened, stream = open_stream(job, strategy, data_dir, manifest, run["streams"], step)
         batches = pipeline.kept(iter(opened))
+        reading = functools.partial(
+            reading_explained, job, strategy, data_dir, manifest, run["streams"]
+        )
 
         total_steps, eval_every = run["total_steps"], run["eval_every"]
         checkpoint_every = job.run.checkpoint_every or eval_every
@@ -173,7 +176,8 @@ def train(job: config.Job) -> None:
             )
         )
         if chief and step == 0:
-            batch = first_examples(stream, data_dir, manifest)
+            with reading(0, 1):
+                batch = first_examples(stream)
             classes = [entry.name for entry in manifest.classes]
             reporter.start(lambda: board.write_start(job, run, model, batch, classes))
         writer = stack.enter_context(Writer(job.run.checkpoint_patience))
@@ -246,7 +250,7 @@ def train(job: config.Job) -> None:
             )
             stop = trace.begin(step, stop)
             start = time.monotonic()
-            with trace.marked(stop), pipeline.explained(data_dir, manifest, "train"):
+            with trace.marked(stop), reading(step, stop):
                 tensors = loop(batches, tf.constant(stop - step))
                 taken = {name: numbers.numpy() for name, numbers in tensors.items()}
             seconds, waited = time.monotonic() - start, float(taken.pop("wait_seconds").sum())
@@ -563,12 +567,33 @@ def open_stream(
     return batches, streams[0]
 
 
-def first_examples(
-    stream: tf.data.Dataset, data_dir: str, manifest: records.Manifest
-) -> dict[str, np.ndarray]:
+def reading_explained(
+    job: config.Job,
+    strategy: tf.distribute.Strategy,
+    data_dir: str,
+    manifest: records.Manifest,
+    num_streams: int,
+    step: int,
+    stop: int,
+) -> contextlib.AbstractContextManager[None]:
+    """Explains what is wrong with the data of the steps from `step` to before `stop`."""
+    worker, num_workers = cluster.worker_of(strategy)
+    places = functools.partial(
+        explaining.training_shards,
+        manifest.splits["train"],
+        range(step * job.data.batch_size, stop * job.data.batch_size),
+        seed=job.run.seed,
+        num_streams=num_streams,
+        shuffle_block=job.data.shuffle_block,
+        worker=worker,
+        num_workers=num_workers,
+    )
+    return explaining.explained(data_dir, manifest, "train", places)
+
+
+def first_examples(stream: tf.data.Dataset) -> dict[str, np.ndarray]:
     """Returns examples of the first batch of a stream, which begins anew for it."""
-    with pipeline.explained(data_dir, manifest, "train"):
-        batch = next(iter(stream))
+    batch = next(iter(stream))
     return {name: value[: board.SHEET].numpy() for name, value in batch.items()}
 
 

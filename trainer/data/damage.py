@@ -10,6 +10,7 @@ often the run is started.
 """
 
 import atexit
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -17,14 +18,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from absl import logging
 
 from trainer import json_text
-from trainer.data import records, salvage
+from trainer.data import records, salvage, tfrecord
 from trainer.errors import InputError, PassingError
 from trainer.stores import listing
 
@@ -163,8 +164,15 @@ def not_vouched_for(
 
 def verify(data_dir: str, shard: records.Shard) -> None:
     """Raises InputError, with what to do next, if a shard is not as it was written."""
-    try:
+    with _remedied(data_dir):
         records.verify_shard(data_dir, shard)
+
+
+@contextlib.contextmanager
+def _remedied(data_dir: str) -> Iterator[None]:
+    """Adds what to do next to an InputError on a shard."""
+    try:
+        yield
     except PassingError:
         raise
     except InputError as damage:
@@ -173,16 +181,30 @@ def verify(data_dir: str, shard: records.Shard) -> None:
         ) from None
 
 
-def verify_split(data_dir: str, manifest: records.Manifest, split: str) -> None:
-    """Raises InputError if a shard of a split is not as it was written, or cannot be decoded."""
-    for shard in manifest.splits[split].shards:
-        verify(data_dir, shard)
-    _, lost = leave_out(data_dir, manifest, [split], worker=0, num_workers=1)
-    if lost:
-        raise InputError(
-            f"{lost[0]}; prepare the data again, or go on without it by --skip_bad_records="
-            f"{len(lost)}."
-        )
+def verify_shards(
+    data_dir: str, manifest: records.Manifest, split: str, places: Iterable[int]
+) -> None:
+    """Reads shards of a split, each once, in the order of their places in the manifest.
+
+    Raises:
+        InputError: at the first that is not as it was written, or holds what cannot be decoded.
+    """
+    shards, cases = manifest.splits[split].shards, manifest.splits[split].cases
+    decoding_error = salvage.decoder(manifest)
+    for place in places:
+        shard, lost, offset = shards[place], list[Lost](), 0
+        first_case = sum(before.examples for before in shards[:place])
+        path = records.shard_path(data_dir, shard)
+        with _remedied(data_dir):
+            for number, example in enumerate(records.read_shard(data_dir, shard)):
+                if reason := decoding_error(example):
+                    lost.append(Lost(path, number, cases[first_case + number], offset, reason))
+                offset += len(tfrecord.frame(example))
+        if lost:
+            raise InputError(
+                f"{lost[0]}; prepare the data again, or go on without it by --skip_bad_records="
+                f"{len(lost)}."
+            )
 
 
 # Going on without ---------------------------------------------------------------------------------

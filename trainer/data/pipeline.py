@@ -13,7 +13,7 @@ arithmetic, and opening it there skips records of one shard and of one block per
 fresh run is the case s = 0.
 """
 
-import contextlib
+import collections
 import ctypes
 import os
 from collections.abc import Iterator
@@ -21,12 +21,13 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from trainer.data import augment as augmentation
-from trainer.data import damage, normalization, records
+from trainer.data import normalization, records
 from trainer.errors import InputError
 
 MAX_STREAMS = 16
 READERS = 4  # streams read at the same time
 DECODERS = os.cpu_count() or 1  # examples decoded and augmented at the same time
+HELD_BYTES = 2**28  # of encoded examples that wait for others of their shape
 PADDED_SIDE = 64  # evaluation pads sides to multiples of it, so that few shapes occur
 
 
@@ -221,9 +222,7 @@ def _stream(
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         start = tf.where(epoch == first_epoch, position % size, 0)
-        # Examples' keys have numbers from 0 on; negative ones are free.
-        key = tf.random.fold_in(_key(seed, -1 - stream), epoch, "philox")
-        return _epoch(paths, counts, start, key, shuffle_block)
+        return _epoch(paths, counts, start, key_of_epoch(seed, stream, epoch), shuffle_block)
 
     return tf.data.Dataset.counter(first_epoch).flat_map(one_epoch)
 
@@ -232,7 +231,7 @@ def _epoch(
     paths: tf.Tensor, counts: tf.Tensor, start: tf.Tensor, key: tf.Tensor, shuffle_block: int
 ) -> tf.data.Dataset:
     """Returns the examples of one pass over some shards, from its example number `start` on."""
-    order = _permutation(tf.size(paths), key)
+    order = permutation(tf.size(paths), key)
     paths, counts = tf.gather(paths, order), tf.gather(counts, order)
     first_block = start // shuffle_block
     unread = first_block * shuffle_block - tf.cumsum(counts, exclusive=True)
@@ -245,14 +244,21 @@ def _epoch(
 
     def permute(number: tf.Tensor, block: tf.Tensor) -> tf.Tensor:
         return tf.gather(
-            block, _permutation(tf.size(block), tf.random.fold_in(key, number, "philox"))
+            block, permutation(tf.size(block), tf.random.fold_in(key, number, "philox"))
         )
 
     return data.map(permute).unbatch().skip(start % shuffle_block)
 
 
-def _permutation(size: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+def permutation(size: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
+    """Returns the numbers below `size` in the order of a key, int32 [size]."""
     return tf.random.experimental.stateless_shuffle(tf.range(size), key, "philox")
+
+
+def key_of_epoch(seed: int, stream: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
+    """Returns the key of a stream's pass: the first use of it is the order of its shards."""
+    # Examples' keys have numbers from 0 on; negative ones are free.
+    return tf.random.fold_in(_key(seed, -1 - stream), epoch, "philox")
 
 
 def _key(seed: int, number: tf.Tensor) -> tf.Tensor:
@@ -291,7 +297,9 @@ def evaluation_batches(
     """Returns a split's whole images, each once, in batches of one padded shape.
 
     Images are mirrored at the bottom and the right to sides that are multiples of `stride` and of
-    PADDED_SIDE. A shape's last batch is filled up with examples that count for nothing.
+    PADDED_SIDE. They wait, encoded, until a batch of their shape is full. Where HELD_BYTES are too
+    few for as many as may wait, the split is read in parts. A shape's last batch, of the split or
+    the part, is filled up with examples that count for nothing.
 
     Args:
         data_dir: the data folder, local or gs://.
@@ -338,20 +346,70 @@ def evaluation_batches(
             "scale": scale,
         }
 
+    def padded_shape(case: tf.Tensor, serialized: tf.Tensor) -> tf.Tensor:
+        size = records.decode_size(serialized)
+        height, width = (-(-side // multiple) * multiple for side in size)
+        return height * _SHAPE_BASE + width
+
     def size_of_batch(shape: tf.Tensor) -> tf.Tensor:
         longest = tf.maximum(shape // _SHAPE_BASE, shape % _SHAPE_BASE)
         return tf.cast(tf.where(longest > tile, 1, batch_size), tf.int64)
 
     def full_batch(shape: tf.Tensor, examples: tf.data.Dataset) -> tf.data.Dataset:
         size = size_of_batch(shape)
+        examples = examples.map(example, min(READERS, DECODERS), deterministic=True)
         return examples.batch(size).map(lambda batch: _fill(batch, size))
+
+    def batches(part: tf.data.Dataset) -> tf.data.Dataset:
+        return part.group_by_window(padded_shape, full_batch, window_size_func=size_of_batch)
 
     data = tf.data.Dataset.from_tensor_slices((paths, counts, first_cases))
     data = data.shard(num_workers, worker).flat_map(numbered)
     data = data.filter(lambda case, serialized: serialized != blank)
-    data = data.map(example, min(READERS, DECODERS), deterministic=True)
-    data = data.group_by_window(_shape_key, full_batch, window_size_func=size_of_batch)
-    return data.prefetch(2).with_options(_options())
+    part = examples_in_part(manifest.splits[split], stride, batch_size, tile)
+    if part == manifest.splits[split].examples:
+        data = batches(data)
+    else:
+        data = data.window(part).flat_map(lambda *parts: batches(tf.data.Dataset.zip(parts)))
+    return data.prefetch(1).with_options(_options())
+
+
+def examples_waiting(split: records.Split, stride: int, batch_size: int, tile: int) -> int:
+    """Returns how many examples of a split may wait at once until a batch of their shape is full.
+
+    Args:
+        split: of the manifest.
+        stride: see `evaluation_batches`, as the others.
+        batch_size: b.
+        tile: side from which on images come alone.
+    """
+    multiple = padded_to(stride)
+    counts: collections.Counter[tuple[int, ...]] = collections.Counter()
+    for *sides, count in split.sizes:
+        counts[tuple(-(-side // multiple) * multiple for side in sides)] += count
+    return sum(min(n, batch_size - 1) for shape, n in counts.items() if max(shape) <= tile)
+
+
+def examples_in_part(split: records.Split, stride: int, batch_size: int, tile: int) -> int:
+    """Returns in parts of how many examples a split is evaluated; all, where the waiting ones fit.
+
+    Arguments are those of `examples_waiting`.
+    """
+    bytes_of_one = sum(shard.bytes for shard in split.shards) // split.examples + 1
+    most = max(batch_size, HELD_BYTES // bytes_of_one)
+    waiting = examples_waiting(split, stride, batch_size, tile)
+    return split.examples if waiting <= most else most
+
+
+def examples_read_ahead(split: records.Split, stride: int, batch_size: int, tile: int) -> int:
+    """Returns how many examples may have been read after the last one that has been evaluated.
+
+    Arguments are those of `examples_waiting`.
+    """
+    part = examples_in_part(split, stride, batch_size, tile)
+    waiting = examples_waiting(split, stride, batch_size, tile)
+    # One batch is prefetched, one is being made, and one was not evaluated to its end.
+    return 3 * batch_size + (waiting if part == split.examples else part)
 
 
 def padded_to(stride: int) -> int:
@@ -368,11 +426,6 @@ def pad(image: tf.Tensor, multiple: int) -> tf.Tensor:
 
 
 _SHAPE_BASE = 2**31  # a shape as one number: H · _SHAPE_BASE + W
-
-
-def _shape_key(example: dict[str, tf.Tensor]) -> tf.Tensor:
-    height, width = tf.unstack(tf.shape(example["labels"], tf.int64))
-    return height * _SHAPE_BASE + width
 
 
 def _fill(batch: dict[str, tf.Tensor], size: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -417,24 +470,3 @@ def _options() -> tf.data.Options:
     # Workers take their own examples; TensorFlow must not divide them again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return options
-
-
-# Errors -------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def explained(data_dir: str, manifest: records.Manifest, split: str) -> Iterator[None]:
-    """Turns what TensorFlow raises at missing or damaged data into an InputError naming the place.
-
-    What has another cause, so that every example of the split is found sound, is raised as it was.
-    """
-    try:
-        yield
-    except (
-        tf.errors.DataLossError,  # a checksum is wrong, or a record is cut short
-        tf.errors.FailedPreconditionError,  # there are fewer records than the manifest says
-        tf.errors.InvalidArgumentError,  # an example cannot be decoded
-        tf.errors.NotFoundError,
-    ):
-        damage.verify_split(data_dir, manifest, split)
-        raise

@@ -447,6 +447,15 @@ def name_of(serialized: bytes) -> str:
         raise ValueError(f"not an example with a name ({type(error).__name__})") from None
 
 
+def decode_size(serialized):
+    """Returns the height and width of the example that `encode` wrote, int64 [] each."""
+    import tensorflow as tf  # see the module's docstring
+
+    feature = tf.io.FixedLenFeature([], tf.int64)
+    example = tf.io.parse_single_example(serialized, {"height": feature, "width": feature})
+    return example["height"], example["width"]
+
+
 def decode(serialized, manifest: Manifest) -> dict[str, Any]:
     """Returns the example that `encode` wrote, as tensors; for use inside `tf.data`.
 
