@@ -148,6 +148,28 @@ def test_the_scores_of_turned_images_are_those_of_predicted_masks(data_dir, fini
 
 
 @pytest.mark.slow
+def test_a_run_that_cannot_be_written_to_is_evaluated_into_another_folder(finished, tmp_path):
+    run_dir = shutil.copytree(finished[0], tmp_path / "run")
+    shutil.rmtree(run_dir / "evaluation")
+    (run_dir / "evaluation").touch()  # which keeps root, too, from writing there
+    settings = {"run_dir": str(run_dir), "strategy": "one_device"}
+    with pytest.raises(InputError) as error:
+        evaluation.evaluate_run(config.Evaluate(**settings))
+    assert str(error.value) == (
+        f"--output={run_dir}/evaluation/test cannot be made: Not a directory; name another folder."
+    )
+    for _ in range(2):  # of which the second replaces what the first wrote
+        evaluation.evaluate_run(config.Evaluate(**settings, output=str(tmp_path / "out")))
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["best", "cases.csv", "summary.json", "worst"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "cases.csv").write_text("my own")
+    with pytest.raises(InputError, match=r"holds cases\.csv that no evaluation wrote"):
+        evaluation.evaluate_run(config.Evaluate(**settings, output=str(tmp_path / "mine")))
+    assert (tmp_path / "mine" / "cases.csv").read_text() == "my own"
+
+
+@pytest.mark.slow
 def test_evaluation_of_data_of_another_kind_is_refused(finished, tmp_path):
     run_dir, _ = finished
     for channels, classes, message in (

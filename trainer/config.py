@@ -508,6 +508,9 @@ class Evaluate(Settings):
     )
     tpu: str = setting("", "The TPU: local, a name, or grpc://host:port.")
     virtual_devices: int = setting(0, "Split the CPU into this many devices.", low=0)
+    output: str = setting(
+        "", "Folder to write, local or gs://; RUN/evaluation/SPLIT, with --tta's name, if empty."
+    )
     json: str = setting("", "Also write the summary to this file.")
 
 

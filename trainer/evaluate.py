@@ -9,7 +9,7 @@ def main(settings: config.Evaluate) -> None:
     with flags.importing():
         from trainer import evaluation
 
-    files.register_stores(settings.run_dir, settings.data_dir, settings.json)
+    files.register_stores(settings.run_dir, settings.data_dir, settings.output, settings.json)
     evaluation.evaluate_run(settings)
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import heapq
 import io
+import json
 import os
 import re
 import time
@@ -36,6 +37,7 @@ from trainer.watch import panels
 
 MOST_LETTERS = 60  # of a case in a file's name; four bytes each are less than the 255 of most disks
 PICTURE = re.compile(r"\d{2,}-.*\.png", re.DOTALL)  # of a case; what else is beside them stays
+SUMMARY = "summary.json"
 ROUND_SECONDS = 3.0  # of evaluation between two moments at which several workers may stop
 
 
@@ -394,7 +396,7 @@ def write(
     """Writes cases.csv, summary.json and pictures of the worst and best cases into `folder`."""
     files.make_folder(folder)
     files.write_whole(os.path.join(folder, "cases.csv"), cases_csv(scores, manifest, split))
-    write_json(os.path.join(folder, "summary.json"), scores.summary)
+    write_json(os.path.join(folder, SUMMARY), scores.summary)
     for kind in ("worst", "best"):
         pictures = os.path.join(folder, kind)
         for name in filter(PICTURE.fullmatch, files.list_folder(pictures)):
@@ -404,6 +406,25 @@ def write(
             name = _file_name(manifest.splits[split].cases[case.index])
             with files.writing(f"{pictures}/{rank:02d}-{name}.png", "wb") as file:
                 file.write(panels.encode_png(panel_of(case, manifest, split)))
+
+
+def check_output(folder: str) -> None:
+    """Raises InputError if an evaluation cannot be written to a folder, or would replace others'.
+
+    What lies there under our names is ours if its summary is.
+    """
+    files.check_folder("output", folder)
+    taken = sorted({"cases.csv", SUMMARY, "worst", "best"} & set(files.list_folder(folder)))
+    path = os.path.join(folder, SUMMARY)
+    try:
+        found = json.loads(files.read_text(path)) if SUMMARY in taken else None
+    except ValueError:
+        found = None
+    if taken and not (isinstance(found, dict) and {"dice", "classes", "images"} <= found.keys()):
+        raise InputError(
+            f"--output={folder} holds {', '.join(taken)} that no evaluation wrote, which would be "
+            "replaced; name another folder."
+        )
 
 
 def _file_name(case: str) -> str:
@@ -463,7 +484,12 @@ def table(summary: dict[str, Any]) -> str:
 
 
 def evaluate_run(settings: config.Evaluate) -> None:
-    """Evaluates a run's best checkpoint on a split and writes RUN/evaluation/SPLIT[-TTA]/."""
+    """Evaluates a run's best checkpoint on a split and writes what `write` does.
+
+    Raises:
+        InputError: the run, the data and the settings do not go together, or the folder to write
+            cannot be written or holds files of others.
+    """
     run = network.read_run(settings.run_dir)
     job = config.from_dict(config.Job, run["settings"])
     data_dir = settings.data_dir or job.data.data_dir or demo.folder()
@@ -477,6 +503,11 @@ def evaluate_run(settings: config.Evaluate) -> None:
     strategy = cluster.connect(settings.strategy, settings.tpu, settings.virtual_devices)
     worker, num_workers = cluster.worker_of(strategy)
     add = functools.partial(cluster.sum_over_workers, strategy)
+    turned = len(turns.TURNS[settings.tta])
+    name = settings.split if turned == 1 else f"{settings.split}-{settings.tta}"
+    folder = settings.output or os.path.join(settings.run_dir, "evaluation", name)
+    if worker == 0:
+        check_output(folder)
     manifest, _ = damage.check(
         data_dir,
         manifest,
@@ -510,9 +541,6 @@ def evaluate_run(settings: config.Evaluate) -> None:
     gallery = Gallery(worst=settings.worst_cases, best=settings.best_cases)
     scores = evaluator(settings.split, gallery.offer)
     if worker == 0:
-        turned = len(turns.TURNS[settings.tta])
-        name = settings.split if turned == 1 else f"{settings.split}-{settings.tta}"
-        folder = os.path.join(settings.run_dir, "evaluation", name)
         write(folder, scores, gallery, manifest, settings.split)
         if settings.json:
             write_json(settings.json, scores.summary)
