@@ -73,6 +73,54 @@ def test_classes_absent_from_an_image_do_not_count(function):
 
 
 @pytest.mark.parametrize("function", [losses.soft_dice, losses.tversky])
+def test_classes_weigh_in_the_mean_over_those_present(function):
+    # Class 0 has three of its four pixels and class 1 its own and one more; class 2 is absent.
+    labels = tf.constant([[[0, 0, 0, 0, 1]]])
+    logits = 100.0 * tf.one_hot([[[0, 0, 0, 1, 1]]], 3)
+    valid = tf.ones([1, 1, 5])
+    background, cell = (
+        1 - function(labels, logits, valid, tf.one_hot(k, 3)).numpy() for k in range(2)
+    )
+    if function is losses.soft_dice:
+        np.testing.assert_allclose([background, cell], [[6 / 7], [2 / 3]], rtol=1e-6)
+    else:  # TP 3, FN 1; TP 1, FP 1
+        np.testing.assert_allclose([background, cell], [[3 / 3.7], [1 / 1.3]], rtol=1e-6)
+    weighted = function(labels, logits, valid, tf.constant([1.0, 3.0, 5.0]))
+    np.testing.assert_allclose(weighted, 1 - (background + 3 * cell) / 4, rtol=1e-5)
+    alike = function(labels, logits, valid, tf.fill([3], 2.0))
+    np.testing.assert_allclose(alike, function(labels, logits, valid), rtol=1e-6)
+    assert function(labels, logits, valid, tf.constant([0.0, 0.0, 1.0])) == [0]
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_class_weights_change_every_loss(name):
+    labels, valid = tf.constant([[[0, 0, 0, 1]]]), tf.ones([1, 1, 4])
+    logits = tf.constant([[[[-2.0], [-1.0], [1.0], [-0.5]]]])
+
+    def value(class_weights):
+        given = labels, valid, tf.constant(class_weights)
+        weights = losses.weights(losses.LOSSES[name], *given)
+        return losses.sums(losses.LOSSES[name], labels, logits, *given[1:]) / weights
+
+    assert np.all(np.abs(value([1.0, 9.0]) - value([1.0, 1.0])) > 0.01)
+
+
+def test_the_terms_of_every_loss_have_names_of_their_own():
+    for terms in losses.LOSSES.values():
+        assert list(losses.parts(terms, range(len(terms)))) == [term.name for term in terms]
+    # By which metrics.jsonl has reported them since 0.1.0.
+    assert [term.name for term in losses.LOSSES["ce_dice"]] == ["cross_entropy", "soft_dice"]
+
+
+def test_two_terms_of_one_function_are_told_apart():
+    sharp = losses.Term("sharp", 1.0, losses.tversky, "image")
+    soft = losses.Term("soft", 2.0, losses.tversky, "image")
+    assert losses.parts((sharp, soft), [0.5, 0.25]) == {"sharp": 0.5, "soft": 0.25}
+    with pytest.raises(AssertionError, match="two terms of one name"):
+        losses.parts((sharp, sharp), [0.5, 0.25])
+
+
+@pytest.mark.parametrize("function", [losses.soft_dice, losses.tversky])
 def test_invalid_pixels_do_not_count(function):
     labels = tf.constant([[[0, 1, 0]]])
     logits = tf.constant([[[[-1.0], [2.0], [50.0]]]])

@@ -253,11 +253,9 @@ class Evaluator:
             for array in (counts, soft, times_seen, loss_parts, confusions, probabilities)
         )
         evaluated = times_seen > 0
-        parts = {
-            term.function.__name__: float(part / weight) if weight else 0.0
-            for term, part, weight in zip(self._terms, *loss_parts, strict=True)
-        }
-        loss = sum(term.coefficient * parts[term.function.__name__] for term in self._terms)
+        values = [float(part / weight) if weight else 0.0 for part, weight in loss_parts.T]
+        parts = losses.parts(self._terms, values)
+        loss = sum(term.coefficient * parts[term.name] for term in self._terms)
         cases = self._manifest.splits[split].cases
         names = [entry.name for entry in self._manifest.classes]
         summary = {

@@ -45,7 +45,7 @@ def focal(labels, logits, gamma=2.0):
     return (-tf.math.expm1(-entropy)) ** gamma * entropy
 
 
-def soft_dice(labels, logits, valid):
+def soft_dice(labels, logits, valid, class_weights=None):
     """Returns 1 - Dice, averaged over the classes present in each image (Milletari et al., 2016).
 
     Dice is 2 sum(p y) / (sum(p p) + sum(y y)); background is a class like the others.
@@ -54,6 +54,7 @@ def soft_dice(labels, logits, valid):
         labels: int32 [B, H, W], class ids.
         logits: [B, H, W, 1 or C], unnormalised.
         valid: float32 [B, H, W], 0 where a pixel must not count.
+        class_weights: float32 [C], of each class in the mean over those present; None: 1 each.
 
     Returns:
         float32 [B], in [0, 1]; 0 for an image without valid pixels.
@@ -61,10 +62,11 @@ def soft_dice(labels, logits, valid):
     truth, probability = _masked(labels, logits, valid)
     both = tf.reduce_sum(probability * truth, axis=(1, 2))
     squares = tf.reduce_sum(probability**2 + truth, axis=(1, 2))
-    return _mean_over_present(1.0 - tf.math.divide_no_nan(2.0 * both, squares), truth)
+    dice = tf.math.divide_no_nan(2.0 * both, squares)
+    return _mean_over_present(1.0 - dice, truth, class_weights)
 
 
-def tversky(labels, logits, valid, alpha=0.3, beta=0.7):
+def tversky(labels, logits, valid, class_weights=None, alpha=0.3, beta=0.7):
     """Returns 1 - Tversky index, averaged over the classes present (Salehi et al., 2017).
 
     The index is TP / (TP + alpha FP + beta FN), on probabilities: with alpha < beta a missed pixel
@@ -75,7 +77,7 @@ def tversky(labels, logits, valid, alpha=0.3, beta=0.7):
     false = tf.reduce_sum(probability, axis=(1, 2)) - both
     missed = tf.reduce_sum(truth, axis=(1, 2)) - both
     index = tf.math.divide_no_nan(both, both + alpha * false + beta * missed)
-    return _mean_over_present(1.0 - index, truth)
+    return _mean_over_present(1.0 - index, truth, class_weights)
 
 
 def _masked(labels, logits, valid):
@@ -85,32 +87,55 @@ def _masked(labels, logits, valid):
     return tf.one_hot(labels, logits.shape[-1]) * valid, tf.nn.softmax(logits) * valid
 
 
-def _mean_over_present(values, truth):
+def _mean_over_present(values, truth, class_weights):
     """Averages [B, C] over the classes that occur in truth [B, H, W, C]: float32 [B]."""
-    present = tf.cast(tf.reduce_any(truth > 0, axis=(1, 2)), tf.float32)
-    total = tf.reduce_sum(values * present, axis=-1)
-    return tf.math.divide_no_nan(total, tf.reduce_sum(present, axis=-1))
+    shares = tf.cast(tf.reduce_any(truth > 0, axis=(1, 2)), tf.float32)
+    if class_weights is not None:
+        shares *= class_weights
+    total = tf.reduce_sum(values * shares, axis=-1)
+    return tf.math.divide_no_nan(total, tf.reduce_sum(shares, axis=-1))
 
 
 @dataclasses.dataclass(frozen=True)
 class Term:
-    """One summand of a loss: an unreduced function, and what it has a value for."""
+    """One summand of a loss.
 
+    Attributes:
+        name: by which metrics.jsonl reports it, `loss/NAME`; no other term of the loss has it.
+        coefficient: what its value is multiplied by in the loss.
+        function: unreduced.
+        per: what the function has a value for. "pixel": (labels, logits) -> [B, H, W]; "image":
+            (labels, logits, valid, class_weights) -> [B].
+    """
+
+    name: str
     coefficient: float
     function: collections.abc.Callable
-    per: str  # "pixel": (labels, logits) -> [B, H, W]; "image": (labels, logits, valid) -> [B]
+    per: str
 
 
-_CROSS_ENTROPY = Term(1.0, cross_entropy, "pixel")
-_DICE = Term(1.0, soft_dice, "image")
+_CROSS_ENTROPY = Term("cross_entropy", 1.0, cross_entropy, "pixel")
+_DICE = Term("soft_dice", 1.0, soft_dice, "image")
 
 LOSSES: dict[str, tuple[Term, ...]] = {
     "cross_entropy": (_CROSS_ENTROPY,),
     "dice": (_DICE,),
     "ce_dice": (_CROSS_ENTROPY, _DICE),
-    "focal": (Term(1.0, focal, "pixel"),),
-    "tversky": (Term(1.0, tversky, "image"),),
+    "focal": (Term("focal", 1.0, focal, "pixel"),),
+    "tversky": (Term("tversky", 1.0, tversky, "image"),),
 }
+
+
+def parts(terms, values):
+    """Returns the values of a loss's terms by their names.
+
+    Args:
+        terms: a row of LOSSES, of T terms.
+        values: T values.
+    """
+    found = {term.name: value for term, value in zip(terms, values, strict=True)}
+    assert len(found) == len(terms), f"two terms of one name: {[term.name for term in terms]}"
+    return found
 
 
 def weights(terms, labels, valid, class_weights=None):
@@ -120,7 +145,8 @@ def weights(terms, labels, valid, class_weights=None):
         terms: a row of LOSSES, of T terms.
         labels: int32 [B, H, W].
         valid: float32 [B, H, W], 0 where a pixel must not count.
-        class_weights: float32 [C], or None for 1 each; only pixel terms are weighted by class.
+        class_weights: float32 [C], or None for 1 each; a pixel weighs as its class does. An image
+            weighs 1 whatever is in it: within it, classes are weighed against each other.
 
     Returns:
         float32 [T]: the weights of valid pixels, or the number of images that have any.
@@ -145,7 +171,7 @@ def sums(terms, labels, logits, valid, class_weights=None):
             values = term.function(labels, logits)
             totals.append(tf.reduce_sum(values * _pixel_weights(labels, valid, class_weights)))
         else:
-            values = term.function(labels, logits, valid)
+            values = term.function(labels, logits, valid, class_weights)
             totals.append(tf.reduce_sum(values * _image_weights(valid)))
     return tf.stack(totals)
 
@@ -179,7 +205,7 @@ def balanced_class_weights(pixels):
 
 
 def class_weights(name, pixels):
-    """Returns the weight of each class in the pixel terms, float32 [C].
+    """Returns the weight of each class in the loss, float32 [C].
 
     Args:
         name: "none" (1 each) or "balanced".

@@ -40,7 +40,7 @@ def train_loop(
         model: images float32 [B, H, W, C] → logits [B, H, W, K].
         optimizer: built for the model's trainable variables.
         terms: the loss, a row of `losses.LOSSES`.
-        class_weights: float32 [num_classes], weight of each class in the pixel terms.
+        class_weights: float32 [num_classes], weight of each class in the loss.
         clip_norm: largest norm of the summed gradient; 0: unlimited.
         accumulate_steps: parts in which each replica's batch is computed, to save memory.
         average: a model whose variables follow the moving average of `model`'s.
@@ -115,7 +115,7 @@ def step_of_one_replica(
         model: images float32 [B, H, W, C] → logits [B, H, W, K].
         optimizer: built for the model's trainable variables.
         terms: the loss, a row of `losses.LOSSES`.
-        class_weights: float32 [num_classes], weight of each class in the pixel terms.
+        class_weights: float32 [num_classes], weight of each class in the loss.
         clip_norm: largest norm of the summed gradient; 0: unlimited.
         accumulate_steps: parts in which the batch is computed, to save memory.
         average: a model whose variables follow the moving average of `model`'s.
@@ -319,7 +319,7 @@ def _total(terms: Sequence[losses.Term], values: tf.Tensor) -> tf.Tensor:
 
 def _names_of_parts(terms: Sequence[losses.Term]) -> list[str]:
     """Returns the figures of a loss's terms; none if the term is the loss."""
-    return [f"loss/{term.function.__name__}" for term in terms] if len(terms) > 1 else []
+    return [f"loss/{name}" for name in losses.parts(terms, terms)] if len(terms) > 1 else []
 
 
 def _local(strategy: tf.distribute.Strategy, value: Any) -> tuple[tf.Tensor, ...]:
