@@ -1,13 +1,14 @@
 """Strategies, and one clear line for each thing that is missing."""
 
 import json
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import strategy_of
 
-from trainer import cluster
+from trainer import cluster, tracing
 from trainer.errors import InputError, PassingError
 
 
@@ -75,6 +76,33 @@ def test_one_process_is_the_chief_of_one():
 def test_a_sum_over_one_worker_is_what_it_holds():
     array = np.arange(6).reshape(2, 3)
     assert cluster.sum_over_workers(strategy_of(2), array) is array
+
+
+def test_sums_over_workers_of_one_shape_share_a_graph(monkeypatch, caplog):
+    # Two replicas of one worker that takes itself for one of two: it counts once.
+    monkeypatch.setattr(cluster, "worker_of", lambda strategy: (0, 2))
+    traces = []
+
+    def noting(function):
+        def noted(value):
+            traces.append((value.dtype.name, value.shape.num_elements()))
+            return function(value)
+
+        return tracing.for_each_shape(noted)
+
+    monkeypatch.setattr(cluster, "tracing", types.SimpleNamespace(for_each_shape=noting))
+    cluster._summation.cache_clear()
+    for k in range(20):
+        for array in (np.array([k, 2], np.int32), np.ones((k % 2 + 1, 3))):
+            np.testing.assert_array_equal(cluster.sum_over_workers(strategy_of(2), array), array)
+        assert cluster.agree(strategy_of(2), True, 3.0) == (True, 1.5)
+        cluster.wait_for_workers(strategy_of(2))
+    cluster._summation.cache_clear()
+    # int32 [2]; float64 [1, 3] and [2, 3]; float32 [2] and [1].
+    assert sorted(traces) == sorted(
+        [("int32", 2), ("float64", 3), ("float64", 6), ("float32", 2), ("float32", 1)]
+    )
+    assert "retracing" not in caplog.text
 
 
 def test_the_kind_of_the_devices_is_known():

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from trainer import required, tpus
+from trainer import required, tpus, tracing
 from trainer.errors import InputError, PassingError
 from trainer.workers import peers, rendezvous, roster
 
@@ -217,14 +217,28 @@ def sum_over_workers(strategy: tf.distribute.Strategy, array: np.ndarray) -> np.
     if worker_of(strategy)[1] == 1:
         return array
 
+    return _summation(strategy)(tf.constant(array)).numpy()
+
+
+@functools.cache
+def _summation(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function of a tensor → its sum over the workers, with a graph for each shape.
+
+    It is made once: a graph stays in memory as long as the process, and takes 0.1 s to make.
+    """
+
     def sum_over_replicas(value: tf.Tensor) -> tf.Tensor:
         context = tf.distribute.get_replica_context()
         first = context.replica_id_in_sync_group % len(strategy.extended.worker_devices) == 0
         share = tf.where(first, value, tf.zeros_like(value))  # a worker counts once
         return context.all_reduce(tf.distribute.ReduceOp.SUM, share)
 
-    total = strategy.run(tf.function(sum_over_replicas), args=(tf.constant(array),))
-    return strategy.experimental_local_results(total)[0].numpy()
+    @tracing.for_each_shape
+    def total(value: tf.Tensor) -> tf.Tensor:
+        sums = strategy.run(sum_over_replicas, args=(value,))
+        return strategy.experimental_local_results(sums)[0]
+
+    return total
 
 
 def agree(

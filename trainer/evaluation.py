@@ -173,13 +173,14 @@ class Evaluator:
         replicas = len(strategy.extended.worker_devices)
         self._strategy = strategy
         self._data_dir, self._manifest = data_dir, manifest
-        self._terms, self._class_weights = terms, class_weights
+        self._terms = terms
         self._normalize = normalize
         self._stride = 2**depth
         self._halo = tiles.halo_of(depth, kernel_size)
         self._batch_size = -(-batch_size // replicas) * replicas
         self._tile = tile // self._stride * self._stride
         self._batches: dict[str, tf.data.Dataset] = {}  # of each split, once it was asked for
+        self._score = steps.score_step(terms, class_weights, manifest.num_classes)
         # On a CPU, XLA takes longer to compile a new size of images than it saves; on a TPU the
         # strategy compiles, and what is counted of the logits is counted by the host.
         kind = cluster.device_kind(strategy)
@@ -235,10 +236,7 @@ class Evaluator:
         with explaining.explained(self._data_dir, self._manifest, split, places):
             add = functools.partial(cluster.sum_over_workers, self._strategy)
             for batch in in_agreement(self._read(split), is_cancelled, num_workers, add):
-                result = steps.score(
-                    batch, self._logits(batch["images"]), self._terms, self._class_weights,
-                    num_classes,
-                )  # fmt: skip
+                result = self._score(batch, self._logits(batch["images"]))
                 found = {key: value.numpy() for key, value in result.items()}
                 loss_parts += [found["loss_sums"], found["loss_weights"]]
                 confusions += found["confusions"]

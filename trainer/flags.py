@@ -346,13 +346,10 @@ def _log_plainly() -> None:
 
 
 def _concerns_the_user(record: standard_logging.LogRecord) -> bool:
-    """Says whether to show a record: of what TensorFlow logs through absl, only warnings.
-
-    And of those not the one of retracing: each size of images that evaluation meets is a trace.
-    """
+    """Says whether to show a record: of what TensorFlow logs through absl, only warnings."""
     if f"{os.sep}tensorflow{os.sep}" not in record.pathname or logging.level_debug():
         return True
-    return record.levelno >= standard_logging.WARNING and "retracing" not in record.getMessage()
+    return record.levelno >= standard_logging.WARNING
 
 
 def _of_a_file(error: OSError) -> str | None:

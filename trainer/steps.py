@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer import losses, metrics
+from trainer import losses, metrics, tracing
 from trainer.models import packing
 
 Batch = Mapping[str, tf.Tensor]
@@ -179,13 +179,17 @@ def forward_step(
     """
     forward = forward_of_one_replica(model) if jit_compile else functools.partial(_forward, model)
 
-    @tf.function(reduce_retracing=trace_once, autograph=False)
     def step(images: Any) -> tf.Tensor:
         parts = _local(strategy, strategy.run(forward, args=(images,)))
         with tf.device(gather_on):
             return tf.concat(parts, 0)
 
-    return lambda images: step(_split_over_replicas(strategy, images))
+    traced = (
+        tf.function(step, reduce_retracing=True, autograph=False)
+        if trace_once
+        else tracing.for_each_shape(step)
+    )
+    return lambda images: traced(_split_over_replicas(strategy, images))
 
 
 def forward_of_one_replica(model: keras.Model) -> Any:
@@ -197,11 +201,19 @@ def _forward(model: keras.Model, images: tf.Tensor) -> tf.Tensor:
     return model(images, training=False)
 
 
-@tf.function(reduce_retracing=False, autograph=False)
+def score_step(
+    terms: Sequence[losses.Term], class_weights: tf.Tensor, num_classes: int
+) -> Callable[[Batch, tf.Tensor], dict[str, tf.Tensor]]:
+    """Returns `score` of (batch, logits), as a graph for each shape."""
+    return tracing.for_each_shape(
+        lambda batch, logits: score(batch, logits, terms, class_weights, num_classes)
+    )
+
+
 def score(
     batch: Batch,
     logits: tf.Tensor,
-    terms: tuple[losses.Term, ...],
+    terms: Sequence[losses.Term],
     class_weights: tf.Tensor,
     num_classes: int,
 ) -> dict[str, tf.Tensor]:
