@@ -217,6 +217,21 @@ def test_of_tensorflows_log_only_warnings_are_shown(path, level, text, shown):
     assert flags._concerns_the_user(record) is shown
 
 
+def test_a_function_that_is_traced_again_and_again_is_told_to_the_developer(capsys):
+    import tensorflow as tf
+
+    @tf.function
+    def grows(x):
+        return x + 1
+
+    flags._log_plainly()
+    for size in range(8):
+        grows(tf.zeros(size))
+    (line, *_) = capsys.readouterr().err.splitlines()
+    assert "grows at 0x" in line
+    assert "triggered tf.function retracing" in line
+
+
 @pytest.mark.slow
 def test_help_may_be_cut_short_by_its_reader():
     result = subprocess.run(

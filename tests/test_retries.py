@@ -12,17 +12,16 @@ automatically retried in 1.2 seconds (attempt 1 out of 10), caused by: UNAVAILAB
 \t when reading gs://bucket/x
 I0000 00:00:1795401396.000000   29917 port.cc:153] oneDNN custom operations are on.
 To enable the following instructions: AVX2, rebuild TensorFlow.
-2026-11-23 01:00:00.000000: E tensorflow/core/x.cc:1] of no concern
 F0000 00:00:1795401397.000000   29917 x.cc:1] the last words
 a library's own line
 """
 CODE = f"""
 import os
-from trainer import flags
+from trainer import flags, native_log
 from trainer.stores import retries
 flags._log_plainly()
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with retries.reported():
+    native_log.begin()
     os.write(2, {LINES.encode()!r})
     END
 os.write(2, b"after\\n")

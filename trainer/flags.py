@@ -19,7 +19,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from trainer import cancellation, config, preemption, vertex
+from trainer import cancellation, config, native_log, preemption, vertex
 from trainer.errors import InputError, PassingError
 from trainer.stores import bucket, files, retries
 from trainer.workers import peers, rendezvous
@@ -110,8 +110,6 @@ def prepare_environment() -> None:
     """Sets what matters once TensorFlow is imported; variables only if the user has not."""
     # Importing and tracing make many objects and few cycles: Python need not look so often.
     gc.set_threshold(*GC_THRESHOLDS)
-    # What TensorFlow's C++ says at its start concerns the user only when it is an exception.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # TensorFlow leaves oneDNN's kernels off on CPUs that are not Intel's newest; where they were
     # off, they take a third less CPU time per training step (docs/performance.md).
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -127,7 +125,7 @@ def set_verbosity(level: str) -> None:
     """
     logging.set_verbosity(level)
     if level == "debug":
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
+        os.environ[native_log.LEVEL] = "0"
 
 
 def parse(
@@ -252,32 +250,12 @@ def importing() -> Iterator[None]:
         yield
         return
     gc.disable()
+    native_log.begin()
     try:
-        with _quiet():
-            yield
+        yield
     finally:
         gc.enable()
         gc.freeze()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Drops what TensorFlow's C++ writes on stderr while it is imported, before it obeys a level.
-
-    Whoever sets TF_CPP_MIN_LOG_LEVEL below 3 sees all of it. Python's own errors are not affected.
-    """
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") < "3":
-        yield
-        return
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def _program(argv: Sequence[str]) -> str:
