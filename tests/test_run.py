@@ -402,6 +402,33 @@ def test_a_run_that_stopped_early_gets_its_patience_again_with_more_steps(data_d
 
 
 @pytest.mark.slow
+def test_a_run_begins_with_the_best_weights_of_another_and_resumes_without_it(data_dir, tmp_path):
+    settings = {"norm": "none", "steps": 2, "schedule": "constant", "keep_checkpoints": 1}
+    entries = train_here(data_dir, tmp_path / "a", **settings, learning_rate=0.01)
+    best = json.loads((tmp_path / "a" / "run.json").read_text())["fingerprint"]
+    step = int(next((tmp_path / "a" / "best").iterdir()).name)
+    (expected,) = (loss for number, loss in only(entries, "val", "step", "loss") if number == step)
+    settings |= {"learning_rate": 1e-30, "init_from": str(tmp_path / "a"), "ema": 0.9}
+    entries = train_here(data_dir, tmp_path / "b", **settings)
+    assert only(entries, "val", "loss") == [[expected]] * 2
+    found = json.loads((tmp_path / "b" / "run.json").read_text())
+    origin = found["init_from"]
+    assert (origin["run_dir"], origin["fingerprint"], origin["step"]) == (
+        str(tmp_path / "a"),
+        best,
+        step,
+    )
+    plain = train_here(data_dir, tmp_path / "c", **{**settings, "init_from": ""})
+    assert only(plain, "val", "loss") != only(entries, "val", "loss")
+    drawn = json.loads((tmp_path / "c" / "run.json").read_text())
+    assert drawn["init_from"] is None
+    assert drawn["fingerprint"] != found["fingerprint"]
+    shutil.rmtree(tmp_path / "a")
+    entries = train_here(data_dir, tmp_path / "b", **{**settings, "steps": 3})
+    assert only(entries, "val", "loss") == [[expected]] * 3
+
+
+@pytest.mark.slow
 def test_a_run_that_diverges_keeps_its_last_good_checkpoint(data_dir, tmp_path):
     argv = ["--optimizer=sgd", "--clip_norm=0", "--norm=none", "--schedule=constant"]
     argv += ["--learning_rate=1e4", "--checkpoint_every=1", "--steps_per_loop=1"]

@@ -323,6 +323,12 @@ class Run(Settings):
         changes_result=False,
         common=True,
     )
+    init_from: str = setting(
+        "",
+        "Run folder whose best weights the run begins with, layer by layer where they fit; empty: "
+        "at random.",
+        compared=False,
+    )
     tensorboard_dir: str = setting(
         "", "Folder of TensorBoard's files; RUN/tensorboard if empty.", changes_result=False
     )

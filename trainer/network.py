@@ -37,8 +37,12 @@ def build_model(
     )
 
 
-def read_run(run_dir: str) -> dict[str, Any]:
+def read_run(run_dir: str, flag: str = "run_dir") -> dict[str, Any]:
     """Returns the passport of a run that can be loaded.
+
+    Args:
+        run_dir: the run folder.
+        flag: that named it, for messages.
 
     Raises:
         InputError: if the folder holds no run, or its passport lacks or garbles what that takes.
@@ -46,7 +50,7 @@ def read_run(run_dir: str) -> dict[str, Any]:
     found = facts.read(run_dir)
     if found is None:
         raise InputError(
-            f"--run_dir={run_dir} has no {facts.NAME}; name a folder that trainer.task wrote."
+            f"--{flag}={run_dir} has no {facts.NAME}; name a folder that trainer.task wrote."
         )
     try:
         config.from_dict(config.Job, found["settings"])
@@ -70,12 +74,13 @@ def data_of(run: dict[str, Any]) -> dict[str, Any]:
     return passport.describe_data(records.read_manifest(data_dir))
 
 
-def best_model(run_dir: str, run: dict[str, Any]) -> tuple[keras.Model, int]:
+def best_model(run_dir: str, run: dict[str, Any], flag: str = "run_dir") -> tuple[keras.Model, int]:
     """Returns the model of a run with its best weights, and the step they are of.
 
     Args:
         run_dir: the run folder.
         run: its passport.
+        flag: that named it, for messages.
 
     Raises:
         InputError: if it has no whole checkpoint yet.
@@ -84,11 +89,16 @@ def best_model(run_dir: str, run: dict[str, Any]) -> tuple[keras.Model, int]:
     model = build_model(job.model, run["channels"], len(run["classes"]))
     commit = best_checkpoints(run_dir, model).restore()
     if commit is None:
-        raise InputError(
-            f"--run_dir={run_dir} has no whole checkpoint in best/ yet; let trainer.task run until "
-            "its first evaluation."
-        )
+        raise no_weights(run_dir, flag)
     return model, commit["step"]
+
+
+def no_weights(run_dir: str, flag: str) -> InputError:
+    """Returns what to raise of a run that has no best weights, and of the flag that named it."""
+    return InputError(
+        f"--{flag}={run_dir} has no whole checkpoint in best/ yet; let trainer.task run until its "
+        "first evaluation."
+    )
 
 
 def weights_digest(model: keras.Model) -> str:

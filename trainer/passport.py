@@ -180,9 +180,23 @@ def _old_statistics(old: dict[str, Any]) -> str:
     return _statistics(old["settings"]["norm"], old["num_replicas"])
 
 
-def fingerprint(job: config.Job, data_fingerprint: str, num_replicas: int = 1) -> str:
-    """Returns a checksum of the data and of every setting that changes the result."""
+def fingerprint(
+    job: config.Job,
+    data_fingerprint: str,
+    num_replicas: int = 1,
+    origin: dict[str, Any] | None = None,
+) -> str:
+    """Returns a checksum of all that changes the result.
+
+    Args:
+        job: the settings.
+        data_fingerprint: of the data.
+        num_replicas: on which the run begins.
+        origin: of its first weights, see `transfer.describe`; None if they are drawn.
+    """
     settings = config.identifying(job)
+    if origin is not None:
+        settings["init_from"] = origin["weights"]
     settings["norm"] = _statistics(job.model.norm, num_replicas)
     text = json_text.dumps({"data": data_fingerprint, **settings}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

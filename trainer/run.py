@@ -29,6 +29,7 @@ from trainer import (
     passport,
     preemption,
     steps,
+    transfer,
 )
 from trainer.data import damage, demo, explaining, pipeline, records
 from trainer.errors import InputError
@@ -100,8 +101,6 @@ def train(job: config.Job) -> None:
                 run["precision"],
             )
             descent.build(model.trainable_variables)
-        if average is not None:
-            average.set_weights(model.get_weights())
         evaluated = average or model  # where weights are averaged, their average is what is used
 
         checkpoints = checkpoint.Checkpoints(
@@ -111,7 +110,13 @@ def train(job: config.Job) -> None:
             optional=[LOSS_SCALE],
         )
         best = network.best_checkpoints(job.run.run_dir, evaluated)
-        restored = restore_together(checkpoints, strategy) or {"step": 0, "progress": {}}
+        restored = restore_together(checkpoints, strategy)
+        if restored is None:
+            restored = {"step": 0, "progress": {}}
+            if run["init_from"]:
+                transfer.begin(model, run["init_from"], job)
+            if average is not None:
+                average.set_weights(model.get_weights())
         step, progress = restored["step"], progress_of(restored, job, run)
         if chief:
             checkpoints.remove_strays()
@@ -392,6 +397,7 @@ def open_run(
         passport.check_same_run(old, job, fingerprint, strategy.num_replicas_in_sync)
         passport.check_length(old, job, total_steps)
         passport.check_same_replicas(old, job, strategy.num_replicas_in_sync)
+    origin = transfer.origin(job.run, old)
     chosen = old or {}
     norm = norms.choose(job.model.norm, strategy.num_replicas_in_sync)
     synchronized = norm == "sync_batch" and strategy.num_replicas_in_sync > 1
@@ -413,7 +419,8 @@ def open_run(
         data_fingerprint=fingerprint,
         # Of a run that is the same, though another release may compute another fingerprint.
         fingerprint=chosen.get("fingerprint")
-        or passport.fingerprint(job, fingerprint, strategy.num_replicas_in_sync),
+        or passport.fingerprint(job, fingerprint, strategy.num_replicas_in_sync, origin),
+        init_from=origin,
         channels=manifest.channels,
         classes=[entry.name for entry in manifest.classes],
         data=passport.describe_data(manifest),

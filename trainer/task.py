@@ -10,7 +10,7 @@ def main(job: config.Job) -> None:
     with flags.importing():
         from trainer import run
 
-    files.register_stores(job.data.data_dir, job.run.run_dir)
+    files.register_stores(job.data.data_dir, job.run.run_dir, job.run.init_from)
     run.train(job)
 
 
