@@ -263,9 +263,11 @@ def test_a_folder_that_cannot_be_is_found_before_training(tmp_path, name):
     assert not (tmp_path / "new").exists()
 
 
-def test_figures_of_another_program_are_not_emptied(data_dir, tmp_path):
-    theirs = tmp_path / "metrics.jsonl"
-    theirs.write_text('{"step": 3, "loss": 0.1}\n')
+@pytest.mark.parametrize("name", ["metrics.jsonl", "evaluation/test/summary.json"])
+def test_a_folder_with_results_of_another_program_is_no_run_folder(data_dir, tmp_path, name):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    theirs = tmp_path / name.split("/")[0]
+    (tmp_path / name).write_text('{"step": 3, "loss": 0.1}\n')
     settings = {"data_dir": str(data_dir), "run_dir": str(tmp_path), "precision": "float32"}
     job = config.from_dict(config.Job, {**settings, "jit_compile": "false"})
     manifest = records.read_manifest(str(data_dir))

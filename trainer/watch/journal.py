@@ -263,13 +263,14 @@ class Journal:
 
 
 def check_unused(run_dir: str) -> None:
-    """Raises InputError if a folder that no run has begun in has another program's figures."""
-    path = os.path.join(run_dir, METRICS)
-    if files.exists(path):
-        raise InputError(
-            f"{path} is there, and no run.json that says whose it is; move it away, or name "
-            "another --run_dir."
-        )
+    """Raises InputError if a folder that no run has begun in has what a run would replace."""
+    for name in (METRICS, "evaluation"):
+        path = os.path.join(run_dir, name)
+        if files.exists(path):
+            raise InputError(
+                f"{path} is there, and no run.json that says whose it is; move it away, or name "
+                "another --run_dir."
+            )
 
 
 def _drop_after(path: str, step: int, evaluated_step: int) -> tuple[list[str], int]:
