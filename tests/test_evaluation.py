@@ -210,6 +210,23 @@ def test_cases_summary_and_pictures_are_written(data, tmp_path):
         assert [name[:3] for name in pictures] == ranks
 
 
+def test_pictures_of_others_stay_and_a_folder_that_was_not_finished_is_an_evaluations(
+    data, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    gallery = evaluation.Gallery(worst=2)
+    scores = evaluator_of(data, pointwise_model())("val", gallery.offer)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "cases_csv", lambda *arguments: 1 / 0)  # in place of a kill
+        with pytest.raises(ZeroDivisionError):
+            evaluation.write(str(out), scores, gallery, data[1], "val")
+    evaluation.check_output(str(out))
+    evaluation.write(str(out), scores, gallery, data[1], "val")
+    (out / "worst" / "notes.png").write_text("mine")
+    evaluation.write(str(out), scores, evaluation.Gallery(), data[1], "val")
+    assert [path.name for path in (out / "worst").iterdir()] == ["notes.png"]
+
+
 def test_cases_may_have_any_name(data, tmp_path):
     folder, manifest = data
     split = manifest.splits["val"]

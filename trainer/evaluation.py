@@ -391,8 +391,8 @@ def write(
 ) -> None:
     """Writes cases.csv, summary.json and pictures of the worst and best cases into `folder`."""
     files.make_folder(folder)
+    write_json(os.path.join(folder, SUMMARY), scores.summary)  # first: it says whose the rest is
     files.write_whole(os.path.join(folder, "cases.csv"), cases_csv(scores, manifest, split))
-    write_json(os.path.join(folder, SUMMARY), scores.summary)
     for kind in ("worst", "best"):
         pictures = os.path.join(folder, kind)
         for name in filter(PICTURE.fullmatch, files.list_folder(pictures)):
