@@ -9,7 +9,9 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
-RUN useradd --uid=1000 --create-home trainer
+# A trial of a search reports in the second folder, which Vertex AI may mount for root alone.
+RUN useradd --uid=1000 --create-home trainer && \
+    install --directory --owner=trainer /var/hypertune
 WORKDIR /home/trainer
 
 # Each target: what the lock says, which changes seldom; then the trainer, which changes often.
@@ -23,7 +25,8 @@ RUN pip wheel --no-deps --no-build-isolation --wheel-dir=/wheels /source
 
 FROM cpu-packages AS cpu
 RUN --mount=from=wheel,source=/wheels,target=/wheels pip install --no-deps /wheels/*.whl
-USER 1000
+ARG RUN_AS=1000
+USER ${RUN_AS}
 ENTRYPOINT ["python", "-m", "trainer.task"]
 
 FROM base AS gpu
@@ -36,7 +39,8 @@ ENV LD_LIBRARY_PATH=/usr/local/nvidia/lib64 \
 COPY requirements/gpu.txt /requirements/
 RUN pip install --require-hashes --no-deps --requirement=/requirements/gpu.txt
 RUN --mount=from=wheel,source=/wheels,target=/wheels pip install --no-deps /wheels/*.whl
-USER 1000
+ARG RUN_AS=1000
+USER ${RUN_AS}
 ENTRYPOINT ["python", "-m", "trainer.task"]
 
 FROM base AS tpu
@@ -47,5 +51,6 @@ RUN pip install --require-hashes --no-deps --requirement=/requirements/tpu.txt &
 ENV NEXT_PLUGGABLE_DEVICE_USE_C_API=true \
     TF_PLUGGABLE_DEVICE_LIBRARY_PATH=/lib/libtpu.so
 RUN --mount=from=wheel,source=/wheels,target=/wheels pip install --no-deps /wheels/*.whl
-USER 1000
+ARG RUN_AS=1000
+USER ${RUN_AS}
 ENTRYPOINT ["python", "-m", "trainer.task"]

@@ -51,7 +51,8 @@ def address(asked: settings.Vertex, machines: Machines, root: pathlib.Path = ROO
         )
     host = f"{asked.regions()[0]}-docker.pkg.dev"  # from where all regions can pull
     repository = f"{host}/{asked.job.project}/{asked.image.repository}"
-    return f"{repository}/trainer-{machines.kind}:{content_tag(root)}"
+    user = "-root" if asked.runs_as_root() else ""
+    return f"{repository}/trainer-{machines.kind}{user}:{content_tag(root)}"
 
 
 def content_tag(root: pathlib.Path = ROOT) -> str:
@@ -98,12 +99,17 @@ def _build_here(asked: settings.Vertex, machines: Machines, image: str) -> None:
     if _docker("manifest", "inspect", image, quiet=True) == 0:
         logging.info("%s is there already.", image)
         return
-    build = ["build", f"--target={machines.kind}", f"--tag={image}", str(ROOT)]
+    build = [*_build_command(asked, machines, image), str(ROOT)]
     for command in (build, ["push", image]):
         if _docker(*command):
             raise InputError(
                 f"docker {command[0]} failed, as it says above; mend it, or use --build=cloud."
             )
+
+
+def _build_command(asked: settings.Vertex, machines: Machines, image: str) -> list[str]:
+    user = ["--build-arg=RUN_AS=0"] if asked.runs_as_root() else []
+    return ["build", f"--target={machines.kind}", f"--tag={image}", *user]
 
 
 def _docker(*command: str, quiet: bool = False) -> int:
@@ -133,7 +139,7 @@ def _build_in_cloud(asked: settings.Vertex, machines: Machines, image: str) -> N
         "steps": [
             {
                 "name": DOCKER,
-                "args": ["build", f"--target={machines.kind}", f"--tag={image}", "."],
+                "args": [*_build_command(asked, machines, image), "."],
                 "env": ["DOCKER_BUILDKIT=1"],
             }
         ],

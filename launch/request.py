@@ -42,6 +42,8 @@ def build(
         body["studySpec"] = study.build(asked.tuning, args)
         body["maxTrialCount"] = asked.tuning.trials
         body["parallelTrialCount"] = asked.tuning.parallel
+        if asked.tuning.max_failed_trials:
+            body["maxFailedTrialCount"] = asked.tuning.max_failed_trials
         body["trialJobSpec"] = spec
     else:
         body["jobSpec"] = spec

@@ -94,6 +94,12 @@ class Image(Settings):
         choices=("no", "cloud", "local"),
         common=True,
     )
+    run_as: str = setting(
+        "auto",
+        "The user of that image. auto: root for --tune, whose trials can often report only so, "
+        "else a user without rights.",
+        choices=("auto", "user", "root"),
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -161,6 +167,20 @@ class Tuning(Settings):
     trials: int = setting(20, "Trials in all.", low=1, common=True)
     parallel: int = setting(4, "Trials at the same time.", low=1)
     metric: str = setting("val/dice:max", "What to make large or small, SPLIT/FIGURE:max or :min.")
+    algorithm: str = setting(
+        "bayesian",
+        "How the next values are chosen; grid takes whole numbers and choices only.",
+        choices=("bayesian", "random", "grid"),
+    )
+    early_stopping: str = setting(
+        "none",
+        "Stop a trial whose best figure is below the median of the others so far (median), or "
+        "whose curve is not expected to pass the best (curve).",
+        choices=("none", "median", "curve"),
+    )
+    max_failed_trials: int = setting(
+        0, "Failed trials after which the search fails; 0: as Vertex AI decides.", low=0
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,6 +222,11 @@ class Vertex:
                 f"--parallel={self.tuning.parallel} is above --trials={self.tuning.trials}; "
                 "lower it."
             )
+        if self.image.image and self.image.run_as != "auto":
+            raise InputError(
+                f"--run_as={self.image.run_as} is of the image of this tree, and --image="
+                f"{self.image.image} has a user of its own; drop one of them."
+            )
 
     def regions(self) -> list[str]:
         """Returns the regions to try, in order."""
@@ -210,6 +235,11 @@ class Vertex:
     def accelerators(self) -> list[str]:
         """Returns the accelerators to try, in order."""
         return _split(self.hardware.accelerators) or [self.hardware.accelerator]
+
+    def runs_as_root(self) -> bool:
+        """Returns whether the image of this tree is to run as root."""
+        run_as = self.image.run_as
+        return run_as == "root" or (run_as == "auto" and bool(self.tuning.tune))
 
     def run_dir(self) -> str:
         """Returns the run's folder."""

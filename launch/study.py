@@ -15,6 +15,8 @@ SCALES = {
     "log": "UNIT_LOG_SCALE",
     "reverse_log": "UNIT_REVERSE_LOG_SCALE",
 }
+ALGORITHMS = {"random": "RANDOM_SEARCH", "grid": "GRID_SEARCH"}  # Vertex AI's own is Bayesian
+STOPPING = {"median": "medianAutomatedStoppingSpec", "curve": "decayCurveStoppingSpec"}
 GOALS = {"max": "MAXIMIZE", "min": "MINIMIZE"}
 SPLITS = ("train", "val", "test")
 FORM = "learning_rate:1e-4..1e-2:log,filters:32|64"
@@ -35,7 +37,24 @@ def build(asked: settings.Tuning, args: Sequence[str]) -> dict[str, Any]:
     for name in names:
         if names.count(name) > 1:
             raise InputError(f"--tune={asked.tune} names {name} twice; drop one of them.")
-    return {"metrics": [_metric(asked.metric)], "parameters": parameters}
+    for parameter in parameters:
+        if asked.algorithm == "grid" and "doubleValueSpec" in parameter:
+            name = parameter["parameterId"]
+            raise InputError(
+                f"--algorithm=grid tries every value, and --tune={asked.tune} has a range of "
+                f"{name}; write choices, as {name}:0.1|0.2, or use another --algorithm."
+            )
+    study: dict[str, Any] = {
+        "metrics": [_metric(asked.metric)],
+        "parameters": parameters,
+        # A run keeps its best weights, whatever comes after them.
+        "measurementSelectionType": "BEST_MEASUREMENT",
+    }
+    if asked.algorithm in ALGORITHMS:
+        study["algorithm"] = ALGORITHMS[asked.algorithm]
+    if asked.early_stopping in STOPPING:
+        study[STOPPING[asked.early_stopping]] = {}
+    return study
 
 
 def _metric(text: str) -> dict[str, str]:

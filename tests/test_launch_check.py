@@ -119,6 +119,20 @@ def test_docker_builds_and_pushes_what_the_registry_has_not(tmp_path, monkeypatc
     )
 
 
+def test_trials_run_as_root_unless_a_user_is_asked_for(tmp_path, monkeypatch):
+    calls = program(tmp_path / "docker", statuses=[1, 0, 0])
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    tune = ["--tune=filters:8|16", "--build=local"]
+    asked, place = choose(*tune)
+    address = image.address(asked, place)
+    assert "/trainer-cpu-root:" in address
+    image.ensure(asked, place, address)
+    assert calls()[1] == f"build --target=cpu --tag={address} --build-arg=RUN_AS=0 {image.ROOT}"
+    for argv in ([], [*tune, "--run_as=user"]):
+        assert "/trainer-cpu:" in image.address(*choose(*argv))
+    assert "/trainer-cpu-root:" in image.address(*choose("--run_as=root"))
+
+
 def test_without_docker_the_cloud_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     asked, place = choose("--build=local")

@@ -96,6 +96,6 @@ def test_the_image_is_pinned_and_runs_as_a_user_without_rights():
     assert re.search(r"^FROM python:[\d.]+-slim-bookworm@sha256:[0-9a-f]{64} AS base$", text, re.M)
     for target in TARGETS:
         stage = re.search(rf"^FROM \S+ AS {target}\n(.*?)(?=^FROM|\Z)", text, re.M | re.S)[1]
-        last = 'USER 1000\nENTRYPOINT ["python", "-m", "trainer.task"]'
+        last = 'ARG RUN_AS=1000\nUSER ${RUN_AS}\nENTRYPOINT ["python", "-m", "trainer.task"]'
         assert stage.rstrip().endswith(last)
     assert "HEALTHCHECK" not in text

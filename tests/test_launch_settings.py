@@ -54,6 +54,11 @@ def parse(*argv):
             "may write to it.",
         ),
         (
+            ["--image=i", "--run_as=root"],
+            "--run_as=root is of the image of this tree, and --image=i has a user of its own; drop "
+            "one of them.",
+        ),
+        (
             ["--tune=filters:8|16", "--trials=2", "--parallel=3"],
             "--parallel=3 is above --trials=2; lower it.",
         ),

@@ -6,8 +6,32 @@ from launch import settings, study
 from trainer.errors import InputError
 
 
-def build(tune, metric="val/dice:max", args=()):
-    return study.build(settings.Tuning(tune=tune, metric=metric), args)
+def build(tune, metric="val/dice:max", args=(), **asked):
+    return study.build(settings.Tuning(tune=tune, metric=metric, **asked), args)
+
+
+def test_a_trial_counts_by_its_best_figure_and_the_rest_is_left_to_vertex_ai():
+    found = build("filters:8|16")
+    assert found["measurementSelectionType"] == "BEST_MEASUREMENT"
+    assert found.keys() == {"metrics", "parameters", "measurementSelectionType"}
+
+
+def test_algorithm_and_early_stopping_can_be_chosen():
+    found = build("filters:8|16,depth:2..4", algorithm="grid", early_stopping="median")
+    assert found["algorithm"] == "GRID_SEARCH"
+    assert found["medianAutomatedStoppingSpec"] == {}
+    found = build("learning_rate:1e-4..1e-2", algorithm="random", early_stopping="curve")
+    assert found["algorithm"] == "RANDOM_SEARCH"
+    assert found["decayCurveStoppingSpec"] == {}
+
+
+def test_a_grid_takes_values_that_can_be_counted():
+    with pytest.raises(InputError) as error:
+        build("dropout:0..0.5", algorithm="grid")
+    assert str(error.value) == (
+        "--algorithm=grid tries every value, and --tune=dropout:0..0.5 has a range of dropout; "
+        "write choices, as dropout:0.1|0.2, or use another --algorithm."
+    )
 
 
 def test_ranges_scales_and_choices_become_parameters():

@@ -87,6 +87,16 @@ EVERYTHING += ["--tensorboard=projects/1/locations/us-central1/tensorboards/2", 
             ],
             "hyperparameterTuningJobs",
         ),
+        (
+            [
+                "--tune=filters:16|32",
+                "--algorithm=grid",
+                "--early_stopping=curve",
+                "--max_failed_trials=3",
+                "--follow=false",
+            ],
+            "hyperparameterTuningJobs",
+        ),
     ],
 )
 def test_what_the_client_sends_is_what_dry_run_prints(service, capsys, argv, collection):

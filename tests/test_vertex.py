@@ -1,11 +1,15 @@
 """What the trainer takes from Vertex AI's environment, and how it speaks there."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
+from tests.jobs import ROOT, SMALL
 from trainer import config, flags, vertex
 from trainer.watch.journal import Journal
 
@@ -93,6 +97,62 @@ def test_a_trial_reports_in_the_form_that_vertex_ai_reads(tmp_path, monkeypatch)
         "global_step": "70",
         "checkpoint_path": "",
     }
+
+
+STRANGER = 65534  # nobody
+# A stranger may find no Python here, so all of it is loaded before, by a run as root.
+AS_A_STRANGER = f"""
+import os, sys
+from trainer import config, flags, task
+
+def train(run_dir):
+    try:
+        flags.run(config.Job, task.main, ["trainer.task", f"--run_dir={{run_dir}}", *sys.argv[4:]])
+    except SystemExit as end:
+        return end.code
+
+assert train(sys.argv[1]) in (0, None)
+os.environ |= {{"CLOUD_ML_HP_METRIC_FILE": sys.argv[3], "CLOUD_ML_TRIAL_ID": "3"}}
+os.setgroups([]); os.setgid({STRANGER}); os.setuid({STRANGER})
+sys.exit(train(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_a_trial_that_may_not_report_says_so_once_and_trains(data_dir):
+    if os.getuid() != 0:
+        pytest.skip("only root can start a process as another user")
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to strangers
+        os.chmod(folder, 0o755)
+        shutil.copytree(data_dir, f"{folder}/data")
+        os.chmod(f"{folder}/data", 0o755)
+        for name, owner in (("hypertune", 0), ("home", STRANGER)):
+            os.mkdir(f"{folder}/{name}", mode=0o755)
+            os.chown(f"{folder}/{name}", owner, owner)
+        reports = f"{folder}/hypertune/output.metrics"  # which Vertex AI may mount for root alone
+        runs = [f"{folder}/root", f"{folder}/home/run"]
+        result = subprocess.run(
+            [sys.executable, "-c", AS_A_STRANGER, *runs, reports]
+            + [f"--data_dir={folder}/data", *SMALL, "--panels=0", "--worst_cases=0"],
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": f"{folder}/home",
+                "PYTHONPATH": str(ROOT),
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        assert os.path.isdir(f"{folder}/home/run/best")
+        assert os.stat(f"{folder}/home/run/run.json").st_uid == STRANGER
+        assert os.listdir(f"{folder}/hypertune") == []
+    said = [line for line in result.stderr.splitlines() if "learns nothing of this trial" in line]
+    assert said == [
+        f"{reports} cannot be written (Permission denied), so the search learns nothing "
+        "of this trial; run trials as root: launch.vertex --run_as=root."
+    ]
 
 
 def test_outside_of_a_tuning_job_no_trial_is_reported(tmp_path):

@@ -13,6 +13,8 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
+from absl import logging as absl_logging
+
 from trainer import json_text
 
 # The variable by which gcloud, too, is led to another address.
@@ -98,9 +100,25 @@ class Trial:
         self._lines: dict[str, str] = {}
 
     def report(self, step: int, split: str, figures: Mapping[str, float]) -> None:
-        """Reports figures as val/dice and the like; of each name the newest is kept."""
+        """Reports figures as val/dice and the like; of each name the newest is kept.
+
+        Where the file cannot be written a warning says so once, and nothing more is reported: the
+        run itself is sound, and its folder has all of its figures.
+        """
         if not self._path:
             return
+        try:
+            self._write(step, split, figures)
+        except OSError as error:
+            absl_logging.warning(
+                "%s cannot be written (%s), so the search learns nothing of this trial; run trials "
+                "as root: launch.vertex --run_as=root.",
+                self._path,
+                error.strerror,
+            )
+            self._path = ""
+
+    def _write(self, step: int, split: str, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():
             line = {
                 "timestamp": time.time(),
