@@ -84,7 +84,7 @@ def serve(end: Connection, contender: Callable[..., Any], settings: Step, option
     end.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
-def ours(settings: Step, jit_compile: bool) -> Callable[[], Any]:
+def ours(settings: Step, jit_compile: bool, accumulate_steps: int = 1) -> Callable[[], Any]:
     """Returns a function that takes one of our training steps."""
     flags.prepare_environment()
     with flags.importing():
@@ -116,6 +116,7 @@ def ours(settings: Step, jit_compile: bool) -> Callable[[], Any]:
         losses.LOSSES["ce_dice"],
         tf.ones(2),
         clip_norm=1.0,
+        accumulate_steps=accumulate_steps,
         jit_compile=jit_compile,
     )
     return lambda: float(loop(batches, tf.constant(1))["loss"][0])

@@ -101,15 +101,15 @@ def refusal(old, job, num_replicas):
             ("batch", 1),
             ("batch", 2),
             "--run_dir=runs/demo was begun on 1 replicas and this job has 2, but --norm=batch "
-            "takes its statistics from each replica's part of the batch; go on with as many, or "
-            "with --norm=auto, whose statistics are the whole batch's on any number.",
+            "takes its statistics from each replica's part of the batch; resume it on as many, "
+            "or resume it with --norm=auto, whose statistics are the whole batch's on any number.",
         ),
         (
             ("batch", 2),
             ("batch", 1),
             "--run_dir=runs/demo was begun on 2 replicas and this job has 1, but --norm=batch "
-            "takes its statistics from each replica's part of the batch; go on with as many, or "
-            "begin a run with --norm=auto, group or instance and no dropout, on any number.",
+            "takes its statistics from each replica's part of the batch; resume it on as many, "
+            "or begin a run with --norm=auto, group or instance, which any number may resume.",
         ),
         (
             ("auto", 2),
@@ -130,14 +130,10 @@ def test_a_run_does_not_go_on_where_its_norm_computes_something_else(before, now
     assert refusal(old, job, now[1]) == message
 
 
-def test_dropout_keeps_a_run_on_as_many_replicas():
+def test_a_run_with_dropout_goes_on_with_any_number_of_replicas():
     old, job = described("auto", 2, dropout=0.1)
     assert refusal(old, job, 2) is None
-    assert refusal(old, job, 4) == (
-        "--run_dir=runs/demo was begun on 2 replicas and this job has 4, but --dropout draws its "
-        "masks from each replica's part of the batch; go on with as many, or begin a run without "
-        "dropout, which any number may go on with."
-    )
+    assert refusal(old, job, 4) is None
 
 
 def test_fewer_steps_than_before_are_refused_and_more_are_not():

@@ -18,23 +18,37 @@ VALID[4:7] = 0
 VALID[7, 1:] = 0
 
 
-def network(norm="none"):
-    """Returns a small network, its weights always the same."""
-    keras.utils.set_random_seed(0)
-    return models.build_unet((None, None, 1), 4, depth=1, norm=norm)
+def network(norm="none", dropout=0.0):
+    """Returns a small network, its weights and the masks of its dropout always the same."""
+    # Without ReLU, whose derivative jumps where rounding decides on which side of 0 a number is.
+    options = {"norm": norm, "dropout": dropout, "activation": "swish"}
+    model = models.build_unet((None, None, 1), 4, depth=1, **options)
+    models.draw_weights(model, 0)
+    return model
 
 
-def train(number, *, num_steps=3, loss="ce_dice", norm="none", optimizer=None, **settings):
+def train(
+    number,
+    *,
+    num_steps=3,
+    loss="ce_dice",
+    norm="none",
+    dropout=0.0,
+    optimizer=None,
+    **settings,
+):
     """Trains on the batch above over `number` replicas; returns the totals and the weights."""
     strategy = strategy_of(number)
     with strategy.scope():
-        model = network(norm)
+        model = network(norm, dropout)
         descent = optimizer() if optimizer else keras.optimizers.SGD(0.5)
         descent.build(model.trainable_variables)
         average = keras.models.clone_model(model) if settings.get("average_decay") else None
     if average is not None:
         average.set_weights(model.get_weights())
     batch = {"images": IMAGES, "labels": LABELS, "valid": VALID}
+    # The n-th example goes to replica n mod R, as in `data.pipeline`.
+    batch = {key: np.concatenate([x[r::number] for r in range(number)]) for key, x in batch.items()}
     data = tf.data.Dataset.from_tensor_slices(batch).batch(8 // number, drop_remainder=True)
     iterator = iter(strategy.distribute_datasets_from_function(lambda context: data.repeat()))
     loop = steps.train_loop(
@@ -42,6 +56,9 @@ def train(number, *, num_steps=3, loss="ce_dice", norm="none", optimizer=None, *
     )
     series_of = loop(iterator, tf.constant(num_steps))
     weights = (average or model).get_weights()
+    for variable in (average or model).variables:  # every replica's own
+        copies = [copy.numpy() for copy in strategy.experimental_local_results(variable.value)]
+        assert all(np.array_equal(copy, copies[0]) for copy in copies)
     return {key: float(tf.reduce_sum(series)) for key, series in series_of.items()}, weights
 
 
@@ -72,8 +89,86 @@ def test_the_terms_of_the_loss_add_up_to_it():
 
 
 @pytest.mark.slow
-def test_a_batch_in_parts_trains_like_the_whole():
-    assert_same(train(1, accumulate_steps=4), trained_alone())
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_batch_in_parts_trains_like_the_whole(jit_compile):
+    assert_same(train(1, accumulate_steps=4, jit_compile=jit_compile), trained_alone())
+
+
+@pytest.mark.slow
+def test_parts_move_the_statistics_of_batch_normalisation_inside_xla_too():
+    settings = {"accumulate_steps": 2, "norm": "batch", "dropout": 0.0}
+    assert_same(train(1, jit_compile=True, **settings), train(1, **settings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("norm", ["batch", "sync_batch"])
+def test_parts_over_replicas_train_like_the_parts_of_one(norm):
+    one = train(1, accumulate_steps=2, norm="batch", dropout=0.5)
+    if norm == "batch":  # statistics of a replica's part are not those of the whole
+        two, again = (train(2, accumulate_steps=2, norm=norm, dropout=0.5) for _ in range(2))
+        assert_same(two, again)
+    else:
+        assert_same(train(2, accumulate_steps=2, norm=norm, dropout=0.5), one)
+
+
+def origins(operation):
+    """Returns all operations that come before one."""
+    found, left = set(), [operation]
+    while left:
+        one = left.pop()
+        for before in [*(tensor.op for tensor in one.inputs), *one.control_inputs]:
+            if before not in found:
+                found.add(before)
+                left.append(before)
+    return found
+
+
+def test_parts_are_computed_one_after_the_other():
+    for in_loop in (True, False):
+
+        @tf.function(autograph=False)
+        def total(values, in_loop=in_loop):
+            def part(i):
+                return [tf.reduce_sum(steps._part(values, i, 4))]
+
+            return steps._sum_in_turn(part, 4, [tf.zeros(())], in_loop=in_loop)
+
+        values = tf.constant([[1.0], [2.0], [3.0], [4.0], [5.0], [6.0], [7.0], [8.0]])
+        assert float(total(values)[0]) == 36
+        graph = total.get_concrete_function(values).graph
+        sums = [node for node in graph.get_operations() if node.type == "Sum"]
+        if in_loop:  # of which the program has one part
+            loops = [node for node in graph.get_operations() if node.type.endswith("While")]
+            assert len(loops) == 1
+            assert not sums
+        else:
+            slices = [node for node in graph.get_operations() if node.type == "Slice"]
+            assert len(slices) == len(sums) == 4
+            for before, after in zip(sums, slices[1:], strict=False):
+                assert before in origins(after)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, {"jit_compile": True}])
+def test_replicas_drop_what_one_device_drops(settings):
+    dropped = train(1, dropout=0.5, **settings)  # XLA draws other numbers
+    assert abs(trained_alone()[0]["loss"] - dropped[0]["loss"]) > 1e-3
+    assert_same(train(2, dropout=0.5, **settings), dropped)
+
+
+@pytest.mark.slow
+def test_the_statistics_of_batch_normalisation_are_the_mean_over_replicas():
+    # After one step they are 0.9 of (0, 1) and a tenth of the batch's: of two halves, their mean.
+    _, weights = train(2, num_steps=1, norm="batch")
+    model = network("batch")
+    layer = next(x for x in model.layers if isinstance(x, keras.layers.BatchNormalization))
+    first = keras.Model(model.inputs, layer.input)
+    halves = [first(IMAGES[r::2]) for r in range(2)]
+    mean = np.mean([np.mean(half, axis=(0, 1, 2)) for half in halves], axis=0)
+    variance = np.mean([np.var(half, axis=(0, 1, 2)) for half in halves], axis=0)
+    model.set_weights(weights)
+    np.testing.assert_allclose(layer.moving_mean, 0.1 * mean, atol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, 0.9 + 0.1 * variance, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -96,8 +191,21 @@ def test_the_average_follows_the_weights_by_its_decay(number):
     first = network().get_weights()
     _, second = train(number, num_steps=1)
     _, average = train(number, num_steps=1, average_decay=0.75)
-    for a, b, mean in zip(first, second, average, strict=True):
-        np.testing.assert_allclose(mean, 0.75 * a + 0.25 * b, atol=1e-6)
+    for a, b, mean in zip(first, second, average, strict=True):  # in the first step it is 1 / 10
+        np.testing.assert_allclose(mean, 0.1 * a + 0.9 * b, atol=1e-6)
+
+
+def test_the_decay_of_the_average_is_warmed_up():
+    decays = [float(steps.warmed_up(0.75, tf.constant(step))) for step in (1, 6, 27, 28, 1000)]
+    np.testing.assert_allclose(decays, [0.1, 0.4, 0.75, 0.75, 0.75], rtol=1e-6)
+
+
+def test_a_keras_that_sums_gradients_in_another_way_is_refused():
+    class Other:
+        inner_optimizer = None
+
+    with pytest.raises(RuntimeError, match="sums gradients in another way"):
+        steps._sum_gradients_once(Other())
 
 
 @pytest.mark.slow
@@ -133,7 +241,8 @@ def test_the_step_of_one_replica_for_another_device_is_that_of_the_training_loop
     results = []
     for lowered in (False, True):
         model = network("batch")
-        descent = keras.optimizers.Adam(0.1)
+        # Not Adam, which makes a whole step of a gradient that is 0 but for rounding.
+        descent = keras.optimizers.SGD(0.5)
         descent.build(model.trainable_variables)
         average = keras.models.clone_model(model)
         average.set_weights(model.get_weights())

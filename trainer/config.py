@@ -144,7 +144,7 @@ class Model(Settings):
         "(sync_batch on several replicas, batch on one).",
         choices=("auto", "batch", "sync_batch", "group", "instance", "none"),
     )
-    dropout: float = setting(0.0, "Share of channels dropped in training.", low=0, high=0.95)
+    dropout: float = setting(0.0, "Share of features dropped in training.", low=0, high=0.95)
     upsampling: str = setting(
         "transpose", "How the decoder doubles the resolution.", choices=("transpose", "bilinear")
     )
@@ -161,7 +161,9 @@ class Optimization(Settings):
         common=True,
     )
     class_weights: str = setting(
-        "none", "Weights of the classes in the loss.", choices=("none", "balanced")
+        "none",
+        "Weights of the classes: of their pixels, and in Dice's mean over the classes of an image.",
+        choices=("none", "balanced"),
     )
     optimizer: str = setting("adamw", "Optimizer.", choices=("adam", "adamw", "sgd"))
     learning_rate: float = setting(
@@ -192,7 +194,7 @@ class Optimization(Settings):
     )
     ema: float = setting(
         0.0,
-        "Decay of the moving average of the weights, used for evaluation; 0: none.",
+        "Decay of the moving average of the weights, used for evaluation and warmed up; 0: none.",
         low=0,
         high=0.99999,
     )

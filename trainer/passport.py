@@ -148,23 +148,15 @@ def check_same_replicas(old: dict[str, Any], job: config.Job, num_replicas: int)
     if old["num_replicas"] == num_replicas:
         return
     before, now = _old_statistics(old), _statistics(job.model.norm, num_replicas)
-    remedy = "begin a run with --norm=auto, group or instance and no dropout, on any number"
+    remedy = "begin a run with --norm=auto, group or instance, which any number may resume"
     if before == WHOLE_BATCH:
-        remedy = "with --norm=auto, whose statistics are the whole batch's on any number"
-    causes = {
-        "--norm=batch takes its statistics": ("batch" in (before, now), remedy),
-        "--dropout draws its masks": (
-            job.model.dropout > 0,
-            "begin a run without dropout, which any number may go on with",
-        ),
-    }
-    for reason, (holds, remedy) in causes.items():
-        if holds:
-            raise InputError(
-                f"--run_dir={job.run.run_dir} was begun on {old['num_replicas']} replicas and this "
-                f"job has {num_replicas}, but {reason} from each replica's part of the batch; go "
-                f"on with as many, or {remedy}."
-            )
+        remedy = "resume it with --norm=auto, whose statistics are the whole batch's on any number"
+    if "batch" in (before, now):
+        raise InputError(
+            f"--run_dir={job.run.run_dir} was begun on {old['num_replicas']} replicas and this job "
+            f"has {num_replicas}, but --norm=batch takes its statistics from each replica's part "
+            f"of the batch; resume it on as many, or {remedy}."
+        )
 
 
 WHOLE_BATCH = "sync_batch"

@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from trainer import losses, metrics, tracing
-from trainer.models import packing
+from trainer.models import norms, packing
 
 Batch = Mapping[str, tf.Tensor]
 SUM = tf.distribute.ReduceOp.SUM
@@ -44,7 +44,7 @@ def train_loop(
         clip_norm: largest norm of the summed gradient; 0: unlimited.
         accumulate_steps: parts in which each replica's batch is computed, to save memory.
         average: a model whose variables follow the moving average of `model`'s.
-        average_decay: decay of that average, per step.
+        average_decay: decay of that average, per step; less in the first steps, see `warmed_up`.
         jit_compile: whether XLA compiles forward and backward pass.
         lanes: channels that the device computes at a time, a row of `packing.LANES`.
         timed: whether to time the input; TensorFlow refuses to where operations are deterministic,
@@ -119,7 +119,7 @@ def step_of_one_replica(
         clip_norm: largest norm of the summed gradient; 0: unlimited.
         accumulate_steps: parts in which the batch is computed, to save memory.
         average: a model whose variables follow the moving average of `model`'s.
-        average_decay: decay of that average, per step.
+        average_decay: decay of that average, per step; less in the first steps, see `warmed_up`.
         lanes: channels that the device computes at a time, a row of `packing.LANES`.
 
     Returns:
@@ -256,26 +256,22 @@ def _replica_step(
     """
     _sum_gradients_once(optimizer)
     variables = model.trainable_variables
+    statistics = norms.own_statistics(model)
+    sums_inside = any(norms.is_synchronized(layer) for layer in model.layers)
     forward = packing.packed(model, lanes)
 
-    def forward_backward(batch: Batch, weights: tf.Tensor, scale: tf.Tensor) -> Any:
-        def part(i: int) -> Any:
-            size = batch["images"].shape[0] // accumulate_steps
-            images, labels, valid = (
-                batch[key][i * size : (i + 1) * size] for key in ("images", "labels", "valid")
-            )
-            with tf.GradientTape() as tape:
-                logits = forward(images, training=True)
-                shares = _shares(terms, weights, labels, logits, valid, class_weights)
-                scaled = _total(terms, shares) * scale
-            return shares, tape.gradient(scaled, variables)
-
-        shares, gradients = part(0)
-        for i in range(1, accumulate_steps):
-            more_shares, more_gradients = part(i)
-            shares += more_shares
-            gradients = [a + b for a, b in zip(gradients, more_gradients, strict=True)]
-        return shares, gradients
+    def forward_backward(
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        valid: tf.Tensor,
+        weights: tf.Tensor,
+        scale: tf.Tensor,
+    ) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            logits = forward(images, training=True)
+            shares = _shares(terms, weights, labels, logits, valid, class_weights)
+            scaled = _total(terms, shares) * scale
+        return [shares, *tape.gradient(scaled, variables)]
 
     # The XLA boundary: all that a replica computes by itself is one program. Collectives and the
     # optimizer's variables, which may live on other devices, stay outside.
@@ -293,15 +289,26 @@ def _replica_step(
         weights = losses.weights(terms, batch["labels"], batch["valid"], class_weights)
         weights = context.all_reduce(SUM, weights)
         scale = tf.convert_to_tensor(optimizer.scale_loss(1.0), tf.float32)
-        shares, gradients = forward_backward(batch, weights, scale)
-        shares, *gradients = context.all_reduce(SUM, [shares, *gradients])
+
+        def part(i: Any) -> list[tf.Tensor]:
+            images, labels, valid = (
+                _part(batch[key], i, accumulate_steps) for key in ("images", "labels", "valid")
+            )
+            return forward_backward(images, labels, valid, weights, scale)
+
+        zeros = [tf.zeros(len(terms)), *(tf.zeros(v.shape, v.dtype) for v in variables)]
+        in_loop = context.num_replicas_in_sync == 1 or not sums_inside
+        sums = _sum_in_turn(part, accumulate_steps, zeros, in_loop=in_loop)
+        shares, *gradients = context.all_reduce(SUM, sums)
+        if context.num_replicas_in_sync > 1 and statistics:
+            _average_over_replicas(context, statistics)
         norm = tf.linalg.global_norm(gradients) / scale
         if clip_norm:
             factor = clip_norm / tf.maximum(norm, clip_norm)
             gradients = [gradient * factor for gradient in gradients]
         optimizer.apply(gradients, variables)
         if average is not None:
-            _follow(average, model, average_decay)
+            _follow(average, model, warmed_up(average_decay, optimizer.iterations))
         return {
             "loss": _total(terms, shares),
             **dict(zip(_names_of_parts(terms), tf.unstack(shares), strict=False)),
@@ -309,6 +316,71 @@ def _replica_step(
         }
 
     return replica_step
+
+
+def _part(value: tf.Tensor, i: Any, number: int) -> tf.Tensor:
+    """Returns the i-th of a number of equal parts of [B, ...]; i may be known at run time only."""
+    size = value.shape[0] // number
+    return tf.slice(value, [i * size] + [0] * (len(value.shape) - 1), [size, *value.shape[1:]])
+
+
+def _sum_in_turn(
+    part: Callable[[Any], list[tf.Tensor]], number: int, zeros: list[tf.Tensor], *, in_loop: bool
+) -> list[tf.Tensor]:
+    """Returns the sums of what `part(0)`, `part(1)`, … return, computing one after the other.
+
+    So the memory that a part takes is free for the next. A loop also makes a smaller program; but
+    CPUs and GPUs cannot sum over replicas inside of one.
+
+    Args:
+        part: of an index, an integer or int32 [].
+        number: of parts.
+        zeros: of the shapes and types of what `part` returns.
+        in_loop: whether to compute them in a loop.
+    """
+    if number == 1:
+        return part(0)
+    sums = zeros
+    if not in_loop:
+        for i in range(number):
+            with tf.control_dependencies(sums):
+                sums = [a + b for a, b in zip(sums, part(i), strict=True)]
+        return sums
+
+    def add_part(i: tf.Tensor, sums: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        return i + 1, [a + b for a, b in zip(sums, part(i), strict=True)]
+
+    _, sums = tf.while_loop(
+        lambda i, _: i < number,
+        add_part,
+        (tf.constant(0), sums),
+        parallel_iterations=1,
+        maximum_iterations=number,
+    )
+    return sums
+
+
+def _average_over_replicas(
+    context: tf.distribute.ReplicaContext, variables: Sequence[keras.Variable]
+) -> None:
+    """Gives each replica the mean of what all of them hold.
+
+    In each step, so that what is saved does not depend on when it is saved; the mean of averages
+    that move alike is what one average of the replicas' means would be.
+    """
+    means = context.all_reduce(tf.distribute.ReduceOp.MEAN, [v.value for v in variables])
+    for variable, mean in zip(variables, means, strict=True):
+        variable.assign(mean)
+
+
+def warmed_up(decay: float, step: tf.Tensor) -> tf.Tensor:
+    """Returns the decay of a moving average at a step, 1, 2, …: at first it follows fast.
+
+    A decay of 0.999 would leave two thirds of the weights that were drawn in the average of 400
+    steps. As in TensorFlow's ExponentialMovingAverage, step t has min(decay, t / (9 + t)).
+    """
+    t = tf.cast(step, tf.float32)
+    return tf.minimum(decay, t / (9.0 + t))
 
 
 def _shares(
@@ -359,15 +431,23 @@ def _sum_gradients_once(optimizer: keras.optimizers.Optimizer) -> None:
 
     The step sums them itself in order to clip by the norm of the sum; Keras has no public way to
     say so.
+
+    Raises:
+        RuntimeError: this Keras has no such step, and might sum twice.
     """
     for layer in (optimizer, getattr(optimizer, "inner_optimizer", None)):
         if layer is not None:
+            if not hasattr(layer, "_all_reduce_sum_gradients"):
+                raise RuntimeError(
+                    f"Keras {keras.__version__} sums gradients in another way than that which "
+                    "trainer.steps replaces; install the versions that setup.py names."
+                )
             layer._all_reduce_sum_gradients = lambda gradients_and_variables: (
                 gradients_and_variables
             )
 
 
-def _follow(average: keras.Model, model: keras.Model, decay: float) -> None:
+def _follow(average: keras.Model, model: keras.Model, decay: tf.Tensor) -> None:
     """Moves each variable of `average` a step towards the model's; called by each replica.
 
     As Keras' optimizers do it: each replica moves its own copies where the strategy allows it, so

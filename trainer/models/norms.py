@@ -79,13 +79,6 @@ NORMS = {
     "none": None,
 }
 
-# Of the same variables and results.
-KERAS_LAYERS = {
-    FusedBatchNormalization: keras.layers.BatchNormalization,
-    SyncBatchNormalization: keras.layers.BatchNormalization,
-    InstanceNormalization: keras.layers.GroupNormalization,
-}
-
 
 def choose(norm, num_replicas):
     """Returns the row of NORMS that a setting stands for; all but `auto` stand for themselves.
@@ -98,13 +91,26 @@ def choose(norm, num_replicas):
     return "sync_batch" if num_replicas > 1 else "batch"
 
 
+def is_synchronized(layer):
+    """Whether a layer takes its statistics from all replicas, which it sums over in training."""
+    of_keras = isinstance(layer, keras.layers.BatchNormalization) and layer.synchronized
+    return of_keras or isinstance(layer, SyncBatchNormalization)
+
+
+def own_statistics(model):
+    """Returns the variables that each replica moves by its own part of a batch.
+
+    They are the moving means and variances of batch normalisation that is not synchronized.
+    """
+    return [
+        variable
+        for layer in model.layers
+        if isinstance(layer, keras.layers.BatchNormalization) and not is_synchronized(layer)
+        for variable in layer.non_trainable_variables
+    ]
+
+
 def normalize(x, norm):
     """Applies the named normalisation (a row of NORMS) to [B, H, W, C]."""
     layer = NORMS[norm]
     return x if layer is None else layer(x.shape[-1])(x)
-
-
-def keras_layer(layer):
-    """Returns a new layer with the settings of another: Keras' own where that is one of ours."""
-    of_keras = KERAS_LAYERS.get(type(layer), type(layer))
-    return of_keras.from_config(layer.get_config())

@@ -179,9 +179,12 @@ def _batch_normalization(layer, inputs, lanes, training):
     value = _join(inputs[0])
     if value.group == 1:
         return None
-    synchronized = layer.synchronized or isinstance(layer, SyncBatchNormalization)
     output = packed_norm.normalize(
-        layer, value.parts[0], value.group, training=training, synchronized=synchronized
+        layer,
+        value.parts[0],
+        value.group,
+        training=training,
+        synchronized=norms.is_synchronized(layer),
     )
     return Packed((output,), value.group)
 

@@ -7,6 +7,17 @@ import keras
 from keras import ops
 
 from trainer.models import blocks, folding, norms
+from trainer.models.dropout import Dropout
+from trainer.models.instance_norm import InstanceNormalization
+from trainer.models.sync_norm import SyncBatchNormalization
+
+# Layers of ours → those of Keras that have the same variables and, in prediction, results.
+KERAS_LAYERS = {
+    Dropout: keras.layers.Dropout,
+    InstanceNormalization: keras.layers.GroupNormalization,
+    SyncBatchNormalization: keras.layers.BatchNormalization,
+    norms.FusedBatchNormalization: keras.layers.BatchNormalization,
+}
 
 
 def plain(model, normalize, mean, std, dtype, multiple):
@@ -49,7 +60,7 @@ def core(model):
         idle = isinstance(layer, (blocks.PadToStride, blocks.CropTo))
         return inputs[0] if idle else layer(*inputs, **options)
 
-    copy = keras.models.clone_model(folded, clone_function=norms.keras_layer, call_function=calling)
+    copy = keras.models.clone_model(folded, clone_function=_keras_layer, call_function=calling)
     weights = {layer.name: layer.get_weights() for layer in folded.layers}
     for layer in copy.layers:
         layer.set_weights(weights[layer.name])
@@ -60,6 +71,12 @@ def core(model):
     else:
         x = ops.softmax(x, axis=-1)
     return keras.Model(copy.inputs[0], x, name="core")
+
+
+def _keras_layer(layer):
+    """Returns a new layer with the settings of another: Keras' own where that is one of ours."""
+    of_keras = KERAS_LAYERS.get(type(layer), type(layer))
+    return of_keras.from_config(layer.get_config())
 
 
 def _by_image(x, mean, std, dtype):

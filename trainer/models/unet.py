@@ -6,6 +6,7 @@ import keras
 
 from trainer.errors import InputError
 from trainer.models import blocks, norms
+from trainer.models.dropout import Dropout
 
 
 def build_unet(
@@ -81,12 +82,12 @@ def build_unet(
     for level in range(depth):
         x = conv_block(x, n_filters * 2**level)
         if dropout and level == depth - 1:
-            x = keras.layers.Dropout(dropout)(x)
+            x = Dropout(dropout)(x)
         skips.append(x)
         x = keras.layers.MaxPooling2D(2)(x)
     x = conv_block(x, n_filters * 2**depth)
     if dropout:
-        x = keras.layers.Dropout(dropout)(x)
+        x = Dropout(dropout)(x)
     for level in reversed(range(depth)):
         filters = n_filters * 2**level
         x = blocks.up_conv(x, filters, activation=activation, norm=norm, upsampling=upsampling)
