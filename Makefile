@@ -3,6 +3,7 @@
 # make test   the whole suite
 # make test-io  what takes tensorflow-io: s3://, az:// and DICOM, with the TensorFlow that it fits
 # make test-image  the image's steps, without docker
+# make docs   the documentation as a site, into site/
 # make lock     requirements/*.txt anew, from setup.py and requirements/*.in
 # make test-preflight  what compiles for TPUs: the training step, and whether it fits
 # make browser  Chromium, in which a test opens TensorBoard; where it can be installed
@@ -25,7 +26,7 @@ endif
 # third of the tests, and takes from the others once it has none left.
 PYTEST = $(BIN)/python -m pytest -q -n 3 --dist worksteal
 
-.PHONY: demo check test test-io test-image test-preflight browser lint lock clean
+.PHONY: demo check test test-io test-image test-preflight browser docs lint lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m trainer.task --flagfile=configs/demo.cfg
@@ -51,6 +52,10 @@ test-image: $(VENV)/installed-test
 test-preflight: .venv-preflight/installed
 	.venv-preflight/bin/python -m pytest -q tests_preflight
 
+# Its theme warns of a successor to MkDocs at each build.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lint: $(VENV)/installed-test
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/ruff check .
@@ -64,6 +69,10 @@ $(VENV)/installed: setup.py
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable ".[test]" $(PIN)
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable ".[docs]" $(PIN)
 	touch $@
 
 .venv-io/installed: setup.py
@@ -89,4 +98,4 @@ lock:
 		--output-file requirements/tpu.txt
 
 clean:
-	rm -rf .venv .venv-io .venv-lock .venv-preflight .venv-tf* build dist *.egg-info runs .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-io .venv-lock .venv-preflight .venv-tf* build dist site *.egg-info runs .mypy_cache .pytest_cache .ruff_cache

