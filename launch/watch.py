@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from absl import logging
 
 from launch import logs, settings
-from launch.client import NOT_YET, Job, NoRoomError, Service
+from launch.client import NOT_YET, BusyError, Job, NoRoomError, Service
 from launch.submit import patiently
 from trainer.flags import EXIT_STATUS as REFUSED
 
@@ -72,11 +72,16 @@ def _late_refusal(log: logs.Log | None, line: "StatusLine", pause_seconds: float
 
 
 def _new_entries(log: logs.Log | None, line: "StatusLine") -> Iterator[logs.Entry]:
-    """Yields what is new; says once that a log cannot be read."""
+    """Yields what is new; says once that a log cannot be read, or does not answer for now."""
     if log is None or log.unreadable:
         return
     try:
         yield from log.new_entries()
+        log.interrupted = False
+    except BusyError as error:
+        if not log.interrupted:
+            line.print(f"The log does not answer ({error}); it is asked again at every look.")
+        log.interrupted = True
     except logs.UnreadableError as error:
         log.unreadable = True
         line.print(f"The log cannot be read ({error}); the console shows it.")

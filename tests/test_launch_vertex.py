@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from google.cloud import aiplatform_v1 as types
 
-from launch import settings, vertex
+from launch import logs, settings, vertex
 from tests import vertex_server
 from tests.vertex_server import QUOTA, STOCKOUT, Fault
 from trainer import flags
@@ -306,6 +306,70 @@ def test_logs_are_shown_once_with_severity_and_replica(service, capsys):
     assert lines == [f"workerpool0-0 | step {number}" for number in range(5)] + [
         "workerpool1-0 | ERROR a plain line"
     ]
+
+
+def test_a_long_log_is_turned_page_by_page_under_one_filter(service, capsys):
+    service.walks["us-central1"] = ("RUNNING",) * 4 + ("SUCCEEDED",)
+    assert run("--follow=false") == 0
+    (job,) = service.jobs.values()
+    for number in range(7):  # minutes apart, so that what is new begins elsewhere with each
+        service.log(job, "workerpool0-0", f"line {number}", seconds=60 * number)
+    assert run() == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if " | " in line]
+    assert lines == [f"workerpool0-0 | ERROR line {number}" for number in range(7)]
+
+
+def test_a_fast_clock_hides_nothing_that_others_say_after_it(service):
+    run("--follow=false")
+    (job,) = service.jobs.values()
+    (described,) = vertex.Service("lab", "us-central1").find("nuclei")
+    log = logs.Log("lab", described)
+    service.log(job, "workerpool1-0", "ahead", fast_by=3600)
+    assert [entry.text for entry in log.new_entries()] == ["ahead"]
+    service.log(job, "workerpool0-0", "after it")
+    assert [entry.text for entry in log.new_entries()] == ["after it"]
+
+
+def test_failed_requests_for_the_log_end_nothing_and_lose_nothing(service, capsys):
+    service.walks["us-central1"] = ("RUNNING",) * 8 + ("SUCCEEDED",)
+    run("--follow=false")
+    (job,) = service.jobs.values()
+    for number in range(5):
+        service.log(job, "workerpool0-0", f"line {number}", seconds=60 * number)
+    service.log_faults = [503, 0, 429]
+    assert run() == 0
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if " | " in line] == [
+        f"workerpool0-0 | ERROR line {number}" for number in range(5)
+    ]
+    assert [line for line in said if "The log" in line] == [
+        "The log does not answer (it answers 503); it is asked again at every look."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"resourceName": "x"}, "Unknown name 'resourceName'"),
+        ({"resourceNames": ["lab"]}, "resource_names"),
+        ({"orderBy": "timestamp"}, "order_by"),
+        ({"pageSize": 1001}, "page_size"),
+        ({"pageSize": "10"}, "page_size"),
+        ({"filter": 'timestamp >= "now"'}, "Unparseable filter"),
+        ({"pageToken": "made up@2"}, "page_token doesn't match"),
+    ],
+)
+def test_the_services_log_refuses_what_the_real_one_does(service, change, message):
+    run("--follow=false")
+    (job,) = service.jobs.values()
+    job_id = job.name.rpartition("/")[2]
+    question = {
+        "resourceNames": ["projects/lab"],
+        "filter": f'resource.labels.job_id="{job_id}" AND timestamp>="2026-01-01T00:00:00Z"',
+    }
+    assert service.answer("POST", "/v2/entries:list", {}, question) == {"entries": []}
+    with pytest.raises(vertex_server.RefusedError, match=message):
+        service.answer("POST", "/v2/entries:list", {}, {**question, **change})
 
 
 def test_shells_into_replicas_are_named_once(service, capsys):

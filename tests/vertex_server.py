@@ -8,6 +8,7 @@ same server answers for Cloud Logging, Cloud Build and Artifact Registry, as far
 import contextlib
 import dataclasses
 import datetime
+import hashlib
 import http.server
 import itertools
 import json
@@ -37,6 +38,13 @@ QUOTA = (
     "aiplatform.googleapis.com/custom_model_training_nvidia_l4_gpus"
 )
 STOCKOUT = "Resources are insufficient in region: {region}. Please try a different region."
+STAMP = "%Y-%m-%dT%H:%M:%S.%fZ"
+LOG_FIELDS = {"resourceNames", "filter", "orderBy", "pageSize", "pageToken"}
+LOG_TERMS = (  # of the language of filters those that are understood here
+    r'resource\.type="ml_job"',
+    r'resource\.labels\.job_id="(?P<job>\d+)"',
+    r'timestamp>="(?P<since>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z)"',
+)
 WALK = ("PENDING", "RUNNING", "SUCCEEDED")
 
 
@@ -79,6 +87,7 @@ class Server:
         jobs: name → job.
         entries: of the log.
         log_status: of answers to questions for the log.
+        log_faults: statuses of the next of these answers, in order; 0: none comes.
         images: addresses of tags that the registry has.
         builds: bodies of builds.
         build_states: which a build walks through.
@@ -95,6 +104,7 @@ class Server:
         self.jobs: dict[str, Any] = {}
         self.entries: list[dict[str, Any]] = []
         self.log_status = 200
+        self.log_faults: list[int] = []
         self.images: set[str] = set()
         self.builds: list[dict[str, Any]] = []
         self.build_states = ["QUEUED", "WORKING", "SUCCESS"]
@@ -115,11 +125,23 @@ class Server:
             body for verb, path, body in self.requests if verb == method and path.endswith(ending)
         ]
 
-    def log(self, job: Any, replica: str, line: str) -> None:
-        """Writes a line into a job's log; JSON becomes a structured entry."""
-        now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    def log(
+        self, job: Any, replica: str, line: str, seconds: float = 0, fast_by: float = 0
+    ) -> None:
+        """Writes a line into a job's log; JSON becomes a structured entry.
+
+        Args:
+            job: whose log it is.
+            replica: that says it.
+            line: what it says.
+            seconds: from now, at which it arrives.
+            fast_by: seconds by which the replica's clock is fast.
+        """
+        arrival = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(0, seconds)
+        stamp = arrival + datetime.timedelta(0, fast_by)
         labels = {"job_id": job.name.rpartition("/")[2], "task_name": replica}
-        entry: dict[str, Any] = {"timestamp": now, "insertId": f"{len(self.entries)}"}
+        entry: dict[str, Any] = {"insertId": f"{len(self.entries)}", "logName": f"logs/{replica}"}
+        entry |= {"timestamp": f"{stamp:{STAMP}}", "receiveTimestamp": f"{arrival:{STAMP}}"}
         entry["resource"] = {"type": "ml_job", "labels": labels}
         try:
             payload = json.loads(line)
@@ -227,22 +249,30 @@ class Server:
         return found[0] if found and project.isdigit() else None
 
     def _read_log(self, body: Any) -> dict[str, Any]:
+        if self.log_faults:
+            raise RefusedError(self.log_faults.pop(0), "injected")
         if self.log_status != 200:
             raise RefusedError(self.log_status, "injected")
-        job = re.search(r'job_id="(\d+)"', body["filter"])
-        since = re.search(r'timestamp>="([^"]+)"', body["filter"])
-        assert job
-        assert since
-        start = int(body.get("pageToken", 0))
+        if wrong := broken_rule_of_a_question(body):
+            raise RefusedError(400, wrong)
+        asked = {key: value for key, value in body.items() if key != "pageToken"}
+        asked_by, _, start = body.get("pageToken", "").partition("@")
+        made_of = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+        if asked_by not in ("", made_of):
+            raise RefusedError(400, "page_token doesn't match arguments from the request")
+        terms = [re.fullmatch("|".join(LOG_TERMS), x) for x in body["filter"].split(" AND ")]
+        values = {k: v for term in terms if term for k, v in term.groupdict().items() if v}
         with self._lock:
             found = [
                 entry
                 for entry in self.entries
-                if entry["resource"]["labels"]["job_id"] == job[1]
-                and entry["timestamp"] >= since[1].removesuffix("Z")
+                if entry["resource"]["labels"]["job_id"] == values["job"]
+                and entry["timestamp"] >= values["since"].removesuffix("Z")
             ]
-        page = found[start : start + 2]  # small, so that pages are turned
-        token = {"nextPageToken": str(start + 2)} if len(found) > start + 2 else {}
+        found.sort(key=lambda entry: entry["timestamp"])
+        first = int(start or 0)
+        page = found[first : first + 2]  # small, so that pages are turned
+        token = {"nextPageToken": f"{made_of}@{first + 2}"} if len(found) > first + 2 else {}
         return {"entries": page, **token}
 
     def _build(self, method: str, path: str, body: Any) -> dict[str, Any]:
@@ -250,6 +280,26 @@ class Server:
             self.builds.append(body)
         build = {"id": "1", "status": self.build_states.pop(0), "logUrl": f"{self.address}/log"}
         return {"metadata": {"build": build}} if method == "POST" else build
+
+
+def broken_rule_of_a_question(body: Any) -> str:
+    """Returns which rule of Cloud Logging's entries.list a question breaks, or nothing."""
+    if unknown := body.keys() - LOG_FIELDS:
+        return f"Invalid JSON payload received. Unknown name {min(unknown)!r}"
+    names = body.get("resourceNames") or []
+    if not 1 <= len(names) <= 100 or not all(re.fullmatch(r"projects/[^/]+", x) for x in names):
+        return "resource_names: one to a hundred are required, as projects/ID"
+    if body.get("orderBy", "timestamp asc") not in ("timestamp asc", "timestamp desc"):
+        return f"order_by: {body['orderBy']!r} is not supported"
+    size = body.get("pageSize", 50)
+    if type(size) is not int or not 0 <= size <= 1000:
+        return f"page_size: {size!r} is negative, above 1000 or no number"
+    terms = body.get("filter", "").split(" AND ")
+    if len(body.get("filter", "")) > 20_000 or not all(
+        re.fullmatch("|".join(LOG_TERMS), term) for term in terms
+    ):
+        return f"Unparseable filter: {body.get('filter', '')[:100]}"
+    return ""
 
 
 def broken_rule(job: Any) -> str:
@@ -313,6 +363,9 @@ def _http_server(server: Server) -> http.server.ThreadingHTTPServer:
                 answer = server.answer(self.command, url.path, query, body)
             except RefusedError as error:
                 status, answer = error.status, error.body
+            if not status:  # the answer is lost
+                self.close_connection = True
+                return
             data = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
