@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import logging
 
-from launch import settings
+from launch import attached, settings
 from launch.hardware import Machines
 from trainer import config, flags
 from trainer.errors import InputError
@@ -20,6 +20,9 @@ JOIN_SECONDS = 900  # machines start minutes apart, where images are pulled
 # Flags of trainer.task that nobody else gives → what they follow from.
 FOLLOWING = dict.fromkeys(("--run_dir", "--tensorboard_dir", "--model_dir"), "--name and --bucket")
 FOLLOWING["--require"] = "--accelerator and --count"
+# What a job may do with Vertex AI: look at itself, and end itself.
+ROLE = "unetTrainerJob"
+PERMISSIONS = ("aiplatform.customJobs.get", "aiplatform.customJobs.cancel")
 DOES_NOT_FIT = 3  # exit status of trainer.preflight
 
 
@@ -39,6 +42,7 @@ def check_flags(asked: settings.Vertex, machines: Machines, argv: Sequence[str])
             f"--data_dir={job.data.data_dir} is a folder of this machine; copy it to a bucket: "
             f"gcloud storage cp -r {job.data.data_dir} {asked.job.bucket.rstrip('/')}/data"
         )
+    _check_mounts(asked, job.data.data_dir)
     parts = machines.replicas * job.optimization.accumulate_steps
     if job.data.batch_size % parts:
         raise InputError(
@@ -49,6 +53,17 @@ def check_flags(asked: settings.Vertex, machines: Machines, argv: Sequence[str])
     _check_strategy(job, machines)
     flags.parse(config.Job, ["trainer.task", *flags_for(machines, args)])
     return args
+
+
+def _check_mounts(asked: settings.Vertex, data_dir: str) -> None:
+    """Raises InputError for data on a share that is not mounted."""
+    folder = f"{attached.MOUNTED}/"
+    names = [share["mountPoint"] for share in attached.shares(asked.access.nfs)]
+    if data_dir.startswith(folder) and data_dir.removeprefix(folder).split("/")[0] not in names:
+        raise InputError(
+            f"--data_dir={data_dir} is on no share of --nfs={asked.access.nfs}; mount it by "
+            "--nfs=SERVER:/PATH:NAME, as /mnt/nfs/NAME."
+        )
 
 
 def _check_strategy(job: config.Job, machines: Machines) -> None:
@@ -77,6 +92,17 @@ def flags_for(machines: Machines, args: Sequence[str]) -> list[str]:
     if machines.reduction_servers and "--collectives" not in given:
         follow.append("--collectives=nccl")  # to which alone they speak
     return [*args, *follow]
+
+
+def role_of(asked: settings.Vertex) -> str:
+    """Returns the commands that let the job's account end a job whose input it refuses."""
+    project, account = asked.job.project, asked.access.service_account
+    return (
+        f"gcloud iam roles create {ROLE} --project={project} --title='A job of unet-trainer' "
+        f"--permissions={','.join(PERMISSIONS)}\n"
+        f"gcloud projects add-iam-policy-binding {project} "
+        f"--member=serviceAccount:{account or 'ACCOUNT'} --role=projects/{project}/roles/{ROLE}"
+    )
 
 
 def preflight(machines: Machines, args: Sequence[str]) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 from absl import logging
 
-from launch import settings
+from launch import settings, submit
+from launch.client import BusyError
 from launch.hardware import Machines
 from trainer.errors import InputError
 
@@ -118,9 +119,10 @@ def _docker(*command: str, quiet: bool = False) -> int:
 
 
 def _build_in_cloud(asked: settings.Vertex, machines: Machines, image: str) -> None:
+    from google.api_core.exceptions import GoogleAPICallError
     from google.cloud.storage import Client
 
-    session = _Session()
+    session = _Session(asked.job.patience_seconds)
     if session.has_image(image):
         logging.info("%s is there already.", image)
         return
@@ -133,7 +135,13 @@ def _build_in_cloud(asked: settings.Vertex, machines: Machines, image: str) -> N
             for path in contents():
                 file.add(path, path.relative_to(ROOT).as_posix())
         client = Client(project=asked.job.project)
-        client.bucket(bucket).blob(name).upload_from_filename(str(archive))
+        try:
+            client.bucket(bucket).blob(name).upload_from_filename(str(archive))
+        except GoogleAPICallError as error:
+            raise InputError(
+                f"--build=cloud cannot write its source to gs://{bucket}/{name} "
+                f"({' '.join(error.message.split())[:200]}); check --bucket, and your role on it."
+            ) from None
     build = {
         "source": {"storageSource": {"bucket": bucket, "object": name}},
         "steps": [
@@ -155,12 +163,13 @@ BUILDERS = {"local": _build_here, "cloud": _build_in_cloud}
 class _Session:
     """Cloud Build and Artifact Registry, by their REST interfaces."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_seconds: float) -> None:
         import google.auth
         import requests
         from google.auth import exceptions
         from google.auth.transport.requests import AuthorizedSession
 
+        self._patience_seconds = patience_seconds
         self._build = os.environ.get(BUILD_ENDPOINT, "https://cloudbuild.googleapis.com")
         self._registry = os.environ.get(
             REGISTRY_ENDPOINT, "https://artifactregistry.googleapis.com"
@@ -186,7 +195,29 @@ class _Session:
             f"{self._registry.rstrip('/')}/v1/projects/{project}/locations/{location}/repositories/"
             f"{repository}/packages/{package}/tags/{tag}"
         )
-        return self._session.get(url, timeout=60).status_code == 200
+        answer = self._get(url, "Artifact Registry", "look for the image")
+        if answer.status_code in (401, 403):
+            raise InputError(
+                f"--build=cloud: Artifact Registry refuses ({_message(answer)}); give yourself "
+                "roles/artifactregistry.reader."
+            )
+        return answer.status_code == 200
+
+    def _get(self, url: str, service: str, what: str) -> Any:
+        """Returns an answer, asked for again while there is none."""
+        import requests
+        from google.auth import exceptions
+
+        def once() -> Any:
+            try:
+                answer = self._session.get(url, timeout=60)
+            except (requests.RequestException, exceptions.TransportError) as error:
+                raise BusyError(f"not reached: {type(error).__name__}") from None
+            if answer.status_code == 429 or answer.status_code >= 500:
+                raise BusyError(_message(answer))
+            return answer
+
+        return submit.patiently(once, self._patience_seconds, what, service)
 
     def build(self, project: str, build: dict[str, Any], poll_seconds: float) -> None:
         """Starts a build and returns once it has succeeded."""
@@ -201,7 +232,10 @@ class _Session:
         logging.info("Building %s: %s", build["images"][0], made.get("logUrl", made["id"]))
         while made["status"] in ("PENDING", "QUEUED", "WORKING"):
             time.sleep(poll_seconds)
-            made = self._session.get(f"{url}/{made['id']}", timeout=60).json()
+            answer = self._get(f"{url}/{made['id']}", "Cloud Build", "describe the build")
+            if answer.status_code != 200:
+                raise InputError(f"--build=cloud: Cloud Build refuses ({_message(answer)}).")
+            made = answer.json()
         if made["status"] != "SUCCESS":
             raise InputError(
                 f"--build=cloud ended as {made['status']} ({made.get('statusDetail', 'no detail')})"

@@ -6,7 +6,7 @@ Enums are named; the client sends their numbers, which mean the same to the serv
 from collections.abc import Sequence
 from typing import Any
 
-from launch import settings, study
+from launch import attached, settings, study
 from launch.hardware import Machines
 from trainer import vertex
 
@@ -66,9 +66,11 @@ def _job_spec(
         "scheduling": _scheduling(asked.scheduling),
         "baseOutputDirectory": {"outputUriPrefix": asked.run_dir()},
     }
+    attachment = access.network_attachment
     optional = {
         "serviceAccount": access.service_account,
         "network": access.network,
+        "pscInterfaceConfig": attachment and {"networkAttachment": attachment},
         "tensorboard": access.tensorboard,
         "enableWebAccess": access.web_access,
         "persistentResourceId": access.persistent_resource,
@@ -92,10 +94,14 @@ def _pools(
         machine["acceleratorCount"] = machines.count
     if machines.topology:
         machine["tpuTopology"] = machines.topology
+    if affinity := attached.reservation(asked.scheduling.reservation):
+        machine["reservationAffinity"] = affinity
     disk = {"bootDiskType": machines.disk, "bootDiskSizeGb": asked.hardware.boot_disk_gb}
     pools = [_pool(machine, replicas, disk, container) for replicas in (1, machines.workers - 1)]
     if machines.workers == 1:
         pools.pop()
+    if mounts := attached.shares(asked.access.nfs):
+        pools = [{**pool, "nfsMounts": mounts} for pool in pools]
     if asked.hardware.reduction_servers:
         pools.append(
             _pool(

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+from launch import attached
 from trainer.config import Settings, setting
 from trainer.errors import InputError
 
@@ -10,6 +11,7 @@ NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 LABEL = re.compile(r"[a-z0-9_-]{0,63}")
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 OWN_LABELS = ("unet_run", "unet_attempt")
+MOST_LABELS = 64
 MOST_WORKERS_SECONDS = 7 * 86400  # what Vertex AI grants a job
 
 
@@ -108,6 +110,11 @@ class Scheduling(Settings):
 
     spot: bool = setting(False, "Spot machines: cheaper, taken away at any time.", common=True)
     flex_start: bool = setting(False, "Wait for machines in the flex-start queue.")
+    reservation: str = setting(
+        "",
+        "Reserved machines to run on: projects/…/zones/ZONE/reservations/NAME; any: those that "
+        "fit, if there are any; none: no reserved ones. Silent: as Vertex AI decides.",
+    )
     timeout: str = setting("24h", "Longest running time, as 90m, 24h or 7d.", common=True)
     max_wait: str = setting(
         "",
@@ -119,6 +126,19 @@ class Scheduling(Settings):
     )
     disable_retries: bool = setting(False, "Do not retry after errors inside Vertex AI.")
 
+    def __post_init__(self) -> None:
+        """Checks each field, and which machines exclude each other."""
+        super().__post_init__()
+        if self.spot and self.flex_start:
+            raise InputError("--spot and --flex_start exclude each other; drop one of them.")
+        if attached.reservation(self.reservation) and self.reservation != "none":
+            for name in ("spot", "flex_start"):
+                if getattr(self, name):
+                    raise InputError(
+                        f"--reservation={self.reservation} does not go with --{name}, which takes "
+                        "other machines than reserved ones; drop one of them."
+                    )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Access(Settings):
@@ -128,6 +148,16 @@ class Access(Settings):
         "", "E-mail of the service account that the job runs as.", common=True
     )
     network: str = setting("", "VPC to peer with: projects/NUMBER/global/networks/NAME.")
+    network_attachment: str = setting(
+        "",
+        "Private Service Connect interface into a VPC, in place of --network: the name of its "
+        "network attachment, or projects/…/regions/…/networkAttachments/NAME.",
+    )
+    nfs: str = setting(
+        "",
+        "NFS shares to mount at /mnt/nfs/NAME: SERVER:/PATH:NAME,…; takes --network or "
+        "--network_attachment.",
+    )
     kms_key: str = setting("", "Key for encryption: projects/…/cryptoKeys/KEY.")
     labels: str = setting("", "Labels of the job, team=lab,cost=4711.")
     persistent_resource: str = setting("", "Id of a persistent resource to run on.")
@@ -151,6 +181,22 @@ class Access(Settings):
         if self.tensorboard and not self.service_account:
             raise InputError(
                 f"--tensorboard={self.tensorboard} takes a --service_account that may write to it."
+            )
+        if self.network_attachment and not attached.ATTACHMENT.fullmatch(self.network_attachment):
+            raise InputError(
+                f"--network_attachment={self.network_attachment} is not a network attachment; "
+                "write its NAME, or projects/…/regions/…/networkAttachments/NAME."
+            )
+        if self.network and self.network_attachment:
+            raise InputError(
+                f"--network={self.network} and --network_attachment={self.network_attachment} are "
+                "two ways into a VPC; drop one of them."
+            )
+        joined = self.network or self.network_attachment or self.persistent_resource
+        if attached.shares(self.nfs) and not joined:
+            raise InputError(
+                f"--nfs={self.nfs} takes --network or --network_attachment, by which the job "
+                "reaches the server; add one."
             )
         parse_labels(self.labels)
 
@@ -212,11 +258,15 @@ class Vertex:
             if not getattr(self.job, name):
                 raise InputError(f"--{name} is missing; give it.")
         when = self.scheduling
-        if when.spot and when.flex_start:
-            raise InputError("--spot and --flex_start exclude each other; drop one of them.")
         if not 0 < seconds("timeout", when.timeout) <= MOST_WORKERS_SECONDS:
             raise InputError(f"--timeout={when.timeout} is not above 0 and at most 7d.")
-        seconds("max_wait", when.max_wait or "0")
+        if seconds("max_wait", when.max_wait or "0") and not (when.flex_start or self.job.follow):
+            raise InputError(
+                f"--max_wait={when.max_wait} takes someone who waits; drop --follow=false, or use "
+                "--flex_start, where Vertex AI itself does."
+            )
+        self._check_persistent_resource()
+        self._check_regions()
         if self.tuning.tune and self.tuning.parallel > self.tuning.trials:
             raise InputError(
                 f"--parallel={self.tuning.parallel} is above --trials={self.tuning.trials}; "
@@ -227,6 +277,32 @@ class Vertex:
                 f"--run_as={self.image.run_as} is of the image of this tree, and --image="
                 f"{self.image.image} has a user of its own; drop one of them."
             )
+
+    def _check_persistent_resource(self) -> None:
+        """Raises InputError for ways to get machines, as those of a resource are there."""
+        name, when = self.access.persistent_resource, self.scheduling
+        ways = {"spot": when.spot, "flex_start": when.flex_start, "reservation": when.reservation}
+        for way in (way for way, asked in ways.items() if name and asked):
+            raise InputError(
+                f"--{way} does not go with --persistent_resource={name}, whose machines are there "
+                "already; drop one of them."
+            )
+
+    def _check_regions(self) -> None:
+        """Raises InputError for what is in another region than the job may be."""
+        named = {
+            "tensorboard": self.access.tensorboard,
+            "kms_key": self.access.kms_key,
+            "network_attachment": self.access.network_attachment,
+            "reservation": self.scheduling.reservation,
+        }
+        for name, resource in named.items():
+            region = attached.region_of(resource)
+            if region and set(self.regions()) != {region}:
+                raise InputError(
+                    f"--{name}={resource} is in {region}, where the job must be, and not in "
+                    f"{','.join(self.regions())}; use --region={region}, or another --{name}."
+                )
 
     def regions(self) -> list[str]:
         """Returns the regions to try, in order."""
@@ -266,7 +342,12 @@ def parse_labels(text: str) -> dict[str, str]:
     Raises:
         InputError: for what Vertex AI would not take, or what this command sets itself.
     """
-    labels = {}
+    labels: dict[str, str] = {}
+    if len(_split(text)) > MOST_LABELS - len(OWN_LABELS):
+        raise InputError(
+            f"--labels={text} are more than {MOST_LABELS - len(OWN_LABELS)}, which with this "
+            "command's own Vertex AI takes; drop some."
+        )
     for entry in _split(text):
         key, equals, value = entry.partition("=")
         if not equals or not NAME.fullmatch(key) or not LABEL.fullmatch(value):

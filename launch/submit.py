@@ -14,7 +14,9 @@ FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
 
 
-def patiently(call: Callable[[], Any], patience_seconds: float, what: str) -> Any:
+def patiently(
+    call: Callable[[], Any], patience_seconds: float, what: str, service: str = "Vertex AI"
+) -> Any:
     """Returns what a call returns, made again while the service is busy.
 
     Raises:
@@ -25,7 +27,7 @@ def patiently(call: Callable[[], Any], patience_seconds: float, what: str) -> An
         try:
             return call()
         except BusyError as error:
-            pause = _wait(error, pause, give_up, what)
+            pause = _wait(error, pause, give_up, what, service)
 
 
 def create(
@@ -73,14 +75,16 @@ def create(
     return first, False
 
 
-def _wait(error: BusyError, pause: float, give_up: float, what: str) -> float:
+def _wait(
+    error: BusyError, pause: float, give_up: float, what: str, service: str = "Vertex AI"
+) -> float:
     """Sleeps, and returns the next pause."""
     if time.monotonic() + pause > give_up:
         raise InputError(
-            f"Vertex AI could not be made to {what} ({_line(error)}); try again later, or raise "
+            f"{service} could not be made to {what} ({_line(error)}); try again later, or raise "
             "--patience_seconds."
         )
-    logging.info("Vertex AI is busy (%s); trying again in %.0f s.", _line(error), pause)
+    logging.info("%s is busy (%s); trying again in %.0f s.", service, _line(error), pause)
     time.sleep(pause)
     return min(2 * pause, LONGEST_PAUSE)
 

@@ -36,6 +36,12 @@ def run(asked: settings.Vertex, argv: Sequence[str]) -> None:
         preflight(asked, places, args)
         print(json.dumps(bodies[0], indent=1), flush=True)
         print(tell.gcloud(asked, places[0], bodies[0]), file=sys.stderr)
+        if asked.access.service_account:
+            print(
+                f"{asked.access.service_account} takes, once for the project:\n"
+                f"{check.role_of(asked)}",
+                file=sys.stderr,
+            )
         return
     services = {place.region: Service(asked.job.project, place.region) for place in places}
     jobs = find(asked, list(services.values()))
@@ -132,7 +138,7 @@ def stay(asked: settings.Vertex, service: Service, job: Job) -> Job:
 
 def has_no_room(job: Job) -> bool:
     """Says whether a job ended because machines were not to be had."""
-    return job.state == "EXPIRED" or (
+    return (job.state == "EXPIRED" and job.started is None) or (
         job.state == "FAILED" and errors.kind_of(job.error) in ("quota", "capacity")
     )
 
@@ -149,6 +155,8 @@ def end(asked: settings.Vertex, job: Job, final: Job) -> None:
         f": {' '.join(final.error.split())}" if final.error else ".",
         f"\n{trouble.remedy}" if trouble else "",
     )
+    if final.state == "EXPIRED" and final.started is not None:
+        logging.info("It has run for as long as its --timeout lets it.")
     status = errors.exit_status(final.error)
     if final.state == "CANCELLED" and status != flags.EXIT_STATUS:
         logging.info("If nobody did that, it refused its input: its last line in the log says why.")

@@ -82,7 +82,7 @@ def test_the_launchers_variable_stands_in_for_the_region(service):
             [403],
             {},
             "This job may not cancel itself: its account takes the permission "
-            "aiplatform.customJobs.cancel, which roles/aiplatform.user has",
+            "aiplatform.customJobs.cancel (docs/vertex.md has a role with no more than that)",
         ),
         ([503, 503], {}, 'This job could not be cancelled: Vertex AI answers 503 {"error": '),
         (
@@ -147,7 +147,7 @@ def test_of_all_ends_only_refused_input_asks(service):
     assert (refusal["message"], refusal["refused"]) == ("--crop=250 is wrong", True)
     assert reason["severity"] == "WARNING"
     assert reason["message"].endswith(
-        "roles/aiplatform.user has; Vertex AI will start it again, up to its limits."
+        "no more than that); Vertex AI will start it again, up to its limits."
     )
 
 

@@ -33,6 +33,14 @@ def test_its_commands_are_valid():
     assert sorted(actions) == ["attach", "cancel", "list", "run", "run", "run"]
 
 
+def test_its_role_is_the_one_that_dry_run_prints():
+    argv = ["--name=n", "--project=P", "--service_account=A@B", "--bucket=gs://b"]
+    asked = flags.parse(settings.Vertex, ["launch.vertex", *argv])
+    lines = [line.strip() for line in TEXT.replace(" \\\n", " ").splitlines()]
+    for command in check.role_of(asked).replace("A@B", "A").splitlines():
+        assert shlex.split(command) in [shlex.split(x) for x in lines if x.startswith("gcloud ")]
+
+
 def test_its_table_of_machines_is_that_of_the_launcher():
     table = json.loads(hardware.TABLE.read_text())["accelerators"]
     section = TEXT.partition("## Machines")[2].partition("##")[0]

@@ -54,6 +54,68 @@ def parse(*argv):
             "may write to it.",
         ),
         (
+            ["--spot", "--persistent_resource=pool"],
+            "--spot does not go with --persistent_resource=pool, whose machines are there already; "
+            "drop one of them.",
+        ),
+        (
+            ["--reservation=any", "--persistent_resource=pool"],
+            "--reservation does not go with --persistent_resource=pool, whose machines are there "
+            "already; drop one of them.",
+        ),
+        (
+            ["--spot", "--reservation=any"],
+            "--reservation=any does not go with --spot, which takes other machines than reserved "
+            "ones; drop one of them.",
+        ),
+        (
+            ["--reservation=gpus"],
+            "--reservation=gpus is not a reservation; write any, none, or "
+            "projects/PROJECT/zones/ZONE/reservations/NAME.",
+        ),
+        (
+            ["--reservation=projects/p/zones/us-east4-a/reservations/r"],
+            "--reservation=projects/p/zones/us-east4-a/reservations/r is in us-east4, where the "
+            "job must be, and not in us-central1; use --region=us-east4, or another --reservation.",
+        ),
+        (
+            ["--kms_key=projects/p/locations/us-east4/keyRings/k/cryptoKeys/c"]
+            + ["--regions=us-east4,us-west1"],
+            "--kms_key=projects/p/locations/us-east4/keyRings/k/cryptoKeys/c is in us-east4, where "
+            "the job must be, and not in us-east4,us-west1; use --region=us-east4, or another "
+            "--kms_key.",
+        ),
+        (
+            ["--network=projects/1/global/networks/n", "--network_attachment=vpc"],
+            "--network=projects/1/global/networks/n and --network_attachment=vpc are two ways into "
+            "a VPC; drop one of them.",
+        ),
+        (
+            ["--network_attachment=a/b"],
+            "--network_attachment=a/b is not a network attachment; write its NAME, or "
+            "projects/…/regions/…/networkAttachments/NAME.",
+        ),
+        (
+            ["--nfs=10.0.0.2:/vol1:data"],
+            "--nfs=10.0.0.2:/vol1:data takes --network or --network_attachment, by which the job "
+            "reaches the server; add one.",
+        ),
+        (
+            ["--nfs=files:/vol1:data", "--network_attachment=vpc"],
+            "--nfs=files:/vol1:data: 'files:/vol1:data' is not a share; write SERVER:/PATH:NAME, "
+            "the server by its private IP address, to have it as /mnt/nfs/NAME.",
+        ),
+        (
+            ["--nfs=10.0.0.2:/a:data,10.0.0.2:/b:data", "--network_attachment=vpc"],
+            "--nfs=10.0.0.2:/a:data,10.0.0.2:/b:data has two shares of the name data; rename one "
+            "of them.",
+        ),
+        (
+            ["--max_wait=30m", "--follow=false"],
+            "--max_wait=30m takes someone who waits; drop --follow=false, or use --flex_start, "
+            "where Vertex AI itself does.",
+        ),
+        (
             ["--image=i", "--run_as=root"],
             "--run_as=root is of the image of this tree, and --image=i has a user of its own; drop "
             "one of them.",
@@ -106,6 +168,19 @@ def test_flags_that_the_job_would_refuse_are_refused_here(argv, message):
     with pytest.raises(InputError) as error:
         check.check_flags(asked, hardware.choose(asked)[0], argv)
     assert str(error.value) == message
+
+
+def test_data_on_a_share_take_the_share():
+    mounted = ["--nfs=10.0.0.2:/vol1:data", "--network_attachment=vpc"]
+    asked = parse(*mounted)
+    (place,) = hardware.choose(asked)
+    check.check_flags(asked, place, ["--data_dir=/mnt/nfs/data/cells"])
+    with pytest.raises(InputError) as error:
+        check.check_flags(asked, place, ["--data_dir=/mnt/nfs/other"])
+    assert str(error.value) == (
+        "--data_dir=/mnt/nfs/other is on no share of --nfs=10.0.0.2:/vol1:data; mount it by "
+        "--nfs=SERVER:/PATH:NAME, as /mnt/nfs/NAME."
+    )
 
 
 def test_a_strategy_that_leaves_gpus_without_work_is_refused():
@@ -172,6 +247,20 @@ def test_dry_run_prints_the_request_alone_and_gclouds_lines_beside_it():
         "--config=n.json --labels=unet_run=n,unet_attempt=1,team=x\n"
     )
     assert "cost: 0.22 USD per hour (on demand), at most 5.24 until --timeout=24h" in result.stderr
+
+
+def test_dry_run_says_which_role_the_jobs_account_takes():
+    argv = [*OWN, "--image=i", "--service_account=me@p.iam", "--dry_run", "--", "--steps=5"]
+    result = subprocess.run(
+        [sys.executable, "-m", "launch.vertex", *argv], capture_output=True, text=True, check=True
+    )
+    assert result.stderr.splitlines()[-3:] == [
+        "me@p.iam takes, once for the project:",
+        "gcloud iam roles create unetTrainerJob --project=p --title='A job of unet-trainer' "
+        "--permissions=aiplatform.customJobs.get,aiplatform.customJobs.cancel",
+        "gcloud projects add-iam-policy-binding p --member=serviceAccount:me@p.iam "
+        "--role=projects/p/roles/unetTrainerJob",
+    ]
 
 
 def test_a_place_is_told_with_cost_and_quota():

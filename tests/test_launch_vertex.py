@@ -68,8 +68,10 @@ def in_names(kind, body):
 
 EVERYTHING = ["--workers=3", "--count=2", "--reduction_servers=4", "--spot", "--timeout=90m"]
 EVERYTHING += ["--service_account=me@lab.iam", "--network=projects/1/global/networks/n"]
-EVERYTHING += ["--kms_key=projects/lab/locations/r/keyRings/k/cryptoKeys/c", "--labels=team=a,x=1"]
-EVERYTHING += ["--persistent_resource=pool", "--web_access", "--boot_disk_gb=200"]
+KEY = "projects/lab/locations/us-central1/keyRings/k/cryptoKeys/c"
+EVERYTHING += [f"--kms_key={KEY}", "--labels=team=a,x=1", "--nfs=10.0.0.2:/vol1:data"]
+EVERYTHING += ["--web_access", "--boot_disk_gb=200"]
+RESERVATION = "projects/lab/zones/us-central1-a/reservations/gpus"
 EVERYTHING += ["--tensorboard=projects/1/locations/us-central1/tensorboards/2", "--follow=false"]
 
 
@@ -78,6 +80,12 @@ EVERYTHING += ["--tensorboard=projects/1/locations/us-central1/tensorboards/2", 
     [
         (["--follow=false"], "customJobs"),
         (EVERYTHING, "customJobs"),
+        (
+            ["--persistent_resource=pool", "--network_attachment=vpc", "--follow=false"],
+            "customJobs",
+        ),
+        ([f"--reservation={RESERVATION}", "--follow=false"], "customJobs"),
+        (["--reservation=any", "--follow=false"], "customJobs"),
         (["--flex_start", "--max_wait=2h", "--disable_retries", "--follow=false"], "customJobs"),
         (["--accelerator=v5e", "--count=4", "--follow=false"], "customJobs"),
         (
@@ -132,7 +140,21 @@ def test_settings_arrive_where_the_service_looks_for_them(service):
     assert job.job_spec.network == "projects/1/global/networks/n"
     assert job.job_spec.base_output_directory.output_uri_prefix == "gs://b/runs/nuclei"
     assert job.encryption_spec.kms_key_name.endswith("/cryptoKeys/c")
+    for pool in (chief, others):
+        (mount,) = pool.nfs_mounts
+        assert (mount.server, mount.path, mount.mount_point) == ("10.0.0.2", "/vol1", "data")
+    assert not reducers.nfs_mounts
     assert dict(job.labels) == {"unet_run": "nuclei", "unet_attempt": "1", "team": "a", "x": "1"}
+
+
+def test_reservations_and_interfaces_arrive_where_the_service_looks_for_them(service):
+    run(f"--reservation={RESERVATION}", "--network_attachment=vpc", "--follow=false")
+    (job,) = service.jobs.values()
+    affinity = job.job_spec.worker_pool_specs[0].machine_spec.reservation_affinity
+    assert affinity.reservation_affinity_type.name == "SPECIFIC_RESERVATION"
+    assert affinity.key == "compute.googleapis.com/reservation-name"
+    assert list(affinity.values) == [RESERVATION]
+    assert job.job_spec.psc_interface_config.network_attachment == "vpc"
 
 
 def test_a_job_is_followed_to_its_success(service, said):
@@ -258,6 +280,15 @@ def test_flags_and_preflight_are_checked_for_every_accelerator_that_may_be_had(
     assert [place.accelerator for place in compiled] == ["l4", "v5e", "t4"]
     with pytest.raises(InputError, match=r"^--require=tpu:1 does not go with --strategy=mirrored"):
         run(*argv, trainers=[*TRAINERS, "--strategy=mirrored"])
+
+
+def test_a_job_whose_time_is_up_is_not_started_elsewhere(service, said):
+    service.walks["us-central1"] = ("PENDING", "RUNNING", "EXPIRED")
+    assert run("--regions=us-central1,us-east4") == 1
+    assert [name.split("/")[3] for name in service.jobs] == ["us-central1"]
+    assert "It has run for as long as its --timeout lets it." in said.text
+    assert "The same command starts it again, from its last checkpoint." in said.text
+    assert "No room" not in said.text
 
 
 def test_when_nothing_is_to_be_had_all_that_was_tried_is_said(service):
@@ -432,7 +463,10 @@ def test_a_cloud_build_is_made_of_the_tree_once(service, said, monkeypatch, gcs,
     for name, value in service.environment().items():
         monkeypatch.setenv(name, value)
     argv = ["--image=", f"--bucket={bucket}", "--build=cloud"]
+    service.build_faults = [503, 404, 429, 0]  # once before the image is missed, then at two looks
     assert run(*argv) == 0
+    assert "Artifact Registry is busy (injected); trying again" in said.text
+    assert "Cloud Build is busy (not reached: ConnectionError); trying again" in said.text
     (build,) = service.builds
     (address,) = build["images"]
     assert address.startswith("us-central1-docker.pkg.dev/lab/unet-trainer/trainer-gpu:")
@@ -451,3 +485,10 @@ def test_a_cloud_build_is_made_of_the_tree_once(service, said, monkeypatch, gcs,
     service.build_states = ["QUEUED", "FAILURE"]
     with pytest.raises(InputError, match=r"^--build=cloud ended as FAILURE"):
         run(*argv, "--name=third")
+    service.build_faults = [403]
+    with pytest.raises(
+        InputError, match=r"\(injected\); give yourself roles/artifactregistry\.rea"
+    ):
+        run(*argv, "--name=third")
+    with pytest.raises(InputError, match=r"^--build=cloud cannot write its source to gs://absent/"):
+        run(*argv, "--bucket=gs://absent", "--name=third")

@@ -91,6 +91,7 @@ class Server:
         images: addresses of tags that the registry has.
         builds: bodies of builds.
         build_states: which a build walks through.
+        build_faults: statuses of the next answers of the registry and about builds, in order.
     """
 
     def __init__(self, runner: Callable[..., None] | None = None):
@@ -108,6 +109,7 @@ class Server:
         self.images: set[str] = set()
         self.builds: list[dict[str, Any]] = []
         self.build_states = ["QUEUED", "WORKING", "SUCCESS"]
+        self.build_faults: list[int] = []
         self._left: dict[str, list[str]] = {}
         self._ids = itertools.count(10**18)
         self._lock = threading.RLock()
@@ -171,6 +173,8 @@ class Server:
             self.requests.append((method, path, body))
         if path == "/v2/entries:list":
             return self._read_log(body)
+        if method == "GET" and self.build_faults and re.search("/builds|/repositories/", path):
+            raise RefusedError(self.build_faults.pop(0), "injected")
         if "/builds" in path:
             return self._build(method, path, body)
         if "/repositories/" in path:
@@ -302,6 +306,27 @@ def broken_rule_of_a_question(body: Any) -> str:
     return ""
 
 
+def broken_rule_of_a_study(job: Any) -> str:
+    """Returns which rule of hyperparameter tuning jobs one breaks, or nothing."""
+    study = job.study_spec
+    if not study.metrics or not study.parameters:
+        return "metrics and parameters are required"
+    if job.max_trial_count < 1 or not 1 <= job.parallel_trial_count <= job.max_trial_count:
+        return "max_trial_count and parallel_trial_count are required"
+    for parameter in study.parameters:
+        name = parameter.parameter_id
+        if not parameter._pb.WhichOneof("parameter_value_spec"):
+            return f"{name}: values are required"
+        if "categorical_value_spec" in parameter and parameter.scale_type:
+            return f"{name}: a categorical parameter has no scale"
+        if "double_value_spec" in parameter and study.algorithm == study.Algorithm.GRID_SEARCH:
+            return f"{name}: a grid takes INTEGER, CATEGORICAL and DISCRETE parameters"
+        values = list(parameter.discrete_value_spec.values)
+        if values != sorted(values):
+            return f"{name}: discrete values are to increase"
+    return ""
+
+
 def broken_rule(job: Any) -> str:
     """Returns which of the service's own rules a job breaks, or nothing."""
     spec = job.job_spec if isinstance(job, types.CustomJob) else job.trial_job_spec
@@ -317,8 +342,30 @@ def broken_rule(job: Any) -> str:
             return f"workerpool{number}: accelerator_type and accelerator_count go together"
         if machine.machine_type.startswith("ct5lp") and not machine.tpu_topology:
             return f"workerpool{number}: tpu_topology is required"
+        affinity = machine.reservation_affinity
+        specific = affinity.reservation_affinity_type == types.ReservationAffinity.Type(3)
+        if specific != bool(affinity.key and affinity.values):
+            return f"workerpool{number}: a specific reservation takes key and values, no other does"
+        if len(pool.container_spec.env) > 100:
+            return f"workerpool{number}: more than 100 environment variables"
+        joined = spec.network or spec.psc_interface_config or spec.persistent_resource_id
+        for mount in pool.nfs_mounts:
+            if not (mount.server and mount.path.startswith("/") and mount.mount_point and joined):
+                return f"workerpool{number}: an NFS mount takes server, path, mount point, network"
+        if machine.tpu_topology and len(spec.worker_pool_specs) > 1:
+            return "a TPU is one worker pool"
     if spec.tensorboard and not spec.service_account:
         return "tensorboard requires a service account"
+    if spec.network and spec.psc_interface_config:
+        return "network and psc_interface_config exclude each other"
+    if not re.fullmatch(
+        r"gs://[^/]+(/.+)?", spec.base_output_directory.output_uri_prefix or "gs://b"
+    ):
+        return "base_output_directory is no gs:// address"
+    if isinstance(job, types.HyperparameterTuningJob) and (wrong := broken_rule_of_a_study(job)):
+        return wrong
+    if len(job.labels) > 64:
+        return "more than 64 labels"
     for key, value in job.labels.items():
         if not re.fullmatch(r"[a-z0-9_-]{1,63}", key) or not re.fullmatch(
             r"[a-z0-9_-]{0,63}", value

@@ -62,7 +62,7 @@ def ask(environment: Mapping[str, str]) -> str:
     if answer.status_code == 403:
         raise NotAskedError(
             "This job may not cancel itself: its account takes the permission "
-            "aiplatform.customJobs.cancel, which roles/aiplatform.user has"
+            "aiplatform.customJobs.cancel (docs/vertex.md has a role with no more than that)"
         )
     if answer.status_code != 200:
         said = " ".join(answer.text.split())[:200]
