@@ -84,6 +84,11 @@ def test_whoever_sets_a_level_gets_that_level(level, severities):
     assert shown == [line for line in lines if line[0] in severities]
 
 
+def test_where_the_filter_cannot_be_started_all_is_shown(monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "CODE", f"import sys; sys.executable = '/no'\n{CODE}")
+    assert [line for line in said(DROPPED) if line != "Python's own line"] == DROPPED
+
+
 def test_a_command_shows_no_notice_of_a_tensorflow_that_is_well():
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_CPP")}
     code = "from trainer import flags\nflags.prepare_environment()\n"

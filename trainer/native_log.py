@@ -68,10 +68,13 @@ def begin() -> None:
     """
     global _running
     wanted = os.environ.get(LEVEL, "")
-    if _running or wanted == "0" or DETAIL in os.environ or sys.stderr is not sys.__stderr__:
+    if _running or DETAIL in os.environ or (wanted and wanted not in ("1", "2", "3")):
         return
-    _running = _Filter(wanted)
-    atexit.register(end)
+    if sys.stderr is None or sys.stderr is not sys.__stderr__:
+        return
+    with contextlib.suppress(OSError):  # where no process can be started, all is shown
+        _running = _Filter(wanted)
+        atexit.register(end)
 
 
 def end() -> int:
@@ -102,9 +105,6 @@ class _Filter:
 
     def __init__(self, level: str):
         self.owner = os.getpid()
-        environment = RETRIES if _counting else {LEVEL: level or "1"}
-        self._old = {name: os.environ.get(name) for name in environment}
-        os.environ.update(environment)
         harmless = [*HARMLESS] + ([] if glob.glob("/dev/nvidia*") else [WITHOUT_GPU])
         self._process = subprocess.Popen(
             [sys.executable, "-ISc", FILTER, level, "|".join(harmless), SERIOUS],
@@ -113,6 +113,9 @@ class _Filter:
             start_new_session=True,  # Ctrl-C is for this process
         )
         assert self._process.stdin is not None
+        environment = RETRIES if _counting else {LEVEL: level or "1"}
+        self._old = {name: os.environ.get(name) for name in environment}
+        os.environ.update(environment)
         sys.stderr.flush()
         self._kept, self._python = os.dup(2), sys.stderr
         os.dup2(self._process.stdin.fileno(), 2)
