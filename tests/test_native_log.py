@@ -85,7 +85,8 @@ def test_whoever_sets_a_level_gets_that_level(level, severities):
 
 
 def test_where_the_filter_cannot_be_started_all_is_shown(monkeypatch):
-    monkeypatch.setattr(sys.modules[__name__], "CODE", f"import sys; sys.executable = '/no'\n{CODE}")
+    code = f"import sys\nsys.executable = '/no'\n{CODE}"
+    monkeypatch.setattr(sys.modules[__name__], "CODE", code)
     assert [line for line in said(DROPPED) if line != "Python's own line"] == DROPPED
 
 
