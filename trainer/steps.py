@@ -297,7 +297,8 @@ def _replica_step(
             return forward_backward(images, labels, valid, weights, scale)
 
         zeros = [tf.zeros(len(terms)), *(tf.zeros(v.shape, v.dtype) for v in variables)]
-        in_loop = context.num_replicas_in_sync == 1 or not sums_inside
+        on_tpu = isinstance(context.strategy, tf.distribute.TPUStrategy)
+        in_loop = context.num_replicas_in_sync == 1 or not sums_inside or on_tpu
         sums = _sum_in_turn(part, accumulate_steps, zeros, in_loop=in_loop)
         shares, *gradients = context.all_reduce(SUM, sums)
         if context.num_replicas_in_sync > 1 and statistics:
@@ -330,7 +331,7 @@ def _sum_in_turn(
     """Returns the sums of what `part(0)`, `part(1)`, … return, computing one after the other.
 
     So the memory that a part takes is free for the next. A loop also makes a smaller program; but
-    CPUs and GPUs cannot sum over replicas inside of one.
+    only TPUs can sum over replicas inside of one.
 
     Args:
         part: of an index, an integer or int32 [].
