@@ -1,5 +1,6 @@
 """Whole jobs, as processes: train, refuse, evaluate."""
 
+import csv
 import json
 import os
 import pathlib
@@ -401,6 +402,28 @@ def test_a_run_that_stopped_early_gets_its_patience_again_with_more_steps(data_d
     assert evaluated(steps=8) == [1, 2]
     assert evaluated(steps=8) == [1, 2]
     assert evaluated(steps=9) == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_names_of_any_kind_in_older_data_end_no_training(data_dir, tmp_path):
+    shutil.copytree(data_dir, tmp_path / "data")
+    path = tmp_path / "data" / "manifest.json"
+    content = json.loads(path.read_text())
+    names = ["two\nlines", "p1/a\\b,c", 300 * "é"]
+    for split in ("val", "test"):
+        content["splits"][split]["cases"] = names
+    content["classes"][1]["name"] = "disc\n|,"
+    path.write_text(json.dumps(content))
+    settings = {"steps": 1, "panels": 3, "worst_panels": 1, "worst_cases": 3, "best_cases": 1}
+    entries = train_here(tmp_path / "data", tmp_path / "run", **settings)
+    assert "dice/disc\n|," in entries[1]
+    folder = tmp_path / "run" / "evaluation" / "test"
+    with open(folder / "cases.csv", newline="") as file:
+        assert {row["case"] for row in csv.DictReader(file)} == set(names)
+    assert len(list((folder / "worst").iterdir())) == 3
+    summary = json.loads((folder / "summary.json").read_text())
+    assert len(evaluation.table(summary).splitlines()) == 1 + 2 + 2
+    report.main(config.Report(runs=str(tmp_path / "run")))
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from trainer import (
     tiles,
     turns,
 )
-from trainer.data import damage, demo, explaining, pipeline, records
+from trainer.data import damage, demo, explaining, pipeline, reading, records
 from trainer.errors import InputError
 from trainer.models import packing
 from trainer.stores import files
@@ -468,7 +468,9 @@ def table(summary: dict[str, Any]) -> str:
             entry[kind][score] for kind in ("per_image", "pooled") for score in ("dice", "iou")
         ]
         values += [entry["pooled"][score] for score in ("precision", "recall")]
-        rows.append((name, *("–" if v is None else f"{v:.4f}" for v in values), images))
+        rows.append(
+            (reading.shown(name), *("–" if v is None else f"{v:.4f}" for v in values), images)
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(
