@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import rounding
 from trainer.data import augment
 from trainer.data.records import IGNORE
 
@@ -124,7 +125,7 @@ def test_a_rotation_samples_the_image_beyond_the_crop():
     sources = augment._sources(crop_middle, matrix, [], 16)
     crop, crop_mask = augment._interpolate(image, mask, sources)
     assert not crop_mask.numpy().any()
-    np.testing.assert_allclose(crop, np.stack(sources, -1), atol=1e-4)
+    rounding.assert_close(crop, np.stack(sources, -1), operations=10, magnitude=64)
 
 
 def test_pixels_from_outside_the_image_never_count():
@@ -178,8 +179,11 @@ def test_inside_tf_data_is_the_same_as_eagerly(row, dtype):
     assert [spec.shape.as_list() for spec in data.element_spec] == [[32, 32, 1], [32, 32]]
     for key, (crop, crop_mask) in zip(keys, data, strict=True):
         eager_crop, eager_mask = example(key)
-        np.testing.assert_allclose(crop, eager_crop, rtol=1e-5, atol=1e-3)
-        np.testing.assert_array_equal(crop_mask, eager_mask)
+        # Positions up to 50 are found in some 20 operations, at a slope of 10 a pixel; brightness
+        # and the like take as many more.
+        rounding.assert_close(crop, eager_crop, operations=40, magnitude=500)
+        # Of a position half way between two pixels, rounding chooses one.
+        assert np.mean(crop_mask != eager_mask) < 2 / 32**2
 
 
 @pytest.mark.parametrize("row", ["none", "standard", pytest.param("strong", marks=SLOW)])
@@ -216,7 +220,7 @@ def test_gamma_keeps_the_ends_and_moves_the_middle():
     middles = set()
     for n in range(10):
         low, middle, high = augment.gamma(numbers_of(n), image).numpy().ravel()
-        assert (low, high) == pytest.approx((-2, 2), abs=1e-5)
+        assert (low, high) == pytest.approx((-2, 2), abs=rounding.tolerance(8, 4))
         # 4 · 0.5 ** power - 2, with a power in 0.7 to 1.5
         assert 4 * 0.5**1.5 - 2 <= middle <= 4 * 0.5**0.7 - 2
         middles.add(float(middle))
@@ -226,26 +230,26 @@ def test_gamma_keeps_the_ends_and_moves_the_middle():
 def test_brightness_and_contrast_mean_the_same_in_every_unit():
     image, _ = smooth_scene(20, 20)
     for op in (augment.brightness, augment.contrast, augment.noise):
-        np.testing.assert_allclose(
-            op(numbers_of(2), image * 1000), op(numbers_of(2), image) * 1000, rtol=1e-4, atol=0.1
-        )
+        found, expected = op(numbers_of(2), image * 1000), op(numbers_of(2), image) * 1000
+        rounding.assert_close(found, expected, operations=400)  # a mean of 20×20 pixels
 
 
 def test_contrast_keeps_the_mean():
     image, _ = smooth_scene(20, 20)
     changed = augment.contrast(numbers_of(3), image).numpy()
-    assert changed.mean() == pytest.approx(float(tf.reduce_mean(image)), abs=1e-5)
+    apart = rounding.tolerance(400, magnitude=2)  # 20×20 pixels
+    assert changed.mean() == pytest.approx(float(tf.reduce_mean(image)), abs=apart)
     assert 0.75 <= changed.std() / image.numpy().std() <= 1.25
 
 
 def test_blur_keeps_a_constant_and_spreads_a_point():
     constant = augment.blur(numbers_of(0), tf.ones([16, 12, 3])).numpy()
-    np.testing.assert_allclose(constant, 1.0, atol=1e-6)
+    rounding.assert_close(constant, np.ones([16, 12, 3]), operations=2 * 9)
     point = np.zeros([21, 21, 1], np.float32)
     point[10, 10] = 1
     spread = augment.blur(numbers_of(0), tf.constant(point)).numpy()[..., 0]
-    assert spread.sum() == pytest.approx(1, abs=1e-5)
-    np.testing.assert_allclose(spread, spread.T, atol=1e-7)
+    assert spread.sum() == pytest.approx(1, abs=rounding.tolerance(21**2))
+    rounding.assert_close(spread, spread.T, operations=2 * 9)
     rows = np.arange(21) - 10
     assert 0.45 < math.sqrt((spread.sum(1) * rows**2).sum()) < 1.5
 

@@ -165,11 +165,10 @@ def test_cpus_are_split_once(cpus):
     assert len(tf.config.list_logical_devices("CPU")) == 4
 
 
-@pytest.mark.parametrize(
-    "device",
-    ["/device:CPU:0", "/job:localhost/replica:0/task:0/device:GPU:0", "/job:w/task:1/device:TPU:7"],
+@pytest.mark.parametrize(  # a CPU tells on some machines
+    "device", ["/job:localhost/replica:0/task:0/device:GPU:0", "/job:w/task:1/device:TPU:7"]
 )
-def test_a_device_that_does_not_tell_its_memory_is_passed_over(device):
+def test_a_device_that_is_not_there_tells_no_memory(device):
     assert cluster.peak_bytes(device) is None
 
 

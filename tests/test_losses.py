@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import rounding
 from trainer import losses
 from trainer.errors import InputError
 
 LOG3 = math.log(3.0)  # the logit of probability 3/4
+# Some twelve operations, on numbers up to five times their result.
+CLOSE = rounding.tolerance(operations=12, magnitude=5)
 
 
 def test_one_logit_becomes_zero_and_itself():
@@ -23,7 +26,7 @@ def test_cross_entropy_is_minus_the_logarithm_of_the_probability_of_the_truth():
     logits = tf.constant([[[[LOG3], [LOG3], [0.0]]]])
     values = losses.cross_entropy(tf.constant([[[1, 0, 1]]]), logits)
     expected = [[[-math.log(3 / 4), -math.log(1 / 4), math.log(2)]]]
-    np.testing.assert_allclose(values, expected, rtol=1e-6)
+    np.testing.assert_allclose(values, expected, rtol=CLOSE)
 
 
 def test_one_logit_equals_two_with_the_same_difference():
@@ -32,10 +35,10 @@ def test_one_logit_equals_two_with_the_same_difference():
     one = tf.constant([[[[2.0], [0.5], [-3.0]]]])
     two = tf.concat([one * 0 + 5.0, one + 5.0], axis=-1)
     for function in (losses.cross_entropy, losses.focal):
-        np.testing.assert_allclose(function(labels, one), function(labels, two), rtol=1e-5)
+        np.testing.assert_allclose(function(labels, one), function(labels, two), rtol=CLOSE)
     for function in (losses.soft_dice, losses.tversky):
         np.testing.assert_allclose(
-            function(labels, one, valid), function(labels, two, valid), rtol=1e-5
+            function(labels, one, valid), function(labels, two, valid), rtol=CLOSE
         )
 
 
@@ -43,7 +46,7 @@ def test_focal_scales_cross_entropy_by_the_square_of_the_missing_probability():
     logits = tf.constant([[[[LOG3], [LOG3]]]])
     values = losses.focal(tf.constant([[[1, 0]]]), logits)
     expected = [[[-((1 / 4) ** 2) * math.log(3 / 4), -((3 / 4) ** 2) * math.log(1 / 4)]]]
-    np.testing.assert_allclose(values, expected, rtol=1e-6)
+    np.testing.assert_allclose(values, expected, rtol=CLOSE)
 
 
 def test_soft_dice_is_that_of_the_hand():
@@ -52,7 +55,7 @@ def test_soft_dice_is_that_of_the_hand():
     value = losses.soft_dice(tf.constant([[[1, 0]]]), logits, tf.ones([1, 1, 2]))
     foreground = 2 * (3 / 4) / (9 / 16 + 1 / 4 + 1)
     background = 2 * (1 / 2) / (1 / 16 + 1 / 4 + 1)
-    np.testing.assert_allclose(value, [1 - (foreground + background) / 2], rtol=1e-6)
+    np.testing.assert_allclose(value, [1 - (foreground + background) / 2], rtol=CLOSE)
 
 
 def test_tversky_is_that_of_the_hand():
@@ -61,7 +64,7 @@ def test_tversky_is_that_of_the_hand():
     # Class 1: TP 3/4, FP 1/2, FN 1/4. Class 0: TP 1/2, FP 1/4, FN 1/2.
     foreground = 0.75 / (0.75 + 0.3 * 0.5 + 0.7 * 0.25)
     background = 0.5 / (0.5 + 0.3 * 0.25 + 0.7 * 0.5)
-    np.testing.assert_allclose(value, [1 - (foreground + background) / 2], rtol=1e-6)
+    np.testing.assert_allclose(value, [1 - (foreground + background) / 2], rtol=CLOSE)
 
 
 @pytest.mark.parametrize("function", [losses.soft_dice, losses.tversky])
@@ -69,7 +72,7 @@ def test_classes_absent_from_an_image_do_not_count(function):
     # Sure and right everywhere: class 2 occurs nowhere, and must not pull the mean up to 1/3.
     labels = tf.constant([[[0, 1]]])
     logits = 100.0 * tf.one_hot(labels, 3)
-    np.testing.assert_allclose(function(labels, logits, tf.ones([1, 1, 2])), [0], atol=1e-6)
+    np.testing.assert_allclose(function(labels, logits, tf.ones([1, 1, 2])), [0], atol=CLOSE)
 
 
 @pytest.mark.parametrize("function", [losses.soft_dice, losses.tversky])
@@ -126,7 +129,7 @@ def test_invalid_pixels_do_not_count(function):
     logits = tf.constant([[[[-1.0], [2.0], [50.0]]]])
     valid = tf.constant([[[1.0, 1.0, 0.0]]])
     expected = function(labels[:, :, :2], logits[:, :, :2], valid[:, :, :2])
-    np.testing.assert_allclose(function(labels, logits, valid), expected, rtol=1e-6)
+    np.testing.assert_allclose(function(labels, logits, valid), expected, rtol=CLOSE)
     np.testing.assert_array_equal(function(labels, logits, 0 * valid), [0])
 
 
@@ -160,7 +163,7 @@ def test_sums_weigh_pixels_by_their_class():
     total = losses.sums(
         losses.LOSSES["cross_entropy"], labels, logits, valid, tf.constant([0.5, 3.0])
     )
-    np.testing.assert_allclose(total, [3.5 * math.log(2)], rtol=1e-6)
+    np.testing.assert_allclose(total, [3.5 * math.log(2)], rtol=CLOSE)
 
 
 @pytest.mark.parametrize("name", losses.LOSSES)
@@ -179,8 +182,9 @@ def test_two_halves_of_a_batch_equal_the_whole(name):
 
     (first, first_weight), (second, second_weight) = both(slice(0, 1)), both(slice(1, 4))
     whole, whole_weight = both(slice(0, 4))
-    np.testing.assert_allclose(first + second, whole, rtol=1e-5)
-    np.testing.assert_allclose(first_weight + second_weight, whole_weight, rtol=1e-6)
+    apart = rounding.tolerance(operations=4 * 5 * 5 * 3)  # of which all are positive
+    np.testing.assert_allclose(first + second, whole, rtol=apart)
+    np.testing.assert_allclose(first_weight + second_weight, whole_weight, rtol=apart)
 
 
 def test_losses_are_float32_of_bfloat16_logits():
