@@ -1,12 +1,13 @@
 # make demo   installs, trains on the demo data, evaluates
 # make check  lint, types and the fast tests (at every save)
-# make test   the whole suite
+# make test   the whole suite, but for what is long
+# make test-long  drills, benchmarks, pages in a browser, packages, the tests' own servers
 # make test-io  what takes tensorflow-io: s3://, az:// and DICOM, with the TensorFlow that it fits
 # make test-image  the image's steps, without docker
 # make docs   the documentation as a site, into site/
 # make lock     requirements/*.txt anew, from setup.py and requirements/*.in
 # make test-preflight  what compiles for TPUs: the training step, and whether it fits
-# make browser  Chromium, in which a test opens TensorBoard; where it can be installed
+# make browser  Chromium, in which tests open TensorBoard; where it can be installed
 # make clean  removes the environments and what was built
 
 PYTHON ?= python3.11
@@ -26,7 +27,7 @@ endif
 # third of the tests, and takes from the others once it has none left.
 PYTEST = $(BIN)/python -m pytest -q -n 3 --dist worksteal
 
-.PHONY: demo check test test-io test-image test-preflight browser docs lint lock clean
+.PHONY: demo check test test-long test-io test-image test-preflight browser docs lint lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m trainer.task --flagfile=configs/demo.cfg
@@ -34,14 +35,17 @@ demo: $(VENV)/installed
 check: lint
 	$(PYTEST) -m "not slow"
 
-test: lint browser
-	$(PYTEST)
+test: lint
+	$(PYTEST) -m "not long"
 
-# Without it the test says so and is skipped.
+test-long: $(VENV)/installed-test browser
+	$(PYTEST) -m long
+
+# Without it the tests say so and are skipped; in CI they fail.
 browser:
 	@if ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  (apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium) \
-	  >/dev/null 2>&1 || echo "Chromium cannot be installed: its test is skipped."; fi
+	  >/dev/null 2>&1 || echo "Chromium cannot be installed: its tests are skipped."; fi
 
 test-io: .venv-io/installed
 	.venv-io/bin/python -m pytest -q tests_io

@@ -1,9 +1,11 @@
 """Set-up for all tests: four CPU devices, shards with hand-made images, gs:// on loopback."""
 
+import fcntl
 import functools
 import gc
 import itertools
 import os
+import shutil
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -14,11 +16,13 @@ import numpy as np
 import pytest
 from absl import logging
 
-from tests import gcs_server
+from tests import forks, gcs_server, jobs, skips
 from trainer import flags
 from trainer.data import records
 
+pytest_runtest_makereport = skips.pytest_runtest_makereport
 gc.set_threshold(*flags.GC_THRESHOLDS)  # as in every command, and before TensorFlow is imported
+SECRET = "ya29.not-for-anybody"  # in the environment of a job, where tokens are
 _bucket_numbers = itertools.count(1)
 
 
@@ -32,8 +36,11 @@ def pytest_collection():
 @pytest.fixture(scope="session")
 def cpus():
     """Splits the CPU into four devices, once, before any other test uses it."""
+    import keras
     import tensorflow as tf
 
+    assert keras.backend.backend() == "tensorflow"
+    forks.remember({**os.environ, **jobs.COMMON})
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 4)
     return [device.name for device in tf.config.list_logical_devices("CPU")]
@@ -154,8 +161,56 @@ def draw_discs(rng, height, width, channels, num_classes):
 
 
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
+def shared(tmp_path_factory):
+    """A function (name, build) → folder that `build` filled, in one process of tests for all.
+
+    Nobody may write into it.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each process has a folder of its own in there
+        root = root.parent
+
+    def make(name, build):
+        folder, done = root / name, root / f"{name}.done"
+        with open(root / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of one that failed
+                folder.mkdir()
+                build(folder)
+                done.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def data_dir(shared):
     """A data folder of small images: eight to train on, three each to validate and test."""
-    folder = tmp_path_factory.mktemp("data")
-    write_data(folder, {"train": [(40, 40)] * 8, "val": [(40, 40)] * 3, "test": [(48, 33)] * 3})
-    return str(folder)
+    sizes = {"train": [(40, 40)] * 8, "val": [(40, 40)] * 3, "test": [(48, 33)] * 3}
+    return str(shared("data", lambda folder: write_data(folder, sizes)))
+
+
+@pytest.fixture(scope="session")
+def _finished_once(data_dir, shared):
+    def build(folder):
+        pictures = ["--panels=4", "--worst_panels=4", "--worst_cases=8", "--best_cases=4"]
+        environment = {"SOME_TOKEN": SECRET}
+        result = jobs.train(data_dir, folder / "run", *pictures, environment=environment)
+        assert result.returncode == 0, result.stderr
+        (folder / "said").write_text(result.stdout + result.stderr)
+
+    return shared("finished", build)
+
+
+@pytest.fixture
+def finished(_finished_once, tmp_path):
+    """A copy of the run folder of a finished job, with pictures; `said` is beside it.
+
+    That is what the job wrote on the terminal, as if it had been into the copy.
+    """
+    said = (_finished_once / "said").read_text()
+    (tmp_path / "finished").mkdir()
+    copy = shutil.copytree(_finished_once / "run", tmp_path / "finished" / "run")
+    (copy.parent / "said").write_text(said.replace(str(_finished_once / "run"), str(copy)))
+    return copy

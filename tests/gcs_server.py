@@ -411,13 +411,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         self.end_headers()
         size = len(body) // 2 if cut else len(body)
+        with self.server.lock:  # before the client has it all, and asks for the counts
+            self.term.counts.bytes_down += size
         for start in range(0, size, PIECE):
             piece = body[start : min(start + PIECE, size)]
             self._pace(len(piece))
             self.wfile.write(piece)
         self.close_connection |= cut
-        with self.server.lock:
-            self.term.counts.bytes_down += size
 
     def _count(self, kind: str, subject: str) -> None:
         with self.server.lock:

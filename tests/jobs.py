@@ -8,25 +8,48 @@ import sys
 import time
 
 from launch.local import reserve_ports
+from tests import forks
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 SMALL = ["--crop=32", "--filters=4", "--depth=1", "--batch_size=4", "--steps=6", "--eval_every=3"]
 SMALL += ["--jit_compile=false", "--precision=float32", "--steps_per_loop=2"]
+# The environment of every command, whatever folder it is started in.
+COMMON = {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(ROOT)}
+# Pictures of cases, which only few tests look at.
+SMALL += ["--panels=0", "--worst_panels=0", "--worst_cases=0", "--best_cases=0"]
 
 
-def command(module, *argv, environment=None):
-    return subprocess.run(
+def begin(module, *argv, environment=None, cwd=ROOT, **options):
+    """Starts `python -m module`; `options` are those of Popen.
+
+    It is forked, but where a variable of its environment might be read while it is imported.
+    """
+    environment = {**os.environ, **COMMON, **(environment or {})}
+    argv = [str(word) for word in argv]
+    if not options and forks.is_able(environment):
+        return forks.Process(module, argv, environment, cwd)
+    return subprocess.Popen(
         [sys.executable, "-m", module, *argv],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **(environment or {})},
+        cwd=cwd,
+        env=environment,
+        **options,
     )
 
 
-def train(data_dir, run_dir, *argv):
-    return command("trainer.task", f"--data_dir={data_dir}", f"--run_dir={run_dir}", *SMALL, *argv)
+def command(module, *argv, environment=None, cwd=ROOT):
+    """Runs a command to its end; returns its status and what it said."""
+    process = begin(module, *argv, environment=environment, cwd=cwd)
+    said = process.communicate()
+    return subprocess.CompletedProcess([module, *argv], process.returncode, *said)
+
+
+def train(data_dir, run_dir, *argv, environment=None):
+    argv = [f"--data_dir={data_dir}", f"--run_dir={run_dir}", *SMALL, *argv]
+    return command("trainer.task", *argv, environment=environment)
 
 
 def lines(run_dir):
@@ -46,16 +69,10 @@ def results(run_dir):
     ]
 
 
-def start(data_dir, run_dir, *argv, environment=None, **place):
-    """Starts a job; `place` goes to Popen, such as the folder to start in."""
+def start(data_dir, run_dir, *argv, **options):
+    """Starts a job; `options` are those of `begin`."""
     argv = [f"--data_dir={data_dir}", f"--run_dir={run_dir}", *SMALL, *argv]
-    return subprocess.Popen(
-        [sys.executable, "-m", "trainer.task", *argv],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
-        **place,
-    )
+    return begin("trainer.task", *argv, **options)
 
 
 def start_workers(number, data_dir, run_dir, *argv, places=None):
@@ -75,10 +92,18 @@ def environments(number):
     ]
 
 
-def wait_for(process, path):
-    """Waits until a process has written a file."""
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None, process.stderr.read()
+def wait_until(process, condition):
+    """Waits until something is so, which a process is to bring about.
+
+    Tests wait for what is followed by much more work of the process, not for its last step.
+    """
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def wait_for(process, path):
+    """Waits until a process has written a file."""
+    wait_until(process, path.exists)

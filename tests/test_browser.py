@@ -11,6 +11,7 @@ from tests.jobs import command, train
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(bool(browser.missing()), reason=f"needs {browser.missing()}"),
 ]
 

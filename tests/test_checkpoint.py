@@ -1,14 +1,13 @@
 """Checkpoints: whole ones count, others are passed over."""
 
 import json
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.jobs import command
 from trainer import checkpoint
 from trainer.errors import InputError
 
@@ -316,21 +315,14 @@ def test_integers_and_scalars_are_restored_as_they_were(tmp_path):
     assert variables[1].numpy().tolist() == [1, 2]
 
 
-def command(*argv):
-    return subprocess.run(
-        [sys.executable, "-m", "trainer.checkpoint", *argv],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.mark.slow
 def test_list_and_verify_show_steps_sizes_and_what_is_not_whole(checkpoints, tmp_path):
     save(checkpoints, 1, 2, 3)
     damage(tmp_path / "checkpoints" / "00000002", "flipped")
     (tmp_path / "checkpoints" / "00000003" / "commit.json").unlink()
-    listed, verified = command("list", str(tmp_path)), command("verify", str(tmp_path))
+    listed, verified = (
+        command("trainer.checkpoint", action, str(tmp_path)) for action in ("list", "verify")
+    )
     assert [line.split()[-1] for line in listed.stdout.splitlines()] == [
         "state",
         "committed",
@@ -350,19 +342,19 @@ def test_list_and_verify_show_steps_sizes_and_what_is_not_whole(checkpoints, tmp
 
 @pytest.mark.slow
 def test_a_folder_without_checkpoints_and_an_unknown_action_are_refused(tmp_path):
-    result = command("verify", str(tmp_path))
+    result = command("trainer.checkpoint", "verify", str(tmp_path))
     assert (result.returncode, result.stderr) == (
         2,
         f"--run_dir={tmp_path} has no checkpoints; name a folder that trainer.task wrote.\n",
     )
-    result = command("verfy", str(tmp_path))
+    result = command("trainer.checkpoint", "verfy", str(tmp_path))
     assert result.returncode == 2
     assert "did you mean verify?" in result.stderr
 
 
 @pytest.mark.slow
 def test_a_third_word_is_refused(tmp_path):
-    result = command("list", str(tmp_path), "more")
+    result = command("trainer.checkpoint", "list", str(tmp_path), "more")
     assert (result.returncode, result.stderr) == (
         2,
         "'more' is not a flag; write --name=value, see --help.\n",

@@ -1,64 +1,54 @@
-"""Each preset, started; each benchmark, too."""
+"""Each preset, opened; each benchmark, started."""
 
 import importlib.util
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import pytest
-from conftest import write_data
+from conftest import strategy_of, write_data
+
+from tests.jobs import command
+from trainer import config, flags, network, run
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = ["--filters=2", "--depth=1", "--batch_size=4", "--crop=32"]
 SMALL += ["--jit_compile=false", "--precision=float32"]
 
 
-def start(module, *argv):
-    return subprocess.run(
-        [sys.executable, "-m", module, *argv],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "configs").iterdir()))
-def test_each_preset_trains_when_made_small(tmp_path, name):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    write_data(folder, {"train": [(40, 40)] * 8, "val": [(40, 40)], "test": [(40, 40)]})
+def test_each_preset_opens_a_run_with_its_settings_when_made_small(tmp_path, name):
+    sizes = {"train": [(40, 40)] * 8, "val": [(40, 40)], "test": [(40, 40)]}
+    manifest = write_data(tmp_path, sizes)
     preset = (ROOT / "configs" / name).read_text()
     length = ["--epochs=1"] if "--epochs" in preset else ["--steps=2"]
-    argv = [f"--flagfile=configs/{name}", f"--data_dir={folder}", f"--run_dir={tmp_path / 'run'}"]
-    argv += [*SMALL, *length, "--warmup_steps=0", "--strategy=one_device"]
-    result = start("trainer.task", *argv)
-    assert result.returncode == 0, result.stderr
-    assert "test Dice, mean per image: " in result.stderr
-    settings = json.loads((tmp_path / "run" / "run.json").read_text())["settings"]
+    argv = [f"--flagfile={ROOT / 'configs' / name}", f"--data_dir={tmp_path}", *SMALL, *length]
+    argv += [f"--run_dir={tmp_path / 'run'}", "--warmup_steps=0", "--strategy=one_device"]
+    job = flags.parse(config.Job, ["trainer.task", *argv])
+    opened = run.open_run(job, strategy_of(1), manifest)
+    network.build_model(job.model, manifest.channels, manifest.num_classes)
+    run.build_optimizer(job.optimization, opened["total_steps"], opened["precision"])
+    assert opened["total_steps"] == 2
     for line in preset.splitlines():
         flag, _, value = line.removeprefix("--").partition("=")
         overridden = any(f"--{flag}=" in given for given in argv)
         if line.startswith("--") and not overridden:
-            assert str(settings[flag]) == str(type(settings[flag])(value)), flag
+            setting = opened["settings"][flag]
+            assert str(setting) == str(type(setting)(value)), flag
 
 
 @pytest.mark.slow
 def test_the_tpu_preset_says_in_one_line_that_there_is_no_tpu():
-    result = start("trainer.task", "--flagfile=configs/tpu-v5e.cfg")
+    result = command("trainer.task", "--flagfile=configs/tpu-v5e.cfg")
     assert result.returncode == 2
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("--strategy=tpu --tpu=local finds no TPU (")
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_step_benchmark_prints_a_row_for_each_contender(tmp_path):
     argv = ["--filters=2", "--depth=1", "--crop=16", "--rounds=2", f"--json={tmp_path / 'j'}"]
-    result = start("benchmarks.step", *argv)
+    result = command("benchmarks.step", *argv)
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "j").read_text())["rows"]
     expected = {"ours, graph", "ours, XLA"}
@@ -75,9 +65,10 @@ def test_the_step_benchmark_prints_a_row_for_each_contender(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_benchmark_of_replicas_prints_a_row_for_each_form_and_how_far_batch_is(tmp_path):
     argv = ["--filters=2", "--depth=1", "--crop=16", "--rounds=2", "--warmup=1", "--noxla"]
-    result = start("benchmarks.replicas", *argv, f"--json={tmp_path / 'j'}")
+    result = command("benchmarks.replicas", *argv, f"--json={tmp_path / 'j'}")
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "j").read_text())["rows"]
     assert list(rows) == ["batch", "sync_batch", "sync_batch, Keras' own"]
@@ -86,9 +77,10 @@ def test_the_benchmark_of_replicas_prints_a_row_for_each_form_and_how_far_batch_
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_input_benchmark_prints_a_row_for_each_augmentation(tmp_path):
     argv = ["--crop=32", "--batches=1", "--rounds=1", f"--json={tmp_path / 'j'}"]
-    result = start("benchmarks.input", *argv)
+    result = command("benchmarks.input", *argv)
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "j").read_text())["rows"]
     assert list(rows) == ["none", "flip", "standard", "strong"]

@@ -4,8 +4,9 @@ import pytest
 
 from benchmarks.drills import faults, latency
 
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
-@pytest.mark.slow
+
 def test_faults_change_nothing_but_the_time():
     # The drill itself compares what was prepared, read, trained and evaluated.
     found = faults.main(faults.Drill(images=20, side=64, outage_seconds=1.5, token_seconds=2.0))
@@ -16,7 +17,6 @@ def test_faults_change_nothing_but_the_time():
         assert found[f"{part}, storm"]["tokens"] >= 2
 
 
-@pytest.mark.slow
 def test_training_data_take_few_large_requests():
     settings = latency.Latency(
         latency_ms=20.0, shards=2, shard_mb=16.0, seconds=2.0, rounds=1, only_ours=True

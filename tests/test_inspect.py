@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.jobs import command
 from trainer import config, flags
 from trainer.data import inspect, prepare, records
 
@@ -151,9 +152,9 @@ def test_a_sheet_that_cannot_be_written_is_named(data, tmp_path, capsys, path, r
 @pytest.mark.slow
 def test_what_tensorflow_says_when_it_is_imported_is_not_shown(data, tmp_path):
     sheet = f"--sheet={tmp_path}/none/x.png"
-    command = [sys.executable, "-m", "trainer.data.inspect", str(data), sheet]
+    argv = [sys.executable, "-m", "trainer.data.inspect", str(data), sheet]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    process = subprocess.run(argv, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert process.returncode == 2
     assert process.stderr.splitlines() == [
         f"{sheet} cannot be written: No such file or directory; name another file."
@@ -173,10 +174,9 @@ def test_leaks_and_skipped_images_are_listed(data):
 
 @pytest.mark.slow
 def test_the_command_takes_the_folder_first(data):
-    command = [sys.executable, "-m", "trainer.data.inspect", str(data), "--verify"]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    process = command("trainer.data.inspect", str(data), "--verify")
     assert process.returncode == 0
     assert process.stdout.splitlines()[-1].startswith("All 10 shards (")
-    process = subprocess.run([*command[:-1], "--verrify"], cwd=ROOT, capture_output=True, text=True)
+    process = command("trainer.data.inspect", str(data), "--verrify")
     assert process.returncode == 2
     assert process.stderr.splitlines()[-1] == "--verrify is not a flag; did you mean --verify?"

@@ -62,7 +62,7 @@ def send(server, monkeypatch, *argv):
     return service, service.create("customJobs", request.build(asked, place, "i", argv, 1))
 
 
-def wait_until(condition, process, seconds=150):
+def wait_until(condition, process, seconds=480):
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.stdout.read()
@@ -115,7 +115,7 @@ def test_a_job_with_a_bad_flag_ends_itself_and_whoever_attaches_is_told_why(monk
     with vertex_ai({}) as (server, machines):
         service, job = send(server, monkeypatch, "--crop=250")
         command = launch(server, "attach")
-        output, _ = command.communicate(timeout=60)
+        output, _ = command.communicate(timeout=480)
         assert service.get(job).state == "CANCELLED"
     assert command.returncode == 2, output
     assert "--crop=250 is not a multiple of 16" in output
@@ -126,7 +126,7 @@ def test_a_job_that_may_not_end_itself_is_started_again_and_says_so(monkeypatch)
     with vertex_ai({}, max_restarts=1) as (server, machines):
         server.cancel_faults = [403] * 9
         service, job = send(server, monkeypatch, "--crop=250")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 480
         while not (job := service.get(job)).has_ended:
             assert time.monotonic() < deadline
             time.sleep(0.1)

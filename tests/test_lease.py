@@ -36,7 +36,7 @@ def test_a_second_job_is_refused_at_once_while_the_first_lives(tmp_path):
         start = time.monotonic()
         with pytest.raises(PassingError) as error, lease.held(str(tmp_path), 60):
             pass
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 30  # of the 60 after which a silent lease is taken
         assert f"is being written by process {os.getpid()} on " in str(error.value)
         assert "s; wait for that job, stop it, or name another --run_dir." in str(error.value)
     assert not (tmp_path / "lease.json").exists()
@@ -51,7 +51,7 @@ def test_the_lease_of_a_process_that_has_ended_is_taken_at_once(tmp_path):
     assert (tmp_path / "lease.json").exists()
     start = time.monotonic()
     with lease.held(str(tmp_path), 60):
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 30  # of the 60 after which a silent lease is taken
         assert content(tmp_path)["pid"] == os.getpid()
 
 
@@ -59,7 +59,7 @@ def test_the_silent_lease_of_another_machine_is_taken_after_its_time(tmp_path):
     other_machine(tmp_path)
     start = time.monotonic()
     with lease.held(str(tmp_path), 1):
-        assert 1 <= time.monotonic() - start < 5
+        assert time.monotonic() - start >= 1
         assert content(tmp_path)["pid"] == os.getpid()
 
 
@@ -96,7 +96,7 @@ def test_a_file_of_another_kind_is_no_lease_and_is_left_alone(tmp_path, content)
 def test_a_living_owner_renews_its_lease(tmp_path):
     with lease.held(str(tmp_path), 0.4):
         before = (tmp_path / "lease.json").stat().st_mtime_ns
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 120
         while (tmp_path / "lease.json").stat().st_mtime_ns == before:
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -106,7 +106,7 @@ def test_a_job_whose_lease_was_taken_over_ends(tmp_path):
     with lease.held(str(tmp_path), 0.4) as mine:
         mine.check()
         other_machine(tmp_path)
-        mine._thread.join(10)
+        mine._thread.join(120)
         with pytest.raises(PassingError, match="was taken over by process 7 on far"):
             mine.check()
     assert content(tmp_path)["host"] == "far"  # which is not ours to remove
@@ -132,7 +132,7 @@ def test_a_bucket_s_lease_taken_over_meanwhile_is_lost(gcs, bucket):
     with lease.held(folder, 0.4) as mine:
         text = json.dumps({**json.loads(gcs.read(f"{folder}/lease.json")), "pid": 7, "host": "far"})
         gcs.write(f"{folder}/lease.json", text.encode())
-        mine._thread.join(20)
+        mine._thread.join(120)
         with pytest.raises(PassingError, match="was taken over by process 7 on far"):
             mine.check()
     assert json.loads(gcs.read(f"{folder}/lease.json"))["pid"] == 7

@@ -79,7 +79,7 @@ def test_when_one_fails_the_others_are_ended(monkeypatch, capfd):
     start = time.monotonic()
     result, output = run_workers(monkeypatch, capfd, "import sys; sys.exit(1)", BUSY, deaf)
     assert result == (1, False)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 50  # the 60 that they would take
     assert "[launch] Worker 0 ended with status 1." in output.err
     assert "[launch] Worker 1 has not ended; it gets SIGTERM." in output.err
     assert "[launch] Worker 2 has not ended; it gets SIGKILL." in output.err
@@ -106,7 +106,7 @@ def test_a_job_whose_worker_hangs_is_started_again_goes_on_and_stops_when_asked(
     launcher = subprocess.Popen(
         [sys.executable, "-m", "launch.local", "--restart=1", "--grace=0.5", "--"]
         + [f"--data_dir={data_dir}", f"--run_dir={run_dir}", *SMALL, "--norm=group"]
-        + ["--steps=100000", "--checkpoint_every=3", "--eval_every=50000", "--worker_timeout=4"],
+        + ["--steps=100000", "--checkpoint_every=3", "--eval_every=50000", "--worker_timeout=8"],
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -118,7 +118,7 @@ def test_a_job_whose_worker_hangs_is_started_again_goes_on_and_stops_when_asked(
         if "[0] Going on from step " in line:
             break
     output = "".join(said)
-    assert "has given no sign of life for 4 s (--worker_timeout); worker 0 ends, too." in output
+    assert "has given no sign of life for 8 s (--worker_timeout); worker 0 ends, too." in output
     assert "[0] Worker 1 (127.0.0.1:" in output
     assert "[launch] Worker 0 ended with status 75." in output
     assert "[launch] Worker 1 has not ended; it gets SIGKILL." in output
@@ -127,7 +127,7 @@ def test_a_job_whose_worker_hangs_is_started_again_goes_on_and_stops_when_asked(
     assert step >= 3
     wait_for(launcher, run_dir / "checkpoints" / f"{step // 3 * 3 + 6:08d}" / "commit.json")
     launcher.send_signal(signal.SIGTERM)
-    _, output = launcher.communicate(timeout=60)
+    _, output = launcher.communicate(timeout=300)
     assert launcher.returncode == 143, output
     assert "[0] Stopped by SIGTERM at step " in output
     assert "[1] Stopped by SIGTERM at step " in output

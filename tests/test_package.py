@@ -31,6 +31,7 @@ def test_the_demo_data_are_whole_small_and_of_every_split():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_source_distribution_carries_the_demo_data(tmp_path):
     command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
     command += ["sdist", "--dist-dir", str(tmp_path)]
@@ -48,6 +49,7 @@ def test_the_source_distribution_carries_the_demo_data(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_source_distribution_is_a_python_package_for_vertex_ai(tmp_path, data_dir):
     build = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
     build += ["sdist", "--dist-dir", str(tmp_path)]

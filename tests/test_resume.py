@@ -3,13 +3,12 @@
 import json
 import shutil
 import signal
-import time
 
 import pytest
 import tensorflow as tf
 
-from tests import gcs_server
-from tests.jobs import results, start, start_workers, train, wait_for
+from tests import gcs_server, rounding
+from tests.jobs import results, start, start_workers, train, wait_for, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -45,12 +44,13 @@ def curve(run_dir, split, tag):
 LONG = ["--steps=24", "--eval_every=4", "--deterministic", "--ema=0.9", "--keep_checkpoints=3"]
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(data_dir, tmp_path_factory):
-    run_dir = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    result = train(data_dir, run_dir, *LONG)
-    assert result.returncode == 0, result.stderr
-    return run_dir
+@pytest.fixture(scope="session")
+def uninterrupted(data_dir, shared):
+    def build(folder):
+        result = train(data_dir, folder / "run", *LONG)
+        assert result.returncode == 0, result.stderr
+
+    return shared("uninterrupted", build) / "run"
 
 
 def test_what_a_kill_kept_from_being_removed_is_removed_at_the_next_start(
@@ -71,12 +71,11 @@ def test_a_run_that_was_killed_ends_bit_equal_to_one_that_was_not(
 ):
     run_dir = tmp_path / "killed"
     # After a checkpoint, and twice while one is written.
-    for path in ("00000004/commit.json", "00000008/state.index", "00000020/state.index"):
+    for path in ("00000004/commit.json", "00000008/state.index", "00000016/state.index"):
         process = start(data_dir, run_dir, *LONG)
         wait_for(process, run_dir / "checkpoints" / path)
         process.kill()
-        process.wait()
-        process.stderr.close()
+        process.communicate()
     result = train(data_dir, run_dir, *LONG)
     assert result.returncode == 0, result.stderr
     assert results(run_dir) == results(uninterrupted)
@@ -90,11 +89,11 @@ def test_a_job_that_is_asked_to_stop_saves_ends_with_143_and_goes_on(
 ):
     run_dir, step = tmp_path / "stopped", 0
     argv = [*LONG, "--keep_checkpoints=9"]  # those of the stops take no other's place
-    for number, last in ((signal.SIGTERM, "00000008"), (signal.SIGINT, "00000016")):
+    for number, last in ((signal.SIGTERM, "00000004"), (signal.SIGINT, "00000012")):
         process = start(data_dir, run_dir, *argv)
         wait_for(process, run_dir / "checkpoints" / last / "commit.json")
         process.send_signal(number)
-        _, output = process.communicate(timeout=60)
+        _, output = process.communicate()
         assert process.returncode == 143, output
         assert step == 0 or f"Going on from step {step} of" in output
         message = output.strip().splitlines()[-1]
@@ -113,13 +112,9 @@ def test_a_run_in_a_bucket_with_faults_that_is_killed_ends_as_one_on_the_disk(
     data_dir, gcs, bucket, uninterrupted
 ):
     gcs.begin(gcs_server.Faults(busy=0.1, cut=0.05, slow=0.05))
-    argv = [*LONG, "--lease_seconds=2", "--checkpoint_every=16", "--panels=0", "--worst_cases=0"]
+    argv = [*LONG, "--lease_seconds=2", "--checkpoint_every=16"]
     process = start(data_dir, f"{bucket}/run", *argv)
-    deadline = time.monotonic() + 120
-    while not gcs.names(f"{bucket}/run/checkpoints/00000016/state"):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(process, lambda: gcs.names(f"{bucket}/run/checkpoints/00000016/state"))
     process.kill()
     process.communicate()
     result = train(data_dir, f"{bucket}/run", *argv)
@@ -144,16 +139,25 @@ def test_two_devices_killed_end_bit_equal_to_two_that_were_not(data_dir, tmp_pat
 
 
 ELASTIC = ["--norm=group", "--steps=12", "--eval_every=4", "--keep_checkpoints=9"]
+ELASTIC += ["--activation=swish"]  # ReLU's derivative jumps where rounding decides
+# Eight more steps of some 300 products forward and back, and sums over 4 images of 32×32 pixels.
+CLOSE = rounding.tolerance(8 * (2 * 300 + 4 * 32 * 32))
 SGD = ["--optimizer=sgd", "--learning_rate=0.05"]
 
 
-@pytest.fixture(scope="module")
-def on_two_devices(data_dir, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    for name, argv in (("sgd", SGD), ("adamw", [])):
-        result = train(data_dir, folder / name, *ELASTIC, *argv, "--virtual_devices=2")
-        assert result.returncode == 0, result.stderr
-    return folder
+@pytest.fixture(scope="session")
+def on_two_devices(data_dir, shared):
+    """A function (name of an optimizer) → run folder."""
+
+    def run_of(name):
+        def build(folder):
+            argv = [*ELASTIC, *(SGD if name == "sgd" else []), "--virtual_devices=2"]
+            result = train(data_dir, folder / "run", *argv)
+            assert result.returncode == 0, result.stderr
+
+        return shared(f"on_two_devices_{name}", build) / "run"
+
+    return run_of
 
 
 def stopped_at_4(run_dir, copy):
@@ -174,26 +178,27 @@ def assert_alike(run_dir, other, tolerance):
 
 @pytest.mark.parametrize(
     ("optimizer", "devices", "tolerance"),
-    # Adam divides by the root of a small number in its first steps, which amplifies rounding.
-    [("sgd", 1, 1e-5), ("sgd", 4, 1e-5), ("adamw", 4, 1e-3)],
+    # Adam divides a gradient by its own size: a weight whose gradient is 0 but for rounding moves
+    # by the rate of 1e-3, up or down, and the loss with some of the 1500 weights.
+    [("sgd", 1, CLOSE), ("sgd", 4, CLOSE), ("adamw", 4, 1e-3)],
 )
 def test_a_run_goes_on_with_another_number_of_replicas(
     data_dir, tmp_path, on_two_devices, optimizer, devices, tolerance
 ):
-    stopped_at_4(on_two_devices / optimizer, tmp_path / "run")
+    stopped_at_4(on_two_devices(optimizer), tmp_path / "run")
     argv = [*ELASTIC, *(SGD if optimizer == "sgd" else [])]
     if devices > 1:
         argv.append(f"--virtual_devices={devices}")
     result = train(data_dir, tmp_path / "run", *argv)
     assert result.returncode == 0, result.stderr
     assert "Going on from step 4" in result.stderr
-    assert_alike(tmp_path / "run", on_two_devices / optimizer, tolerance)
+    assert_alike(tmp_path / "run", on_two_devices(optimizer), tolerance)
 
 
 def test_a_run_begun_on_one_device_goes_on_with_two_by_the_statistics_of_the_whole_batch(
     data_dir, tmp_path
 ):
-    argv = [*ELASTIC[1:], *SGD, "--activation=swish"]  # without --norm, nor ReLU's jump
+    argv = [*ELASTIC[1:], *SGD]  # without --norm
     result = train(data_dir, tmp_path / "one", *argv, "--jit_compile=auto", "--deterministic")
     assert result.returncode == 0, result.stderr
     stopped_at_4(tmp_path / "one", tmp_path / "run")
@@ -207,25 +212,24 @@ def test_a_run_begun_on_one_device_goes_on_with_two_by_the_statistics_of_the_who
     assert "Going on from step 4" in result.stderr
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (run["norm"], run["num_replicas"], run["jit_compile"]) == ("sync_batch", 2, False)
-    assert_alike(tmp_path / "run", tmp_path / "one", 1e-5)
+    assert_alike(tmp_path / "run", tmp_path / "one", CLOSE)
 
 
 def test_two_workers_go_on_stop_together_and_one_goes_on(data_dir, tmp_path, on_two_devices):
-    stopped_at_4(on_two_devices / "sgd", tmp_path / "run")
+    stopped_at_4(on_two_devices("sgd"), tmp_path / "run")
     argv = [*ELASTIC, *SGD]
     workers = start_workers(2, data_dir, tmp_path / "run", *argv)
-    wait_for(workers[0], tmp_path / "run" / "checkpoints" / "00000008" / "commit.json")
-    workers[1].send_signal(signal.SIGTERM)
-    outputs = [worker.communicate(timeout=120)[1] for worker in workers]
-    if any(worker.returncode for worker in workers):  # else they had finished before it came
-        assert [worker.returncode for worker in workers] == [143, 143], outputs
-        chief, other = (stop_line(output) for output in outputs)
-        assert "as another worker was asked to" in chief
-        assert other.startswith("Stopped by SIGTERM at step ")
-        assert chief.split("step ")[1].split(",")[0] == other.split("step ")[1].split(";")[0]
-        result = train(data_dir, tmp_path / "run", *argv)
-        assert result.returncode == 0, result.stderr
-    assert_alike(tmp_path / "run", on_two_devices / "sgd", 1e-5)
+    wait_until(workers[1], lambda: "Going on from step 4" in workers[1].said())
+    workers[1].send_signal(signal.SIGTERM)  # before the first step is even traced
+    outputs = [worker.communicate()[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [143, 143], outputs
+    chief, other = (stop_line(output) for output in outputs)
+    assert "as another worker was asked to" in chief
+    assert other.startswith("Stopped by SIGTERM at step ")
+    assert chief.split("step ")[1].split(",")[0] == other.split("step ")[1].split(";")[0]
+    result = train(data_dir, tmp_path / "run", *argv)
+    assert result.returncode == 0, result.stderr
+    assert_alike(tmp_path / "run", on_two_devices("sgd"), CLOSE)
 
 
 def test_workers_that_see_different_checkpoints_stop_and_remove_none(
@@ -233,7 +237,7 @@ def test_workers_that_see_different_checkpoints_stop_and_remove_none(
 ):
     places = [{"cwd": tmp_path / name} for name in ("0", "1")]
     for place in places:
-        shutil.copytree(on_two_devices / "sgd", place["cwd"] / "run")
+        shutil.copytree(on_two_devices("sgd"), place["cwd"] / "run")
     for kind in ("checkpoints", "best"):  # what a folder that is not shared looks like to the other
         shutil.rmtree(tmp_path / "1" / "run" / kind)
     argv = [*ELASTIC, *SGD, "--keep_checkpoints=1"]
@@ -250,9 +254,9 @@ def test_workers_that_see_different_checkpoints_stop_and_remove_none(
 
 
 def test_a_second_job_on_the_same_folder_is_refused_and_the_first_goes_on(data_dir, tmp_path):
-    first = start(data_dir, tmp_path, "--steps=400", "--eval_every=4")
+    first = start(data_dir, tmp_path, "--steps=100000", "--eval_every=50000")
     wait_for(first, tmp_path / "lease.json")
-    second = train(data_dir, tmp_path, "--steps=400", "--eval_every=4")
+    second = train(data_dir, tmp_path, "--steps=100000", "--eval_every=50000")
     assert second.returncode == 2
     assert second.stderr.splitlines()[-1].startswith(
         f"--run_dir={tmp_path} is being written by process {first.pid} on "

@@ -14,7 +14,9 @@ INSTALLED = {
     "GPU": importlib.util.find_spec("jax_cuda12_plugin") is not None,
 }
 for_tpu = pytest.mark.skipif(not INSTALLED["TPU"], reason="takes the extra preflight")
-for_gpu = pytest.mark.skipif(not INSTALLED["GPU"], reason="takes the extra preflight-gpu")
+for_gpu = pytest.mark.skipif(
+    not INSTALLED["GPU"], reason="takes the extra preflight-gpu, which CI leaves out"
+)
 
 
 def preflight(cache, *arguments, status=0):

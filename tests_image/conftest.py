@@ -1,0 +1,5 @@
+"""What takes the image's own environment: nothing is skipped in CI."""
+
+from tests import skips
+
+pytest_runtest_makereport = skips.pytest_runtest_makereport
