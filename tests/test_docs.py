@@ -3,18 +3,36 @@
 import importlib.util
 import os
 import re
+import runpy
+import shutil
 import subprocess
 import sys
+import warnings
+from unittest import mock
 
 import nbclient
 import nbformat
+import numpy as np
 import pytest
+import tifffile
+from conftest import draw_discs
+from PIL import Image
 
-from tests import pages
+from tests import jobs, pages
 from tests.pages import ROOT
 from trainer import flags
+from trainer.data import records
 from trainer.errors import InputError
 
+README = set(
+    pages.commands(
+        (ROOT / "README.md")
+        .read_text(encoding="utf-8")
+        .partition("## Your own images")[2]
+        .partition("\n## ")[0]
+    )
+)
+QUICK = {"checkpoint", "data.inspect", "data.prepare", "evaluate", "predict", "report"}
 COMMANDS = [
     pytest.param(command, id=f"{path.name}: {command}")
     for path in [*pages.PAGES, *pages.FLAG_FILES]
@@ -28,6 +46,13 @@ def script(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def is_quick(command):
+    """Says whether a command takes seconds and nothing else; the README's are in test_package."""
+    found = re.match(r"python -m trainer\.(\S+)", command)
+    elsewhere = command in README or "://" in command or "=…" in command
+    return bool(found) and found[1] in QUICK and not elsewhere
 
 
 WRITER = script("write_settings")
@@ -112,6 +137,30 @@ a pip is no command, and `make` alone is none."""
 
 
 @pytest.mark.slow
+def test_help_of_every_command_takes_no_tensorflow():
+    code = """import contextlib, runpy, sys
+for name in sys.argv[1:]:
+    sys.argv = [name, "--help"]
+    with contextlib.suppress(SystemExit):
+        runpy.run_module(name, run_name="__main__")
+    assert "tensorflow" not in sys.modules, name
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code, *WRITER.COMMANDS]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.count("[--flagfile=FILE]") == len(WRITER.COMMANDS)
+
+
+@pytest.mark.parametrize("path", pages.FLAG_FILES, ids=lambda path: path.name)
+def test_a_preset_begins_with_what_to_expect(path):
+    comment, _, settings = path.read_text(encoding="utf-8").partition("\n--")
+    assert all(line.startswith("#") for line in comment.splitlines())
+    assert "#" not in settings
+    assert re.findall(r"^# (\w+): .", comment, re.M) == ["Data", "Time", "Score"]
+    assert any(f"--flagfile=configs/{path.name}" in line for line in pages.commands_of(path))
+
+
+@pytest.mark.slow
 def test_the_site_is_built_with_every_link_and_picture(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", f"--site-dir={tmp_path}"]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
@@ -154,7 +203,43 @@ def test_the_notebook_runs_and_finds_nuclei(tmp_path, monkeypatch):
 
 
 def test_the_way_to_get_started_is_that_of_the_readme():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Your own images")[2]
-    section = pages.commands(readme.partition("\n## ")[0])
     start = pages.commands_of(ROOT / "docs/start.md")
-    assert {command for command in start if "-m trainer." in command} == set(section)
+    assert {command for command in start if "-m trainer." in command} == README
+
+
+def run(command):
+    """Runs a command in this process; but `prepare`, which starts others that begin as it did."""
+    _, _, module, *argv = pages.words(command)
+    if module == "trainer.data.prepare":
+        subprocess.run([sys.executable, "-m", module, *argv], check=True)
+    else:
+        with mock.patch.object(sys, "argv", [module, *argv]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # the module was imported before
+            runpy.run_module(module, run_name="__main__")
+
+
+@pytest.mark.slow
+def test_the_quick_commands_of_the_pages_run_as_they_are_written(data_dir, tmp_path, monkeypatch):
+    assert jobs.train(data_dir, tmp_path / "RUN").returncode == 0
+    for name in ("runs/demo", "runs/a", "runs/b"):
+        shutil.copytree(tmp_path / "RUN", tmp_path / name)
+    for name in ("DATA", "DIR"):
+        (tmp_path / name).symlink_to(data_dir)
+    rng = np.random.default_rng(0)
+    for name in ("photos", "stacks", "masks"):
+        (tmp_path / name).mkdir()
+    for name in ("a", "b", "c"):
+        image, mask = draw_discs(rng, 40, 40, 1, 2)
+        tifffile.imwrite(tmp_path / f"stacks/{name}.tif", np.stack([image[..., 0]] * 2))
+        tifffile.imwrite(tmp_path / f"masks/{name}.tif", np.stack([mask % records.IGNORE] * 2))
+        Image.fromarray(image[..., 0]).save(tmp_path / f"photos/{name}.png")
+    every = [command for path in pages.PAGES for command in pages.commands_of(path)]
+    quick = list(dict.fromkeys(filter(is_quick, every)))
+    assert len(quick) > 10
+    monkeypatch.chdir(tmp_path)
+    for command in quick:
+        run(command)
+    assert (tmp_path / "compared.html").exists()
+    assert len(list((tmp_path / "predicted/overlays").iterdir())) == 3
+    assert (tmp_path / "RUN/evaluation/test-d4/summary.json").exists()
+    assert (tmp_path / "data/manifest.json").exists()
