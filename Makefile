@@ -1,7 +1,7 @@
 # make demo   installs, trains on the demo data, evaluates
 # make check  lint, types and the fast tests (at every save)
 # make test   the whole suite, but for what is long
-# make test-long  drills, benchmarks, pages in a browser, packages, the tests' own servers
+# make test-long  drills, benchmarks, the site and its notebook, a browser, packages, the tests' own servers
 # make test-io  what takes tensorflow-io: s3://, az:// and DICOM, with the TensorFlow that it fits
 # make test-image  the image's steps, without docker
 # make docs   the documentation as a site, into site/

@@ -161,6 +161,7 @@ def test_a_preset_begins_with_what_to_expect(path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_site_is_built_with_every_link_and_picture(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", f"--site-dir={tmp_path}"]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
@@ -179,6 +180,7 @@ def test_the_site_is_built_with_every_link_and_picture(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_notebook_runs_and_finds_nuclei(tmp_path, monkeypatch):
     path = ROOT / "docs/quickstart.ipynb"
     assert path.stat().st_size < 100_000
