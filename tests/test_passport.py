@@ -136,6 +136,14 @@ def test_a_run_with_dropout_goes_on_with_any_number_of_replicas():
     assert refusal(old, job, 4) is None
 
 
+def test_the_weights_that_a_run_begins_with_are_part_of_its_fingerprint():
+    prints = {
+        passport.fingerprint(config.Job(), "abc", 1, origin)
+        for origin in (None, {"weights": "a"}, {"weights": "b"})
+    }
+    assert len(prints) == 3
+
+
 def test_fewer_steps_than_before_are_refused_and_more_are_not():
     passport.check_length(describe(total_steps=100), config.Job(), 100)
     passport.check_length(describe(total_steps=100), config.Job(), 101)
