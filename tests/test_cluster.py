@@ -1,5 +1,6 @@
 """Strategies, and one clear line for each thing that is missing."""
 
+import inspect
 import json
 import types
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import strategy_of
+from tensorflow.python.eager import context
 
 from trainer import cluster, tracing
 from trainer.errors import InputError, PassingError
@@ -66,6 +68,17 @@ def test_one_worker_alone_is_no_several_workers(monkeypatch):
     config = {"cluster": {"chief": ["a:1"]}, "task": {"type": "chief", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
     assert cluster._choose_strategy("", 0, 0) == "one_device"
+
+
+def test_tensorflow_still_has_what_it_has_no_public_name_for():
+    # Of these only a job of several workers would find out; see `_leave_heartbeats_to_us`.
+    made = context.context()
+    taken = inspect.signature(made.configure_coordination_service).parameters
+    ours = {"service_type", "service_leader", "heartbeat_timeout_in_ms", "coordinated_jobs"}
+    assert ours <= set(taken)
+    assert list(inspect.signature(made.abort_collective_ops).parameters) == ["code", "message"]
+    job = context.coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=2)
+    assert (job.name, job.num_tasks) == ("worker", 2)
 
 
 def test_one_process_is_the_chief_of_one():

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from tests import gcs_server, rounding
-from tests.jobs import results, start, start_workers, train, wait_for, wait_until
+from tests.jobs import lines, only, results, start, start_workers, train, wait_for, wait_until
+from trainer import config, evaluation
 
 pytestmark = pytest.mark.slow
 
@@ -125,7 +126,8 @@ def test_a_run_in_a_bucket_with_faults_that_is_killed_ends_as_one_on_the_disk(
 
 
 def test_two_devices_killed_end_bit_equal_to_two_that_were_not(data_dir, tmp_path):
-    argv = [*LONG, "--virtual_devices=2", "--norm=sync_batch", "--steps=12"]
+    # Each has the statistics of its own half of a batch, of which the mean is evaluated and saved.
+    argv = [*LONG, "--virtual_devices=2", "--norm=batch", "--dropout=0.3", "--steps=12"]
     result = train(data_dir, tmp_path / "whole", *argv)
     assert result.returncode == 0, result.stderr
     process = start(data_dir, tmp_path / "killed", *argv)
@@ -136,9 +138,19 @@ def test_two_devices_killed_end_bit_equal_to_two_that_were_not(data_dir, tmp_pat
     assert result.returncode == 0, result.stderr
     assert results(tmp_path / "killed") == results(tmp_path / "whole")
     assert checksums(tmp_path / "killed") == checksums(tmp_path / "whole")
+    # And best/ scores on one device what was reported of two.
+    evaluation.evaluate_run(
+        config.Evaluate(run_dir=str(tmp_path / "whole"), split="val", worst_cases=0, best_cases=0)
+    )
+    summary = json.loads((tmp_path / "whole/evaluation/val/summary.json").read_text())
+    (best,) = (int(path.name) for path in (tmp_path / "whole" / "best").iterdir())
+    reported = only(lines(tmp_path / "whole"), "val", "step", "dice", "loss")
+    assert {step: scores for step, *scores in reported}[best] == pytest.approx(
+        [summary["dice"], summary["loss"]], abs=1e-5
+    )
 
 
-ELASTIC = ["--norm=group", "--steps=12", "--eval_every=4", "--keep_checkpoints=9"]
+ELASTIC = ["--norm=group", "--dropout=0.2", "--steps=12", "--eval_every=4", "--keep_checkpoints=9"]
 ELASTIC += ["--activation=swish"]  # ReLU's derivative jumps where rounding decides
 # Eight more steps of some 300 products forward and back, and sums over 4 images of 32×32 pixels.
 CLOSE = rounding.tolerance(8 * (2 * 300 + 4 * 32 * 32))

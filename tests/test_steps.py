@@ -1,6 +1,7 @@
 """The training step over 1, 2 and 4 devices."""
 
 import functools
+import pathlib
 
 import keras
 import numpy as np
@@ -9,7 +10,8 @@ import tensorflow as tf
 from conftest import strategy_of
 
 from tests import rounding
-from trainer import losses, models, steps
+from trainer import losses, models, optimizer, steps
+from trainer.errors import InputError
 
 IMAGES = np.random.default_rng(0).normal(size=(8, 16, 16, 1)).astype(np.float32)
 LABELS = (IMAGES[..., 0] > 0.5).astype(np.int32)
@@ -210,8 +212,30 @@ def test_a_keras_that_sums_gradients_in_another_way_is_refused():
     class Other:
         inner_optimizer = None
 
-    with pytest.raises(RuntimeError, match="sums gradients in another way"):
+    with pytest.raises(InputError) as error:
         steps._sum_gradients_once(Other())
+    assert str(error.value) == (
+        f"Keras {keras.__version__} sums gradients in another way than the releases tested here; "
+        f"install one of those: pip install 'keras{steps.TESTED_KERAS}'."
+    )
+    setup = (pathlib.Path(__file__).parents[1] / "setup.py").read_text()
+    assert f'"keras{steps.TESTED_KERAS}"' in setup
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
+def test_keras_sums_gradients_nowhere_but_where_the_step_keeps_it_from_it(name, scaled):
+    built = optimizer.build_optimizer(name, 0.1)
+    inner = built
+    if scaled:
+        built = keras.optimizers.LossScaleOptimizer(inner)
+    variable = keras.Variable([1.0])
+    built.build([variable])
+    steps._sum_gradients_once(built)
+    asked = []
+    inner._all_reduce_sum_gradients = lambda pairs: asked.append(list(pairs)) or asked[0]
+    built.apply([tf.constant([0.5])], [variable])
+    assert len(asked) == 1
 
 
 @pytest.mark.slow

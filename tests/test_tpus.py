@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.python.tpu import tpu_system_metadata
+from tensorflow.python.tpu.client import client
 
 from trainer import cluster, losses, models, optimizer, steps, tpus
 from trainer.errors import InputError, PassingError
@@ -25,6 +26,13 @@ def test_the_chips_of_a_machine_are_known_by_their_pci_numbers(tmp_path):
 @pytest.mark.parametrize("accelerator", ["v2-8", "v3", "v4-8", "v5litepod-4", "v5p-8", "v5e", ""])
 def test_versions_that_tensorflow_is_built_for_are_taken(accelerator):
     tpus.check_version("local", accelerator)
+
+
+def test_the_client_that_knows_a_tpus_type_is_where_it_was():
+    # A local TPU's knows nothing; that of a name is what would be asked.
+    assert tpus._accelerator_type(tf.distribute.cluster_resolver.TPUClusterResolver("local")) == ""
+    assert callable(client.Client.accelerator_type)
+    assert callable(client.Client.api_available)
 
 
 @pytest.mark.parametrize("accelerator", ["v6e-8", "tpu7x-8", "tpu7x"])

@@ -12,10 +12,12 @@ import keras
 import tensorflow as tf
 
 from trainer import losses, metrics, tracing
+from trainer.errors import InputError
 from trainer.models import norms, packing
 
 Batch = Mapping[str, tf.Tensor]
 SUM = tf.distribute.ReduceOp.SUM
+TESTED_KERAS = ">=3.12,<3.16"  # as setup.py has it
 
 
 def train_loop(
@@ -434,14 +436,14 @@ def _sum_gradients_once(optimizer: keras.optimizers.Optimizer) -> None:
     say so.
 
     Raises:
-        RuntimeError: this Keras has no such step, and might sum twice.
+        InputError: this Keras sums them in a place of another name, and would sum twice.
     """
     for layer in (optimizer, getattr(optimizer, "inner_optimizer", None)):
         if layer is not None:
-            if not hasattr(layer, "_all_reduce_sum_gradients"):
-                raise RuntimeError(
-                    f"Keras {keras.__version__} sums gradients in another way than that which "
-                    "trainer.steps replaces; install the versions that setup.py names."
+            if not callable(getattr(layer, "_all_reduce_sum_gradients", None)):
+                raise InputError(
+                    f"Keras {keras.__version__} sums gradients in another way than the releases "
+                    f"tested here; install one of those: pip install 'keras{TESTED_KERAS}'."
                 )
             layer._all_reduce_sum_gradients = lambda gradients_and_variables: (
                 gradients_and_variables
