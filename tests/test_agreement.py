@@ -111,7 +111,7 @@ def test_a_white_bit_or_index_is_the_255_of_the_others(given):
     values, as_shown, notes, warnings = _settle([_plain(0, 255), _bits(0, 1), palette], given)
     assert (values, as_shown, warnings) == ([0, 255], {"bits", "palette"}, [])
     assert notes[:2] == [
-        "1 of 3 masks are of 1 bit; their greys are taken for values, as in the others.",
+        "1 of 3 masks are of 1 to 4 bits; their greys are taken for values, as in the others.",
         "1 of 3 masks are with a palette; their greys are taken for values, as in the others.",
     ]
 
@@ -127,10 +127,18 @@ def test_a_bit_that_may_be_either_is_refused():
     for others in ((0, 1, 255), (0, 7)):
         seen = [_plain(0), _plain(*others), _bits(0, 1)]
         assert _message(seen, FOUND) == (
-            "B is of 1 bit: its values 0, 1 are shown as 0, 255. Which of these the values "
+            "B is of 1 to 4 bits: its values 0, 1 are shown as 0, 255. Which of these the values "
             f"{', '.join(map(str, others))} of M stand beside cannot be told; save all masks with "
             "8 bits, or name the classes: --classes=background:0,nucleus:255."
         )
+
+
+def test_few_bits_of_several_widths_beside_one_another_are_refused():
+    two = Seen("A", "bits", (0, 1), (BLACK, 0x555555), bits=2)
+    assert _message([two, Seen("B", "bits", (0, 1), (BLACK, WHITE), bits=1)], FOUND) == (
+        "A has 2 bits and shows 1 as #555555, and B has 1 and shows 1 as #ffffff; save all masks "
+        "with 8 bits."
+    )
 
 
 def test_one_foreground_of_two_values_is_refused():

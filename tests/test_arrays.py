@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.pictures import LIMIT, refusal, source_of
-from trainer.data import images, reading, sources
+from trainer.data import arrays, images, reading, sources
 
 
 def test_an_array_gives_its_rows(tmp_path):
@@ -53,6 +53,15 @@ class _Trap:
 
     def __reduce__(self):
         return (open, (str(self.path), "w"))
+
+
+def test_a_file_that_is_no_array_is_said_to_be_what_it_is(tmp_path):
+    path = tmp_path / "x.npy"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(8))
+    assert refusal(sources.find, str(path), "images", str(tmp_path)) == (
+        f"{path} cannot be read: it is PNG."
+    )
+    assert refusal(arrays.map_image, str(path), None, "X") == "X cannot be read: it is PNG."
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz"])

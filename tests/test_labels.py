@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainer.data import classes, images, labels, records
+from trainer.data import agreement, classes, images, labels, records
 from trainer.data.classes import Given
 from trainer.data.labels import Rule, Shape
 from trainer.errors import InputError
@@ -70,7 +70,7 @@ def test_ids_are_the_sides_of_a_threshold():
 
 def test_one_channel_for_each_class_gives_the_place_of_the_one_that_is_set():
     for one in (1, 255, True, 1.0):
-        hot = np.array([[[one, 0, 0, 0], [0, 0, one, 0], [0, 0, 0, one]]])
+        hot = np.array([[[one, 0, 0, 0], [0, 0, one, 0], [0, 0, 0, one]]], type(one))
         assert labels.read(_mask(hot, hot.dtype), Given(), "M").pixels.tolist() == [[0, 2, 3]]
     ones = np.eye(3, dtype=np.uint8)[[[0, 2, 1]]]
     assert labels.read(_mask(ones), Given(), "M").pixels.tolist() == [[0, 2, 1]]
@@ -86,6 +86,20 @@ def test_one_bit_is_1_where_white_is_shown_but_bytes_are_as_they_are_stored():
     assert (turned.pixels.tolist(), turned.kind) == ([[1, 0]], "bits")
     seen = labels.look(_mask([[0, 255]], white_is_zero=True), Given(), "M")
     assert (seen.values, seen.is_turned) == ((0, 255), True)
+
+
+@pytest.mark.parametrize(("bits", "grey"), [(2, 85), (4, 17)])
+def test_few_bits_stand_for_the_greys_they_are_shown_as(bits, grey):
+    few = _mask([[0, 1, 2**bits - 1]], bits=bits)
+    seen = labels.look(few, Given(), "M")
+    assert (seen.kind, seen.values) == ("bits", (0, 1, 2**bits - 1))
+    assert seen.shown == (0, grey * 0x010101, 0xFFFFFF)
+    beside = labels.look(_mask([[0, grey, 255]]), Given(), "N")
+    rule = agreement.settle([seen, beside], Given())[0]
+    assert [entry.value for entry in rule.classes] == [0, grey, 255]
+    assert labels.class_ids(few, rule, "M").tolist() == [[0, 1, 2]]
+    named = classes.parse(f"a:#000000,b:#{grey:02x}{grey:02x}{grey:02x},c:#ffffff", "", None)
+    assert _ids(few, named) == [[0, 1, 2]]
 
 
 def test_colours_ask_for_classes_by_colour():

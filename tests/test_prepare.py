@@ -337,6 +337,26 @@ def test_arrays_are_prepared_row_by_row(folder, suffix):
     )
 
 
+def test_an_npz_may_hold_images_and_masks(folder):
+    images = np.arange(10 * 20, dtype=np.uint8).reshape(10, 4, 5)
+    masks = images % 2 == np.arange(2)[:, np.newaxis, np.newaxis, np.newaxis]
+    np.savez(folder / "x.npz", images=images, masks=np.moveaxis(masks, 0, -1))  # one-hot, booleans
+    both = (f"--images={folder}/x.npz", f"--masks={folder}/x.npz")
+    manifest = _prepare(folder, *both)
+    for example in _examples(folder, manifest, "train"):
+        row = int(example["name"])
+        np.testing.assert_array_equal(np.squeeze(example["image"]), images[row])
+        np.testing.assert_array_equal(np.squeeze(example["mask"]), images[row] % 2)
+
+
+def test_an_image_is_not_its_own_mask(folder, capfd):
+    same = _refusal(capfd, folder, f"--masks={folder}/images")
+    assert same.endswith(
+        "would be an image and its own mask; give another --masks, or what masks have in their "
+        "names: --mask_suffix=_mask."
+    )
+
+
 def test_sizes_and_bits_and_colours_may_be_mixed(folder, caplog):
     wide = np.full((3, 9), 60000, np.uint16)
     Image.fromarray(wide).save(folder / "images/00.png")

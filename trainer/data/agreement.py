@@ -18,7 +18,7 @@ FEW = 4  # objects, or values of smoothed edges, that may be classes all the sam
 NEAR = 16  # of an end of the range, what JPEG makes of it
 LISTED = 30  # values that a message gives as --classes
 THIN = 0.25  # blocks a pixel; a line two pixels wide has half a block for each of its pixels
-KINDS = {"bits": "of 1 bit", "palette": "with a palette"}
+KINDS = {"bits": "of 1 to 4 bits", "palette": "with a palette"}
 
 TURNED = {
     "plain": (
@@ -203,6 +203,12 @@ def _is_bit_in_colour(one: Seen, colour: int, other: Seen, first: int) -> bool:
 def _of_palettes(
     one: Seen, index: float, colour: int, other: Seen, second: float, shown: int
 ) -> str:
+    if one.kind == other.kind == "bits":
+        return (
+            f"{one.label} has {one.bits} bits and shows {index} as {hexadecimal(colour)}, and "
+            f"{other.label} has {other.bits} and shows {second} as {hexadecimal(shown)}; save all "
+            "masks with 8 bits."
+        )
     return (
         f"{one.label} shows index {index} as {hexadecimal(colour)} and {other.label} shows index "
         f"{second} as {hexadecimal(shown)}: their palettes differ. Name the classes by colour, "

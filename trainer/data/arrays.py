@@ -45,6 +45,7 @@ def find_rows(
         path = _unpack(path, where, flag, scratch, max_pixels)
     else:
         with reading.explained(where), open(path, "rb") as file:
+            _check_kind(path)
             _check_rows(_read_header(file, where), where, flag, max_pixels)
     return path, _memory_map(path, where).shape[0]
 
@@ -92,6 +93,7 @@ def _unpack(path: str, where: str, flag: str, scratch: str, max_pixels: int | No
 def _memory_map(path: str, label: str) -> np.ndarray:
     """Returns the array of a `.npy` file, read from disk where it is touched; never unpickles."""
     with reading.explained(label):
+        _check_kind(path)
         with open(path, "rb") as file:
             header = _read_header(file, label)
         if os.path.getsize(path) < header.file_bytes:  # else NumPy counts on, and warns of that
@@ -99,6 +101,14 @@ def _memory_map(path: str, label: str) -> np.ndarray:
                 f"it has {os.path.getsize(path)} of its {header.file_bytes} bytes"
             )
         return np.lib.format.open_memmap(path, mode="r")
+
+
+def _check_kind(path: str) -> None:
+    """Raises DamagedError if a file is something else than its name says."""
+    with open(path, "rb") as file:
+        if file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX:
+            return
+    raise reading.DamagedError(f"it is {reading.kind_of(path)}")
 
 
 def _read_header(file: IO[bytes], label: str) -> _Header:

@@ -334,7 +334,7 @@ def as_stored(values: np.ndarray, label: str) -> np.ndarray:
 
 def _whole_numbers(values: np.ndarray, label: str) -> np.ndarray:
     whole = np.rint(values)
-    if not np.array_equal(whole, values) or np.abs(whole).max(initial=0) > EXACT_IN_FLOAT32:
+    if not np.array_equal(whole, values) or float(np.abs(whole).max(initial=0)) > EXACT_IN_FLOAT32:
         raise InputError(
             f"{label} has values that are not whole numbers; a mask has class values: save those, "
             "or have two classes told apart by --threshold=0.5 or the like."

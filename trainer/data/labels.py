@@ -15,6 +15,7 @@ from trainer.errors import InputError
 MAX_VALUES = records.MAX_CLASSES + 1  # of a mask whose classes are not given: one may be --ignore
 SHOWN = 5  # values in a message before "…"
 WHITE = 0xFFFFFF
+FEW_BITS = (1, 2, 4)  # whose white is the 255 of 8 bits
 BAND_PIXELS = 2**22
 
 
@@ -39,7 +40,7 @@ class Values:
 
     Attributes:
         pixels: [H, W], integers; any numbers if they are held to a threshold.
-        kind: "plain", "bits" (0 and 1 in the file), "palette" (indices) or "colours" (0xRRGGBB).
+        kind: "plain", "bits" (1 to 4 in the file), "palette" (indices) or "colours" (0xRRGGBB).
         shown: the colours that bits and indices stand for.
     """
 
@@ -103,15 +104,26 @@ def read(mask: images.Mask, given: Given, label: str) -> Values:
         used = np.unique(mask.values)
         is_itself = np.array_equal(shown[used], used.astype(np.int32) * 0x010101)
         values = Values(mask.values) if is_itself else Values(mask.values, "palette", shown)
-    elif mask.bits == 1 or mask.values.dtype == bool:
-        bits = mask.values.astype(np.uint8)
-        # What stands for black is the writer's affair in one bit; in ImageJ's bytes it is not.
-        values = Values(1 - bits if mask.white_is_zero else bits, "bits", np.array([0, WHITE]))
+    elif bits := _few_bits(mask):
+        stored = mask.values.astype(np.uint8)
+        greys = np.arange(2**bits) * (WHITE // (2**bits - 1))
+        values = Values(1 - stored if mask.white_is_zero else stored, "bits", greys)
     else:
         values = Values(_plain(mask, given, label))
     if given.threshold is not None and values.shown is not None:
         return Values(shown_greys(values, label)[values.pixels])
     return values
+
+
+def _few_bits(mask: images.Mask) -> int:
+    """Returns the bits of a grey mask that has fewer than 8, else 0.
+
+    What stands for black is the writer's affair in one bit; in more, as in ImageJ's bytes, it is
+    not.
+    """
+    bits = 1 if mask.values.dtype == bool else mask.bits
+    is_few = bits == 1 or (bits in FEW_BITS and not mask.white_is_zero)
+    return bits if is_few and mask.values.ndim == 2 else 0
 
 
 def shown_greys(values: Values, label: str) -> np.ndarray:
@@ -184,8 +196,9 @@ def _colours(mask: images.Mask, label: str) -> np.ndarray:
         )
     if mask.palette is not None:
         return _table(mask.palette)[values]
-    if mask.bits == 1 or values.dtype == bool:
-        values = values.astype(np.uint8) * np.uint8(255)
+    bits = 1 if values.dtype == bool else mask.bits
+    if bits in FEW_BITS:
+        values = values.astype(np.uint8) * np.uint8(255 // (2**bits - 1))
     if values.dtype != np.uint8 or values.ndim == 3 and values.shape[2] != 3:
         raise InputError(
             f"{label} has {values.dtype} values, and --classes names colours, which are of 8 bits; "

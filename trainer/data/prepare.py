@@ -179,17 +179,18 @@ def find_pairs(
     Raises:
         InputError: naming the first file without a partner or with an ambiguous name.
     """
-    places = {settings.images: "images", settings.masks: "masks"}  # which may be one
-    at = {
-        where: sources.with_pages(sources.find(where, flag, scratch, settings.max_pixels), scratch)
-        for where, flag in places.items()
-    }
+    at = {"images": _found(settings.images, "images", settings, scratch)}
+    # One folder is listed once; an .npz holds an array for each.
+    if settings.images == settings.masks and not settings.masks.lower().endswith(".npz"):
+        at["masks"] = at["images"]
+    else:
+        at["masks"] = _found(settings.masks, "masks", settings, scratch)
     left_out = collections.Counter[str]()
-    for one in at.values():
+    for one in {id(one): one for one in at.values()}.values():
         left_out.update(one.left_out)
     found, masks = (
-        [dataclasses.replace(source, name=_composed(source.name)) for source in at[where].sources]
-        for where in (settings.images, settings.masks)
+        [dataclasses.replace(source, name=_composed(source.name)) for source in one.sources]
+        for one in at.values()
     )
     suffix = _composed(settings.mask_suffix)
     if suffix:  # both may be in one folder
@@ -220,7 +221,22 @@ def find_pairs(
                 f"{settings.images}; add it, remove the mask, or see --mask_suffix."
             )
     pairs = [survey.Pair(image_of[name], mask_of[name]) for name in sorted(image_of)]
+    _check_apart(pairs)
     return pairs, left_out
+
+
+def _found(where: str, flag: str, settings: config.Prepare, scratch: str) -> sources.Found:
+    return sources.with_pages(sources.find(where, flag, scratch, settings.max_pixels), scratch)
+
+
+def _check_apart(pairs: Sequence[survey.Pair]) -> None:
+    """Raises InputError if an image is its own mask."""
+    for pair in pairs:
+        if (pair.image.path, pair.image.row) == (pair.mask.path, pair.mask.row):
+            raise InputError(
+                f"{pair.image.label} would be an image and its own mask; give another --masks, or "
+                "what masks have in their names: --mask_suffix=_mask."
+            )
 
 
 def _composed(name: str) -> str:
