@@ -85,8 +85,11 @@ $(VENV)/installed-docs: $(VENV)/installed
 	if command -v npm; then npm install --silent --prefix .venv-io azurite@3.35.0; fi
 	touch $@
 
-.venv-preflight/installed: setup.py
+# What the main environment has is found there.
+.venv-preflight/installed: $(VENV)/installed-test
 	$(PYTHON) -m venv .venv-preflight
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+		> $$(.venv-preflight/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/main.pth
 	.venv-preflight/bin/python -m pip install --quiet --editable ".[preflight,test]"
 	touch $@
 
