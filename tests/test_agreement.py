@@ -124,13 +124,18 @@ def test_a_bit_is_1_where_the_others_have_1():
 
 
 def test_a_bit_that_may_be_either_is_refused():
-    for others in ((0, 1, 255), (0, 7)):
+    for others, named in (
+        ((0, 1, 255), "background:#000000,nucleus:#ffffff"),
+        ((0, 7), "background:0,nucleus:255"),
+    ):
         seen = [_plain(0), _plain(*others), _bits(0, 1)]
         assert _message(seen, FOUND) == (
             "B is of 1 to 4 bits: its values 0, 1 are shown as 0, 255. Which of these the values "
             f"{', '.join(map(str, others))} of M stand beside cannot be told; save all masks with "
-            "8 bits, or name the classes: --classes=background:0,nucleus:255."
+            f"8 bits, or name the classes: --classes={named}."
         )
+    turned = [_plain(0, 255), Seen("P", "palette", (0, 255), (WHITE, BLACK))]
+    assert _message(turned).endswith("--classes=background:#000000,nucleus:#ffffff.")
 
 
 def test_few_bits_of_several_widths_beside_one_another_are_refused():

@@ -395,7 +395,7 @@ def test_an_image_that_has_changed_is_predicted_anew(run_dir, loaded, tmp_path, 
     for name in ("a", "b"):
         grey(tmp_path / f"images/{name}.png")
     argv = [f"--run_dir={run_dir}", f"--images={tmp_path}/images", f"--output={tmp_path}/out"]
-    predict(*argv)
+    predict(*argv, "--overlays")
     grey(tmp_path / "images/b.png", level=5, side=20)
     with caplog.at_level("INFO", logger="absl"):
         predict(*argv)
@@ -404,7 +404,11 @@ def test_an_image_that_has_changed_is_predicted_anew(run_dir, loaded, tmp_path, 
         f"{tmp_path}/images/b.png"
     ) in caplog.messages
     assert "Wrote 1 masks" in caplog.messages[-1]
-    assert Image.open(tmp_path / "out/b.png").size == (20, 20)
+    for path in ("out/b.png", "out/overlays/b.png"):  # the latter was asked for before
+        assert Image.open(tmp_path / path).size == (20, 20)
+    before = contents(tmp_path / "out")
+    predict(*argv, "--overlays")
+    assert contents(tmp_path / "out") == before
 
 
 def test_a_run_that_was_trained_anew_is_another(tmp_path):

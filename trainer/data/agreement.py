@@ -123,13 +123,9 @@ def _as_shown(seen: Sequence[Seen], given: Given) -> tuple[frozenset[str], list[
             for index, colour in pairs
         ]
         fits, fits_shown = (None not in column for column in zip(*places, strict=True))
-        if (
-            fits
-            and fits_shown
-            and any(a != b for a, b in places)
-            or (not fits and not fits_shown and not given.classes)
-        ):
-            raise InputError(_of_mixed(masks[0], seen, described))
+        is_either = fits and fits_shown and any(a != b for a, b in places)
+        if is_either or (not fits and not fits_shown and not given.classes):
+            raise InputError(_of_mixed(masks[0], seen, described, is_either))
         if fits_shown and not fits:
             as_shown.add(kind)
             notes.append(
@@ -150,13 +146,15 @@ def _place(value: float, classes: Sequence[records.Class], ignore: int | None) -
     return None
 
 
-def _of_mixed(one: Seen, seen: Sequence[Seen], described: str) -> str:
+def _of_mixed(one: Seen, seen: Sequence[Seen], described: str, is_either: bool) -> str:
     other = next(other for other in seen if other.kind == "plain" and set(other.values) - {0})
     greys = _some([colour & 0xFF for colour in one.shown])
+    # By value it would be as open as before.
+    named = "background:#000000,nucleus:#ffffff" if is_either else "background:0,nucleus:255"
     return (
         f"{one.label} is {described}: its values {_some(one.values)} are shown as {greys}. Which "
         f"of these the values {_some(other.values)} of {other.label} stand beside cannot be told; "
-        "save all masks with 8 bits, or name the classes: --classes=background:0,nucleus:255."
+        f"save all masks with 8 bits, or name the classes: --classes={named}."
     )
 
 

@@ -110,6 +110,9 @@ class Folder:
         changed = []
         for n, task in enumerate(tasks):
             states = [self._state(task, name, present.get(key(name))) for name in task.names]
+            if "changed" in states:
+                task = self._with_earlier(task, there)
+                states = [self._state(task, name, present.get(key(name))) for name in task.names]
             tasks[n] = dataclasses.replace(task, is_done=all(state == "done" for state in states))
             if "changed" in states:
                 changed.append(task.source.label)
@@ -170,12 +173,13 @@ class Folder:
             files.write_whole(os.path.join(self.path, NAME), text)
             self._text = text
 
-    def names(self, name: str, path: str) -> list[str]:
+    def names(self, name: str, path: str, is_all: bool = False) -> list[str]:
         """Returns the files of an image, its mask last.
 
         Args:
             name: of the image.
             path: of the file it is in.
+            is_all: whether to name those, too, that this start was not asked for.
         """
         kind = masks.format_of(path) if self._settings.format == "auto" else self._settings.format
         wanted = {
@@ -185,7 +189,21 @@ class Folder:
             f"instances/{name}.{kind}": self._settings.instances,
             f"{name}.{kind}": True,
         }
-        return [file for file, is_wanted in wanted.items() if is_wanted]
+        return [file for file, is_wanted in wanted.items() if is_wanted or is_all]
+
+    def _with_earlier(self, task: Task, there: Mapping[str, listing.Entry]) -> Task:
+        """Returns the task with what an earlier start was asked for, and this one was not."""
+        every = self.names(task.source.name, task.source.path, is_all=True)
+        folders = {
+            name.partition("/")[0]
+            for name in every[:-1]
+            if name in there and name in self._record
+            if self._record[name].image.is_place_of(task.origin)
+        }
+        names = [name for name in every[:-1] if name.partition("/")[0] in folders]
+        return dataclasses.replace(
+            task, names=[name for name in every if name in (*names, *task.names)]
+        )
 
     def _check_folder(self, name: str) -> None:
         path = os.path.join(self.path, name)
