@@ -70,10 +70,6 @@ class Process:
         """Sends it a signal."""
         os.kill(self.pid, number)
 
-    def said(self):
-        """Returns what it has written to stderr up to now."""
-        return self._outputs[1].read_text() if self._outputs[1].exists() else ""
-
     def communicate(self, timeout=None):
         """Waits for the end; returns what was written to stdout and stderr."""
         self._process.join(timeout)

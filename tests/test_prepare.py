@@ -927,10 +927,9 @@ def test_on_a_terminal_bars_show_speed_and_the_time_that_is_left(folder):
     assert process.wait() == 0
     bars = re.findall(r"(\w+): +(\d+)%\|.*? (\d+/10) \[\d+:\d+<(\S+), +(.*?)\]", said)
     ends = [bar for bar in bars if bar[1] == "100"]
-    assert [(what, done) for what, _, done, *_ in ends] == [
-        ("reading", "10/10"),
-        ("writing", "10/10"),
-    ]
+    # A bar may be drawn at its end twice.
+    drawn = dict.fromkeys((what, done) for what, _, done, *_ in ends)
+    assert list(drawn) == [("reading", "10/10"), ("writing", "10/10")]
     assert {left for *_, left, _ in ends} == {"00:00"}
     assert all(re.fullmatch(r"[\d.]+ images/s", speed) for *_, speed in ends)
 

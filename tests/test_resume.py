@@ -230,9 +230,12 @@ def test_a_run_begun_on_one_device_goes_on_with_two_by_the_statistics_of_the_who
 def test_two_workers_go_on_stop_together_and_one_goes_on(data_dir, tmp_path, on_two_devices):
     stopped_at_4(on_two_devices("sgd"), tmp_path / "run")
     argv = [*ELASTIC, *SGD]
+    metadata = tmp_path / "run/run.json"
+    before = metadata.stat()
     workers = start_workers(2, data_dir, tmp_path / "run", *argv)
-    wait_until(workers[1], lambda: "Going on from step 4" in workers[1].said())
-    workers[1].send_signal(signal.SIGTERM)  # before the first step is even traced
+    # Written once all workers have restored, and before the first step is even traced.
+    wait_until(workers[0], lambda: metadata.stat().st_mtime_ns != before.st_mtime_ns)
+    workers[1].send_signal(signal.SIGTERM)
     outputs = [worker.communicate()[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [143, 143], outputs
     chief, other = (stop_line(output) for output in outputs)

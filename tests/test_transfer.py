@@ -99,6 +99,7 @@ def test_layers_of_another_kind_at_the_same_places_are_no_match(source):
 
 
 def test_another_normalisation_of_the_images_is_warned_of(source, caplog):
+    caplog.set_level("WARNING", logger="absl")
     begin(source, normalize="dataset")
     assert caplog.messages == [
         "The weights are those of images with --normalize=image, and this run has "
