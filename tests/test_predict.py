@@ -411,6 +411,15 @@ def test_an_image_that_has_changed_is_predicted_anew(run_dir, loaded, tmp_path, 
     assert contents(tmp_path / "out") == before
 
 
+def test_what_is_left_out_is_counted_in_the_last_line(run_dir, tmp_path, caplog):
+    grey(tmp_path / "images/a.png")
+    for name in ("b.svg", "c.svg", ".hidden"):
+        (tmp_path / "images" / name).write_text("<svg/>")
+    with caplog.at_level("INFO", logger="absl"):
+        predict(*arguments(run_dir, tmp_path / "images"))
+    assert caplog.messages[-1].endswith(" Left out: hidden files: 1, .svg files: 2.")
+
+
 def test_a_run_that_was_trained_anew_is_another(tmp_path):
     grey(tmp_path / "images/a.png")
     argv = [f"--images={tmp_path}/images", f"--output={tmp_path}/out"]

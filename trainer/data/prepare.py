@@ -545,10 +545,9 @@ def _closing_line(
         f"{side} {split.examples} in {len(split.shards)} shards"
         for side, split in manifest.splits.items()
     ]
-    others = ", ".join(f"{kind}: {count}" for kind, count in left_out.items() if count)
     return (
         f"Wrote {total} images to {where} in {seconds:.1f} s ({total / seconds:.1f} images/s): "
-        f"{', '.join(parts)}.{f' Left out: {others}.' if others else ''}"
+        f"{', '.join(parts)}.{sources.told(left_out)}"
     )
 
 

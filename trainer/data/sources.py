@@ -12,7 +12,7 @@ import glob
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from absl import logging
 
@@ -99,6 +99,12 @@ def find(where: str, flag: str, scratch: str, max_pixels: int | None = None) -> 
             paths = [path for path in paths if not os.path.isdir(path)]
     images, left_out = _sorted_out(paths, where, flag)
     return _joined([_images_of(path, called(path)) for path in images], left_out)
+
+
+def told(left_out: Mapping[str, int]) -> str:
+    """Returns the end of a command's last line, on what matched and is left out; or nothing."""
+    others = ", ".join(f"{kind}: {count}" for kind, count in left_out.items() if count)
+    return f" Left out: {others}." if others else ""
 
 
 def root_of(where: str) -> str:

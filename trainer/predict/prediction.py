@@ -38,7 +38,8 @@ def predict(settings: config.Predict) -> None:
     run_dirs = _check(settings)
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
-        found = sources.in_place(sources.find(settings.images, "images", scratch)).sources
+        there = sources.in_place(sources.find(settings.images, "images", scratch))
+        found = there.sources
         origins = record.origins(found, settings.images)
         _check_place(settings, [source.name for source in found], origins)
         strategy = cluster.connect(settings.strategy, settings.tpu, settings.virtual_devices)
@@ -57,7 +58,8 @@ def predict(settings: config.Predict) -> None:
         with tqdm.tqdm(total=len(tasks), desc="predicting", unit=" images", disable=None) as bar:
             for done in work.run():
                 bar.update(done)
-    logging.info("%s", work.closing_line(time.monotonic() - started))
+    closing = work.closing_line(time.monotonic() - started)
+    logging.info("%s%s", closing, sources.told(there.left_out))
 
 
 class Work:
