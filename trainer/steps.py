@@ -371,7 +371,8 @@ def _average_over_replicas(
     In each step, so that what is saved does not depend on when it is saved; the mean of averages
     that move alike is what one average of the replicas' means would be.
     """
-    means = context.all_reduce(tf.distribute.ReduceOp.MEAN, [v.value for v in variables])
+    values = [tf.identity(v.value) for v in variables]  # of several workers, variables cannot go
+    means = context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
     for variable, mean in zip(variables, means, strict=True):
         variable.assign(mean)
 
