@@ -127,7 +127,8 @@ def test_a_run_in_a_bucket_with_faults_that_is_killed_ends_as_one_on_the_disk(
 
 def test_two_devices_killed_end_bit_equal_to_two_that_were_not(data_dir, tmp_path):
     # Each has the statistics of its own half of a batch, of which the mean is evaluated and saved.
-    argv = [*LONG, "--virtual_devices=2", "--norm=batch", "--dropout=0.3", "--steps=12"]
+    settings = [*LONG, *SGD, "--norm=batch", "--dropout=0.3", "--steps=12", "--activation=swish"]
+    argv = [*settings, "--virtual_devices=2"]
     result = train(data_dir, tmp_path / "whole", *argv)
     assert result.returncode == 0, result.stderr
     process = start(data_dir, tmp_path / "killed", *argv)
@@ -148,6 +149,12 @@ def test_two_devices_killed_end_bit_equal_to_two_that_were_not(data_dir, tmp_pat
     assert {step: scores for step, *scores in reported}[best] == pytest.approx(
         [summary["dice"], summary["loss"]], abs=1e-5
     )
+    # Two workers average theirs over the network.
+    stopped_at_4(tmp_path / "whole", tmp_path / "run")
+    workers = start_workers(2, data_dir, tmp_path / "run", *settings)
+    outputs = [worker.communicate()[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0], outputs
+    assert_alike(tmp_path / "run", tmp_path / "whole", CLOSE)
 
 
 ELASTIC = ["--norm=group", "--dropout=0.2", "--steps=12", "--eval_every=4", "--keep_checkpoints=9"]
