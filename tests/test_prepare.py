@@ -26,6 +26,7 @@ from PIL import Image, ImageOps
 from tests.pictures import bomb
 from trainer import config, flags
 from trainer.data import output, prepare, records, sides
+from trainer.errors import InputError, PassingError
 from trainer.stores import files
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -943,6 +944,21 @@ def _started_writing(folder):
         assert process.poll() is None
         time.sleep(0.01)
     return process
+
+
+def test_a_folder_takes_one_preparation_at_a_time(folder):
+    with output.open_output(f"{folder}/out"):
+        with pytest.raises(PassingError) as error, output.open_output(f"{folder}/out"):
+            pass
+        assert f"--output={folder}/out is being written by " in str(error.value)
+    assert not (folder / "out").exists()
+    _prepare(folder)
+    with (
+        pytest.raises(InputError, match="it holds finished data"),
+        output.open_output(f"{folder}/out"),
+    ):
+        pass
+    assert not (folder / "out/lease.json").exists()
 
 
 @pytest.mark.slow

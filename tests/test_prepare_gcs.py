@@ -128,7 +128,7 @@ def test_a_second_start_uploads_only_what_is_missing(gcs, bucket, pictures, capl
     with caplog.at_level("INFO", logger="absl"):
         assert _prepare(*_arguments(pictures, second)) == manifest
     left = len(shards) - 4
-    assert gcs.counts().requests["insert"] == left + 1  # and the manifest
+    assert gcs.counts().requests["insert"] == left + 2  # and the lease and the manifest
     said = f"Uploaded {left} shards; 4 were there already."
     assert said in [record.getMessage() for record in caplog.records]
 

@@ -27,6 +27,7 @@ from trainer.errors import InputError, PassingError
 from trainer.stores import bucket, files
 
 NAME = "lease.json"
+SECONDS = 60.0  # of silence, where no flag says how many
 BEGIN = '{"id":"'  # of its text, without spaces
 # What is wrong with a folder itself; other errors, such as broken connections, may pass.
 LASTING = {

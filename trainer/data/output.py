@@ -14,6 +14,7 @@ from typing import Protocol
 
 from absl import logging
 
+from trainer import lease
 from trainer.data import records
 from trainer.errors import InputError
 from trainer.stores import bucket, files
@@ -42,9 +43,27 @@ def check(path: str) -> None:
             )
 
 
-def open_output(path: str) -> contextlib.AbstractContextManager[Output]:
-    """Opens a folder, local or in an object store, that has no manifest yet."""
-    return _open_bucket(path) if path.startswith(bucket.SCHEME) else _open_folder(path)
+@contextlib.contextmanager
+def open_output(path: str) -> Iterator[Output]:
+    """Opens a folder, local or in an object store, without a manifest, for this process alone.
+
+    Raises:
+        InputError: another process writes there, or has finished in the meantime.
+    """
+    opened = _open_bucket if path.startswith(bucket.SCHEME) else _open_folder
+    with lease.held(path, lease.SECONDS, flag="output"):
+        check_unfinished(path)
+        with opened(path) as output:
+            yield output
+
+
+def check_unfinished(path: str) -> None:
+    """Raises InputError if a folder holds finished data."""
+    if files.exists(f"{path}/{records.MANIFEST}"):
+        raise InputError(
+            f"--output={path} already has a {records.MANIFEST}: it holds finished data; name "
+            "another folder, or remove that one first."
+        )
 
 
 class Folder:
@@ -68,16 +87,13 @@ class Folder:
 
 @contextlib.contextmanager
 def _open_folder(path: str) -> Iterator[Output]:
-    """Makes the folder; if what is within fails, removes it and all that was written."""
-    made = files.make_folder_of("output", path)
+    """If what is within fails, removes all that was written."""
     folder = Folder(path)
     try:
         yield folder
     except BaseException:
         for name in folder.written:
             files.remove(f"{path}/{name}")
-        for made_folder in made:
-            files.remove_empty_folder(made_folder)
         raise
 
 

@@ -156,11 +156,7 @@ def _check_paths(settings: config.Prepare) -> None:
     for name in ("images", "masks", "output"):
         if not getattr(settings, name):
             raise InputError(f"--{name} is missing; give --images, --masks and --output.")
-    if files.exists(f"{settings.output}/{records.MANIFEST}"):
-        raise InputError(
-            f"--output={settings.output} already has a {records.MANIFEST}: it holds finished data; "
-            "name another folder, or remove that one first."
-        )
+    output.check_unfinished(settings.output)
     if not files.is_remote(settings.output) and os.path.isfile(settings.output):
         raise InputError(f"--output={settings.output} is a file; name a folder.")
     files.check_folder("output", settings.output)

@@ -29,7 +29,6 @@ from trainer.stores import files, listing
 SIGNATURE = "signature.json"
 LOADABLE = "saved_model.pb"
 FOLDERS = ("variables", "assets", "assets.extra")  # of a SavedModel
-LEASE_SECONDS = 60.0
 RENAME_EXCHANGE = 2
 NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # on network file systems
 MEASURED = ("differences", "contents")  # of signature.json; the rest says which export it is
@@ -264,7 +263,7 @@ def _move(flag: str, folder: str, output: str, existing: Existing) -> None:
 
 def _send(flag: str, folder: str, output: str) -> None:
     """Uploads an export, unless it is there already."""
-    with lease.held(output, LEASE_SECONDS, flag=flag) as owner:
+    with lease.held(output, lease.SECONDS, flag=flag) as owner:
         existing = check(flag, output)
         with open(os.path.join(folder, SIGNATURE), encoding="utf-8") as file:
             signature = json.load(file)

@@ -38,7 +38,6 @@ from trainer.watch import panels
 NAME = "prediction.json"
 SCRATCH = ".unfinished"
 LINES = "record.jsonl"  # in the scratch folder: what prediction.json does not say yet
-LEASE_SECONDS = 60.0
 BATCH = 16  # images that are uploaded, and recorded, together
 LONGEST_OVERLAY = 2048  # pixels; of larger images every second, third, … pixel is shown
 BETWEEN = (".ids", ".values", ".numbers", ".numbers.first")  # suffixes in the scratch folder
@@ -297,7 +296,7 @@ def opened(
     Raises:
         InputError: if the folder cannot be written or is being written, or from `Folder.plan`.
     """
-    with lease.held(settings.output, LEASE_SECONDS, flag="output") as owner:
+    with lease.held(settings.output, lease.SECONDS, flag="output") as owner:
         folder = Folder(settings, owner)
         try:
             tasks = folder.plan(facts, found, origins)
