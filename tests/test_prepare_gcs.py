@@ -166,11 +166,12 @@ def test_faults_do_not_change_what_is_prepared(gcs, bucket, pictures, caplog):
     assert int(said.split()[1]) > 0
 
 
-@pytest.mark.parametrize("flag", ["--images", "--output"])
-def test_a_bucket_that_does_not_exist_is_named_at_once(gcs, pictures, capsys, flag):
+# Each its own name: what a test's threads still ask for when it is over counts for no other.
+@pytest.mark.parametrize(("flag", "name"), [("--images", "missing"), ("--output", "absent")])
+def test_a_bucket_that_does_not_exist_is_named_at_once(gcs, pictures, capsys, flag, name):
     arguments = [one for one in _arguments(pictures, "out") if not one.startswith(flag)]
-    assert _refusal(capsys, *arguments, f"{flag}=gs://missing/set").endswith(
-        ": there is no bucket missing; make it, or name another."
+    assert _refusal(capsys, *arguments, f"{flag}=gs://{name}/set").endswith(
+        f": there is no bucket {name}; make it, or name another."
     )
     assert sum(gcs.counts().requests.values()) <= 4
 
