@@ -19,7 +19,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def run_dir(data_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "watched"
-    result = train(data_dir, folder, "--histograms", "--profile=3,4")
+    pictures = ["--panels=4", "--worst_panels=4", "--worst_cases=8", "--best_cases=4"]
+    result = train(data_dir, folder, "--histograms", "--profile=3,4", *pictures)
     assert result.returncode == 0, result.stderr
     return folder
 

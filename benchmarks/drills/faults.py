@@ -124,7 +124,10 @@ def draw(folder: pathlib.Path, number: int, side: int) -> None:
 
 def start(server: gcs_server.Server, arguments: list[str]) -> subprocess.CompletedProcess:
     """Runs Python to its end, with tokens of the metadata server."""
-    variables = {**os.environ, **server.environment(token=""), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    variables = {**os.environ, **server.environment(token="")}
+    variables.pop(
+        "TF_CPP_MIN_LOG_LEVEL", None
+    )  # with one set, TensorFlow's requests are not counted
     done = subprocess.run(
         [sys.executable, *arguments], env=variables, capture_output=True, text=True
     )
