@@ -2,7 +2,6 @@
 
 import fcntl
 import functools
-import gc
 import itertools
 import os
 import shutil
@@ -21,7 +20,7 @@ from trainer import flags
 from trainer.data import records
 
 pytest_runtest_makereport = skips.pytest_runtest_makereport
-gc.set_threshold(*flags.GC_THRESHOLDS)  # as in every command, and before TensorFlow is imported
+flags.prepare_environment()  # as in every command, and before TensorFlow is imported
 SECRET = "ya29.not-for-anybody"  # in the environment of a job, where tokens are
 _bucket_numbers = itertools.count(1)
 
