@@ -13,7 +13,7 @@ from trainer.models import norms
 FIRST = next(iter(invariance.CASES))
 # What a sum over more than two replicas is part of: a norm's statistics, batches in parts, or only
 # losses and gradients.
-ON_FOUR = (FIRST, "accumulate_steps=2, clip_norm=0.1", "loss=tversky, norm=none")
+ON_FOUR = (FIRST, "accumulate_steps=2, clip_norm=0.1", "loss=tversky, norm=none, dropout=0.3")
 
 
 @pytest.fixture(scope="module")

@@ -119,41 +119,20 @@ def test_parts_over_replicas_train_like_the_parts_of_one(norm):
         assert_same(train(2, accumulate_steps=2, norm=norm, dropout=0.5), one)
 
 
-def origins(operation):
-    """Returns all operations that come before one."""
-    found, left = set(), [operation]
-    while left:
-        one = left.pop()
-        for before in [*(tensor.op for tensor in one.inputs), *one.control_inputs]:
-            if before not in found:
-                found.add(before)
-                left.append(before)
-    return found
+@pytest.mark.parametrize(("number", "norm"), [(1, "batch"), (2, "group"), (2, "sync_batch")])
+def test_the_program_has_one_part_of_a_batch_for_all(monkeypatch, number, norm):
+    computed = []
 
+    def packed(model, lanes):
+        def forward(images, training):
+            computed.append(images.shape[0])
+            return model(images, training=training)
 
-def test_parts_are_computed_one_after_the_other():
-    for in_loop in (True, False):
+        return forward
 
-        @tf.function(autograph=False)
-        def total(values, in_loop=in_loop):
-            def part(i):
-                return [tf.reduce_sum(steps._part(values, i, 4))]
-
-            return steps._sum_in_turn(part, 4, [tf.zeros(())], in_loop=in_loop)
-
-        values = tf.constant([[1.0], [2.0], [3.0], [4.0], [5.0], [6.0], [7.0], [8.0]])
-        assert float(total(values)[0]) == 36
-        graph = total.get_concrete_function(values).graph
-        sums = [node for node in graph.get_operations() if node.type == "Sum"]
-        if in_loop:  # of which the program has one part
-            loops = [node for node in graph.get_operations() if node.type.endswith("While")]
-            assert len(loops) == 1
-            assert not sums
-        else:
-            slices = [node for node in graph.get_operations() if node.type == "Slice"]
-            assert len(slices) == len(sums) == 4
-            for before, after in zip(sums, slices[1:], strict=False):
-                assert before in origins(after)
+    monkeypatch.setattr(steps.packing, "packed", packed)
+    train(number, num_steps=1, norm=norm, accumulate_steps=4)
+    assert computed == [2 // number] * number  # of the 8 examples; each replica has a trace
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ divided by its weight over *all* replicas, gradients are summed, and only then c
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -57,7 +57,7 @@ def train_loop(
         `loss/TERM` for each of several terms, `gradient_norm` and `wait_seconds`, the time for
         which a step waited for its input, each float32 [num_steps].
     """
-    replica_step = _replica_step(
+    step_of_replica = _step_of_replica(
         model,
         optimizer,
         terms,
@@ -68,6 +68,12 @@ def train_loop(
         average_decay=average_decay,
         jit_compile=jit_compile,
         lanes=lanes,
+    )
+    around = accumulate_steps > 1 and _meet_outside_loops(strategy, model)
+    whole = (
+        _loop_around(strategy, step_of_replica, accumulate_steps)
+        if around
+        else _loop_within(step_of_replica, accumulate_steps)
     )
 
     def time_after(tensors: Iterable[tf.Tensor]) -> tf.Tensor:
@@ -84,7 +90,8 @@ def train_loop(
         for number in tf.range(num_steps):
             batch = next(iterator)
             arrived = time_after([x for value in batch.values() for x in _local(strategy, value)])
-            figures = strategy.run(replica_step, args=(batch, [arrived] if timed else []))
+            after = [arrived] if timed else []
+            figures = whole(batch, after) if around else strategy.run(whole, (batch, after))
             step = {key: _local(strategy, value)[0] for key, value in figures.items()}
             # A batch is fetched while the step before is computed: less than 0 is no wait.
             waited = tf.maximum(arrived - ended, 0) if timed else ended
@@ -128,7 +135,7 @@ def step_of_one_replica(
         A `tf.function` of (images, labels, valid), a batch's parts, which returns (loss, gradient
         norm). `step.experimental_get_compiler_ir(*batch_spec(…))(stage="hlo")` is its program.
     """
-    replica_step = _replica_step(
+    step_of_replica = _step_of_replica(
         model,
         optimizer,
         terms,
@@ -140,10 +147,11 @@ def step_of_one_replica(
         jit_compile=False,  # the whole is compiled
         lanes=lanes,
     )
+    whole = _loop_within(step_of_replica, accumulate_steps)
 
     @tf.function(jit_compile=True, autograph=False)
     def step(images: tf.Tensor, labels: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        figures = replica_step({"images": images, "labels": labels, "valid": valid})
+        figures = whole({"images": images, "labels": labels, "valid": valid})
         return figures["loss"], figures["gradient_norm"]
 
     return step
@@ -239,7 +247,24 @@ def score(
     }
 
 
-def _replica_step(
+class _StepOfReplica(NamedTuple):
+    """What a replica does in a step, to be called in its context one after the other.
+
+    Attributes:
+        begin: (batch, what to wait for) → batch, and what the loss's sums are to be divided by.
+        part: (batch, divisors, i) → shares of the loss and gradients of the batch's i-th part.
+        zeros: () → zeros of the shapes and types of what `part` returns.
+        end: the sums of what `part` returned → figures by name, float32 scalars, on all replicas
+            the same.
+    """
+
+    begin: Callable[[Batch, Sequence[tf.Tensor]], tuple[Batch, tf.Tensor]]
+    part: Callable[[Batch, tf.Tensor, Any], list[tf.Tensor]]
+    zeros: Callable[[], list[tf.Tensor]]
+    end: Callable[[list[tf.Tensor]], dict[str, tf.Tensor]]
+
+
+def _step_of_replica(
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer,
     terms: Sequence[losses.Term],
@@ -251,15 +276,11 @@ def _replica_step(
     average_decay: float,
     jit_compile: bool,
     lanes: int,
-) -> Callable[[Batch], dict[str, tf.Tensor]]:
-    """Returns the step of one replica, to be called in its context; see `train_loop`.
-
-    It returns figures by name, float32 scalars, on all replicas the same.
-    """
+) -> _StepOfReplica:
+    """Returns the step of one replica; see `train_loop`."""
     _sum_gradients_once(optimizer)
     variables = model.trainable_variables
     statistics = norms.own_statistics(model)
-    sums_inside = any(norms.is_synchronized(layer) for layer in model.layers)
     forward = packing.packed(model, lanes)
 
     def forward_backward(
@@ -280,32 +301,31 @@ def _replica_step(
     if jit_compile:
         forward_backward = tf.function(forward_backward, jit_compile=True, autograph=False)
 
-    # AutoGraph is for Python loops over tensors, of which only the loop over steps is one. To
-    # rewrite all that is called takes seconds of every start, here as in the stream.
-    @tf.autograph.experimental.do_not_convert
-    def replica_step(batch: Batch, after: Sequence[tf.Tensor] = ()) -> dict[str, tf.Tensor]:
+    def begin(batch: Batch, after: Sequence[tf.Tensor]) -> tuple[Batch, tf.Tensor]:
         # The only thread of a machine with one core would else take the step before the clock.
         with tf.control_dependencies(after):
             batch = {key: tf.identity(value) for key, value in batch.items()}
-        context = tf.distribute.get_replica_context()
         weights = losses.weights(terms, batch["labels"], batch["valid"], class_weights)
-        weights = context.all_reduce(SUM, weights)
-        scale = tf.convert_to_tensor(optimizer.scale_loss(1.0), tf.float32)
+        return batch, tf.distribute.get_replica_context().all_reduce(SUM, weights)
 
-        def part(i: Any) -> list[tf.Tensor]:
-            images, labels, valid = (
-                _part(batch[key], i, accumulate_steps) for key in ("images", "labels", "valid")
-            )
-            return forward_backward(images, labels, valid, weights, scale)
+    def loss_scale() -> tf.Tensor:
+        return tf.convert_to_tensor(optimizer.scale_loss(1.0), tf.float32)
 
-        zeros = [tf.zeros(len(terms)), *(tf.zeros(v.shape, v.dtype) for v in variables)]
-        on_tpu = isinstance(context.strategy, tf.distribute.TPUStrategy)
-        in_loop = context.num_replicas_in_sync == 1 or not sums_inside or on_tpu
-        sums = _sum_in_turn(part, accumulate_steps, zeros, in_loop=in_loop)
+    def part(batch: Batch, weights: tf.Tensor, i: Any) -> list[tf.Tensor]:
+        images, labels, valid = (
+            _part(batch[key], i, accumulate_steps) for key in ("images", "labels", "valid")
+        )
+        return forward_backward(images, labels, valid, weights, loss_scale())
+
+    def zeros() -> list[tf.Tensor]:
+        return [tf.zeros(len(terms)), *(tf.zeros(v.shape, v.dtype) for v in variables)]
+
+    def end(sums: list[tf.Tensor]) -> dict[str, tf.Tensor]:
+        context = tf.distribute.get_replica_context()
         shares, *gradients = context.all_reduce(SUM, sums)
         if context.num_replicas_in_sync > 1 and statistics:
             _average_over_replicas(context, statistics)
-        norm = tf.linalg.global_norm(gradients) / scale
+        norm = tf.linalg.global_norm(gradients) / loss_scale()
         if clip_norm:
             factor = clip_norm / tf.maximum(norm, clip_norm)
             gradients = [gradient * factor for gradient in gradients]
@@ -318,7 +338,7 @@ def _replica_step(
             "gradient_norm": norm,
         }
 
-    return replica_step
+    return _StepOfReplica(begin, part, zeros, end)
 
 
 def _part(value: tf.Tensor, i: Any, number: int) -> tf.Tensor:
@@ -327,40 +347,93 @@ def _part(value: tf.Tensor, i: Any, number: int) -> tf.Tensor:
     return tf.slice(value, [i * size] + [0] * (len(value.shape) - 1), [size, *value.shape[1:]])
 
 
-def _sum_in_turn(
-    part: Callable[[Any], list[tf.Tensor]], number: int, zeros: list[tf.Tensor], *, in_loop: bool
-) -> list[tf.Tensor]:
-    """Returns the sums of what `part(0)`, `part(1)`, … return, computing one after the other.
+def _meet_outside_loops(strategy: tf.distribute.Strategy, model: keras.Model) -> bool:
+    """Says whether replicas sum statistics, and are threads, which cannot meet inside a loop."""
+    threads = not isinstance(strategy, tf.distribute.TPUStrategy)
+    several = strategy.num_replicas_in_sync > 1
+    return threads and several and any(map(norms.is_synchronized, model.layers))
 
-    So the memory that a part takes is free for the next. A loop also makes a smaller program; but
-    only TPUs can sum over replicas inside of one.
+
+# In the two below the parts of a batch are computed one after the other, in a loop, so that each
+# takes the memory of the one before and the program is that of one. AutoGraph is for Python loops
+# over tensors, of which only the loop over steps is one; to rewrite all that is called takes
+# seconds of every start, here as in the stream.
+
+
+def _loop_within(step: _StepOfReplica, number: int) -> Callable[..., dict[str, tf.Tensor]]:
+    """Returns the step of one replica, (batch, what to wait for) → figures.
 
     Args:
-        part: of an index, an integer or int32 [].
-        number: of parts.
-        zeros: of the shapes and types of what `part` returns.
-        in_loop: whether to compute them in a loop.
+        step: what the replica does.
+        number: of the parts of its batch.
     """
-    if number == 1:
-        return part(0)
-    sums = zeros
-    if not in_loop:
-        for i in range(number):
-            with tf.control_dependencies(sums):
-                sums = [a + b for a, b in zip(sums, part(i), strict=True)]
-        return sums
 
-    def add_part(i: tf.Tensor, sums: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
-        return i + 1, [a + b for a, b in zip(sums, part(i), strict=True)]
+    @tf.autograph.experimental.do_not_convert
+    def whole(batch: Batch, after: Sequence[tf.Tensor] = ()) -> dict[str, tf.Tensor]:
+        batch, weights = step.begin(batch, after)
+        if number == 1:
+            return step.end(step.part(batch, weights, 0))
 
-    _, sums = tf.while_loop(
-        lambda i, _: i < number,
-        add_part,
-        (tf.constant(0), sums),
-        parallel_iterations=1,
-        maximum_iterations=number,
-    )
-    return sums
+        def turn(i: tf.Tensor, sums: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+            found = step.part(batch, weights, i)
+            return i + 1, [a + b for a, b in zip(sums, found, strict=True)]
+
+        _, sums = tf.while_loop(
+            lambda i, _: i < number,
+            turn,
+            (tf.constant(0), step.zeros()),
+            parallel_iterations=1,
+            maximum_iterations=number,
+        )
+        return step.end(sums)
+
+    return whole
+
+
+def _loop_around(
+    strategy: tf.distribute.Strategy, step: _StepOfReplica, number: int
+) -> Callable[..., dict[str, tf.Tensor]]:
+    """Returns the step of all replicas, which meet in each turn of the loop.
+
+    The sums lie in variables: each replica's stay on its own device.
+
+    Args:
+        strategy: of the replicas.
+        step: what each of them does.
+        number: of the parts of its batch.
+    """
+    with strategy.scope():
+        sums = [
+            tf.Variable(
+                zero,
+                trainable=False,
+                synchronization=tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.SUM,
+            )
+            for zero in step.zeros()
+        ]
+
+    def begin(batch: Batch, after: Sequence[tf.Tensor]) -> tuple[Batch, tf.Tensor]:
+        for held, zero in zip(sums, step.zeros(), strict=True):
+            held.assign(zero)
+        return step.begin(batch, after)
+
+    def add(batch: Batch, weights: tf.Tensor, i: tf.Tensor) -> None:
+        for held, value in zip(sums, step.part(batch, weights, i), strict=True):
+            held.assign_add(value)
+
+    @tf.autograph.experimental.do_not_convert
+    def whole(batch: Batch, after: Sequence[tf.Tensor] = ()) -> dict[str, tf.Tensor]:
+        batch, weights = strategy.run(begin, (batch, after))
+
+        def turn(i: tf.Tensor) -> list[tf.Tensor]:
+            strategy.run(add, (batch, weights, i))
+            return [i + 1]
+
+        tf.while_loop(lambda i: i < number, turn, [tf.constant(0)], parallel_iterations=1)
+        return strategy.run(lambda: step.end([held.read_value() for held in sums]))
+
+    return whole
 
 
 def _average_over_replicas(
