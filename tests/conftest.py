@@ -3,6 +3,7 @@
 import fcntl
 import functools
 import itertools
+import math
 import os
 import shutil
 import sys
@@ -92,6 +93,14 @@ def strategy_of(number):
     operations = tf.distribute.ReductionToOneDevice() if number == 4 else None
     devices = [f"/CPU:{i}" for i in range(number)]
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=operations)
+
+
+def without_bfloat16():
+    """Skips a test of bfloat16 where the CPU, or what oneDNN may use of it, cannot compute it."""
+    from trainer import cluster
+
+    if math.isinf(cluster._time_small_step("bfloat16", False, repeats=1)):
+        pytest.skip(f"this CPU computes no bfloat16, {skips.LEFT_OUT}")
 
 
 def write_data(folder, sizes, *, num_classes=2, channels=1, num_shards=2, seed=0, bare=()):

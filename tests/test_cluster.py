@@ -1,7 +1,9 @@
 """Strategies, and one clear line for each thing that is missing."""
 
+import functools
 import inspect
 import json
+import math
 import types
 
 import numpy as np
@@ -170,6 +172,22 @@ def test_the_small_step_can_be_timed_in_each_form():
     for precision in ("float32", "bfloat16"):
         for jit_compile in (False, True):
             assert cluster._time_small_step(precision, jit_compile, repeats=1) > 0
+
+
+def test_a_cpu_without_bfloat16_takes_float32_and_refuses_it_in_one_line(monkeypatch):
+    def times(precision, jit_compile, repeats=3):
+        return math.inf if precision == "bfloat16" else 1.0
+
+    monkeypatch.setattr(cluster, "_time_small_step", times)
+    choose = functools.partial(
+        cluster.choose_arithmetic, strategy=strategy_of(1), deterministic=False, synchronized=False
+    )
+    assert choose("auto", "false") == ("float32", False)
+    with pytest.raises(InputError) as error:
+        choose("bfloat16", "false")
+    assert str(error.value) == (
+        "--precision=bfloat16 cannot be computed by this CPU; use --precision=auto."
+    )
 
 
 def test_cpus_are_split_once(cpus):

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import strategy_of
+from conftest import strategy_of, without_bfloat16
 
 from trainer import cluster, config, invariance, losses, optimizer
 from trainer.models import norms
@@ -51,6 +51,8 @@ def test_the_cases_are_the_rows_of_the_tables():
 @pytest.mark.parametrize("name", invariance.CASES)
 def test_replicas_train_like_one(folder, name):
     job = invariance.job_of(name, folder, 1)
+    if job.device.precision == "bfloat16":
+        without_bfloat16()
     one = trained(1, job)
     for number in (2, 4) if name in ON_FOUR else (2,):
         assert job == invariance.job_of(name, folder, number)  # 1, 2 and 4 divide 8 images a step

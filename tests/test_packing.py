@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import strategy_of
+from conftest import strategy_of, without_bfloat16
 
 from tests import rounding
 from trainer import losses, models, steps
@@ -140,6 +140,7 @@ def test_the_largest_of_four_pixels_by_hand():
 
 @pytest.mark.slow
 def test_in_bfloat16_both_are_as_far_from_float32():
+    without_bfloat16()
     images = images_of(2, 32, 32, 1)
     exact = small()
     keras.mixed_precision.set_global_policy("mixed_bfloat16")

@@ -1,6 +1,7 @@
 """The devices: which strategy, which worker, which arithmetic. Only this module asks for them."""
 
 import functools
+import math
 import time
 from collections.abc import Callable, Mapping
 
@@ -280,9 +281,10 @@ def choose_arithmetic(
     and no XLA.
 
     Raises:
-        InputError: if XLA is asked for where it cannot be: operations are `deterministic` (it has
-            no such gradient of max-pooling), or normalisation is `synchronized` over the replicas
-            (collectives cannot be inside its program, but on TPUs).
+        InputError: if a CPU is asked for bfloat16 that has none, or XLA where it cannot be:
+            operations are `deterministic` (it has no such gradient of max-pooling), or
+            normalisation is `synchronized` over the replicas (collectives cannot be inside its
+            program, but on TPUs).
     """
     kind = device_kind(strategy)
     if kind == "TPU":  # whose strategy compiles all of a replica's step, collectives included
@@ -300,6 +302,10 @@ def choose_arithmetic(
         else:
             capability = _gpu_capability() if kind == "GPU" else (0, 0)
             precision = "bfloat16" if has_bfloat16(kind, capability) else "float32"
+    elif precision == "bfloat16" and kind == "CPU" and not _computes(precision, jit_compile):
+        raise InputError(
+            "--precision=bfloat16 cannot be computed by this CPU; use --precision=auto."
+        )
     if obstacle:
         use_jit = False
     elif jit_compile == "auto":
@@ -322,8 +328,15 @@ def _gpu_capability() -> tuple[int, int]:
     return tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
 
 
+def _computes(precision: str, jit_compile: str) -> bool:
+    return math.isfinite(_time_small_step(precision, jit_compile == "true", repeats=1))
+
+
 def _time_small_step(precision: str, jit_compile: bool, repeats: int = 3) -> float:
-    """Returns the seconds that two normalised convolutions take, forward and backward."""
+    """Returns the seconds that two normalised convolutions take, forward and backward.
+
+    Infinity where the CPU, or what oneDNN may use of it, has no such convolution.
+    """
     dtype = tf.as_dtype(precision)
     images = tf.random.stateless_normal((4, 96, 96, 16), (0, 0))
     kernel = tf.random.stateless_normal((3, 3, 16, 16), (0, 1)) / 12
@@ -341,7 +354,10 @@ def _time_small_step(precision: str, jit_compile: bool, repeats: int = 3) -> flo
             loss = tf.reduce_mean(tf.square(tf.cast(x, tf.float32)))
         return tape.gradient(loss, kernel)
 
-    small_step(images, kernel)
+    try:
+        small_step(images, kernel)
+    except (tf.errors.AbortedError, tf.errors.UnimplementedError):
+        return math.inf
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
