@@ -2,7 +2,7 @@
 # make check  lint, types and the fast tests (at every save)
 # make test   the whole suite, but for what is long
 # make test-long  drills, benchmarks, the site and its notebook, a browser, packages, the tests' own servers
-# make test-io  what takes tensorflow-io: s3://, az:// and DICOM, with the TensorFlow that it fits
+# make test-io  what takes tensorflow-io: s3:// and az://, with the TensorFlow that it fits
 # make test-image  the image's steps, without docker
 # make docs   the documentation as a site, into site/
 # make lock     requirements/*.txt anew, from setup.py and requirements/*.in

@@ -49,6 +49,8 @@ setuptools.setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
+        # DICOM.
+        "medical": ["pydicom>=3.0.2,<4"],
         # Instance tables.
         "predict": ["scipy>=1.13,<2"],
         "tflite": ["ai-edge-litert>=2,<3"],
@@ -67,6 +69,7 @@ setuptools.setup(
             "onnx>=1.17,<2",
             "onnxruntime>=1.20,<2",
             "playwright>=1.48,<2",
+            "pydicom>=3.0.2,<4",
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
             "ruff>=0.17,<0.18",
@@ -95,7 +98,6 @@ setuptools.setup(
         ],
         "test-io": [
             "moto[server]>=5.2,<6",
-            "pydicom>=3,<4",
             "pytest>=8,<10",
         ],
     },

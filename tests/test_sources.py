@@ -1,8 +1,8 @@
 """Tests of finding images, and of what they are called."""
 
 import errno
-import importlib.util
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -72,14 +72,11 @@ def test_labels_show_what_cannot_be_printed(tmp_path):
     assert reading.shown(os.fsdecode(b"a\xffb")) == r"a\xffb"
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("tensorflow_io") is not None, reason="tensorflow-io is here"
-)
-def test_dicom_without_tensorflow_io_says_what_to_install(tmp_path):
+def test_dicom_without_pydicom_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pydicom", None)
     (tmp_path / "x.dcm").write_bytes(b"")
     assert refusal(sources.find, str(tmp_path), "images", "") == (
-        f"{tmp_path}/x.dcm needs tensorflow-io, which works with TensorFlow 2.17 only; install "
-        'both in an environment of their own: pip install ".[io]".'
+        f'{tmp_path}/x.dcm needs pydicom; pip install ".[medical]".'
     )
 
 

@@ -7,7 +7,6 @@ and 1, palettes as their indices; where 0 is white, it stays 0.
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -66,7 +65,7 @@ def read_image(source: sources.Source, max_pixels: int) -> Pixels:
     if sources.is_array(source.path):
         values = arrays.read(source.path, source.row, source.label, max_pixels)
     elif sources.is_dicom(source.path):
-        values = _dicom(source, max_pixels, dicom.check_image)
+        values = dicom.read_image(source.path, source.label, max_pixels)
     else:
         with reading.explained(source.label):
             if tiff.is_tiff(source.path):
@@ -121,7 +120,7 @@ def read_mask(source: sources.Source, max_pixels: int) -> Mask:
     if sources.is_array(source.path):
         mask = _array_mask(arrays.read(source.path, source.row, source.label, max_pixels))
     elif sources.is_dicom(source.path):
-        mask = _array_mask(_dicom(source, max_pixels, dicom.check_mask))
+        mask = _array_mask(dicom.read_mask(source.path, source.label, max_pixels))
     else:
         with reading.explained(source.label):
             if tiff.is_tiff(source.path):
@@ -249,17 +248,6 @@ def _luminance(colours: np.ndarray) -> np.ndarray:
 
 def _full(dtype: np.dtype) -> int:
     return 1 if dtype.kind == "f" else int(np.iinfo(dtype).max)
-
-
-def _dicom(
-    source: sources.Source, max_pixels: int, check: Callable[[dicom.Header, str], None]
-) -> np.ndarray:
-    with reading.explained(source.label), open(source.path, "rb") as file:
-        data = file.read()
-        header = dicom.read_header(data, source.label)
-        check(header, source.label)
-        reading.check_size(source.label, header.rows, header.columns, max_pixels)
-        return dicom.decode(data, header, source.label)
 
 
 def _tiff_image(source: sources.Source, max_pixels: int) -> tuple[np.ndarray, bool, int]:

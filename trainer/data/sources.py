@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 from absl import logging
 
-from trainer.data import arrays, naming, reading, stacks
+from trainer.data import arrays, dicom, naming, reading, stacks
 from trainer.errors import InputError
 from trainer.stores import files, listing
 
@@ -278,8 +278,8 @@ def sources_of(path: str) -> list[Source]:
 
 
 def _images_of(path: str, name: str) -> Found:
-    if is_dicom(path) and not files.is_remote(path):
-        files.import_tensorflow_io(path)  # what is missing is said before any work
+    if is_dicom(path):
+        dicom.import_pydicom(path)  # what is missing is said before any work
     whole = _file_source(path, name)
     if not path.lower().endswith((".tif", ".tiff")):
         return Found([whole])
