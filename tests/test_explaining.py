@@ -166,5 +166,5 @@ def test_an_example_that_cannot_be_decoded_is_named(tmp_path):
     offset = len(examples[0]) + 16
     assert str(error.value) == (
         f"{data_dir}/{shard.name}: record 1 (case1) at byte {offset}: its image or mask cannot be "
-        "decoded; prepare the data again, or go on without it by --skip_bad_records=1."
+        "decoded; prepare the data again, or leave it out by --skip_bad_records=1."
     )

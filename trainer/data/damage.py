@@ -1,9 +1,9 @@
-"""Damaged data: noticed when a run starts, and gone on without where that was asked for.
+"""Damaged data: found when a run starts, and left out where that was asked for.
 
 A shard that was replaced, cut or changed since the manifest was written must not be trained on
 unseen. What a listing of the folder cannot vouch for is read.
 
-Where a run may go on without some records, all shards are read at its start, and the damaged ones
+Where a run may leave out some records, all shards are read at its start, and the damaged ones
 copied to a local folder with a blank example, which weighs nothing, in each unreadable one's place.
 Every other example keeps its number, so the stream remains a function of (seed, step), however
 often the run is started.
@@ -59,13 +59,13 @@ def check(
     num_workers: int = 1,
     sum_over_workers: Callable[[np.ndarray], np.ndarray] = lambda array: array,
 ) -> tuple[records.Manifest, list[Lost]]:
-    """Checks this worker's shards before they are used; all workers go on, or none.
+    """Checks this worker's shards before they are used; all workers continue, or none.
 
     Args:
         data_dir: the data folder, local or gs://.
         manifest: of that folder.
         splits: those that will be read.
-        skip_bad_records: unreadable records, of all workers together, to go on without.
+        skip_bad_records: the most unreadable records, of all workers together, that are left out.
         worker: index of this worker, which reads the shards k with k mod num_workers = worker.
         num_workers: number of workers.
         sum_over_workers: adds up an array over the workers, each of which calls it alike.
@@ -202,12 +202,12 @@ def verify_shards(
                 offset += len(tfrecord.frame(example))
         if lost:
             raise InputError(
-                f"{lost[0]}; prepare the data again, or go on without it by --skip_bad_records="
+                f"{lost[0]}; prepare the data again, or leave it out by --skip_bad_records="
                 f"{len(lost)}."
             )
 
 
-# Going on without ---------------------------------------------------------------------------------
+# Leaving out --------------------------------------------------------------------------------------
 
 
 def leave_out(

@@ -3,7 +3,7 @@
 import concurrent.futures
 import dataclasses
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import google_crc32c
 import numpy as np
@@ -29,7 +29,7 @@ def read_pieces(
     cases: Sequence[str],
     decoding_error: Callable[[bytes], str],
 ) -> list[Piece]:
-    """Returns a shard's records, each in its place, whatever can be read of it.
+    """Returns a shard's records, each in its place, as far as they can be read.
 
     Args:
         data_dir: the shard's folder.
@@ -45,66 +45,60 @@ def read_pieces(
         records.verify_shard(data_dir, shard)  # says so
     with files.open_file(path, "rb") as file:
         data = file.read()
-    pieces = list(_pieces(data))
-    checksum = f"{google_crc32c.value(data):08x}"
-    whole = checksum == shard.crc32c and len(pieces) == len(cases)
-    if not whole:
-        pieces = _place(pieces, cases, path, len(data))
+    pieces = _pieces(data, len(cases))
+    is_whole = f"{google_crc32c.value(data):08x}" == shard.crc32c
+    if not is_whole:
+        pieces = _in_place(pieces, cases, path)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         pieces = list(pool.map(lambda piece: _decoded(piece, decoding_error), pieces))
-    if not whole and all(piece.example is not None for piece in pieces):
+    if not is_whole and all(piece.example is not None for piece in pieces):
         records.verify_shard(data_dir, shard)  # nothing is lost, so it was replaced: says so
     return pieces
 
 
-def _pieces(data: bytes) -> Iterator[Piece]:
-    """Yields what a file holds, damaged places included; reads on after each."""
-    file = io.BytesIO(data)
-    offset = 0
-    while offset < len(data):
-        file.seek(offset)
+def _pieces(data: bytes, count: int) -> list[Piece]:
+    """Returns so many records of a file; a record is not sought behind one without a length."""
+    file, pieces = io.BytesIO(data), list[Piece]()
+    while len(pieces) < count:
+        offset = file.tell()
         try:
-            yield Piece(offset, tfrecord.read(file))
-            offset = file.tell()
+            example = tfrecord.read(file)
+            reason = "" if example is not None else "the file is cut short"
+            pieces.append(Piece(offset, example, reason))
+        except tfrecord.LostPlaceError as damage:
+            pieces.append(Piece(offset, None, str(damage)))
+            behind = Piece(offset, None, f"lost with the one before: {damage}")
+            pieces += [behind] * (count - len(pieces))
         except tfrecord.DamageError as damage:
-            yield Piece(offset, None, str(damage))
-            offset = tfrecord.find_next(data, offset)
+            pieces.append(Piece(offset, None, str(damage)))
+    return pieces
 
 
-def _place(pieces: Sequence[Piece], cases: Sequence[str], path: str, size: int) -> list[Piece]:
-    """Returns one piece for each case, by the names of those that can be read.
+def _in_place(pieces: list[Piece], cases: Sequence[str], path: str) -> list[Piece]:
+    """Returns the pieces without those that have no name, or another than the manifest lists.
 
-    Of several records lost in a row, those whose own place in the file is unknown get the last
-    known one.
+    Raises:
+        InputError: a name is of another shard.
     """
-    placed: list[Piece] = []
-    damaged: list[Piece] = []
-
-    def fill(number: int, absent: Piece) -> None:
-        known = damaged or [absent]
-        while len(placed) < number:
-            placed.append(known.pop(0) if len(known) > 1 else known[0])
-        damaged.clear()
-
-    for piece in pieces:
+    pieces = list(pieces)
+    for number, (piece, case) in enumerate(zip(pieces, cases, strict=True)):
         if piece.example is None:
-            damaged.append(piece)
             continue
         try:
             name = records.name_of(piece.example)
         except ValueError as error:
-            damaged.append(Piece(piece.offset, None, str(error)))
+            pieces[number] = Piece(piece.offset, None, str(error))
             continue
-        if name not in cases[len(placed) :]:
+        if name not in cases:
             raise InputError(
-                f"{path} holds {name!r} at byte {piece.offset}, where the manifest does not list "
-                "it: it is another shard; copy it again or prepare the data again."
+                f"{path} holds {name!r} at byte {piece.offset}, which the manifest does not list "
+                "there: it is another shard; copy it again or prepare the data again."
             )
-        number = cases.index(name, len(placed))
-        fill(number, Piece(piece.offset, None, "a record is missing before it"))
-        placed.append(piece)
-    fill(len(cases), Piece(size, None, "the file is cut short"))
-    return placed
+        if name != case:
+            reason = f"bytes are missing: the file holds {name} where {case} belongs"
+            lost = Piece(piece.offset, None, reason)
+            return [*pieces[:number], *[lost] * (len(cases) - number)]
+    return pieces
 
 
 def _decoded(piece: Piece, decoding_error: Callable[[bytes], str]) -> Piece:
