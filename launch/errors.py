@@ -11,7 +11,7 @@ class Trouble:
     Attributes:
         pattern: regular expression that its message matches.
         kind: quota or capacity, for which another place may help; else other.
-        remedy: what the user can do.
+        remedy: what the user can do; {name} and {role} are those of the service.
     """
 
     pattern: str
@@ -37,14 +37,14 @@ TROUBLES = (
         "give yourself roles/iam.serviceAccountUser on the --service_account",
     ),
     Trouble(
-        r"aiplatform\.\w+\.\w+' denied|PERMISSION_DENIED|Permission .* denied",
-        "other",
-        "give yourself roles/aiplatform.user in the project",
-    ),
-    Trouble(
         r"SERVICE_DISABLED|has not been used in project|API is disabled",
         "other",
-        "gcloud services enable aiplatform.googleapis.com",
+        "gcloud services enable {name}.googleapis.com",
+    ),
+    Trouble(
+        r"^403 |aiplatform\.\w+\.\w+' denied|PERMISSION_DENIED|Permission .* denied",
+        "other",
+        "give yourself {role} in the project",
     ),
     Trouble(
         r"Failed to pull image|image .* not found|manifest unknown|ErrImagePull",
@@ -70,9 +70,15 @@ TROUBLES = (
 )
 
 
-def explain(message: str) -> Trouble | None:
-    """Returns the kind of error that a message tells of, if it is a known one."""
-    return next((one for one in TROUBLES if re.search(one.pattern, message)), None)
+def explain(
+    message: str, name: str = "aiplatform", role: str = "roles/aiplatform.user"
+) -> Trouble | None:
+    """Returns the kind of error that a message of a service tells of, if it is a known one."""
+    for trouble in TROUBLES:
+        if re.search(trouble.pattern, message):
+            remedy = trouble.remedy.format(name=name, role=role)
+            return dataclasses.replace(trouble, remedy=remedy)
+    return None
 
 
 def kind_of(message: str) -> str:

@@ -1,5 +1,7 @@
 """The container's image: named by its content, built where it is missing."""
 
+import contextlib
+import datetime
 import hashlib
 import os
 import pathlib
@@ -13,8 +15,7 @@ from typing import Any
 
 from absl import logging
 
-from launch import settings, submit
-from launch.client import BusyError
+from launch import cloud, settings
 from launch.hardware import Machines
 from trainer.errors import InputError
 
@@ -32,8 +33,6 @@ PARTS = (
     "trainer",
 )
 DOCKER = "gcr.io/cloud-builders/docker"
-BUILD_ENDPOINT = "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDBUILD"
-REGISTRY_ENDPOINT = "CLOUDSDK_API_ENDPOINT_OVERRIDES_ARTIFACTREGISTRY"
 BUILD_SECONDS = 3600
 
 
@@ -104,7 +103,7 @@ def _build_here(asked: settings.Vertex, machines: Machines, image: str) -> None:
     for command in (build, ["push", image]):
         if _docker(*command):
             raise InputError(
-                f"docker {command[0]} failed, as it says above; mend it, or use --build=cloud."
+                f"docker {command[0]} failed, as it says above; fix it, or use --build=cloud."
             )
 
 
@@ -119,13 +118,68 @@ def _docker(*command: str, quiet: bool = False) -> int:
 
 
 def _build_in_cloud(asked: settings.Vertex, machines: Machines, image: str) -> None:
-    from google.api_core.exceptions import GoogleAPICallError
-    from google.cloud.storage import Client
+    from google.cloud.devtools import cloudbuild_v1 as types
 
-    session = _Session(asked.job.patience_seconds)
-    if session.has_image(image):
+    if _registry_has(image, asked.job.patience_seconds):
         logging.info("%s is there already.", image)
         return
+    bucket, name = _upload_tree(asked, image)
+    source = types.Source(storage_source=types.StorageSource(bucket=bucket, object_=name))
+    command = [*_build_command(asked, machines, image), "."]
+    step = types.BuildStep(name=DOCKER, args=command, env=["DOCKER_BUILDKIT=1"])
+    timeout = datetime.timedelta(seconds=BUILD_SECONDS)
+    build = types.Build(source=source, steps=[step], images=[image], timeout=timeout)
+    client, status = (
+        cloud.connect(types.CloudBuildClient, cloud.BUILD.address()),
+        types.Build.Status,
+    )
+    project, patience = asked.job.project, asked.job.patience_seconds
+    every = {"project_id": project, "retry": None, "timeout": cloud.SECONDS}
+
+    def start() -> Any:
+        return client.create_build(build=build, **every).metadata.build
+
+    def look() -> Any:
+        return client.get_build(id=made.id, **every)
+
+    # A build whose start was not answered may run twice; its image is the same.
+    made = cloud.call_with_retries(cloud.BUILD, "start a build", patience, start)
+    logging.info("Building %s: %s", image, made.log_url or made.id)
+    while made.status in (status.PENDING, status.QUEUED, status.WORKING):
+        time.sleep(asked.job.poll_seconds)
+        made = cloud.call_with_retries(cloud.BUILD, "describe the build", patience, look)
+    if made.status != status.SUCCESS:
+        raise InputError(
+            f"--build=cloud ended as {made.status.name} ({made.status_detail or 'no detail'}); its "
+            f"log: {made.log_url or made.id}."
+        )
+
+
+def _registry_has(image: str, patience_seconds: float) -> bool:
+    """Returns whether Artifact Registry has an image of this name and tag."""
+    from google.api_core import exceptions
+    from google.cloud import artifactregistry_v1
+
+    client = cloud.connect(artifactregistry_v1.ArtifactRegistryClient, cloud.REGISTRY.address())
+    path, _, tag = image.partition(":")
+    host, project, repository, package = path.split("/")
+    location = host.removesuffix("-docker.pkg.dev")
+    name = client.tag_path(project, location, repository, package, tag)
+
+    def look() -> bool:
+        with contextlib.suppress(exceptions.NotFound):
+            client.get_tag(name=name, retry=None, timeout=cloud.SECONDS)
+            return True
+        return False
+
+    return cloud.call_with_retries(cloud.REGISTRY, "look for the image", patience_seconds, look)
+
+
+def _upload_tree(asked: settings.Vertex, image: str) -> tuple[str, str]:
+    """Copies what the image is made of into the bucket; returns bucket and object."""
+    from google.api_core import exceptions
+    from google.cloud import storage
+
     bucket, _, folder = asked.job.bucket.removeprefix("gs://").rstrip("/").partition("/")
     tag = image.rpartition(":")[2]
     name = "/".join(part for part in (folder, f"images/{tag}.tar.gz") if part)
@@ -134,117 +188,15 @@ def _build_in_cloud(asked: settings.Vertex, machines: Machines, image: str) -> N
         with tarfile.open(archive, "w:gz") as file:
             for path in contents():
                 file.add(path, path.relative_to(ROOT).as_posix())
-        client = Client(project=asked.job.project)
+        client = storage.Client(project=asked.job.project)
         try:
             client.bucket(bucket).blob(name).upload_from_filename(str(archive))
-        except GoogleAPICallError as error:
+        except exceptions.GoogleAPICallError as error:
             raise InputError(
                 f"--build=cloud cannot write its source to gs://{bucket}/{name} "
                 f"({' '.join(error.message.split())[:200]}); check --bucket, and your role on it."
             ) from None
-    build = {
-        "source": {"storageSource": {"bucket": bucket, "object": name}},
-        "steps": [
-            {
-                "name": DOCKER,
-                "args": [*_build_command(asked, machines, image), "."],
-                "env": ["DOCKER_BUILDKIT=1"],
-            }
-        ],
-        "images": [image],
-        "timeout": f"{BUILD_SECONDS}s",
-    }
-    session.build(asked.job.project, build, asked.job.poll_seconds)
+    return bucket, name
 
 
 BUILDERS = {"local": _build_here, "cloud": _build_in_cloud}
-
-
-class _Session:
-    """Cloud Build and Artifact Registry, by their REST interfaces."""
-
-    def __init__(self, patience_seconds: float) -> None:
-        import google.auth
-        import requests
-        from google.auth import exceptions
-        from google.auth.transport.requests import AuthorizedSession
-
-        self._patience_seconds = patience_seconds
-        self._build = os.environ.get(BUILD_ENDPOINT, "https://cloudbuild.googleapis.com")
-        self._registry = os.environ.get(
-            REGISTRY_ENDPOINT, "https://artifactregistry.googleapis.com"
-        )
-        if self._build.startswith("http://"):  # over which no token travels
-            self._session: Any = requests.Session()
-            return
-        try:
-            scopes = ["https://www.googleapis.com/auth/cloud-platform"]
-            self._session = AuthorizedSession(google.auth.default(scopes=scopes)[0])
-        except exceptions.DefaultCredentialsError as error:
-            raise InputError(
-                f"--build=cloud finds no credentials ({error}); run gcloud auth "
-                "application-default login."
-            ) from None
-
-    def has_image(self, image: str) -> bool:
-        """Returns whether the registry has an image of this name and tag."""
-        path, _, tag = image.partition(":")
-        host, project, repository, package = path.split("/")
-        location = host.removesuffix("-docker.pkg.dev")
-        url = (
-            f"{self._registry.rstrip('/')}/v1/projects/{project}/locations/{location}/repositories/"
-            f"{repository}/packages/{package}/tags/{tag}"
-        )
-        answer = self._get(url, "Artifact Registry", "look for the image")
-        if answer.status_code in (401, 403):
-            raise InputError(
-                f"--build=cloud: Artifact Registry refuses ({_message(answer)}); give yourself "
-                "roles/artifactregistry.reader."
-            )
-        return answer.status_code == 200
-
-    def _get(self, url: str, service: str, what: str) -> Any:
-        """Returns an answer, asked for again while there is none."""
-        import requests
-        from google.auth import exceptions
-
-        def once() -> Any:
-            try:
-                answer = self._session.get(url, timeout=60)
-            except (requests.RequestException, exceptions.TransportError) as error:
-                raise BusyError(f"not reached: {type(error).__name__}") from None
-            if answer.status_code == 429 or answer.status_code >= 500:
-                raise BusyError(_message(answer))
-            return answer
-
-        return submit.patiently(once, self._patience_seconds, what, service)
-
-    def build(self, project: str, build: dict[str, Any], poll_seconds: float) -> None:
-        """Starts a build and returns once it has succeeded."""
-        url = f"{self._build.rstrip('/')}/v1/projects/{project}/builds"
-        answer = self._session.post(url, json=build, timeout=60)
-        if answer.status_code != 200:
-            raise InputError(
-                f"--build=cloud: Cloud Build refuses ({_message(answer)}); gcloud services enable "
-                "cloudbuild.googleapis.com artifactregistry.googleapis.com, and see docs/vertex.md."
-            )
-        made = answer.json()["metadata"]["build"]
-        logging.info("Building %s: %s", build["images"][0], made.get("logUrl", made["id"]))
-        while made["status"] in ("PENDING", "QUEUED", "WORKING"):
-            time.sleep(poll_seconds)
-            answer = self._get(f"{url}/{made['id']}", "Cloud Build", "describe the build")
-            if answer.status_code != 200:
-                raise InputError(f"--build=cloud: Cloud Build refuses ({_message(answer)}).")
-            made = answer.json()
-        if made["status"] != "SUCCESS":
-            raise InputError(
-                f"--build=cloud ended as {made['status']} ({made.get('statusDetail', 'no detail')})"
-                f"; its log: {made.get('logUrl', made['id'])}."
-            )
-
-
-def _message(answer: Any) -> str:
-    try:
-        return answer.json()["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        return f"status {answer.status_code}"

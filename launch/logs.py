@@ -1,25 +1,22 @@
 """A job's log from Cloud Logging, entry by entry, by its REST interface.
 
+google-cloud-logging is not used. Its generated client speaks gRPC alone; the REST one behind it is
+chosen by a private argument, does not ask again, and turns to no page after one that failed. What
+is here would stay: where to begin again, and which entries were shown. Only the pages would go.
+
 https://docs.cloud.google.com/logging/docs/reference/v2/rest/v2/entries/list
 """
 
 import dataclasses
 import datetime
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from launch.client import BusyError, Job
+from launch import cloud
+from launch.client import Job
 
-ENDPOINT = "CLOUDSDK_API_ENDPOINT_OVERRIDES_LOGGING"
-SCOPE = "https://www.googleapis.com/auth/logging.read"
 PAGE = 1000  # the most that it grants
-SECONDS = 60  # for an answer
 OVERLAP = datetime.timedelta(seconds=30)  # entries may arrive late, and out of turn
-
-
-class UnreadableError(Exception):
-    """The log cannot be read; the message says why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +42,7 @@ class Entry:
 
 
 class Log:
-    """The log of one job.
-
-    Attributes:
-        unreadable: for whoever reads it to remember that it cannot be read.
-        interrupted: likewise, that the last request for it failed.
-    """
+    """The log of one job."""
 
     def __init__(self, project: str, job: Job):
         """Connects to nothing yet."""
@@ -59,14 +51,13 @@ class Log:
         self._since = job.created
         self._seen: dict[tuple[str, ...], datetime.datetime] = {}
         self._session: Any = None
-        self.unreadable = self.interrupted = False
 
     def new_entries(self) -> Iterator[Entry]:
         """Yields what has not been yielded yet.
 
         Raises:
-            BusyError: a request failed; the next call goes on where this one has stopped.
-            UnreadableError: there are no credentials, or they do not suffice.
+            BusyError: a request failed; the next call begins where this one has stopped.
+            InputError: there are no credentials, or they do not suffice.
         """
         oldest = self._since - OVERLAP
         self._seen = {key: stamp for key, stamp in self._seen.items() if stamp >= oldest}
@@ -92,31 +83,17 @@ class Log:
             body["pageToken"] = answer["nextPageToken"]
 
     def _ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        import google.auth
-        import requests
-        from google.auth import exceptions
+        from google.api_core import exceptions
         from google.auth.transport.requests import AuthorizedSession
 
-        address = os.environ.get(ENDPOINT, "https://logging.googleapis.com").rstrip("/")
-        try:
-            if self._session is None:
-                self._session = (
-                    requests.Session()
-                    if address.startswith("http://")  # over which no token travels
-                    else AuthorizedSession(google.auth.default(scopes=[SCOPE])[0])
-                )
-            answer = self._session.post(f"{address}/v2/entries:list", json=body, timeout=SECONDS)
-        except (exceptions.TransportError, requests.RequestException) as error:
-            raise BusyError(f"not reached: {type(error).__name__}") from None
-        except exceptions.GoogleAuthError as error:
-            raise UnreadableError(str(error)) from None
-        if answer.status_code == 429 or answer.status_code >= 500:
-            raise BusyError(f"it answers {answer.status_code}")
-        if answer.status_code == 403:
-            raise UnreadableError("it takes roles/logging.viewer in the project")
-        if answer.status_code != 200:
-            said = " ".join(answer.text.split())[:200]
-            raise UnreadableError(f"Cloud Logging answers {answer.status_code} {said}")
+        address = cloud.LOGGING.address()
+        with cloud.translate_errors(cloud.LOGGING):
+            self._session = self._session or AuthorizedSession(cloud.credentials(address))
+            answer = self._session.post(
+                f"{address}/v2/entries:list", json=body, timeout=cloud.SECONDS
+            )
+            if answer.status_code != 200:
+                raise exceptions.from_http_response(answer)
         return answer.json()
 
 

@@ -6,7 +6,7 @@ Enums are named; the client sends their numbers, which mean the same to the serv
 from collections.abc import Sequence
 from typing import Any
 
-from launch import attached, settings, study
+from launch import attached, settings, tuning
 from launch.hardware import Machines
 from trainer import vertex
 
@@ -39,7 +39,7 @@ def build(
     if asked.tuning.tune:
         # A trial's folder would else hold the run of an earlier attempt's trial.
         spec["baseOutputDirectory"]["outputUriPrefix"] += f"/tuning-{attempt}"
-        body["studySpec"] = study.build(asked.tuning, args)
+        body["studySpec"] = tuning.build(asked.tuning, args)
         body["maxTrialCount"] = asked.tuning.trials
         body["parallelTrialCount"] = asked.tuning.parallel
         if asked.tuning.max_failed_trials:

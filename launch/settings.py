@@ -71,7 +71,7 @@ class Hardware(Settings):
     accelerators: str = setting("", "Accelerators to try in turn, in place of --accelerator.")
     count: int = setting(1, "Accelerators of each worker.", low=1, common=True)
     workers: int = setting(1, "Machines that train together.", low=1, high=1000, common=True)
-    machine: str = setting("", "Machine type, where the table has several; its first if silent.")
+    machine: str = setting("", "Machine type, where the table has several; unset: its first.")
     reduction_servers: int = setting(
         0,
         "Reduction Servers that sum the workers' gradients (GPUs, several workers, an --image with "
@@ -79,7 +79,7 @@ class Hardware(Settings):
         low=0,
     )
     boot_disk_gb: int = setting(100, "Boot disk of each machine.", low=100, high=64000)
-    hardware: str = setting("", "Another table of hardware; launch/hardware.json if silent.")
+    hardware: str = setting("", "Another table of hardware; unset: launch/hardware.json.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,7 +87,7 @@ class Image(Settings):
     """The container."""
 
     image: str = setting(
-        "", "Image to run; silent: that of this tree in REGION-docker.pkg.dev/PROJECT/REPOSITORY."
+        "", "Image to run; unset: that of this tree in REGION-docker.pkg.dev/PROJECT/REPOSITORY."
     )
     repository: str = setting("unet-trainer", "Artifact Registry repository of built images.")
     build: str = setting(
@@ -113,13 +113,13 @@ class Scheduling(Settings):
     reservation: str = setting(
         "",
         "Reserved machines to run on: projects/…/zones/ZONE/reservations/NAME; any: those that "
-        "fit, if there are any; none: no reserved ones. Silent: as Vertex AI decides.",
+        "fit, if there are any; none: no reserved ones. Unset: as Vertex AI decides.",
     )
     timeout: str = setting("24h", "Longest running time, as 90m, 24h or 7d.", common=True)
     max_wait: str = setting(
         "",
-        "Longest wait for machines, as 30m, before the next place is tried; 0: for ever. Silent: a "
-        "day in the flex-start queue, else for ever.",
+        "Longest wait for machines, as 30m, before the next place is tried; 0: no limit. Unset: a "
+        "day in the flex-start queue, else no limit.",
     )
     restart_on_worker_restart: bool = setting(
         True, "Restart all workers with any of them, which training with several takes."
@@ -233,7 +233,7 @@ class Tuning(Settings):
 class Cost(Settings):
     """What it will cost; said before anything is sent."""
 
-    prices: str = setting("", "Another list of prices; launch/prices.json if silent.")
+    prices: str = setting("", "Another list of prices; unset: launch/prices.json.")
     hours: float | None = setting(None, "Hours that you expect it to run.", low=0)
 
 

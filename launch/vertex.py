@@ -3,7 +3,6 @@
 `python -m launch.vertex [list|attach|cancel] --name=NAME … -- flags of trainer.task`.
 """
 
-import functools
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +10,9 @@ from typing import Any
 
 from absl import logging
 
-from launch import check, errors, hardware, image, request, settings, submit, tell, watch
-from launch.client import Job, NoRoomError, Service
+from launch import check, errors, hardware, image, messages, request, settings, submit, watch
+from launch.client import Job, Service
+from launch.cloud import NoRoomError
 from launch.hardware import Machines
 from trainer import flags
 from trainer.errors import InputError
@@ -31,11 +31,11 @@ def run(asked: settings.Vertex, argv: Sequence[str]) -> None:
         for place in places
     ]
     for place in places:
-        logging.info("%s", tell.describe(asked, place))
+        logging.info("%s", messages.describe(asked, place))
     if asked.job.dry_run:
         preflight(asked, places, args)
         print(json.dumps(bodies[0], indent=1), flush=True)
-        print(tell.gcloud(asked, places[0], bodies[0]), file=sys.stderr)
+        print(messages.gcloud(asked, places[0], bodies[0]), file=sys.stderr)
         if asked.access.service_account:
             print(
                 f"{asked.access.service_account} takes, once for the project:\n"
@@ -43,18 +43,18 @@ def run(asked: settings.Vertex, argv: Sequence[str]) -> None:
                 file=sys.stderr,
             )
         return
-    services = {place.region: Service(asked.job.project, place.region) for place in places}
+    services = connect(asked, [place.region for place in places])
     jobs = find(asked, list(services.values()))
     current = next((job for job in jobs if not job.has_ended), None)
     if current is not None:
         logging.info("%s is %s already; attaching to it.", asked.job.name, current.state.lower())
-        tell.of_other_flags(current, bodies[0])
+        messages.warn_of_other_flags(current, bodies[0])
         end(asked, current, stay(asked, services[current.region], current))
     if jobs and jobs[0].state == "SUCCEEDED":
-        logging.info("%s", tell.closing_lines(asked, jobs[0]))
+        logging.info("%s", messages.closing_lines(asked, jobs[0]))
         return
     if jobs:
-        logging.info("The last job was %s; its run goes on.", jobs[0].state.lower())
+        logging.info("The last job was %s; its run resumes.", jobs[0].state.lower())
     preflight(asked, places, args)
     tried = []
     for place in places:
@@ -70,7 +70,7 @@ def run(asked: settings.Vertex, argv: Sequence[str]) -> None:
             tried.append((place, final.error or final.state.lower()))
         logging.info("No room in %s: %s", *tried[-1])
         jobs = find(asked, list(services.values()))
-    raise InputError(tell.no_room(tried))
+    raise InputError(messages.no_room(tried))
 
 
 def preflight(asked: settings.Vertex, places: Sequence[Machines], args: Sequence[str]) -> None:
@@ -80,17 +80,15 @@ def preflight(asked: settings.Vertex, places: Sequence[Machines], args: Sequence
             check.preflight(place, args)
 
 
+def connect(asked: settings.Vertex, regions: Sequence[str]) -> dict[str, Service]:
+    """Returns the services of some regions."""
+    project, patience = asked.job.project, asked.job.patience_seconds
+    return {region: Service(project, region, patience) for region in regions}
+
+
 def find(asked: settings.Vertex, services: Sequence[Service]) -> list[Job]:
     """Returns the jobs of this name in all regions, the newest first."""
-    jobs = [
-        job
-        for service in services
-        for job in submit.patiently(
-            functools.partial(service.find, asked.job.name),
-            asked.job.patience_seconds,
-            "list jobs",
-        )
-    ]
+    jobs = [job for service in services for job in service.find(asked.job.name)]
     return sorted(jobs, key=lambda job: job.created, reverse=True)
 
 
@@ -113,7 +111,6 @@ def start(
         build,
         jobs,
         asked.job.name,
-        asked.job.patience_seconds,
     )
     if not ours:
         logging.info("Another command has just started %s; attaching to its job.", asked.job.name)
@@ -122,22 +119,22 @@ def start(
 
 def stay(asked: settings.Vertex, service: Service, job: Job) -> Job:
     """Follows the job to its end; Ctrl-C, or --follow=false, leaves it running."""
-    logging.info("%s", tell.links(asked, job))
+    logging.info("%s", messages.links(asked, job))
     if not asked.job.follow:
         sys.exit(0)
     try:
         return watch.follow(asked, service, job)
     except KeyboardInterrupt:
         logging.info(
-            "\nThe job goes on. To see it again, or to end it:\n  %s\n  %s",
-            tell.command_for("attach", asked, job),
-            tell.command_for("cancel", asked, job),
+            "\nThe job keeps running. To see it again, or to end it:\n  %s\n  %s",
+            messages.command_for("attach", asked, job),
+            messages.command_for("cancel", asked, job),
         )
         sys.exit(INTERRUPTED)
 
 
 def has_no_room(job: Job) -> bool:
-    """Says whether a job ended because machines were not to be had."""
+    """Says whether a job ended because machines were not available."""
     return (job.state == "EXPIRED" and job.started is None) or (
         job.state == "FAILED" and errors.kind_of(job.error) in ("quota", "capacity")
     )
@@ -146,7 +143,7 @@ def has_no_room(job: Job) -> bool:
 def end(asked: settings.Vertex, job: Job, final: Job) -> None:
     """Says how the job ended and exits with its status."""
     if final.state == "SUCCEEDED":
-        logging.info("%s", tell.closing_lines(asked, final))
+        logging.info("%s", messages.closing_lines(asked, final))
         sys.exit(0)
     trouble = errors.explain(final.error)
     logging.info(
@@ -167,7 +164,7 @@ def end(asked: settings.Vertex, job: Job, final: Job) -> None:
 
 def attach(asked: settings.Vertex, argv: Sequence[str]) -> None:
     """Follows the newest job of this name, or shows how it went wrong; exits with its status."""
-    services = {region: Service(asked.job.project, region) for region in asked.regions()}
+    services = connect(asked, asked.regions())
     job = newest(asked, find(asked, list(services.values())))
     over = job.state == "SUCCEEDED" or (job.has_ended and not asked.job.follow)
     end(asked, job, job if over else stay(asked, services[job.region], job))
@@ -175,13 +172,12 @@ def attach(asked: settings.Vertex, argv: Sequence[str]) -> None:
 
 def cancel(asked: settings.Vertex, argv: Sequence[str]) -> None:
     """Asks for the end of all jobs of this name that have not ended."""
-    services = {region: Service(asked.job.project, region) for region in asked.regions()}
+    services = connect(asked, asked.regions())
     jobs = find(asked, list(services.values()))
     newest(asked, jobs)
     for job in jobs:
         if not job.has_ended:
-            ask = functools.partial(services[job.region].cancel, job)
-            submit.patiently(ask, asked.job.patience_seconds, "cancel the job")
+            services[job.region].cancel(job)
             logging.info("%s is being cancelled.", job.name)
 
 
@@ -201,8 +197,7 @@ def newest(asked: settings.Vertex, jobs: Sequence[Job]) -> Job:
 
 def list_jobs(asked: settings.Vertex, argv: Sequence[str]) -> None:
     """Prints the jobs that this command has started, the newest first."""
-    services = [Service(asked.job.project, region) for region in asked.regions()]
-    for job in find(asked, services):
+    for job in find(asked, list(connect(asked, asked.regions()).values())):
         print(
             f"{job.labels['unet_run']:24} {job.state.lower():10} {job.created:%Y-%m-%d %H:%M} "
             f"{watch.clock(watch.elapsed(job)):>9}  {job.region}  {job.id}"

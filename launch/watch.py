@@ -1,8 +1,7 @@
-"""Follows a job to its end: a status line, its logs, and no state that is waited on for ever."""
+"""Follows a job to its end: a status line, its logs, and no state that it waits for forever."""
 
 import dataclasses
 import datetime
-import functools
 import sys
 import time
 from collections.abc import Iterator
@@ -10,8 +9,9 @@ from collections.abc import Iterator
 from absl import logging
 
 from launch import logs, settings
-from launch.client import NOT_YET, BusyError, Job, NoRoomError, Service
-from launch.submit import patiently
+from launch.client import NOT_YET, Job, Service
+from launch.cloud import BusyError, NoRoomError
+from trainer.errors import InputError
 from trainer.flags import EXIT_STATUS as REFUSED
 
 LATE_LOOKS = 2  # at the log, whose last entries may come after the job's last state
@@ -23,23 +23,23 @@ def follow(asked: settings.Vertex, service: Service, job: Job) -> Job:
     Raises:
         NoRoomError: it had no machines within `--max_wait`, and was cancelled.
     """
-    line, patience, refusal = StatusLine(), asked.job.patience_seconds, ""
-    log = logs.Log(asked.job.project, job) if _has_log(asked, job) else None
+    line, refusal = StatusLine(), ""
+    log = LogLines(asked, job, line)
     shells: set[str] = set()
     max_wait = settings.seconds("max_wait", asked.scheduling.max_wait or "0")
     while True:
-        job = patiently(functools.partial(service.get, job), patience, "describe the job")
-        told = _show_new_entries(log, line)
-        if told and not refusal and not job.has_ended:  # Vertex AI would start it again
-            patiently(functools.partial(service.cancel, job), patience, "cancel the job")
-        refusal = refusal or told
+        job = service.get(job)
+        found = log.show_new()
+        if found and not refusal and not job.has_ended:  # Vertex AI would start it again
+            service.cancel(job)
+        refusal = refusal or found
         for replica in job.shells.keys() - shells:
             line.print(f"shell    {replica}: {job.shells[replica]}")
         shells |= job.shells.keys()
         line.show(job)
         if job.has_ended:
             if job.state == "CANCELLED" and not refusal:
-                refusal = _late_refusal(log, line, asked.job.poll_seconds)
+                refusal = log.late_refusal(asked.job.poll_seconds)
             line.end()
             if refusal and job.state == "CANCELLED":
                 error = f"the trainer refused its input, with a non-zero status of {REFUSED}; "
@@ -47,44 +47,53 @@ def follow(asked: settings.Vertex, service: Service, job: Job) -> Job:
             return job
         if max_wait and job.state in NOT_YET and elapsed(job).total_seconds() > max_wait:
             line.end()
-            patiently(functools.partial(service.cancel, job), patience, "cancel the job")
+            service.cancel(job)
             raise NoRoomError(f"no machines within --max_wait={asked.scheduling.max_wait}")
         time.sleep(asked.job.poll_seconds)
 
 
-def _show_new_entries(log: logs.Log | None, line: "StatusLine") -> str:
-    """Shows what is new; returns by which words the trainer refuses its input, if it does."""
-    refusal = ""
-    for entry in _new_entries(log, line):
-        line.print(str(entry))
-        if entry.refused and not refusal:
-            refusal = entry.text
-    return refusal
+class LogLines:
+    """The job's log, shown above the status line."""
 
+    def __init__(self, asked: settings.Vertex, job: Job, line: "StatusLine"):
+        """Reads nothing yet."""
+        self._line = line
+        self._log: logs.Log | None = None
+        if asked.job.logs and job.collection == "customJobs":  # trials have jobs of their own
+            self._log = logs.Log(asked.job.project, job)
+        self._is_interrupted = False
 
-def _late_refusal(log: logs.Log | None, line: "StatusLine", pause_seconds: float) -> str:
-    """Returns why a job has cancelled itself, if it has."""
-    for _ in range(LATE_LOOKS if log and not log.unreadable else 0):
-        time.sleep(pause_seconds)
-        if refusal := _show_new_entries(log, line):
-            return refusal
-    return ""
+    def show_new(self) -> str:
+        """Shows what is new; returns the words with which the trainer refuses its input, if any."""
+        refusal = ""
+        for entry in self._new_entries():
+            self._line.print(str(entry))
+            if entry.refused and not refusal:
+                refusal = entry.text
+        return refusal
 
+    def late_refusal(self, pause_seconds: float) -> str:
+        """Returns why a job has cancelled itself, if it has."""
+        for _ in range(LATE_LOOKS if self._log else 0):
+            time.sleep(pause_seconds)
+            if refusal := self.show_new():
+                return refusal
+        return ""
 
-def _new_entries(log: logs.Log | None, line: "StatusLine") -> Iterator[logs.Entry]:
-    """Yields what is new; says once that a log cannot be read, or does not answer for now."""
-    if log is None or log.unreadable:
-        return
-    try:
-        yield from log.new_entries()
-        log.interrupted = False
-    except BusyError as error:
-        if not log.interrupted:
-            line.print(f"The log does not answer ({error}); it is asked again at every look.")
-        log.interrupted = True
-    except logs.UnreadableError as error:
-        log.unreadable = True
-        line.print(f"The log cannot be read ({error}); the console shows it.")
+    def _new_entries(self) -> Iterator[logs.Entry]:
+        """Yields what is new; says once that a log cannot be read, or does not answer for now."""
+        if self._log is None:
+            return
+        try:
+            yield from self._log.new_entries()
+            self._is_interrupted = False
+        except BusyError as error:
+            if not self._is_interrupted:
+                self._line.print(f"The log does not answer ({error}); each look asks again.")
+            self._is_interrupted = True
+        except InputError as error:
+            self._line.print(f"The log cannot be read; the console shows it. {error}")
+            self._log = None
 
 
 def elapsed(job: Job) -> datetime.timedelta:
@@ -127,10 +136,6 @@ class StatusLine:
     def _write(self, text: str) -> None:
         sys.stderr.write(text)
         sys.stderr.flush()
-
-
-def _has_log(asked: settings.Vertex, job: Job) -> bool:
-    return asked.job.logs and job.collection == "customJobs"  # trials have jobs of their own
 
 
 def clock(time_passed: datetime.timedelta) -> str:

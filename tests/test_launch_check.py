@@ -70,7 +70,7 @@ def too_large(total):
         (
             1,
             "echo Traceback >&2",
-            "--preflight ended with status 1, as it says above; mend it, or drop --preflight.",
+            "--preflight ended with status 1, as it says above; fix it, or drop --preflight.",
         ),
     ],
 )
@@ -115,7 +115,7 @@ def test_docker_builds_and_pushes_what_the_registry_has_not(tmp_path, monkeypatc
     with pytest.raises(InputError) as error:
         image.ensure(asked, place, address)
     assert str(error.value) == (
-        "docker build failed, as it says above; mend it, or use --build=cloud."
+        "docker build failed, as it says above; fix it, or use --build=cloud."
     )
 
 

@@ -58,7 +58,7 @@ def send(server, monkeypatch, *argv):
     own = ["--name=nuclei", "--project=lab", "--bucket=gs://b"]
     asked = flags.parse(settings.Vertex, ["launch.vertex", *own])
     (place,) = hardware.choose(asked)
-    service = client.Service("lab", place.region)
+    service = client.Service("lab", place.region, 60)
     return service, service.create("customJobs", request.build(asked, place, "i", argv, 1))
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from launch import check, hardware, settings, tell
+from launch import check, hardware, messages, settings
 from trainer import flags
 from trainer.errors import InputError
 
@@ -266,7 +266,7 @@ def test_dry_run_says_which_role_the_jobs_account_takes():
 def test_a_place_is_told_with_cost_and_quota():
     asked = parse("--accelerator=l4", "--workers=2")
     (place,) = hardware.choose(asked)
-    assert tell.describe(asked, place).splitlines() == [
+    assert messages.describe(asked, place).splitlines() == [
         "us-central1: 2 × g2-standard-12 (1 × NVIDIA L4, 48 GB of memory)",
         "  cost: unknown: prices.json of 2026-10-07 has no on_demand price of g2-standard-12 in "
         "us-central1; --prices=FILE names another list",

@@ -24,7 +24,7 @@ def service(monkeypatch):
     with vertex_server.serve() as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr("launch.submit.FIRST_PAUSE", 0.01)
+        monkeypatch.setattr("launch.cloud.FIRST_PAUSE", 0.01)
         yield server
 
 
@@ -201,7 +201,7 @@ def test_a_failed_job_is_started_again_and_a_finished_one_is_reported(service, s
     assert run() == 1
     service.walks["us-central1"] = ("SUCCEEDED",)
     assert run() == 0
-    assert "The last job was failed; its run goes on." in said.text
+    assert "The last job was failed; its run resumes." in said.text
     assert [body["labels"]["unet_attempt"] for body in created(service)] == ["1", "2"]
     assert run() == 0
     assert len(created(service)) == 2
@@ -222,13 +222,13 @@ def test_a_creation_that_fails_is_made_again_but_never_twice(service, said, stat
 
 def test_of_two_commands_at_the_same_time_one_starts_the_job(service, said):
     asked = parse()
-    rival = vertex.Service("lab", "us-central1")
-    mine = vertex.Service("lab", "us-central1")
+    rival = vertex.Service("lab", "us-central1", 5)
+    mine = vertex.Service("lab", "us-central1", 5)
     body = {"displayName": "nuclei", "labels": {"unet_run": "nuclei", "unet_attempt": "1"}}
     pool = {"machineSpec": {"machineType": "m"}, "replicaCount": "1"}
     body["jobSpec"] = {"workerPoolSpecs": [{**pool, "containerSpec": {"imageUri": "i"}}]}
     first = rival.create("customJobs", body)
-    job, ours = vertex.submit.create(mine, "customJobs", lambda attempt: body, [], "nuclei", 5)
+    job, ours = vertex.submit.create(mine, "customJobs", lambda attempt: body, [], "nuclei")
     assert (job.name, ours) == (first.name, False)
     assert states(service) == ["JOB_STATE_QUEUED", "JOB_STATE_CANCELLING"]
     assert asked.job.name == "nuclei"
@@ -296,7 +296,7 @@ def test_when_nothing_is_to_be_had_all_that_was_tried_is_said(service):
     with pytest.raises(InputError) as error:
         run("--regions=us-central1,us-east4")
     assert str(error.value) == (
-        f"No machines were to be had (l4 in us-central1: {QUOTA}; l4 in us-east4: {QUOTA}); ask "
+        f"No machines were available (l4 in us-central1: {QUOTA}; l4 in us-east4: {QUOTA}); ask "
         "for more of this quota (console: IAM & Admin, Quotas), or name other --regions or "
         "--accelerators."
     )
@@ -353,7 +353,7 @@ def test_a_long_log_is_turned_page_by_page_under_one_filter(service, capsys):
 def test_a_fast_clock_hides_nothing_that_others_say_after_it(service):
     run("--follow=false")
     (job,) = service.jobs.values()
-    (described,) = vertex.Service("lab", "us-central1").find("nuclei")
+    (described,) = vertex.Service("lab", "us-central1", 5).find("nuclei")
     log = logs.Log("lab", described)
     service.log(job, "workerpool1-0", "ahead", fast_by=3600)
     assert [entry.text for entry in log.new_entries()] == ["ahead"]
@@ -374,7 +374,7 @@ def test_failed_requests_for_the_log_end_nothing_and_lose_nothing(service, capsy
         f"workerpool0-0 | ERROR line {number}" for number in range(5)
     ]
     assert [line for line in said if "The log" in line] == [
-        "The log does not answer (it answers 503); it is asked again at every look."
+        "The log does not answer (503 injected); each look asks again."
     ]
 
 
@@ -417,17 +417,19 @@ def test_a_client_that_is_not_installed_and_credentials_that_are_not_there_are_s
     with pytest.raises(
         InputError, match=r"^No credentials for Google Cloud were found; run gcloud"
     ):
-        vertex.Service("lab", "us-central1")
+        vertex.Service("lab", "us-central1", 5)
     monkeypatch.setattr("launch.client.importlib.util.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"^google-cloud-aiplatform is not installed; install it:"):
-        vertex.Service("lab", "us-central1")
+        vertex.Service("lab", "us-central1", 5)
 
 
 def test_logs_that_cannot_be_read_are_said_so_once(service, capsys):
     service.walks["us-central1"] = ("RUNNING", "RUNNING", "SUCCEEDED")
     service.log_status = 403
     assert run() == 0
-    assert capsys.readouterr().err.count("it takes roles/logging.viewer in the project") == 1
+    line = "The log cannot be read; the console shows it. Cloud Logging refuses: injected; give "
+    line += "yourself roles/logging.viewer in the project.\n"
+    assert capsys.readouterr().err.count(line) == 1
 
 
 def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(service, said, monkeypatch):
@@ -465,7 +467,7 @@ def test_a_cloud_build_is_made_of_the_tree_once(service, said, monkeypatch, gcs,
     argv = ["--image=", f"--bucket={bucket}", "--build=cloud"]
     service.build_faults = [503, 404, 429, 0]  # once before the image is missed, then at two looks
     assert run(*argv) == 0
-    assert "Artifact Registry is busy (injected); trying again" in said.text
+    assert "Artifact Registry is busy (503 injected); trying again" in said.text
     assert "Cloud Build is busy (not reached: ConnectionError); trying again" in said.text
     (build,) = service.builds
     (address,) = build["images"]
@@ -486,9 +488,10 @@ def test_a_cloud_build_is_made_of_the_tree_once(service, said, monkeypatch, gcs,
     with pytest.raises(InputError, match=r"^--build=cloud ended as FAILURE"):
         run(*argv, "--name=third")
     service.build_faults = [403]
-    with pytest.raises(
-        InputError, match=r"\(injected\); give yourself roles/artifactregistry\.rea"
-    ):
+    refused = (
+        r"^Artifact Registry refuses: injected; give yourself roles/artifactregistry\.reader in"
+    )
+    with pytest.raises(InputError, match=refused):
         run(*argv, "--name=third")
     with pytest.raises(InputError, match=r"^--build=cloud cannot write its source to gs://absent/"):
         run(*argv, "--bucket=gs://absent", "--name=third")

@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from google.cloud import aiplatform_v1 as types
+from google.cloud.devtools import cloudbuild_v1
 from google.protobuf import json_format
 from google.rpc import code_pb2, status_pb2
 
-from launch import client, image, logs
-from trainer import vertex
+from launch import client, cloud
 
 KINDS = {
     "customJobs": types.CustomJob,
@@ -118,8 +118,8 @@ class Server:
 
     def environment(self) -> dict[str, str]:
         """Returns the variables that lead commands here."""
-        names = (vertex.ENDPOINT, logs.ENDPOINT, image.BUILD_ENDPOINT, image.REGISTRY_ENDPOINT)
-        return dict.fromkeys(names, self.address)
+        services = (cloud.VERTEX_AI, cloud.LOGGING, cloud.BUILD, cloud.REGISTRY)
+        return {service.variable: self.address for service in services}
 
     def bodies(self, method: str, ending: str) -> list[Any]:
         """Returns the bodies of requests whose path has this ending."""
@@ -281,9 +281,16 @@ class Server:
 
     def _build(self, method: str, path: str, body: Any) -> dict[str, Any]:
         if method == "POST":
+            try:
+                cloudbuild_v1.Build.from_json(json.dumps(body))
+            except json_format.ParseError as error:
+                raise RefusedError(400, f"Invalid JSON payload received. {error}") from None
             self.builds.append(body)
         build = {"id": "1", "status": self.build_states.pop(0), "logUrl": f"{self.address}/log"}
-        return {"metadata": {"build": build}} if method == "POST" else build
+        if method == "GET":
+            return build
+        kind = "type.googleapis.com/google.devtools.cloudbuild.v1.BuildOperationMetadata"
+        return {"name": "operations/build/1", "metadata": {"@type": kind, "build": build}}
 
 
 def broken_rule_of_a_question(body: Any) -> str:

@@ -78,7 +78,7 @@ def _parameter(tune: str, entry: str, args: Sequence[str]) -> dict[str, Any]:
         raise InputError(f"--tune={tune}: {entry!r} has another form than {FORM}.")
     low, high = (_number(tune, name, kinds[name], text, args) for text in found.group(1, 2))
     if low >= high:
-        raise InputError(f"--tune={tune}: {low:g} is not below {high:g}; turn them round.")
+        raise InputError(f"--tune={tune}: {low:g} is not below {high:g}; swap them.")
     scale = found[3] or "linear"
     if scale != "linear" and low <= 0:
         raise InputError(f"--tune={tune}: {low:g} has no logarithm; use linear, or begin above 0.")

@@ -2,12 +2,12 @@
 
 import pytest
 
-from launch import settings, study
+from launch import settings, tuning
 from trainer.errors import InputError
 
 
 def build(tune, metric="val/dice:max", args=(), **asked):
-    return study.build(settings.Tuning(tune=tune, metric=metric, **asked), args)
+    return tuning.build(settings.Tuning(tune=tune, metric=metric, **asked), args)
 
 
 def test_a_trial_counts_by_its_best_figure_and_the_rest_is_left_to_vertex_ai():
@@ -70,7 +70,7 @@ def test_optional_numbers_can_be_varied():
             "--tune=filters:32: 'filters:32' has another form than learning_rate:1e-4..1e-2:log,"
             "filters:32|64.",
         ),
-        ("filters:9..8", "--tune=filters:9..8: 9 is not below 8; turn them round."),
+        ("filters:9..8", "--tune=filters:9..8: 9 is not below 8; swap them."),
         (
             "filters:a|b",
             "--tune=filters:a|b: --filters=a is not a whole number.",

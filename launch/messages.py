@@ -39,7 +39,7 @@ def gcloud(asked: settings.Vertex, machines: Machines, body: Mapping[str, Any]) 
     return f"cat > {file} <<'END'\n{spec}\nEND\n{shlex.join(command)}"
 
 
-def of_other_flags(job: Job, body: Mapping[str, Any]) -> None:
+def warn_of_other_flags(job: Job, body: Mapping[str, Any]) -> None:
     """Says so if the job that runs was started with other flags."""
     spec = body.get("jobSpec") or body["trialJobSpec"]
     wanted = tuple(spec["workerPoolSpecs"][0]["containerSpec"]["args"])
@@ -83,7 +83,7 @@ def no_room(tried: Sequence[tuple[Machines, str]]) -> str:
     )
     trouble = errors.explain(tried[-1][1])
     remedy = trouble.remedy if trouble else "try again later, or other --regions or --accelerators"
-    return f"No machines were to be had ({attempts}); {remedy}."
+    return f"No machines were available ({attempts}); {remedy}."
 
 
 def closing_lines(asked: settings.Vertex, job: Job) -> str:
