@@ -97,6 +97,7 @@ def ours(settings: Predict, option: None) -> Callable[[], Any]:
         import tensorflow as tf
 
         from trainer import cluster, network, passport
+        from trainer.models import build
         from trainer.predict import predictor
 
     tf.config.threading.set_intra_op_parallelism_threads(settings.threads)
@@ -112,9 +113,7 @@ def ours(settings: Predict, option: None) -> Callable[[], Any]:
     }
     with tempfile.TemporaryDirectory() as folder:
         passport.write(folder, run)
-        best = network.best_checkpoints(
-            folder, network.build_model(job.model, settings.channels, 2)
-        )
+        best = network.best_checkpoints(folder, build.build_model(job.model, settings.channels, 2))
         best.write(best.snapshot(0, {}))
         networks = predictor.load(os.fspath(folder), tile=settings.tile)
     image = noise(settings)

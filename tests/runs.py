@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tests import rounding
 from trainer import config, models, network, passport
+from trainer.models import build
 
 # By how much rounding may move a probability of these networks: they add up to 1800 products on the
 # longest way, and their logits are below 10, of whose changes probabilities take a quarter.
@@ -54,7 +55,7 @@ def write_run(
         },
     )
     passport.write(str(folder), run)
-    model = network.build_model(job.model, channels, len(classes))
+    model = build.build_model(job.model, channels, len(classes))
     draw(model, seed)
     best = network.best_checkpoints(str(folder), model)
     best.write(best.snapshot(7, {}))

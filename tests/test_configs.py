@@ -2,15 +2,14 @@
 
 import importlib.util
 import json
-import pathlib
 
 import pytest
 from conftest import strategy_of, write_data
 
-from tests.jobs import command
-from trainer import config, flags, network, run
+from tests.jobs import ROOT, command
+from trainer import config, flags, run
+from trainer.models import build
 
-ROOT = pathlib.Path(__file__).parents[1]
 SMALL = ["--filters=2", "--depth=1", "--batch_size=4", "--crop=32"]
 SMALL += ["--jit_compile=false", "--precision=float32"]
 
@@ -25,7 +24,7 @@ def test_each_preset_opens_a_run_with_its_settings_when_made_small(tmp_path, nam
     argv += [f"--run_dir={tmp_path / 'run'}", "--warmup_steps=0", "--strategy=one_device"]
     job = flags.parse(config.Job, ["trainer.task", *argv])
     opened = run.open_run(job, strategy_of(1), manifest)
-    network.build_model(job.model, manifest.channels, manifest.num_classes)
+    build.build_model(job.model, manifest.channels, manifest.num_classes)
     run.build_optimizer(job.optimization, opened["total_steps"], opened["precision"])
     assert opened["total_steps"] == 2
     for line in preset.splitlines():

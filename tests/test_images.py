@@ -1,7 +1,6 @@
 """Tests of reading pictures and arrays."""
 
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from tests.jobs import ROOT
 from tests.pictures import GREY, LIMIT, bomb, png16, refusal, save, save_pages, source_of
 from trainer.data import images, reading, sources
 
@@ -424,7 +424,7 @@ def test_sixteen_bit_colours_are_read_without_a_word_of_tensorflow(tmp_path):
     result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
-        env={**environment, "PYTHONPATH": str(pathlib.Path(__file__).parents[1])},
+        env={**environment, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,

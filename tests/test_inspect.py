@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -10,11 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.jobs import command
+from tests.jobs import ROOT, command
 from trainer import config, flags
 from trainer.data import inspect, prepare, records
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture

@@ -12,14 +12,13 @@ import pytest
 
 from launch import client, hardware, request, settings
 from tests import vertex_machines, vertex_server
-from tests.jobs import SMALL
+from tests.jobs import ROOT, SMALL
 from trainer import flags
 
 pytestmark = pytest.mark.slow
 
 LONG = ["--steps=16", "--eval_every=8", "--checkpoint_every=4", "--lease_seconds=2", "--panels=0"]
 LONG += ["--worst_cases=0", "--norm=group"]
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture

@@ -12,10 +12,8 @@ from conftest import draw_discs
 from PIL import Image
 
 import trainer
-from tests.jobs import SMALL
+from tests.jobs import ROOT, SMALL
 from trainer.data import demo, records
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 def test_the_demo_data_are_whole_small_and_of_every_split():

@@ -23,13 +23,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from tests.jobs import ROOT
 from tests.pictures import bomb
 from trainer import config, flags
 from trainer.data import output, prepare, records, sides
 from trainer.errors import InputError, PassingError
 from trainer.stores import files
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)

@@ -45,14 +45,14 @@ def test_a_job_leaves_the_run_folder_that_is_promised(finished):
     assert only(entries, "train", "step") == [[2], [3], [4], [6]]
     assert only(entries, "val", "step") == [[3], [6]]
     assert only(entries, "test", "dice", "iou")
-    passport = json.loads((run_dir / "run.json").read_text())
-    assert (passport["exit_reason"], passport["streams"], passport["total_steps"]) == (
+    facts = json.loads((run_dir / "run.json").read_text())
+    assert (facts["exit_reason"], facts["streams"], facts["total_steps"]) == (
         "finished",
         2,
         6,
     )
-    assert (passport["settings"]["norm"], passport["norm"]) == ("auto", "batch")
-    assert passport["peak_learning_rate"] == 0.001
+    assert (facts["settings"]["norm"], facts["norm"]) == ("auto", "batch")
+    assert facts["peak_learning_rate"] == 0.001
     assert not (run_dir / "lease.json").exists()
     for path in (
         "checkpoints/00000006/commit.json",
@@ -370,8 +370,8 @@ def test_a_finished_run_trains_on_with_more_steps_wherever_its_data_are(
     )
     rates = dict(only(entries, "train", "step", "learning_rate"))
     assert rates == pytest.approx({1: 5e-4, 2: 0, 3: 1e-3 * (1 - 0.5**0.5) / 2, 4: 0}, rel=1e-4)
-    passport = json.loads((tmp_path / "run" / "run.json").read_text())
-    found = [passport[key] for key in ("begun_with_steps", "total_steps", "exit_reason")]
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    found = [facts[key] for key in ("begun_with_steps", "total_steps", "exit_reason")]
     assert found == [2, 4, "finished"]
     with pytest.raises(InputError, match="holds a run of 4 steps, and this is one of 3; give"):
         train_here("moved/", tmp_path / "run", steps=3, eval_every=0)
@@ -542,8 +542,8 @@ def test_a_job_goes_on_without_damaged_records_and_always_in_the_same_way(damage
     ):
         one, other = (only(lines(tmp_path / name), split, *keys) for name in ("one", "other"))
         assert one == other != []
-    run = json.loads((tmp_path / "one" / "run.json").read_text())
-    assert [line.split(" at byte ")[0] for line in run["unreadable_records"]] == [
+    described = json.loads((tmp_path / "one" / "run.json").read_text())
+    assert [line.split(" at byte ")[0] for line in described["unreadable_records"]] == [
         f"{damaged_dir}/{split}-00001-of-00002.tfrecord: record 0 ({case})"
         for split, case in (("train", "train4"), ("test", "test2"))
     ]

@@ -1,7 +1,6 @@
 """The training step over 1, 2 and 4 devices."""
 
 import functools
-import pathlib
 
 import keras
 import numpy as np
@@ -10,6 +9,7 @@ import tensorflow as tf
 from conftest import strategy_of
 
 from tests import rounding
+from tests.jobs import ROOT
 from trainer import losses, models, optimizer, steps
 from trainer.errors import InputError
 
@@ -37,14 +37,14 @@ def train(
     loss="ce_dice",
     norm="none",
     dropout=0.0,
-    optimizer=None,
+    new_optimizer=None,
     **settings,
 ):
     """Trains on the batch above over `number` replicas; returns the totals and the weights."""
     strategy = strategy_of(number)
     with strategy.scope():
         model = network(norm, dropout)
-        descent = optimizer() if optimizer else keras.optimizers.SGD(0.5)
+        descent = new_optimizer() if new_optimizer else keras.optimizers.SGD(0.5)
         descent.build(model.trainable_variables)
         average = keras.models.clone_model(model) if settings.get("average_decay") else None
     if average is not None:
@@ -197,7 +197,7 @@ def test_a_keras_that_sums_gradients_in_another_way_is_refused():
         f"Keras {keras.__version__} sums gradients in another way than the releases tested here; "
         f"install one of those: pip install 'keras{steps.TESTED_KERAS}'."
     )
-    setup = (pathlib.Path(__file__).parents[1] / "setup.py").read_text()
+    setup = (ROOT / "setup.py").read_text()
     assert f'"keras{steps.TESTED_KERAS}"' in setup
 
 
@@ -223,7 +223,7 @@ def test_loss_scaling_leaves_the_reported_norm_and_the_update_as_they_are(number
     def scaled():
         return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5))
 
-    assert_same(train(number, optimizer=scaled, clip_norm=0.5), train(number, clip_norm=0.5))
+    assert_same(train(number, new_optimizer=scaled, clip_norm=0.5), train(number, clip_norm=0.5))
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 from tests.runs import write_run
 from trainer import config, models, network, transfer
 from trainer.errors import InputError
+from trainer.models import build
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def begin(source, channels=1, num_classes=2, normalize="image", **settings):
         data=config.Data(normalize=normalize),
         model=config.Model(**{"filters": 4, "depth": 2, **settings}),
     )
-    pair = [network.build_model(job.model, channels, num_classes) for _ in range(2)]
+    pair = [build.build_model(job.model, channels, num_classes) for _ in range(2)]
     for model in pair:
         models.draw_weights(model, 0)
     transfer.begin(pair[1], transfer.describe(source), job)
@@ -121,7 +122,7 @@ def test_a_source_that_has_changed_is_refused(tmp_path):
     source = write_run(tmp_path / "a", seed=1)
     origin = transfer.describe(source)
     write_run(tmp_path / "a", seed=2)
-    model = network.build_model(config.Model(filters=4, depth=2), 1, 2)
+    model = build.build_model(config.Model(filters=4, depth=2), 1, 2)
     with pytest.raises(InputError, match="has other weights than step 7 of run 000000000000, with"):
         transfer.begin(model, origin, config.Job(model=config.Model(filters=4, depth=2)))
 

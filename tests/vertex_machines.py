@@ -10,7 +10,6 @@ CLUSTER_SPEC always.
 import contextlib
 import json
 import os
-import pathlib
 import signal
 import socket
 import subprocess
@@ -19,6 +18,8 @@ import threading
 import time
 from collections.abc import Mapping
 from typing import Any
+
+from tests.jobs import ROOT
 
 ROLES = ("chief", "worker", "ps", "evaluator")
 GRACE_SECONDS = 5
@@ -120,7 +121,7 @@ class Machines:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "trainer.task", *container.args],
                     env=self._environment | environment(job, replica, addresses),
-                    cwd=pathlib.Path(__file__).parents[1],
+                    cwd=ROOT,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     text=True,

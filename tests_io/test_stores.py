@@ -1,7 +1,6 @@
 """Tests of the commands on object stores that take tensorflow-io."""
 
 import json
-import pathlib
 import subprocess
 import sys
 import time
@@ -11,11 +10,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from tests.jobs import ROOT
 from trainer.data import records
 from trainer.errors import InputError
 from trainer.stores import files
 
-ROOT = pathlib.Path(__file__).parent.parent
 SECONDS = 300
 
 

@@ -24,12 +24,12 @@ from trainer import (
     json_text,
     losses,
     models,
-    network,
     run,
     steps,
 )
 from trainer.data import pipeline, records
 from trainer.errors import InputError
+from trainer.models import build
 from trainer.stores import files
 
 NUM_STEPS = 10
@@ -247,15 +247,13 @@ def _train(
     manifest = records.read_manifest(job.data.data_dir)
     num_replicas = strategy.num_replicas_in_sync
     with strategy.scope():
-        model = network.build_model(
-            job.model, manifest.channels, manifest.num_classes, num_replicas
-        )
+        model = build.build_model(job.model, manifest.channels, manifest.num_classes, num_replicas)
         models.draw_weights(model, job.run.seed)
         descent = run.build_optimizer(job.optimization, NUM_STEPS, job.device.precision)
         descent.build(model.trainable_variables)
     pixels = manifest.splits["train"].pixels
     synchronized = job.model.norm == "auto" and num_replicas > 1
-    loop = steps.train_loop(
+    advance = steps.train_loop(
         strategy,
         model,
         descent,
@@ -266,9 +264,9 @@ def _train(
         jit_compile=cluster.device_kind(strategy) != "CPU" and not synchronized,
     )
     before = [variable.numpy() for variable in model.trainable_variables]
-    first = loop(batches, tf.constant(1))["loss"].numpy()
+    first = advance(batches, tf.constant(1))["loss"].numpy()
     after = [variable.numpy() for variable in model.trainable_variables]
-    rest = loop(batches, tf.constant(NUM_STEPS - 1))["loss"].numpy()
+    rest = advance(batches, tf.constant(NUM_STEPS - 1))["loss"].numpy()
     gradient = []
     if job.optimization.optimizer == "sgd":  # its first step goes down the gradient itself
         rate = job.optimization.learning_rate

@@ -34,7 +34,7 @@ from trainer import (
 from trainer.data import damage, demo, explaining, pipeline, records
 from trainer.errors import InputError
 from trainer.export import placement
-from trainer.models import norms
+from trainer.models import build, norms
 from trainer.progress import Progress, Series, check_finite
 from trainer.stores import files
 from trainer.watch import board, journal, terminal
@@ -87,7 +87,7 @@ def train(job: config.Job) -> None:
 
         keras.mixed_precision.set_global_policy(cluster.POLICIES[run["precision"]])
         with strategy.scope():
-            model = network.build_model(
+            model = build.build_model(
                 job.model,
                 manifest.channels,
                 manifest.num_classes,
@@ -141,7 +141,7 @@ def train(job: config.Job) -> None:
             lanes=models.packing.LANES[kind],
             timed=not job.device.deterministic and kind != "TPU",
         )
-        evaluator = evaluation.Evaluator(
+        evaluate = evaluation.Evaluator(
             strategy,
             evaluated,
             data_dir,
@@ -155,7 +155,7 @@ def train(job: config.Job) -> None:
             tile=job.run.tile,
         )
         final_split = "test" if "test" in manifest.splits else "val"
-        evaluator.check_tile("val", final_split)
+        evaluate.check_tile("val", final_split)
         if chief and job.run.model_dir:
             placement.check("model_dir", job.run.model_dir, will_differ=step < run["total_steps"])
         if chief:  # what can be refused has been, and from here on the folder is this run's
@@ -206,7 +206,7 @@ def train(job: config.Job) -> None:
             if due and step > progress.evaluated_step:
                 gallery = evaluation.Gallery(first=job.run.panels, worst=job.run.worst_panels)
                 with goodput.spending("evaluation"), contextlib.suppress(evaluation.CancelledError):
-                    scores = evaluator("val", gallery.offer, is_cancelled)
+                    scores = evaluate("val", gallery.offer, is_cancelled)
                     figures = evaluation.figures(scores)
                     weights = evaluated.trainable_variables if job.run.histograms else []
                     draw = functools.partial(
@@ -280,7 +280,7 @@ def train(job: config.Job) -> None:
             )
         gallery = evaluation.Gallery(worst=job.run.worst_cases, best=job.run.best_cases)
         try:
-            scores = evaluator(final_split, gallery.offer, is_cancelled)
+            scores = evaluate(final_split, gallery.offer, is_cancelled)
         except evaluation.CancelledError:
             raise preemption.StoppedError(closing_words(request, step)) from None
         if chief:

@@ -28,10 +28,10 @@ def results(
         return
     with (
         tempfile.TemporaryDirectory() as folder,
-        concurrent.futures.ThreadPoolExecutor(AHEAD) as pool,
+        concurrent.futures.ThreadPoolExecutor(AHEAD) as executor,
     ):
         used: collections.deque[survey.Pair] = collections.deque()
-        for result in run(task, _copies(pool, pairs, folder, used)):
+        for result in run(task, _copies(executor, pairs, folder, used)):
             yield result
             for source in _sources(used.popleft()):
                 if os.path.dirname(source.path) == folder:
@@ -39,7 +39,7 @@ def results(
 
 
 def _copies(
-    pool: concurrent.futures.Executor,
+    executor: concurrent.futures.Executor,
     pairs: Sequence[survey.Pair],
     folder: str,
     used: collections.deque[survey.Pair],
@@ -47,9 +47,9 @@ def _copies(
     """Yields pairs with local paths, and notes them in `used`."""
     pending: collections.deque[concurrent.futures.Future] = collections.deque()
     with contextlib.ExitStack() as stack:
-        stack.callback(pool.shutdown, wait=True, cancel_futures=True)
+        stack.callback(executor.shutdown, wait=True, cancel_futures=True)
         for index, pair in enumerate(pairs):
-            pending.append(pool.submit(_copy, pair, folder, index))
+            pending.append(executor.submit(_copy, pair, folder, index))
             if len(pending) > AHEAD:
                 used.append(pending.popleft().result())
                 yield used[-1]

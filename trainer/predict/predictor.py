@@ -19,7 +19,8 @@ import tensorflow as tf
 from trainer import ahead, cluster, steps
 from trainer.data import images, pipeline, rasters, sources
 from trainer.errors import InputError
-from trainer.predict import ensemble, mosaic
+from trainer.predict import ensemble
+from trainer.predict.mosaic import Mosaic
 
 READ_AHEAD = 8  # tiles
 BATCHES_IN_FLIGHT = 2
@@ -61,7 +62,7 @@ class Failure:
 @dataclasses.dataclass(frozen=True)
 class _Tile:
     key: Any
-    mosaic: mosaic.Mosaic
+    mosaic: Mosaic
     corner: tuple[int, int]
     pixels: np.ndarray
     statistics: np.ndarray
@@ -186,9 +187,7 @@ class Predictor:
 
     def _tiles_of(self, key: Any, raster: rasters.Raster) -> Iterator[_Tile]:
         size = raster.height, raster.width
-        plan = mosaic.Mosaic(
-            size, self._tile, self.networks.halo, self.networks.stride, self._multiple
-        )
+        plan = Mosaic(size, self._tile, self.networks.halo, self.networks.stride, self._multiple)
         statistics = np.zeros((2, self.networks.channels), np.float32)
         if self.networks.uses_statistics:
             statistics[:] = rasters.statistics(raster)

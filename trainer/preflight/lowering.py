@@ -5,9 +5,9 @@ import dataclasses
 import keras
 import numpy as np
 
-from trainer import cluster, config, losses, network, run, steps
+from trainer import cluster, config, losses, run, steps
 from trainer.data import demo, records
-from trainer.models import norms, packing
+from trainer.models import build, norms, packing
 from trainer.preflight import arithmetic
 from trainer.preflight.accelerators import Accelerator, Gpu
 
@@ -56,7 +56,7 @@ def lower(job: config.Job, accelerator: Accelerator, batch_size: int, num_replic
     split = manifest.splits["train"]
     keras.backend.clear_session()  # layers are numbered anew: the same settings, the same program
     keras.mixed_precision.set_global_policy(cluster.POLICIES[precision])
-    model = network.build_model(job.model, manifest.channels, manifest.num_classes, num_replicas)
+    model = build.build_model(job.model, manifest.channels, manifest.num_classes, num_replicas)
     average = keras.models.clone_model(model) if job.optimization.ema else None
     total_steps = job.optimization.total_steps(split.examples, job.data.batch_size)
     descent = run.build_optimizer(job.optimization, total_steps, precision)
