@@ -96,7 +96,8 @@ def ours(settings: Predict, option: None) -> Callable[[], Any]:
         import keras
         import tensorflow as tf
 
-        from trainer import cluster, network, passport
+        from trainer import cluster
+        from trainer.checkpointing import best_weights, run_metadata
         from trainer.models import build
         from trainer.predict import predictor
 
@@ -112,8 +113,10 @@ def ours(settings: Predict, option: None) -> Callable[[], Any]:
         "data": data,
     }
     with tempfile.TemporaryDirectory() as folder:
-        passport.write(folder, run)
-        best = network.best_checkpoints(folder, build.build_model(job.model, settings.channels, 2))
+        run_metadata.write(folder, run)
+        best = best_weights.best_checkpoints(
+            folder, build.build_model(job.model, settings.channels, 2)
+        )
         best.write(best.snapshot(0, {}))
         networks = predictor.load(os.fspath(folder), tile=settings.tile)
     image = noise(settings)

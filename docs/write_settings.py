@@ -19,7 +19,7 @@ COMMANDS = {
     "trainer.predict": config.Predict,
     "trainer.export": config.Export,
     "trainer.report": config.Report,
-    "trainer.checkpoint": config.Checkpoint,
+    "trainer.checkpointing.checkpoint": config.Checkpoint,
     "trainer.selfcheck": config.SelfCheck,
     "trainer.preflight": config.Preflight,
     "launch.local": config.Local,

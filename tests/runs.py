@@ -5,7 +5,8 @@ import numpy as np
 import tensorflow as tf
 
 from tests import rounding
-from trainer import config, models, network, passport
+from trainer import config, models
+from trainer.checkpointing import best_weights, run_metadata
 from trainer.models import build
 
 # By how much rounding may move a probability of these networks: they add up to 1800 products on the
@@ -31,7 +32,7 @@ def write_run(
         data=config.Data(normalize=normalize),
         model=config.Model(filters=filters, depth=depth, **settings),
     )
-    run = passport.describe(
+    run = run_metadata.describe(
         job,
         [],
         tf.distribute.OneDeviceStrategy("/CPU:0"),
@@ -54,10 +55,10 @@ def write_run(
             "pixels": {"train": [1] * len(classes)},
         },
     )
-    passport.write(str(folder), run)
+    run_metadata.write(str(folder), run)
     model = build.build_model(job.model, channels, len(classes))
     draw(model, seed)
-    best = network.best_checkpoints(str(folder), model)
+    best = best_weights.best_checkpoints(str(folder), model)
     best.write(best.snapshot(7, {}))
     return str(folder)
 

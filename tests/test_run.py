@@ -17,7 +17,8 @@ from conftest import SECRET, strategy_of, write_data
 import trainer
 from tests import rounding
 from tests.jobs import command, lines, only, start, start_workers, train
-from trainer import checkpoint, cluster, config, evaluation, passport, run
+from trainer import cluster, config, evaluation, run
+from trainer.checkpointing import checkpoint, run_metadata
 from trainer.data import records
 from trainer.errors import InputError
 from trainer.predict import prediction
@@ -227,7 +228,7 @@ def test_settings_bind_only_a_run_that_has_weights(data_dir, tmp_path, kind):
     settings = {"data_dir": str(data_dir), "run_dir": str(tmp_path), "precision": "float32"}
     settings["jit_compile"] = "false"
     wrong = config.from_dict(config.Job, {**settings, "learning_rate": 1e9})
-    passport.write(str(tmp_path), run.open_run(wrong, strategy_of(1), manifest))
+    run_metadata.write(str(tmp_path), run.open_run(wrong, strategy_of(1), manifest))
     job = config.from_dict(config.Job, settings)
     assert run.open_run(job, strategy_of(1), manifest)["settings"]["learning_rate"] == 1e-3
     write_commit(tmp_path, kind)
@@ -290,7 +291,7 @@ def test_a_run_does_not_go_on_with_workers_that_do_not_divide_its_streams(
     job = config.from_dict(config.Job, {**settings, "jit_compile": "false"})
     manifest = records.read_manifest(str(data_dir))
     begun = run.open_run(job, strategy_of(1), manifest)
-    passport.write(str(tmp_path), {**begun, "streams": 1})
+    run_metadata.write(str(tmp_path), {**begun, "streams": 1})
     write_commit(tmp_path)
     assert run.open_run(job, strategy_of(1), manifest)["streams"] == 1
     monkeypatch.setattr(cluster, "num_input_hosts", lambda strategy: 2)

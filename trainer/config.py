@@ -638,7 +638,7 @@ class SelfCheck(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint(Settings):
-    """Shows the checkpoints of a run: `python -m trainer.checkpoint list|verify RUN`."""
+    """Shows the checkpoints of a run: `python -m trainer.checkpointing.checkpoint list|verify RUN`."""
 
     action: str = setting(
         "list", "list asks for sizes, verify reads every byte.", choices=("list", "verify")

@@ -17,18 +17,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import (
-    checkpoint,
-    cluster,
-    config,
-    json_text,
-    losses,
-    metrics,
-    network,
-    steps,
-    tiles,
-    turns,
-)
+from trainer import cluster, config, json_text, losses, metrics, steps, tiles, turns
+from trainer.checkpointing import best_weights, checkpoint
 from trainer.data import damage, demo, explaining, pipeline, reading, records
 from trainer.errors import InputError
 from trainer.models import packing
@@ -488,11 +478,11 @@ def evaluate_run(settings: config.Evaluate) -> None:
         InputError: the run, the data and the settings do not go together, or the folder to write
             cannot be written or holds files of others.
     """
-    run = network.read_run(settings.run_dir)
+    run = best_weights.read_run(settings.run_dir)
     job = config.from_dict(config.Job, run["settings"])
     data_dir = settings.data_dir or job.data.data_dir or demo.folder()
     manifest = records.read_manifest(data_dir)
-    network.check_same_kind(settings.run_dir, run, manifest)
+    best_weights.check_same_kind(settings.run_dir, run, manifest)
     if settings.split not in manifest.splits:
         raise InputError(
             f"--split={settings.split} is not in {data_dir}, which has "
@@ -516,7 +506,7 @@ def evaluate_run(settings: config.Evaluate) -> None:
         sum_over_workers=add,
     )
     with strategy.scope():
-        model, step = network.best_model(settings.run_dir, run)
+        model, step = best_weights.best_model(settings.run_dir, run)
     commit = {"step": step, "progress": {}}
     checkpoint.check_same(settings.run_dir, commit, worker, num_workers, add)
     evaluator = Evaluator(

@@ -14,23 +14,20 @@ import tensorflow as tf
 from absl import logging
 
 from trainer import (
-    checkpoint,
     cluster,
     config,
     evaluation,
     export,
-    facts,
     flags,
     lease,
     losses,
     models,
-    network,
     optimizer,
-    passport,
     preemption,
     steps,
-    transfer,
 )
+from trainer.checkpointing import best_weights, checkpoint, facts, run_metadata, transfer
+from trainer.checkpointing.background_writer import Writer
 from trainer.data import damage, demo, explaining, pipeline, records
 from trainer.errors import InputError
 from trainer.export import placement
@@ -42,7 +39,6 @@ from trainer.watch.goodput import Goodput, Speed
 from trainer.watch.trace import Trace
 from trainer.watch.vitals import Vitals
 from trainer.workers import peers, rendezvous
-from trainer.writer import Writer
 
 STEPS_PER_LOOP = {"CPU": 10, "GPU": 50, "TPU": 100}
 LOOP_SECONDS = 5.0  # so that a job that is asked to stop hears it in time
@@ -81,7 +77,7 @@ def train(job: config.Job) -> None:
         request = stack.enter_context(preemption.listening())
         owner = stack.enter_context(lease.held(job.run.run_dir, job.run.lease_seconds, chief))
         run = open_run(job, strategy, manifest)
-        ending = stack.enter_context(passport.ending(job.run.run_dir, run, chief))
+        ending = stack.enter_context(run_metadata.ending(job.run.run_dir, run, chief))
         stack.enter_context(peers.explained())
         manifest = check_data(job, strategy, data_dir, manifest, run)
 
@@ -109,7 +105,7 @@ def train(job: config.Job) -> None:
             run["fingerprint"],
             optional=[LOSS_SCALE],
         )
-        best = network.best_checkpoints(job.run.run_dir, evaluated)
+        best = best_weights.best_checkpoints(job.run.run_dir, evaluated)
         restored = restore_together(checkpoints, strategy)
         if restored is None:
             restored = {"step": 0, "progress": {}}
@@ -159,7 +155,7 @@ def train(job: config.Job) -> None:
         if chief and job.run.model_dir:
             placement.check("model_dir", job.run.model_dir, will_differ=step < run["total_steps"])
         if chief:  # what can be refused has been, and from here on the folder is this run's
-            passport.write(job.run.run_dir, run)
+            run_metadata.write(job.run.run_dir, run)
         log_start(job, strategy, run, step)
         opened, stream = open_stream(job, strategy, data_dir, manifest, run["streams"], step)
         batches = pipeline.kept(iter(opened))
@@ -394,9 +390,9 @@ def open_run(
         old = None  # there is nothing to go on from, and nothing that other settings would spoil
     total_steps = job.optimization.total_steps(train_split.examples, job.data.batch_size)
     if old:
-        passport.check_same_run(old, job, fingerprint, strategy.num_replicas_in_sync)
-        passport.check_length(old, job, total_steps)
-        passport.check_same_replicas(old, job, strategy.num_replicas_in_sync)
+        run_metadata.check_same_run(old, job, fingerprint, strategy.num_replicas_in_sync)
+        run_metadata.check_length(old, job, total_steps)
+        run_metadata.check_same_replicas(old, job, strategy.num_replicas_in_sync)
     origin = transfer.origin(job.run, old)
     chosen = old or {}
     norm = norms.choose(job.model.norm, strategy.num_replicas_in_sync)
@@ -412,18 +408,18 @@ def open_run(
     )
     if old and old["precision"] != precision:
         logging.info("The run was begun in %s and goes on in %s.", old["precision"], precision)
-    return passport.describe(
+    return run_metadata.describe(
         job,
         flags.command_line(job),
         strategy,
         data_fingerprint=fingerprint,
         # Of a run that is the same, though another release may compute another fingerprint.
         fingerprint=chosen.get("fingerprint")
-        or passport.fingerprint(job, fingerprint, strategy.num_replicas_in_sync, origin),
+        or run_metadata.fingerprint(job, fingerprint, strategy.num_replicas_in_sync, origin),
         init_from=origin,
         channels=manifest.channels,
         classes=[entry.name for entry in manifest.classes],
-        data=passport.describe_data(manifest),
+        data=run_metadata.describe_data(manifest),
         streams=pipeline.num_streams(
             train_split,
             cluster.num_input_hosts(strategy),

@@ -24,7 +24,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from benchmarks import table
-from trainer import checkpoint, config, flags
+from trainer import config, flags
+from trainer.checkpointing import checkpoint
 from trainer.stores import files
 
 Names = Callable[[str], list[str]]  # the paths below a folder

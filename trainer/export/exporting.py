@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import config, network, tiles
+from trainer import config, tiles
+from trainer.checkpointing import best_weights
 from trainer.data import demo, normalization, pipeline, records
 from trainer.errors import InputError
 from trainer.export import lite, model_card, onnx_model, placement, serving
@@ -26,11 +27,11 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
         lite.check_installed()
     if settings.onnx:
         onnx_model.check_installed()
-    run = network.read_run(settings.run_dir)
+    run = best_weights.read_run(settings.run_dir)
     job = config.from_dict(config.Job, run["settings"])
-    data = network.data_of(run)
+    data = best_weights.data_of(run)
     keras.mixed_precision.set_global_policy("float32")  # a job that trained may have another
-    model, step = network.best_model(settings.run_dir, run)
+    model, step = best_weights.best_model(settings.run_dir, run)
     stride = 2**job.model.depth
     multiple = max(pipeline.PADDED_SIDE, stride)
     halo = tiles.halo_of(job.model.depth, job.model.kernel_size)
@@ -91,7 +92,7 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
     described = {
         "run": run["fingerprint"],
         "step": step,
-        "weights": network.weights_digest(model),
+        "weights": best_weights.weights_digest(model),
         "channels": run["channels"],
         "dtype": data["dtype"],
         "classes": [
@@ -153,7 +154,7 @@ def _images(
     """Yields images, stored dtype [H, W, C], and masks, class ids [H, W], of a split."""
     data_dir = settings.data_dir or run["settings"]["data_dir"] or demo.folder()
     manifest = records.read_manifest(data_dir)
-    network.check_same_kind(settings.run_dir, run, manifest)
+    best_weights.check_same_kind(settings.run_dir, run, manifest)
     split = manifest.splits.get(side) or manifest.splits["val"]
     for shard in split.shards:
         for serialized in records.read_shard(data_dir, shard):

@@ -1,6 +1,7 @@
 """Entry point of prediction: `python -m trainer.predict --help`."""
 
-from trainer import config, facts, flags
+from trainer import config, flags
+from trainer.checkpointing import facts
 from trainer.stores import files
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer import config, models, network, tiles, turns
+from trainer import config, models, tiles, turns
+from trainer.checkpointing import best_weights
 from trainer.data import normalization
 from trainer.errors import InputError
 
@@ -51,8 +52,8 @@ class Ensemble:
         Raises:
             InputError: if a folder holds no run, or the runs have not the same kind of data.
         """
-        runs = [network.read_run(run_dir) for run_dir in run_dirs]
-        data = [network.data_of(run) for run in runs]
+        runs = [best_weights.read_run(run_dir) for run_dir in run_dirs]
+        data = [best_weights.data_of(run) for run in runs]
         _check_alike(run_dirs, runs, data)
         self.channels: int = runs[0]["channels"]
         self.dtype: str = data[0]["dtype"]
@@ -107,14 +108,14 @@ def _normalised(member: Member, images: tf.Tensor, statistics: tf.Tensor) -> tf.
 
 
 def _member(run_dir: str, run: dict[str, Any], data: dict[str, Any]) -> Member:
-    model, step = network.best_model(run_dir, run)
+    model, step = best_weights.best_model(run_dir, run)
     job = config.from_dict(config.Job, run["settings"])
     mean, std = tuple(data["mean"]), tuple(data["std"])
     weights = {
         "run_dir": run_dir,
         "run": run["fingerprint"],
         "step": step,
-        "sha256": network.weights_digest(model),
+        "sha256": best_weights.weights_digest(model),
     }
     return Member(models.fold(model), job.data.normalize, mean, std, weights, job)
 

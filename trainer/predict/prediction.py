@@ -17,7 +17,8 @@ import keras
 import tqdm
 from absl import logging
 
-from trainer import cluster, config, facts
+from trainer import cluster, config
+from trainer.checkpointing import facts
 from trainer.data import reading, sources
 from trainer.errors import InputError
 from trainer.predict import instances, outputs, predictor, record

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from trainer import config, facts, flags
+from trainer import config, flags
+from trainer.checkpointing import facts
 from trainer.errors import InputError
 from trainer.report import page, runs
 from trainer.stores import files

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer import facts
+from trainer.checkpointing import facts
 from trainer.errors import InputError
 from trainer.stores import files
 

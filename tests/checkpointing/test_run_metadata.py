@@ -6,12 +6,13 @@ import pytest
 import tensorflow as tf
 from conftest import strategy_of, write_data
 
-from trainer import config, network, passport
+from trainer import config
+from trainer.checkpointing import best_weights, run_metadata
 from trainer.errors import InputError, PassingError
 
 
 def describe(job=None, **facts):
-    return passport.describe(
+    return run_metadata.describe(
         job or config.Job(), ["--crop=64"], strategy_of(1), data_fingerprint="abc", **facts
     )
 
@@ -27,15 +28,15 @@ def test_the_passport_says_settings_versions_and_devices():
 
 def test_the_passport_says_what_prediction_needs_of_the_data(tmp_path):
     manifest = write_data(tmp_path, {"train": [(8, 8)] * 2}, num_classes=3)
-    data = passport.describe_data(manifest)
+    data = run_metadata.describe_data(manifest)
     assert data["class_values"] == [0, 1, 2]
     assert (data["dtype"], data["ignore_value"]) == ("uint8", None)
     assert data["mean"] == list(manifest.splits["train"].mean)
     assert data["images"] == {"train": 2}
-    assert network.data_of({"data": data}) is data
+    assert best_weights.data_of({"data": data}) is data
     # Where an older passport says nothing, the data folder does.
     older = {"settings": {"data_dir": str(tmp_path)}}
-    assert network.data_of(older) == json.loads(json.dumps(data))
+    assert best_weights.data_of(older) == json.loads(json.dumps(data))
 
 
 def test_nothing_of_the_environment_gets_into_the_passport(monkeypatch):
@@ -47,13 +48,13 @@ def test_nothing_of_the_environment_gets_into_the_passport(monkeypatch):
 
 
 def test_the_same_settings_go_on_with_a_run():
-    passport.check_same_run(describe(), config.Job(), "abc")
+    run_metadata.check_same_run(describe(), config.Job(), "abc")
 
 
 def test_other_settings_are_refused_and_listed():
     job = config.Job(data=config.Data(crop=64), model=config.Model(filters=8))
     with pytest.raises(InputError) as error:
-        passport.check_same_run(describe(), job, "abc")
+        run_metadata.check_same_run(describe(), job, "abc")
     assert str(error.value) == (
         "--run_dir=runs/demo holds a run with other settings: --crop=64 (was 256), "
         "--filters=8 (was 16); give the same flags to go on with it, or another --run_dir."
@@ -81,14 +82,16 @@ def described(norm, num_replicas, **model):
 def test_a_run_goes_on_wherever_its_norm_computes_the_same(before, now):
     (old, begun), (_, job) = described(*before), described(*now)
     assert refusal(old, job, now[1]) is None
-    prints = (passport.fingerprint(job, "abc", n) for job, n in ((begun, before[1]), (job, now[1])))
+    prints = (
+        run_metadata.fingerprint(job, "abc", n) for job, n in ((begun, before[1]), (job, now[1]))
+    )
     assert len(set(prints)) == 1
 
 
 def refusal(old, job, num_replicas):
     try:
-        passport.check_same_run(old, job, "abc", num_replicas)
-        passport.check_same_replicas(old, job, num_replicas)
+        run_metadata.check_same_run(old, job, "abc", num_replicas)
+        run_metadata.check_same_replicas(old, job, num_replicas)
     except InputError as error:
         return str(error)
     return None
@@ -138,17 +141,17 @@ def test_a_run_with_dropout_goes_on_with_any_number_of_replicas():
 
 def test_the_weights_that_a_run_begins_with_are_part_of_its_fingerprint():
     prints = {
-        passport.fingerprint(config.Job(), "abc", 1, origin)
+        run_metadata.fingerprint(config.Job(), "abc", 1, origin)
         for origin in (None, {"weights": "a"}, {"weights": "b"})
     }
     assert len(prints) == 3
 
 
 def test_fewer_steps_than_before_are_refused_and_more_are_not():
-    passport.check_length(describe(total_steps=100), config.Job(), 100)
-    passport.check_length(describe(total_steps=100), config.Job(), 101)
+    run_metadata.check_length(describe(total_steps=100), config.Job(), 100)
+    run_metadata.check_length(describe(total_steps=100), config.Job(), 101)
     with pytest.raises(InputError) as error:
-        passport.check_length(describe(total_steps=100), config.Job(), 99)
+        run_metadata.check_length(describe(total_steps=100), config.Job(), 99)
     assert str(error.value) == (
         "--run_dir=runs/demo holds a run of 100 steps, and this is one of 99; give --steps=100 to "
         "resume it, more to train it on, or another --run_dir."
@@ -157,7 +160,7 @@ def test_fewer_steps_than_before_are_refused_and_more_are_not():
 
 def test_other_data_are_refused():
     with pytest.raises(InputError, match="has fingerprint xyz, the run's had abc; name the same"):
-        passport.check_same_run(describe(), config.Job(), "xyz")
+        run_metadata.check_same_run(describe(), config.Job(), "xyz")
 
 
 @pytest.mark.parametrize(
@@ -169,21 +172,21 @@ def test_other_data_are_refused():
     ],
 )
 def test_the_reason_of_an_end_by_error_is_written(tmp_path, raised, expected, reason):
-    passport.write(str(tmp_path), describe())
-    with pytest.raises(expected), passport.ending(str(tmp_path), describe(), True):
+    run_metadata.write(str(tmp_path), describe())
+    with pytest.raises(expected), run_metadata.ending(str(tmp_path), describe(), True):
         raise raised
     assert json.loads((tmp_path / "run.json").read_text())["exit_reason"] == (reason or None)
 
 
 def test_a_run_that_is_refused_before_it_began_leaves_no_passport(tmp_path):
-    with pytest.raises(InputError), passport.ending(str(tmp_path), describe(), True):
+    with pytest.raises(InputError), run_metadata.ending(str(tmp_path), describe(), True):
         raise InputError("--warmup_steps=9 is too many.")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_one_line(tmp_path):
     full = tf.errors.ResourceExhaustedError(None, None, "state.data: No space left on device")
-    with pytest.raises(InputError) as error, passport.ending(str(tmp_path), describe(), True):
+    with pytest.raises(InputError) as error, run_metadata.ending(str(tmp_path), describe(), True):
         raise full
     assert str(error.value) == (
         f"No space is left on the disk of --run_dir={tmp_path}; free some and start again: the "

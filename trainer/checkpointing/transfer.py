@@ -7,7 +7,8 @@ from typing import Any
 import keras
 from absl import logging
 
-from trainer import checkpoint, config, json_text, network
+from trainer import config, json_text
+from trainer.checkpointing import best_weights, checkpoint
 from trainer.errors import InputError
 
 FLAG = "init_from"
@@ -19,12 +20,12 @@ def describe(run_dir: str) -> dict[str, Any]:
     Raises:
         InputError: if the folder holds no run with best weights.
     """
-    run = network.read_run(run_dir, FLAG)
+    run = best_weights.read_run(run_dir, FLAG)
     folder = os.path.join(run_dir, "best")
     steps = checkpoint.Checkpoints(folder, {}).steps()
     commit = checkpoint.read_commit(os.path.join(folder, f"{steps[-1]:08d}")) if steps else None
     if commit is None:
-        raise network.no_weights(run_dir, FLAG)
+        raise best_weights.no_weights(run_dir, FLAG)
     described = json_text.dumps(commit["files"], sort_keys=True)
     return {
         "run_dir": run_dir,
@@ -78,8 +79,8 @@ def begin(model: keras.Model, origin: dict[str, Any], job: config.Job) -> None:
         InputError: if the weights are no longer those described, or none fits.
     """
     run_dir = origin["run_dir"]
-    run = network.read_run(run_dir, FLAG)
-    source, step = network.best_model(run_dir, run, FLAG)
+    run = best_weights.read_run(run_dir, FLAG)
+    source, step = best_weights.best_model(run_dir, run, FLAG)
     if describe(run_dir)["weights"] != origin["weights"] or step != origin["step"]:
         raise InputError(
             f"--init_from={run_dir} has other weights than step {origin['step']} of run "

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tests.runs import write_run
-from trainer import network
+from trainer.checkpointing import best_weights
 from trainer.errors import InputError
 
 
@@ -20,7 +20,7 @@ def passport(tmp_path_factory):
 def refusal(folder, content):
     (folder / "run.json").write_bytes(content)
     with pytest.raises(InputError) as error:
-        network.read_run(str(folder))
+        best_weights.read_run(str(folder))
     message = str(error.value)
     assert "\n" not in message
     return message.replace(str(folder), "RUN")
@@ -102,7 +102,7 @@ def test_a_passport_of_before_new_settings_or_of_before_data_is_read(tmp_path):
     del run["data"], run["settings"]["upsampling"]
     run["settings"]["learning_rate"] = 1  # as JSON of other programs has 1.0
     (tmp_path / "run.json").write_text(json.dumps(run))
-    assert network.read_run(str(tmp_path)) == run
-    model, step = network.best_model(str(tmp_path), run)
+    assert best_weights.read_run(str(tmp_path)) == run
+    model, step = best_weights.best_model(str(tmp_path), run)
     assert step == 7
     assert model(tf.zeros([1, 16, 16, 1])).shape == (1, 16, 16, 1)

@@ -1,7 +1,7 @@
 """Checkpoints that count only when they are whole.
 
-    python -m trainer.checkpoint list RUN
-    python -m trainer.checkpoint verify RUN
+    python -m trainer.checkpointing.checkpoint list RUN
+    python -m trainer.checkpointing.checkpoint verify RUN
 
 A checkpoint is a folder named by its step: tensors in TensorFlow's format, as
 `tf.train.load_checkpoint` reads them, and then `commit.json`, which names their files with size and

@@ -4,13 +4,13 @@ import threading
 
 import pytest
 
-from trainer import writer
+from trainer.checkpointing import background_writer
 from trainer.errors import PassingError
 
 
 def test_tasks_are_done_in_order_and_all_before_the_end():
     done = []
-    with writer.Writer(patience=3) as background:
+    with background_writer.Writer(patience=3) as background:
         for number in range(5):
             background.submit(lambda number=number: done.append(number))
     assert done == [0, 1, 2, 3, 4]
@@ -23,7 +23,7 @@ def test_submitting_does_not_wait_for_its_own_task_but_for_the_one_before():
         release.wait(10)
         done.append("slow")
 
-    with writer.Writer(patience=3) as background:
+    with background_writer.Writer(patience=3) as background:
         background.submit(slow)
         assert done == []
         release.set()
@@ -40,7 +40,7 @@ def test_a_task_that_fails_is_tried_again(caplog):
         if len(attempts) < 3:
             raise OSError("the disk is full")
 
-    with writer.Writer(patience=3, first_pause_seconds=0.01) as background:
+    with background_writer.Writer(patience=3, first_pause_seconds=0.01) as background:
         background.submit(fails_twice)
     assert len(attempts) == 3
     assert caplog.text.count("could not be written (the disk is full); training goes on") == 2
@@ -53,7 +53,7 @@ def test_while_a_task_fails_a_newer_one_takes_its_place():
         failed.set()
         raise OSError("no")
 
-    with writer.Writer(patience=9, first_pause_seconds=0.2) as background:
+    with background_writer.Writer(patience=9, first_pause_seconds=0.2) as background:
         background.submit(fails)
         assert failed.wait(10)
         background.submit(lambda: done.append("newer"))
@@ -66,7 +66,7 @@ def test_after_too_many_failures_in_a_row_it_gives_up_with_the_cause():
 
     with (
         pytest.raises(PassingError) as error,
-        writer.Writer(patience=2, first_pause_seconds=0.01) as background,
+        background_writer.Writer(patience=2, first_pause_seconds=0.01) as background,
     ):
         background.submit(fails)
     assert str(error.value) == (
@@ -82,14 +82,14 @@ def test_a_success_forgives_earlier_failures():
         if not next(outcomes):
             raise OSError("no")
 
-    with writer.Writer(patience=2, first_pause_seconds=0.01) as background:
+    with background_writer.Writer(patience=2, first_pause_seconds=0.01) as background:
         background.submit(task)
         background.drain()
         background.submit(task)
 
 
 def test_a_defect_is_raised_as_it_is():
-    with pytest.raises(ZeroDivisionError), writer.Writer(patience=2) as background:
+    with pytest.raises(ZeroDivisionError), background_writer.Writer(patience=2) as background:
         background.submit(lambda: 1 // 0)
 
 
@@ -97,7 +97,7 @@ def test_an_error_of_the_block_waits_for_what_is_being_written():
     done = []
 
     def fail_after_submitting():
-        with writer.Writer(patience=2) as background:
+        with background_writer.Writer(patience=2) as background:
             background.submit(lambda: done.append(1))
             raise KeyError
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainer import facts
+from trainer.checkpointing import facts
 
 
 @pytest.mark.parametrize(

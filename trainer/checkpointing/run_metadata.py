@@ -15,7 +15,8 @@ import tensorflow as tf
 from absl import logging
 
 import trainer
-from trainer import config, facts, json_text, preemption
+from trainer import config, json_text, preemption
+from trainer.checkpointing import facts
 from trainer.data import records
 from trainer.errors import InputError, PassingError
 from trainer.stores import files

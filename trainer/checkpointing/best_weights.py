@@ -7,7 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from trainer import checkpoint, config, facts, passport
+from trainer import config
+from trainer.checkpointing import checkpoint, facts, run_metadata
 from trainer.data import demo, records
 from trainer.errors import InputError
 from trainer.models.build import build_model
@@ -47,7 +48,7 @@ def data_of(run: dict[str, Any]) -> dict[str, Any]:
     if "data" in run:
         return run["data"]
     data_dir = run["settings"]["data_dir"] or demo.folder()
-    return passport.describe_data(records.read_manifest(data_dir))
+    return run_metadata.describe_data(records.read_manifest(data_dir))
 
 
 def best_model(run_dir: str, run: dict[str, Any], flag: str = "run_dir") -> tuple[keras.Model, int]:

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests.jobs import command
-from trainer import checkpoint
+from trainer.checkpointing import checkpoint
 from trainer.errors import InputError
 
 
@@ -321,7 +321,8 @@ def test_list_and_verify_show_steps_sizes_and_what_is_not_whole(checkpoints, tmp
     damage(tmp_path / "checkpoints" / "00000002", "flipped")
     (tmp_path / "checkpoints" / "00000003" / "commit.json").unlink()
     listed, verified = (
-        command("trainer.checkpoint", action, str(tmp_path)) for action in ("list", "verify")
+        command("trainer.checkpointing.checkpoint", action, str(tmp_path))
+        for action in ("list", "verify")
     )
     assert [line.split()[-1] for line in listed.stdout.splitlines()] == [
         "state",
@@ -342,19 +343,19 @@ def test_list_and_verify_show_steps_sizes_and_what_is_not_whole(checkpoints, tmp
 
 @pytest.mark.slow
 def test_a_folder_without_checkpoints_and_an_unknown_action_are_refused(tmp_path):
-    result = command("trainer.checkpoint", "verify", str(tmp_path))
+    result = command("trainer.checkpointing.checkpoint", "verify", str(tmp_path))
     assert (result.returncode, result.stderr) == (
         2,
         f"--run_dir={tmp_path} has no checkpoints; name a folder that trainer.task wrote.\n",
     )
-    result = command("trainer.checkpoint", "verfy", str(tmp_path))
+    result = command("trainer.checkpointing.checkpoint", "verfy", str(tmp_path))
     assert result.returncode == 2
     assert "did you mean verify?" in result.stderr
 
 
 @pytest.mark.slow
 def test_a_third_word_is_refused(tmp_path):
-    result = command("trainer.checkpoint", "list", str(tmp_path), "more")
+    result = command("trainer.checkpointing.checkpoint", "list", str(tmp_path), "more")
     assert (result.returncode, result.stderr) == (
         2,
         "'more' is not a flag; write --name=value, see --help.\n",

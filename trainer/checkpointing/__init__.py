@@ -1,0 +1,1 @@
+"""Checkpoints, the best weights and run.json: what a run folder holds."""
