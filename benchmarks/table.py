@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer import json_text
-from trainer.stores import files
+from trainer.storage import files
 
 
 def summarize(samples: Sequence[float]) -> dict[str, float]:

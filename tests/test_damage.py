@@ -10,7 +10,7 @@ from conftest import write_data
 
 from trainer.data import damage, records
 from trainer.errors import InputError, PassingError
-from trainer.stores import listing
+from trainer.storage import listing
 
 SPLITS = ("train", "val")
 

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests import gcs_server
-from trainer.stores import files
+from trainer.storage import files
 from trainer.watch import board, journal
 
 FIGURES = {"loss": 0.5, "images_per_second": 10.0}

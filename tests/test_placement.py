@@ -9,7 +9,7 @@ import pytest
 
 from trainer.errors import InputError
 from trainer.export import placement
-from trainer.stores import files
+from trainer.storage import files
 
 
 def fill(folder, weights, *more):

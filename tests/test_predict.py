@@ -24,7 +24,7 @@ from trainer.data import masks, sources
 from trainer.data.rowfile import RowFile
 from trainer.errors import InputError
 from trainer.predict import instances, outputs, prediction, predictor
-from trainer.stores import files
+from trainer.storage import files
 
 pytestmark = pytest.mark.slow  # networks are traced, and some processes started
 

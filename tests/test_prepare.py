@@ -28,7 +28,7 @@ from tests.pictures import bomb
 from trainer import config, flags
 from trainer.data import output, prepare, records, sides
 from trainer.errors import InputError, PassingError
-from trainer.stores import files
+from trainer.storage import files
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ from trainer.data import records
 from trainer.errors import InputError
 from trainer.predict import prediction
 from trainer.report import __main__ as report
-from trainer.stores import files
+from trainer.storage import files
 
 
 @pytest.mark.slow

@@ -77,7 +77,7 @@ def az(tmp_path_factory):
     with _server(command, f"http://127.0.0.1:{port}", environment, folder):
         import tensorflow as tf
 
-        from trainer.stores import files
+        from trainer.storage import files
 
         container = f"az://{ACCOUNT}/container"
         files.register_stores(container)

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.jobs import ROOT
 from trainer.data import records
 from trainer.errors import InputError
-from trainer.stores import files
+from trainer.storage import files
 
 SECONDS = 300
 
@@ -230,7 +230,7 @@ def test_a_file_that_is_not_there_is_not_copied_as_an_empty_one(bucket, tmp_path
 
 def test_the_process_keeps_its_exit_status(s3):
     code = (
-        f"import sys; from trainer.stores import files; print(files.exists('{s3}/x')); sys.exit(3)"
+        f"import sys; from trainer.storage import files; print(files.exists('{s3}/x')); sys.exit(3)"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS

@@ -1,7 +1,7 @@
 """Entry point of evaluation: `python -m trainer.evaluate --help`."""
 
 from trainer import config, flags
-from trainer.stores import files
+from trainer.storage import files
 
 
 def main(settings: config.Evaluate) -> None:

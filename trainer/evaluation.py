@@ -22,7 +22,7 @@ from trainer.checkpointing import best_weights, checkpoint
 from trainer.data import damage, demo, explaining, pipeline, reading, records
 from trainer.errors import InputError
 from trainer.models import packing
-from trainer.stores import files
+from trainer.storage import files
 from trainer.watch import panels
 
 MOST_LETTERS = 60  # of a case in a file's name; four bytes each are less than the 255 of most disks

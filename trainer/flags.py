@@ -21,7 +21,7 @@ from absl import flags, logging
 
 from trainer import cancellation, config, native_log, preemption, vertex
 from trainer.errors import InputError, PassingError
-from trainer.stores import bucket, files, retries
+from trainer.storage import files, gcs, retries
 from trainer.workers import peers, rendezvous
 
 # Keys of what --json writes: evaluate, preflight, selfcheck and benchmarks.
@@ -74,7 +74,7 @@ def run(
             sys.exit(0)
         settings = parse(cls, argv, defaults)
         in_bucket = counts_retries and any(
-            str(value).startswith(bucket.SCHEME) for _, value, _ in config.walk(settings)
+            str(value).startswith(gcs.SCHEME) for _, value, _ in config.walk(settings)
         )
         for name, value, _ in config.walk(settings):
             if name == "json" and value:

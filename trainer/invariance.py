@@ -30,7 +30,7 @@ from trainer import (
 from trainer.data import pipeline, records
 from trainer.errors import InputError
 from trainer.models import build
-from trainer.stores import files
+from trainer.storage import files
 
 NUM_STEPS = 10
 

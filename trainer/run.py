@@ -19,7 +19,6 @@ from trainer import (
     evaluation,
     export,
     flags,
-    lease,
     losses,
     models,
     optimizer,
@@ -33,7 +32,7 @@ from trainer.errors import InputError
 from trainer.export import placement
 from trainer.models import build, norms
 from trainer.progress import Progress, Series, check_finite
-from trainer.stores import files
+from trainer.storage import files, lock
 from trainer.watch import board, journal, terminal
 from trainer.watch.goodput import Goodput, Speed
 from trainer.watch.trace import Trace
@@ -75,7 +74,7 @@ def train(job: config.Job) -> None:
 
     with contextlib.ExitStack() as stack:
         request = stack.enter_context(preemption.listening())
-        owner = stack.enter_context(lease.held(job.run.run_dir, job.run.lease_seconds, chief))
+        owner = stack.enter_context(lock.held(job.run.run_dir, job.run.lease_seconds, chief))
         run = open_run(job, strategy, manifest)
         ending = stack.enter_context(run_metadata.ending(job.run.run_dir, run, chief))
         stack.enter_context(peers.explained())

@@ -3,7 +3,7 @@
 import sys
 
 from trainer import config, flags
-from trainer.stores import files
+from trainer.storage import files
 
 
 def main(settings: config.SelfCheck) -> None:

@@ -1,7 +1,7 @@
 """Entry point of training: `python -m trainer.task --help`."""
 
 from trainer import config, flags, vertex
-from trainer.stores import files
+from trainer.storage import files
 
 
 def main(job: config.Job) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 from benchmarks import table
 from trainer import config, flags
 from trainer.checkpointing import checkpoint
-from trainer.stores import files
+from trainer.storage import files
 
 Names = Callable[[str], list[str]]  # the paths below a folder
 

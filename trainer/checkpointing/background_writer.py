@@ -8,7 +8,7 @@ from collections.abc import Callable
 from absl import logging
 
 from trainer.errors import PassingError
-from trainer.stores import files
+from trainer.storage import files
 
 LONGEST_PAUSE_SECONDS = 60.0
 

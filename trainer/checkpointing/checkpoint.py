@@ -25,7 +25,7 @@ from absl import logging
 
 from trainer import config, flags, json_text
 from trainer.errors import InputError
-from trainer.stores import files
+from trainer.storage import files
 
 COMMIT = "commit.json"
 OURS = re.compile(r"state\.(index|data-).*|commit\.json.*|\..*\.tmp")  # what we write into a folder

@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer.data import records
 from trainer.errors import InputError
-from trainer.stores import files
+from trainer.storage import files
 
 NAME = "run.json"
 

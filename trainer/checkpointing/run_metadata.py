@@ -19,7 +19,7 @@ from trainer import config, json_text, preemption
 from trainer.checkpointing import facts
 from trainer.data import records
 from trainer.errors import InputError, PassingError
-from trainer.stores import files
+from trainer.storage import files
 from trainer.workers import rendezvous
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from trainer.data import reading
 from trainer.errors import InputError
-from trainer.stores import files
+from trainer.storage import files
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,7 +27,7 @@ from absl import logging
 from trainer import json_text
 from trainer.data import records, salvage, tfrecord
 from trainer.errors import InputError, PassingError
-from trainer.stores import listing
+from trainer.storage import listing
 
 SMALL = 256 * 2**20  # bytes; so much is read at every start, in 0.1 s from memory
 SHOWN = 3  # records that a message names

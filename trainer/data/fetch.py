@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from trainer.data import sources, survey, workers
-from trainer.stores import files
+from trainer.storage import files
 
 AHEAD = 16  # pairs; two requests each
 

@@ -18,7 +18,7 @@ from PIL import Image, PngImagePlugin
 from trainer import config, flags
 from trainer.data import demo, reading, records
 from trainer.errors import InputError
-from trainer.stores import files
+from trainer.storage import files
 from trainer.watch import panels
 
 MARK = "trainer.data.inspect"  # in every sheet

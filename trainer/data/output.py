@@ -14,10 +14,9 @@ from typing import Protocol
 
 from absl import logging
 
-from trainer import lease
 from trainer.data import records
 from trainer.errors import InputError
-from trainer.stores import bucket, files
+from trainer.storage import files, gcs, lock
 
 SHARD = re.compile(r".+-\d{5,}-of-\d{5,}\.tfrecord")
 UPLOADS = 4  # at a time; as many more shards may wait on the local disk
@@ -50,8 +49,8 @@ def open_output(path: str) -> Iterator[Output]:
     Raises:
         InputError: another process writes there, or has finished in the meantime.
     """
-    opened = _open_bucket if path.startswith(bucket.SCHEME) else _open_folder
-    with lease.held(path, lease.SECONDS, flag="output"):
+    opened = _open_bucket if path.startswith(gcs.SCHEME) else _open_folder
+    with lock.held(path, lock.SECONDS, flag="output"):
         check_unfinished(path)
         with opened(path) as output:
             yield output
@@ -107,14 +106,14 @@ class Bucket:
     def __init__(self, path: str, scratch: str, pool: concurrent.futures.Executor) -> None:
         """Lists what is there; `scratch` is a local folder for the shards on their way."""
         self._path, self._scratch, self._pool = path, scratch, pool
-        self._there = bucket.contents(path)
+        self._there = gcs.contents(path)
         self._pending: collections.deque[concurrent.futures.Future] = collections.deque()
         self._skipped = self._sent = 0
 
     def add(self, name: str, examples: Iterable[bytes]) -> records.Shard:
         """Writes a shard and has it uploaded; waits if too many are on their way."""
         shard = records.write_shard(self._scratch, name, examples)
-        if self._there.get(name) == bucket.Content(shard.bytes, shard.crc32c):
+        if self._there.get(name) == gcs.Content(shard.bytes, shard.crc32c):
             os.remove(os.path.join(self._scratch, name))
             self._skipped += 1
             return shard
@@ -130,12 +129,12 @@ class Bucket:
             self._pending.popleft().result()
         records.write_manifest(manifest, self._scratch)
         local = os.path.join(self._scratch, records.MANIFEST)
-        bucket.upload(local, f"{self._path}/{records.MANIFEST}", files.crc32c(local), create=True)
+        gcs.upload(local, f"{self._path}/{records.MANIFEST}", files.crc32c(local), create=True)
         logging.info("Uploaded %d shards; %d were there already.", self._sent, self._skipped)
 
     def _upload(self, name: str, crc32c: str) -> None:
         local = os.path.join(self._scratch, name)
-        bucket.upload(local, f"{self._path}/{name}", crc32c)
+        gcs.upload(local, f"{self._path}/{name}", crc32c)
         os.remove(local)
 
 

@@ -45,7 +45,7 @@ from trainer.data import (
     workers,
 )
 from trainer.errors import InputError
-from trainer.stores import files
+from trainer.storage import files
 
 MIN_SHARDS = 8  # so that as many streams, or workers, can share a split of any size
 SHOWN = 10  # leaks and skipped files in the log; the manifest has all

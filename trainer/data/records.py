@@ -26,7 +26,7 @@ from PIL import Image
 from trainer import json_text
 from trainer.data import tfrecord
 from trainer.errors import InputError
-from trainer.stores import files
+from trainer.storage import files
 
 SCHEMA = 1
 IGNORE = 255  # the mask's mark for pixels that do not count

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from trainer.data import records, tfrecord
 from trainer.errors import InputError
-from trainer.stores import files
+from trainer.storage import files
 
 
 @dataclasses.dataclass(frozen=True)

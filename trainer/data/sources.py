@@ -18,7 +18,7 @@ from absl import logging
 
 from trainer.data import arrays, dicom, naming, reading, stacks
 from trainer.errors import InputError
-from trainer.stores import files, listing
+from trainer.storage import files, listing
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp"),

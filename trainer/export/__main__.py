@@ -3,7 +3,7 @@
 from absl import logging
 
 from trainer import config, export, flags
-from trainer.stores import files
+from trainer.storage import files
 
 
 def main(settings: config.Export) -> None:

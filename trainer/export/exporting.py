@@ -16,7 +16,7 @@ from trainer.errors import InputError
 from trainer.export import lite, model_card, onnx_model, placement, serving
 from trainer.models import plain
 from trainer.predict import predictor
-from trainer.stores import files
+from trainer.storage import files
 
 CALIBRATION_IMAGES = 100
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from trainer.stores import files
+from trainer.storage import files
 
 SERVING = "http://localhost:8501/v1/models/unet:predict"
 VERTEX = (

@@ -22,9 +22,9 @@ from typing import Any
 
 from absl import logging
 
-from trainer import json_text, lease
+from trainer import json_text
 from trainer.errors import InputError
-from trainer.stores import files, listing
+from trainer.storage import files, listing, lock
 
 SIGNATURE = "signature.json"
 LOADABLE = "saved_model.pb"
@@ -114,7 +114,7 @@ def _read(flag: str, output: str) -> Existing:
         folder = os.path.join(output, part).rstrip("/")
         names = set(files.list_folder(folder)) - (set() if part else {*FOLDERS})
         if files.is_remote(output):
-            names.discard(lease.NAME)
+            names.discard(lock.NAME)
         entries = listing.list_folder(folder) if names else {}
         there.update({os.path.join(part, n): entries.get(n, listing.Entry(-1)) for n in names})
     signature = _read_signature(output) if SIGNATURE in there else {}
@@ -263,7 +263,7 @@ def _move(flag: str, folder: str, output: str, existing: Existing) -> None:
 
 def _send(flag: str, folder: str, output: str) -> None:
     """Uploads an export, unless it is there already."""
-    with lease.held(output, lease.SECONDS, flag=flag) as owner:
+    with lock.held(output, lock.SECONDS, flag=flag) as owner:
         existing = check(flag, output)
         with open(os.path.join(folder, SIGNATURE), encoding="utf-8") as file:
             signature = json.load(file)

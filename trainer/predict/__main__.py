@@ -2,7 +2,7 @@
 
 from trainer import config, flags
 from trainer.checkpointing import facts
-from trainer.stores import files
+from trainer.storage import files
 
 
 def main(settings: config.Predict) -> None:

@@ -26,13 +26,13 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from trainer import config, json_text, lease
+from trainer import config, json_text
 from trainer.data import masks, rasters, sources
 from trainer.data.rowfile import RowFile
 from trainer.errors import InputError
 from trainer.predict import instances, predictor
 from trainer.predict import record as records
-from trainer.stores import files, listing
+from trainer.storage import files, listing, lock
 from trainer.watch import panels
 
 NAME = "prediction.json"
@@ -64,7 +64,7 @@ class Task:
 class Folder:
     """Where predictions go, and what is there already; see `opened`."""
 
-    def __init__(self, settings: config.Predict, owner: lease.Lease):
+    def __init__(self, settings: config.Predict, owner: lock.Lease):
         """Reads what is there and changes nothing."""
         self.path, self._settings, self._owner = settings.output, settings, owner
         self._remote = files.is_remote(self.path)
@@ -296,7 +296,7 @@ def opened(
     Raises:
         InputError: if the folder cannot be written or is being written, or from `Folder.plan`.
     """
-    with lease.held(settings.output, lease.SECONDS, flag="output") as owner:
+    with lock.held(settings.output, lock.SECONDS, flag="output") as owner:
         folder = Folder(settings, owner)
         try:
             tasks = folder.plan(facts, found, origins)

@@ -22,7 +22,7 @@ from trainer.checkpointing import facts
 from trainer.data import reading, sources
 from trainer.errors import InputError
 from trainer.predict import instances, outputs, predictor, record
-from trainer.stores import files
+from trainer.storage import files
 
 DOWNLOADS = 8  # files of a bucket that are copied ahead
 WRITES = 2  # images that wait for the disk while the devices go on

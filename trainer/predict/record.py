@@ -13,7 +13,7 @@ from typing import Any
 from trainer import json_text
 from trainer.data import sources
 from trainer.errors import InputError
-from trainer.stores import files, listing
+from trainer.storage import files, listing
 
 
 @dataclasses.dataclass(frozen=True)

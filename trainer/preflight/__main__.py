@@ -10,7 +10,7 @@ from trainer import config, flags, json_text
 from trainer.errors import InputError
 from trainer.preflight import compilation
 from trainer.preflight.accelerators import ACCELERATORS, GIB, Accelerator, Gpu, Tpu
-from trainer.stores import files
+from trainer.storage import files
 
 DOES_NOT_FIT = 3  # exit status
 WORTH_SAYING = 0.05  # more images/s

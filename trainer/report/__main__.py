@@ -10,7 +10,7 @@ from trainer import config, flags
 from trainer.checkpointing import facts
 from trainer.errors import InputError
 from trainer.report import page, runs
-from trainer.stores import files
+from trainer.storage import files
 
 
 def main(settings: config.Report) -> None:

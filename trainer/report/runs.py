@@ -8,7 +8,7 @@ from typing import Any
 
 from trainer.checkpointing import facts
 from trainer.errors import InputError
-from trainer.stores import files
+from trainer.storage import files
 
 SPLITS = ("test", "val", "train")  # the evaluation that is shown is the first that there is
 SCORES = {  # of a class: column → where it is in the summary

@@ -17,7 +17,7 @@ from tensorboard.plugins.scalar import summary_v2 as scalar
 
 from trainer import json_text, vertex
 from trainer.errors import InputError
-from trainer.stores import files
+from trainer.storage import files
 from trainer.watch import figures as names
 from trainer.watch.terminal import Terminal
 

@@ -24,7 +24,7 @@ from absl import logging
 
 from trainer import json_text
 from trainer.errors import InputError, PassingError
-from trainer.stores import bucket, files
+from trainer.storage import files, gcs
 
 NAME = "lease.json"
 SECONDS = 60.0  # of silence, where no flag says how many
@@ -324,16 +324,16 @@ class _GoogleCell:
         self._path = path
 
     def read(self) -> tuple[str, int]:
-        return bucket.read_version(self._path)
+        return gcs.read_version(self._path)
 
     def write(self, text: str, version: int) -> int | None:
-        return bucket.write_version(self._path, text, version)
+        return gcs.write_version(self._path, text, version)
 
     def remove(self, version: int) -> None:
-        bucket.remove_version(self._path, version)
+        gcs.remove_version(self._path, version)
 
 
 def _cell(path: str) -> Cell:
-    if path.startswith(bucket.SCHEME):
+    if path.startswith(gcs.SCHEME):
         return _GoogleCell(path)
     return _StoreCell(path) if files.is_remote(path) else _LocalCell(path)

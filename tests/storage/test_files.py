@@ -10,7 +10,7 @@ import pytest
 from trainer import config, evaluate, flags, task
 from trainer.data import inspect, prepare
 from trainer.errors import InputError
-from trainer.stores import files
+from trainer.storage import files
 
 
 @pytest.fixture(params=["local", "remote"])

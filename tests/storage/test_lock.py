@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from trainer import lease
 from trainer.errors import InputError, PassingError
+from trainer.storage import lock
 
 
 def content(folder):
@@ -20,21 +20,21 @@ def content(folder):
 def other_machine(folder, **changes):
     """Writes the lease of a process on another machine."""
     owner = {"id": "x", "host": "far", "machine": "another", "pid": 7, "process_start": 1}
-    owner["since"] = lease._now()
+    owner["since"] = lock._now()
     folder.mkdir(exist_ok=True)
     (folder / "lease.json").write_text(json.dumps({**owner, **changes}))
 
 
 def test_a_lease_names_host_and_process_and_is_gone_at_the_end(tmp_path):
-    with lease.held(str(tmp_path / "run"), 60):
+    with lock.held(str(tmp_path / "run"), 60):
         assert content(tmp_path / "run")["pid"] == os.getpid()
     assert not (tmp_path / "run").exists()  # nothing else was written
 
 
 def test_a_second_job_is_refused_at_once_while_the_first_lives(tmp_path):
-    with lease.held(str(tmp_path), 60):
+    with lock.held(str(tmp_path), 60):
         start = time.monotonic()
-        with pytest.raises(PassingError) as error, lease.held(str(tmp_path), 60):
+        with pytest.raises(PassingError) as error, lock.held(str(tmp_path), 60):
             pass
         assert time.monotonic() - start < 30  # of the 60 after which a silent lease is taken
         assert f"is being written by process {os.getpid()} on " in str(error.value)
@@ -50,7 +50,7 @@ def test_the_lease_of_a_process_that_has_ended_is_taken_at_once(tmp_path):
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert (tmp_path / "lease.json").exists()
     start = time.monotonic()
-    with lease.held(str(tmp_path), 60):
+    with lock.held(str(tmp_path), 60):
         assert time.monotonic() - start < 30  # of the 60 after which a silent lease is taken
         assert content(tmp_path)["pid"] == os.getpid()
 
@@ -58,7 +58,7 @@ def test_the_lease_of_a_process_that_has_ended_is_taken_at_once(tmp_path):
 def test_the_silent_lease_of_another_machine_is_taken_after_its_time(tmp_path):
     other_machine(tmp_path)
     start = time.monotonic()
-    with lease.held(str(tmp_path), 1):
+    with lock.held(str(tmp_path), 1):
         assert time.monotonic() - start >= 1
         assert content(tmp_path)["pid"] == os.getpid()
 
@@ -72,12 +72,12 @@ def test_a_lease_that_is_renewed_meanwhile_is_respected(tmp_path):
         subprocess.Popen([sys.executable, "-c", renewal]),
         pytest.raises(PassingError, match="is being written by process 7 on far"),
     ):
-        lease.Lease(str(tmp_path), 30).acquire()
+        lock.Lease(str(tmp_path), 30).acquire()
 
 
 def test_a_lease_cut_short_by_a_kill_is_taken(tmp_path):
     (tmp_path / "lease.json").write_text('{"id": "x", "ho')
-    with lease.held(str(tmp_path), 60):
+    with lock.held(str(tmp_path), 60):
         assert content(tmp_path)["pid"] == os.getpid()
 
 
@@ -85,7 +85,7 @@ def test_a_lease_cut_short_by_a_kill_is_taken(tmp_path):
 def test_a_file_of_another_kind_is_no_lease_and_is_left_alone(tmp_path, content):
     (tmp_path / "lease.json").write_bytes(content)
     with pytest.raises(InputError) as error:
-        lease.Lease(str(tmp_path), 60, "output").acquire()
+        lock.Lease(str(tmp_path), 60, "output").acquire()
     assert str(error.value) == (
         f"{tmp_path}/lease.json is there and is no lease of this package; move it away, or name "
         "another --output."
@@ -94,7 +94,7 @@ def test_a_file_of_another_kind_is_no_lease_and_is_left_alone(tmp_path, content)
 
 
 def test_a_living_owner_renews_its_lease(tmp_path):
-    with lease.held(str(tmp_path), 0.4):
+    with lock.held(str(tmp_path), 0.4):
         before = (tmp_path / "lease.json").stat().st_mtime_ns
         deadline = time.monotonic() + 120
         while (tmp_path / "lease.json").stat().st_mtime_ns == before:
@@ -103,7 +103,7 @@ def test_a_living_owner_renews_its_lease(tmp_path):
 
 
 def test_a_job_whose_lease_was_taken_over_ends(tmp_path):
-    with lease.held(str(tmp_path), 0.4) as mine:
+    with lock.held(str(tmp_path), 0.4) as mine:
         mine.check()
         other_machine(tmp_path)
         mine._thread.join(120)
@@ -113,23 +113,23 @@ def test_a_job_whose_lease_was_taken_over_ends(tmp_path):
 
 
 def test_workers_that_do_not_write_take_no_lease(tmp_path):
-    with lease.held(str(tmp_path / "run"), 60, writer=False) as none:
+    with lock.held(str(tmp_path / "run"), 60, writer=False) as none:
         none.check()
         assert not (tmp_path / "run").exists()
 
 
 def test_the_lease_of_a_bucket_is_made_only_where_there_is_none(gcs, bucket):
     folder = f"{bucket}/run"
-    with lease.held(folder, 60):
+    with lock.held(folder, 60):
         assert json.loads(gcs.read(f"{folder}/lease.json"))["pid"] == os.getpid()
         with pytest.raises(PassingError, match=f"is being written by process {os.getpid()} on"):
-            lease.Lease(folder, 60).acquire()
+            lock.Lease(folder, 60).acquire()
     assert gcs.names(folder) == []
 
 
 def test_a_bucket_s_lease_taken_over_meanwhile_is_lost(gcs, bucket):
     folder = f"{bucket}/run"
-    with lease.held(folder, 0.4) as mine:
+    with lock.held(folder, 0.4) as mine:
         text = json.dumps({**json.loads(gcs.read(f"{folder}/lease.json")), "pid": 7, "host": "far"})
         gcs.write(f"{folder}/lease.json", text.encode())
         mine._thread.join(120)
@@ -143,8 +143,8 @@ def test_a_folder_that_does_not_answer_may_do_so_at_another_start(tmp_path, monk
     def breaks_off(run_dir):
         raise OSError(number, "broken off")
 
-    monkeypatch.setattr("trainer.lease.files.make_folder", breaks_off)
-    with pytest.raises(PassingError, match="cannot be written"), lease.held(str(tmp_path), 60):
+    monkeypatch.setattr("trainer.storage.lock.files.make_folder", breaks_off)
+    with pytest.raises(PassingError, match="cannot be written"), lock.held(str(tmp_path), 60):
         pass
 
 
@@ -154,7 +154,7 @@ def test_a_folder_that_cannot_be_written_is_named(folder):
         pytest.raises(
             InputError, match=rf"--run_dir={folder} cannot be written: .*; name another"
         ) as error,
-        lease.held(folder, 60),
+        lock.held(folder, 60),
     ):
         pass
     assert error.type is InputError  # another start would not find it otherwise

@@ -18,7 +18,7 @@ a library's own line
 CODE = f"""
 import os
 from trainer import flags, native_log
-from trainer.stores import retries
+from trainer.storage import retries
 flags._log_plainly()
 with retries.reported():
     native_log.begin()

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from trainer.errors import UnreachableError
-from trainer.stores import azure, files
+from trainer.storage import azure, files
 
 CLOSED = "Connection was closed by the server while trying to read a response"
 

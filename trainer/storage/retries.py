@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from absl import logging
 
 from trainer import native_log
-from trainer.stores import bucket
+from trainer.storage import gcs
 
 
 @contextlib.contextmanager
@@ -16,8 +16,8 @@ def reported() -> Iterator[None]:
     Whoever has set a level of TensorFlow's log sees it there, and the line counts only the requests
     of google-cloud-storage.
     """
-    before = bucket.retries()
+    before = gcs.retries()
     with native_log.counting() as tensorflows:
         yield
-    total = bucket.retries() - before + tensorflows[0]
+    total = gcs.retries() - before + tensorflows[0]
     logging.info("gs://: %d requests were sent again.", total)

@@ -4,7 +4,7 @@ import concurrent.futures
 import dataclasses
 import os
 
-from trainer.stores import bucket, files
+from trainer.storage import files, gcs
 
 REQUESTS = 16  # at the same time, to stores that are asked for each file
 
@@ -26,8 +26,8 @@ class Entry:
 
 def list_folder(folder: str) -> dict[str, Entry]:
     """Returns the files of a folder, local or in an object store, by name."""
-    if folder.startswith(bucket.SCHEME):
-        found = bucket.contents(folder)
+    if folder.startswith(gcs.SCHEME):
+        found = gcs.contents(folder)
         return {name: Entry(one.bytes, crc32c=one.crc32c or None) for name, one in found.items()}
     if files.is_remote(folder):
         return _ask_for_each(folder)

@@ -2,7 +2,7 @@
 
 import os
 
-from trainer.stores import files, listing
+from trainer.storage import files, listing
 
 
 def test_a_local_folder_gives_sizes_and_times(tmp_path):

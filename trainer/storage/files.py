@@ -4,7 +4,7 @@ Local paths use the standard library, so that a full disk is an `OSError` and a 
 prepares data does not spend seconds and 500 MB on TensorFlow. Paths with a scheme, such as gs://,
 go through `tf.io.gfile`; s3:// and az:// are known to it only once tensorflow-io is imported, which
 is done where such a path is first met. Whether a bucket of gs:// or an object is there is asked by
-`trainer.stores.bucket`, since TensorFlow takes a bucket that does not exist for one without the
+`trainer.storage.gcs`, since TensorFlow takes a bucket that does not exist for one without the
 object, and never ends making a folder in it.
 """
 
@@ -28,10 +28,10 @@ from typing import IO, Any
 import google_crc32c
 
 from trainer.errors import InputError, UnreachableError
-from trainer.stores import azure, bucket
+from trainer.storage import azure, gcs
 
 IO_SCHEMES = ("s3://", "az://")
-STORES = (bucket.SCHEME, *IO_SCHEMES)
+STORES = (gcs.SCHEME, *IO_SCHEMES)
 PLAIN_SCHEMES = ("file://", "ram://")  # TensorFlow's own: a local path, and a process's memory
 BLOCK = 2**20
 
@@ -129,7 +129,7 @@ def _is_no_file(path: str) -> bool:
 
 def opened(path: str) -> contextlib.AbstractContextManager[IO[bytes]]:
     """Opens a file to read a few parts of it."""
-    return bucket.opened(path) if path.startswith(bucket.SCHEME) else open_file(path, "rb")
+    return gcs.opened(path) if path.startswith(gcs.SCHEME) else open_file(path, "rb")
 
 
 def crc32c(path: str) -> str:
@@ -143,16 +143,16 @@ def crc32c(path: str) -> str:
 
 def read_text(path: str) -> str:
     """Returns the text of a small file; empty if there is none in a gs:// bucket."""
-    if path.startswith(bucket.SCHEME):
-        return bucket.read_version(path)[0]
+    if path.startswith(gcs.SCHEME):
+        return gcs.read_version(path)[0]
     with open_file(path, "r") as file:
         return file.read()
 
 
 def exists(path: str) -> bool:
     """Returns whether there is a file or folder at `path`."""
-    if path.startswith(bucket.SCHEME):
-        return bucket.exists(path)
+    if path.startswith(gcs.SCHEME):
+        return gcs.exists(path)
     return gfile(path).exists(path) if is_remote(path) else os.path.exists(path)
 
 
@@ -162,8 +162,8 @@ def make_folder(path: str) -> list[str]:
     Returns:
         The local folders that were made, the deepest first; an object store has none.
     """
-    if path.startswith(bucket.SCHEME):
-        bucket.check(path)
+    if path.startswith(gcs.SCHEME):
+        gcs.check(path)
         return []
     if is_remote(path):
         if path.startswith(IO_SCHEMES):
@@ -219,8 +219,8 @@ def check_replaceable(flag: str, path: str, marks: Collection[str]) -> None:
         path: of the file.
         marks: each of what is written has one of these within its first megabyte.
     """
-    if path.startswith(bucket.SCHEME):
-        is_there = bucket.has_object(path)
+    if path.startswith(gcs.SCHEME):
+        is_there = gcs.has_object(path)
     else:
         is_there = exists(path) if is_remote(path) else not _is_no_file(path)
     if not is_there or (not is_remote(path) and not os.path.exists(path)):
@@ -256,8 +256,8 @@ def prepare_file(flag: str, path: str, marks: Collection[str]) -> None:
 
 def list_folder(path: str) -> list[str]:
     """Returns the sorted names in a folder; none if there is no such folder."""
-    if path.startswith(bucket.SCHEME):
-        return bucket.children(path)
+    if path.startswith(gcs.SCHEME):
+        return gcs.children(path)
     if not is_remote(path):
         return sorted(os.listdir(path)) if os.path.isdir(path) else []
     if not gfile(path).isdir(path):
@@ -267,13 +267,13 @@ def list_folder(path: str) -> list[str]:
 
 def find_in_store(pattern: str) -> list[str]:
     """Returns the sorted paths in an object store that match a glob; a star stands for no slash."""
-    if not pattern.startswith(bucket.SCHEME):
+    if not pattern.startswith(gcs.SCHEME):
         return sorted(gfile(pattern).glob(pattern))
     folder = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
     parts = pattern.split("/")
     return [
         path
-        for path in sorted(f"{folder}/{name}" for name in bucket.contents(folder))
+        for path in sorted(f"{folder}/{name}" for name in gcs.contents(folder))
         if path.count("/") == len(parts) - 1
         and all(map(fnmatch.fnmatchcase, path.split("/"), parts))
     ]
@@ -281,24 +281,24 @@ def find_in_store(pattern: str) -> list[str]:
 
 def find_below(folder: str) -> list[str]:
     """Returns the sorted paths of all files in a folder of an object store, however deep."""
-    if folder.startswith(bucket.SCHEME):
-        return sorted(f"{folder}/{name}" for name in bucket.contents(folder))
+    if folder.startswith(gcs.SCHEME):
+        return sorted(f"{folder}/{name}" for name in gcs.contents(folder))
     walk = gfile(folder).walk(folder)
     return sorted(f"{where.rstrip('/')}/{name}" for where, _, names in walk for name in names)
 
 
 def size_of(path: str) -> int:
     """Returns the size of a file in bytes."""
-    if path.startswith(bucket.SCHEME):
-        return bucket.size_of(path)
+    if path.startswith(gcs.SCHEME):
+        return gcs.size_of(path)
     return gfile(path).stat(path).length if is_remote(path) else os.path.getsize(path)
 
 
 def remove_folder(path: str) -> None:
     """Removes a folder and all that is in it, if it is there."""
-    if path.startswith(bucket.SCHEME):
-        for name in bucket.contents(path):
-            bucket.remove(f"{path}/{name}")
+    if path.startswith(gcs.SCHEME):
+        for name in gcs.contents(path):
+            gcs.remove(f"{path}/{name}")
         return
     if not is_remote(path):
         with contextlib.suppress(FileNotFoundError):
@@ -309,8 +309,8 @@ def remove_folder(path: str) -> None:
 
 def write_whole(path: str, text: str) -> None:
     """Writes a small file, see `writing`."""
-    if path.startswith(bucket.SCHEME):
-        bucket.write(path, text)
+    if path.startswith(gcs.SCHEME):
+        gcs.write(path, text)
         return
     with writing(path) as file:
         file.write(text)
@@ -330,8 +330,8 @@ def append(path: str, text: str) -> None:
 
 def copy_to_store(local: str, path: str) -> None:
     """Copies a local file to an object store; a local `path` is that file, which is synced."""
-    if path.startswith(bucket.SCHEME):
-        bucket.upload(local, path, crc32c(local))
+    if path.startswith(gcs.SCHEME):
+        gcs.upload(local, path, crc32c(local))
         return
     if path.startswith(azure.SCHEME):
         register_stores(path)
@@ -352,8 +352,8 @@ def copy_from_store(path: str, local: str) -> None:
     Raises:
         InputError: there is no such file or bucket, or access is denied.
     """
-    if path.startswith(bucket.SCHEME):
-        bucket.download(path, local)
+    if path.startswith(gcs.SCHEME):
+        gcs.download(path, local)
         return
     if not exists(path):  # az:// would give an empty file
         raise InputError(f"{path} does not exist; name another, or check what wrote it.")
@@ -369,8 +369,8 @@ def remove_empty_folder(path: str) -> None:
 
 def remove(path: str) -> None:
     """Removes a file, if it is there."""
-    if path.startswith(bucket.SCHEME):
-        bucket.remove(path)
+    if path.startswith(gcs.SCHEME):
+        gcs.remove(path)
         return
     if not is_remote(path):
         with contextlib.suppress(FileNotFoundError):
@@ -388,7 +388,7 @@ def explain(text: str) -> str | None:
             "again to go on."
         )
     if re.search(REFUSALS, text) is None:
-        return bucket.explain(text)
+        return gcs.explain(text)
     return (
         f"The store refused a request ({said if len(said) <= 200 else said[:197] + '…'}); check "
         "the name of the bucket, and what your credentials may do there."

@@ -6,8 +6,8 @@ import tensorflow as tf
 from tests import gcs_server
 from trainer import config, flags
 from trainer.errors import InputError, PassingError, UnreachableError
-from trainer.stores import bucket as buckets
-from trainer.stores import files
+from trainer.storage import files
+from trainer.storage import gcs as buckets
 
 
 @pytest.fixture
