@@ -4,7 +4,7 @@ import dataclasses
 import re
 
 from launch import attached
-from trainer.config import Settings, setting
+from trainer.config.settings import Settings, setting
 from trainer.errors import InputError
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")

@@ -16,17 +16,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import (
-    ahead,
-    cluster,
-    config,
-    evaluation,
-    json_text,
-    losses,
-    models,
-    run,
-    steps,
-)
+from trainer import ahead, cluster, config, evaluation, json_text, losses, models, run, steps
 from trainer.data import pipeline, records
 from trainer.errors import InputError
 from trainer.models import build
