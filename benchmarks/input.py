@@ -49,9 +49,10 @@ def time_row(settings: Input, augmentation: str) -> dict[str, Any]:
     """Returns the figures of one row of augmentations."""
     flags.prepare_environment()
     with flags.importing():
-        from trainer.data import pipeline, records
+        from trainer.data import pipeline
+        from trainer.data.dataset import schema
 
-    manifest = records.read_manifest(settings.data_dir)
+    manifest = schema.read_manifest(settings.data_dir)
     data = iter(
         pipeline.training_stream(
             settings.data_dir,

@@ -77,9 +77,10 @@ def count_seconds(job: config.Job, repeats: int = 5) -> np.ndarray:
     import tensorflow as tf
 
     from trainer import metrics
-    from trainer.data import demo, records
+    from trainer.data import demo
+    from trainer.data.dataset import schema
 
-    manifest = records.read_manifest(job.data.data_dir or demo.folder())
+    manifest = schema.read_manifest(job.data.data_dir or demo.folder())
     split, classes = manifest.splits["val"], manifest.num_classes
     height, width, _ = max(split.sizes, key=lambda size: size[0] * size[1])
     shape = (job.data.batch_size, height, width)

@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from trainer.data import augment, normalization, records
+from trainer.data import augment, normalization
+from trainer.data.dataset import schema
 
 FOLDER = Path(__file__).parent / "images"
 SIDE, PANEL, GAP = 256, 132, 4  # pixels: of the crop, of a panel, between panels
@@ -61,10 +62,10 @@ def main():
 
 def read_case(data_dir, case):
     """Returns the top left square of a training image, and of its mask."""
-    manifest = records.read_manifest(data_dir)
+    manifest = schema.read_manifest(data_dir)
     for shard in manifest.splits["train"].shards:
-        for serialized in records.read_shard(data_dir, shard):
-            example = records.decode(serialized, manifest)
+        for serialized in schema.read_shard(data_dir, shard):
+            example = schema.decode(serialized, manifest)
             if example["name"].numpy().decode() == case:
                 return example["image"][:SIDE, :SIDE], example["mask"][:SIDE, :SIDE]
     raise SystemExit(f"--case={case} is not in the train split of {data_dir}.")
@@ -78,13 +79,13 @@ def draw(image, mask, key, row):
     picture = np.array(tf.image.resize(crop * scale + offset, [PANEL, PANEL], antialias=True))
     mask = tf.image.resize(mask[..., tf.newaxis], [PANEL, PANEL], "nearest").numpy()[..., 0]
     picture[outline(mask)] = (255, 220, 0)
-    picture = np.where((mask == records.IGNORE)[..., None], 0.35 * picture + 0.65 * 255, picture)
+    picture = np.where((mask == schema.IGNORE)[..., None], 0.35 * picture + 0.65 * 255, picture)
     return np.clip(picture, 0, 255).astype(np.uint8)
 
 
 def outline(mask):
     """Returns where a pixel of the foreground has a neighbour that is not."""
-    inside = (mask > 0) & (mask != records.IGNORE)
+    inside = (mask > 0) & (mask != schema.IGNORE)
     around = np.pad(inside, 1, mode="edge")
     neighbours = [around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]]
     return inside & ~np.logical_and.reduce(neighbours)

@@ -18,7 +18,7 @@ from absl import logging
 
 from tests import forks, gcs_server, jobs, skips
 from trainer import flags
-from trainer.data import records
+from trainer.data.dataset import schema
 
 pytest_runtest_makereport = skips.pytest_runtest_makereport
 flags.prepare_environment()  # as in every command, and before TensorFlow is imported
@@ -124,34 +124,34 @@ def write_data(folder, sizes, *, num_classes=2, channels=1, num_shards=2, seed=0
         examples = [draw_discs(rng, *shape, channels, drawn) for shape in shapes]
         groups = np.array_split(np.arange(len(shapes)), count)
         shards = tuple(
-            records.write_shard(
+            schema.write_shard(
                 str(folder),
-                records.shard_name(split, k, count),
-                [records.encode(names[n], *examples[n], "png") for n in group],
+                schema.shard_name(split, k, count),
+                [schema.encode(names[n], *examples[n], "png") for n in group],
             )
             for k, group in enumerate(groups)
         )
         masks = np.concatenate([mask.ravel() for _, mask in examples])
         pixels = np.concatenate([image.reshape(-1, channels) for image, _ in examples])
-        splits[split] = records.Split(
+        splits[split] = schema.Split(
             examples=len(shapes),
             shards=shards,
             cases=tuple(names),
             sizes=tuple((*shape, shapes.count(shape)) for shape in sorted(set(shapes))),
             pixels=tuple(int((masks == k).sum()) for k in range(num_classes)),
-            ignored_pixels=int((masks == records.IGNORE).sum()),
+            ignored_pixels=int((masks == schema.IGNORE).sum()),
             mean=tuple(pixels.mean(axis=0).tolist()),
             std=tuple(pixels.std(axis=0).tolist()),
         )
-    manifest = records.Manifest(
-        classes=tuple(records.Class(f"class{k}", k) for k in range(num_classes)),
+    manifest = schema.Manifest(
+        classes=tuple(schema.Class(f"class{k}", k) for k in range(num_classes)),
         channels=channels,
         bit_depth=8,
         dtype="uint8",
         encoding="png",
         splits=splits,
     )
-    records.write_manifest(manifest, str(folder))
+    schema.write_manifest(manifest, str(folder))
     return manifest
 
 
@@ -164,7 +164,7 @@ def draw_discs(rng, height, width, channels, num_classes):
         mask[(rows - y) ** 2 + (columns - x) ** 2 < (min(height, width) / 3) ** 2] = k
     noise = rng.integers(0, 40, (height, width, channels))
     image = (noise + 200 * mask[..., None] // max(1, num_classes - 1)).astype(np.uint8)
-    mask[0, 0] = records.IGNORE
+    mask[0, 0] = schema.IGNORE
     return image, mask
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from trainer.data import agreement, classes, images, labels, records
+from trainer.data import agreement, classes, images, labels
 from trainer.data.classes import Given
+from trainer.data.dataset import schema
 from trainer.data.labels import Seen
 from trainer.errors import InputError
 
@@ -314,4 +315,4 @@ def test_many_classes_are_asked_for():
 
 def test_classes_have_their_values_for_names():
     rule, _, _ = agreement.settle([_plain(0, 3)], FOUND)
-    assert rule.classes == (records.Class("0", 0), records.Class("3", 3))
+    assert rule.classes == (schema.Class("0", 0), schema.Class("3", 3))

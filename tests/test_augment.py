@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests import rounding
 from trainer.data import augment
-from trainer.data.records import IGNORE
+from trainer.data.dataset.schema import IGNORE
 
 SLOW = pytest.mark.slow
 ROWS = list(augment.AUGMENTATIONS)

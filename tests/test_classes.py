@@ -2,8 +2,9 @@
 
 import pytest
 
-from trainer.data import classes, records
+from trainer.data import classes
 from trainer.data.classes import Given
+from trainer.data.dataset import schema
 from trainer.errors import InputError
 
 
@@ -16,27 +17,27 @@ def _message(*arguments):
 
 def test_classes_are_parsed_in_the_order_given():
     assert classes.parse("cell:255, membrane:0", "", None).classes == (
-        records.Class("cell", 255),
-        records.Class("membrane", 0),
+        schema.Class("cell", 255),
+        schema.Class("membrane", 0),
     )
     assert classes.parse("0,255", "7", None) == Given(
-        (records.Class("0", 0), records.Class("255", 255)), 7
+        (schema.Class("0", 0), schema.Class("255", 255)), 7
     )
     assert classes.parse("", "", None) == Given()
 
 
 def test_a_class_may_be_a_range_of_values():
     given = classes.parse("background:-5-0,1-65535", "", None)
-    assert given.classes == (records.Class("background", -5, 0), records.Class("1-65535", 1, 65535))
+    assert given.classes == (schema.Class("background", -5, 0), schema.Class("1-65535", 1, 65535))
     assert [entry.as_given() for entry in given.classes] == ["-5-0", "1-65535"]
-    assert classes.parse("a:0,b:3-3", "", None).classes[1] == records.Class("b", 3)
+    assert classes.parse("a:0,b:3-3", "", None).classes[1] == schema.Class("b", 3)
 
 
 def test_a_class_may_be_a_colour_and_has_its_id_for_a_value():
     given = classes.parse("background:#000000,tumour:#ff0000", "#00FF00", None)
     assert given.classes == (
-        records.Class("background", 0, colour="#000000"),
-        records.Class("tumour", 1, colour="#ff0000"),
+        schema.Class("background", 0, colour="#000000"),
+        schema.Class("tumour", 1, colour="#ff0000"),
     )
     assert given.ignore == 0x00FF00
     assert given.by_colour
@@ -96,7 +97,7 @@ def test_a_threshold_makes_two_classes():
         "background",
         "foreground",
     ]
-    assert classes.parse("a:1,b:2", "", 128).classes[1] == records.Class("b", 2)
+    assert classes.parse("a:1,b:2", "", 128).classes[1] == schema.Class("b", 2)
     for text in ("a:0,b:1,c:2", "a:0,b:1-9", "a:#000000,b:#ffffff"):
         assert _message(text, "", 0.5) == (
             f"--threshold=0.5 makes two classes, each of one value; --classes={text} gives "

@@ -13,7 +13,8 @@ from PIL import Image
 from pydicom import encaps, pixels, uid
 
 from trainer import config, flags
-from trainer.data import dicom, dicom_codecs, images, prepare, reading, records, sources
+from trainer.data import dicom, dicom_codecs, images, prepare, reading, sources
+from trainer.data.dataset import schema
 from trainer.errors import InputError
 
 SHIPPED = pathlib.Path(pydicom.__file__).parent / "data/test_files"
@@ -342,7 +343,7 @@ def series(tmp_path):
 def _prepare(folder, *others):
     arguments = [f"--images={folder}/slices", f"--masks={folder}/masks", f"--output={folder}/out"]
     flags.run(config.Prepare, prepare.prepare, ["prepare", *arguments, *others])
-    return records.read_manifest(f"{folder}/out")
+    return schema.read_manifest(f"{folder}/out")
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -21,7 +21,7 @@ from PIL import Image
 from tests import jobs, pages
 from tests.pages import ROOT
 from trainer import flags
-from trainer.data import records
+from trainer.data.dataset import schema
 from trainer.errors import InputError
 
 README = set(
@@ -233,7 +233,7 @@ def test_the_quick_commands_of_the_pages_run_as_they_are_written(data_dir, tmp_p
     for name in ("a", "b", "c"):
         image, mask = draw_discs(rng, 40, 40, 1, 2)
         tifffile.imwrite(tmp_path / f"stacks/{name}.tif", np.stack([image[..., 0]] * 2))
-        tifffile.imwrite(tmp_path / f"masks/{name}.tif", np.stack([mask % records.IGNORE] * 2))
+        tifffile.imwrite(tmp_path / f"masks/{name}.tif", np.stack([mask % schema.IGNORE] * 2))
         Image.fromarray(image[..., 0]).save(tmp_path / f"photos/{name}.png")
     every = [command for path in pages.PAGES for command in pages.commands_of(path)]
     quick = list(dict.fromkeys(filter(is_quick, every)))

@@ -15,7 +15,8 @@ from conftest import strategy_of, write_data
 
 from tests import rounding
 from trainer import evaluation, losses, metrics, models
-from trainer.data import normalization, records
+from trainer.data import normalization
+from trainer.data.dataset import schema
 from trainer.errors import InputError
 from trainer.watch import board
 
@@ -84,8 +85,8 @@ def read_split(data, split):
     """Yields (image, mask) of a split, read without the pipeline."""
     folder, manifest = data
     for shard in manifest.splits[split].shards:
-        for serialized in records.read_shard(folder, shard):
-            example = records.decode(serialized, manifest)
+        for serialized in schema.read_shard(folder, shard):
+            example = schema.decode(serialized, manifest)
             yield example["image"], example["mask"].numpy()
 
 
@@ -93,7 +94,7 @@ def test_counts_equal_numpy_on_a_set_that_no_batch_divides(data, scores):
     for n, (image, mask) in enumerate(read_split(data, "val")):
         image = normalization.normalize(image, "image", (), ()).numpy()
         predicted = np.argmax(image @ SLOPES + OFFSETS, axis=-1)
-        known = mask != records.IGNORE
+        known = mask != schema.IGNORE
         for k in range(3):
             truth, found = (mask == k) & known, (predicted == k) & known
             expected = [truth.sum(), found.sum(), (truth & found).sum()]
@@ -178,7 +179,7 @@ def test_cases_are_shown_as_they_are_stored(data, normalize):
     stored = {}
     for path in sorted(pathlib.Path(data[0]).glob("val*")):
         for record in tf.data.TFRecordDataset(str(path)):
-            example = records.decode(record, data[1])
+            example = schema.decode(record, data[1])
             stored[example["name"].numpy().decode()] = example["image"].numpy()
     gallery = evaluation.Gallery(first=7)
     evaluator_of(data, pointwise_model(), normalize=normalize)("val", gallery.offer)
@@ -267,9 +268,9 @@ def test_cases_may_have_any_name(data, tmp_path):
 def test_an_unreadable_case_counts_for_nothing_and_has_no_line(data, scores, tmp_path):
     folder, manifest = data
     split = manifest.splits["val"]
-    examples = [one for shard in split.shards for one in records.read_shard(folder, shard)]
-    examples[2] = records.blank_example(manifest)
-    shard = records.write_shard(str(tmp_path), "val-00000-of-00001.tfrecord", examples)
+    examples = [one for shard in split.shards for one in schema.read_shard(folder, shard)]
+    examples[2] = schema.blank_example(manifest)
+    shard = schema.write_shard(str(tmp_path), "val-00000-of-00001.tfrecord", examples)
     split = dataclasses.replace(split, shards=(shard,))
     other = dataclasses.replace(manifest, splits={**manifest.splits, "val": split})
     found = evaluator_of((str(tmp_path), other), pointwise_model())("val")
@@ -291,10 +292,10 @@ def test_an_image_that_cannot_be_decoded_is_named(data, tmp_path):
     folder, manifest = data
     shards = []
     for shard in manifest.splits["val"].shards:
-        examples = list(records.read_shard(folder, shard))
+        examples = list(schema.read_shard(folder, shard))
         if shards:
             examples[1] = examples[1].replace(b"IHDR", b"IxDR")
-        shards.append(records.write_shard(str(tmp_path), shard.name, examples))
+        shards.append(schema.write_shard(str(tmp_path), shard.name, examples))
     split = dataclasses.replace(manifest.splits["val"], shards=tuple(shards))
     other = dataclasses.replace(manifest, splits={**manifest.splits, "val": split})
     with pytest.raises(InputError, match=r"val-00001-of-00002.tfrecord: record 1 \(val5\) at byte"):

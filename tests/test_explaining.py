@@ -13,7 +13,8 @@ from tests.test_pipeline import (
     write_data,
     write_numbers,
 )
-from trainer.data import explaining, records
+from trainer.data import explaining
+from trainer.data.dataset import schema
 from trainer.errors import InputError
 
 ORDER = {"seed": 3, "num_streams": 1, "shuffle_block": 4}
@@ -153,9 +154,9 @@ def test_errors_of_another_cause_are_raised_as_they_are(tmp_path):
 def test_an_example_that_cannot_be_decoded_is_named(tmp_path):
     data_dir, manifest = write_data(tmp_path, [3])
     (shard,) = manifest.splits["train"].shards
-    examples = list(records.read_shard(data_dir, shard))
+    examples = list(schema.read_shard(data_dir, shard))
     examples[1] = examples[1].replace(b"IHDR", b"IxDR")
-    shard = records.write_shard(data_dir, shard.name, examples)
+    shard = schema.write_shard(data_dir, shard.name, examples)
     split = dataclasses.replace(manifest.splits["train"], shards=(shard,))
     manifest = dataclasses.replace(manifest, splits={"train": split})
     with (

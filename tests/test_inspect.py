@@ -11,7 +11,8 @@ from PIL import Image
 
 from tests.jobs import ROOT, command
 from trainer import config, flags
-from trainer.data import inspect, prepare, records
+from trainer.data import inspect, prepare
+from trainer.data.dataset import schema
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_tables_say_what_is_there(data, capsys):
     assert "licence CC0" in lines
     rule = "sha256 of seed:group, 1"
     assert f"splits drawn by {rule}: train 0.7, val 0.15, test 0.15" in lines
-    assert f"fingerprint {records.fingerprint(records.read_manifest(str(data)))}" in lines
+    assert f"fingerprint {schema.fingerprint(schema.read_manifest(str(data)))}" in lines
     assert "class id mask value train val test" in lines
     assert "background 0 0 75.00 % 75.00 % 75.00 %" in lines
     assert "nucleus 1 255 25.00 % 25.00 % 25.00 %" in lines
@@ -159,7 +160,7 @@ def test_what_tensorflow_says_when_it_is_imported_is_not_shown(data, tmp_path):
 
 
 def test_leaks_and_skipped_images_are_listed(data):
-    manifest = records.read_manifest(str(data))
+    manifest = schema.read_manifest(str(data))
     changed = dataclasses.replace(
         manifest, leaks=(("train/a", "test/b"),), skipped=("c",), ignore_value=9
     )

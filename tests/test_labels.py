@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from trainer.data import agreement, classes, images, labels, records
+from trainer.data import agreement, classes, images, labels
 from trainer.data.classes import Given
+from trainer.data.dataset import schema
 from trainer.data.labels import Rule, Shape
 from trainer.errors import InputError
 
@@ -34,15 +35,15 @@ def _ids(mask, given):
 def test_ids_are_the_places_of_values_and_ranges():
     given = classes.parse("background:0,cell:1-65535", "70000", None)
     mask = _mask([[0, 1, 65535, 70000]], np.int32)
-    assert _ids(mask, given) == [[0, 1, 1, records.IGNORE]]
+    assert _ids(mask, given) == [[0, 1, 1, schema.IGNORE]]
     assert _ids(_mask([[2, 0]], np.float32), given) == [[1, 0]]
 
 
 def test_ids_are_the_places_of_colours_however_they_are_stored():
     colours = _mask([[[0, 0, 0], [255, 0, 0], [0, 255, 0]]])
-    assert _ids(colours, COLOURS) == [[0, 1, records.IGNORE]]
+    assert _ids(colours, COLOURS) == [[0, 1, schema.IGNORE]]
     swapped = _mask([[1, 0, 2]], palette=PALETTE[[1, 0, 2]])
-    assert _ids(swapped, COLOURS) == [[0, 1, records.IGNORE]]
+    assert _ids(swapped, COLOURS) == [[0, 1, schema.IGNORE]]
     white = classes.parse("a:#000000,b:#ffffff", "", None)
     assert _ids(_mask([[0, 1]], bits=1), white) == [[0, 1]]
     assert _ids(_mask([[0, 255]], white_is_zero=True), white) == [[1, 0]]
@@ -53,7 +54,7 @@ def test_ids_are_the_sides_of_a_threshold():
     given = classes.parse("", "7", 128)
     for lossy in (False, True):
         mask = _mask([[[value] * 3 for value in (0, 7, 127, 128, 255)]], lossy=lossy)
-        assert _ids(mask, given) == [[0, records.IGNORE, 0, 1, 1]]
+        assert _ids(mask, given) == [[0, schema.IGNORE, 0, 1, 1]]
     assert _ids(_mask([[False, True]], bool), given) == [[0, 1]]
     greys = np.repeat([[0], [200]], 3, axis=1).astype(np.uint8)
     assert _ids(_mask([[0, 1]], palette=greys), given) == [[0, 1]]

@@ -13,16 +13,17 @@ from PIL import Image
 
 import trainer
 from tests.jobs import ROOT, SMALL
-from trainer.data import demo, records
+from trainer.data import demo
+from trainer.data.dataset import schema
 
 
 def test_the_demo_data_are_whole_small_and_of_every_split():
-    manifest = records.read_manifest(demo.folder())
+    manifest = schema.read_manifest(demo.folder())
     counts = {name: split.examples for name, split in manifest.splits.items()}
     assert counts == {"train": 80, "val": 16, "test": 24}
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
     for shard in shards:
-        records.verify_shard(demo.folder(), shard)
+        schema.verify_shard(demo.folder(), shard)
     assert sum(shard.bytes for shard in shards) < 8e6
     assert "CC0" in manifest.licence
     assert (pathlib.Path(demo.folder()) / "ORIGIN.md").exists()
@@ -39,7 +40,7 @@ def test_the_source_distribution_carries_the_demo_data(tmp_path):
     with tarfile.open(archive) as file:
         names = {name.partition("/")[2] for name in file.getnames()}
     folder = "trainer/data/demo"
-    manifest = records.read_manifest(demo.folder())
+    manifest = schema.read_manifest(demo.folder())
     for split in manifest.splits.values():
         assert {f"{folder}/{shard.name}" for shard in split.shards} <= names
     assert {f"{folder}/manifest.json", f"{folder}/ORIGIN.md", "LICENSE", "README.md"} <= names

@@ -12,7 +12,8 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from tests import rounding
-from trainer.data import normalization, pipeline, records
+from trainer.data import normalization, pipeline
+from trainer.data.dataset import schema
 from trainer.errors import InputError
 
 
@@ -24,19 +25,19 @@ def write_data(folder, shard_sizes, image_of=None, split="train"):
     for k, size in enumerate(shard_sizes):
         part = [image_of(next(numbers)) for _ in range(size)]
         examples = [
-            records.encode(f"case{len(images) + j}", image, class_of(image), "png")
+            schema.encode(f"case{len(images) + j}", image, class_of(image), "png")
             for j, image in enumerate(part)
         ]
-        name = records.shard_name(split, k, len(shard_sizes))
-        shards.append(records.write_shard(str(folder), name, examples))
+        name = schema.shard_name(split, k, len(shard_sizes))
+        shards.append(schema.write_shard(str(folder), name, examples))
         images += part
     splits = {name: split_of(shards, images) for name in {"train", split}}
     return str(folder), manifest_of(splits, images[0].shape[-1])
 
 
 def manifest_of(splits, channels=1):
-    return records.Manifest(
-        classes=(records.Class("background", 0), records.Class("odd", 1)),
+    return schema.Manifest(
+        classes=(schema.Class("background", 0), schema.Class("odd", 1)),
         channels=channels,
         bit_depth=8,
         dtype="uint8",
@@ -48,11 +49,11 @@ def manifest_of(splits, channels=1):
 def class_of(image):
     """Marks odd values as class 1, and the value 99 as ignored."""
     values = image[..., 0]
-    return np.where(values == 99, records.IGNORE, values % 2).astype(np.uint8)
+    return np.where(values == 99, schema.IGNORE, values % 2).astype(np.uint8)
 
 
 def split_of(shards, images):
-    return records.Split(
+    return schema.Split(
         examples=len(images),
         shards=tuple(shards),
         cases=tuple(f"case{n}" for n in range(len(images))),
@@ -77,7 +78,7 @@ def write_numbers(folder, shard_sizes):
     """Writes shards whose examples are nothing but their number, as text."""
     numbers = itertools.count()
     shards = [
-        records.write_shard(
+        schema.write_shard(
             str(folder), f"{k}.tfrecord", [str(next(numbers)).encode() for _ in range(size)]
         )
         for k, size in enumerate(shard_sizes)
@@ -318,7 +319,7 @@ def test_streams_are_as_many_as_can_be_of_about_one_size(shard_sizes, streams):
 
 
 def split_of_sizes(shard_sizes):
-    shards = [records.Shard(f"s{k}", n, 0, "") for k, n in enumerate(shard_sizes)]
+    shards = [schema.Shard(f"s{k}", n, 0, "") for k, n in enumerate(shard_sizes)]
     return split_of(shards, [np.zeros([1, 1, 1])])
 
 
@@ -476,9 +477,9 @@ def blank_out(data, shard_number, record):
     data_dir, manifest = data
     split = manifest.splits.get("test", manifest.splits["train"])
     shard = split.shards[shard_number]
-    examples = list(records.read_shard(data_dir, shard))
-    examples[record] = records.blank_example(manifest)
-    records.write_shard(data_dir, shard.name, examples)
+    examples = list(schema.read_shard(data_dir, shard))
+    examples[record] = schema.blank_example(manifest)
+    schema.write_shard(data_dir, shard.name, examples)
 
 
 def test_a_blank_example_is_no_case_of_an_evaluation(tmp_path):

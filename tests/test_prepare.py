@@ -26,7 +26,8 @@ from PIL import Image, ImageOps
 from tests.jobs import ROOT
 from tests.pictures import bomb
 from trainer import config, flags
-from trainer.data import output, prepare, records, sides
+from trainer.data import output, prepare, sides
+from trainer.data.dataset import schema
 from trainer.errors import InputError, PassingError
 from trainer.storage import files
 
@@ -67,7 +68,7 @@ def _prepare(folder, *others):
     """Runs the command in this process and returns the manifest that it wrote."""
     flags.run(config.Prepare, prepare.main, ["prepare", *_arguments(folder, *others)])
     output = [other.removeprefix("--output=") for other in others if other.startswith("--output=")]
-    return records.read_manifest(output[0] if output else str(folder / "out"))
+    return schema.read_manifest(output[0] if output else str(folder / "out"))
 
 
 def _refusal(capfd, folder, *others, num_notes=0):
@@ -88,15 +89,13 @@ def _refusal(capfd, folder, *others, num_notes=0):
 
 def _examples(folder, manifest, side):
     for shard in manifest.splits[side].shards:
-        for serialized in records.read_shard(str(folder / "out"), shard):
-            yield {
-                key: value.numpy() for key, value in records.decode(serialized, manifest).items()
-            }
+        for serialized in schema.read_shard(str(folder / "out"), shard):
+            yield {key: value.numpy() for key, value in schema.decode(serialized, manifest).items()}
 
 
 def test_what_goes_in_comes_out(folder):
     manifest = _prepare(folder, "--classes=background:0,nucleus:255")
-    assert manifest.classes == (records.Class("background", 0), records.Class("nucleus", 255))
+    assert manifest.classes == (schema.Class("background", 0), schema.Class("nucleus", 255))
     assert (manifest.channels, manifest.dtype, manifest.encoding) == (1, "uint8", "png")
     assert {side: split.examples for side, split in manifest.splits.items()} == {
         "train": 7,
@@ -127,7 +126,7 @@ def test_pictures_that_lie_on_their_side_are_stored_as_viewers_show_them(folder)
         Image.fromarray(np.rot90(image)).save(path, exif=exif)
         np.testing.assert_array_equal(ImageOps.exif_transpose(Image.open(path)), image)
     for side in _prepare(folder).splits:
-        for example in _examples(folder, records.read_manifest(str(folder / "out")), side):
+        for example in _examples(folder, schema.read_manifest(str(folder / "out")), side):
             shown = example["image"][..., 0] - int(example["name"])
             np.testing.assert_array_equal(shown == 51, example["mask"] == 1)
 
@@ -168,7 +167,7 @@ def test_ignored_pixels_are_marked_and_counted_apart(folder):
     split = manifest.splits["val"]
     assert (split.pixels, split.ignored_pixels) == ((2 * 36, 2 * 6), 2 * 6)
     example = next(_examples(folder, manifest, "val"))
-    assert example["mask"][:3, 0].tolist() == [records.IGNORE, 1, 0]
+    assert example["mask"][:3, 0].tolist() == [schema.IGNORE, 1, 0]
 
 
 def test_the_order_of_classes_is_the_one_given(folder):
@@ -191,9 +190,9 @@ def test_instances_become_a_class_by_a_range(folder, capfd):
 
     _masks(folder, numbered)
     manifest = _prepare(folder, "--classes=background:0,cell:1-65535")
-    assert manifest.classes == (records.Class("background", 0), records.Class("cell", 1, 65535))
+    assert manifest.classes == (schema.Class("background", 0), schema.Class("cell", 1, 65535))
     assert manifest.splits["train"].pixels == (7 * 36, 7 * 12)
-    assert records.read_manifest(str(folder / "out")) == manifest
+    assert schema.read_manifest(str(folder / "out")) == manifest
 
 
 def _palette(case, values):
@@ -214,12 +213,12 @@ def test_classes_are_told_by_colour_where_palettes_differ(folder, capfd):
     with Image.open(folder / "masks/00.png") as picture:
         picture.convert("RGB").save(folder / "masks/00.png")
     manifest = _prepare(folder, "--classes=background:#000000,tumour:#FF0000", "--ignore=#00ff00")
-    assert manifest.classes[1] == records.Class("tumour", 1, colour="#ff0000")
+    assert manifest.classes[1] == schema.Class("tumour", 1, colour="#ff0000")
     assert (manifest.ignore_value, manifest.ignore_colour) == (None, "#00ff00")
     assert [split.pixels for split in manifest.splits.values()] == [
         (36 * n, 12 * n) for n in (7, 2, 1)
     ]
-    assert records.read_manifest(str(folder / "out")) == manifest
+    assert schema.read_manifest(str(folder / "out")) == manifest
 
 
 def test_smoothed_masks_are_told_apart_by_a_threshold(folder, capfd):
@@ -234,7 +233,7 @@ def test_smoothed_masks_are_told_apart_by_a_threshold(folder, capfd):
     manifest = _prepare(folder, "--threshold=128", "--classes=background:0,nucleus:255")
     assert manifest.threshold == 128
     assert manifest.splits["train"].pixels == (7 * 37, 7 * 11)
-    assert records.read_manifest(str(folder / "out")) == manifest
+    assert schema.read_manifest(str(folder / "out")) == manifest
 
 
 def test_what_may_not_be_meant_is_warned_of(folder, caplog):
@@ -400,7 +399,7 @@ def test_the_rule_of_the_split_is_in_the_manifest_and_what_it_gave_is_said(folde
     with caplog.at_level("INFO", logger="absl"):
         manifest = _prepare(folder, "--group_by=^.*$")
     shares = {"train": 0.7, "val": 0.15, "test": 0.15}
-    assert manifest.draw == records.Draw(sides.RULE, 3, shares, "^.*$", ())
+    assert manifest.draw == schema.Draw(sides.RULE, 3, shares, "^.*$", ())
     said = [record.getMessage() for record in caplog.records]
     assert (
         "Splits drawn by --seed=3, shares on average: train 7 (70% for 70%), val 2 (20% for 15%), "
@@ -449,10 +448,10 @@ def test_an_object_store_takes_the_data_too(folder):
         prepare.main,
         ["prepare", *_arguments(folder, "--output=ram://prepared/set")],
     )
-    manifest = records.read_manifest("ram://prepared/set")
+    manifest = schema.read_manifest("ram://prepared/set")
     for split in manifest.splits.values():
         for shard in split.shards:
-            records.verify_shard("ram://prepared/set", shard)
+            schema.verify_shard("ram://prepared/set", shard)
     assert not [name for name in tf.io.gfile.listdir("ram://prepared/set") if name.endswith("tmp")]
 
 
@@ -811,14 +810,14 @@ def test_only_shards_of_a_start_that_was_killed_are_replaced(folder, capsys, con
     path = folder / "out" / "train-00000-of-00007.tfrecord"
     path.parent.mkdir()
     pixels = np.zeros((4, 4, 1), np.uint8)
-    example = records.encode("a", pixels, pixels[..., 0], "png")
+    example = schema.encode("a", pixels, pixels[..., 0], "png")
     if content == "theirs as a record":
-        content = records.tfrecord.frame(example.replace(b"mask", b"noun"))
+        content = schema.tfrecord.frame(example.replace(b"mask", b"noun"))
     elif content == "ours":
-        content = records.tfrecord.frame(example)
+        content = schema.tfrecord.frame(example)
     path.write_bytes(content)
     argv = ["prepare", *_arguments(folder)]
-    if content == records.tfrecord.frame(example):
+    if content == schema.tfrecord.frame(example):
         flags.run(config.Prepare, prepare.prepare, argv)
         assert path.read_bytes() != content
         return
@@ -998,7 +997,7 @@ def test_settings_are_a_library_too(folder):
         images=str(folder / "images"), masks=str(folder / "masks"), output=str(folder / "out")
     )
     manifest = prepare.prepare(dataclasses.replace(settings, workers=1))
-    assert manifest == records.read_manifest(str(folder / "out"))
+    assert manifest == schema.read_manifest(str(folder / "out"))
 
 
 def test_tiles_of_training_images_are_examples_and_cover_every_pixel_once(folder):
@@ -1015,8 +1014,8 @@ def test_tiles_of_training_images_are_examples_and_cover_every_pixel_once(folder
     assert cut.splits["test"] == whole.splits["test"]
     parts = {}
     for shard in train.shards:
-        for example in records.read_shard(f"{folder}/cut", shard):
-            decoded = records.decode(example, cut)
+        for example in schema.read_shard(f"{folder}/cut", shard):
+            decoded = schema.decode(example, cut)
             parts[decoded["name"].numpy().decode()] = decoded["image"].numpy()
     rows = [np.hstack([parts[f"{first}_y{y}_x{x}"] for x in (0, 3)]) for y in (0, 4)]
     with Image.open(folder / f"images/{first}.png") as picture:

@@ -10,7 +10,8 @@ from PIL import Image
 
 from tests import gcs_server
 from trainer import config, flags
-from trainer.data import prepare, records
+from trainer.data import prepare
+from trainer.data.dataset import schema
 
 pytestmark = pytest.mark.slow  # a storage server, and clients that wait before they try again
 
@@ -66,7 +67,7 @@ def test_a_bucket_takes_the_same_bytes_as_a_folder(gcs, bucket, pictures):
     assert gcs.names(f"{bucket}/set/") == names
     for name in names:
         assert gcs.read(f"{bucket}/set/{name}") == (pictures / "out" / name).read_bytes()
-    assert records.read_manifest(f"{bucket}/set") == manifest
+    assert schema.read_manifest(f"{bucket}/set") == manifest
 
 
 def test_pictures_may_be_in_a_bucket_too(gcs, bucket, pictures):
@@ -156,7 +157,7 @@ def test_faults_do_not_change_what_is_prepared(gcs, bucket, pictures, caplog):
             prepare.prepare,
             ["prepare", *raw, f"--output={bucket}/stormy", "--workers=1"],
         )
-    assert records.read_manifest(f"{bucket}/stormy") == manifest
+    assert schema.read_manifest(f"{bucket}/stormy") == manifest
     counts = gcs.counts().faults
     assert min(counts[kind] for kind in ("busy", "cut", "slow", "outage")) > 0
     assert json.loads(gcs.read(f"{bucket}/stormy/manifest.json")) == json.loads(

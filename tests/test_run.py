@@ -19,7 +19,7 @@ from tests import rounding
 from tests.jobs import command, lines, only, start, start_workers, train
 from trainer import cluster, config, evaluation, run
 from trainer.checkpointing import checkpoint, run_metadata
-from trainer.data import records
+from trainer.data.dataset import schema
 from trainer.errors import InputError
 from trainer.predict import prediction
 from trainer.report import __main__ as report
@@ -126,10 +126,10 @@ def test_the_scores_of_turned_images_are_those_of_predicted_masks(data_dir, fini
     assert (run_dir / "evaluation" / "test" / "summary.json").read_bytes() == before
     counts = np.zeros(3, np.int64)
     networks = trainer.load(str(run_dir), tta="d4")
-    manifest = records.read_manifest(str(data_dir))
+    manifest = schema.read_manifest(str(data_dir))
     for shard in manifest.splits["test"].shards:
-        for serialized in records.read_shard(str(data_dir), shard):
-            example = records.decode(serialized, manifest)
+        for serialized in schema.read_shard(str(data_dir), shard):
+            example = schema.decode(serialized, manifest)
             truth = example["mask"].numpy() == 1
             predicted = networks.predict(example["image"].numpy()) == manifest.classes[1].value
             counts += [truth.sum(), predicted.sum(), (truth & predicted).sum()]
@@ -224,7 +224,7 @@ def write_commit(run_dir, kind="checkpoints"):
 
 @pytest.mark.parametrize("kind", ["checkpoints", "best"])
 def test_settings_bind_only_a_run_that_has_weights(data_dir, tmp_path, kind):
-    manifest = records.read_manifest(str(data_dir))
+    manifest = schema.read_manifest(str(data_dir))
     settings = {"data_dir": str(data_dir), "run_dir": str(tmp_path), "precision": "float32"}
     settings["jit_compile"] = "false"
     wrong = config.from_dict(config.Job, {**settings, "learning_rate": 1e9})
@@ -261,7 +261,7 @@ def test_a_folder_with_results_of_another_program_is_no_run_folder(data_dir, tmp
     (tmp_path / name).write_text('{"step": 3, "loss": 0.1}\n')
     settings = {"data_dir": str(data_dir), "run_dir": str(tmp_path), "precision": "float32"}
     job = config.from_dict(config.Job, {**settings, "jit_compile": "false"})
-    manifest = records.read_manifest(str(data_dir))
+    manifest = schema.read_manifest(str(data_dir))
     with pytest.raises(InputError) as error:
         run.open_run(job, strategy_of(1), manifest)
     assert str(error.value) == (
@@ -289,7 +289,7 @@ def test_a_run_does_not_go_on_with_workers_that_do_not_divide_its_streams(
 ):
     settings = {"data_dir": str(data_dir), "run_dir": str(tmp_path), "precision": "float32"}
     job = config.from_dict(config.Job, {**settings, "jit_compile": "false"})
-    manifest = records.read_manifest(str(data_dir))
+    manifest = schema.read_manifest(str(data_dir))
     begun = run.open_run(job, strategy_of(1), manifest)
     run_metadata.write(str(tmp_path), {**begun, "streams": 1})
     write_commit(tmp_path)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data import records, sides
+from trainer.data import sides
+from trainer.data.dataset import schema
 from trainer.errors import InputError
 
 NAMES = [f"p{k // 2}_{k}" for k in range(10)]  # p0_0 p0_1 p1_2 … p4_9: five groups of two
@@ -60,7 +61,7 @@ def test_shares_are_met_on_average_and_said():
         pytest.approx(3_000, abs=200),
     ]
     few = {"train": ["a", "b", "c"], "val": ["d"]}
-    draw = records.Draw(sides.RULE, 4, {"train": 0.7, "val": 0.3}, "", ())
+    draw = schema.Draw(sides.RULE, 4, {"train": 0.7, "val": 0.3}, "", ())
     assert sides.describe(few, draw) == (
         "Splits drawn by --seed=4, shares on average: train 3 (75% for 70%), val 1 (25% for 30%); "
         "another seed draws anew."
@@ -106,7 +107,7 @@ def test_every_image_is_drawn_once_and_no_group_is_torn(groups, seed):
 
 def test_how_splits_were_drawn_is_told():
     names, draw = sides.assign(NAMES, "", "0.8,0.2", "^p[0-9]", 5)
-    assert draw == records.Draw(sides.RULE, 5, {"train": 0.8, "val": 0.2}, "^p[0-9]", draw.moved)
+    assert draw == schema.Draw(sides.RULE, 5, {"train": 0.8, "val": 0.2}, "^p[0-9]", draw.moved)
 
 
 def test_a_share_of_zero_for_test_leaves_it_out():

@@ -10,7 +10,8 @@ from conftest import strategy_of, write_data
 
 from tests.jobs import SMALL, command, start, wait_for
 from trainer import losses, models, optimizer, steps
-from trainer.data import pipeline, records
+from trainer.data import pipeline
+from trainer.data.dataset import schema
 
 # What would call the host out of a program, as HLO and its custom calls name it.
 HOST = re.compile(r"\b(infeed|outfeed|send|recv|[\w.]*callback[\w.]*)\b", re.IGNORECASE)
@@ -99,7 +100,7 @@ def test_a_batch_that_is_not_full_has_the_shape_of_those_that_are(tmp_path):
 @pytest.mark.slow
 def test_one_trace_serves_100_steps_a_short_last_loop_and_a_stream_gone_on_with(data_dir):
     strategy = strategy_of(2)
-    manifest = records.read_manifest(data_dir)
+    manifest = schema.read_manifest(data_dir)
     with strategy.scope():
         model = models.build_unet((None, None, 1), 4, depth=2, norm="none")
         descent = keras.optimizers.SGD(0.01)

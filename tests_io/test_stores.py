@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.jobs import ROOT
-from trainer.data import records
+from trainer.data.dataset import schema
 from trainer.errors import InputError
 from trainer.storage import files
 
@@ -87,11 +87,11 @@ def _job(data, run, *others):
 
 
 def test_prepared_data_are_whole_and_inspect_reads_them(data):
-    manifest = records.read_manifest(data)
+    manifest = schema.read_manifest(data)
     assert sum(split.examples for split in manifest.splits.values()) == 10
     names = tf.io.gfile.listdir(data)
     shards = [shard.name for split in manifest.splits.values() for shard in split.shards]
-    assert sorted(names) == sorted([*shards, records.MANIFEST])
+    assert sorted(names) == sorted([*shards, schema.MANIFEST])
     assert "are as they were written." in _run("trainer.data.inspect", data, "--verify")
 
 
@@ -143,7 +143,7 @@ def test_pictures_there_give_the_same_data_as_pictures_here(s3, s3_data, picture
         _copy(str(pictures / kind), f"{s3}/pictures/{kind}")
     _prepare(f"{s3}/pictures", tmp_path / "data")
     here, there = (
-        [shard.crc32c for split in records.read_manifest(folder).splits.values()
+        [shard.crc32c for split in schema.read_manifest(folder).splits.values()
          for shard in split.shards]
         for folder in (s3_data, str(tmp_path / "data"))
     )  # fmt: skip
@@ -191,7 +191,7 @@ def test_masks_are_predicted_and_models_exported_there(s3, s3_data, pictures):
 
 
 def test_a_missing_shard_is_named(s3, s3_data):
-    shard = records.read_manifest(s3_data).splits["train"].shards[0]
+    shard = schema.read_manifest(s3_data).splits["train"].shards[0]
     copy = f"{s3}/copy"
     _copy(s3_data, copy)
     files.remove(f"{copy}/{shard.name}")

@@ -19,7 +19,8 @@ from absl import logging
 
 from trainer import cluster, config, json_text, losses, metrics, steps, tiles, turns
 from trainer.checkpointing import best_weights, checkpoint
-from trainer.data import damage, demo, explaining, pipeline, reading, records
+from trainer.data import demo, explaining, pipeline, reading
+from trainer.data.dataset import integrity, schema
 from trainer.errors import InputError
 from trainer.models import packing
 from trainer.storage import files
@@ -148,7 +149,7 @@ class Evaluator:
         strategy: tf.distribute.Strategy,
         model: keras.Model,
         data_dir: str,
-        manifest: records.Manifest,
+        manifest: schema.Manifest,
         *,
         terms: tuple[losses.Term, ...],
         class_weights: tf.Tensor,
@@ -362,7 +363,7 @@ def figures(scores: Scores) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def panel_of(case: Case, manifest: records.Manifest, split: str) -> np.ndarray:
+def panel_of(case: Case, manifest: schema.Manifest, split: str) -> np.ndarray:
     """Draws a case: input, truth, prediction, errors and confidence, uint8 [H, W, 3]."""
     name = manifest.splits[split].cases[case.index]
     return panels.draw_row(
@@ -377,7 +378,7 @@ def panel_of(case: Case, manifest: records.Manifest, split: str) -> np.ndarray:
 
 
 def write(
-    folder: str, scores: Scores, gallery: Gallery, manifest: records.Manifest, split: str
+    folder: str, scores: Scores, gallery: Gallery, manifest: schema.Manifest, split: str
 ) -> None:
     """Writes cases.csv, summary.json and pictures of the worst and best cases into `folder`."""
     files.make_folder(folder)
@@ -419,7 +420,7 @@ def _file_name(case: str) -> str:
     return "".join(plain)[-MOST_LETTERS:]
 
 
-def cases_csv(scores: Scores, manifest: records.Manifest, split: str) -> str:
+def cases_csv(scores: Scores, manifest: schema.Manifest, split: str) -> str:
     """Returns a table with a line per image and class; a score that is 0 / 0 is left empty.
 
     An unreadable image has no line.
@@ -481,7 +482,7 @@ def evaluate_run(settings: config.Evaluate) -> None:
     run = best_weights.read_run(settings.run_dir)
     job = config.from_dict(config.Job, run["settings"])
     data_dir = settings.data_dir or job.data.data_dir or demo.folder()
-    manifest = records.read_manifest(data_dir)
+    manifest = schema.read_manifest(data_dir)
     best_weights.check_same_kind(settings.run_dir, run, manifest)
     if settings.split not in manifest.splits:
         raise InputError(
@@ -496,7 +497,7 @@ def evaluate_run(settings: config.Evaluate) -> None:
     folder = settings.output or os.path.join(settings.run_dir, "evaluation", name)
     if worker == 0:
         check_output(folder)
-    manifest, _ = damage.check(
+    manifest, _ = integrity.check(
         data_dir,
         manifest,
         [settings.split],

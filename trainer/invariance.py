@@ -17,7 +17,8 @@ import tensorflow as tf
 from absl import logging
 
 from trainer import ahead, cluster, config, evaluation, json_text, losses, models, run, steps
-from trainer.data import pipeline, records
+from trainer.data import pipeline
+from trainer.data.dataset import schema
 from trainer.errors import InputError
 from trainer.models import build
 from trainer.storage import files
@@ -181,7 +182,7 @@ def open_sides(strategy: tf.distribute.Strategy, job: config.Job) -> tuple[Side,
 
 def open_side(strategy: tf.distribute.Strategy, job: config.Job) -> Side:
     """Opens the batches of `job`; each case goes on where the one before it ended."""
-    manifest = records.read_manifest(job.data.data_dir)
+    manifest = schema.read_manifest(job.data.data_dir)
     streams = pipeline.num_streams(manifest.splits["train"], cluster.worker_of(strategy)[1])
     batches, _ = run.open_stream(job, strategy, job.data.data_dir, manifest, streams, 0)
     return Side(strategy, iter(batches))
@@ -234,7 +235,7 @@ def train(side: Side, job: config.Job) -> Trained:
 def _train(
     strategy: tf.distribute.Strategy, batches: Iterator[steps.Batch], job: config.Job
 ) -> Trained:
-    manifest = records.read_manifest(job.data.data_dir)
+    manifest = schema.read_manifest(job.data.data_dir)
     num_replicas = strategy.num_replicas_in_sync
     with strategy.scope():
         model = build.build_model(job.model, manifest.channels, manifest.num_classes, num_replicas)
@@ -268,7 +269,7 @@ def evaluate(
     strategy: tf.distribute.Strategy, model: keras.Model, job: config.Job
 ) -> evaluation.Scores:
     """Evaluates the val split, as `trainer.task` does."""
-    manifest = records.read_manifest(job.data.data_dir)
+    manifest = schema.read_manifest(job.data.data_dir)
     return evaluation.Evaluator(
         strategy,
         model,
@@ -362,45 +363,45 @@ def data_folder() -> Iterator[str]:
     shapes = {"train": [(20, 20)] * 16, "val": [(40, 40)] * 3 + [(70, 40)] * 2}
     with tempfile.TemporaryDirectory(prefix="selfcheck-") as folder:
         splits = {split: _write_split(rng, folder, split, shapes[split]) for split in shapes}
-        manifest = records.Manifest(
-            classes=tuple(records.Class(f"class{k}", k) for k in range(3)),
+        manifest = schema.Manifest(
+            classes=tuple(schema.Class(f"class{k}", k) for k in range(3)),
             channels=1,
             bit_depth=8,
             dtype="uint8",
             encoding="png",
             splits=splits,
         )
-        records.write_manifest(manifest, folder)
+        schema.write_manifest(manifest, folder)
         yield folder
 
 
 def _write_split(
     rng: np.random.Generator, folder: str, split: str, shapes: list[tuple[int, int]]
-) -> records.Split:
+) -> schema.Split:
     """Writes one shard per image: three bands, one per class, of noise of three brightnesses."""
     shards, masks, cases = [], [], [f"{split}{n}" for n in range(len(shapes))]
     for n, (height, width) in enumerate(shapes):
         mask = np.repeat(np.arange(height) * 3 // height, width).reshape(height, width)
         image = (rng.integers(0, 80, (height, width)) + 60 * mask).astype(np.uint8)
         mask = mask.astype(np.uint8)
-        mask[0, : n + 1] = records.IGNORE
+        mask[0, : n + 1] = schema.IGNORE
         if split == "train" and n in (*EMPTY, *NEARLY_EMPTY):
             kept = mask[height // 2].copy()
-            mask[:] = records.IGNORE
+            mask[:] = schema.IGNORE
             if n in NEARLY_EMPTY:
                 mask[height // 2] = kept
         masks.append(mask.ravel())
-        example = records.encode(cases[n], image[..., np.newaxis], mask, "png")
-        name = records.shard_name(split, n, len(shapes))
-        shards.append(records.write_shard(folder, name, [example]))
+        example = schema.encode(cases[n], image[..., np.newaxis], mask, "png")
+        name = schema.shard_name(split, n, len(shapes))
+        shards.append(schema.write_shard(folder, name, [example]))
     pixels = np.concatenate(masks)
-    return records.Split(
+    return schema.Split(
         examples=len(shapes),
         shards=tuple(shards),
         cases=tuple(cases),
         sizes=tuple((*shape, shapes.count(shape)) for shape in sorted(set(shapes))),
         pixels=tuple(int((pixels == k).sum()) for k in range(3)),
-        ignored_pixels=int((pixels == records.IGNORE).sum()),
+        ignored_pixels=int((pixels == schema.IGNORE).sum()),
         mean=(100.0,),
         std=(50.0,),
     )

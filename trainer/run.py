@@ -27,7 +27,8 @@ from trainer import (
 )
 from trainer.checkpointing import best_weights, checkpoint, facts, run_metadata, transfer
 from trainer.checkpointing.background_writer import Writer
-from trainer.data import damage, demo, explaining, pipeline, records
+from trainer.data import demo, explaining, pipeline
+from trainer.data.dataset import integrity, schema
 from trainer.errors import InputError
 from trainer.export import placement
 from trainer.models import build, norms
@@ -69,7 +70,7 @@ def train(job: config.Job) -> None:
         if path := getattr(job.run, name):
             files.check_folder(name, path)
     data_dir = job.data.data_dir or demo.folder()
-    manifest = records.read_manifest(data_dir)
+    manifest = schema.read_manifest(data_dir)
     chief = cluster.worker_of(strategy)[0] == 0
 
     with contextlib.ExitStack() as stack:
@@ -358,7 +359,7 @@ def remove_replaced(
 
 
 def open_run(
-    job: config.Job, strategy: tf.distribute.Strategy, manifest: records.Manifest
+    job: config.Job, strategy: tf.distribute.Strategy, manifest: schema.Manifest
 ) -> dict[str, Any]:
     """Returns the run's passport, new or, where the run goes on, as its start chose.
 
@@ -379,7 +380,7 @@ def open_run(
             "prepare the data with one."
         )
     train_split = manifest.splits["train"]
-    fingerprint = records.fingerprint(manifest)
+    fingerprint = schema.fingerprint(manifest)
     old = facts.read(job.run.run_dir)
     folders = (os.path.join(job.run.run_dir, name) for name in ("checkpoints", "best"))
     begun = any(checkpoint.Checkpoints(folder, {}).steps() for folder in folders)
@@ -495,16 +496,16 @@ def check_data(
     job: config.Job,
     strategy: tf.distribute.Strategy,
     data_dir: str,
-    manifest: records.Manifest,
+    manifest: schema.Manifest,
     run: dict[str, Any],
-) -> records.Manifest:
+) -> schema.Manifest:
     """Returns the manifest to read by; enters what is unreadable into the passport `run`.
 
     Raises:
         InputError: shards are not the manifest's, or damaged beyond what was allowed.
     """
     worker, num_workers = cluster.worker_of(strategy)
-    manifest, lost = damage.check(
+    manifest, lost = integrity.check(
         data_dir,
         manifest,
         [split for split in ("train", "val", "test") if split in manifest.splits],
@@ -535,7 +536,7 @@ def open_stream(
     job: config.Job,
     strategy: tf.distribute.Strategy,
     data_dir: str,
-    manifest: records.Manifest,
+    manifest: schema.Manifest,
     num_streams: int,
     step: int,
 ) -> tuple[tf.distribute.DistributedDataset, tf.data.Dataset]:
@@ -573,7 +574,7 @@ def reading_explained(
     job: config.Job,
     strategy: tf.distribute.Strategy,
     data_dir: str,
-    manifest: records.Manifest,
+    manifest: schema.Manifest,
     num_streams: int,
     step: int,
     stop: int,

@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks import table
 from tests import gcs_server
 from trainer import config, flags
-from trainer.data import records
+from trainer.data.dataset import schema
 
 SETTINGS = {  # row → what TensorFlow reads when it is imported
     "TensorFlow's own": {"GCS_READAHEAD_BUFFER_SIZE_BYTES": str(64 * 2**20)},
@@ -93,26 +93,26 @@ def main(settings: Latency) -> dict[str, Any]:
     return shown
 
 
-def write_noise(folder: str, settings: Latency) -> records.Manifest:
+def write_noise(folder: str, settings: Latency) -> schema.Manifest:
     """Writes a training split of noise."""
     rng, side = np.random.default_rng(0), settings.side
     mask = np.zeros((side, side), np.uint8)
     mask[: side // 2] = 1
     examples = [
-        records.encode(f"case{k}", rng.integers(0, 256, (side, side, 1), np.uint8), mask, "png")
+        schema.encode(f"case{k}", rng.integers(0, 256, (side, side, 1), np.uint8), mask, "png")
         for k in range(EXAMPLES)
     ]
     per_shard = max(1, round(settings.shard_mb * 1e6 / len(examples[0])))
     shards = tuple(
-        records.write_shard(
+        schema.write_shard(
             folder,
-            records.shard_name("train", index, settings.shards),
+            schema.shard_name("train", index, settings.shards),
             itertools.islice(itertools.cycle(examples), per_shard),
         )
         for index in range(settings.shards)
     )
     total = per_shard * settings.shards
-    split = records.Split(
+    split = schema.Split(
         examples=total,
         shards=shards,
         cases=tuple(f"case{k}" for k in range(total)),
@@ -122,15 +122,15 @@ def write_noise(folder: str, settings: Latency) -> records.Manifest:
         mean=(127.5,),
         std=(73.9,),
     )
-    manifest = records.Manifest(
-        classes=(records.Class("upper", 0), records.Class("lower", 1)),
+    manifest = schema.Manifest(
+        classes=(schema.Class("upper", 0), schema.Class("lower", 1)),
         channels=1,
         bit_depth=8,
         dtype="uint8",
         encoding="png",
         splits={"train": split},
     )
-    records.write_manifest(manifest, folder)
+    schema.write_manifest(manifest, folder)
     return manifest
 
 

@@ -28,9 +28,10 @@ class Read(config.Settings):
 def main(settings: Read) -> None:
     """Reads, and prints images per second, seconds to the first batch and the peak memory."""
     with flags.importing():
-        from trainer.data import pipeline, records
+        from trainer.data import pipeline
+        from trainer.data.dataset import schema
 
-    manifest = records.read_manifest(settings.data_dir)
+    manifest = schema.read_manifest(settings.data_dir)
     streams = pipeline.num_streams(manifest.splits["train"], 1)
     if settings.examples_only:
         data = pipeline.ordered_examples(

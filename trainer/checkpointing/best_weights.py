@@ -9,7 +9,8 @@ import numpy as np
 
 from trainer import config
 from trainer.checkpointing import checkpoint, facts, run_metadata
-from trainer.data import demo, records
+from trainer.data import demo
+from trainer.data.dataset import schema
 from trainer.errors import InputError
 from trainer.models.build import build_model
 
@@ -48,7 +49,7 @@ def data_of(run: dict[str, Any]) -> dict[str, Any]:
     if "data" in run:
         return run["data"]
     data_dir = run["settings"]["data_dir"] or demo.folder()
-    return run_metadata.describe_data(records.read_manifest(data_dir))
+    return run_metadata.describe_data(schema.read_manifest(data_dir))
 
 
 def best_model(run_dir: str, run: dict[str, Any], flag: str = "run_dir") -> tuple[keras.Model, int]:
@@ -91,7 +92,7 @@ def best_checkpoints(run_dir: str, model: keras.Model) -> checkpoint.Checkpoints
     return checkpoint.Checkpoints(os.path.join(run_dir, "best"), {"model": model.variables})
 
 
-def check_same_kind(run_dir: str, run: dict[str, Any], manifest: records.Manifest) -> None:
+def check_same_kind(run_dir: str, run: dict[str, Any], manifest: schema.Manifest) -> None:
     """Raises InputError unless the model of a run fits the data of a manifest."""
     if run["channels"] != manifest.channels:
         raise InputError(

@@ -8,7 +8,7 @@ import json
 import os
 from typing import Any
 
-from trainer.data import records
+from trainer.data.dataset import schema
 from trainer.errors import InputError
 from trainer.storage import files
 
@@ -83,7 +83,7 @@ def read(run_dir: str) -> dict[str, Any] | None:
     with files.open_file(path, "rb") as file:
         try:
             found = json.loads(file.read())
-            records.build(Facts, found, "")
+            schema.build(Facts, found, "")
         except (ValueError, RecursionError) as error:  # also of bytes that are no text
             raise InputError(
                 f"{path} is not JSON ({error}); restore it, or name another run folder."

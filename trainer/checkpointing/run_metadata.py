@@ -17,7 +17,7 @@ from absl import logging
 import trainer
 from trainer import config, json_text, preemption
 from trainer.checkpointing import facts
-from trainer.data import records
+from trainer.data.dataset import schema
 from trainer.errors import InputError, PassingError
 from trainer.storage import files
 from trainer.workers import rendezvous
@@ -53,7 +53,7 @@ def describe(
     }
 
 
-def describe_data(manifest: records.Manifest) -> dict[str, Any]:
+def describe_data(manifest: schema.Manifest) -> dict[str, Any]:
     """Returns what prediction and export must know of the data, so that they need not be there."""
     return {
         "dtype": manifest.dtype,

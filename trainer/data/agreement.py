@@ -7,8 +7,8 @@ import collections
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from trainer.data import records
 from trainer.data.classes import Given, as_text, bounds
+from trainer.data.dataset import schema
 from trainer.data.labels import SHOWN, Rule, Seen, Shape, hexadecimal, is_grey
 from trainer.errors import InputError
 
@@ -63,7 +63,7 @@ def settle(seen: Sequence[Seen], given: Given) -> tuple[Rule, list[str], list[st
     _check_not_too_many(found)
     if len(found) > MANY and not any(one.kind == "palette" for one in seen):
         warnings.append(_of_many(found))
-    classes = tuple(records.Class(str(value), value) for value in found)
+    classes = tuple(schema.Class(str(value), value) for value in found)
     names = ",".join(str(value) for value in found)
     notes.append(f"Classes found: --classes={names}; give them names with NAME:VALUE.")
     return Rule(given, classes, as_shown), notes, warnings
@@ -110,7 +110,7 @@ def _as_shown(seen: Sequence[Seen], given: Given) -> tuple[frozenset[str], list[
     Bits and indices beside plain values: of 0 and 1, the 1 may be the others' 1, or their white.
     """
     plain = {value for one in seen if one.kind == "plain" for value in one.values}
-    classes = given.classes or tuple(records.Class(str(value), int(value)) for value in plain)
+    classes = given.classes or tuple(schema.Class(str(value), int(value)) for value in plain)
     compared = given.classes or plain - {0}
     as_shown, notes = set(), []
     for kind, described in KINDS.items():
@@ -135,7 +135,7 @@ def _as_shown(seen: Sequence[Seen], given: Given) -> tuple[frozenset[str], list[
     return frozenset(as_shown), notes
 
 
-def _place(value: float, classes: Sequence[records.Class], ignore: int | None) -> int | None:
+def _place(value: float, classes: Sequence[schema.Class], ignore: int | None) -> int | None:
     """Returns the id of a value's class, -1 of what does not count, None of what is unknown."""
     if value == ignore:
         return -1
@@ -241,10 +241,10 @@ def _check_several(found: Sequence[int]) -> None:
 
 
 def _check_not_too_many(found: Sequence[int]) -> None:
-    if len(found) > records.MAX_CLASSES:
+    if len(found) > schema.MAX_CLASSES:
         raise InputError(
             f"The set of all masks has {len(found)} distinct values, more than "
-            f"{records.MAX_CLASSES} classes. {_remedies(found)} else these are no masks: check "
+            f"{schema.MAX_CLASSES} classes. {_remedies(found)} else these are no masks: check "
             "--masks."
         )
 

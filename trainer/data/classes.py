@@ -9,11 +9,12 @@ import dataclasses
 import re
 import unicodedata
 
-from trainer.data import reading, records
+from trainer.data import reading
+from trainer.data.dataset import schema
 from trainer.errors import InputError
 
 LINE_BREAKING = ("Cc", "Zl", "Zp")  # Unicode's categories
-THRESHOLDED = (records.Class("background", 0), records.Class("foreground", 255))
+THRESHOLDED = (schema.Class("background", 0), schema.Class("foreground", 255))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Given:
         threshold: the first value of the second of two classes, for masks without exact values.
     """
 
-    classes: tuple[records.Class, ...] = ()
+    classes: tuple[schema.Class, ...] = ()
     ignore: int | None = None
     threshold: float | None = None
 
@@ -58,7 +59,7 @@ def parse(classes: str, ignore: str, threshold: float | None) -> Given:
     return dataclasses.replace(given, classes=given.classes or THRESHOLDED)
 
 
-def _parse_class(text: str, index: int, entry: str) -> records.Class:
+def _parse_class(text: str, index: int, entry: str) -> schema.Class:
     name, colon, value = entry.strip().rpartition(":")
     name, value = name.strip(), value.strip()
     wide = re.fullmatch(r"(-?\d+)-(-?\d+)", value)
@@ -77,8 +78,8 @@ def _parse_class(text: str, index: int, entry: str) -> records.Class:
     if last is not None and last < first:
         raise InputError(f"--classes={text}: the range {value} ends before it begins.")
     if colour:
-        return records.Class(name or value.lower(), index, colour=value.lower())
-    return records.Class(name or value, first, None if last == first else last)
+        return schema.Class(name or value.lower(), index, colour=value.lower())
+    return schema.Class(name or value, first, None if last == first else last)
 
 
 def _parse_ignore(text: str) -> int | None:
@@ -94,17 +95,17 @@ def _parse_ignore(text: str) -> int | None:
         ) from None
 
 
-def _check_classes(text: str, classes: tuple[records.Class, ...]) -> None:
-    for field, held in (("name", lambda entry: entry.name), ("value", records.Class.as_given)):
+def _check_classes(text: str, classes: tuple[schema.Class, ...]) -> None:
+    for field, held in (("name", lambda entry: entry.name), ("value", schema.Class.as_given)):
         for repeated, count in collections.Counter(map(held, classes)).items():
             if count > 1:
                 raise InputError(
                     f"--classes={text} gives the {field} {repeated} twice; each class needs its "
                     "own."
                 )
-    if text and not 2 <= len(classes) <= records.MAX_CLASSES:
+    if text and not 2 <= len(classes) <= schema.MAX_CLASSES:
         raise InputError(
-            f"--classes={text} gives {len(classes)} classes; expected 2 to {records.MAX_CLASSES}, "
+            f"--classes={text} gives {len(classes)} classes; expected 2 to {schema.MAX_CLASSES}, "
             "the background first."
         )
     if len({bool(entry.colour) for entry in classes}) > 1:
@@ -139,17 +140,17 @@ def _check_ignore(classes: str, ignore: str, given: Given) -> None:
             )
 
 
-def _is_wide(entry: records.Class) -> bool:
+def _is_wide(entry: schema.Class) -> bool:
     return entry.last is not None or entry.colour is not None
 
 
-def bounds(entry: records.Class) -> tuple[int, int]:
+def bounds(entry: schema.Class) -> tuple[int, int]:
     """Returns the first and last value, or twice the colour, of a class in masks."""
     if entry.colour:
         return (int(entry.colour[1:], 16),) * 2
     return entry.value, entry.value if entry.last is None else entry.last
 
 
-def as_text(classes: tuple[records.Class, ...]) -> str:
+def as_text(classes: tuple[schema.Class, ...]) -> str:
     """Returns classes as --classes takes them."""
     return ",".join(f"{entry.name}:{entry.as_given()}" for entry in classes)

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from trainer.data import damage, pipeline, records
+from trainer.data import pipeline
+from trainer.data.dataset import integrity, schema
 
 
 @contextlib.contextmanager
 def explained(
-    data_dir: str, manifest: records.Manifest, split: str, places: Callable[[], list[int]]
+    data_dir: str, manifest: schema.Manifest, split: str, places: Callable[[], list[int]]
 ) -> Iterator[None]:
     """Turns what TensorFlow raises at missing or damaged data into an InputError naming the place.
 
@@ -36,12 +37,12 @@ def explained(
         tf.errors.InvalidArgumentError,  # an example cannot be decoded
         tf.errors.NotFoundError,
     ):
-        damage.verify_shards(data_dir, manifest, split, places())
+        integrity.verify_shards(data_dir, manifest, split, places())
         raise
 
 
 def training_shards(
-    split: records.Split,
+    split: schema.Split,
     examples: range,
     *,
     seed: int,
@@ -82,7 +83,7 @@ def training_shards(
 
 
 def evaluation_shards(
-    split: records.Split, seen: np.ndarray, ahead: int, worker: int = 0, num_workers: int = 1
+    split: schema.Split, seen: np.ndarray, ahead: int, worker: int = 0, num_workers: int = 1
 ) -> list[int]:
     """Returns the places of the shards that a worker has read for an evaluation, in part at least.
 

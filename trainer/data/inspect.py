@@ -16,7 +16,8 @@ from absl import logging
 from PIL import Image, PngImagePlugin
 
 from trainer import config, flags
-from trainer.data import demo, reading, records
+from trainer.data import demo, reading
+from trainer.data.dataset import schema
 from trainer.errors import InputError
 from trainer.storage import files
 from trainer.watch import panels
@@ -35,7 +36,7 @@ def main(settings: config.Inspect) -> None:
     files.register_stores(data_dir, settings.sheet)
     if settings.sheet:
         files.check_replaceable("sheet", settings.sheet, [MARK])
-    manifest = records.read_manifest(data_dir)
+    manifest = schema.read_manifest(data_dir)
     print("\n".join(describe(manifest, data_dir)))
     if settings.verify:
         print(f"\n{verify(manifest, data_dir)}")
@@ -44,7 +45,7 @@ def main(settings: config.Inspect) -> None:
         _save(picture, settings.sheet)
 
 
-def describe(manifest: records.Manifest, data_dir: str) -> list[str]:
+def describe(manifest: schema.Manifest, data_dir: str) -> list[str]:
     """Returns the manifest as lines of text."""
     known = {
         "folder": data_dir,
@@ -55,7 +56,7 @@ def describe(manifest: records.Manifest, data_dir: str) -> list[str]:
         "splits": _drawn(manifest.draw) if manifest.draw else "",
         "seed": str(manifest.seed),
         "schema": str(manifest.schema),
-        "fingerprint": records.fingerprint(manifest),
+        "fingerprint": schema.fingerprint(manifest),
     }
     lines = table([[name, text] for name, text in known.items() if text])
     for title, rows in (
@@ -92,7 +93,7 @@ def table(rows: Sequence[Sequence[str]], heading: bool = False) -> list[str]:
     return lines
 
 
-def verify(manifest: records.Manifest, data_dir: str) -> str:
+def verify(manifest: schema.Manifest, data_dir: str) -> str:
     """Reads every shard and returns a line that says how many there are.
 
     Raises:
@@ -102,14 +103,14 @@ def verify(manifest: records.Manifest, data_dir: str) -> str:
     total = sum(shard.bytes for shard in shards)
     with tqdm.tqdm(total=total, desc="verifying", unit="B", unit_scale=True, disable=None) as bar:
         for shard in shards:
-            records.verify_shard(data_dir, shard)
+            schema.verify_shard(data_dir, shard)
             bar.update(shard.bytes)
     return (
         f"All {_counted(len(shards), 'shard')} ({_megabytes(total)} MB) are as they were written."
     )
 
 
-def draw_sheet(manifest: records.Manifest, data_dir: str, num_examples: int) -> np.ndarray:
+def draw_sheet(manifest: schema.Manifest, data_dir: str, num_examples: int) -> np.ndarray:
     """Returns a contact sheet: images of every split, in stored order, with their outlines.
 
     Args:
@@ -138,10 +139,10 @@ def draw_sheet(manifest: records.Manifest, data_dir: str, num_examples: int) -> 
     return np.concatenate([sheet, panels.legend_line(sheet.shape[1], legend)])
 
 
-def _examples(manifest: records.Manifest, data_dir: str, split: records.Split) -> Iterator[dict]:
+def _examples(manifest: schema.Manifest, data_dir: str, split: schema.Split) -> Iterator[dict]:
     for shard in split.shards:
-        for serialized in records.read_shard(data_dir, shard):
-            yield records.decode(serialized, manifest)
+        for serialized in schema.read_shard(data_dir, shard):
+            yield schema.decode(serialized, manifest)
 
 
 def _save(picture: Image.Image, path: str) -> None:
@@ -159,13 +160,13 @@ def _save(picture: Image.Image, path: str) -> None:
     logging.info("Drew %s.", path)
 
 
-def _drawn(draw: records.Draw) -> str:
+def _drawn(draw: schema.Draw) -> str:
     shares = ", ".join(f"{side} {share:g}" for side, share in draw.shares.items())
     groups = f", groups {draw.group_by}" if draw.group_by else ""
     return f"drawn by {draw.rule}: {shares}{groups}"
 
 
-def _split_rows(manifest: records.Manifest) -> list[list[str]]:
+def _split_rows(manifest: schema.Manifest) -> list[list[str]]:
     rows = [["split", "images", "shards", "images/shard", "MB", "megapixels", "ignored"]]
     for name, split in manifest.splits.items():
         counts = [shard.examples for shard in split.shards]
@@ -184,7 +185,7 @@ def _split_rows(manifest: records.Manifest) -> list[list[str]]:
     return rows
 
 
-def _class_rows(manifest: records.Manifest) -> list[list[str]]:
+def _class_rows(manifest: schema.Manifest) -> list[list[str]]:
     rows = [["class", "id", "mask value", *manifest.splits]]
     for index, entry in enumerate(manifest.classes):
         shares = [
@@ -197,11 +198,11 @@ def _class_rows(manifest: records.Manifest) -> list[list[str]]:
     ignored = manifest.ignore_colour or manifest.ignore_value
     if ignored is not None:
         blanks = ["" for _ in manifest.splits]
-        rows.append(["(ignored)", str(records.IGNORE), str(ignored), *blanks])
+        rows.append(["(ignored)", str(schema.IGNORE), str(ignored), *blanks])
     return rows
 
 
-def _channel_rows(manifest: records.Manifest) -> list[list[str]]:
+def _channel_rows(manifest: schema.Manifest) -> list[list[str]]:
     rows = [
         ["channel", *(f"{name} {what}" for name in manifest.splits for what in ("mean", "std"))]
     ]
@@ -215,7 +216,7 @@ def _channel_rows(manifest: records.Manifest) -> list[list[str]]:
     return rows
 
 
-def _size_rows(manifest: records.Manifest) -> list[list[str]]:
+def _size_rows(manifest: schema.Manifest) -> list[list[str]]:
     counts = {
         name: {(height, width): count for height, width, count in split.sizes}
         for name, split in manifest.splits.items()

@@ -8,11 +8,12 @@ import dataclasses
 
 import numpy as np
 
-from trainer.data import images, records
+from trainer.data import images
 from trainer.data.classes import Given, as_text, bounds
+from trainer.data.dataset import schema
 from trainer.errors import InputError
 
-MAX_VALUES = records.MAX_CLASSES + 1  # of a mask whose classes are not given: one may be --ignore
+MAX_VALUES = schema.MAX_CLASSES + 1  # of a mask whose classes are not given: one may be --ignore
 SHOWN = 5  # values in a message before "…"
 WHITE = 0xFFFFFF
 FEW_BITS = (1, 2, 4)  # whose white is the 255 of 8 bits
@@ -30,7 +31,7 @@ class Rule:
     """
 
     given: Given
-    classes: tuple[records.Class, ...]
+    classes: tuple[schema.Class, ...]
     as_shown: frozenset[str] = frozenset()
 
 
@@ -322,7 +323,7 @@ def _check_colours(label: str, values: np.ndarray, counts: np.ndarray, given: Gi
 def _too_many(label: str, values: np.ndarray, most: int) -> str:
     low, high = int(values[0]), int(values[-1])
     return (
-        f"{label} has {len(values)} distinct values, more than {records.MAX_CLASSES} classes. If "
+        f"{label} has {len(values)} distinct values, more than {schema.MAX_CLASSES} classes. If "
         f"they are instance numbers, give --classes=background:{low},object:{low + 1}-{most}; if "
         f"they are two classes smoothed, --threshold={(low + high + 1) // 2}; else that is not a "
         "mask: check --masks."
@@ -339,7 +340,7 @@ def class_ids(mask: images.Mask, rule: Rule, label: str) -> np.ndarray:
     pixels = found.pixels
     if found.kind in rule.as_shown:
         pixels = shown_greys(found, label)[pixels]
-    ids = np.full(pixels.shape, records.IGNORE, np.uint8)
+    ids = np.full(pixels.shape, schema.IGNORE, np.uint8)
     is_ignored = np.zeros(pixels.shape, bool)
     if rule.given.ignore is not None:
         is_ignored = pixels == rule.given.ignore

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from absl import logging
 
-from trainer.data import records
+from trainer.data.dataset import schema
 from trainer.errors import InputError
 from trainer.storage import files, gcs, lock
 
@@ -25,17 +25,17 @@ UPLOADS = 4  # at a time; as many more shards may wait on the local disk
 class Output(Protocol):
     """What data are written to."""
 
-    def add(self, name: str, examples: Iterable[bytes]) -> records.Shard:
+    def add(self, name: str, examples: Iterable[bytes]) -> schema.Shard:
         """Writes a shard."""
 
-    def finish(self, manifest: records.Manifest) -> None:
+    def finish(self, manifest: schema.Manifest) -> None:
         """Writes the manifest, when all shards are there."""
 
 
 def check(path: str) -> None:
     """Raises InputError if a file is there that has a shard's name and that no start has left."""
     for name in filter(SHARD.fullmatch, files.list_folder(path)):
-        if not records.is_shard(f"{path}/{name}"):
+        if not schema.is_shard(f"{path}/{name}"):
             raise InputError(
                 f"{path}/{name} is there, and this command did not write it; move it away, or "
                 "name another --output."
@@ -58,9 +58,9 @@ def open_output(path: str) -> Iterator[Output]:
 
 def check_unfinished(path: str) -> None:
     """Raises InputError if a folder holds finished data."""
-    if files.exists(f"{path}/{records.MANIFEST}"):
+    if files.exists(f"{path}/{schema.MANIFEST}"):
         raise InputError(
-            f"--output={path} already has a {records.MANIFEST}: it holds finished data; name "
+            f"--output={path} already has a {schema.MANIFEST}: it holds finished data; name "
             "another folder, or remove that one first."
         )
 
@@ -73,15 +73,15 @@ class Folder:
         self._path = path
         self.written: list[str] = []
 
-    def add(self, name: str, examples: Iterable[bytes]) -> records.Shard:
+    def add(self, name: str, examples: Iterable[bytes]) -> schema.Shard:
         """Writes a shard."""
-        shard = records.write_shard(self._path, name, examples)
+        shard = schema.write_shard(self._path, name, examples)
         self.written.append(name)
         return shard
 
-    def finish(self, manifest: records.Manifest) -> None:
+    def finish(self, manifest: schema.Manifest) -> None:
         """Writes the manifest."""
-        records.write_manifest(manifest, self._path)
+        schema.write_manifest(manifest, self._path)
 
 
 @contextlib.contextmanager
@@ -110,9 +110,9 @@ class Bucket:
         self._pending: collections.deque[concurrent.futures.Future] = collections.deque()
         self._skipped = self._sent = 0
 
-    def add(self, name: str, examples: Iterable[bytes]) -> records.Shard:
+    def add(self, name: str, examples: Iterable[bytes]) -> schema.Shard:
         """Writes a shard and has it uploaded; waits if too many are on their way."""
-        shard = records.write_shard(self._scratch, name, examples)
+        shard = schema.write_shard(self._scratch, name, examples)
         if self._there.get(name) == gcs.Content(shard.bytes, shard.crc32c):
             os.remove(os.path.join(self._scratch, name))
             self._skipped += 1
@@ -123,13 +123,13 @@ class Bucket:
             self._pending.popleft().result()
         return shard
 
-    def finish(self, manifest: records.Manifest) -> None:
+    def finish(self, manifest: schema.Manifest) -> None:
         """Waits for the shards and uploads the manifest, unless another process was faster."""
         while self._pending:
             self._pending.popleft().result()
-        records.write_manifest(manifest, self._scratch)
-        local = os.path.join(self._scratch, records.MANIFEST)
-        gcs.upload(local, f"{self._path}/{records.MANIFEST}", files.crc32c(local), create=True)
+        schema.write_manifest(manifest, self._scratch)
+        local = os.path.join(self._scratch, schema.MANIFEST)
+        gcs.upload(local, f"{self._path}/{schema.MANIFEST}", files.crc32c(local), create=True)
         logging.info("Uploaded %d shards; %d were there already.", self._sent, self._skipped)
 
     def _upload(self, name: str, crc32c: str) -> None:

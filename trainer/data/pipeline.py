@@ -21,7 +21,8 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from trainer.data import augment as augmentation
-from trainer.data import normalization, records
+from trainer.data import normalization
+from trainer.data.dataset import schema
 from trainer.errors import InputError
 
 MAX_STREAMS = 16
@@ -34,7 +35,7 @@ PADDED_SIDE = 64  # evaluation pads sides to multiples of it, so that few shapes
 # Training -----------------------------------------------------------------------------------------
 
 
-def num_streams(split: records.Split, num_workers: int, streams: int = 0) -> int:
+def num_streams(split: schema.Split, num_workers: int, streams: int = 0) -> int:
     """Returns V, the number of logical streams of a training split.
 
     A stream with fewer examples than another shows each of them more often, so V is the largest
@@ -65,7 +66,7 @@ def num_streams(split: records.Split, num_workers: int, streams: int = 0) -> int
     return chosen
 
 
-def _balanced(split: records.Split, streams: int) -> bool:
+def _balanced(split: schema.Split, streams: int) -> bool:
     sizes = [sum(shard.examples for shard in split.shards[v::streams]) for v in range(streams)]
     return 10 * max(sizes) <= 11 * min(sizes)
 
@@ -73,7 +74,7 @@ def _balanced(split: records.Split, streams: int) -> bool:
 @tf.autograph.experimental.do_not_convert
 def training_stream(
     data_dir: str,
-    manifest: records.Manifest,
+    manifest: schema.Manifest,
     *,
     batch_size: int,
     crop: int,
@@ -124,7 +125,7 @@ def training_stream(
     row = augmentation.AUGMENTATIONS[augment]
 
     def example(number: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        decoded = records.decode(serialized, manifest)
+        decoded = schema.decode(serialized, manifest)
         image, mask = augmentation.crop_randomly(
             decoded["image"], decoded["mask"], _key(seed, 2 * number), crop, row
         )
@@ -160,7 +161,7 @@ def training_stream(
 
 def ordered_examples(
     data_dir: str,
-    split: records.Split,
+    split: schema.Split,
     *,
     seed: int,
     num_streams: int,
@@ -206,7 +207,7 @@ def ordered_examples(
 
 def _stream(
     data_dir: str,
-    split: records.Split,
+    split: schema.Split,
     stream: tf.Tensor,
     num_streams: int,
     position: tf.Tensor,
@@ -284,7 +285,7 @@ def kept(iterator: Iterator) -> Iterator:
 @tf.autograph.experimental.do_not_convert
 def evaluation_batches(
     data_dir: str,
-    manifest: records.Manifest,
+    manifest: schema.Manifest,
     split: str,
     *,
     stride: int,
@@ -323,19 +324,19 @@ def evaluation_batches(
     paths, counts = _shards(data_dir, shards)
     first_cases = tf.cumsum(counts, exclusive=True)
     multiple = padded_to(stride)
-    blank = records.blank_example(manifest)
+    blank = schema.blank_example(manifest)
 
     def numbered(path: tf.Tensor, count: tf.Tensor, first_case: tf.Tensor) -> tf.data.Dataset:
         return tf.data.Dataset.zip((tf.data.Dataset.counter(first_case), _read(path, count)))
 
     def example(case: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        decoded = records.decode(serialized, manifest)
+        decoded = schema.decode(serialized, manifest)
         image = tf.cast(decoded["image"], tf.float32)
         figures = normalization.NORMALIZATIONS[normalize](decoded["image"], train.mean, train.std)
         image = pad(normalization.rescale(image, *figures), multiple)
         size = tf.shape(decoded["mask"])
         beyond = tf.stack([tf.zeros_like(size), tf.shape(image)[:2] - size], axis=1)
-        mask = tf.pad(decoded["mask"], beyond, constant_values=records.IGNORE)
+        mask = tf.pad(decoded["mask"], beyond, constant_values=schema.IGNORE)
         offset, scale = (tf.reshape(figure, [manifest.channels]) for figure in figures)
         return {
             "images": image,
@@ -347,7 +348,7 @@ def evaluation_batches(
         }
 
     def padded_shape(case: tf.Tensor, serialized: tf.Tensor) -> tf.Tensor:
-        size = records.decode_size(serialized)
+        size = schema.decode_size(serialized)
         height, width = (-(-side // multiple) * multiple for side in size)
         return height * _SHAPE_BASE + width
 
@@ -374,7 +375,7 @@ def evaluation_batches(
     return data.prefetch(1).with_options(_options())
 
 
-def examples_waiting(split: records.Split, stride: int, batch_size: int, tile: int) -> int:
+def examples_waiting(split: schema.Split, stride: int, batch_size: int, tile: int) -> int:
     """Returns how many examples of a split may wait at once until a batch of their shape is full.
 
     Args:
@@ -390,7 +391,7 @@ def examples_waiting(split: records.Split, stride: int, batch_size: int, tile: i
     return sum(min(n, batch_size - 1) for shape, n in counts.items() if max(shape) <= tile)
 
 
-def examples_in_part(split: records.Split, stride: int, batch_size: int, tile: int) -> int:
+def examples_in_part(split: schema.Split, stride: int, batch_size: int, tile: int) -> int:
     """Returns in parts of how many examples a split is evaluated; all, where the waiting ones fit.
 
     Arguments are those of `examples_waiting`.
@@ -401,7 +402,7 @@ def examples_in_part(split: records.Split, stride: int, batch_size: int, tile: i
     return split.examples if waiting <= most else most
 
 
-def examples_read_ahead(split: records.Split, stride: int, batch_size: int, tile: int) -> int:
+def examples_read_ahead(split: schema.Split, stride: int, batch_size: int, tile: int) -> int:
     """Returns how many examples may have been read after the last one that has been evaluated.
 
     Arguments are those of `examples_waiting`.
@@ -444,9 +445,9 @@ def _fill(batch: dict[str, tf.Tensor], size: tf.Tensor) -> dict[str, tf.Tensor]:
 # Both ---------------------------------------------------------------------------------------------
 
 
-def _shards(data_dir: str, shards: tuple[records.Shard, ...]) -> tuple[tf.Tensor, tf.Tensor]:
+def _shards(data_dir: str, shards: tuple[schema.Shard, ...]) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns paths, string [N], and numbers of examples, int64 [N]."""
-    paths = tf.constant([records.shard_path(data_dir, shard) for shard in shards])
+    paths = tf.constant([schema.shard_path(data_dir, shard) for shard in shards])
     return paths, tf.constant([shard.examples for shard in shards], tf.int64)
 
 
@@ -456,7 +457,7 @@ def _read(path: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
 
 
 def _targets(mask: tf.Tensor) -> dict[str, tf.Tensor]:
-    known = mask != records.IGNORE
+    known = mask != schema.IGNORE
     return {
         "labels": tf.where(known, tf.cast(mask, tf.int32), 0),
         "valid": tf.cast(known, tf.float32),

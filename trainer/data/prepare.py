@@ -38,12 +38,12 @@ from trainer.data import (
     labels,
     output,
     reading,
-    records,
     sides,
     sources,
     survey,
     workers,
 )
+from trainer.data.dataset import schema
 from trainer.errors import InputError
 from trainer.storage import files
 
@@ -85,7 +85,7 @@ def _exit_when_asked(number: int, frame: types.FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def prepare(settings: config.Prepare) -> records.Manifest:
+def prepare(settings: config.Prepare) -> schema.Manifest:
     """Writes a data folder and returns its manifest.
 
     Raises:
@@ -124,13 +124,13 @@ def prepare(settings: config.Prepare) -> records.Manifest:
             _check_tiles(order)
             with output.open_output(settings.output) as folder:
                 splits = _write(run, order, form, settings, folder)
-                manifest = records.Manifest(
+                manifest = schema.Manifest(
                     classes=form.rule.classes,
                     ignore_value=None if given.by_colour else given.ignore,
                     ignore_colour=settings.ignore.lower() or None if given.by_colour else None,
                     threshold=given.threshold,
                     channels=form.channels,
-                    bit_depth=records.BIT_DEPTHS[form.dtype],
+                    bit_depth=schema.BIT_DEPTHS[form.dtype],
                     dtype=form.dtype,
                     encoding=form.encoding,
                     splits=splits,
@@ -295,7 +295,7 @@ def _by_name(found: Sequence[sources.Source], flag: str) -> dict[str, sources.So
 
 def _assign(
     settings: config.Prepare, pairs: Sequence[survey.Pair]
-) -> tuple[sides.Sides, records.Draw | None]:
+) -> tuple[sides.Sides, schema.Draw | None]:
     return sides.assign(
         [pair.name for pair in pairs],
         settings.splits,
@@ -305,7 +305,7 @@ def _assign(
     )
 
 
-def _tell_of_draw(names: sides.Sides, draw: records.Draw) -> None:
+def _tell_of_draw(names: sides.Sides, draw: schema.Draw) -> None:
     logging.info("%s", sides.describe(names, draw))
     for group in draw.moved:
         logging.warning(
@@ -404,7 +404,7 @@ def _write(
     form: survey.Format,
     settings: config.Prepare,
     folder: output.Output,
-) -> dict[str, records.Split]:
+) -> dict[str, schema.Split]:
     """Writes all shards, one after the other, and returns what the manifest says of them."""
     task = functools.partial(_encode, form, settings.max_pixels)
     pairs = list(cut.by_pair(tile for listed in order.values() for tile in listed))
@@ -416,7 +416,7 @@ def _write(
         shards = []
         counts = shard_counts(len(listed), _raw_bytes(listed, form), settings.shard_mb)
         for index, count in enumerate(counts):
-            name = records.shard_name(side, index, len(counts))
+            name = schema.shard_name(side, index, len(counts))
             examples = _tallied(itertools.islice(results, count), total)
             shards.append(folder.add(name, examples))
         splits[side] = _describe(listed, shards, total)
@@ -443,7 +443,7 @@ def shard_counts(num_examples: int, raw_bytes: int, shard_mb: float) -> list[int
 
 
 def _raw_bytes(listed: Sequence[cut.Tile], form: survey.Format) -> int:
-    per_pixel = form.channels * records.BIT_DEPTHS[form.dtype] // 8 + 1  # and the mask's byte
+    per_pixel = form.channels * schema.BIT_DEPTHS[form.dtype] // 8 + 1  # and the mask's byte
     return per_pixel * sum(one.height * one.width for one in listed)
 
 
@@ -455,7 +455,7 @@ def _encode(form: survey.Format, max_pixels: int, pair: survey.Pair) -> list[tup
     examples = []
     for name, top, left, height, width in pair.boxes:
         part = np.s_[top : top + height, left : left + width]
-        example = records.encode(name, image[part], mask[part], form.encoding)
+        example = schema.encode(name, image[part], mask[part], form.encoding)
         examples.append((example, tally(image[part], mask[part], len(form.rule.classes))))
     return examples
 
@@ -468,11 +468,11 @@ def tally(image: np.ndarray, mask: np.ndarray, num_classes: int) -> Tally:
         mask: uint8 [H, W], class ids; records.IGNORE where a pixel does not count.
         num_classes: number of classes.
     """
-    counts = np.bincount(mask.ravel(), minlength=records.IGNORE + 1)
+    counts = np.bincount(mask.ravel(), minlength=schema.IGNORE + 1)
     moments = [_moments(image[..., channel]) for channel in range(image.shape[2])]
     return Tally(
         pixels=counts[:num_classes],
-        ignored_pixels=int(counts[records.IGNORE]),
+        ignored_pixels=int(counts[schema.IGNORE]),
         sums=[fractions.Fraction(first) for first, _ in moments],
         squares=[fractions.Fraction(second) for _, second in moments],
     )
@@ -494,15 +494,15 @@ def _no_tally(form: survey.Format) -> Tally:
 
 
 def _describe(
-    listed: Sequence[cut.Tile], shards: Sequence[records.Shard], total: Tally
-) -> records.Split:
+    listed: Sequence[cut.Tile], shards: Sequence[schema.Shard], total: Tally
+) -> schema.Split:
     sizes = collections.Counter((one.height, one.width) for one in listed)
     num_pixels = sum(one.height * one.width for one in listed)
     means = [value / num_pixels for value in total.sums]
     variances = [
         square / num_pixels - mean**2 for square, mean in zip(total.squares, means, strict=True)
     ]
-    return records.Split(
+    return schema.Split(
         examples=len(listed),
         shards=tuple(shards),
         cases=tuple(one.name for one in listed),
@@ -526,7 +526,7 @@ def _shown(results: Iterator[Any], what: str, total: int) -> Iterator[Any]:
             yield result
 
 
-def _warn_of_absent_classes(manifest: records.Manifest) -> None:
+def _warn_of_absent_classes(manifest: schema.Manifest) -> None:
     for side, split in manifest.splits.items():
         for entry, count in zip(manifest.classes, split.pixels, strict=True):
             if not count:
@@ -534,7 +534,7 @@ def _warn_of_absent_classes(manifest: records.Manifest) -> None:
 
 
 def _closing_line(
-    manifest: records.Manifest, where: str, seconds: float, left_out: Mapping[str, int]
+    manifest: schema.Manifest, where: str, seconds: float, left_out: Mapping[str, int]
 ) -> str:
     total = sum(split.examples for split in manifest.splits.values())
     parts = [

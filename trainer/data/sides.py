@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from trainer.data import reading, records
+from trainer.data import reading
+from trainer.data.dataset import schema
 from trainer.errors import InputError
 
 SPLITS = ("train", "val", "test")
@@ -23,7 +24,7 @@ Sides = dict[str, list[str]]  # the names of each split's images
 
 def assign(
     names: Sequence[str], splits: str, split: str, group_by: str, seed: int
-) -> tuple[Sides, records.Draw | None]:
+) -> tuple[Sides, schema.Draw | None]:
     """Returns the names of each split's images, and how they were drawn if no list says them.
 
     Args:
@@ -50,7 +51,7 @@ def assign(
     for name in sorted(groups):
         sides[side_of[groups[name]]].append(name)
     check_none_empty(sides, f"--split={split}")
-    return sides, records.Draw(RULE, seed, shares, group_by, moved)
+    return sides, schema.Draw(RULE, seed, shares, group_by, moved)
 
 
 def group_names(names: Sequence[str], group_by: str) -> dict[str, str]:
@@ -160,7 +161,7 @@ def draw(
     return side_of, tuple(moved)
 
 
-def describe(sides: Sides, draw: records.Draw) -> str:
+def describe(sides: Sides, draw: schema.Draw) -> str:
     """Returns a line that compares the shares of a draw with those that were asked for."""
     total = sum(len(names) for names in sides.values())
     parts = [

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from trainer.data import classes, images, labels, records, sources
+from trainer.data import classes, images, labels, sources
+from trainer.data.dataset import schema
 from trainer.errors import InputError
 
 
@@ -79,7 +80,7 @@ class Format:
     @property
     def encoding(self) -> str:
         """Encoding of the images."""
-        return records.choose_encoding(self.dtype, self.channels)
+        return schema.choose_encoding(self.dtype, self.channels)
 
 
 def examine(pair: Pair, max_pixels: int, given: classes.Given) -> Survey:

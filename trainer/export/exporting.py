@@ -11,7 +11,8 @@ from absl import logging
 
 from trainer import config, tiles
 from trainer.checkpointing import best_weights
-from trainer.data import demo, normalization, pipeline, records
+from trainer.data import demo, normalization, pipeline
+from trainer.data.dataset import schema
 from trainer.errors import InputError
 from trainer.export import lite, model_card, onnx_model, placement, serving
 from trainer.models import plain
@@ -153,12 +154,12 @@ def _images(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields images, stored dtype [H, W, C], and masks, class ids [H, W], of a split."""
     data_dir = settings.data_dir or run["settings"]["data_dir"] or demo.folder()
-    manifest = records.read_manifest(data_dir)
+    manifest = schema.read_manifest(data_dir)
     best_weights.check_same_kind(settings.run_dir, run, manifest)
     split = manifest.splits.get(side) or manifest.splits["val"]
     for shard in split.shards:
-        for serialized in records.read_shard(data_dir, shard):
-            example = records.decode(serialized, manifest)
+        for serialized in schema.read_shard(data_dir, shard):
+            example = schema.decode(serialized, manifest)
             yield example["image"].numpy(), example["mask"].numpy()
 
 
@@ -200,7 +201,7 @@ def _difference(
         found, expected = converted(image), original(image)
         beyond = np.abs(found - expected)
         largest, total = max(largest, float(beyond.max())), total + float(beyond.mean())
-        known, truth = mask != records.IGNORE, mask > 0
+        known, truth = mask != schema.IGNORE, mask > 0
         classes = [predictor.class_ids(values) for values in (found, expected)]
         other += int((classes[0] != classes[1]).sum())
         images, pixels = images + 1, pixels + mask.size

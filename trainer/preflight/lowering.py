@@ -6,7 +6,8 @@ import keras
 import numpy as np
 
 from trainer import cluster, config, losses, run, steps
-from trainer.data import demo, records
+from trainer.data import demo
+from trainer.data.dataset import schema
 from trainer.models import build, norms, packing
 from trainer.preflight import arithmetic
 from trainer.preflight.accelerators import Accelerator, Gpu
@@ -51,7 +52,7 @@ def lower(job: config.Job, accelerator: Accelerator, batch_size: int, num_replic
         batch_size: images per replica.
         num_replicas: by which `--norm=auto` is decided.
     """
-    manifest = records.read_manifest(job.data.data_dir or demo.folder())
+    manifest = schema.read_manifest(job.data.data_dir or demo.folder())
     precision = _precision(job, accelerator)
     split = manifest.splits["train"]
     keras.backend.clear_session()  # layers are numbered anew: the same settings, the same program

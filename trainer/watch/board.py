@@ -18,7 +18,7 @@ from tensorboard.plugins.hparams import summary as hparams
 from tensorboard.plugins.pr_curve import summary as pr_curve
 
 from trainer import config, evaluation, json_text, metrics
-from trainer.data import records
+from trainer.data.dataset import schema
 from trainer.watch import charts, graph, panels
 from trainer.watch.figures import CHARTS, description
 
@@ -77,7 +77,7 @@ def write_end() -> None:
 def write_evaluation(
     scores: evaluation.Scores,
     gallery: evaluation.Gallery,
-    manifest: records.Manifest,
+    manifest: schema.Manifest,
     split: str,
     weights: Sequence[keras.Variable] = (),
 ) -> None:
@@ -136,7 +136,7 @@ def image(tag: str, picture: np.ndarray, text: str) -> None:
 
 
 def _sheet(batch: Mapping[str, np.ndarray], classes: Sequence[str]) -> np.ndarray:
-    masks = np.where(batch["valid"] > 0, batch["labels"], records.IGNORE)
+    masks = np.where(batch["valid"] > 0, batch["labels"], schema.IGNORE)
     tiles = [
         panels.draw_example(picture, mask, f"example {number}")
         for number, (picture, mask) in enumerate(zip(batch["images"], masks, strict=True))

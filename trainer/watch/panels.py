@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from trainer.data import reading
-from trainer.data.records import IGNORE
+from trainer.data.dataset.schema import IGNORE
 
 CLASS_COLOURS = (
     (230, 159, 0),  # orange

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from trainer import json_text
-from trainer.data import tfrecord
+from trainer.data.dataset import tfrecord
 from trainer.errors import InputError
 from trainer.storage import files
 

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.data import demo, records
+from trainer.data import demo
+from trainer.data.dataset import schema
 from trainer.errors import InputError
 
-SPLIT = records.Split(
+SPLIT = schema.Split(
     examples=2,
-    shards=(records.Shard("train-00000-of-00001.tfrecord", 2, 100, "0000abcd"),),
+    shards=(schema.Shard("train-00000-of-00001.tfrecord", 2, 100, "0000abcd"),),
     cases=("b", "a"),
     sizes=((4, 5, 2),),
     pixels=(30, 8),
@@ -20,8 +21,8 @@ SPLIT = records.Split(
     mean=(1.5,),
     std=(0.5,),
 )
-MANIFEST = records.Manifest(
-    classes=(records.Class("background", 0), records.Class("nucleus", 255)),
+MANIFEST = schema.Manifest(
+    classes=(schema.Class("background", 0), schema.Class("nucleus", 255)),
     channels=1,
     bit_depth=8,
     dtype="uint8",
@@ -37,7 +38,7 @@ def _manifest(dtype, channels):
         MANIFEST,
         dtype=dtype,
         channels=channels,
-        encoding=records.choose_encoding(dtype, channels),
+        encoding=schema.choose_encoding(dtype, channels),
     )
 
 
@@ -59,8 +60,8 @@ def test_what_is_encoded_is_decoded_inside_tf_data(dtype, channels, encoding):
     assert manifest.encoding == encoding
     values = np.random.default_rng(0).integers(0, 65536, (2, 3, channels))
     image = values.astype(dtype)
-    serialized = records.encode("à", image, MASK, encoding)
-    data = tf.data.Dataset.from_tensors(serialized).map(lambda x: records.decode(x, manifest))
+    serialized = schema.encode("à", image, MASK, encoding)
+    data = tf.data.Dataset.from_tensors(serialized).map(lambda x: schema.decode(x, manifest))
     assert data.element_spec["image"].shape.as_list()[2] == channels
     example = next(data.as_numpy_iterator())
     assert example["name"].decode() == "à"
@@ -71,7 +72,7 @@ def test_what_is_encoded_is_decoded_inside_tf_data(dtype, channels, encoding):
 
 def test_an_example_is_what_tensorflow_itself_parses():
     image = np.full((200, 300, 1), 7, np.uint8)
-    serialized = records.encode("x", image, image[..., 0], "zlib")
+    serialized = schema.encode("x", image, image[..., 0], "zlib")
     features = tf.train.Example.FromString(serialized).features.feature
     assert sorted(features) == ["height", "image", "mask", "name", "width"]
     assert features["name"].bytes_list.value == [b"x"]
@@ -81,18 +82,18 @@ def test_an_example_is_what_tensorflow_itself_parses():
 
 def test_tensorflow_reads_a_shard_and_its_checksum_is_that_of_the_file(tmp_path):
     examples = [b"", b"one", b"x" * 1000]
-    shard = records.write_shard(str(tmp_path), "train-00000-of-00001.tfrecord", examples)
+    shard = schema.write_shard(str(tmp_path), "train-00000-of-00001.tfrecord", examples)
     path = tmp_path / shard.name
     assert list(tf.data.TFRecordDataset(str(path)).as_numpy_iterator()) == examples
-    assert list(records.read_shard(str(tmp_path), shard)) == examples
+    assert list(schema.read_shard(str(tmp_path), shard)) == examples
     assert (shard.examples, shard.bytes) == (3, path.stat().st_size)
     assert [file.name for file in tmp_path.iterdir()] == [shard.name]
 
 
 def test_crc32c_is_the_one_of_the_standard_check_value(tmp_path):
-    shard = records.write_shard(str(tmp_path), "a.tfrecord", [])
-    assert shard == records.Shard("a.tfrecord", 0, 0, "00000000")
-    assert records.google_crc32c.value(b"123456789") == 0xE3069283
+    shard = schema.write_shard(str(tmp_path), "a.tfrecord", [])
+    assert shard == schema.Shard("a.tfrecord", 0, 0, "00000000")
+    assert schema.google_crc32c.value(b"123456789") == 0xE3069283
 
 
 def test_a_shard_whose_examples_raise_leaves_nothing(tmp_path):
@@ -101,7 +102,7 @@ def test_a_shard_whose_examples_raise_leaves_nothing(tmp_path):
         raise InputError("a.png cannot be read.")
 
     with pytest.raises(InputError, match="a.png"):
-        records.write_shard(str(tmp_path), "train-00000-of-00001.tfrecord", examples())
+        schema.write_shard(str(tmp_path), "train-00000-of-00001.tfrecord", examples())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -109,19 +110,19 @@ def test_a_shard_whose_examples_raise_leaves_nothing(tmp_path):
 @pytest.fixture
 def shard(tmp_path):
     examples = [b"a" * 10, b"b" * 20, b"c" * 30]
-    return records.write_shard(str(tmp_path), "val-00000-of-00001.tfrecord", examples)
+    return schema.write_shard(str(tmp_path), "val-00000-of-00001.tfrecord", examples)
 
 
 def _message_after(tmp_path, shard, change):
     path = tmp_path / shard.name
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(InputError) as error:
-        records.verify_shard(str(tmp_path), shard)
+        schema.verify_shard(str(tmp_path), shard)
     return str(error.value).replace(str(path), "SHARD")
 
 
 def test_a_whole_shard_passes(tmp_path, shard):
-    records.verify_shard(str(tmp_path), shard)
+    schema.verify_shard(str(tmp_path), shard)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +160,7 @@ def test_a_shard_cut_between_two_records_is_noticed(tmp_path, shard):
 def test_a_missing_shard_is_named(tmp_path, shard):
     (tmp_path / shard.name).unlink()
     with pytest.raises(InputError) as error:
-        records.verify_shard(str(tmp_path), shard)
+        schema.verify_shard(str(tmp_path), shard)
     assert str(error.value) == (
         f"{tmp_path}/{shard.name} is missing, though the manifest lists it; copy the folder again "
         "or prepare the data again."
@@ -167,8 +168,8 @@ def test_a_missing_shard_is_named(tmp_path, shard):
 
 
 def test_a_manifest_comes_back_as_it_was_written(tmp_path):
-    records.write_manifest(MANIFEST, str(tmp_path))
-    assert records.read_manifest(str(tmp_path)) == MANIFEST
+    schema.write_manifest(MANIFEST, str(tmp_path))
+    assert schema.read_manifest(str(tmp_path)) == MANIFEST
     assert [file.name for file in tmp_path.iterdir()] == ["manifest.json"]
     assert MANIFEST.num_classes == 2
 
@@ -176,31 +177,31 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path):
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_manifest_that_an_editor_saved_anew_is_read(tmp_path, encoding):
     (tmp_path / "manifest.json").write_text(MANIFEST.to_json(), encoding=encoding)
-    assert records.read_manifest(str(tmp_path)) == MANIFEST
+    assert schema.read_manifest(str(tmp_path)) == MANIFEST
 
 
 def test_manifest_and_shards_go_through_tensorflow_on_remote_paths():
     folder = "ram://records"
-    shard = records.write_shard(folder, "train-00000-of-00001.tfrecord", [b"one", b"two"])
-    records.write_manifest(MANIFEST, folder)
-    assert records.read_manifest(folder) == MANIFEST
-    assert list(records.read_shard(folder, shard)) == [b"one", b"two"]
+    shard = schema.write_shard(folder, "train-00000-of-00001.tfrecord", [b"one", b"two"])
+    schema.write_manifest(MANIFEST, folder)
+    assert schema.read_manifest(folder) == MANIFEST
+    assert list(schema.read_shard(folder, shard)) == [b"one", b"two"]
     assert sorted(tf.io.gfile.listdir(folder)) == ["manifest.json", shard.name]
 
 
 def test_the_fingerprint_follows_the_content():
-    assert records.fingerprint(MANIFEST) == records.fingerprint(dataclasses.replace(MANIFEST))
+    assert schema.fingerprint(MANIFEST) == schema.fingerprint(dataclasses.replace(MANIFEST))
     other = dataclasses.replace(SPLIT.shards[0], crc32c="0000abce")
     split = dataclasses.replace(SPLIT, shards=(other,))
     changed = dataclasses.replace(MANIFEST, splits={"train": split})
-    assert records.fingerprint(changed) != records.fingerprint(MANIFEST)
-    assert len(records.fingerprint(MANIFEST)) == 64
+    assert schema.fingerprint(changed) != schema.fingerprint(MANIFEST)
+    assert len(schema.fingerprint(MANIFEST)) == 64
 
 
 def test_data_that_an_older_version_prepared_keep_their_fingerprint():
     # As version 1 of the schema computed it, before draws, ranges, colours and thresholds.
-    found = records.read_manifest(demo.folder())
-    assert records.fingerprint(found) == (
+    found = schema.read_manifest(demo.folder())
+    assert schema.fingerprint(found) == (
         "a73a7abed0480ca8fed0ac9442b740f5a1dd2c6e24ec3ac6ac0c04cb629de06c"
     )
     with open(f"{demo.folder()}/manifest.json", encoding="utf-8") as file:
@@ -209,16 +210,16 @@ def test_data_that_an_older_version_prepared_keep_their_fingerprint():
 
 def test_a_class_is_told_as_it_was_given():
     classes = (
-        records.Class("a", 0),
-        records.Class("b", 1, 65535),
-        records.Class("c", 2, colour="#ff0000"),
+        schema.Class("a", 0),
+        schema.Class("b", 1, 65535),
+        schema.Class("c", 2, colour="#ff0000"),
     )
     assert [entry.as_given() for entry in classes] == ["0", "1-65535", "#ff0000"]
 
 
 def test_a_folder_without_manifest_is_refused(tmp_path):
     with pytest.raises(InputError) as error:
-        records.read_manifest(str(tmp_path))
+        schema.read_manifest(str(tmp_path))
     assert str(error.value) == (
         f"{tmp_path} has no manifest.json: it is not a folder that trainer.data.prepare finished; "
         "prepare the data, or name another --data_dir."
@@ -229,7 +230,7 @@ def _refusal(change):
     raw = json.loads(MANIFEST.to_json())
     change(raw)
     with pytest.raises(InputError) as error:
-        records.Manifest.from_json(json.dumps(raw), "DIR/manifest.json")
+        schema.Manifest.from_json(json.dumps(raw), "DIR/manifest.json")
     return str(error.value)
 
 
@@ -319,7 +320,7 @@ def test_a_message_is_one_line_whatever_a_split_is_called():
 )
 def test_what_is_no_manifest_is_refused_in_one_line(text, reason):
     with pytest.raises(InputError) as error:
-        records.Manifest.from_json(text, "x")
+        schema.Manifest.from_json(text, "x")
     message = str(error.value)
     assert message.startswith(f"x is not a manifest of trainer.data.prepare ({reason}")
     assert message.endswith("); prepare the data again.")
@@ -359,13 +360,13 @@ def test_a_field_of_another_type_is_named(name, value, reason):
 def test_a_missing_ignore_value_and_a_mean_without_fraction_are_no_damage():
     split = dataclasses.replace(SPLIT, mean=(2,))
     manifest = dataclasses.replace(MANIFEST, splits={"train": split}, ignore_value=7)
-    assert records.Manifest.from_json(manifest.to_json()) == manifest
+    assert schema.Manifest.from_json(manifest.to_json()) == manifest
     raw = json.loads(manifest.to_json())
     del raw["ignore_value"]
-    assert records.Manifest.from_json(json.dumps(raw)).ignore_value is None
+    assert schema.Manifest.from_json(json.dumps(raw)).ignore_value is None
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "manifest.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="is not a manifest of trainer"):
-        records.read_manifest(str(tmp_path))
+        schema.read_manifest(str(tmp_path))

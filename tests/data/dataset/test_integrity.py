@@ -8,7 +8,7 @@ import threading
 import pytest
 from conftest import write_data
 
-from trainer.data import damage, records
+from trainer.data.dataset import integrity, schema
 from trainer.errors import InputError, PassingError
 from trainer.storage import listing
 
@@ -24,7 +24,7 @@ def data(tmp_path):
 
 def shard_path(data, number, split="train"):
     data_dir, manifest = data
-    return pathlib.Path(records.shard_path(data_dir, manifest.splits[split].shards[number]))
+    return pathlib.Path(schema.shard_path(data_dir, manifest.splits[split].shards[number]))
 
 
 def flip(path, place):
@@ -35,26 +35,26 @@ def flip(path, place):
 
 def refusal(data, **options):
     with pytest.raises(InputError) as error:
-        damage.check(*data, SPLITS, **options)
+        integrity.check(*data, SPLITS, **options)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
 def test_sound_data_are_read_by_their_own_manifest(data):
     for skip_bad_records in (0, 1):
-        found = damage.check(*data, SPLITS, skip_bad_records=skip_bad_records)
+        found = integrity.check(*data, SPLITS, skip_bad_records=skip_bad_records)
         assert found == (data[1], [])
 
 
 # What a listing says ------------------------------------------------------------------------------
 
-SHARDS = [records.Shard("a", 1, 100, "0000000a"), records.Shard("b", 1, damage.SMALL, "0000000b")]
+SHARDS = [schema.Shard("a", 1, 100, "0000000a"), schema.Shard("b", 1, integrity.SMALL, "0000000b")]
 
 
 def unread(manifest=None, **entries):
-    listed = {"a": listing.Entry(100, 5), "b": listing.Entry(damage.SMALL, 5), **entries}
+    listed = {"a": listing.Entry(100, 5), "b": listing.Entry(integrity.SMALL, 5), **entries}
     listed["manifest.json"] = manifest or listing.Entry(1, 6)
-    return [shard.name for shard in damage.not_vouched_for(SHARDS, listed)]
+    return [shard.name for shard in integrity.not_vouched_for(SHARDS, listed)]
 
 
 def test_shards_of_the_right_size_older_than_the_manifest_are_not_read():
@@ -74,12 +74,12 @@ def test_checksums_of_the_store_decide_where_it_has_them():
 
 def test_small_data_are_always_read():
     small = [SHARDS[0]]
-    assert damage.not_vouched_for(small, {"a": listing.Entry(100, 5)}) == small
-    assert damage.not_vouched_for(small, {"a": listing.Entry(100, None, "0000000a")}) == []
+    assert integrity.not_vouched_for(small, {"a": listing.Entry(100, 5)}) == small
+    assert integrity.not_vouched_for(small, {"a": listing.Entry(100, None, "0000000a")}) == []
 
 
 def test_a_shard_that_is_not_listed_is_read():
-    assert damage.not_vouched_for(SHARDS, {})[0].name == "a"
+    assert integrity.not_vouched_for(SHARDS, {})[0].name == "a"
 
 
 # Stopping -----------------------------------------------------------------------------------------
@@ -113,14 +113,14 @@ def test_a_store_that_does_not_answer_is_no_damage(data, monkeypatch):
     def unanswered(data_dir, shard):
         raise PassingError(f"{shard.name} could not be reached")
 
-    monkeypatch.setattr(records, "verify_shard", unanswered)
+    monkeypatch.setattr(schema, "verify_shard", unanswered)
     with pytest.raises(PassingError, match="^train-00000-of-00002.tfrecord could not be reached$"):
-        damage.check(*data, SPLITS)
+        integrity.check(*data, SPLITS)
 
 
 def test_splits_that_are_not_read_are_not_checked(data):
     shard_path(data, 0, "val").unlink()
-    damage.check(*data, ["train"])
+    integrity.check(*data, ["train"])
 
 
 def test_more_unreadable_records_than_allowed_stop_the_run_with_the_first_and_the_count(data):
@@ -135,7 +135,7 @@ def test_more_unreadable_records_than_allowed_stop_the_run_with_the_first_and_th
         f"{cut}: record 2 (train5) at byte 0: the file is cut short; …. "
         "Copy these shards again or prepare the data again."
     )
-    damage.check(*data, SPLITS, skip_bad_records=4)
+    integrity.check(*data, SPLITS, skip_bad_records=4)
 
 
 # Going on without ---------------------------------------------------------------------------------
@@ -143,28 +143,28 @@ def test_more_unreadable_records_than_allowed_stop_the_run_with_the_first_and_th
 
 def test_a_damaged_record_is_blank_in_its_place_and_all_others_are_as_they_were(data, caplog):
     data_dir, manifest = data
-    before = [*records.read_shard(data_dir, manifest.splits["train"].shards[0])]
+    before = [*schema.read_shard(data_dir, manifest.splits["train"].shards[0])]
     path = shard_path(data, 0)
     offset = len(before[0]) + 16
     flip(path, offset + 100)
-    found, lost = damage.check(*data, SPLITS, skip_bad_records=1)
+    found, lost = integrity.check(*data, SPLITS, skip_bad_records=1)
     reason = "the checksum of a record is wrong"
-    assert lost == [damage.Lost(str(path), 1, "train1", offset, reason)]
+    assert lost == [integrity.Lost(str(path), 1, "train1", offset, reason)]
     assert caplog.messages == [
         f"Unreadable, and left out: {path}: record 1 (train1) at byte {offset}: {reason}"
     ]
     copy, untouched = found.splits["train"].shards
-    blank = records.blank_example(manifest)
-    assert [*records.read_shard(data_dir, copy)] == [before[0], blank, before[2]]
+    blank = schema.blank_example(manifest)
+    assert [*schema.read_shard(data_dir, copy)] == [before[0], blank, before[2]]
     assert untouched == manifest.splits["train"].shards[1]
     assert found.splits["val"] == manifest.splits["val"]
 
 
 def test_a_blank_example_is_a_pixel_that_does_not_count(data):
     manifest = data[1]
-    example = records.decode(records.blank_example(manifest), manifest)
+    example = schema.decode(schema.blank_example(manifest), manifest)
     assert example["image"].numpy().tolist() == [[[0]]]
-    assert example["mask"].numpy().tolist() == [[records.IGNORE]]
+    assert example["mask"].numpy().tolist() == [[schema.IGNORE]]
 
 
 def check_by_two_workers(data, **options):
@@ -180,7 +180,7 @@ def check_by_two_workers(data, **options):
             return total
 
         try:
-            return damage.check(
+            return integrity.check(
                 *data,
                 ["train"],
                 worker=worker,

@@ -25,7 +25,7 @@ import numpy as np
 from absl import logging
 
 from trainer import json_text
-from trainer.data import records, salvage, tfrecord
+from trainer.data.dataset import recovery, schema, tfrecord
 from trainer.errors import InputError, PassingError
 from trainer.storage import listing
 
@@ -51,14 +51,14 @@ class Lost:
 
 def check(
     data_dir: str,
-    manifest: records.Manifest,
+    manifest: schema.Manifest,
     splits: Iterable[str],
     *,
     skip_bad_records: int = 0,
     worker: int = 0,
     num_workers: int = 1,
     sum_over_workers: Callable[[np.ndarray], np.ndarray] = lambda array: array,
-) -> tuple[records.Manifest, list[Lost]]:
+) -> tuple[schema.Manifest, list[Lost]]:
     """Checks this worker's shards before they are used; all workers continue, or none.
 
     Args:
@@ -125,8 +125,8 @@ def _exchange(
 
 
 def _refuse(
-    data_dir: str, manifest: records.Manifest, splits: Sequence[str], worker: int, num_workers: int
-) -> tuple[records.Manifest, list[Lost]]:
+    data_dir: str, manifest: schema.Manifest, splits: Sequence[str], worker: int, num_workers: int
+) -> tuple[schema.Manifest, list[Lost]]:
     """Raises InputError at the first of this worker's shards that is not as it was written."""
     shards = [
         shard for name in splits for shard in manifest.splits[name].shards[worker::num_workers]
@@ -141,17 +141,17 @@ def _refuse(
 
 
 def not_vouched_for(
-    shards: Sequence[records.Shard], entries: Mapping[str, listing.Entry]
-) -> list[records.Shard]:
+    shards: Sequence[schema.Shard], entries: Mapping[str, listing.Entry]
+) -> list[schema.Shard]:
     """Returns the shards that a listing of their folder does not show to be the manifest's.
 
     Where the store keeps checksums, they decide. Elsewhere sizes do, and on a local disk the time:
     the manifest is written last. A small data set is read anyway.
     """
     small = sum(shard.bytes for shard in shards) <= SMALL
-    manifest = entries.get(records.MANIFEST, listing.Entry(0))
+    manifest = entries.get(schema.MANIFEST, listing.Entry(0))
 
-    def vouched_for(shard: records.Shard) -> bool:
+    def vouched_for(shard: schema.Shard) -> bool:
         entry = entries.get(shard.name)
         if entry is None or entry.bytes != shard.bytes:
             return False
@@ -162,10 +162,10 @@ def not_vouched_for(
     return [shard for shard in shards if not vouched_for(shard)]
 
 
-def verify(data_dir: str, shard: records.Shard) -> None:
+def verify(data_dir: str, shard: schema.Shard) -> None:
     """Raises InputError, with what to do next, if a shard is not as it was written."""
     with _remedied(data_dir):
-        records.verify_shard(data_dir, shard)
+        schema.verify_shard(data_dir, shard)
 
 
 @contextlib.contextmanager
@@ -182,7 +182,7 @@ def _remedied(data_dir: str) -> Iterator[None]:
 
 
 def verify_shards(
-    data_dir: str, manifest: records.Manifest, split: str, places: Iterable[int]
+    data_dir: str, manifest: schema.Manifest, split: str, places: Iterable[int]
 ) -> None:
     """Reads shards of a split, each once, in the order of their places in the manifest.
 
@@ -190,13 +190,13 @@ def verify_shards(
         InputError: at the first that is not as it was written, or holds what cannot be decoded.
     """
     shards, cases = manifest.splits[split].shards, manifest.splits[split].cases
-    decoding_error = salvage.decoder(manifest)
+    decoding_error = recovery.decoder(manifest)
     for place in places:
         shard, lost, offset = shards[place], list[Lost](), 0
         first_case = sum(before.examples for before in shards[:place])
-        path = records.shard_path(data_dir, shard)
+        path = schema.shard_path(data_dir, shard)
         with _remedied(data_dir):
-            for number, example in enumerate(records.read_shard(data_dir, shard)):
+            for number, example in enumerate(schema.read_shard(data_dir, shard)):
                 if reason := decoding_error(example):
                     lost.append(Lost(path, number, cases[first_case + number], offset, reason))
                 offset += len(tfrecord.frame(example))
@@ -211,8 +211,8 @@ def verify_shards(
 
 
 def leave_out(
-    data_dir: str, manifest: records.Manifest, splits: Sequence[str], worker: int, num_workers: int
-) -> tuple[records.Manifest, list[Lost]]:
+    data_dir: str, manifest: schema.Manifest, splits: Sequence[str], worker: int, num_workers: int
+) -> tuple[schema.Manifest, list[Lost]]:
     """Reads this worker's shards and replaces the damaged ones by copies with blank examples.
 
     The copies are in a temporary folder, which is removed when the process ends.
@@ -223,7 +223,7 @@ def leave_out(
     Raises:
         InputError: if a shard is missing, or another one than the manifest's.
     """
-    decoding_error, blank = salvage.decoder(manifest), records.blank_example(manifest)
+    decoding_error, blank = recovery.decoder(manifest), schema.blank_example(manifest)
     make_folder = functools.cache(_make_temporary_folder)
     lost: list[Lost] = []
     repaired = {}
@@ -234,12 +234,12 @@ def leave_out(
             names = list(itertools.islice(cases, shard.examples))
             if index % num_workers != worker:
                 continue
-            pieces = salvage.read_pieces(data_dir, shard, names, decoding_error)
+            pieces = recovery.read_pieces(data_dir, shard, names, decoding_error)
             damaged = [n for n, piece in enumerate(pieces) if piece.example is None]
             if damaged:
                 examples = [blank if p.example is None else p.example for p in pieces]
                 shards[index] = _write_copy(make_folder(), shard, examples)
-            path = records.shard_path(data_dir, shard)
+            path = schema.shard_path(data_dir, shard)
             lost += [Lost(path, n, names[n], pieces[n].offset, pieces[n].reason) for n in damaged]
         repaired[name] = dataclasses.replace(split, shards=tuple(shards))
     return dataclasses.replace(manifest, splits={**manifest.splits, **repaired}), lost
@@ -251,7 +251,7 @@ def _make_temporary_folder() -> str:
     return folder
 
 
-def _write_copy(folder: str, shard: records.Shard, examples: Iterable[bytes]) -> records.Shard:
+def _write_copy(folder: str, shard: schema.Shard, examples: Iterable[bytes]) -> schema.Shard:
     """Writes a shard of that name; returns it with its whole path for a name."""
-    copy = records.write_shard(folder, shard.name, examples)
+    copy = schema.write_shard(folder, shard.name, examples)
     return dataclasses.replace(copy, name=os.path.join(folder, copy.name))

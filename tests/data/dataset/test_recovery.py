@@ -10,13 +10,13 @@ import pytest
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainer.data import records, salvage, tfrecord
+from trainer.data.dataset import recovery, schema, tfrecord
 from trainer.errors import InputError
 
 CASES = [f"case{n}" for n in range(5)]
 MASK = np.zeros([4, 4], np.uint8)
-MANIFEST = records.Manifest(
-    classes=(records.Class("background", 0), records.Class("odd", 1)),
+MANIFEST = schema.Manifest(
+    classes=(schema.Class("background", 0), schema.Class("odd", 1)),
     channels=1,
     bit_depth=8,
     dtype="uint8",
@@ -26,7 +26,7 @@ MANIFEST = records.Manifest(
 
 
 def example(n):
-    return records.encode(CASES[n], np.full([4, 4, 1], n, np.uint8), MASK, "png")
+    return schema.encode(CASES[n], np.full([4, 4, 1], n, np.uint8), MASK, "png")
 
 
 EXAMPLES = [example(n) for n in range(5)]
@@ -36,14 +36,14 @@ BODY = 100  # a place behind the name within an example, counted from its record
 
 @pytest.fixture
 def shard(tmp_path):
-    return records.write_shard(str(tmp_path), "train-00000-of-00001.tfrecord", EXAMPLES)
+    return schema.write_shard(str(tmp_path), "train-00000-of-00001.tfrecord", EXAMPLES)
 
 
 def read(folder, shard, change):
     """Returns the numbers of the lost records, and (offset, reason) of each, after a change."""
     path = folder / shard.name
     path.write_bytes(change(path.read_bytes()))
-    pieces = salvage.read_pieces(str(folder), shard, CASES, salvage.decoder(MANIFEST))
+    pieces = recovery.read_pieces(str(folder), shard, CASES, recovery.decoder(MANIFEST))
     assert len(pieces) == 5
     for piece, original in zip(pieces, EXAMPLES, strict=True):
         assert piece.example in (None, original)
@@ -123,7 +123,7 @@ def test_behind_a_missing_record_the_others_are_lost(tmp_path, shard):
 @hypothesis.given(flips=st.lists(st.integers(0, STARTS[-1] - 1), max_size=3, unique=True))
 def test_every_record_up_to_a_lost_length_that_no_damage_touches_is_read(tmp_path_factory, flips):
     folder = tmp_path_factory.mktemp("data")
-    shard = records.write_shard(str(folder), "a.tfrecord", EXAMPLES)
+    shard = schema.write_shard(str(folder), "a.tfrecord", EXAMPLES)
     lost, _ = read(folder, shard, flip(*flips))
     touched = {n for n in range(5) for place in flips if STARTS[n] <= place < STARTS[n + 1]}
     heads = [n for n in range(5) for place in flips if STARTS[n] <= place < STARTS[n] + 12]
@@ -150,8 +150,8 @@ def test_what_is_no_example_is_lost(tmp_path, shard):
 
 def decoding_errors(dtype, encoding, image, *changes):
     manifest = dataclasses.replace(MANIFEST, dtype=dtype, encoding=encoding)
-    decoding_error = salvage.decoder(manifest)
-    sound = records.encode("a", image, MASK, encoding)
+    decoding_error = recovery.decoder(manifest)
+    sound = schema.encode("a", image, MASK, encoding)
     return [decoding_error(change(sound)) for change in changes]
 
 
@@ -182,18 +182,18 @@ def test_an_image_and_a_mask_of_different_sizes_are_found():
 
 def png_of(image):
     buffer = io.BytesIO()
-    Image.fromarray(image[..., 0]).save(buffer, "png", compress_level=records.PNG_LEVEL)
+    Image.fromarray(image[..., 0]).save(buffer, "png", compress_level=schema.PNG_LEVEL)
     return buffer.getvalue()
 
 
 def test_a_missing_shard_stops(tmp_path, shard):
     (tmp_path / shard.name).unlink()
     with pytest.raises(InputError, match="is missing, though the manifest lists it"):
-        salvage.read_pieces(str(tmp_path), shard, CASES, salvage.decoder(MANIFEST))
+        recovery.read_pieces(str(tmp_path), shard, CASES, recovery.decoder(MANIFEST))
 
 
 def test_a_shard_of_other_images_stops(tmp_path, shard):
-    other = records.encode("stranger", np.zeros([4, 4, 1], np.uint8), MASK, "png")
+    other = schema.encode("stranger", np.zeros([4, 4, 1], np.uint8), MASK, "png")
     with pytest.raises(InputError) as error:
         read(tmp_path, shard, rewritten([EXAMPLES[0], other]))
     assert str(error.value) == (
@@ -203,6 +203,6 @@ def test_a_shard_of_other_images_stops(tmp_path, shard):
 
 
 def test_a_shard_of_the_same_names_but_other_images_stops(tmp_path, shard):
-    other = records.encode(CASES[2], np.full([4, 4, 1], 77, np.uint8), MASK, "png")
+    other = schema.encode(CASES[2], np.full([4, 4, 1], 77, np.uint8), MASK, "png")
     with pytest.raises(InputError, match="is not the shard of the manifest: "):
         read(tmp_path, shard, rewritten([*EXAMPLES[:2], other, *EXAMPLES[3:]]))

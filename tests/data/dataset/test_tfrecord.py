@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from trainer.data import tfrecord
+from trainer.data.dataset import tfrecord
 
 # Three records of 12 + n + 4 bytes: at 0 (10 bytes of example), 26 (20) and 62 (30), ending at 108.
 EXAMPLES = [b"a" * 10, b"b" * 20, b"c" * 30]

@@ -9,7 +9,7 @@ import google_crc32c
 import numpy as np
 import tensorflow as tf
 
-from trainer.data import records, tfrecord
+from trainer.data.dataset import schema, tfrecord
 from trainer.errors import InputError
 from trainer.storage import files
 
@@ -25,7 +25,7 @@ class Piece:
 
 def read_pieces(
     data_dir: str,
-    shard: records.Shard,
+    shard: schema.Shard,
     cases: Sequence[str],
     decoding_error: Callable[[bytes], str],
 ) -> list[Piece]:
@@ -40,9 +40,9 @@ def read_pieces(
     Raises:
         InputError: if the shard is missing, or another one than the manifest's.
     """
-    path = records.shard_path(data_dir, shard)
+    path = schema.shard_path(data_dir, shard)
     if not files.exists(path):
-        records.verify_shard(data_dir, shard)  # says so
+        schema.verify_shard(data_dir, shard)  # says so
     with files.open_file(path, "rb") as file:
         data = file.read()
     pieces = _pieces(data, len(cases))
@@ -52,7 +52,7 @@ def read_pieces(
     with concurrent.futures.ThreadPoolExecutor() as pool:
         pieces = list(pool.map(lambda piece: _decoded(piece, decoding_error), pieces))
     if not is_whole and all(piece.example is not None for piece in pieces):
-        records.verify_shard(data_dir, shard)  # nothing is lost, so it was replaced: says so
+        schema.verify_shard(data_dir, shard)  # nothing is lost, so it was replaced: says so
     return pieces
 
 
@@ -85,7 +85,7 @@ def _in_place(pieces: list[Piece], cases: Sequence[str], path: str) -> list[Piec
         if piece.example is None:
             continue
         try:
-            name = records.name_of(piece.example)
+            name = schema.name_of(piece.example)
         except ValueError as error:
             pieces[number] = Piece(piece.offset, None, str(error))
             continue
@@ -107,12 +107,12 @@ def _decoded(piece: Piece, decoding_error: Callable[[bytes], str]) -> Piece:
     return Piece(piece.offset, None, reason) if reason else piece
 
 
-def decoder(manifest: records.Manifest) -> Callable[[bytes], str]:
+def decoder(manifest: schema.Manifest) -> Callable[[bytes], str]:
     """Returns a function that says why an example cannot be decoded; nothing where it can."""
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
     def decode(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        example = records.decode(serialized, manifest)
+        example = schema.decode(serialized, manifest)
         return tf.shape(example["image"]), tf.shape(example["mask"])
 
     decode.get_concrete_function()  # once, before several threads call it

@@ -1,0 +1,1 @@
+"""A data folder: its schema, its records, and whether they are whole."""
