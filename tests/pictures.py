@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.data import sources
+from trainer.data.formats import discovery
 from trainer.errors import InputError
 
 LIMIT = 10**6
@@ -16,7 +16,7 @@ GREY = np.array([[0, 50, 100], [150, 200, 255]], np.uint8)
 
 
 def source_of(path, row=None):
-    return sources.Source("x", str(path), row, "X")
+    return discovery.Source("x", str(path), row, "X")
 
 
 def save(path, values, **options):

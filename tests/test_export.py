@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests import jobs, runs
 from trainer import config, export, flags
-from trainer.data import images, pictures, sources
+from trainer.data.formats import discovery, images, pictures
 from trainer.errors import InputError
 from trainer.export import __main__ as command
 from trainer.export import lite, model_card, onnx_model, serving
@@ -157,7 +157,7 @@ def test_a_constant_channel_is_0_to_the_keras_network_too(loaded):
 def test_png_files_are_decoded_as_prepare_reads_them(loaded, channels, kind, tmp_path):
     image = picture(channels={"grey": 1, "colour": 3, "alpha": 4}[kind])
     (tmp_path / "x.png").write_bytes(encoded(image))
-    source = sources.Source("x", str(tmp_path / "x.png"), None, "x")
+    source = discovery.Source("x", str(tmp_path / "x.png"), None, "x")
     expected = images.convert(images.read_image(source, 10**6), channels, "uint8", "x")
     found = server_of(loaded, channels=channels)._decode(tf.constant(encoded(image)))
     np.testing.assert_array_equal(found, expected)
@@ -169,7 +169,7 @@ def test_files_are_set_upright_as_prepare_does(loaded, kind, byteorder, tmp_path
     smooth = np.linspace(0, 250, 16 * 24 * 3).reshape(16, 24, 3).astype(np.uint8)
     server = server_of(loaded)
     decode = tf.function(server._decode, input_signature=[tf.TensorSpec([], tf.string)])
-    source = sources.Source("x", str(tmp_path / "x"), None, "x")
+    source = discovery.Source("x", str(tmp_path / "x"), None, "x")
     for number in range(10):
         exif = Image.Exif()
         exif.endian = byteorder
@@ -199,7 +199,7 @@ def test_exif_that_is_cut_turns_nothing(loaded):
 def test_jpeg_files_are_decoded_nearly_as_pillow_does(loaded, channels, dtype, factor, tmp_path):
     smooth = np.linspace(0, 250, 40 * 33 * 3).reshape(40, 33, 3).astype(np.uint8)
     (tmp_path / "x.jpg").write_bytes(encoded(smooth, "JPEG"))
-    source = sources.Source("x", str(tmp_path / "x.jpg"), None, "x")
+    source = discovery.Source("x", str(tmp_path / "x.jpg"), None, "x")
     expected = images.convert(images.read_image(source, 10**6), channels, dtype, "x")
     server = server_of(loaded, channels=channels, dtype=dtype)
     found = server._decode(tf.constant(encoded(smooth, "JPEG"))).numpy()

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from trainer.data import agreement, classes, images, labels
+from trainer.data import agreement, classes, labels
 from trainer.data.classes import Given
 from trainer.data.dataset import schema
+from trainer.data.formats import images
 from trainer.data.labels import Rule, Shape
 from trainer.errors import InputError
 

@@ -20,8 +20,8 @@ from PIL import Image
 
 from tests import jobs, runs
 from trainer import config, flags
-from trainer.data import masks, sources
-from trainer.data.rowfile import RowFile
+from trainer.data.formats import discovery, mask_writer
+from trainer.data.formats.npy_stream import RowFile
 from trainer.errors import InputError
 from trainer.predict import instances, outputs, prediction, predictor
 from trainer.storage import files
@@ -111,10 +111,10 @@ def test_a_mask_is_upright_and_so_is_its_resolution(tmp_path, orientation):
     tags = [(274, 3, 1, orientation, True), (33550, 12, 3, (0.5, 0.5, 0.0), True)]
     options = {"resolution": (400, 300), "photometric": "minisblack", "metadata": None}
     tifffile.imwrite(tmp_path / "x.tif", image, extratags=tags, **options)
-    source = sources.Source("x", str(tmp_path / "x.tif"), None, "x")
+    source = discovery.Source("x", str(tmp_path / "x.tif"), None, "x")
     ids = RowFile(str(tmp_path / "ids"), (4, 3), np.dtype(np.uint8))
     ids.append(np.zeros((4, 3), np.uint8))
-    masks.write_tiff(str(tmp_path / "mask.tif"), ids, source)
+    mask_writer.write_tiff(str(tmp_path / "mask.tif"), ids, source)
     with tifffile.TiffFile(tmp_path / "mask.tif") as file:
         page = file.pages[0]
         found = [page.tags[name].value[0] for name in ("XResolution", "YResolution")]
@@ -563,7 +563,7 @@ def test_a_png_cannot_hold_negative_values(tmp_path):
     with pytest.raises(
         InputError, match="has int16 values, which a PNG cannot hold; use --format=tif"
     ):
-        masks.write_png(str(tmp_path / "m.png"), mask, None)
+        mask_writer.write_png(str(tmp_path / "m.png"), mask, None)
 
 
 def test_a_gs_folder_gives_and_takes_what_a_local_one_does(run_dir, pictures, gcs, bucket):

@@ -8,7 +8,8 @@ from conftest import strategy_of
 
 from tests import rounding, runs
 from trainer import models, tiles
-from trainer.data import normalization, pipeline, rasters, reading
+from trainer.data import normalization, pipeline
+from trainer.data.formats import reading, regions
 from trainer.errors import InputError
 from trainer.predict import ensemble, predictor
 
@@ -173,7 +174,7 @@ def test_an_image_that_fails_half_way_leaves_the_others_alone(run_dir):
             raise reading.UnreadableError("cut short")
         return good[top:bottom]
 
-    broken = rasters.Raster(200, 100, read)
+    broken = regions.Raster(200, 100, read)
     tiled.networks.members[0] = tiled.networks.members[0].__class__(
         **{**vars(tiled.networks.members[0]), "normalize": "none"}
     )

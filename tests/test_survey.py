@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.data import labels, sources, survey
+from trainer.data import labels, survey
 from trainer.data.classes import Given
+from trainer.data.formats import discovery
 from trainer.errors import InputError
 
 
 def _seen(colours=1, is_grey=None, alpha="none", dtype="uint8", label="X"):
-    source = sources.Source(label, label, None, label)
+    source = discovery.Source(label, label, None, label)
     grey = colours == 1 if is_grey is None else is_grey
-    pair = survey.Pair(source, sources.Source(label, label, None, f"{label}-mask"))
+    pair = survey.Pair(source, discovery.Source(label, label, None, f"{label}-mask"))
     mask = labels.Seen(f"{label}-mask", "plain", (0, 255))
     return survey.Survey(pair, 2, 2, dtype, colours, grey, alpha, mask, b"", b"")
 
@@ -30,7 +31,7 @@ def _pair(tmp_path, image, mask):
     paths = str(tmp_path / "i.png"), str(tmp_path / "m.png")
     Image.fromarray(image).save(paths[0])
     Image.fromarray(mask).save(paths[1])
-    return survey.Pair(*(sources.Source("x", path, None, path) for path in paths))
+    return survey.Pair(*(discovery.Source("x", path, None, path) for path in paths))
 
 
 def test_a_pair_is_described(tmp_path):

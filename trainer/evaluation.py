@@ -19,8 +19,9 @@ from absl import logging
 
 from trainer import cluster, config, json_text, losses, metrics, steps, tiles, turns
 from trainer.checkpointing import best_weights, checkpoint
-from trainer.data import demo, explaining, pipeline, reading
+from trainer.data import demo, explaining, pipeline
 from trainer.data.dataset import integrity, schema
+from trainer.data.formats import reading
 from trainer.errors import InputError
 from trainer.models import packing
 from trainer.storage import files

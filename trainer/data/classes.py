@@ -9,8 +9,8 @@ import dataclasses
 import re
 import unicodedata
 
-from trainer.data import reading
 from trainer.data.dataset import schema
+from trainer.data.formats import reading
 from trainer.errors import InputError
 
 LINE_BREAKING = ("Cc", "Zl", "Zp")  # Unicode's categories

@@ -13,7 +13,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from trainer.data import sources, survey, workers
+from trainer.data import survey, workers
+from trainer.data.formats import discovery
 from trainer.storage import files
 
 AHEAD = 16  # pairs; two requests each
@@ -66,7 +67,7 @@ def _copy(pair: survey.Pair, folder: str, index: int) -> survey.Pair:
     )
 
 
-def _local(source: sources.Source, path: str) -> sources.Source:
+def _local(source: discovery.Source, path: str) -> discovery.Source:
     if not files.is_remote(source.path):
         return source
     path += os.path.splitext(source.path)[1]
@@ -74,5 +75,5 @@ def _local(source: sources.Source, path: str) -> sources.Source:
     return dataclasses.replace(source, path=path)
 
 
-def _sources(pair: survey.Pair) -> tuple[sources.Source, sources.Source]:
+def _sources(pair: survey.Pair) -> tuple[discovery.Source, discovery.Source]:
     return pair.image, pair.mask

@@ -16,8 +16,9 @@ from absl import logging
 from PIL import Image, PngImagePlugin
 
 from trainer import config, flags
-from trainer.data import demo, reading
+from trainer.data import demo
 from trainer.data.dataset import schema
+from trainer.data.formats import reading
 from trainer.errors import InputError
 from trainer.storage import files
 from trainer.watch import panels

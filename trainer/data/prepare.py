@@ -29,21 +29,9 @@ import tqdm
 from absl import logging
 
 from trainer import config, flags
-from trainer.data import (
-    agreement,
-    classes,
-    cut,
-    fetch,
-    images,
-    labels,
-    output,
-    reading,
-    sides,
-    sources,
-    survey,
-    workers,
-)
+from trainer.data import agreement, classes, cut, fetch, labels, output, sides, survey, workers
 from trainer.data.dataset import schema
+from trainer.data.formats import discovery, images, reading
 from trainer.errors import InputError
 from trainer.storage import files
 
@@ -221,8 +209,8 @@ def find_pairs(
     return pairs, left_out
 
 
-def _found(where: str, flag: str, settings: config.Prepare, scratch: str) -> sources.Found:
-    return sources.with_pages(sources.find(where, flag, scratch, settings.max_pixels), scratch)
+def _found(where: str, flag: str, settings: config.Prepare, scratch: str) -> discovery.Found:
+    return discovery.with_pages(discovery.find(where, flag, scratch, settings.max_pixels), scratch)
 
 
 def _check_apart(pairs: Sequence[survey.Pair]) -> None:
@@ -245,18 +233,18 @@ def _image_name(mask: str, suffix: str) -> str | None:
 
     The masks of the pages of x are those of x_mask, or files x_p000_mask …
     """
-    stem, page = sources.split_page(mask)
+    stem, page = discovery.split_page(mask)
     return stem.removesuffix(suffix) + page if stem.endswith(suffix) else None
 
 
-def _first_pages(found: Sequence[sources.Source], stems: set[str]) -> list[sources.Source]:
+def _first_pages(found: Sequence[discovery.Source], stems: set[str]) -> list[discovery.Source]:
     """Makes one case of the pages of each of some files.
 
     So it pairs with its partner, whose pages cannot be counted: reading that one says why.
     """
     kept = []
     for source in found:
-        stem, page = sources.split_page(source.name)
+        stem, page = discovery.split_page(source.name)
         if not page or stem not in stems:
             kept.append(source)
         elif int(page.removeprefix("_p")) == 0:
@@ -264,8 +252,8 @@ def _first_pages(found: Sequence[sources.Source], stems: set[str]) -> list[sourc
     return kept
 
 
-def _by_name(found: Sequence[sources.Source], flag: str) -> dict[str, sources.Source]:
-    named: dict[str, sources.Source] = {}
+def _by_name(found: Sequence[discovery.Source], flag: str) -> dict[str, discovery.Source]:
+    named: dict[str, discovery.Source] = {}
     for source in found:
         if source.name in named:
             other = named[source.name].label
@@ -543,7 +531,7 @@ def _closing_line(
     ]
     return (
         f"Wrote {total} images to {where} in {seconds:.1f} s ({total / seconds:.1f} images/s): "
-        f"{', '.join(parts)}.{sources.told(left_out)}"
+        f"{', '.join(parts)}.{discovery.told(left_out)}"
     )
 
 

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from trainer.data import reading
 from trainer.data.dataset import schema
+from trainer.data.formats import reading
 from trainer.errors import InputError
 
 SPLITS = ("train", "val", "test")

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from trainer.data import classes, images, labels, sources
+from trainer.data import classes, labels
 from trainer.data.dataset import schema
+from trainer.data.formats import discovery, images
 from trainer.errors import InputError
 
 
@@ -27,8 +28,8 @@ class Pair:
         content: digest of the pixels of both, as the first pass found them.
     """
 
-    image: sources.Source
-    mask: sources.Source
+    image: discovery.Source
+    mask: discovery.Source
     boxes: tuple[tuple[str, int, int, int, int], ...] = ()
     content: bytes = b""
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from trainer.data import pictures, reading
+from trainer.data.formats import pictures, reading
 
 JPEG_START, PNG_START = 2, 8  # bytes before the first segment or chunk
 EXIF_SEGMENT, SCAN, FILLING = 0xFFE1, 0xFFDA, 0xFFFF  # of JPEG

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trainer.data.rowfile import RowFile
+from trainer.data.formats.npy_stream import RowFile
 from trainer.errors import InputError
 
 BAND_PIXELS = 2**22

@@ -27,8 +27,8 @@ from absl import logging
 from PIL import Image
 
 from trainer import config, json_text
-from trainer.data import masks, rasters, sources
-from trainer.data.rowfile import RowFile
+from trainer.data.formats import discovery, mask_writer, regions
+from trainer.data.formats.npy_stream import RowFile
 from trainer.errors import InputError
 from trainer.predict import instances, predictor
 from trainer.predict import record as records
@@ -55,7 +55,7 @@ class Task:
         is_done: whether they are there.
     """
 
-    source: sources.Source
+    source: discovery.Source
     origin: records.Origin
     names: Sequence[str]
     is_done: bool = False
@@ -78,7 +78,7 @@ class Folder:
     def plan(
         self,
         facts: Mapping[str, Any],
-        found: Sequence[sources.Source],
+        found: Sequence[discovery.Source],
         origins: Sequence[records.Origin],
     ) -> list[Task]:
         """Returns what is to be done for each image.
@@ -180,7 +180,11 @@ class Folder:
             path: of the file it is in.
             is_all: whether to name those, too, that this start was not asked for.
         """
-        kind = masks.format_of(path) if self._settings.format == "auto" else self._settings.format
+        kind = (
+            mask_writer.format_of(path)
+            if self._settings.format == "auto"
+            else self._settings.format
+        )
         wanted = {
             f"probabilities/{name}.npy": self._settings.probabilities,
             f"overlays/{name}.png": self._settings.overlays,
@@ -288,7 +292,7 @@ REMEDY = "move it away, or name another --output."
 def opened(
     settings: config.Predict,
     facts: Mapping[str, Any],
-    found: Sequence[sources.Source],
+    found: Sequence[discovery.Source],
     origins: Sequence[records.Origin],
 ) -> Iterator[tuple[Folder, list[Task]]]:
     """Opens the folder for this process alone, and says what is to be done; see `Folder.plan`.
@@ -386,8 +390,8 @@ class Page:
     folder: Folder
     networks: predictor.Predictor
     task: Task
-    source: sources.Source
-    raster: rasters.Raster | None = None
+    source: discovery.Source
+    raster: regions.Raster | None = None
     _ids: RowFile | None = None
     _probabilities: RowFile | None = None
 
@@ -396,7 +400,7 @@ class Page:
         """The files of the image, the mask last."""
         return self.task.names
 
-    def open(self, max_pixels: int) -> rasters.Raster:
+    def open(self, max_pixels: int) -> regions.Raster:
         """Opens the image."""
         self.raster = self.networks.open(self.source, max_pixels)
         return self.raster
@@ -458,7 +462,7 @@ class Page:
         values = self.networks.networks.values
         lookup = np.array(values, predictor.smallest_dtype(values))
         mask = RowFile(self._local(self.names[-1]) + ".values", self._ids.shape, lookup.dtype)
-        for band in self._ids.bands(masks.BAND_PIXELS):
+        for band in self._ids.bands(mask_writer.BAND_PIXELS):
             mask.append(lookup[band])
         return mask
 
@@ -474,7 +478,7 @@ class Page:
         assert self.raster is not None
         height, width = self._ids.shape
         step = -(-max(height, width) // LONGEST_OVERLAY)
-        ids = _every(step, self._ids.bands(masks.BAND_PIXELS))
+        ids = _every(step, self._ids.bands(mask_writer.BAND_PIXELS))
         pixels = _every(step, self.raster.bands())
         return panels.draw_outlines(panels.display(pixels), ids)
 
@@ -489,4 +493,4 @@ def _every(step: int, bands: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def _format(name: str) -> Any:
-    return masks.FORMATS[name.rpartition(".")[2]]
+    return mask_writer.FORMATS[name.rpartition(".")[2]]

@@ -19,7 +19,7 @@ from absl import logging
 
 from trainer import cluster, config
 from trainer.checkpointing import facts
-from trainer.data import reading, sources
+from trainer.data.formats import discovery, reading
 from trainer.errors import InputError
 from trainer.predict import instances, outputs, predictor, record
 from trainer.storage import files
@@ -39,7 +39,7 @@ def predict(settings: config.Predict) -> None:
     run_dirs = _check(settings)
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
-        there = sources.in_place(sources.find(settings.images, "images", scratch))
+        there = discovery.in_place(discovery.find(settings.images, "images", scratch))
         found = there.sources
         origins = record.origins(found, settings.images)
         _check_place(settings, [source.name for source in found], origins)
@@ -60,7 +60,7 @@ def predict(settings: config.Predict) -> None:
             for done in work.run():
                 bar.update(done)
     closing = work.closing_line(time.monotonic() - started)
-    logging.info("%s%s", closing, sources.told(there.left_out))
+    logging.info("%s%s", closing, discovery.told(there.left_out))
 
 
 class Work:
@@ -137,7 +137,7 @@ class Work:
             pages[number] = outputs.Page(self._folder, self._networks, task, source)
             yield number, functools.partial(pages[number].open, self._settings.max_pixels)
 
-    def _local_sources(self) -> Iterator[tuple[outputs.Task, sources.Source]]:
+    def _local_sources(self) -> Iterator[tuple[outputs.Task, discovery.Source]]:
         """Yields images on the local disk; those in a bucket are copied shortly before."""
         by_file = itertools.groupby(self._tasks, lambda task: task.source.path)
         queue = (list(tasks) for _, tasks in by_file)
@@ -151,7 +151,7 @@ class Work:
                     pending.append(pool.submit(self._copied, tasks))
                 yield from copies
 
-    def _copied(self, tasks: Sequence[outputs.Task]) -> list[tuple[outputs.Task, sources.Source]]:
+    def _copied(self, tasks: Sequence[outputs.Task]) -> list[tuple[outputs.Task, discovery.Source]]:
         """Returns the images of a file where they can be read; copies one of which any is needed.
 
         Raises:
@@ -171,7 +171,7 @@ class Work:
         page.finish()
         self._let_go(page.source)
 
-    def _let_go(self, source: sources.Source) -> None:
+    def _let_go(self, source: discovery.Source) -> None:
         """Removes the copy of a remote file once its last page is done."""
         with self._lock:
             self._copies[source.path] -= 1
@@ -223,7 +223,7 @@ def _check_place(
                 f"--output={settings.output} is where the images are; masks would take their "
                 "names: name another folder."
             )
-    root = sources.root_of(settings.images)
+    root = discovery.root_of(settings.images)
     root = posixpath.normpath(root) if remote else os.path.realpath(root)
     is_nested = any("/" in name for name in names)
     if is_nested and f"{output}/".startswith(f"{root}/"):

@@ -17,7 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import ahead, cluster, steps
-from trainer.data import images, pipeline, rasters, sources
+from trainer.data import pipeline
+from trainer.data.formats import discovery, images, regions
 from trainer.errors import InputError
 from trainer.predict import ensemble
 from trainer.predict.mosaic import Mosaic
@@ -26,7 +27,7 @@ READ_AHEAD = 8  # tiles
 BATCHES_IN_FLIGHT = 2
 WAITING_BATCHES = 4  # tiles of rare sizes wait for others, but no more than these
 
-Opener = Callable[[], rasters.Raster]
+Opener = Callable[[], regions.Raster]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,9 +145,9 @@ class Predictor:
         values = np.array(self.networks.values, smallest_dtype(self.networks.values))
         return values[class_ids(probabilities)]
 
-    def open(self, source: sources.Source, max_pixels: int) -> rasters.Raster:
+    def open(self, source: discovery.Source, max_pixels: int) -> regions.Raster:
         """Opens an image on the local disk, as the networks take it."""
-        return rasters.open_raster(source, self.networks.channels, self.networks.dtype, max_pixels)
+        return regions.open_raster(source, self.networks.channels, self.networks.dtype, max_pixels)
 
     def stream(self, openers: Iterable[tuple[Any, Opener]]) -> Iterator[Rows | Failure]:
         """Predicts images.
@@ -185,12 +186,12 @@ class Predictor:
             except InputError as error:
                 yield Failure(key, error)
 
-    def _tiles_of(self, key: Any, raster: rasters.Raster) -> Iterator[_Tile]:
+    def _tiles_of(self, key: Any, raster: regions.Raster) -> Iterator[_Tile]:
         size = raster.height, raster.width
         plan = Mosaic(size, self._tile, self.networks.halo, self.networks.stride, self._multiple)
         statistics = np.zeros((2, self.networks.channels), np.float32)
         if self.networks.uses_statistics:
-            statistics[:] = rasters.statistics(raster)
+            statistics[:] = regions.statistics(raster)
         band, band_top = None, -1
         for y, x in plan.corners:
             if y != band_top:
@@ -215,11 +216,11 @@ class Predictor:
         statistics = np.stack([tile.statistics for tile in filled])
         return group, self._forward((tf.constant(pixels), tf.constant(statistics)))
 
-    def _open_array(self, image: np.ndarray) -> rasters.Raster:
+    def _open_array(self, image: np.ndarray) -> regions.Raster:
         if image.ndim not in (2, 3) or 0 in image.shape:
             raise InputError(f"The image has shape {image.shape}; expected H×W, H×W×C or N×H×W×C.")
         pixels = images.pixels_of(image, "The image")
-        return rasters.of_array(pixels, self.networks.channels, self.networks.dtype, "The image")
+        return regions.of_array(pixels, self.networks.channels, self.networks.dtype, "The image")
 
 
 def _landed(group: Sequence[_Tile], result: tf.Tensor) -> Iterator[Rows]:
@@ -229,7 +230,7 @@ def _landed(group: Sequence[_Tile], result: tf.Tensor) -> Iterator[Rows]:
             yield Rows(tile.key, tile.mosaic.size, top, rows)
 
 
-def _mirrored_rows(raster: rasters.Raster, top: int, count: int) -> np.ndarray:
+def _mirrored_rows(raster: regions.Raster, top: int, count: int) -> np.ndarray:
     """Returns rows of an image that goes on below its end as in a mirror: [count, W, C]."""
     rows = mirror(np.arange(top, top + count), raster.height)
     first = int(rows.min())

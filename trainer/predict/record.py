@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainer import json_text
-from trainer.data import sources
+from trainer.data.formats import discovery
 from trainer.errors import InputError
 from trainer.storage import files, listing
 
@@ -70,7 +70,7 @@ class Written:
 Record = dict[str, Written]
 
 
-def origins(found: Sequence[sources.Source], images: str) -> list[Origin]:
+def origins(found: Sequence[discovery.Source], images: str) -> list[Origin]:
     """Returns what tells images from others.
 
     Args:
@@ -78,7 +78,7 @@ def origins(found: Sequence[sources.Source], images: str) -> list[Origin]:
         images: the flag, which names the array whose rows they may be.
     """
     paths = [
-        images if source.row is not None and sources.is_array(source.path) else source.path
+        images if source.row is not None and discovery.is_array(source.path) else source.path
         for source in found
     ]
     remote = {os.path.dirname(path) for path in paths if files.is_remote(path)}

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from trainer.data import reading
 from trainer.data.dataset.schema import IGNORE
+from trainer.data.formats import reading
 
 CLASS_COLOURS = (
     (230, 159, 0),  # orange

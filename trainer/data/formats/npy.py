@@ -11,7 +11,7 @@ from typing import IO
 
 import numpy as np
 
-from trainer.data import reading
+from trainer.data.formats import reading
 from trainer.errors import InputError
 from trainer.storage import files
 

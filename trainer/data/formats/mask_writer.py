@@ -8,8 +8,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from trainer.data import images, reading, sources, tiff
-from trainer.data.rowfile import RowFile
+from trainer.data.formats import discovery, images, reading, tiff
+from trainer.data.formats.npy_stream import RowFile
 from trainer.errors import InputError
 
 TIFF_TILE = 256
@@ -20,7 +20,7 @@ GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)
 LAYOUTS = ("<?xml", "<OME", "ImageJ=", '{"shape"', "SCANIMAGE")
 
 
-def write_png(path: str, mask: RowFile, source: sources.Source) -> None:
+def write_png(path: str, mask: RowFile, source: discovery.Source) -> None:
     """Writes a mask of uint8 or uint16, which is read into memory for it."""
     if mask.dtype not in (np.uint8, np.uint16):
         raise InputError(
@@ -29,7 +29,7 @@ def write_png(path: str, mask: RowFile, source: sources.Source) -> None:
     Image.fromarray(mask.read(0, mask.shape[0])).save(path, format="PNG")
 
 
-def write_tiff(path: str, mask: RowFile, source: sources.Source) -> None:
+def write_tiff(path: str, mask: RowFile, source: discovery.Source) -> None:
     """Writes a mask in deflated tiles, with the resolution, place and description of its image."""
     height, width = mask.shape
     side = (min(TIFF_TILE, -(-length // 16) * 16) for length in (height, width))
@@ -48,7 +48,7 @@ def write_tiff(path: str, mask: RowFile, source: sources.Source) -> None:
         )
 
 
-def write_npy(path: str, mask: RowFile, source: sources.Source) -> None:
+def write_npy(path: str, mask: RowFile, source: discovery.Source) -> None:
     """Writes a mask as an array [H, W]."""
     copy = RowFile(path, mask.shape, mask.dtype)
     with contextlib.closing(copy):
@@ -56,7 +56,7 @@ def write_npy(path: str, mask: RowFile, source: sources.Source) -> None:
             copy.append(band)
 
 
-FORMATS: Mapping[str, Callable[[str, RowFile, sources.Source], None]] = {
+FORMATS: Mapping[str, Callable[[str, RowFile, discovery.Source], None]] = {
     "png": write_png,
     "tif": write_tiff,
     "npy": write_npy,
@@ -78,13 +78,13 @@ def _tiles(mask: RowFile, height: int, width: int) -> Iterator[np.ndarray]:
             yield np.pad(part, ((0, height - part.shape[0]), (0, width - part.shape[1])))
 
 
-def _tags(source: sources.Source) -> dict[str, Any]:
+def _tags(source: discovery.Source) -> dict[str, Any]:
     """Returns what a TIFF says of itself and a mask of it must say as well.
 
     The mask is upright: where its rows are the image's columns, so are the resolutions; where it is
     turned, the image's place on Earth, which counts its stored rows, is not the mask's.
     """
-    if sources.is_array(source.path) or not tiff.is_tiff(source.path):
+    if discovery.is_array(source.path) or not tiff.is_tiff(source.path):
         return {}
     with images.open_tiff(source) as image:
         page = image.page

@@ -12,7 +12,7 @@ from typing import IO
 import numpy as np
 import tifffile
 
-from trainer.data import reading
+from trainer.data.formats import reading
 from trainer.errors import InputError
 
 # Kinds of file, as tifffile tells them, that say how pages belong together.

@@ -13,8 +13,9 @@ from PIL import Image
 from pydicom import encaps, pixels, uid
 
 from trainer import config, flags
-from trainer.data import dicom, dicom_codecs, images, prepare, reading, sources
+from trainer.data import prepare
 from trainer.data.dataset import schema
+from trainer.data.formats import dicom, dicom_codecs, discovery, images, reading
 from trainer.errors import InputError
 
 SHIPPED = pathlib.Path(pydicom.__file__).parent / "data/test_files"
@@ -62,7 +63,7 @@ def _saved(one, **options):
 
 def _source(path, content):
     path.write_bytes(content)
-    return sources.Source("x", str(path), None, "X")
+    return discovery.Source("x", str(path), None, "X")
 
 
 def _read(path, content):
@@ -186,7 +187,7 @@ def _shipped():
 def test_what_is_read_of_pydicoms_files_is_what_pydicom_reads():
     compared = 0
     for path, values in _shipped():
-        source = sources.Source("x", str(path), None, path.name)
+        source = discovery.Source("x", str(path), None, path.name)
         try:
             found = images.read_image(source, LIMIT).values
         except InputError:

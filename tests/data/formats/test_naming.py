@@ -4,7 +4,7 @@ import glob
 
 import pytest
 
-from trainer.data import naming
+from trainer.data.formats import naming
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 from absl import logging
 
-from trainer.data import arrays, dicom, naming, reading, stacks
+from trainer.data.formats import dicom, naming, npy, reading, stacks
 from trainer.errors import InputError
 from trainer.storage import files, listing
 
@@ -230,7 +230,7 @@ def _find_in_store(where: str, flag: str, scratch: str, max_pixels: int | None) 
 
 def _rows(path: str, where: str, flag: str, scratch: str, max_pixels: int | None) -> list[Source]:
     """Returns the rows of a local `.npy` or `.npz` file, which messages call `where`."""
-    path, count = arrays.find_rows(path, where, flag, scratch, max_pixels)
+    path, count = npy.find_rows(path, where, flag, scratch, max_pixels)
     digits = max(5, len(str(count)))
     return [Source(f"{row:0{digits}}", path, row, f"{where}[{row}]") for row in range(count)]
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.pictures import GREY, LIMIT, png, png16, refusal, save, source_of
-from trainer.data import images, pictures
+from trainer.data.formats import images, pictures
 
 COLOUR = np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 10
 

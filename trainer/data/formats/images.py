@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data import arrays, dicom, pictures, reading, sources, tiff
+from trainer.data.formats import dicom, discovery, npy, pictures, reading, tiff
 from trainer.errors import InputError
 
 EXACT_IN_FLOAT32 = 2**24
@@ -50,7 +50,7 @@ class Pixels:
         return colours.shape[2] == 1
 
 
-def read_image(source: sources.Source, max_pixels: int) -> Pixels:
+def read_image(source: discovery.Source, max_pixels: int) -> Pixels:
     """Returns an image as it is stored, upright.
 
     Args:
@@ -62,9 +62,9 @@ def read_image(source: sources.Source, max_pixels: int) -> Pixels:
         InputError: if it is too large, or of a kind that is not read.
     """
     alpha, extra = False, 0
-    if sources.is_array(source.path):
-        values = arrays.read(source.path, source.row, source.label, max_pixels)
-    elif sources.is_dicom(source.path):
+    if discovery.is_array(source.path):
+        values = npy.read(source.path, source.row, source.label, max_pixels)
+    elif discovery.is_dicom(source.path):
         values = dicom.read_image(source.path, source.label, max_pixels)
     else:
         with reading.explained(source.label):
@@ -105,7 +105,7 @@ class Mask:
     lossy: bool = False
 
 
-def read_mask(source: sources.Source, max_pixels: int) -> Mask:
+def read_mask(source: discovery.Source, max_pixels: int) -> Mask:
     """Returns a mask as it is stored, upright; `class_values` makes class values of it.
 
     Args:
@@ -117,9 +117,9 @@ def read_mask(source: sources.Source, max_pixels: int) -> Mask:
         InputError: if it is too large, of a kind that is not read, or is in part transparent.
     """
     alpha = False
-    if sources.is_array(source.path):
-        mask = _array_mask(arrays.read(source.path, source.row, source.label, max_pixels))
-    elif sources.is_dicom(source.path):
+    if discovery.is_array(source.path):
+        mask = _array_mask(npy.read(source.path, source.row, source.label, max_pixels))
+    elif discovery.is_dicom(source.path):
         mask = _array_mask(dicom.read_mask(source.path, source.label, max_pixels))
     else:
         with reading.explained(source.label):
@@ -250,7 +250,7 @@ def _full(dtype: np.dtype) -> int:
     return 1 if dtype.kind == "f" else int(np.iinfo(dtype).max)
 
 
-def _tiff_image(source: sources.Source, max_pixels: int) -> tuple[np.ndarray, bool, int]:
+def _tiff_image(source: discovery.Source, max_pixels: int) -> tuple[np.ndarray, bool, int]:
     """Returns the values of a TIFF, whether it has alpha, and its other extra channels."""
     with open_tiff(source) as image:
         tiff.check(image, source.label, max_pixels)
@@ -263,7 +263,7 @@ def _tiff_image(source: sources.Source, max_pixels: int) -> tuple[np.ndarray, bo
         return *pictures.shown(picture, source.path, source.label), 0
 
 
-def open_tiff(source: sources.Source) -> contextlib.AbstractContextManager[tiff.Image]:
+def open_tiff(source: discovery.Source) -> contextlib.AbstractContextManager[tiff.Image]:
     """Opens an image of a TIFF."""
     planes = source.planes
     if planes is None and source.row is not None:
@@ -271,7 +271,7 @@ def open_tiff(source: sources.Source) -> contextlib.AbstractContextManager[tiff.
     return tiff.opened(source.path, planes, source.label)
 
 
-def _tiff_mask(source: sources.Source, max_pixels: int) -> tuple[Mask, bool]:
+def _tiff_mask(source: discovery.Source, max_pixels: int) -> tuple[Mask, bool]:
     with open_tiff(source) as image:
         tiff.check(image, source.label, max_pixels)
         if image.is_for_pillow:
@@ -288,7 +288,7 @@ def _tiff_mask(source: sources.Source, max_pixels: int) -> tuple[Mask, bool]:
         return mask, tiff.kind_of_alpha(image) is not None
 
 
-def _picture_mask(picture: Any, source: sources.Source) -> tuple[Mask, bool]:
+def _picture_mask(picture: Any, source: discovery.Source) -> tuple[Mask, bool]:
     """Returns an open picture as a mask, and whether it has alpha."""
     mask = Mask(
         pictures.stored(picture, source.path, source.label),

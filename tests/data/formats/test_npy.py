@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.pictures import LIMIT, refusal, source_of
-from trainer.data import arrays, images, reading, sources
+from trainer.data.formats import discovery, images, npy, reading
 
 
 def test_an_array_gives_its_rows(tmp_path):
@@ -21,7 +21,7 @@ def test_an_array_gives_its_rows(tmp_path):
         ("x.npz", "masks", 0),
         ("two.npz", "masks", 100),
     ):
-        found = sources.find(str(tmp_path / name), flag, str(tmp_path)).sources
+        found = discovery.find(str(tmp_path / name), flag, str(tmp_path)).sources
         assert [source.name for source in found] == ["00000", "00001", "00002"]
         assert found[2].label == f"{tmp_path / name}[2]"
         values = images.read_image(found[0], LIMIT).values
@@ -58,10 +58,10 @@ class _Trap:
 def test_a_file_that_is_no_array_is_said_to_be_what_it_is(tmp_path):
     path = tmp_path / "x.npy"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(8))
-    assert refusal(sources.find, str(path), "images", str(tmp_path)) == (
+    assert refusal(discovery.find, str(path), "images", str(tmp_path)) == (
         f"{path} cannot be read: it is PNG."
     )
-    assert refusal(arrays.map_image, str(path), None, "X") == "X cannot be read: it is PNG."
+    assert refusal(npy.map_image, str(path), None, "X") == "X cannot be read: it is PNG."
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
@@ -69,7 +69,7 @@ def test_pickled_objects_are_never_unpickled(tmp_path, suffix):
     path = tmp_path / f"x.{suffix}"
     objects = np.array([_Trap(tmp_path / "sprung"), 1], dtype=object)
     (np.save if suffix == "npy" else np.savez)(path, objects)
-    assert refusal(sources.find, str(path), "images", str(tmp_path)) == (
+    assert refusal(discovery.find, str(path), "images", str(tmp_path)) == (
         f"{path} holds pickled Python objects, which could run any code and are never unpickled; "
         "save numbers: numpy.save(path, numpy.stack(images))."
     )
@@ -79,11 +79,11 @@ def test_pickled_objects_are_never_unpickled(tmp_path, suffix):
 def test_arrays_that_are_no_images_are_refused(tmp_path):
     path = tmp_path / "x.npy"
     np.save(path, np.zeros((4, 4)))
-    assert refusal(sources.find, str(path), "masks", "") == (
+    assert refusal(discovery.find, str(path), "masks", "") == (
         f"--masks={path} has shape (4, 4); expected N×H×W or N×H×W×C, images first."
     )
     np.save(path, np.zeros((2, 2), np.complex64))
-    assert refusal(sources.find, str(path), "masks", "") == (
+    assert refusal(discovery.find, str(path), "masks", "") == (
         f"{path} holds complex64; expected integers, floats or booleans."
     )
     np.save(path, np.zeros(5))
@@ -95,11 +95,11 @@ def test_arrays_that_are_no_images_are_refused(tmp_path):
 def test_an_npz_must_say_which_array_is_meant(tmp_path):
     path = tmp_path / "x.npz"
     np.savez(path, a=np.zeros(1), b=np.zeros(1))
-    assert refusal(sources.find, str(path), "images", str(tmp_path)) == (
+    assert refusal(discovery.find, str(path), "images", str(tmp_path)) == (
         f"{path} holds the arrays a, b; name the one to use 'images'."
     )
     path.write_bytes(b"PK")
-    assert refusal(sources.find, str(path), "images", str(tmp_path)) == (
+    assert refusal(discovery.find, str(path), "images", str(tmp_path)) == (
         f"{path} cannot be read: File is not a zip file."
     )
 
@@ -130,13 +130,13 @@ def test_an_array_is_held_to_the_limit_before_it_is_unpacked(tmp_path, shape, co
             archive.writestr("images.npy", data)
     (tmp_path / "scratch").mkdir()
     arguments = (str(path), "images", str(tmp_path / "scratch"))
-    assert refusal(sources.find, *arguments, LIMIT) == (
+    assert refusal(discovery.find, *arguments, LIMIT) == (
         f"Each image of {path} has {counted} --max_pixels=1000000; if it is what it should be, "
         "raise --max_pixels, else remove it."
     )
     assert list((tmp_path / "scratch").iterdir()) == []
     # Without a limit, what is not there is missed.
-    assert f"{path} cannot be read: it has 1128 of its " in refusal(sources.find, *arguments)
+    assert f"{path} cannot be read: it has 1128 of its " in refusal(discovery.find, *arguments)
 
 
 def test_an_array_in_a_file_of_its_own_is_held_to_the_limit(tmp_path):
@@ -151,7 +151,7 @@ def test_an_array_in_a_file_of_its_own_is_held_to_the_limit(tmp_path):
 def test_no_more_is_unpacked_than_the_header_says(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("images.npy", _header(2, 3, 4) + bytes(10**7))
-    assert len(sources.find(str(tmp_path / "x.npz"), "images", str(tmp_path), LIMIT).sources) == 2
+    assert len(discovery.find(str(tmp_path / "x.npz"), "images", str(tmp_path), LIMIT).sources) == 2
     assert (tmp_path / "images.npy").stat().st_size == 128 + 2 * 3 * 4
 
 
@@ -162,11 +162,11 @@ def test_sizes_beyond_all_bounds_are_refused_without_a_warning(tmp_path, recwarn
     )
     for shape in ((10**12, 0, 4), (0, 4, 4)):
         (tmp_path / "x.npy").write_bytes(_header(*shape))
-        message = refusal(sources.find, str(tmp_path / "x.npy"), "images", "")
+        message = refusal(discovery.find, str(tmp_path / "x.npy"), "images", "")
         assert f"has shape {shape}; expected N×H×W or N×H×W×C, images first." in message
     (tmp_path / "x.npy").write_bytes(_header(2, -3, -4) + bytes(100))
     assert "cannot be read: its shape is (2, -3, -4)." in refusal(
-        sources.find, str(tmp_path / "x.npy"), "images", ""
+        discovery.find, str(tmp_path / "x.npy"), "images", ""
     )
     assert not recwarn.list
 
@@ -192,7 +192,7 @@ def test_channels_that_come_first_are_not_taken_for_rows(tmp_path):
 def test_the_rows_of_one_image_are_not_taken_for_images(tmp_path):
     path = tmp_path / "x.npy"
     np.save(path, np.zeros((16, 16, 3), np.uint8))
-    assert refusal(sources.find, str(path), "images", "") == (
+    assert refusal(discovery.find, str(path), "images", "") == (
         f"--images={path} has shape (16, 16, 3), which looks like one image H×W×C, where N×H×W is "
         "expected; name its folder, or save N×H×W×C: numpy.save(path, array[numpy.newaxis])."
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from absl import logging
 
-from trainer.data import arrays, images, reading, sources, tiff
+from trainer.data.formats import discovery, images, npy, reading, tiff
 
 WHOLE_PIXELS = 2**24  # images up to this are read at once
 BAND_PIXELS = 2**22  # of one read where the whole image is passed over
@@ -52,7 +52,7 @@ class Raster:
             yield self.read(top, min(top + step, self.height))
 
 
-def open_raster(source: sources.Source, channels: int, dtype: str, max_pixels: int) -> Raster:
+def open_raster(source: discovery.Source, channels: int, dtype: str, max_pixels: int) -> Raster:
     """Opens an image.
 
     Args:
@@ -129,25 +129,25 @@ def _statistics_by_counts(raster: Raster) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.sqrt(variance)
 
 
-def _open_array(source: sources.Source) -> _Large | None:
+def _open_array(source: discovery.Source) -> _Large | None:
     """Returns a large array, of which each read maps what it needs and lets it go again."""
-    if not sources.is_array(source.path):
+    if not discovery.is_array(source.path):
         return None
-    shape = arrays.map_image(source.path, source.row, source.label).shape
+    shape = npy.map_image(source.path, source.row, source.label).shape
     if shape[0] * shape[1] <= WHOLE_PIXELS:
         return None  # too few to matter
 
     def read(top: int, bottom: int) -> images.Pixels:
-        band = arrays.map_image(source.path, source.row, source.label)[top:bottom]
+        band = npy.map_image(source.path, source.row, source.label)[top:bottom]
         band = np.array(band, band.dtype.newbyteorder("="))
         return images.pixels_of(band, source.label)
 
     return _Large(shape[0], shape[1], read)
 
 
-def _open_tiff(source: sources.Source) -> _Large | None:
+def _open_tiff(source: discovery.Source) -> _Large | None:
     """Returns a large TIFF whose parts can be decoded, or None: then it has to be read whole."""
-    if sources.is_array(source.path) or sources.is_dicom(source.path):
+    if discovery.is_array(source.path) or discovery.is_dicom(source.path):
         return None
     with reading.explained(source.label):
         if not tiff.is_tiff(source.path):

@@ -8,7 +8,7 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
-from trainer.data import reading
+from trainer.data.formats import reading
 from trainer.errors import InputError
 
 # No other of Pillow's decoders meets foreign files.

@@ -6,15 +6,16 @@ import tifffile
 from PIL import Image
 
 from tests import rounding
-from trainer.data import images, normalization, pictures, rasters, reading, sources
+from trainer.data import normalization
+from trainer.data.formats import discovery, images, pictures, reading, regions
 from trainer.errors import InputError
 
 
 @pytest.fixture(autouse=True)
 def _small_is_large(monkeypatch):
     """Takes images of more than 100 pixels for large ones."""
-    monkeypatch.setattr(rasters, "WHOLE_PIXELS", 100)
-    monkeypatch.setattr(rasters, "BAND_PIXELS", 500)
+    monkeypatch.setattr(regions, "WHOLE_PIXELS", 100)
+    monkeypatch.setattr(regions, "BAND_PIXELS", 500)
 
 
 def noise(*shape, dtype=np.uint8):
@@ -22,7 +23,7 @@ def noise(*shape, dtype=np.uint8):
 
 
 def source_of(path, row=None):
-    return sources.Source("x", str(path), row, str(path))
+    return discovery.Source("x", str(path), row, str(path))
 
 
 def whole(raster):
@@ -49,9 +50,9 @@ def test_a_tiff_read_by_region_has_the_pixels_that_pillow_reads(tmp_path, kind):
     photometric = "rgb" if array.ndim == 3 else "minisblack"
     tifffile.imwrite(tmp_path / "x.tif", array, photometric=photometric, **options)
     source = source_of(tmp_path / "x.tif")
-    assert rasters._open_tiff(source) is not None
+    assert regions._open_tiff(source) is not None
     channels = 3 if array.ndim == 3 else 1
-    raster = rasters.open_raster(source, channels, array.dtype.name, 1)
+    raster = regions.open_raster(source, channels, array.dtype.name, 1)
     expected = images.read_image(source, 10**6).values
     np.testing.assert_array_equal(whole(raster), expected)
     np.testing.assert_array_equal(raster.read(13, 41), expected[13:41])
@@ -63,7 +64,7 @@ def test_planes_are_read_by_region(tmp_path):
     tifffile.imwrite(
         tmp_path / "x.tif", array, photometric="rgb", planarconfig="separate", tile=(16, 32)
     )
-    raster = rasters.open_raster(source_of(tmp_path / "x.tif"), 3, "uint16", 1)
+    raster = regions.open_raster(source_of(tmp_path / "x.tif"), 3, "uint16", 1)
     np.testing.assert_array_equal(whole(raster), np.moveaxis(array, 0, 2))
     np.testing.assert_array_equal(raster.read(13, 41), np.moveaxis(array, 0, 2)[13:41])
 
@@ -71,7 +72,7 @@ def test_planes_are_read_by_region(tmp_path):
 def test_a_page_of_a_stack_is_read_by_region(tmp_path):
     pages = noise(3, 40, 20)
     tifffile.imwrite(tmp_path / "x.tif", pages, photometric="minisblack", tile=(16, 16))
-    raster = rasters.open_raster(source_of(tmp_path / "x.tif", 2), 1, "uint8", 1)
+    raster = regions.open_raster(source_of(tmp_path / "x.tif", 2), 1, "uint8", 1)
     np.testing.assert_array_equal(whole(raster)[..., 0], pages[2])
 
 
@@ -79,7 +80,7 @@ def test_a_page_of_a_stack_is_read_by_region(tmp_path):
 def test_other_kinds_of_tiff_are_the_same_by_region(tmp_path, mode):
     Image.fromarray(noise(40, 30, 3)).convert(mode).save(tmp_path / "x.tif")
     source = source_of(tmp_path / "x.tif")
-    raster = rasters.open_raster(source, 3, "uint8", 10**6)
+    raster = regions.open_raster(source, 3, "uint8", 10**6)
     expected = images.convert(images.read_image(source, 10**6), 3, "uint8", "x")
     np.testing.assert_array_equal(whole(raster), expected)
 
@@ -87,7 +88,7 @@ def test_other_kinds_of_tiff_are_the_same_by_region(tmp_path, mode):
 def test_what_can_only_be_read_whole_obeys_max_pixels(tmp_path):
     Image.fromarray(noise(40, 30)).save(tmp_path / "x.png")
     with pytest.raises(InputError, match=r"has 40×30 = 1200 pixels, more than --max_pixels=1000"):
-        rasters.open_raster(source_of(tmp_path / "x.png"), 1, "uint8", 1000)
+        regions.open_raster(source_of(tmp_path / "x.png"), 1, "uint8", 1000)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "bool", "int32"])
@@ -96,7 +97,7 @@ def test_an_array_is_read_by_region(tmp_path, dtype):
     np.save(tmp_path / "x.npy", array)
     source = source_of(tmp_path / "x.npy")
     expected = images.read_image(source, 10**6).values
-    raster = rasters.open_raster(source, 1, expected.dtype.name, 1)
+    raster = regions.open_raster(source, 1, expected.dtype.name, 1)
     np.testing.assert_array_equal(whole(raster), expected)
     np.testing.assert_array_equal(raster.read(7, 9), expected[7:9])
 
@@ -105,7 +106,7 @@ def test_a_tiff_that_ends_early_is_named(tmp_path):
     tifffile.imwrite(tmp_path / "x.tif", noise(80, 60), tile=(16, 16), photometric="minisblack")
     data = (tmp_path / "x.tif").read_bytes()
     (tmp_path / "x.tif").write_bytes(data[: len(data) * 2 // 3])
-    raster = rasters.open_raster(source_of(tmp_path / "x.tif"), 1, "uint8", 1)
+    raster = regions.open_raster(source_of(tmp_path / "x.tif"), 1, "uint8", 1)
     with pytest.raises(reading.UnreadableError, match="x.tif cannot be read: the file ends early"):
         whole(raster)
 
@@ -113,7 +114,7 @@ def test_a_tiff_that_ends_early_is_named(tmp_path):
 def test_colours_become_luminance_band_by_band_as_of_the_whole(tmp_path):
     np.save(tmp_path / "x.npy", noise(50, 20, 3))
     source = source_of(tmp_path / "x.npy")
-    raster = rasters.open_raster(source, 1, "uint8", 1)
+    raster = regions.open_raster(source, 1, "uint8", 1)
     expected = images.convert(images.read_image(source, 10**6), 1, "uint8", "x")
     np.testing.assert_array_equal(np.concatenate(list(raster.bands())), expected)
 
@@ -124,8 +125,8 @@ def test_statistics_are_those_that_training_takes(dtype):
     array[..., 1] = 7  # does not vary
     if dtype == "uint16":
         array[..., 2] = 60000 + array[..., 2] % 2
-    raster = rasters.Raster(61, 47, lambda top, bottom: array[top:bottom])
-    mean, std = rasters.statistics(raster)
+    raster = regions.Raster(61, 47, lambda top, bottom: array[top:bottom])
+    mean, std = regions.statistics(raster)
     offset, scale = normalization.NORMALIZATIONS["image"](array, (), ())
     np.testing.assert_allclose(mean, offset.numpy()[0, 0], rtol=rounding.tolerance(61 * 47))
     np.testing.assert_allclose(std, scale.numpy()[0, 0], rtol=rounding.tolerance(61 * 47))
@@ -201,11 +202,11 @@ def _kinds():
 def test_prepare_and_predict_read_the_pixels_that_were_written(tmp_path, name, write, expected):
     path = tmp_path / name
     write(path)
-    (source,) = sources.sources_of(str(path))
+    (source,) = discovery.sources_of(str(path))
     pixels = images.read_image(source, 10**6)
     assert pixels.values.dtype == expected.dtype
     np.testing.assert_array_equal(pixels.values, expected)
-    raster = rasters.open_raster(source, expected.shape[2], expected.dtype.name, 10**6)
+    raster = regions.open_raster(source, expected.shape[2], expected.dtype.name, 10**6)
     np.testing.assert_array_equal(whole(raster), expected)
     np.testing.assert_array_equal(raster.read(3, 8), expected[3:8])
 
@@ -221,5 +222,5 @@ def test_further_channels_are_kept_or_dropped_as_asked(tmp_path, planar):
         pixels = images.read_image(source, 10**6)
         found = images.convert(pixels, channels, "uint16", "x")
         np.testing.assert_array_equal(found, COLOUR[..., :channels])
-        raster = rasters.open_raster(source, channels, "uint16", 1)
+        raster = regions.open_raster(source, channels, "uint16", 1)
         np.testing.assert_array_equal(whole(raster), COLOUR[..., :channels])

@@ -5,13 +5,13 @@ import pytest
 import tifffile
 
 from tests.pictures import LIMIT, refusal
-from trainer.data import images, reading, sources
+from trainer.data.formats import discovery, images, reading
 
 PLANES = np.arange(2 * 3 * 2 * 4 * 5, dtype=np.uint16).reshape(2, 3, 2, 4, 5)  # T Z C Y X
 
 
 def _found(path):
-    return sources.find(str(path.parent), "images", "")
+    return discovery.find(str(path.parent), "images", "")
 
 
 def _values(source):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data import dicom_codecs, reading
+from trainer.data.formats import dicom_codecs, reading
 from trainer.errors import InputError
 
 PHOTOMETRICS = (

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.jobs import ROOT
 from tests.pictures import GREY, LIMIT, bomb, png16, refusal, save, save_pages, source_of
-from trainer.data import images, reading, sources
+from trainer.data.formats import discovery, images, reading
 
 COLOUR = np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 10
 
@@ -132,7 +132,7 @@ def test_sixteen_bit_pages_of_several_kinds_are_images(tmp_path):
                 extrasamples=["unassalpha"] if k == 1 else None,
                 metadata=None,
             )
-    found = sources.find(str(tmp_path), "images", "").sources
+    found = discovery.find(str(tmp_path), "images", "").sources
     assert [source.name for source in found] == ["x_p000", "x_p001", "x_p002"]
     for k, source in enumerate(found):
         values = images.read_image(source, LIMIT).values

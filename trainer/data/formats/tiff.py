@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from trainer.data import reading, stacks
+from trainer.data.formats import reading, stacks
 from trainer.errors import InputError
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the latter two have offsets of 8 bytes

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.pictures import GREY, LIMIT, refusal, save, source_of
-from trainer.data import images, pictures, reading
+from trainer.data.formats import images, pictures, reading
 from trainer.errors import InputError
 
 

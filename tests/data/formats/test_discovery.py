@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.pictures import GREY, LIMIT, refusal, save, save_pages
-from trainer.data import images, reading, sources
+from trainer.data.formats import discovery, images, reading
 
 
 def test_a_folder_gives_its_images_by_stem(tmp_path):
@@ -16,11 +16,11 @@ def test_a_folder_gives_its_images_by_stem(tmp_path):
         save(tmp_path / name, GREY, format="PNG")
     for name in ("notes.txt", "._a.png", "Thumbs.db"):
         (tmp_path / name).write_bytes(b"")
-    found = sources.find(str(tmp_path), "images", "").sources
+    found = discovery.find(str(tmp_path), "images", "").sources
     assert [source.name for source in found] == ["a", "b", "c"]
-    assert [source.name for source in sources.find(f"{tmp_path}/*.jpg", "images", "").sources] == [
-        "c"
-    ]
+    assert [
+        source.name for source in discovery.find(f"{tmp_path}/*.jpg", "images", "").sources
+    ] == ["c"]
 
 
 def test_a_folder_without_images_gives_those_of_its_folders(tmp_path):
@@ -29,11 +29,11 @@ def test_a_folder_without_images_gives_those_of_its_folders(tmp_path):
         save(tmp_path / name, GREY)
     (tmp_path / "p1/notes.txt").write_text("")
     (tmp_path / "p2/back").symlink_to(tmp_path / "p2")
-    found = sources.find(str(tmp_path), "images", "")
+    found = discovery.find(str(tmp_path), "images", "")
     assert [source.name for source in found.sources] == ["p1/a", "p2/a.b", "p2/s1/a"]
     assert found.left_out == {".txt files": 1, "hidden files": 1}
     save(tmp_path / "top.png", GREY)
-    found = sources.find(str(tmp_path), "images", "")
+    found = discovery.find(str(tmp_path), "images", "")
     assert [source.name for source in found.sources] == ["top"]
     assert found.left_out == {"folders": 2}
 
@@ -43,30 +43,30 @@ def test_pages_of_files_in_folders_are_called_by_both(tmp_path):
         (tmp_path / name).mkdir()
         save_pages(tmp_path / name / "x.tif", [GREY, GREY])
     for where in (tmp_path, f"{tmp_path}/*/x.tif"):
-        names = [source.name for source in sources.find(str(where), "images", "").sources]
+        names = [source.name for source in discovery.find(str(where), "images", "").sources]
         stem = "/x" if where == tmp_path else ""
         assert names == [f"p{k}{stem}_p00{page}" for k in (1, 2) for page in (0, 1)]
 
 
 def test_places_without_images_are_named(tmp_path):
-    assert refusal(sources.find, f"{tmp_path}/none", "masks", "") == (
+    assert refusal(discovery.find, f"{tmp_path}/none", "masks", "") == (
         f"--masks={tmp_path}/none does not exist; name a folder, a quoted glob, or a .npy or .npz "
         "file."
     )
-    message = refusal(sources.find, f"{tmp_path}/*.png", "images", "")
+    message = refusal(discovery.find, f"{tmp_path}/*.png", "images", "")
     assert message.startswith(
         f"--images={tmp_path}/*.png matches no file where files may be listed"
     )
-    assert refusal(sources.find, str(tmp_path), "images", "") == (
+    assert refusal(discovery.find, str(tmp_path), "images", "") == (
         f"--images={tmp_path} holds no images (.png, .jpg, .jpeg, .jfif, .bmp, .gif, .webp, .tif, "
         ".tiff, .dcm, .npy)."
     )
-    assert refusal(sources.find, "s3://a/b", "images", "").startswith("s3://a/b/* needs tensorfl")
+    assert refusal(discovery.find, "s3://a/b", "images", "").startswith("s3://a/b/* needs tensorfl")
 
 
 def test_labels_show_what_cannot_be_printed(tmp_path):
     save(tmp_path / "a\nb\u2028ü.png", GREY)
-    (source,) = sources.find(str(tmp_path), "images", "").sources
+    (source,) = discovery.find(str(tmp_path), "images", "").sources
     assert source.label == f"{tmp_path}/a\\nb\\u2028ü.png"
     assert source.name == "a\nb\u2028ü"
     assert reading.shown(os.fsdecode(b"a\xffb")) == r"a\xffb"
@@ -75,7 +75,7 @@ def test_labels_show_what_cannot_be_printed(tmp_path):
 def test_dicom_without_pydicom_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pydicom", None)
     (tmp_path / "x.dcm").write_bytes(b"")
-    assert refusal(sources.find, str(tmp_path), "images", "") == (
+    assert refusal(discovery.find, str(tmp_path), "images", "") == (
         f'{tmp_path}/x.dcm needs pydicom; pip install ".[medical]".'
     )
 
@@ -84,7 +84,7 @@ def test_dicom_without_pydicom_says_what_to_install(tmp_path, monkeypatch):
 def test_each_page_of_a_tiff_is_an_image_with_all_its_bits(tmp_path, compression):
     pages = [np.array([[0, 4095], [65535, k]], np.uint16) for k in range(3)]
     save_pages(tmp_path / "x.tif", pages, compression=compression)
-    found = sources.find(str(tmp_path), "images", "").sources
+    found = discovery.find(str(tmp_path), "images", "").sources
     assert [source.name for source in found] == ["x_p000", "x_p001", "x_p002"]
     assert found[2].label == f"{tmp_path}/x.tif[2]"
     for source, page in zip(found, pages, strict=True):
@@ -95,13 +95,13 @@ def test_each_page_of_a_tiff_is_an_image_with_all_its_bits(tmp_path, compression
 
 def test_pages_of_a_mask_keep_their_values(tmp_path):
     save_pages(tmp_path / "x.tif", [GREY > 99, GREY > 199])
-    found = sources.find(str(tmp_path), "masks", "").sources
+    found = discovery.find(str(tmp_path), "masks", "").sources
     assert [images.read_mask(source, LIMIT).values.sum() for source in found] == [4, 2]
 
 
 def test_pages_may_differ_in_size_and_each_is_held_to_the_limit(tmp_path):
     save_pages(tmp_path / "x.tif", [GREY, np.zeros((9, 9), np.uint8)])
-    small, large = sources.find(str(tmp_path), "images", "").sources
+    small, large = discovery.find(str(tmp_path), "images", "").sources
     assert images.read_image(small, 80).values.shape == (2, 3, 1)
     assert "x.tif[1] has 9×9 = 81 pixels, more than" in refusal(images.read_image, large, 80)
 
@@ -109,7 +109,7 @@ def test_pages_may_differ_in_size_and_each_is_held_to_the_limit(tmp_path):
 def test_a_tiff_whose_pages_cannot_be_counted_is_one_unreadable_image(tmp_path):
     save_pages(tmp_path / "x.tif", [np.zeros((20, 20), np.uint8)] * 3)
     (tmp_path / "x.tif").write_bytes((tmp_path / "x.tif").read_bytes()[:700])
-    (source,) = sources.find(str(tmp_path), "images", "").sources
+    (source,) = discovery.find(str(tmp_path), "images", "").sources
     assert (source.name, source.is_uncounted) == ("x", True)
     with pytest.raises(reading.UnreadableError, match="x.tif cannot be read: "):
         images.read_image(source, LIMIT)
@@ -120,7 +120,7 @@ def test_a_tiff_whose_pages_cannot_be_counted_is_one_unreadable_image(tmp_path):
     [("x_p012", "x", "_p012"), ("x_p1000", "x", "_p1000"), ("x_p01", "x_p01", ""), ("x", "x", "")],
 )
 def test_names_of_pages_are_told_apart(name, stem, page):
-    assert sources.split_page(name) == (stem, page)
+    assert discovery.split_page(name) == (stem, page)
 
 
 def test_what_else_is_there_is_counted_and_said(tmp_path, caplog):
@@ -137,7 +137,7 @@ def test_what_else_is_there_is_counted_and_said(tmp_path, caplog):
     (tmp_path / "more").mkdir()
     (tmp_path / "gone.png").symlink_to("nowhere")
     with caplog.at_level("WARNING"):
-        found = sources.find(str(tmp_path), "images", "")
+        found = discovery.find(str(tmp_path), "images", "")
     assert [source.name for source in found.sources] == ["a"]
     assert found.left_out == {
         ".heic files": 2,
@@ -160,7 +160,7 @@ def test_what_else_is_there_is_counted_and_said(tmp_path, caplog):
 
 def test_a_folder_of_other_kinds_says_which(tmp_path):
     (tmp_path / "a.pdf").write_bytes(b"%PDF-1.7")
-    assert refusal(sources.find, str(tmp_path), "masks", "").endswith(
+    assert refusal(discovery.find, str(tmp_path), "masks", "").endswith(
         f" It has .pdf files: 1 ({tmp_path}/a.pdf is PDF, a document; save its pages as PNG)."
     )
 
@@ -172,6 +172,6 @@ def test_want_of_open_files_is_no_damage_of_a_tiff(tmp_path, monkeypatch):
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr("builtins.open", fail)
-    assert refusal(sources.sources_of, str(tmp_path / "x.tif")).startswith(
+    assert refusal(discovery.sources_of, str(tmp_path / "x.tif")).startswith(
         f"{tmp_path}/x.tif cannot be read now: Too many open files."
     )

@@ -1,4 +1,4 @@
-"""Tests of what the samples of a TIFF are; tests/test_images.py has more."""
+"""Tests of what the samples of a TIFF are; tests/data/formats/test_images.py has more."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import tifffile
 from PIL import Image
 
 from tests.pictures import LIMIT, refusal, save, source_of
-from trainer.data import images
+from trainer.data.formats import images
 
 
 def _values(source):
