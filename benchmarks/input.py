@@ -31,7 +31,8 @@ def main(settings: Input) -> None:
     """Times each row in turn, in a process of its own, whose peak memory is that row's."""
     flags.prepare_environment()
     with flags.importing():
-        from trainer.data import augment, demo
+        from trainer.data import demo
+        from trainer.data.input import augment
 
     settings = dataclasses.replace(settings, data_dir=settings.data_dir or demo.folder())
     names = list(augment.AUGMENTATIONS)
@@ -49,8 +50,8 @@ def time_row(settings: Input, augmentation: str) -> dict[str, Any]:
     """Returns the figures of one row of augmentations."""
     flags.prepare_environment()
     with flags.importing():
-        from trainer.data import pipeline
         from trainer.data.dataset import schema
+        from trainer.data.input import pipeline
 
     manifest = schema.read_manifest(settings.data_dir)
     data = iter(

@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from trainer.data import augment, normalization
 from trainer.data.dataset import schema
+from trainer.data.input import augment, normalization
 
 FOLDER = Path(__file__).parent / "images"
 SIDE, PANEL, GAP = 256, 132, 4  # pixels: of the crop, of a panel, between panels

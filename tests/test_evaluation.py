@@ -15,8 +15,8 @@ from conftest import strategy_of, write_data
 
 from tests import rounding
 from trainer import evaluation, losses, metrics, models
-from trainer.data import normalization
 from trainer.data.dataset import schema
+from trainer.data.input import normalization
 from trainer.errors import InputError
 from trainer.watch import board
 

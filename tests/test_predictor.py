@@ -8,8 +8,8 @@ from conftest import strategy_of
 
 from tests import rounding, runs
 from trainer import models, tiles
-from trainer.data import normalization, pipeline
 from trainer.data.formats import reading, regions
+from trainer.data.input import normalization, pipeline
 from trainer.errors import InputError
 from trainer.predict import ensemble, predictor
 

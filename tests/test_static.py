@@ -10,8 +10,8 @@ from conftest import strategy_of, write_data
 
 from tests.jobs import SMALL, command, start, wait_for
 from trainer import losses, models, optimizer, steps
-from trainer.data import pipeline
 from trainer.data.dataset import schema
+from trainer.data.input import pipeline
 
 # What would call the host out of a program, as HLO and its custom calls name it.
 HOST = re.compile(r"\b(infeed|outfeed|send|recv|[\w.]*callback[\w.]*)\b", re.IGNORECASE)

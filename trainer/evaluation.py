@@ -19,9 +19,10 @@ from absl import logging
 
 from trainer import cluster, config, json_text, losses, metrics, steps, tiles, turns
 from trainer.checkpointing import best_weights, checkpoint
-from trainer.data import demo, explaining, pipeline
+from trainer.data import demo
 from trainer.data.dataset import integrity, schema
 from trainer.data.formats import reading
+from trainer.data.input import pipeline, read_errors
 from trainer.errors import InputError
 from trainer.models import packing
 from trainer.storage import files
@@ -221,11 +222,11 @@ class Evaluator:
             entry = self._manifest.splits[split]
             sizes = (self._stride, self._batch_size, self._tile)
             ahead = pipeline.examples_read_ahead(entry, *sizes)
-            return explaining.evaluation_shards(
+            return read_errors.evaluation_shards(
                 entry, times_seen > 0, ahead, *cluster.worker_of(self._strategy)
             )
 
-        with explaining.explained(self._data_dir, self._manifest, split, places):
+        with read_errors.explained(self._data_dir, self._manifest, split, places):
             add = functools.partial(cluster.sum_over_workers, self._strategy)
             for batch in in_agreement(self._read(split), is_cancelled, num_workers, add):
                 result = self._score(batch, self._logits(batch["images"]))

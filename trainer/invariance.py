@@ -17,8 +17,8 @@ import tensorflow as tf
 from absl import logging
 
 from trainer import ahead, cluster, config, evaluation, json_text, losses, models, run, steps
-from trainer.data import pipeline
 from trainer.data.dataset import schema
+from trainer.data.input import pipeline
 from trainer.errors import InputError
 from trainer.models import build
 from trainer.storage import files

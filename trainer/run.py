@@ -27,8 +27,9 @@ from trainer import (
 )
 from trainer.checkpointing import best_weights, checkpoint, facts, run_metadata, transfer
 from trainer.checkpointing.background_writer import Writer
-from trainer.data import demo, explaining, pipeline
+from trainer.data import demo
 from trainer.data.dataset import integrity, schema
+from trainer.data.input import pipeline, read_errors
 from trainer.errors import InputError
 from trainer.export import placement
 from trainer.models import build, norms
@@ -582,7 +583,7 @@ def reading_explained(
     """Explains what is wrong with the data of the steps from `step` to before `stop`."""
     worker, num_workers = cluster.worker_of(strategy)
     places = functools.partial(
-        explaining.training_shards,
+        read_errors.training_shards,
         manifest.splits["train"],
         range(step * job.data.batch_size, stop * job.data.batch_size),
         seed=job.run.seed,
@@ -591,7 +592,7 @@ def reading_explained(
         worker=worker,
         num_workers=num_workers,
     )
-    return explaining.explained(data_dir, manifest, "train", places)
+    return read_errors.explained(data_dir, manifest, "train", places)
 
 
 def first_examples(stream: tf.data.Dataset) -> dict[str, np.ndarray]:

@@ -28,8 +28,8 @@ class Read(config.Settings):
 def main(settings: Read) -> None:
     """Reads, and prints images per second, seconds to the first batch and the peak memory."""
     with flags.importing():
-        from trainer.data import pipeline
         from trainer.data.dataset import schema
+        from trainer.data.input import pipeline
 
     manifest = schema.read_manifest(settings.data_dir)
     streams = pipeline.num_streams(manifest.splits["train"], 1)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from trainer import cluster, config, losses, models, optimizer
-from trainer.data import augment, normalization
+from trainer.data.input import augment, normalization
 from trainer.errors import InputError
 from trainer.models import norms
 

@@ -11,8 +11,9 @@ from absl import logging
 
 from trainer import config, tiles
 from trainer.checkpointing import best_weights
-from trainer.data import demo, normalization, pipeline
+from trainer.data import demo
 from trainer.data.dataset import schema
+from trainer.data.input import normalization, pipeline
 from trainer.errors import InputError
 from trainer.export import lite, model_card, onnx_model, placement, serving
 from trainer.models import plain

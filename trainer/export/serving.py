@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from trainer.data import augment, normalization
+from trainer.data.input import augment, normalization
 from trainer.export import orientation
 
 Outputs = dict[str, tf.Tensor]

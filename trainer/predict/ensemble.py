@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from trainer import config, models, tiles, turns
 from trainer.checkpointing import best_weights
-from trainer.data import normalization
+from trainer.data.input import normalization
 from trainer.errors import InputError
 
 

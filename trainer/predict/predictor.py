@@ -17,8 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import ahead, cluster, steps
-from trainer.data import pipeline
 from trainer.data.formats import discovery, images, regions
+from trainer.data.input import pipeline
 from trainer.errors import InputError
 from trainer.predict import ensemble
 from trainer.predict.mosaic import Mosaic

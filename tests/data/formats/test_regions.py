@@ -6,8 +6,8 @@ import tifffile
 from PIL import Image
 
 from tests import rounding
-from trainer.data import normalization
 from trainer.data.formats import discovery, images, pictures, reading, regions
+from trainer.data.input import normalization
 from trainer.errors import InputError
 
 

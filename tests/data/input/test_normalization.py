@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests import rounding
-from trainer.data.normalization import NORMALIZATIONS, normalize
+from trainer.data.input.normalization import NORMALIZATIONS, normalize
 
 CLOSE = rounding.tolerance(operations=12)  # sums of four pixels, a root and a division
 NO_MEAN, NO_STD = (0.0, 0.0), (1.0, 1.0)

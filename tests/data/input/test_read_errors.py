@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.test_pipeline import (
+from tests.data.input.test_pipeline import (
     manifest_of,
     order_of,
     plain_stream,
     write_data,
     write_numbers,
 )
-from trainer.data import explaining
 from trainer.data.dataset import schema
+from trainer.data.input import read_errors
 from trainer.errors import InputError
 
 ORDER = {"seed": 3, "num_streams": 1, "shuffle_block": 4}
@@ -23,11 +23,11 @@ ORDER = {"seed": 3, "num_streams": 1, "shuffle_block": 4}
 def explained(data_dir, manifest, examples=range(20), **changed):
     """Explains errors of a stream that was to give such examples."""
     split = manifest.splits["train"]
-    return explaining.explained(
+    return read_errors.explained(
         data_dir,
         manifest,
         "train",
-        lambda: explaining.training_shards(split, examples, **{**ORDER, **changed}),
+        lambda: read_errors.training_shards(split, examples, **{**ORDER, **changed}),
     )
 
 
@@ -45,7 +45,7 @@ def test_the_shards_of_training_steps_are_those_of_their_examples_and_blocks(
     options = {"seed": 3, "num_streams": 4, "shuffle_block": 2, "worker": worker, "num_workers": 2}
     numbers = order_of(data, 4, start=start, **options)
     shard_of = np.repeat(np.arange(8), SHARDS)
-    found = explaining.training_shards(data[1], range(start, start + 8), **options)
+    found = read_errors.training_shards(data[1], range(start, start + 8), **options)
     assert {int(shard_of[number]) for number in numbers} <= set(found)
     # Two streams of a worker, each with two positions: at most two blocks of two examples.
     assert len(found) <= 2 * 2 * 2
@@ -57,14 +57,14 @@ def test_the_shards_of_one_example_are_one(tmp_path):
     (number,) = order_of(data, 1, shuffle_block=1)
     shard_of = np.repeat(np.arange(8), SHARDS)
     options = {"seed": 3, "num_streams": 1, "shuffle_block": 1}
-    assert explaining.training_shards(data[1], range(1), **options) == [shard_of[number]]
+    assert read_errors.training_shards(data[1], range(1), **options) == [shard_of[number]]
 
 
 def test_the_shards_of_an_evaluation_are_those_not_yet_evaluated_as_far_as_it_has_read(tmp_path):
     _, split = write_numbers(tmp_path, [2, 2, 2, 2])
 
     def shards(seen, ahead, worker=0, num_workers=1):
-        return explaining.evaluation_shards(split, np.array(seen) > 0, ahead, worker, num_workers)
+        return read_errors.evaluation_shards(split, np.array(seen) > 0, ahead, worker, num_workers)
 
     nothing = [0] * 8
     assert shards(nothing, 1) == [0]
@@ -78,7 +78,7 @@ def test_the_shards_of_an_evaluation_are_those_not_yet_evaluated_as_far_as_it_ha
 
 def test_an_error_of_another_cause_is_raised_and_other_shards_are_not_even_opened(tmp_path):
     data_dir, manifest = write_data(tmp_path, SHARDS)
-    read = explaining.training_shards(manifest.splits["train"], range(4), **ORDER)
+    read = read_errors.training_shards(manifest.splits["train"], range(4), **ORDER)
     assert len(read) < len(SHARDS)
     for place, shard in enumerate(manifest.splits["train"].shards):
         if place not in read:

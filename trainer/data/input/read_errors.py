@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
-from trainer.data import pipeline
 from trainer.data.dataset import integrity, schema
+from trainer.data.input import pipeline
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from tests import rounding
-from trainer.data import augment
 from trainer.data.dataset.schema import IGNORE
+from trainer.data.input import augment
 
 SLOW = pytest.mark.slow
 ROWS = list(augment.AUGMENTATIONS)

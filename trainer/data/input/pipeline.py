@@ -20,9 +20,9 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from trainer.data import augment as augmentation
-from trainer.data import normalization
 from trainer.data.dataset import schema
+from trainer.data.input import augment as augmentation
+from trainer.data.input import normalization
 from trainer.errors import InputError
 
 MAX_STREAMS = 16

@@ -12,8 +12,8 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from tests import rounding
-from trainer.data import normalization, pipeline
 from trainer.data.dataset import schema
+from trainer.data.input import normalization, pipeline
 from trainer.errors import InputError
 
 

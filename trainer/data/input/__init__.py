@@ -1,0 +1,1 @@
+"""What a step sees: the stream of batches, their augmentation and normalization."""
