@@ -8,7 +8,8 @@ import threading
 import pytest
 
 from trainer import config, evaluate, flags, task
-from trainer.data import inspect, prepare
+from trainer.data import inspect
+from trainer.data.prepare import preparation
 from trainer.errors import InputError
 from trainer.storage import files
 
@@ -117,7 +118,11 @@ def test_stores_that_take_tensorflow_io_say_what_to_install(path):
     [
         (config.Job, task.main, ["--run_dir=s3://bucket/run"]),
         (config.Job, task.main, ["--data_dir=s3://bucket/data"]),
-        (config.Prepare, prepare.prepare, ["--images=x", "--masks=y", "--output=s3://bucket/data"]),
+        (
+            config.Prepare,
+            preparation.prepare,
+            ["--images=x", "--masks=y", "--output=s3://bucket/data"],
+        ),
     ],
 )
 def test_commands_end_with_that_line(capsys, cls, main, arguments):
@@ -136,7 +141,7 @@ def test_commands_end_with_that_line(capsys, cls, main, arguments):
         (config.Job, task.main, ["--data_dir=http://x"]),
         (config.Inspect, inspect.main, ["--data_dir=GS://x"]),
         (config.Inspect, inspect.main, ["--sheet=ftp://x/y.png"]),
-        (config.Prepare, prepare.prepare, ["--images=x", "--masks=y", "--output=ftp://x"]),
+        (config.Prepare, preparation.prepare, ["--images=x", "--masks=y", "--output=ftp://x"]),
         (config.Evaluate, evaluate.main, ["--json=http://x"]),
     ],
 )
@@ -158,7 +163,7 @@ def test_an_unknown_scheme_is_refused_in_one_line_that_lists_the_known_ones(
 def test_images_of_an_unknown_scheme_are_refused(tmp_path):
     settings = config.Prepare(images="http://x", masks="y", output=str(tmp_path / "data"))
     with pytest.raises(InputError, match=r"^http://x has an unknown scheme; name a local path, or"):
-        prepare.prepare(settings)
+        preparation.prepare(settings)
     assert list(tmp_path.iterdir()) == []
 
 

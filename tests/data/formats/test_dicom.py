@@ -13,9 +13,9 @@ from PIL import Image
 from pydicom import encaps, pixels, uid
 
 from trainer import config, flags
-from trainer.data import prepare
 from trainer.data.dataset import schema
 from trainer.data.formats import dicom, dicom_codecs, discovery, images, reading
+from trainer.data.prepare import preparation
 from trainer.errors import InputError
 
 SHIPPED = pathlib.Path(pydicom.__file__).parent / "data/test_files"
@@ -343,7 +343,7 @@ def series(tmp_path):
 
 def _prepare(folder, *others):
     arguments = [f"--images={folder}/slices", f"--masks={folder}/masks", f"--output={folder}/out"]
-    flags.run(config.Prepare, prepare.prepare, ["prepare", *arguments, *others])
+    flags.run(config.Prepare, preparation.prepare, ["prepare", *arguments, *others])
     return schema.read_manifest(f"{folder}/out")
 
 

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.data import labels, survey
-from trainer.data.classes import Given
 from trainer.data.formats import discovery
+from trainer.data.prepare import labels, statistics
+from trainer.data.prepare.classes import Given
 from trainer.errors import InputError
 
 
 def _seen(colours=1, is_grey=None, alpha="none", dtype="uint8", label="X"):
     source = discovery.Source(label, label, None, label)
     grey = colours == 1 if is_grey is None else is_grey
-    pair = survey.Pair(source, discovery.Source(label, label, None, f"{label}-mask"))
+    pair = statistics.Pair(source, discovery.Source(label, label, None, f"{label}-mask"))
     mask = labels.Seen(f"{label}-mask", "plain", (0, 255))
-    return survey.Survey(pair, 2, 2, dtype, colours, grey, alpha, mask, b"", b"")
+    return statistics.Survey(pair, 2, 2, dtype, colours, grey, alpha, mask, b"", b"")
 
 
 def _message(function, *arguments):
@@ -31,13 +31,13 @@ def _pair(tmp_path, image, mask):
     paths = str(tmp_path / "i.png"), str(tmp_path / "m.png")
     Image.fromarray(image).save(paths[0])
     Image.fromarray(mask).save(paths[1])
-    return survey.Pair(*(discovery.Source("x", path, None, path) for path in paths))
+    return statistics.Pair(*(discovery.Source("x", path, None, path) for path in paths))
 
 
 def test_a_pair_is_described(tmp_path):
     image = np.dstack([np.arange(6, dtype=np.uint8).reshape(2, 3)] * 3 + [np.full((2, 3), 255)])
     mask = np.array([[0, 0, 7], [7, 7, 255]], np.uint8)
-    seen = survey.examine(_pair(tmp_path, image.astype(np.uint8), mask), 100, Given())
+    seen = statistics.examine(_pair(tmp_path, image.astype(np.uint8), mask), 100, Given())
     assert (seen.height, seen.width, seen.dtype, seen.colours) == (2, 3, "uint8", 3)
     assert (seen.is_grey, seen.alpha, seen.mask.values) == (True, "opaque", (0, 7, 255))
 
@@ -46,15 +46,19 @@ def test_equal_pixels_have_equal_digests_however_they_are_stored(tmp_path):
     grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
     mask = np.zeros((2, 3), np.uint8)
     kinds = [grey, np.dstack([grey] * 3), np.dstack([grey, np.full_like(grey, 255)])]
-    digests = {survey.examine(_pair(tmp_path, kind, mask), 100, Given()).digest for kind in kinds}
+    digests = {
+        statistics.examine(_pair(tmp_path, kind, mask), 100, Given()).digest for kind in kinds
+    }
     assert len(digests) == 1
-    turned = survey.examine(_pair(tmp_path, grey.reshape(3, 2), mask.reshape(3, 2)), 100, Given())
+    turned = statistics.examine(
+        _pair(tmp_path, grey.reshape(3, 2), mask.reshape(3, 2)), 100, Given()
+    )
     assert turned.digest not in digests
 
 
 def test_image_and_mask_of_different_sizes_are_refused(tmp_path):
     pair = _pair(tmp_path, np.zeros((4, 6), np.uint8), np.zeros((6, 4), np.uint8))
-    assert _message(survey.examine, pair, 100, Given()) == (
+    assert _message(statistics.examine, pair, 100, Given()) == (
         f"{tmp_path}/m.png is 6×4 (height × width), but its image {tmp_path}/i.png is 4×6; they "
         "must be equal."
     )
@@ -64,22 +68,22 @@ def test_what_changed_since_it_was_seen_is_refused(tmp_path):
     image = np.array([[0, 1, 2]], np.uint8)
     mask = np.array([[0, 1, 1]], np.uint8)
     pair = _pair(tmp_path, image, mask)
-    content = survey.examine(pair, 100, Given()).content
+    content = statistics.examine(pair, 100, Given()).content
     seen = dataclasses.replace(pair, content=content)
-    assert survey.read(seen, 100)[1].values.tolist() == mask.tolist()
+    assert statistics.read(seen, 100)[1].values.tolist() == mask.tolist()
     for other in ((image + 1, mask), (image, 1 - mask), (image.astype(np.uint16), mask)):
         _pair(tmp_path, *other)
-        assert _message(survey.read, seen, 100) == (
+        assert _message(statistics.read, seen, 100) == (
             f"{tmp_path}/i.png or its mask {tmp_path}/m.png changed while the data were prepared; "
             "prepare them again when nothing writes there."
         )
 
 
 def test_channels_are_auto_or_a_number():
-    assert survey.parse_channels("auto") is None
-    assert survey.parse_channels("3") == 3
+    assert statistics.parse_channels("auto") is None
+    assert statistics.parse_channels("3") == 3
     for text in ("0", "-1", "grey", ""):
-        assert _message(survey.parse_channels, text) == (
+        assert _message(statistics.parse_channels, text) == (
             f"--channels={text} is neither auto nor a number of channels, 1 or more."
         )
 
@@ -129,29 +133,29 @@ def test_channels_are_auto_or_a_number():
     ],
 )
 def test_one_rule_gives_the_channels_and_says_when_it_acts(seen, channels, chosen, notes):
-    assert survey.choose_channels(seen, channels) == (chosen, notes)
+    assert statistics.choose_channels(seen, channels) == (chosen, notes)
 
 
 def test_channels_without_a_rule_are_refused():
-    assert _message(survey.choose_channels, [_seen(3, alpha="varies")], None) == (
+    assert _message(statistics.choose_channels, [_seen(3, alpha="varies")], None) == (
         "X has an alpha channel that varies; --channels=3 drops it, --channels=4 keeps it."
     )
-    assert _message(survey.choose_channels, [_seen(5), _seen(3, label="B")], None) == (
+    assert _message(statistics.choose_channels, [_seen(5), _seen(3, label="B")], None) == (
         "X has 5 channels and B has 3; give images of one kind."
     )
-    assert _message(survey.choose_channels, [_seen(5)], 3) == (
+    assert _message(statistics.choose_channels, [_seen(5)], 3) == (
         "X has 5 channels, which cannot become 3; give images of one kind, or another --channels."
     )
 
 
 def test_one_rule_gives_the_dtype_and_says_when_it_acts():
-    assert survey.choose_dtype([_seen(), _seen()]) == ("uint8", [])
-    assert survey.choose_dtype([_seen(dtype="float32")]) == ("float32", [])
-    assert survey.choose_dtype([_seen(), _seen(dtype="uint16"), _seen()]) == (
+    assert statistics.choose_dtype([_seen(), _seen()]) == ("uint8", [])
+    assert statistics.choose_dtype([_seen(dtype="float32")]) == ("float32", [])
+    assert statistics.choose_dtype([_seen(), _seen(dtype="uint16"), _seen()]) == (
         "uint16",
         ["2 of 3 images have 8 bits; their values are scaled by 257 to the 16 bits of the others."],
     )
-    assert _message(survey.choose_dtype, [_seen(), _seen(dtype="float32", label="B")]) == (
+    assert _message(statistics.choose_dtype, [_seen(), _seen(dtype="float32", label="B")]) == (
         "B has float32 pixels and other images have 8 or 16 bits; no rule makes them comparable: "
         "convert one kind."
     )
@@ -159,14 +163,14 @@ def test_one_rule_gives_the_dtype_and_says_when_it_acts():
 
 def test_channels_beyond_the_colours_are_taken_or_dropped_only_when_asked():
     infrared = dataclasses.replace(_seen(4, label="A"), extra=1)
-    assert _message(survey.choose_channels, [infrared], None) == (
+    assert _message(statistics.choose_channels, [infrared], None) == (
         "A has 4 channels, of which 1 are neither colours nor alpha; --channels=4 takes all of "
         "them, --channels=3 drops those."
     )
-    assert survey.choose_channels([infrared, infrared], 4) == (4, [])
+    assert statistics.choose_channels([infrared, infrared], 4) == (4, [])
     dropped = "1 of 1 images have channels that are neither colours nor alpha; --channels drops "
-    assert survey.choose_channels([infrared], 3) == (3, [f"{dropped}them."])
-    assert _message(survey.choose_channels, [_seen(3, label="B"), infrared], 4) == (
+    assert statistics.choose_channels([infrared], 3) == (3, [f"{dropped}them."])
+    assert _message(statistics.choose_channels, [_seen(3, label="B"), infrared], 4) == (
         "A has 1 channels that are neither colours nor alpha, and B has others; give images of one "
         "kind, or --channels=3."
     )

@@ -28,10 +28,20 @@ import numpy as np
 import tqdm
 from absl import logging
 
-from trainer import config, flags
-from trainer.data import agreement, classes, cut, fetch, labels, output, sides, survey, workers
+from trainer import config
 from trainer.data.dataset import schema
 from trainer.data.formats import discovery, images, reading
+from trainer.data.prepare import (
+    agreement,
+    classes,
+    labels,
+    output,
+    pool,
+    prefetch,
+    splitting,
+    statistics,
+    tiling,
+)
 from trainer.errors import InputError
 from trainer.storage import files
 
@@ -82,7 +92,7 @@ def prepare(settings: config.Prepare) -> schema.Manifest:
     """
     _check_paths(settings)
     given = classes.parse(settings.classes, settings.ignore, settings.threshold)
-    channels = survey.parse_channels(settings.channels)
+    channels = statistics.parse_channels(settings.channels)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         pairs, left_out = find_pairs(settings, scratch)
@@ -90,24 +100,24 @@ def prepare(settings: config.Prepare) -> schema.Manifest:
         listed = _listed(pairs, names)
         left_out["images in no list of --splits"] += len(pairs) - len(listed)
         pairs = listed
-        with workers.start(_num_workers(settings.workers, len(pairs))) as run:
+        with pool.start(_num_workers(settings.workers, len(pairs))) as run:
             found, skipped = _survey(run, pairs, settings, given)
             if skipped and draw:  # what is left may have to fill a split
                 names, draw = _assign(settings, [one.pair for one in found.values()])
             names = {side: [n for n in listed if n in found] for side, listed in names.items()}
-            sides.check_none_empty(names, "--skip_bad")
+            splitting.check_none_empty(names, "--skip_bad")
             form = _choose_format(list(found.values()), given, channels)
             if draw:
                 _tell_of_draw(names, draw)
-            leaks = sides.find_leaks(names, {name: one.digest for name, one in found.items()})
+            leaks = splitting.find_leaks(names, {name: one.digest for name, one in found.items()})
             _warn_of_leaks(leaks)
             order = {
                 side: [
                     tile
                     for name in shuffled
-                    for tile in cut.cut(found[name], settings.tile if side == "train" else 0)
+                    for tile in tiling.cut(found[name], settings.tile if side == "train" else 0)
                 ]
-                for side, shuffled in sides.shuffle(names, settings.seed).items()
+                for side, shuffled in splitting.shuffle(names, settings.seed).items()
             }
             _check_tiles(order)
             with output.open_output(settings.output) as folder:
@@ -153,7 +163,7 @@ def _check_paths(settings: config.Prepare) -> None:
 
 def find_pairs(
     settings: config.Prepare, scratch: str
-) -> tuple[list[survey.Pair], collections.Counter[str]]:
+) -> tuple[list[statistics.Pair], collections.Counter[str]]:
     """Returns images with their masks, in the order of their names, and what else matched.
 
     Args:
@@ -204,7 +214,7 @@ def find_pairs(
                 f"{source.label} has no image: there is no {reading.shown(name)} in --images="
                 f"{settings.images}; add it, remove the mask, or see --mask_suffix."
             )
-    pairs = [survey.Pair(image_of[name], mask_of[name]) for name in sorted(image_of)]
+    pairs = [statistics.Pair(image_of[name], mask_of[name]) for name in sorted(image_of)]
     _check_apart(pairs)
     return pairs, left_out
 
@@ -213,7 +223,7 @@ def _found(where: str, flag: str, settings: config.Prepare, scratch: str) -> dis
     return discovery.with_pages(discovery.find(where, flag, scratch, settings.max_pixels), scratch)
 
 
-def _check_apart(pairs: Sequence[survey.Pair]) -> None:
+def _check_apart(pairs: Sequence[statistics.Pair]) -> None:
     """Raises InputError if an image is its own mask."""
     for pair in pairs:
         if (pair.image.path, pair.image.row) == (pair.mask.path, pair.mask.row):
@@ -282,9 +292,9 @@ def _by_name(found: Sequence[discovery.Source], flag: str) -> dict[str, discover
 
 
 def _assign(
-    settings: config.Prepare, pairs: Sequence[survey.Pair]
-) -> tuple[sides.Sides, schema.Draw | None]:
-    return sides.assign(
+    settings: config.Prepare, pairs: Sequence[statistics.Pair]
+) -> tuple[splitting.Sides, schema.Draw | None]:
+    return splitting.assign(
         [pair.name for pair in pairs],
         settings.splits,
         settings.split,
@@ -293,8 +303,8 @@ def _assign(
     )
 
 
-def _tell_of_draw(names: sides.Sides, draw: schema.Draw) -> None:
-    logging.info("%s", sides.describe(names, draw))
+def _tell_of_draw(names: splitting.Sides, draw: schema.Draw) -> None:
+    logging.info("%s", splitting.describe(names, draw))
     for group in draw.moved:
         logging.warning(
             "Warning: a split had no image by the draw alone and was given %s, which may change "
@@ -303,7 +313,7 @@ def _tell_of_draw(names: sides.Sides, draw: schema.Draw) -> None:
         )
 
 
-def _listed(pairs: Sequence[survey.Pair], names: sides.Sides) -> list[survey.Pair]:
+def _listed(pairs: Sequence[statistics.Pair], names: splitting.Sides) -> list[statistics.Pair]:
     known = set(itertools.chain.from_iterable(names.values()))
     listed = [pair for pair in pairs if pair.name in known]
     if len(listed) < len(pairs):
@@ -320,12 +330,12 @@ def _num_workers(asked: int, num_images: int) -> int:
 
 
 def _survey(
-    run: workers.Run, pairs: Sequence[survey.Pair], settings: config.Prepare, given: classes.Given
-) -> tuple[dict[str, survey.Survey], tuple[str, ...]]:
+    run: pool.Run, pairs: Sequence[statistics.Pair], settings: config.Prepare, given: classes.Given
+) -> tuple[dict[str, statistics.Survey], tuple[str, ...]]:
     """Returns what there is, by name, and the names of the pairs that were skipped."""
     task = functools.partial(_examine, settings.max_pixels, settings.skip_bad, given)
     found, skipped = {}, []
-    results = _shown(fetch.results(run, task, pairs), "reading", len(pairs))
+    results = _shown(prefetch.results(run, task, pairs), "reading", len(pairs))
     for pair, result in zip(pairs, results, strict=True):
         if isinstance(result, str):
             logging.warning("Skipped: %s", result)
@@ -337,11 +347,11 @@ def _survey(
 
 
 def _examine(
-    max_pixels: int, skip_bad: bool, given: classes.Given, pair: survey.Pair
-) -> survey.Survey | str:
+    max_pixels: int, skip_bad: bool, given: classes.Given, pair: statistics.Pair
+) -> statistics.Survey | str:
     """Returns what there is in a pair, or why it is to be skipped."""
     try:
-        return survey.examine(pair, max_pixels, given)
+        return statistics.examine(pair, max_pixels, given)
     except reading.UnreadableError as error:
         if not skip_bad:
             raise InputError(
@@ -351,21 +361,21 @@ def _examine(
 
 
 def _choose_format(
-    found: Sequence[survey.Survey], given: classes.Given, channels: int | None
-) -> survey.Format:
+    found: Sequence[statistics.Survey], given: classes.Given, channels: int | None
+) -> statistics.Format:
     rule, class_notes, warnings = agreement.settle([one.mask for one in found], given)
-    chosen_channels, channel_notes = survey.choose_channels(found, channels)
-    dtype, dtype_notes = survey.choose_dtype(found)
+    chosen_channels, channel_notes = statistics.choose_channels(found, channels)
+    dtype, dtype_notes = statistics.choose_dtype(found)
     for note in (*class_notes, *channel_notes, *dtype_notes):
         logging.info("%s", note)
     for warning in warnings:
         logging.warning("%s", warning)
-    return survey.Format(rule, chosen_channels, dtype)
+    return statistics.Format(rule, chosen_channels, dtype)
 
 
-def _check_tiles(order: dict[str, list[cut.Tile]]) -> None:
+def _check_tiles(order: dict[str, list[tiling.Tile]]) -> None:
     """Raises InputError if an example cut from an image has the name of another image."""
-    seen: dict[str, cut.Tile] = {}
+    seen: dict[str, tiling.Tile] = {}
     for tile in itertools.chain.from_iterable(order.values()):
         other = seen.setdefault(tile.name, tile)
         if other is not tile:
@@ -387,16 +397,16 @@ def _warn_of_leaks(leaks: Sequence[Sequence[str]]) -> None:
 
 
 def _write(
-    run: workers.Run,
-    order: dict[str, list[cut.Tile]],
-    form: survey.Format,
+    run: pool.Run,
+    order: dict[str, list[tiling.Tile]],
+    form: statistics.Format,
     settings: config.Prepare,
     folder: output.Output,
 ) -> dict[str, schema.Split]:
     """Writes all shards, one after the other, and returns what the manifest says of them."""
     task = functools.partial(_encode, form, settings.max_pixels)
-    pairs = list(cut.by_pair(tile for listed in order.values() for tile in listed))
-    shown = _shown(fetch.results(run, task, pairs), "writing", len(pairs))
+    pairs = list(tiling.by_pair(tile for listed in order.values() for tile in listed))
+    shown = _shown(prefetch.results(run, task, pairs), "writing", len(pairs))
     results = itertools.chain.from_iterable(shown)
     splits = {}
     for side, listed in order.items():
@@ -430,14 +440,16 @@ def shard_counts(num_examples: int, raw_bytes: int, shard_mb: float) -> list[int
     return [small + 1] * larger + [small] * (shards - larger)
 
 
-def _raw_bytes(listed: Sequence[cut.Tile], form: survey.Format) -> int:
+def _raw_bytes(listed: Sequence[tiling.Tile], form: statistics.Format) -> int:
     per_pixel = form.channels * schema.BIT_DEPTHS[form.dtype] // 8 + 1  # and the mask's byte
     return per_pixel * sum(one.height * one.width for one in listed)
 
 
-def _encode(form: survey.Format, max_pixels: int, pair: survey.Pair) -> list[tuple[bytes, Tally]]:
+def _encode(
+    form: statistics.Format, max_pixels: int, pair: statistics.Pair
+) -> list[tuple[bytes, Tally]]:
     """Returns the examples of a pair, one for each of its boxes."""
-    pixels, given_mask = survey.read(pair, max_pixels)
+    pixels, given_mask = statistics.read(pair, max_pixels)
     image = images.convert(pixels, form.channels, form.dtype, pair.image.label)
     mask = labels.class_ids(given_mask, form.rule, pair.mask.label)
     examples = []
@@ -476,13 +488,13 @@ def _moments(values: np.ndarray) -> tuple[float, float]:
     return int(counts @ levels), int(counts @ levels**2)
 
 
-def _no_tally(form: survey.Format) -> Tally:
+def _no_tally(form: statistics.Format) -> Tally:
     zeros = [fractions.Fraction(0)] * form.channels
     return Tally(np.zeros(len(form.rule.classes), np.int64), 0, zeros, zeros)
 
 
 def _describe(
-    listed: Sequence[cut.Tile], shards: Sequence[schema.Shard], total: Tally
+    listed: Sequence[tiling.Tile], shards: Sequence[schema.Shard], total: Tally
 ) -> schema.Split:
     sizes = collections.Counter((one.height, one.width) for one in listed)
     num_pixels = sum(one.height * one.width for one in listed)
@@ -533,7 +545,3 @@ def _closing_line(
         f"Wrote {total} images to {where} in {seconds:.1f} s ({total / seconds:.1f} images/s): "
         f"{', '.join(parts)}.{discovery.told(left_out)}"
     )
-
-
-if __name__ == "__main__":
-    flags.run(config.Prepare, main)

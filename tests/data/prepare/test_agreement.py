@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from trainer.data import agreement, classes, labels
-from trainer.data.classes import Given
 from trainer.data.dataset import schema
 from trainer.data.formats import images
-from trainer.data.labels import Seen
+from trainer.data.prepare import agreement, classes, labels
+from trainer.data.prepare.classes import Given
+from trainer.data.prepare.labels import Seen
 from trainer.errors import InputError
 
 BINARY = classes.parse("background:0,nucleus:255", "", None)

@@ -7,9 +7,9 @@ import collections
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from trainer.data.classes import Given, as_text, bounds
 from trainer.data.dataset import schema
-from trainer.data.labels import SHOWN, Rule, Seen, Shape, hexadecimal, is_grey
+from trainer.data.prepare.classes import Given, as_text, bounds
+from trainer.data.prepare.labels import SHOWN, Rule, Seen, Shape, hexadecimal, is_grey
 from trainer.errors import InputError
 
 BINARY = {1, 255, 65535}  # what a foreground is in masks of one class, by who writes them

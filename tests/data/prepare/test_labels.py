@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from trainer.data import agreement, classes, labels
-from trainer.data.classes import Given
 from trainer.data.dataset import schema
 from trainer.data.formats import images
-from trainer.data.labels import Rule, Shape
+from trainer.data.prepare import agreement, classes, labels
+from trainer.data.prepare.classes import Given
+from trainer.data.prepare.labels import Rule, Shape
 from trainer.errors import InputError
 
 PALETTE = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0]], np.uint8)

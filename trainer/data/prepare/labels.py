@@ -8,9 +8,9 @@ import dataclasses
 
 import numpy as np
 
-from trainer.data.classes import Given, as_text, bounds
 from trainer.data.dataset import schema
 from trainer.data.formats import images
+from trainer.data.prepare.classes import Given, as_text, bounds
 from trainer.errors import InputError
 
 MAX_VALUES = schema.MAX_CLASSES + 1  # of a mask whose classes are not given: one may be --ignore

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data import sides
 from trainer.data.dataset import schema
+from trainer.data.prepare import splitting
 from trainer.errors import InputError
 
 NAMES = [f"p{k // 2}_{k}" for k in range(10)]  # p0_0 p0_1 p1_2 … p4_9: five groups of two
@@ -16,7 +16,7 @@ NAMES = [f"p{k // 2}_{k}" for k in range(10)]  # p0_0 p0_1 p1_2 … p4_9: five g
 
 def _message(*arguments):
     with pytest.raises(InputError) as error:
-        sides.assign(*arguments)
+        splitting.assign(*arguments)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -28,7 +28,7 @@ def _file(tmp_path, content):
 
 
 def _draw(names, split="0.7,0.15,0.15", group_by="", seed=0):
-    return sides.assign(names, "", split, group_by, seed)[0]
+    return splitting.assign(names, "", split, group_by, seed)[0]
 
 
 def test_the_draw_depends_on_the_seed_and_the_names_alone():
@@ -41,7 +41,7 @@ def test_the_draw_depends_on_the_seed_and_the_names_alone():
 def test_a_group_lies_where_the_rule_in_the_docs_puts_it():
     assert hashlib.sha256(b"0:p0").hexdigest().startswith("c7d9")  # 51161 / 65536 = 0.7807
     groups = ["p0", *(f"q{k}" for k in range(99))]
-    assert sides.draw(groups, {"train": 0.7, "val": 0.15, "test": 0.15}, 0)[0]["p0"] == "val"
+    assert splitting.draw(groups, {"train": 0.7, "val": 0.15, "test": 0.15}, 0)[0]["p0"] == "val"
 
 
 @given(st.sets(st.integers(0, 10**6), min_size=80, max_size=120), st.integers(0, 10**6))
@@ -53,7 +53,7 @@ def test_one_image_more_moves_no_other(numbers, added):
 
 
 def test_shares_are_met_on_average_and_said():
-    names, draw = sides.assign([str(k) for k in range(20_000)], "", "0.7,0.15,0.15", "", 0)
+    names, draw = splitting.assign([str(k) for k in range(20_000)], "", "0.7,0.15,0.15", "", 0)
     # Binomial: the standard deviations are 65 and 50.
     assert [len(found) for found in names.values()] == [
         pytest.approx(14_000, abs=260),
@@ -61,8 +61,8 @@ def test_shares_are_met_on_average_and_said():
         pytest.approx(3_000, abs=200),
     ]
     few = {"train": ["a", "b", "c"], "val": ["d"]}
-    draw = schema.Draw(sides.RULE, 4, {"train": 0.7, "val": 0.3}, "", ())
-    assert sides.describe(few, draw) == (
+    draw = schema.Draw(splitting.RULE, 4, {"train": 0.7, "val": 0.3}, "", ())
+    assert splitting.describe(few, draw) == (
         "Splits drawn by --seed=4, shares on average: train 3 (75% for 70%), val 1 (25% for 30%); "
         "another seed draws anew."
     )
@@ -71,19 +71,19 @@ def test_shares_are_met_on_average_and_said():
 @given(st.sets(st.text(max_size=3), min_size=3, max_size=30), st.integers(0, 99))
 def test_no_split_is_empty_where_there_are_groups_for_all(groups, seed):
     shares = {"train": 0.7, "val": 0.15, "test": 0.15}
-    side_of, moved = sides.draw(groups, shares, seed)
+    side_of, moved = splitting.draw(groups, shares, seed)
     assert set(side_of) == groups
     assert set(side_of.values()) == set(shares)
     assert all(list(side_of.values()).count(side_of[group]) == 1 for group in moved)
     alone = {group: side for group, side in side_of.items() if group not in moved}
-    others = sides.draw([*groups, *(f"more{k}" for k in range(200))], shares, seed)[0]
+    others = splitting.draw([*groups, *(f"more{k}" for k in range(200))], shares, seed)[0]
     assert alone.items() <= others.items()
 
 
 def test_a_split_that_would_be_empty_takes_the_nearest_group(monkeypatch):
     places = {"a": 0.1, "b": 0.5, "c": 0.69, "d": 0.8}
-    monkeypatch.setattr(sides, "_place", lambda group, seed: places[group])
-    side_of, moved = sides.draw(places, {"train": 0.7, "val": 0.15, "test": 0.15}, 0)
+    monkeypatch.setattr(splitting, "_place", lambda group, seed: places[group])
+    side_of, moved = splitting.draw(places, {"train": 0.7, "val": 0.15, "test": 0.15}, 0)
     # d lies nearer to 0.85, where test begins, but is all that val has.
     assert side_of == {"a": "train", "b": "train", "c": "test", "d": "val"}
     assert moved == ("c",)
@@ -106,8 +106,8 @@ def test_every_image_is_drawn_once_and_no_group_is_torn(groups, seed):
 
 
 def test_how_splits_were_drawn_is_told():
-    names, draw = sides.assign(NAMES, "", "0.8,0.2", "^p[0-9]", 5)
-    assert draw == schema.Draw(sides.RULE, 5, {"train": 0.8, "val": 0.2}, "^p[0-9]", draw.moved)
+    names, draw = splitting.assign(NAMES, "", "0.8,0.2", "^p[0-9]", 5)
+    assert draw == schema.Draw(splitting.RULE, 5, {"train": 0.8, "val": 0.2}, "^p[0-9]", draw.moved)
 
 
 def test_a_share_of_zero_for_test_leaves_it_out():
@@ -117,7 +117,7 @@ def test_a_share_of_zero_for_test_leaves_it_out():
 
 def test_lists_are_taken_as_they_are(tmp_path):
     lists = {"train": ["p0_0"], "val": ["p0_1"], "test": []}
-    assert sides.assign(NAMES, _file(tmp_path, lists), "", "", 0) == (
+    assert splitting.assign(NAMES, _file(tmp_path, lists), "", "", 0) == (
         {"train": ["p0_0"], "val": ["p0_1"]},
         None,
     )
@@ -153,7 +153,7 @@ def test_group_by_must_be_an_expression_that_matches_every_name():
 
 def test_lists_name_an_image_in_either_spelling_of_unicode(tmp_path):
     path = _file(tmp_path, {"train": ["caf\u00e9"], "val": ["cafe\u0301s"]})
-    names, _ = sides.assign(["caf\u00e9", "caf\u00e9s"], path, "", "", 0)
+    names, _ = splitting.assign(["caf\u00e9", "caf\u00e9s"], path, "", "", 0)
     assert names == {"train": ["caf\u00e9"], "val": ["caf\u00e9s"]}
 
 
@@ -192,20 +192,20 @@ def test_lists_that_make_no_sense_are_refused(tmp_path):
 def test_lists_are_read_in_any_encoding_of_json(tmp_path, encoding):
     path = tmp_path / "splits.json"
     path.write_text('{"train": ["ä"], "val": ["b"]}', encoding=encoding)
-    found, _ = sides.assign(["ä", "b"], str(path), "", "", 0)
+    found, _ = splitting.assign(["ä", "b"], str(path), "", "", 0)
     assert found == {"train": ["ä"], "val": ["b"]}
 
 
 def test_leaks_are_equal_pixels_on_two_sides():
     names = {"train": ["a", "b", "c"], "val": ["d"], "test": ["e"]}
     digests = {"a": b"1", "b": b"1", "c": b"2", "d": b"2", "e": b"3"}
-    assert sides.find_leaks(names, digests) == (("train/c", "val/d"),)
+    assert splitting.find_leaks(names, digests) == (("train/c", "val/d"),)
 
 
 def test_the_order_depends_on_the_seed_and_not_on_the_lists():
     names = {"train": NAMES, "val": NAMES}
-    shuffled = sides.shuffle(names, 3)
-    assert shuffled == sides.shuffle({side: listed[::-1] for side, listed in names.items()}, 3)
+    shuffled = splitting.shuffle(names, 3)
+    assert shuffled == splitting.shuffle({side: listed[::-1] for side, listed in names.items()}, 3)
     assert shuffled["train"] != shuffled["val"]
     assert sorted(shuffled["train"]) == NAMES
-    assert shuffled != sides.shuffle(names, 4)
+    assert shuffled != splitting.shuffle(names, 4)

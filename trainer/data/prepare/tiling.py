@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
 
-from trainer.data import survey
+from trainer.data.prepare import statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Tile:
         width: in pixels.
     """
 
-    pair: survey.Pair
+    pair: statistics.Pair
     name: str
     top: int
     left: int
@@ -33,7 +33,7 @@ class Tile:
     width: int
 
 
-def cut(one: survey.Survey, side: int) -> list[Tile]:
+def cut(one: statistics.Survey, side: int) -> list[Tile]:
     """Returns the tiles of a pair, row by row; the whole pair if `side` is 0.
 
     Each side of the image is divided as evenly as whole pixels allow, into as many parts as make
@@ -53,7 +53,7 @@ def _divide(length: int, side: int) -> list[tuple[int, int]]:
     return [(k * length // parts, (k + 1) * length // parts) for k in range(parts)]
 
 
-def by_pair(tiles: Iterable[Tile]) -> Iterator[survey.Pair]:
+def by_pair(tiles: Iterable[Tile]) -> Iterator[statistics.Pair]:
     """Yields each pair once for its tiles that stand together, as what is to be cut out of it."""
     for pair, together in itertools.groupby(tiles, lambda tile: tile.pair):
         boxes = tuple((t.name, t.top, t.left, t.height, t.width) for t in together)

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from trainer.data import classes, labels
 from trainer.data.dataset import schema
 from trainer.data.formats import discovery, images
+from trainer.data.prepare import classes, labels
 from trainer.errors import InputError
 
 

@@ -26,8 +26,8 @@ from PIL import Image, ImageOps
 from tests.jobs import ROOT
 from tests.pictures import bomb
 from trainer import config, flags
-from trainer.data import output, prepare, sides
 from trainer.data.dataset import schema
+from trainer.data.prepare import output, preparation, splitting
 from trainer.errors import InputError, PassingError
 from trainer.storage import files
 
@@ -66,7 +66,7 @@ def _arguments(folder, *others):
 
 def _prepare(folder, *others):
     """Runs the command in this process and returns the manifest that it wrote."""
-    flags.run(config.Prepare, prepare.main, ["prepare", *_arguments(folder, *others)])
+    flags.run(config.Prepare, preparation.main, ["prepare", *_arguments(folder, *others)])
     output = [other.removeprefix("--output=") for other in others if other.startswith("--output=")]
     return schema.read_manifest(output[0] if output else str(folder / "out"))
 
@@ -79,7 +79,7 @@ def _refusal(capfd, folder, *others, num_notes=0):
     capfd.readouterr()
     before = sorted(folder.rglob("*"))
     with pytest.raises(SystemExit) as stop:
-        flags.run(config.Prepare, prepare.main, ["prepare", *_arguments(folder, *others)])
+        flags.run(config.Prepare, preparation.main, ["prepare", *_arguments(folder, *others)])
     assert stop.value.code == 2
     assert sorted(folder.rglob("*")) == before, "something is left"
     lines = capfd.readouterr().err.splitlines()
@@ -399,7 +399,7 @@ def test_the_rule_of_the_split_is_in_the_manifest_and_what_it_gave_is_said(folde
     with caplog.at_level("INFO", logger="absl"):
         manifest = _prepare(folder, "--group_by=^.*$")
     shares = {"train": 0.7, "val": 0.15, "test": 0.15}
-    assert manifest.draw == schema.Draw(sides.RULE, 3, shares, "^.*$", ())
+    assert manifest.draw == schema.Draw(splitting.RULE, 3, shares, "^.*$", ())
     said = [record.getMessage() for record in caplog.records]
     assert (
         "Splits drawn by --seed=3, shares on average: train 7 (70% for 70%), val 2 (20% for 15%), "
@@ -445,7 +445,7 @@ def test_origin_and_licence_are_kept(folder):
 def test_an_object_store_takes_the_data_too(folder):
     flags.run(
         config.Prepare,
-        prepare.main,
+        preparation.main,
         ["prepare", *_arguments(folder, "--output=ram://prepared/set")],
     )
     manifest = schema.read_manifest("ram://prepared/set")
@@ -457,7 +457,7 @@ def test_an_object_store_takes_the_data_too(folder):
 
 @given(st.integers(1, 300), st.integers(0, 10**9))
 def test_shards_are_balanced_and_eight_where_there_are_eight_examples(num_examples, raw_bytes):
-    counts = prepare.shard_counts(num_examples, raw_bytes, 10)
+    counts = preparation.shard_counts(num_examples, raw_bytes, 10)
     assert sum(counts) == num_examples
     assert max(counts) - min(counts) <= 1
     assert len(counts) >= min(8, num_examples)
@@ -477,7 +477,7 @@ def test_shards_hold_no_more_than_they_are_asked_to(folder):
 def test_statistics_of_large_values_are_exact():
     image = np.full((1000, 1000, 1), 65535, np.uint16)
     image[0, 0] = 0
-    found = prepare.tally(image, np.zeros((1000, 1000), np.uint8), 2)
+    found = preparation.tally(image, np.zeros((1000, 1000), np.uint8), 2)
     assert found.sums == [65535 * 999_999]
     assert found.squares == [65535**2 * 999_999]
     assert found.pixels.tolist() == [1_000_000, 0]
@@ -673,7 +673,7 @@ def test_an_output_that_cannot_be_a_folder_is_refused(folder, capfd):
 def test_an_output_that_cannot_be_written_is_refused_before_the_survey(
     folder, capfd, monkeypatch, name
 ):
-    monkeypatch.setattr(prepare, "find_pairs", None)
+    monkeypatch.setattr(preparation, "find_pairs", None)
 
     def refuse(*arguments, **options):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -689,7 +689,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_survey(
 def test_an_output_where_nothing_can_be_made_is_refused_before_the_survey(
     folder, capfd, monkeypatch
 ):
-    monkeypatch.setattr(prepare, "find_pairs", None)
+    monkeypatch.setattr(preparation, "find_pairs", None)
     assert _refusal(capfd, folder, "--output=/proc/self") == (
         "--output=/proc/self cannot be written: No such file or directory; name another folder."
     )
@@ -720,7 +720,7 @@ def test_lists_that_cannot_be_read_are_named(folder, capfd, monkeypatch):
     def refuse(*arguments, **options):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(sides, "open", refuse, raising=False)  # root may read everything
+    monkeypatch.setattr(splitting, "open", refuse, raising=False)  # root may read everything
     assert _refusal(capfd, folder, f"--splits={path}") == (
         "--splits=DIR/splits.json cannot be read: Permission denied; name another file, or change "
         "who may read it."
@@ -818,11 +818,11 @@ def test_only_shards_of_a_start_that_was_killed_are_replaced(folder, capsys, con
     path.write_bytes(content)
     argv = ["prepare", *_arguments(folder)]
     if content == schema.tfrecord.frame(example):
-        flags.run(config.Prepare, prepare.prepare, argv)
+        flags.run(config.Prepare, preparation.prepare, argv)
         assert path.read_bytes() != content
         return
     with pytest.raises(SystemExit) as stop:
-        flags.run(config.Prepare, prepare.prepare, argv)
+        flags.run(config.Prepare, preparation.prepare, argv)
     assert stop.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"{path} is there, and this command did not write it; move it away, or name another "
@@ -843,7 +843,7 @@ def test_a_full_disk_leaves_nothing_behind(folder, capsys, name, monkeypatch):
     monkeypatch.setattr(files, "temporary_path", full_for)
     (folder / "out").mkdir()
     with pytest.raises(SystemExit) as stop:
-        flags.run(config.Prepare, prepare.main, ["prepare", *_arguments(folder)])
+        flags.run(config.Prepare, preparation.main, ["prepare", *_arguments(folder)])
     assert stop.value.code == 2
     assert list((folder / "out").iterdir()) == []
     line = capsys.readouterr().err.splitlines()[-1]
@@ -854,33 +854,33 @@ def test_a_full_disk_leaves_nothing_behind(folder, capsys, name, monkeypatch):
 
 
 def test_an_image_that_changes_between_the_passes_leaves_nothing_behind(folder, monkeypatch):
-    examine = prepare.survey.examine
+    examine = preparation.survey.examine
 
     def damage_after_reading(pair, *others):
         found = examine(pair, *others)
         _truncate(pathlib.Path(pair.image.path))
         return found
 
-    monkeypatch.setattr(prepare.survey, "examine", damage_after_reading)
+    monkeypatch.setattr(preparation.survey, "examine", damage_after_reading)
     settings = config.Prepare(
         images=str(folder / "images"),
         masks=str(folder / "masks"),
         output=str(folder / "out/deep"),
         workers=1,
     )
-    with pytest.raises(prepare.InputError, match="cannot be read"):
-        prepare.prepare(settings)
+    with pytest.raises(preparation.InputError, match="cannot be read"):
+        preparation.prepare(settings)
     assert not (folder / "out").exists()
 
 
 def test_a_mask_that_changes_between_the_passes_is_named(folder, capfd, monkeypatch):
-    settle = prepare.agreement.settle
+    settle = preparation.agreement.settle
 
     def change(*arguments):
         Image.new("L", (6, 8), 7).save(folder / "masks/05.png")
         return settle(*arguments)
 
-    monkeypatch.setattr(prepare.agreement, "settle", change)
+    monkeypatch.setattr(preparation.agreement, "settle", change)
     message = _refusal(capfd, folder, "--classes=0,255", num_notes=1)
     assert message == (
         "DIR/images/05.png or its mask DIR/masks/05.png changed while the data were prepared; "
@@ -996,7 +996,7 @@ def test_settings_are_a_library_too(folder):
     settings = config.Prepare(
         images=str(folder / "images"), masks=str(folder / "masks"), output=str(folder / "out")
     )
-    manifest = prepare.prepare(dataclasses.replace(settings, workers=1))
+    manifest = preparation.prepare(dataclasses.replace(settings, workers=1))
     assert manifest == schema.read_manifest(str(folder / "out"))
 
 

@@ -13,15 +13,15 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from trainer.data import survey, workers
 from trainer.data.formats import discovery
+from trainer.data.prepare import pool, statistics
 from trainer.storage import files
 
 AHEAD = 16  # pairs; two requests each
 
 
 def results(
-    run: workers.Run, task: Callable[[survey.Pair], Any], pairs: Sequence[survey.Pair]
+    run: pool.Run, task: Callable[[statistics.Pair], Any], pairs: Sequence[statistics.Pair]
 ) -> Iterator[Any]:
     """Yields `task(pair)` of every pair, in order; pairs in a store have local paths by then."""
     if not any(files.is_remote(source.path) for pair in pairs for source in _sources(pair)):
@@ -31,7 +31,7 @@ def results(
         tempfile.TemporaryDirectory() as folder,
         concurrent.futures.ThreadPoolExecutor(AHEAD) as executor,
     ):
-        used: collections.deque[survey.Pair] = collections.deque()
+        used: collections.deque[statistics.Pair] = collections.deque()
         for result in run(task, _copies(executor, pairs, folder, used)):
             yield result
             for source in _sources(used.popleft()):
@@ -41,10 +41,10 @@ def results(
 
 def _copies(
     executor: concurrent.futures.Executor,
-    pairs: Sequence[survey.Pair],
+    pairs: Sequence[statistics.Pair],
     folder: str,
-    used: collections.deque[survey.Pair],
-) -> Iterator[survey.Pair]:
+    used: collections.deque[statistics.Pair],
+) -> Iterator[statistics.Pair]:
     """Yields pairs with local paths, and notes them in `used`."""
     pending: collections.deque[concurrent.futures.Future] = collections.deque()
     with contextlib.ExitStack() as stack:
@@ -59,7 +59,7 @@ def _copies(
             yield used[-1]
 
 
-def _copy(pair: survey.Pair, folder: str, index: int) -> survey.Pair:
+def _copy(pair: statistics.Pair, folder: str, index: int) -> statistics.Pair:
     return dataclasses.replace(
         pair,
         image=_local(pair.image, os.path.join(folder, f"image-{index}")),
@@ -75,5 +75,5 @@ def _local(source: discovery.Source, path: str) -> discovery.Source:
     return dataclasses.replace(source, path=path)
 
 
-def _sources(pair: survey.Pair) -> tuple[discovery.Source, discovery.Source]:
+def _sources(pair: statistics.Pair) -> tuple[discovery.Source, discovery.Source]:
     return pair.image, pair.mask

@@ -11,8 +11,9 @@ from PIL import Image
 
 from tests.jobs import ROOT, command
 from trainer import config, flags
-from trainer.data import inspect, prepare
+from trainer.data import inspect
 from trainer.data.dataset import schema
+from trainer.data.prepare import preparation
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def data(tmp_path):
     mask[:, :2, :3] = 255
     np.save(tmp_path / "x.npy", rng.integers(0, 256, (10, 4, 6, 3), np.uint8))
     np.save(tmp_path / "y.npy", mask)
-    prepare.prepare(
+    preparation.prepare(
         config.Prepare(
             images=str(tmp_path / "x.npy"),
             masks=str(tmp_path / "y.npy"),

@@ -2,9 +2,9 @@
 
 import pytest
 
-from trainer.data import classes
-from trainer.data.classes import Given
 from trainer.data.dataset import schema
+from trainer.data.prepare import classes
+from trainer.data.prepare.classes import Given
 from trainer.errors import InputError
 
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from tests import gcs_server
 from trainer import config, flags
-from trainer.data import prepare
 from trainer.data.dataset import schema
+from trainer.data.prepare import preparation
 
 pytestmark = pytest.mark.slow  # a storage server, and clients that wait before they try again
 
@@ -43,12 +43,12 @@ def _arguments(pictures, output, *others):
 
 def _prepare(*arguments):
     settings = flags.parse(config.Prepare, ["prepare", *arguments])
-    return prepare.prepare(settings)
+    return preparation.prepare(settings)
 
 
 def _refusal(capsys, *arguments):
     with pytest.raises(SystemExit) as stop:
-        flags.run(config.Prepare, prepare.prepare, ["prepare", *arguments])
+        flags.run(config.Prepare, preparation.prepare, ["prepare", *arguments])
     assert stop.value.code == 2
     return capsys.readouterr().err.splitlines()[-1]
 
@@ -154,7 +154,7 @@ def test_faults_do_not_change_what_is_prepared(gcs, bucket, pictures, caplog):
     with caplog.at_level("INFO", logger="absl"):
         flags.run(
             config.Prepare,
-            prepare.prepare,
+            preparation.prepare,
             ["prepare", *raw, f"--output={bucket}/stormy", "--workers=1"],
         )
     assert schema.read_manifest(f"{bucket}/stormy") == manifest
