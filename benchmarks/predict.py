@@ -96,13 +96,13 @@ def ours(settings: Predict, option: None) -> Callable[[], Any]:
         import keras
         import tensorflow as tf
 
-        from trainer import cluster
         from trainer.checkpointing import best_weights, run_metadata
+        from trainer.distributed import strategies
         from trainer.models import build
         from trainer.predict import predictor
 
     tf.config.threading.set_intra_op_parallelism_threads(settings.threads)
-    keras.mixed_precision.set_global_policy(cluster.POLICIES[settings.precision])
+    keras.mixed_precision.set_global_policy(strategies.POLICIES[settings.precision])
     job = config.Job(model=config.Model(filters=settings.filters, depth=settings.depth))
     data = {"dtype": "uint8", "class_values": [0, 1], "mean": [0.0], "std": [1.0]}
     run = {

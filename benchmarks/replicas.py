@@ -84,13 +84,14 @@ def replicated(settings: Replicas, option: tuple[str, str]) -> Callable[[], Any]
         import keras
         import tensorflow as tf
 
-        from trainer import cluster, losses, models, optimizer, steps
+        from trainer import losses, models, optimizer, steps
+        from trainer.distributed import strategies
         from trainer.models import norms
 
     norms.NORMS["keras"] = lambda channels: keras.layers.BatchNormalization(
         momentum=norms.BATCH_MOMENTUM, synchronized=True
     )
-    strategy = cluster.connect("mirrored", virtual_devices=settings.replicas)
+    strategy = strategies.connect("mirrored", virtual_devices=settings.replicas)
     with strategy.scope():
         model = models.build_unet(
             (None, None, 3), settings.filters, depth=settings.depth, norm=norm
@@ -121,9 +122,10 @@ def show_difference(replicas: int) -> None:
     """Prints what `trainer.selfcheck` would say of norm=batch."""
     flags.prepare_environment()
     with flags.importing():
-        from trainer import cluster, invariance
+        from trainer import invariance
+        from trainer.distributed import strategies
 
-    strategy = cluster.connect("mirrored", virtual_devices=replicas)
+    strategy = strategies.connect("mirrored", virtual_devices=replicas)
     name = next(iter(invariance.CASES))
     with invariance.data_folder() as data_dir:
         values = config.to_dict(invariance.job_of(name, data_dir, replicas))

@@ -91,12 +91,13 @@ def ours(settings: Step, jit_compile: bool, accumulate_steps: int = 1) -> Callab
         import keras
         import tensorflow as tf
 
-        from trainer import cluster, losses, optimizer, steps
+        from trainer import losses, optimizer, steps
+        from trainer.distributed import strategies
         from trainer.models import build
 
     tf.config.threading.set_intra_op_parallelism_threads(settings.threads)
-    keras.mixed_precision.set_global_policy(cluster.POLICIES[settings.precision])
-    strategy = cluster.connect("one_device")
+    keras.mixed_precision.set_global_policy(strategies.POLICIES[settings.precision])
+    strategy = strategies.connect("one_device")
     with strategy.scope():
         model = build.build_model(
             config.Model(filters=settings.filters, depth=settings.depth), settings.channels, 2

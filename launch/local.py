@@ -16,14 +16,14 @@ import types
 from collections.abc import Iterator, Sequence
 from typing import IO
 
-from trainer import config, flags, preemption
+from trainer import config, flags
+from trainer.distributed import heartbeat, preemption
 from trainer.errors import InputError
-from trainer.workers import peers
 
 TERM_SECONDS = 5.0  # between SIGTERM and SIGKILL for a worker that does not end
 USERS_FAULT = 2  # as an exit status
 # Statuses from good to bad: any other, such as 1 for a defect, comes before the user's.
-RANKS = {0: 0, preemption.EXIT_STATUS: 1, peers.EXIT_STATUS: 2, USERS_FAULT: 4}
+RANKS = {0: 0, preemption.EXIT_STATUS: 1, heartbeat.EXIT_STATUS: 2, USERS_FAULT: 4}
 PR_SET_PDEATHSIG = 1
 
 
@@ -80,7 +80,7 @@ def run_workers(number: int, job_flags: Sequence[str], grace: float) -> tuple[in
                 deadline = time.monotonic() + TERM_SECONDS if means else None
                 continue
             # One that had to be killed is not what made the job fail.
-            statuses[index] = peers.EXIT_STATUS if not means and code < 0 else status_of(code)
+            statuses[index] = heartbeat.EXIT_STATUS if not means and code < 0 else status_of(code)
             if statuses[index] not in (0, preemption.EXIT_STATUS) and deadline is None and means:
                 say(f"Worker {index} ended with status {statuses[index]}.")
                 deadline = time.monotonic() + grace

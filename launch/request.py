@@ -8,7 +8,7 @@ from typing import Any
 
 from launch import attached, settings, tuning
 from launch.hardware import Machines
-from trainer import vertex
+from trainer.distributed import vertex
 
 REDUCTION_SERVER = {
     "image": "us-docker.pkg.dev/vertex-ai-restricted/training/reductionserver:latest",

@@ -97,9 +97,9 @@ def strategy_of(number):
 
 def without_bfloat16():
     """Skips a test of bfloat16 where the CPU, or what oneDNN may use of it, cannot compute it."""
-    from trainer import cluster
+    from trainer.distributed import strategies
 
-    if math.isinf(cluster._time_small_step("bfloat16", False, repeats=1)):
+    if math.isinf(strategies._time_small_step("bfloat16", False, repeats=1)):
         pytest.skip(f"this CPU computes no bfloat16, {skips.LEFT_OUT}")
 
 

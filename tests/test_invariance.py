@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 from conftest import strategy_of, without_bfloat16
 
-from trainer import cluster, config, invariance, losses, optimizer
+from trainer import config, invariance, losses, optimizer
+from trainer.distributed import strategies
 from trainer.models import norms
 
 FIRST = next(iter(invariance.CASES))
@@ -44,7 +45,7 @@ def test_the_cases_are_the_rows_of_the_tables():
     assert found["norm"] == {"auto", *norms.NORMS} - {"batch", "sync_batch"}
     assert set(ON_FOUR) <= set(invariance.CASES)
     precisions = {invariance.job_of(name, "", 2).device.precision for name in invariance.CASES}
-    assert precisions == set(cluster.POLICIES)
+    assert precisions == set(strategies.POLICIES)
 
 
 @pytest.mark.slow

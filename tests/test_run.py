@@ -17,9 +17,10 @@ from conftest import SECRET, strategy_of, write_data
 import trainer
 from tests import rounding
 from tests.jobs import command, lines, only, start, start_workers, train
-from trainer import cluster, config, evaluation, run
+from trainer import config, evaluation, run
 from trainer.checkpointing import checkpoint, run_metadata
 from trainer.data.dataset import schema
+from trainer.distributed import strategies
 from trainer.errors import InputError
 from trainer.predict import prediction
 from trainer.report import __main__ as report
@@ -294,7 +295,7 @@ def test_a_run_does_not_go_on_with_workers_that_do_not_divide_its_streams(
     run_metadata.write(str(tmp_path), {**begun, "streams": 1})
     write_commit(tmp_path)
     assert run.open_run(job, strategy_of(1), manifest)["streams"] == 1
-    monkeypatch.setattr(cluster, "num_input_hosts", lambda strategy: 2)
+    monkeypatch.setattr(strategies, "num_input_hosts", lambda strategy: 2)
     with pytest.raises(InputError, match="2 workers do not divide the 1 input streams"):
         run.open_run(job, strategy_of(1), manifest)
 

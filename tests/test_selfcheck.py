@@ -10,7 +10,8 @@ import tensorflow as tf
 from conftest import strategy_of
 
 from tests.jobs import environments
-from trainer import cluster, config, invariance, losses, selfcheck, steps
+from trainer import config, invariance, losses, selfcheck, steps
+from trainer.distributed import strategies
 from trainer.errors import InputError
 
 FIRST = next(iter(invariance.CASES))
@@ -27,7 +28,7 @@ def divided_by_its_own_weight(terms, weights, labels, logits, valid, class_weigh
 
 @pytest.mark.slow
 def test_the_check_fails_where_a_replica_divides_by_its_own_pixels(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(cluster, "connect_several", lambda *given: strategy_of(2))
+    monkeypatch.setattr(strategies, "connect_several", lambda *given: strategy_of(2))
     monkeypatch.setattr(steps, "_shares", divided_by_its_own_weight)
     with pytest.raises(SystemExit) as error:
         selfcheck.main(config.SelfCheck(only="norm=none", json=str(tmp_path / "rows")))
@@ -65,14 +66,14 @@ def test_two_workers_train_and_evaluate_like_one(tmp_path):
 
 def test_without_only_every_case_is_compared(monkeypatch, capsys):
     compared = []
-    monkeypatch.setattr(cluster, "connect_several", lambda *given: strategy_of(2))
+    monkeypatch.setattr(strategies, "connect_several", lambda *given: strategy_of(2))
     monkeypatch.setattr(invariance, "compare", lambda strategy, jobs: compared.extend(jobs) or [])
     assert invariance.check(config.SelfCheck())
     assert compared == list(invariance.CASES)
 
 
 def test_nothing_to_compare_is_one_line(monkeypatch):
-    monkeypatch.setattr(cluster, "connect_several", lambda *given: strategy_of(1))
+    monkeypatch.setattr(strategies, "connect_several", lambda *given: strategy_of(1))
     with pytest.raises(InputError) as error:
         invariance.check(config.SelfCheck())
     assert str(error.value) == (
@@ -82,7 +83,7 @@ def test_nothing_to_compare_is_one_line(monkeypatch):
 
 
 def test_a_name_of_no_case_is_one_line(monkeypatch):
-    monkeypatch.setattr(cluster, "connect_several", lambda *given: strategy_of(2))
+    monkeypatch.setattr(strategies, "connect_several", lambda *given: strategy_of(2))
     with pytest.raises(InputError) as error:
         invariance.check(config.SelfCheck(only="norm=layer"))
     assert str(error.value).startswith(

@@ -17,12 +17,13 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import cluster, config, json_text, losses, metrics, steps, tiles, turns
+from trainer import config, json_text, losses, metrics, steps, tiles, turns
 from trainer.checkpointing import best_weights, checkpoint
 from trainer.data import demo
 from trainer.data.dataset import integrity, schema
 from trainer.data.formats import reading
 from trainer.data.input import pipeline, read_errors
+from trainer.distributed import strategies
 from trainer.errors import InputError
 from trainer.models import packing
 from trainer.storage import files
@@ -176,7 +177,7 @@ class Evaluator:
         self._score = steps.score_step(terms, class_weights, manifest.num_classes)
         # On a CPU, XLA takes longer to compile a new size of images than it saves; on a TPU the
         # strategy compiles, and what is counted of the logits is counted by the host.
-        kind = cluster.device_kind(strategy)
+        kind = strategies.device_kind(strategy)
         self._forward = steps.forward_step(
             strategy,
             turns.averaging(packing.packed(model, packing.LANES[kind]), tta),
@@ -216,18 +217,18 @@ class Evaluator:
         loss_parts = np.zeros((2, len(self._terms)))
         confusions = np.zeros((num_classes, num_classes), np.int64)
         probabilities = np.zeros((num_classes - 1, metrics.BINS + 1, 2), np.int64)
-        _, num_workers = cluster.worker_of(self._strategy)
+        _, num_workers = strategies.worker_of(self._strategy)
 
         def places() -> list[int]:
             entry = self._manifest.splits[split]
             sizes = (self._stride, self._batch_size, self._tile)
             ahead = pipeline.examples_read_ahead(entry, *sizes)
             return read_errors.evaluation_shards(
-                entry, times_seen > 0, ahead, *cluster.worker_of(self._strategy)
+                entry, times_seen > 0, ahead, *strategies.worker_of(self._strategy)
             )
 
         with read_errors.explained(self._data_dir, self._manifest, split, places):
-            add = functools.partial(cluster.sum_over_workers, self._strategy)
+            add = functools.partial(strategies.sum_over_workers, self._strategy)
             for batch in in_agreement(self._read(split), is_cancelled, num_workers, add):
                 result = self._score(batch, self._logits(batch["images"]))
                 found = {key: value.numpy() for key, value in result.items()}
@@ -240,7 +241,7 @@ class Evaluator:
                         times_seen[index] += 1
                         offer(_case(batch, found, row, self._manifest.dtype))
         counts, soft, times_seen, loss_parts, confusions, probabilities = (
-            cluster.sum_over_workers(self._strategy, array)
+            strategies.sum_over_workers(self._strategy, array)
             for array in (counts, soft, times_seen, loss_parts, confusions, probabilities)
         )
         evaluated = times_seen > 0
@@ -260,7 +261,7 @@ class Evaluator:
     def _read(self, split: str) -> tf.data.Dataset:
         """Returns this worker's batches of a split; to build them takes 0.3 s on a slow core."""
         if split not in self._batches:
-            worker, num_workers = cluster.worker_of(self._strategy)
+            worker, num_workers = strategies.worker_of(self._strategy)
             self._batches[split] = pipeline.evaluation_batches(
                 self._data_dir,
                 self._manifest,
@@ -491,9 +492,9 @@ def evaluate_run(settings: config.Evaluate) -> None:
             f"--split={settings.split} is not in {data_dir}, which has "
             f"{', '.join(manifest.splits)}; name one of them."
         )
-    strategy = cluster.connect(settings.strategy, settings.tpu, settings.virtual_devices)
-    worker, num_workers = cluster.worker_of(strategy)
-    add = functools.partial(cluster.sum_over_workers, strategy)
+    strategy = strategies.connect(settings.strategy, settings.tpu, settings.virtual_devices)
+    worker, num_workers = strategies.worker_of(strategy)
+    add = functools.partial(strategies.sum_over_workers, strategy)
     turned = len(turns.TURNS[settings.tta])
     name = settings.split if turned == 1 else f"{settings.split}-{settings.tta}"
     folder = settings.output or os.path.join(settings.run_dir, "evaluation", name)

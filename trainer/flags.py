@@ -19,10 +19,10 @@ from typing import Any
 
 from absl import flags, logging
 
-from trainer import cancellation, config, native_log, preemption, vertex
+from trainer import config, native_log
+from trainer.distributed import heartbeat, preemption, rendezvous, vertex, vertex_cancel
 from trainer.errors import InputError, PassingError
 from trainer.storage import files, gcs, retries
-from trainer.workers import peers, rendezvous
 
 # Keys of what --json writes: evaluate, preflight, selfcheck and benchmarks.
 JSON_MARKS = ('"per_image"', '"accelerator"', '"tolerance"', '"rows"')
@@ -40,7 +40,7 @@ DEFINERS: Mapping[type, Callable[..., Any]] = {
 NOUNS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
-@peers.ending()
+@heartbeat.ending()
 def run(
     cls: type,
     main: Callable[[Any], None],
@@ -79,21 +79,21 @@ def run(
         for name, value, _ in config.walk(settings):
             if name == "json" and value:
                 files.prepare_file(name, value, JSON_MARKS)
-        with retries.reported() if in_bucket else contextlib.nullcontext(), peers.parting():
+        with retries.reported() if in_bucket else contextlib.nullcontext(), heartbeat.parting():
             main(settings)
     except InputError as error:
         refused = not isinstance(error, PassingError)
         logging.error("%s", error, extra={"refused": refused})
         # A person in the container's shell does not end the job that runs beside it.
         if refused and is_job and vertex.is_here() and not sys.stderr.isatty():
-            cancellation.end_job()
+            vertex_cancel.end_job()
         sys.exit(EXIT_STATUS)
     except preemption.StoppedError as error:
         logging.info("%s", error)
         sys.exit(preemption.EXIT_STATUS)
     except rendezvous.LostWorkerError as error:
         logging.error("%s", error)
-        sys.exit(peers.EXIT_STATUS)
+        sys.exit(heartbeat.EXIT_STATUS)
     except OSError as error:
         message = _of_a_file(error)
         if message is None:

@@ -16,9 +16,10 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import ahead, cluster, config, evaluation, json_text, losses, models, run, steps
+from trainer import ahead, config, evaluation, json_text, losses, models, run, steps
 from trainer.data.dataset import schema
 from trainer.data.input import pipeline
+from trainer.distributed import strategies
 from trainer.errors import InputError
 from trainer.models import build
 from trainer.storage import files
@@ -130,7 +131,7 @@ def check(settings: config.SelfCheck) -> bool:
     Raises:
         InputError: if the devices are one replica, or are not there.
     """
-    strategy = cluster.connect_several(settings.strategy, settings.tpu, settings.virtual_devices)
+    strategy = strategies.connect_several(settings.strategy, settings.tpu, settings.virtual_devices)
     if strategy.num_replicas_in_sync == 1:
         raise InputError(
             f"--strategy={settings.strategy} has one replica, and there is nothing to compare; use "
@@ -146,7 +147,7 @@ def check(settings: config.SelfCheck) -> bool:
     with data_folder() as data_dir:
         number = strategy.num_replicas_in_sync
         rows = compare(strategy, {name: job_of(name, data_dir, number) for name in names})
-    if cluster.worker_of(strategy)[0] == 0:
+    if strategies.worker_of(strategy)[0] == 0:
         print(table(rows, strategy), flush=True)
         if settings.json:
             content = [{**dataclasses.asdict(row), "same": row.same} for row in rows]
@@ -183,7 +184,7 @@ def open_sides(strategy: tf.distribute.Strategy, job: config.Job) -> tuple[Side,
 def open_side(strategy: tf.distribute.Strategy, job: config.Job) -> Side:
     """Opens the batches of `job`; each case goes on where the one before it ended."""
     manifest = schema.read_manifest(job.data.data_dir)
-    streams = pipeline.num_streams(manifest.splits["train"], cluster.worker_of(strategy)[1])
+    streams = pipeline.num_streams(manifest.splits["train"], strategies.worker_of(strategy)[1])
     batches, _ = run.open_stream(job, strategy, job.data.data_dir, manifest, streams, 0)
     return Side(strategy, iter(batches))
 
@@ -252,7 +253,7 @@ def _train(
         losses.class_weights(job.optimization.class_weights, pixels),
         clip_norm=job.optimization.clip_norm,
         accumulate_steps=job.optimization.accumulate_steps,
-        jit_compile=cluster.device_kind(strategy) != "CPU" and not synchronized,
+        jit_compile=strategies.device_kind(strategy) != "CPU" and not synchronized,
     )
     before = [variable.numpy() for variable in model.trainable_variables]
     first = advance(batches, tf.constant(1))["loss"].numpy()
@@ -342,11 +343,11 @@ def table(rows: list[Row], strategy: tf.distribute.Strategy) -> str:
         for line in lines
     ]
     wrong = sum(not row.same for row in rows)
-    workers = cluster.worker_of(strategy)[1]
+    workers = strategies.worker_of(strategy)[1]
     text += [
         "",
         f"{number} replicas ({workers} worker{'s' * (workers > 1)}, "
-        f"{cluster.device_kind(strategy)}) "
+        f"{strategies.device_kind(strategy)}) "
         + (f"differ from one in {wrong} of {len(rows)} figures." if wrong else "train like one."),
     ]
     return "\n".join(text)
@@ -410,7 +411,7 @@ def _write_split(
 @contextlib.contextmanager
 def _precision(name: str) -> Iterator[None]:
     before = keras.mixed_precision.dtype_policy()
-    keras.mixed_precision.set_global_policy(cluster.POLICIES[name])
+    keras.mixed_precision.set_global_policy(strategies.POLICIES[name])
     try:
         yield
     finally:

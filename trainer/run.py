@@ -13,23 +13,13 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import (
-    cluster,
-    config,
-    evaluation,
-    export,
-    flags,
-    losses,
-    models,
-    optimizer,
-    preemption,
-    steps,
-)
+from trainer import config, evaluation, export, flags, losses, models, optimizer, steps
 from trainer.checkpointing import best_weights, checkpoint, facts, run_metadata, transfer
 from trainer.checkpointing.background_writer import Writer
 from trainer.data import demo
 from trainer.data.dataset import integrity, schema
 from trainer.data.input import pipeline, read_errors
+from trainer.distributed import heartbeat, preemption, rendezvous, strategies
 from trainer.errors import InputError
 from trainer.export import placement
 from trainer.models import build, norms
@@ -39,7 +29,6 @@ from trainer.watch import board, journal, terminal
 from trainer.watch.goodput import Goodput, Speed
 from trainer.watch.trace import Trace
 from trainer.watch.vitals import Vitals
-from trainer.workers import peers, rendezvous
 
 STEPS_PER_LOOP = {"CPU": 10, "GPU": 50, "TPU": 100}
 LOOP_SECONDS = 5.0  # so that a job that is asked to stop hears it in time
@@ -58,7 +47,7 @@ def train(job: config.Job) -> None:
         preemption.StoppedError: the job was asked to stop; its state is saved.
     """
     started = time.monotonic()
-    strategy = cluster.connect(
+    strategy = strategies.connect(
         job.device.strategy,
         job.device.tpu,
         job.device.virtual_devices,
@@ -66,23 +55,23 @@ def train(job: config.Job) -> None:
         job.device.collectives,
         job.device.require,
     )
-    cluster.seed_everything(job.run.seed, job.device.deterministic)
+    strategies.seed_everything(job.run.seed, job.device.deterministic)
     for name in ("tensorboard_dir", "model_dir"):
         if path := getattr(job.run, name):
             files.check_folder(name, path)
     data_dir = job.data.data_dir or demo.folder()
     manifest = schema.read_manifest(data_dir)
-    chief = cluster.worker_of(strategy)[0] == 0
+    chief = strategies.worker_of(strategy)[0] == 0
 
     with contextlib.ExitStack() as stack:
         request = stack.enter_context(preemption.listening())
         owner = stack.enter_context(lock.held(job.run.run_dir, job.run.lease_seconds, chief))
         run = open_run(job, strategy, manifest)
         ending = stack.enter_context(run_metadata.ending(job.run.run_dir, run, chief))
-        stack.enter_context(peers.explained())
+        stack.enter_context(heartbeat.explained())
         manifest = check_data(job, strategy, data_dir, manifest, run)
 
-        keras.mixed_precision.set_global_policy(cluster.POLICIES[run["precision"]])
+        keras.mixed_precision.set_global_policy(strategies.POLICIES[run["precision"]])
         with strategy.scope():
             model = build.build_model(
                 job.model,
@@ -120,7 +109,7 @@ def train(job: config.Job) -> None:
             best.remove_strays()
             remove_replaced(checkpoints, job.run.keep_checkpoints, best, progress.best_step)
 
-        kind = cluster.device_kind(strategy)
+        kind = strategies.device_kind(strategy)
         terms = losses.LOSSES[job.optimization.loss]
         pixels = manifest.splits["train"].pixels
         class_weights = losses.class_weights(job.optimization.class_weights, pixels)
@@ -216,7 +205,7 @@ def train(job: config.Job) -> None:
 
             # Save.
             owner.check()
-            stopping, seconds_per_step = cluster.agree(strategy, bool(request), speed.per_step)
+            stopping, seconds_per_step = strategies.agree(strategy, bool(request), speed.per_step)
             ended = step == total_steps or progress.exhausted(job.run.patience)
             due = step % checkpoint_every == 0 or ended or stopping
             if due and chief and (step, progress.evaluated_step) > saved:
@@ -270,7 +259,7 @@ def train(job: config.Job) -> None:
         ending.reason = "finished" if step == total_steps else "stopped early"
 
         writer.drain()
-        cluster.wait_for_workers(strategy)  # until the chief has written what all now read
+        strategies.wait_for_workers(strategy)  # until the chief has written what all now read
         if restore_together(best, strategy) is None:
             logging.warning(
                 "%s has no whole checkpoint: the last weights are evaluated.", best.directory
@@ -321,8 +310,8 @@ def restore_together(
         InputError: if the workers see different ones.
     """
     commit = checkpoints.restore()
-    add = functools.partial(cluster.sum_over_workers, strategy)
-    checkpoint.check_same(checkpoints.directory, commit, *cluster.worker_of(strategy), add)
+    add = functools.partial(strategies.sum_over_workers, strategy)
+    checkpoint.check_same(checkpoints.directory, commit, *strategies.worker_of(strategy), add)
     return commit
 
 
@@ -398,7 +387,7 @@ def open_run(
     chosen = old or {}
     norm = norms.choose(job.model.norm, strategy.num_replicas_in_sync)
     synchronized = norm == "sync_batch" and strategy.num_replicas_in_sync > 1
-    precision, jit_compile = cluster.choose_arithmetic(
+    precision, jit_compile = strategies.choose_arithmetic(
         chosen.get("precision", "auto") if job.device.precision == "auto" else job.device.precision,
         str(chosen.get("jit_compile", "auto")).lower()
         if job.device.jit_compile == "auto" and not synchronized  # begun on one replica, with XLA
@@ -423,7 +412,7 @@ def open_run(
         data=run_metadata.describe_data(manifest),
         streams=pipeline.num_streams(
             train_split,
-            cluster.num_input_hosts(strategy),
+            strategies.num_input_hosts(strategy),
             chosen.get("streams") or job.data.streams,
         ),
         begun_with_steps=chosen.get("begun_with_steps", chosen.get("total_steps", total_steps)),
@@ -452,7 +441,7 @@ def log_start(
         job.model.model,
         run["total_steps"],
         strategy.num_replicas_in_sync,
-        cluster.device_kind(strategy),
+        strategies.device_kind(strategy),
         run["precision"],
         " with XLA" if run["jit_compile"] else "",
         job.run.run_dir,
@@ -505,7 +494,7 @@ def check_data(
     Raises:
         InputError: shards are not the manifest's, or damaged beyond what was allowed.
     """
-    worker, num_workers = cluster.worker_of(strategy)
+    worker, num_workers = strategies.worker_of(strategy)
     manifest, lost = integrity.check(
         data_dir,
         manifest,
@@ -513,7 +502,7 @@ def check_data(
         skip_bad_records=job.data.skip_bad_records,
         worker=worker,
         num_workers=num_workers,
-        sum_over_workers=functools.partial(cluster.sum_over_workers, strategy),
+        sum_over_workers=functools.partial(strategies.sum_over_workers, strategy),
     )
     run["unreadable_records"] = [str(record) for record in lost]
     return manifest
@@ -581,7 +570,7 @@ def reading_explained(
     stop: int,
 ) -> contextlib.AbstractContextManager[None]:
     """Explains what is wrong with the data of the steps from `step` to before `stop`."""
-    worker, num_workers = cluster.worker_of(strategy)
+    worker, num_workers = strategies.worker_of(strategy)
     places = functools.partial(
         read_errors.training_shards,
         manifest.splits["train"],

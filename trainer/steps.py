@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from trainer import losses, metrics, tracing
+from trainer import losses, metrics
+from trainer.distributed import tracing
 from trainer.errors import InputError
 from trainer.models import norms, packing
 

@@ -1,6 +1,7 @@
 """Entry point of training: `python -m trainer.task --help`."""
 
-from trainer import config, flags, vertex
+from trainer import config, flags
+from trainer.distributed import vertex
 from trainer.storage import files
 
 

@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from trainer import cluster, config, losses, models, optimizer
+from trainer import config, losses, models, optimizer
 from trainer.data.input import augment, normalization
+from trainer.distributed import strategies
 from trainer.errors import InputError
 from trainer.models import norms
 
@@ -14,7 +15,7 @@ def test_choices_are_the_rows_of_the_tables():
     rules = {name: rule for name, _, rule in config.walk(config.Job())}
     tables = {
         "augment": augment.AUGMENTATIONS,
-        "collectives": cluster.COLLECTIVES,
+        "collectives": strategies.COLLECTIVES,
         "normalize": normalization.NORMALIZATIONS,
         "model": models.MODELS,
         "norm": {"auto", *norms.NORMS},

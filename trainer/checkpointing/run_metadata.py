@@ -15,12 +15,12 @@ import tensorflow as tf
 from absl import logging
 
 import trainer
-from trainer import config, json_text, preemption
+from trainer import config, json_text
 from trainer.checkpointing import facts
 from trainer.data.dataset import schema
+from trainer.distributed import preemption, rendezvous
 from trainer.errors import InputError, PassingError
 from trainer.storage import files
-from trainer.workers import rendezvous
 
 
 def describe(

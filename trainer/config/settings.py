@@ -11,9 +11,8 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainer import required
+from trainer.distributed import rendezvous, required
 from trainer.errors import InputError
-from trainer.workers import rendezvous
 
 # Those of Keras that suit a hidden layer.
 ACTIVATIONS = (

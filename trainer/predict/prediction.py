@@ -17,9 +17,10 @@ import keras
 import tqdm
 from absl import logging
 
-from trainer import cluster, config
+from trainer import config
 from trainer.checkpointing import facts
 from trainer.data.formats import discovery, reading
+from trainer.distributed import strategies
 from trainer.errors import InputError
 from trainer.predict import instances, outputs, predictor, record
 from trainer.storage import files
@@ -43,8 +44,8 @@ def predict(settings: config.Predict) -> None:
         found = there.sources
         origins = record.origins(found, settings.images)
         _check_place(settings, [source.name for source in found], origins)
-        strategy = cluster.connect(settings.strategy, settings.tpu, settings.virtual_devices)
-        keras.mixed_precision.set_global_policy(cluster.POLICIES[settings.precision])
+        strategy = strategies.connect(settings.strategy, settings.tpu, settings.virtual_devices)
+        keras.mixed_precision.set_global_policy(strategies.POLICIES[settings.precision])
         networks = predictor.Predictor(
             run_dirs,
             strategy,

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer import ahead, cluster, steps
+from trainer import ahead, steps
 from trainer.data.formats import discovery, images, regions
 from trainer.data.input import pipeline
+from trainer.distributed import strategies
 from trainer.errors import InputError
 from trainer.predict import ensemble
 from trainer.predict.mosaic import Mosaic
@@ -96,7 +97,7 @@ class Predictor:
         with strategy.scope():
             self.networks = ensemble.Ensemble(run_dirs, tta)
         self._replicas = len(strategy.extended.worker_devices)
-        on_cpu = cluster.device_kind(strategy) == "CPU"
+        on_cpu = strategies.device_kind(strategy) == "CPU"
         self._batch_size = batch_size or self._replicas * (1 if on_cpu else 4)
         self._fixed_batches = not on_cpu  # XLA compiles each size of batch anew
         self._tile = tile // self.networks.stride * self.networks.stride
@@ -271,4 +272,6 @@ def smallest_dtype(values: Sequence[int]) -> np.dtype:
 
 def load(*run_dirs: str, tta: str = "none", tile: int = 1024, batch_size: int = 0) -> Predictor:
     """Returns a predictor of one or several runs on the devices of this machine."""
-    return Predictor(run_dirs, cluster.connect("auto"), tta=tta, tile=tile, batch_size=batch_size)
+    return Predictor(
+        run_dirs, strategies.connect("auto"), tta=tta, tile=tile, batch_size=batch_size
+    )

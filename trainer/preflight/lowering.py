@@ -5,9 +5,10 @@ import dataclasses
 import keras
 import numpy as np
 
-from trainer import cluster, config, losses, run, steps
+from trainer import config, losses, run, steps
 from trainer.data import demo
 from trainer.data.dataset import schema
+from trainer.distributed import strategies
 from trainer.models import build, norms, packing
 from trainer.preflight import arithmetic
 from trainer.preflight.accelerators import Accelerator, Gpu
@@ -56,7 +57,7 @@ def lower(job: config.Job, accelerator: Accelerator, batch_size: int, num_replic
     precision = _precision(job, accelerator)
     split = manifest.splits["train"]
     keras.backend.clear_session()  # layers are numbered anew: the same settings, the same program
-    keras.mixed_precision.set_global_policy(cluster.POLICIES[precision])
+    keras.mixed_precision.set_global_policy(strategies.POLICIES[precision])
     model = build.build_model(job.model, manifest.channels, manifest.num_classes, num_replicas)
     average = keras.models.clone_model(model) if job.optimization.ema else None
     total_steps = job.optimization.total_steps(split.examples, job.data.batch_size)
@@ -101,7 +102,7 @@ def _precision(job: config.Job, accelerator: Accelerator) -> str:
     if job.device.precision != "auto":
         return job.device.precision
     capability = accelerator.capability if isinstance(accelerator, Gpu) else (0, 0)
-    return "bfloat16" if cluster.has_bfloat16(accelerator.kind, capability) else "float32"
+    return "bfloat16" if strategies.has_bfloat16(accelerator.kind, capability) else "float32"
 
 
 def _size(variables: list) -> int:

@@ -15,7 +15,8 @@ from absl import logging
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.scalar import summary_v2 as scalar
 
-from trainer import json_text, vertex
+from trainer import json_text
+from trainer.distributed import vertex
 from trainer.errors import InputError
 from trainer.storage import files
 from trainer.watch import figures as names

@@ -5,7 +5,7 @@ import os
 import keras
 import tensorflow as tf
 
-from trainer import cluster
+from trainer.distributed import strategies
 
 GIB = 2**30
 
@@ -25,7 +25,7 @@ class Vitals:
             "weight_norm": float(self._weight_norm()),
             "host_memory_gib": resident_bytes() / GIB,
         }
-        device_bytes = cluster.device_memory(self._strategy)
+        device_bytes = strategies.device_memory(self._strategy)
         if device_bytes is not None:
             found["device_memory_gib"] = device_bytes / GIB
         return found

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests import vertex_server
-from trainer import cancellation
+from trainer.distributed import vertex_cancel
 
 JOB = {
     "displayName": "n",
@@ -28,7 +28,7 @@ PARENT = "/v1/projects/lab/locations/us-central1"
 
 @pytest.fixture
 def service(monkeypatch):
-    monkeypatch.setattr("trainer.cancellation.PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("trainer.distributed.vertex_cancel.PAUSE_SECONDS", 0.0)
     with vertex_server.serve() as server:
         server.walks["us-central1"] = ("RUNNING",) * 9
         server.answer("POST", f"{PARENT}/customJobs", {}, JOB)
@@ -63,7 +63,7 @@ def test_the_job_is_named_by_what_vertex_ai_says_and_asked_for_once_more_if_it_i
     service.cancel_faults = faults[:]
     variables = environment(service)
     name = f"projects/123456789/locations/us-central1/customJobs/{variables['CLOUD_ML_JOB_ID']}"
-    assert cancellation.ask(variables) == name
+    assert vertex_cancel.ask(variables) == name
     assert asked(service) == [f"/v1/{name}:cancel"] * (1 + len(faults))
     assert state(service) == "CANCELLING"
 
@@ -71,7 +71,7 @@ def test_the_job_is_named_by_what_vertex_ai_says_and_asked_for_once_more_if_it_i
 def test_the_launchers_variable_stands_in_for_the_region(service):
     variables = environment(service)
     del variables["CLOUD_ML_REGION"]
-    cancellation.ask({**variables, "UNET_TRAINER_REGION": "us-central1"})
+    vertex_cancel.ask({**variables, "UNET_TRAINER_REGION": "us-central1"})
     assert state(service) == "CANCELLING"
 
 
@@ -105,8 +105,8 @@ def test_the_launchers_variable_stands_in_for_the_region(service):
 )
 def test_why_a_job_is_not_cancelled_is_said(service, faults, changes, message):
     service.cancel_faults = faults
-    with pytest.raises(cancellation.NotAskedError) as error:
-        cancellation.ask({**environment(service), **changes})
+    with pytest.raises(vertex_cancel.NotAskedError) as error:
+        vertex_cancel.ask({**environment(service), **changes})
     assert str(error.value).startswith(message)
     assert state(service) == "QUEUED"
 
@@ -114,7 +114,7 @@ def test_why_a_job_is_not_cancelled_is_said(service, faults, changes, message):
 ENDS = """
 from trainer import config, flags, preemption
 from trainer.errors import InputError, PassingError
-from trainer.workers.rendezvous import LostWorkerError
+from trainer.distributed.rendezvous import LostWorkerError
 
 def end_by(error):
     def main(job):

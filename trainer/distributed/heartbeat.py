@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 from absl import logging
 
-from trainer import json_text, preemption
+from trainer import json_text
+from trainer.distributed import membership, preemption
+from trainer.distributed.rendezvous import Link, LostWorkerError, Patience, meet
 from trainer.errors import InputError, PassingError
-from trainer.workers import roster
-from trainer.workers.rendezvous import Link, LostWorkerError, Patience, meet
 
 EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: the job is sound and may be started again
 ESCAPE_SECONDS = 10.0  # in which a process must have ended by itself
@@ -33,7 +33,7 @@ PARTING_SECONDS = 30.0  # for which the chief waits for the others' ends
 class Peers:
     """Watches the other workers in a thread: the chief all of them, each of them the chief."""
 
-    def __init__(self, members: roster.Roster, links: list[Link], patience: Patience):
+    def __init__(self, members: membership.Roster, links: list[Link], patience: Patience):
         """Watches nothing yet."""
         self._members, self._links, self._patience = members, links, patience
         self._abort: Callable[[], None] = lambda: None
@@ -63,7 +63,7 @@ class Peers:
                 "links": {link.fileno(): link.index for link in self._links},
             }
         )
-        guard = [sys.executable, "-m", "trainer.workers.guard", argument]
+        guard = [sys.executable, "-m", "trainer.distributed.watchdog", argument]
         # It ends with its input, which is closed after the block.
         with subprocess.Popen(guard, stdin=subprocess.PIPE, pass_fds=numbers):
             yield
@@ -83,7 +83,7 @@ class Peers:
         with self._changed:
             self._changed.wait_for(lambda: self._loss is not None, patience)
             if self._loss is None and is_sign:
-                cause = f"The workers have lost each other ({roster.shortened(error)})"
+                cause = f"The workers have lost each other ({membership.shortened(error)})"
                 return LostWorkerError(cause, _consequence(self._members))
             return self._loss
 
@@ -198,7 +198,7 @@ class Peers:
 _JOINED: list[Peers] = []  # a process is a worker of one job at most
 
 
-def join(members: roster.Roster, patience: Patience) -> Peers:
+def join(members: membership.Roster, patience: Patience) -> Peers:
     """Waits until all workers have come.
 
     Raises:
@@ -287,13 +287,13 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, LostWorkerError):
         return error.cause
     if isinstance(error, InputError):
-        return roster.shortened(error)
-    return roster.shortened(f"{type(error).__name__}: {error}")
+        return membership.shortened(error)
+    return membership.shortened(f"{type(error).__name__}: {error}")
 
 
-def _lost(members: roster.Roster, index: int, words: str) -> LostWorkerError:
+def _lost(members: membership.Roster, index: int, words: str) -> LostWorkerError:
     return LostWorkerError(f"{members.name(index)} {words}", _consequence(members))
 
 
-def _consequence(members: roster.Roster) -> str:
+def _consequence(members: membership.Roster) -> str:
     return f"worker {members.index} ends, too. The same command goes on from the last checkpoint."

@@ -10,9 +10,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from trainer import required, tpus, tracing
+from trainer.distributed import heartbeat, membership, rendezvous, required, tpus, tracing
 from trainer.errors import InputError, PassingError
-from trainer.workers import peers, rendezvous, roster
 
 COLLECTIVES = {
     "auto": tf.distribute.experimental.CommunicationImplementation.AUTO,
@@ -74,7 +73,7 @@ def connect_several(name: str, tpu: str = "", virtual_devices: int = 0) -> tf.di
 def _choose_strategy(tpu: str, num_gpus: int, virtual_devices: int) -> str:
     if tpu:
         return "tpu"
-    members = roster.read()
+    members = membership.read()
     if members is not None and len(members.addresses) > 1:
         return "multi_worker"
     return "mirrored" if max(num_gpus, virtual_devices) > 1 else "one_device"
@@ -111,7 +110,7 @@ def _mirrored(virtual_devices: int) -> tf.distribute.Strategy:
 
 
 def _multi_worker(patience: rendezvous.Patience, collectives: str) -> tf.distribute.Strategy:
-    members = roster.read()
+    members = membership.read()
     if members is None:
         raise InputError(
             "--strategy=multi_worker finds no TF_CONFIG in the environment; set it to "
@@ -121,7 +120,7 @@ def _multi_worker(patience: rendezvous.Patience, collectives: str) -> tf.distrib
     if collectives == "nccl" and not tf.config.list_physical_devices("GPU"):
         raise PassingError("--collectives=nccl finds no GPU, between which alone it sums; drop it.")
     _grow_gpu_memory()
-    others = peers.join(members, patience) if len(members.addresses) > 1 else None
+    others = heartbeat.join(members, patience) if len(members.addresses) > 1 else None
     # TF_CONFIG itself may name tasks that do not train, for which TensorFlow would wait for ever.
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(members.addresses)}),

@@ -12,34 +12,34 @@ import tensorflow as tf
 from conftest import strategy_of
 from tensorflow.python.eager import context
 
-from trainer import cluster, tracing
+from trainer.distributed import strategies, tracing
 from trainer.errors import InputError, PassingError
 
 
 def test_auto_is_one_device_on_a_machine_without_accelerators():
-    assert cluster._choose_strategy("", 0, 0) == "one_device"
-    assert cluster._choose_strategy("", 1, 0) == "one_device"
-    assert cluster._choose_strategy("", 8, 0) == "mirrored"
-    assert cluster._choose_strategy("", 0, 2) == "mirrored"
-    assert cluster._choose_strategy("local", 0, 0) == "tpu"
+    assert strategies._choose_strategy("", 0, 0) == "one_device"
+    assert strategies._choose_strategy("", 1, 0) == "one_device"
+    assert strategies._choose_strategy("", 8, 0) == "mirrored"
+    assert strategies._choose_strategy("", 0, 2) == "mirrored"
+    assert strategies._choose_strategy("local", 0, 0) == "tpu"
 
 
 def test_auto_takes_the_workers_of_tf_config(monkeypatch):
     config = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
-    assert cluster._choose_strategy("", 0, 0) == "multi_worker"
+    assert strategies._choose_strategy("", 0, 0) == "multi_worker"
 
 
 def test_the_check_of_several_replicas_splits_a_cpu_that_is_alone(monkeypatch):
-    monkeypatch.setattr(cluster, "connect", lambda *given: given)
-    assert cluster.connect_several("auto") == ("auto", "", 2)
-    assert cluster.connect_several("auto", virtual_devices=3) == ("auto", "", 3)
-    assert cluster.connect_several("mirrored") == ("mirrored", "", 0)
+    monkeypatch.setattr(strategies, "connect", lambda *given: given)
+    assert strategies.connect_several("auto") == ("auto", "", 2)
+    assert strategies.connect_several("auto", virtual_devices=3) == ("auto", "", 3)
+    assert strategies.connect_several("mirrored") == ("mirrored", "", 0)
 
 
 def test_mirrored_without_gpus_is_refused():
     with pytest.raises(PassingError) as error:
-        cluster.connect("mirrored")
+        strategies.connect("mirrored")
     assert str(error.value) == (
         "--strategy=mirrored finds no GPU; use --strategy=one_device, or --virtual_devices=2 to "
         "try several replicas on the CPU."
@@ -50,7 +50,7 @@ def test_several_workers_without_tf_config_are_refused(monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     monkeypatch.delenv("CLUSTER_SPEC", raising=False)
     with pytest.raises(InputError) as error:
-        cluster.connect("multi_worker")
+        strategies.connect("multi_worker")
     assert str(error.value).startswith(
         "--strategy=multi_worker finds no TF_CONFIG in the environment; set it to"
     )
@@ -60,7 +60,7 @@ def test_sums_by_nccl_take_gpus(monkeypatch):
     config = {"cluster": {"chief": ["a:1"]}, "task": {"type": "chief", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
     with pytest.raises(PassingError) as error:
-        cluster.connect("multi_worker", collectives="nccl")
+        strategies.connect("multi_worker", collectives="nccl")
     assert str(error.value) == (
         "--collectives=nccl finds no GPU, between which alone it sums; drop it."
     )
@@ -69,7 +69,7 @@ def test_sums_by_nccl_take_gpus(monkeypatch):
 def test_one_worker_alone_is_no_several_workers(monkeypatch):
     config = {"cluster": {"chief": ["a:1"]}, "task": {"type": "chief", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
-    assert cluster._choose_strategy("", 0, 0) == "one_device"
+    assert strategies._choose_strategy("", 0, 0) == "one_device"
 
 
 def test_tensorflow_still_has_what_it_has_no_public_name_for():
@@ -85,17 +85,17 @@ def test_tensorflow_still_has_what_it_has_no_public_name_for():
 
 def test_one_process_is_the_chief_of_one():
     for number in (1, 2):
-        assert cluster.worker_of(strategy_of(number)) == (0, 1)
+        assert strategies.worker_of(strategy_of(number)) == (0, 1)
 
 
 def test_a_sum_over_one_worker_is_what_it_holds():
     array = np.arange(6).reshape(2, 3)
-    assert cluster.sum_over_workers(strategy_of(2), array) is array
+    assert strategies.sum_over_workers(strategy_of(2), array) is array
 
 
 def test_sums_over_workers_of_one_shape_share_a_graph(monkeypatch, caplog):
     # Two replicas of one worker that takes itself for one of two: it counts once.
-    monkeypatch.setattr(cluster, "worker_of", lambda strategy: (0, 2))
+    monkeypatch.setattr(strategies, "worker_of", lambda strategy: (0, 2))
     traces = []
 
     def noting(function):
@@ -105,14 +105,14 @@ def test_sums_over_workers_of_one_shape_share_a_graph(monkeypatch, caplog):
 
         return tracing.for_each_shape(noted)
 
-    monkeypatch.setattr(cluster, "tracing", types.SimpleNamespace(for_each_shape=noting))
-    cluster._summation.cache_clear()
+    monkeypatch.setattr(strategies, "tracing", types.SimpleNamespace(for_each_shape=noting))
+    strategies._summation.cache_clear()
     for k in range(20):
         for array in (np.array([k, 2], np.int32), np.ones((k % 2 + 1, 3))):
-            np.testing.assert_array_equal(cluster.sum_over_workers(strategy_of(2), array), array)
-        assert cluster.agree(strategy_of(2), True, 3.0) == (True, 1.5)
-        cluster.wait_for_workers(strategy_of(2))
-    cluster._summation.cache_clear()
+            np.testing.assert_array_equal(strategies.sum_over_workers(strategy_of(2), array), array)
+        assert strategies.agree(strategy_of(2), True, 3.0) == (True, 1.5)
+        strategies.wait_for_workers(strategy_of(2))
+    strategies._summation.cache_clear()
     # int32 [2]; float64 [1, 3] and [2, 3]; float32 [2] and [1].
     assert sorted(traces) == sorted(
         [("int32", 2), ("float64", 3), ("float64", 6), ("float32", 2), ("float32", 1)]
@@ -121,13 +121,13 @@ def test_sums_over_workers_of_one_shape_share_a_graph(monkeypatch, caplog):
 
 
 def test_the_kind_of_the_devices_is_known():
-    assert cluster.device_kind(strategy_of(1)) == "CPU"
-    assert cluster.device_kind(strategy_of(2)) == "CPU"
+    assert strategies.device_kind(strategy_of(1)) == "CPU"
+    assert strategies.device_kind(strategy_of(2)) == "CPU"
 
 
 def choose(precision="auto", jit_compile="auto", number=1, **kinds):
     kinds = {"deterministic": False, "synchronized": False, **kinds}
-    return cluster.choose_arithmetic(precision, jit_compile, strategy_of(number), **kinds)
+    return strategies.choose_arithmetic(precision, jit_compile, strategy_of(number), **kinds)
 
 
 def test_arithmetic_that_is_given_is_taken():
@@ -135,20 +135,20 @@ def test_arithmetic_that_is_given_is_taken():
 
 
 def test_a_deterministic_run_does_not_depend_on_a_clock(monkeypatch):
-    monkeypatch.setattr(cluster, "_time_small_step", None)  # calling it would raise
+    monkeypatch.setattr(strategies, "_time_small_step", None)  # calling it would raise
     assert choose(deterministic=True) == ("float32", False)
 
 
 def test_the_faster_arithmetic_is_chosen_on_a_cpu(monkeypatch):
     seconds = {("float32", False): 3, ("bfloat16", False): 2, ("bfloat16", True): 1}
-    monkeypatch.setattr(cluster, "_time_small_step", lambda *key: seconds[key])
+    monkeypatch.setattr(strategies, "_time_small_step", lambda *key: seconds[key])
     assert choose() == ("bfloat16", True)
     assert choose(number=2, synchronized=True) == ("bfloat16", False)
     assert choose(number=1, synchronized=True) == ("bfloat16", True)
 
 
 def test_on_a_tpu_the_strategy_compiles_and_nothing_within_it(monkeypatch):
-    monkeypatch.setattr(cluster, "device_kind", lambda strategy: "TPU")
+    monkeypatch.setattr(strategies, "device_kind", lambda strategy: "TPU")
     assert choose("bfloat16", "true", 2, synchronized=True) == ("bfloat16", False)
 
 
@@ -171,16 +171,19 @@ def test_xla_where_it_cannot_be_is_refused(number, kinds, obstacle):
 def test_the_small_step_can_be_timed_in_each_form():
     for precision in ("float32", "bfloat16"):
         for jit_compile in (False, True):
-            assert cluster._time_small_step(precision, jit_compile, repeats=1) > 0
+            assert strategies._time_small_step(precision, jit_compile, repeats=1) > 0
 
 
 def test_a_cpu_without_bfloat16_takes_float32_and_refuses_it_in_one_line(monkeypatch):
     def times(precision, jit_compile, repeats=3):
         return math.inf if precision == "bfloat16" else 1.0
 
-    monkeypatch.setattr(cluster, "_time_small_step", times)
+    monkeypatch.setattr(strategies, "_time_small_step", times)
     choose = functools.partial(
-        cluster.choose_arithmetic, strategy=strategy_of(1), deterministic=False, synchronized=False
+        strategies.choose_arithmetic,
+        strategy=strategy_of(1),
+        deterministic=False,
+        synchronized=False,
     )
     assert choose("auto", "false") == ("float32", False)
     with pytest.raises(InputError) as error:
@@ -192,7 +195,7 @@ def test_a_cpu_without_bfloat16_takes_float32_and_refuses_it_in_one_line(monkeyp
 
 def test_cpus_are_split_once(cpus):
     assert len(cpus) == 4
-    cluster._split_cpu(4)
+    strategies._split_cpu(4)
     assert len(tf.config.list_logical_devices("CPU")) == 4
 
 
@@ -200,7 +203,7 @@ def test_cpus_are_split_once(cpus):
     "device", ["/job:localhost/replica:0/task:0/device:GPU:0", "/job:w/task:1/device:TPU:7"]
 )
 def test_a_device_that_is_not_there_tells_no_memory(device):
-    assert cluster.peak_bytes(device) is None
+    assert strategies.peak_bytes(device) is None
 
 
 @pytest.mark.parametrize(
@@ -212,5 +215,5 @@ def test_a_device_is_asked_by_its_short_name_and_may_tell_nothing(monkeypatch, t
     monkeypatch.setattr(
         tf.config.experimental, "get_memory_info", lambda name: asked.append(name) or told
     )
-    assert cluster.peak_bytes("/job:worker/replica:0/task:1/device:GPU:1") == peak
+    assert strategies.peak_bytes("/job:worker/replica:0/task:1/device:GPU:1") == peak
     assert asked == ["GPU:1"]

@@ -6,19 +6,19 @@ import signal
 import socket
 import sys
 
-from trainer.workers import peers, rendezvous, roster
+from trainer.distributed import heartbeat, membership, rendezvous
 
 
 def main(argument: str) -> None:
     """Watches; if a worker is lost, says so and kills the process that started this one."""
     content = json.loads(argument)
-    members = roster.Roster(tuple(content["members"]["addresses"]), content["members"]["index"])
+    members = membership.Roster(tuple(content["members"]["addresses"]), content["members"]["index"])
     links = [
         rendezvous.Link(socket.socket(fileno=int(number)), index)
         for number, index in content["links"].items()
     ]
     parent = os.getppid()
-    others = peers.Peers(members, links, rendezvous.Patience(**content["patience"]))
+    others = heartbeat.Peers(members, links, rendezvous.Patience(**content["patience"]))
     loss = others.lost_worker(sys.stdin.fileno(), lambda: _is_stopped(parent))
     if loss is not None and os.getppid() == parent:
         print(loss, file=sys.stderr, flush=True)

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from trainer.distributed import membership
 from trainer.errors import InputError
-from trainer.workers import roster
 
 
 def environment(cluster, role, index, name="TF_CONFIG"):
@@ -13,32 +13,34 @@ def environment(cluster, role, index, name="TF_CONFIG"):
 
 
 def test_without_either_variable_there_is_no_roster():
-    assert roster.read({}) is None
-    assert roster.read({"TF_CONFIG": ""}) is None
+    assert membership.read({}) is None
+    assert membership.read({"TF_CONFIG": ""}) is None
 
 
 @pytest.mark.parametrize("chief", ["chief", "master"])
 def test_the_chief_comes_before_the_workers(chief):
     cluster = {"worker": ["b:1", "c:1"], chief: ["a:1"]}
-    members = roster.read(environment(cluster, "worker", 1))
-    assert members == roster.Roster(("a:1", "b:1", "c:1"), 2)
+    members = membership.read(environment(cluster, "worker", 1))
+    assert members == membership.Roster(("a:1", "b:1", "c:1"), 2)
     assert members.name(2) == "Worker 2 (c:1)"
-    assert roster.read(environment(cluster, chief, 0)).index == 0
+    assert membership.read(environment(cluster, chief, 0)).index == 0
 
 
 def test_without_a_chief_the_first_worker_is_the_chief():
-    assert roster.read(environment({"worker": ["a:1", "b:1"]}, "worker", 0)).index == 0
+    assert membership.read(environment({"worker": ["a:1", "b:1"]}, "worker", 0)).index == 0
 
 
 def test_tasks_that_do_not_train_are_no_workers():
     cluster = {"chief": ["a:1"], "worker": ["b:1"], "ps": ["r:1", "r:2"], "evaluator": ["e:1"]}
-    assert roster.read(environment(cluster, "worker", 0)) == roster.Roster(("a:1", "b:1"), 1)
+    assert membership.read(environment(cluster, "worker", 0)) == membership.Roster(
+        ("a:1", "b:1"), 1
+    )
 
 
 def test_vertex_ais_pools_are_a_chief_workers_a_reduction_server_and_an_evaluator():
     pools = {"workerpool0": ["a:2222"], "workerpool1": ["b:2222"], "workerpool2": ["r:2222"]}
-    members = roster.read(environment(pools, "workerpool1", 0, "CLUSTER_SPEC"))
-    assert members == roster.Roster(("a:2222", "b:2222"), 1)
+    members = membership.read(environment(pools, "workerpool1", 0, "CLUSTER_SPEC"))
+    assert members == membership.Roster(("a:2222", "b:2222"), 1)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +59,7 @@ def test_vertex_ais_pools_are_a_chief_workers_a_reduction_server_and_an_evaluato
 )
 def test_a_process_that_does_not_train_is_told_so(variables, line):
     with pytest.raises(InputError) as error:
-        roster.read(variables)
+        membership.read(variables)
     assert str(error.value).startswith(line)
     assert str(error.value).endswith(
         "takes no part in training; start trainer commands for its chief and workers only."
@@ -78,12 +80,12 @@ def test_a_process_that_does_not_train_is_told_so(variables, line):
 )
 def test_a_malformed_tf_config_is_refused(text):
     with pytest.raises(InputError) as error:
-        roster.read({"TF_CONFIG": text})
+        membership.read({"TF_CONFIG": text})
     assert str(error.value).startswith("TF_CONFIG names no address for its own task; it needs")
     assert "\n" not in str(error.value)
 
 
 def test_a_tf_config_that_is_not_json_is_refused():
     with pytest.raises(InputError) as error:
-        roster.read({"TF_CONFIG": "{"})
+        membership.read({"TF_CONFIG": "{"})
     assert str(error.value).startswith("TF_CONFIG is not JSON (")

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from trainer import preemption
+from trainer.distributed import preemption
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -10,7 +10,8 @@ import tempfile
 import pytest
 
 from tests.jobs import ROOT, SMALL
-from trainer import config, flags, vertex
+from trainer import config, flags
+from trainer.distributed import vertex
 from trainer.watch.journal import Journal
 
 BASE = "gs://b/runs/nuclei"

@@ -13,8 +13,8 @@ import pytest
 
 from launch.local import reserve_ports
 from trainer import config, flags
+from trainer.distributed import heartbeat, membership, rendezvous
 from trainer.errors import InputError, PassingError
-from trainer.workers import peers, rendezvous, roster
 
 pytestmark = pytest.mark.slow
 
@@ -34,8 +34,8 @@ class AbortedError(Exception):
 
 def work(settings, addresses, index, how):
     """What each process does: joins, says so, and waits as in a collective until it is aborted."""
-    members = roster.Roster(tuple(addresses), index)
-    others = peers.join(members, PATIENCE.get(how, rendezvous.PATIENCE))
+    members = membership.Roster(tuple(addresses), index)
+    others = heartbeat.join(members, PATIENCE.get(how, rendezvous.PATIENCE))
     if how == "locked":
         with others.watched_from_outside():
             print("joined", flush=True)
@@ -58,7 +58,7 @@ def start(addresses, indices, how="waiting"):
     """Starts the workers `indices`; returns them by index, once they have joined."""
     return {
         index: subprocess.Popen(
-            [sys.executable, "-m", "tests.test_peers", how, str(index), *addresses],
+            [sys.executable, "-m", "tests.distributed.test_heartbeat", how, str(index), *addresses],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -89,7 +89,7 @@ def test_a_worker_that_is_killed_is_named_by_all_others(lost):
     workers = joined(start(addresses, range(3)))
     workers.pop(lost).kill()
     for index, (status, output) in ends(workers).items():
-        assert status == peers.EXIT_STATUS
+        assert status == heartbeat.EXIT_STATUS
         assert output == (
             f"Worker {lost} ({addresses[lost]}) is gone: killed, or its machine is lost; worker "
             f"{index} ends, too. The same command goes on from the last checkpoint.\n"
@@ -103,20 +103,20 @@ def test_a_worker_that_hangs_is_named_by_all_others_and_ends_when_it_wakes(lost)
     hanging = workers.pop(lost)
     hanging.send_signal(signal.SIGSTOP)
     for index, (status, output) in ends(workers).items():
-        assert status == peers.EXIT_STATUS
+        assert status == heartbeat.EXIT_STATUS
         assert output.startswith(
             f"Worker {lost} ({addresses[lost]}) has given no sign of life for 5 s "
             f"(--worker_timeout); worker {index} ends, too."
         )
     hanging.send_signal(signal.SIGCONT)
-    assert ends({lost: hanging})[lost][0] == peers.EXIT_STATUS
+    assert ends({lost: hanging})[lost][0] == heartbeat.EXIT_STATUS
 
 
 @pytest.mark.parametrize(("coming", "missing"), [([0, 1], 2), ([1, 2], 0)])
 def test_a_worker_that_never_comes_is_named(coming, missing):
     addresses = free_addresses(3)
     for status, output in ends(start(addresses, coming, "alone")).values():
-        assert status == peers.EXIT_STATUS
+        assert status == heartbeat.EXIT_STATUS
         assert output == (
             f"Worker {missing} ({addresses[missing]}) has not come within 5 s (--join_timeout); "
             "start all workers within that time.\n"
@@ -125,7 +125,7 @@ def test_a_worker_that_never_comes_is_named(coming, missing):
 
 def test_what_the_chief_says_at_once_after_go_is_not_lost():
     addresses = free_addresses(3)
-    members = roster.Roster(tuple(addresses), 2)
+    members = membership.Roster(tuple(addresses), 2)
     with socket.create_server(("127.0.0.1", int(addresses[0].rsplit(":", 1)[1]))) as listener:
 
         def welcome():
@@ -158,7 +158,7 @@ def test_a_defect_of_one_worker_is_named_by_the_others():
     assert found[1][0] == 1
     assert found[1][1].rstrip().endswith("ZeroDivisionError: by zero")
     for index in (0, 2):
-        assert found[index][0] == peers.EXIT_STATUS
+        assert found[index][0] == heartbeat.EXIT_STATUS
         assert f"Worker 1 ({addresses[1]}) failed (ZeroDivisionError: by zero)" in found[index][1]
 
 
@@ -198,7 +198,7 @@ def test_a_port_that_is_taken_is_named():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(InputError) as error:
-            peers.join(roster.Roster((address, "127.0.0.1:1"), 0), rendezvous.PATIENCE)
+            heartbeat.join(membership.Roster((address, "127.0.0.1:1"), 0), rendezvous.PATIENCE)
     assert str(error.value) == (
         f"Worker 0's own address {address} cannot be listened at (Address already in use); end "
         "what holds the port, or name another in TF_CONFIG."

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import pytest
 
 from tests.jobs import SMALL, command
-from trainer import cluster, config, flags, required
+from trainer import config, flags
+from trainer.distributed import required, strategies
+from trainer.distributed.required import Devices
 from trainer.errors import InputError, PassingError
-from trainer.required import Devices
 
 
 @pytest.mark.parametrize(
@@ -125,11 +126,11 @@ def test_a_driver_outside_of_the_loaders_path_is_the_first_suspect():
 
 
 def test_the_strategy_is_what_is_counted():
-    four = cluster.connect("mirrored", virtual_devices=4, require="cpu:4")
+    four = strategies.connect("mirrored", virtual_devices=4, require="cpu:4")
     assert four.num_replicas_in_sync == 4
-    cluster.connect("one_device", require="cpu:1")
+    strategies.connect("one_device", require="cpu:1")
     with pytest.raises(PassingError, match=r"^--require=cpu:4: this worker would compute on 1 CPU"):
-        cluster.connect("one_device", require="cpu:4")
+        strategies.connect("one_device", require="cpu:4")
 
 
 @pytest.mark.slow

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from trainer.distributed import membership
 from trainer.errors import InputError, PassingError
-from trainer.workers import roster
 
 NEWEST_SUPPORTED = 5  # of the versions; TensorFlow is not built for v6e and later
 NOT_BUILT = "ConfigureDistributedTPU"  # the operation that a TensorFlow for CPUs and GPUs lacks
@@ -86,7 +86,7 @@ def explain(name: str, error: str, chips: Sequence[str]) -> str:
             "TPUs; install tensorflow-tpu in its place (docs/tpu.md)."
         )
     return (
-        f"{what} cannot be reached or initialised ({roster.shortened(error)}); check its name and "
+        f"{what} cannot be reached or initialised ({membership.shortened(error)}); check its name and "
         "state, and that no other process holds it."
     )
 

@@ -9,8 +9,8 @@ import socket
 import time
 
 from trainer import json_text
+from trainer.distributed import membership
 from trainer.errors import PassingError
-from trainer.workers import roster
 
 JOIN_SECONDS = 60.0
 SILENCE_SECONDS = 45.0  # so that what follows it is over within a minute
@@ -96,7 +96,7 @@ class Link:
         self._socket.close()
 
 
-def meet(members: roster.Roster, patience: Patience) -> list[Link]:
+def meet(members: membership.Roster, patience: Patience) -> list[Link]:
     """Waits until all workers have come; returns the chief's links to them, or one to the chief.
 
     Raises:
@@ -109,7 +109,7 @@ def meet(members: roster.Roster, patience: Patience) -> list[Link]:
         return [_greet(members, patience)]
 
 
-def _listen(members: roster.Roster) -> socket.socket:
+def _listen(members: membership.Roster) -> socket.socket:
     """Opens this worker's own port, if only to see that TensorFlow will be able to."""
     address = members.addresses[members.index]
     try:
@@ -122,7 +122,7 @@ def _listen(members: roster.Roster) -> socket.socket:
         ) from None
 
 
-def _gather(members: roster.Roster, listener: socket.socket, patience: Patience) -> list[Link]:
+def _gather(members: membership.Roster, listener: socket.socket, patience: Patience) -> list[Link]:
     """Returns a link to each of the other workers."""
     deadline = time.monotonic() + patience.join_seconds
     here: dict[int, Link] = {}
@@ -149,7 +149,7 @@ def _gather(members: roster.Roster, listener: socket.socket, patience: Patience)
     return [here[index] for index in sorted(here)]
 
 
-def _welcome(link: Link, members: roster.Roster, here: dict[int, Link]) -> bool:
+def _welcome(link: Link, members: membership.Roster, here: dict[int, Link]) -> bool:
     """Reads the greeting of who has come; returns False if the connection is to be closed."""
     lines = link.receive()
     if lines is None:
@@ -173,7 +173,7 @@ def _welcome(link: Link, members: roster.Roster, here: dict[int, Link]) -> bool:
     return True
 
 
-def _greet(members: roster.Roster, patience: Patience) -> Link:
+def _greet(members: membership.Roster, patience: Patience) -> Link:
     """Returns a link to the chief, once it has seen all workers."""
     host, port = members.addresses[0].rsplit(":", 1)
     greeting = json_text.dumps({"index": members.index, "addresses": members.addresses})
@@ -192,7 +192,7 @@ def _greet(members: roster.Roster, patience: Patience) -> Link:
     raise _absent(members, [0], patience)
 
 
-def _is_accepted(link: Link, members: roster.Roster, patience: Patience) -> bool:
+def _is_accepted(link: Link, members: membership.Roster, patience: Patience) -> bool:
     """Waits for the chief's word; returns False where it is no chief that waits for workers."""
     with selectors.DefaultSelector() as selector:
         selector.register(link, selectors.EVENT_READ)
@@ -217,7 +217,7 @@ def _is_accepted(link: Link, members: roster.Roster, patience: Patience) -> bool
     return False
 
 
-def _absent(members: roster.Roster, absent: list[int], patience: Patience) -> LostWorkerError:
+def _absent(members: membership.Roster, absent: list[int], patience: Patience) -> LostWorkerError:
     names = ", ".join(members.name(index) for index in absent)
     return LostWorkerError(
         f"{names} {'has' if len(absent) == 1 else 'have'} not come within "

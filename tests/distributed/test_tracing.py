@@ -4,7 +4,7 @@ import logging
 
 import tensorflow as tf
 
-from trainer import tracing
+from trainer.distributed import tracing
 
 
 def warnings_of(function, caplog):

@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import logging
 
-from trainer import preemption, vertex
+from trainer.distributed import preemption, vertex
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 BUSY = (429, 503)

@@ -10,7 +10,8 @@ import tensorflow as tf
 from tensorflow.python.tpu import tpu_system_metadata
 from tensorflow.python.tpu.client import client
 
-from trainer import cluster, losses, models, optimizer, steps, tpus
+from trainer import losses, models, optimizer, steps
+from trainer.distributed import strategies, tpus
 from trainer.errors import InputError, PassingError
 
 
@@ -39,7 +40,7 @@ def test_the_client_that_knows_a_tpus_type_is_where_it_was():
 def test_newer_versions_are_refused(accelerator, monkeypatch):
     monkeypatch.setenv("TPU_ACCELERATOR_TYPE", accelerator)
     with pytest.raises(InputError) as error:
-        cluster.connect("tpu", tpu="local")
+        strategies.connect("tpu", tpu="local")
     assert str(error.value) == (
         f"--tpu=local is a {accelerator}, and TensorFlow runs on TPUs up to v5e and v5p only; use "
         "one of those (docs/tpu.md)."
@@ -48,7 +49,7 @@ def test_newer_versions_are_refused(accelerator, monkeypatch):
 
 def test_a_machine_without_a_chip_is_told_so():
     with pytest.raises(PassingError) as error:
-        cluster.connect("tpu")
+        strategies.connect("tpu")
     assert str(error.value) == (
         "--strategy=tpu --tpu=local finds no TPU (no chip is attached to this machine); run on a "
         "TPU VM with the tensorflow-tpu package, or name another --strategy."
@@ -58,7 +59,7 @@ def test_a_machine_without_a_chip_is_told_so():
 def test_a_tensorflow_that_is_not_built_for_tpus_is_named(monkeypatch):
     monkeypatch.setattr(tpus, "attached_chips", lambda: ["v5e"])  # but TensorFlow's error is real
     with pytest.raises(InputError) as error:
-        cluster.connect("tpu", tpu="local")
+        strategies.connect("tpu", tpu="local")
     assert type(error.value) is InputError  # no other start finds another
     assert str(error.value) == (
         f"--strategy=tpu --tpu=local finds a TPU, but TensorFlow {tf.__version__} as installed is "
@@ -81,7 +82,7 @@ def test_a_tpu_computes_in_bfloat16_and_is_asked_for_no_xla_of_its_own():
     )
     for jit_compile in ("auto", "true"):
         for synchronized in (False, True):
-            assert cluster.choose_arithmetic(
+            assert strategies.choose_arithmetic(
                 "auto", jit_compile, strategy, deterministic=False, synchronized=synchronized
             ) == ("bfloat16", False)
 
