@@ -77,10 +77,10 @@ def main(settings: Predict) -> None:
 
 def overlap(settings: Predict) -> float:
     """Returns the share of a tile that its neighbour covers, too."""
-    from trainer import tiles
+    from trainer.evaluate import sliding_window
 
     stride = 2**settings.depth
-    return (2 * tiles.halo_of(settings.depth, 3) + stride) / settings.tile
+    return (2 * sliding_window.halo_of(settings.depth, 3) + stride) / settings.tile
 
 
 def noise(settings: Predict) -> np.ndarray:

@@ -76,9 +76,9 @@ def count_seconds(job: config.Job, repeats: int = 5) -> np.ndarray:
     """Returns the seconds (wall, CPU) in which all evaluations count for pictures and curves."""
     import tensorflow as tf
 
-    from trainer import metrics
     from trainer.data import demo
     from trainer.data.dataset import schema
+    from trainer.evaluate import metrics
 
     manifest = schema.read_manifest(job.data.data_dir or demo.folder())
     split, classes = manifest.splits["val"], manifest.num_classes

@@ -7,8 +7,9 @@ from conftest import write_data
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata as hparams
 
-from trainer import config, evaluation, metrics
-from trainer.evaluation import Gallery, Scores
+from trainer import config
+from trainer.evaluate import evaluator, metrics
+from trainer.evaluate.evaluator import Gallery, Scores
 from trainer.models import build_unet
 from trainer.watch import board
 
@@ -82,7 +83,7 @@ def test_an_evaluation_gives_pictures_and_precision_recall(written, tmp_path_fac
     blank = np.zeros((24, 16), np.uint8)
     for index, dice in enumerate((0.5, 0.9, 0.1)):
         image = np.zeros((24, 16, 1), np.uint16)
-        gallery.offer(evaluation.Case(index, dice, image, blank, blank + 1.0, blank, blank))
+        gallery.offer(evaluator.Case(index, dice, image, blank, blank + 1.0, blank, blank))
     probabilities = np.zeros((2, metrics.BINS + 1, 2), np.int64)
     probabilities[:, 75] = 1, 3
     scores = Scores(

@@ -7,10 +7,11 @@ import tensorflow as tf
 from conftest import strategy_of
 
 from tests import rounding, runs
-from trainer import models, tiles
+from trainer import models
 from trainer.data.formats import reading, regions
 from trainer.data.input import normalization, pipeline
 from trainer.errors import InputError
+from trainer.evaluate import sliding_window
 from trainer.predict import ensemble, predictor
 
 
@@ -60,7 +61,7 @@ def test_tiles_equal_the_whole_image_without_seams(run_dir, loaded):
 @pytest.mark.slow
 def test_a_halo_that_is_too_small_would_show(run_dir, loaded, monkeypatch):
     image = picture(333, 290)
-    monkeypatch.setattr(tiles, "halo_of", lambda depth, kernel_size: 0)
+    monkeypatch.setattr(sliding_window, "halo_of", lambda depth, kernel_size: 0)
     tiled = predictor.Predictor([run_dir], strategy_of(1), tile=112)
     assert np.abs(tiled.probabilities(image) - loaded.probabilities(image)).max() > 1e-3
 

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from tests import gcs_server, rounding
 from tests.jobs import lines, only, results, start, start_workers, train, wait_for, wait_until
-from trainer import config, evaluation
+from trainer import config
+from trainer.evaluate import evaluator
 
 pytestmark = pytest.mark.slow
 
@@ -140,7 +141,7 @@ def test_two_devices_killed_end_bit_equal_to_two_that_were_not(data_dir, tmp_pat
     assert results(tmp_path / "killed") == results(tmp_path / "whole")
     assert checksums(tmp_path / "killed") == checksums(tmp_path / "whole")
     # And best/ scores on one device what was reported of two.
-    evaluation.evaluate_run(
+    evaluator.evaluate_run(
         config.Evaluate(run_dir=str(tmp_path / "whole"), split="val", worst_cases=0, best_cases=0)
     )
     summary = json.loads((tmp_path / "whole/evaluation/val/summary.json").read_text())

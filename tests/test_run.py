@@ -17,11 +17,12 @@ from conftest import SECRET, strategy_of, write_data
 import trainer
 from tests import rounding
 from tests.jobs import command, lines, only, start, start_workers, train
-from trainer import config, evaluation, run
+from trainer import config, run
 from trainer.checkpointing import checkpoint, run_metadata
 from trainer.data.dataset import schema
 from trainer.distributed import strategies
 from trainer.errors import InputError
+from trainer.evaluate import evaluator
 from trainer.predict import prediction
 from trainer.report import __main__ as report
 from trainer.storage import files
@@ -146,18 +147,18 @@ def test_a_run_that_cannot_be_written_to_is_evaluated_into_another_folder(finish
     (run_dir / "evaluation").touch()  # which keeps root, too, from writing there
     settings = {"run_dir": str(run_dir), "strategy": "one_device"}
     with pytest.raises(InputError) as error:
-        evaluation.evaluate_run(config.Evaluate(**settings))
+        evaluator.evaluate_run(config.Evaluate(**settings))
     assert str(error.value) == (
         f"--output={run_dir}/evaluation/test cannot be made: Not a directory; name another folder."
     )
     for _ in range(2):  # of which the second replaces what the first wrote
-        evaluation.evaluate_run(config.Evaluate(**settings, output=str(tmp_path / "out")))
+        evaluator.evaluate_run(config.Evaluate(**settings, output=str(tmp_path / "out")))
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["best", "cases.csv", "summary.json", "worst"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "cases.csv").write_text("my own")
     with pytest.raises(InputError, match=r"holds cases\.csv that no evaluation wrote"):
-        evaluation.evaluate_run(config.Evaluate(**settings, output=str(tmp_path / "mine")))
+        evaluator.evaluate_run(config.Evaluate(**settings, output=str(tmp_path / "mine")))
     assert (tmp_path / "mine" / "cases.csv").read_text() == "my own"
 
 
@@ -331,7 +332,7 @@ def test_folders_may_have_any_name(data_dir, tmp_path, monkeypatch):
     run.train(job)
     forget_after(pathlib.Path(name), 2)
     run.train(job)
-    evaluation.evaluate_run(config.Evaluate(run_dir=name, strategy="one_device"))
+    evaluator.evaluate_run(config.Evaluate(run_dir=name, strategy="one_device"))
     images = np.zeros((2, 40, 40), np.uint8)
     np.save(f"{name}.npy", images)
     both = {"run_dir": f"{name},{name}", "images": f"{name}.npy", "output": f"masks {name}"}
@@ -407,7 +408,7 @@ def test_names_of_any_kind_in_older_data_end_no_training(data_dir, tmp_path):
         assert {row["case"] for row in csv.DictReader(file)} == set(names)
     assert len(list((folder / "worst").iterdir())) == 3
     summary = json.loads((folder / "summary.json").read_text())
-    assert len(evaluation.table(summary).splitlines()) == 1 + 2 + 2
+    assert len(evaluator.table(summary).splitlines()) == 1 + 2 + 2
     report.main(config.Report(runs=str(tmp_path / "run")))
 
 

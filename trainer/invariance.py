@@ -16,11 +16,12 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import ahead, config, evaluation, json_text, losses, models, run, steps
+from trainer import ahead, config, json_text, losses, models, run, steps
 from trainer.data.dataset import schema
 from trainer.data.input import pipeline
 from trainer.distributed import strategies
 from trainer.errors import InputError
+from trainer.evaluate import evaluator
 from trainer.models import build
 from trainer.storage import files
 
@@ -268,10 +269,10 @@ def _train(
 
 def evaluate(
     strategy: tf.distribute.Strategy, model: keras.Model, job: config.Job
-) -> evaluation.Scores:
+) -> evaluator.Scores:
     """Evaluates the val split, as `trainer.task` does."""
     manifest = schema.read_manifest(job.data.data_dir)
-    return evaluation.Evaluator(
+    return evaluator.Evaluator(
         strategy,
         model,
         job.data.data_dir,
@@ -296,7 +297,7 @@ def compare_evaluation(
     )
 
 
-def compare_scores(one: evaluation.Scores, many: evaluation.Scores) -> list[Row]:
+def compare_scores(one: evaluator.Scores, many: evaluator.Scores) -> list[Row]:
     """Compares the counts of two evaluations, which must be equal, and every metric."""
     counts = [scores.counts.astype(np.float64) for scores in (one, many)]
     ours, theirs = counts

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import config, evaluation, export, flags, losses, models, optimizer, steps
+from trainer import config, export, flags, losses, models, optimizer, steps
 from trainer.checkpointing import best_weights, checkpoint, facts, run_metadata, transfer
 from trainer.checkpointing.background_writer import Writer
 from trainer.data import demo
@@ -21,6 +21,7 @@ from trainer.data.dataset import integrity, schema
 from trainer.data.input import pipeline, read_errors
 from trainer.distributed import heartbeat, preemption, rendezvous, strategies
 from trainer.errors import InputError
+from trainer.evaluate import evaluator
 from trainer.export import placement
 from trainer.models import build, norms
 from trainer.progress import Progress, Series, check_finite
@@ -127,7 +128,7 @@ def train(job: config.Job) -> None:
             lanes=models.packing.LANES[kind],
             timed=not job.device.deterministic and kind != "TPU",
         )
-        evaluate = evaluation.Evaluator(
+        evaluate = evaluator.Evaluator(
             strategy,
             evaluated,
             data_dir,
@@ -190,10 +191,10 @@ def train(job: config.Job) -> None:
             # Evaluate.
             due = step % eval_every == 0 or step == total_steps
             if due and step > progress.evaluated_step:
-                gallery = evaluation.Gallery(first=job.run.panels, worst=job.run.worst_panels)
-                with goodput.spending("evaluation"), contextlib.suppress(evaluation.CancelledError):
+                gallery = evaluator.Gallery(first=job.run.panels, worst=job.run.worst_panels)
+                with goodput.spending("evaluation"), contextlib.suppress(evaluator.CancelledError):
                     scores = evaluate("val", gallery.offer, is_cancelled)
-                    figures = evaluation.figures(scores)
+                    figures = evaluator.figures(scores)
                     weights = evaluated.trainable_variables if job.run.histograms else []
                     draw = functools.partial(
                         board.write_evaluation, scores, gallery, manifest, "val", weights
@@ -264,16 +265,16 @@ def train(job: config.Job) -> None:
             logging.warning(
                 "%s has no whole checkpoint: the last weights are evaluated.", best.directory
             )
-        gallery = evaluation.Gallery(worst=job.run.worst_cases, best=job.run.best_cases)
+        gallery = evaluator.Gallery(worst=job.run.worst_cases, best=job.run.best_cases)
         try:
             scores = evaluate(final_split, gallery.offer, is_cancelled)
-        except evaluation.CancelledError:
+        except evaluator.CancelledError:
             raise preemption.StoppedError(closing_words(request, step)) from None
         if chief:
             folder = os.path.join(job.run.run_dir, "evaluation", final_split)
-            evaluation.write(folder, scores, gallery, manifest, final_split)
+            evaluator.write(folder, scores, gallery, manifest, final_split)
             if final_split == "test":  # val has been reported
-                reporter.test(progress.best_step, evaluation.figures(scores))
+                reporter.test(progress.best_step, evaluator.figures(scores))
             if job.run.model_dir:
                 export.write(job.run.run_dir, job.run.model_dir, flag="model_dir")
             reporter.end(board.write_end)
@@ -602,7 +603,7 @@ def closing_words(request: preemption.Request, step: int) -> str:
 
 def closing_lines(
     job: config.Job,
-    scores: evaluation.Scores,
+    scores: evaluator.Scores,
     split: str,
     best_step: int,
     reason: str,
@@ -614,7 +615,7 @@ def closing_lines(
     curves = job.run.tensorboard_dir or os.path.join(job.run.run_dir, "tensorboard")
     return "\n".join(
         [
-            evaluation.table(scores.summary),
+            evaluator.table(scores.summary),
             "",
             f"{split} Dice, mean per image: {'undefined' if dice is None else f'{dice:.4f}'}"
             f"   ({reason}; best checkpoint: step {best_step})",

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from trainer import losses, metrics
+from trainer import losses
 from trainer.distributed import tracing
 from trainer.errors import InputError
+from trainer.evaluate import metrics
 from trainer.models import norms, packing
 
 Batch = Mapping[str, tf.Tensor]

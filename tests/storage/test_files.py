@@ -7,10 +7,11 @@ import threading
 
 import pytest
 
-from trainer import config, evaluate, flags, task
+from trainer import config, flags, task
 from trainer.data import inspect
 from trainer.data.prepare import preparation
 from trainer.errors import InputError
+from trainer.evaluate import __main__ as evaluate
 from trainer.storage import files
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import config, tiles
+from trainer import config
 from trainer.checkpointing import best_weights
 from trainer.data import demo
 from trainer.data.dataset import schema
 from trainer.data.input import normalization, pipeline
 from trainer.errors import InputError
+from trainer.evaluate import sliding_window
 from trainer.export import lite, model_card, onnx_model, placement, serving
 from trainer.models import plain
 from trainer.predict import predictor
@@ -36,7 +37,7 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
     model, step = best_weights.best_model(settings.run_dir, run)
     stride = 2**job.model.depth
     multiple = max(pipeline.PADDED_SIDE, stride)
-    halo = tiles.halo_of(job.model.depth, job.model.kernel_size)
+    halo = sliding_window.halo_of(job.model.depth, job.model.kernel_size)
     tile = _checked_tile(settings.tile, halo, multiple)
     units = (job.data.normalize, data["mean"], data["std"])
 

@@ -7,10 +7,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer import config, models, tiles, turns
+from trainer import config, models
 from trainer.checkpointing import best_weights
 from trainer.data.input import normalization
 from trainer.errors import InputError
+from trainer.evaluate import sliding_window, symmetries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +64,11 @@ class Ensemble:
         depths = [member.job.model.depth for member in self.members]
         self.stride = 2 ** max(depths)
         halos = [
-            tiles.halo_of(member.job.model.depth, member.job.model.kernel_size)
+            sliding_window.halo_of(member.job.model.depth, member.job.model.kernel_size)
             for member in self.members
         ]
         self.halo = -(-max(halos) // self.stride) * self.stride
-        self._turns = turns.TURNS[tta]
+        self._turns = symmetries.TURNS[tta]
 
     @property
     def uses_statistics(self) -> bool:

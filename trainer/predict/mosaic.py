@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from trainer import tiles
+from trainer.evaluate import sliding_window
 
 
 class Mosaic:
@@ -28,7 +28,7 @@ class Mosaic:
         padded = tuple(-(-length // multiple) * multiple for length in size)
         self.sides = tuple(min(tile, length) for length in padded)
         self._weights = [
-            tiles.shares(length, side, halo, stride)
+            sliding_window.shares(length, side, halo, stride)
             for length, side in zip(padded, self.sides, strict=True)
         ]
         self.corners = list(itertools.product(*self._weights))

@@ -17,8 +17,9 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams import summary as hparams
 from tensorboard.plugins.pr_curve import summary as pr_curve
 
-from trainer import config, evaluation, json_text, metrics
+from trainer import config, json_text
 from trainer.data.dataset import schema
+from trainer.evaluate import evaluator, metrics
 from trainer.watch import charts, graph, panels
 from trainer.watch.figures import CHARTS, description
 
@@ -75,8 +76,8 @@ def write_end() -> None:
 
 
 def write_evaluation(
-    scores: evaluation.Scores,
-    gallery: evaluation.Gallery,
+    scores: evaluator.Scores,
+    gallery: evaluator.Gallery,
     manifest: schema.Manifest,
     split: str,
     weights: Sequence[keras.Variable] = (),
@@ -84,9 +85,9 @@ def write_evaluation(
     """Writes the pictures and curves of an evaluation, and histograms of `weights`."""
     names = manifest.splits[split].cases
     for case in gallery.cases("first"):
-        image(f"cases/{names[case.index]}", evaluation.panel_of(case, manifest, split), CASE)
+        image(f"cases/{names[case.index]}", evaluator.panel_of(case, manifest, split), CASE)
     for rank, case in enumerate(gallery.cases("worst"), 1):
-        image(f"worst/{rank}", evaluation.panel_of(case, manifest, split), WORST)
+        image(f"worst/{rank}", evaluator.panel_of(case, manifest, split), WORST)
     classes = [entry.name for entry in manifest.classes]
     image("confusion", charts.confusion_matrix(scores.confusions, classes), CONFUSION)
     image("reliability", charts.reliability(scores.probabilities, classes[1:]), RELIABILITY)

@@ -14,10 +14,11 @@ import tensorflow as tf
 from conftest import strategy_of, write_data
 
 from tests import rounding
-from trainer import evaluation, losses, metrics, models
+from trainer import losses, models
 from trainer.data.dataset import schema
 from trainer.data.input import normalization
 from trainer.errors import InputError
+from trainer.evaluate import evaluator, metrics
 from trainer.watch import board
 
 # Seven images of three sizes: no batch size but 1 and 7 divides them, and sides are not multiples
@@ -46,7 +47,7 @@ def pointwise_model(replicas=1):
 def evaluator_of(
     data, model, *, replicas=1, batch_size=2, tile=1024, normalize="image", tta="none"
 ):
-    return evaluation.Evaluator(
+    return evaluator.Evaluator(
         strategy_of(replicas),
         model,
         *data,
@@ -159,16 +160,16 @@ def test_turned_images_give_the_scores_of_upright_ones_where_each_pixel_is_by_it
 
 
 def test_the_worst_cases_come_worst_first():
-    worst = evaluation.Extreme(2)
+    worst = evaluator.Extreme(2)
     for index, dice in enumerate([0.9, 0.2, 0.5, 0.4]):
-        worst.offer(evaluation.Case(index, dice, *[np.zeros(0)] * 5))
+        worst.offer(evaluator.Case(index, dice, *[np.zeros(0)] * 5))
     assert [case.index for case in worst.cases()] == [1, 3]
 
 
 def test_the_best_cases_come_best_first_and_the_first_in_order():
-    gallery = evaluation.Gallery(first=2, best=2)
+    gallery = evaluator.Gallery(first=2, best=2)
     for index, dice in [(1, 0.9), (0, 0.2), (3, 0.5), (2, 0.95)]:
-        gallery.offer(evaluation.Case(index, dice, *[np.zeros(0)] * 5))
+        gallery.offer(evaluator.Case(index, dice, *[np.zeros(0)] * 5))
     assert [case.index for case in gallery.cases("best")] == [2, 1]
     assert [case.index for case in gallery.cases("first")] == [0, 1]
     assert gallery.cases("worst") == []
@@ -181,7 +182,7 @@ def test_cases_are_shown_as_they_are_stored(data, normalize):
         for record in tf.data.TFRecordDataset(str(path)):
             example = schema.decode(record, data[1])
             stored[example["name"].numpy().decode()] = example["image"].numpy()
-    gallery = evaluation.Gallery(first=7)
+    gallery = evaluator.Gallery(first=7)
     evaluator_of(data, pointwise_model(), normalize=normalize)("val", gallery.offer)
     for case in gallery.cases("first"):
         name = data[1].splits["val"].cases[case.index]
@@ -199,21 +200,21 @@ def test_confusions_and_probabilities_count_every_valid_pixel_once(scores):
 
 
 def test_figures_name_classes_and_terms(scores):
-    found = evaluation.figures(scores)
+    found = evaluator.figures(scores)
     assert list(found)[:3] == ["loss", "dice", "iou"]
     assert found["loss"] == pytest.approx(found["loss/cross_entropy"] + found["loss/soft_dice"])
     assert found["dice"] == pytest.approx((found["dice/class1"] + found["dice/class2"]) / 2)
 
 
 def test_a_perfect_case_without_foreground_has_dice_1():
-    assert evaluation._case_dice(np.array([[9, 9, 9], [0, 0, 0]])) == 1.0
-    assert evaluation._case_dice(np.array([[9, 9, 9], [2, 2, 1]])) == 0.5
+    assert evaluator._case_dice(np.array([[9, 9, 9], [0, 0, 0]])) == 1.0
+    assert evaluator._case_dice(np.array([[9, 9, 9], [2, 2, 1]])) == 0.5
 
 
 def test_cases_summary_and_pictures_are_written(data, tmp_path):
-    gallery = evaluation.Gallery(worst=2, best=1)
+    gallery = evaluator.Gallery(worst=2, best=1)
     scores = evaluator_of(data, pointwise_model())("val", gallery.offer)
-    evaluation.write(str(tmp_path / "out"), scores, gallery, data[1], "val")
+    evaluator.write(str(tmp_path / "out"), scores, gallery, data[1], "val")
     with open(tmp_path / "out" / "cases.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 7 * 3
@@ -232,16 +233,16 @@ def test_pictures_of_others_stay_and_a_folder_that_was_not_finished_is_an_evalua
     data, tmp_path, monkeypatch
 ):
     out = tmp_path / "out"
-    gallery = evaluation.Gallery(worst=2)
+    gallery = evaluator.Gallery(worst=2)
     scores = evaluator_of(data, pointwise_model())("val", gallery.offer)
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "cases_csv", lambda *arguments: 1 / 0)  # in place of a kill
+        patch.setattr(evaluator, "cases_csv", lambda *arguments: 1 / 0)  # in place of a kill
         with pytest.raises(ZeroDivisionError):
-            evaluation.write(str(out), scores, gallery, data[1], "val")
-    evaluation.check_output(str(out))
-    evaluation.write(str(out), scores, gallery, data[1], "val")
+            evaluator.write(str(out), scores, gallery, data[1], "val")
+    evaluator.check_output(str(out))
+    evaluator.write(str(out), scores, gallery, data[1], "val")
     (out / "worst" / "notes.png").write_text("mine")
-    evaluation.write(str(out), scores, evaluation.Gallery(), data[1], "val")
+    evaluator.write(str(out), scores, evaluator.Gallery(), data[1], "val")
     assert [path.name for path in (out / "worst").iterdir()] == ["notes.png"]
 
 
@@ -251,9 +252,9 @@ def test_cases_may_have_any_name(data, tmp_path):
     names = ["p1/a", "p2/a", "two\nlines", "a,b", "back\\slash", "é" * 100, "a"]
     split = dataclasses.replace(split, cases=tuple(names))
     named = dataclasses.replace(manifest, splits={**manifest.splits, "val": split})
-    gallery = evaluation.Gallery(worst=7, first=7)
+    gallery = evaluator.Gallery(worst=7, first=7)
     scores = evaluator_of((folder, named), pointwise_model())("val", gallery.offer)
-    evaluation.write(str(tmp_path / "out"), scores, gallery, named, "val")
+    evaluator.write(str(tmp_path / "out"), scores, gallery, named, "val")
     with open(tmp_path / "out" / "cases.csv", newline="") as file:
         assert [row["case"] for row in csv.DictReader(file)][::3] == names
     pictures = {path.name[3:] for path in (tmp_path / "out" / "worst").iterdir()}
@@ -284,7 +285,7 @@ def test_an_unreadable_case_counts_for_nothing_and_has_no_line(data, scores, tmp
     expected = metrics.summarize(scores.counts[kept], scores.soft[kept], names)
     assert found.summary["images"] == expected["images"] == 6
     assert found.summary["dice"] == expected["dice"]
-    rows = evaluation.cases_csv(found, manifest, "val").splitlines()[1:]
+    rows = evaluator.cases_csv(found, manifest, "val").splitlines()[1:]
     assert [row.split(",")[0] for row in rows[::3]] == [split.cases[n] for n in kept]
 
 
@@ -303,14 +304,14 @@ def test_an_image_that_cannot_be_decoded_is_named(data, tmp_path):
 
 
 def test_the_table_has_a_line_for_each_class_and_mean(scores):
-    lines = evaluation.table(scores.summary).splitlines()
+    lines = evaluator.table(scores.summary).splitlines()
     heads = [line.split("  ")[0] for line in lines]
     assert heads == ["class", "class0", "class1", "class2", "mean, foreground", "mean, all"]
     assert len({len(line) for line in lines}) == 1
 
 
 def test_workers_with_unequal_work_leave_an_evaluation_together(monkeypatch):
-    monkeypatch.setattr(evaluation, "ROUND_SECONDS", 0.01)
+    monkeypatch.setattr(evaluator, "ROUND_SECONDS", 0.01)
 
     def run(counts, asked=None):
         """Has a thread per worker go through its batches; `asked` = (worker, batch) is stopped."""
@@ -335,10 +336,8 @@ def test_workers_with_unequal_work_leave_an_evaluation_together(monkeypatch):
 
             found[worker] = 0
             try:
-                list(
-                    evaluation.in_agreement(batches(), is_cancelled, len(counts), sum_over_workers)
-                )
-            except evaluation.CancelledError:
+                list(evaluator.in_agreement(batches(), is_cancelled, len(counts), sum_over_workers))
+            except evaluator.CancelledError:
                 cancelled.add(worker)
 
         cancelled = set()

@@ -7,13 +7,13 @@ import tensorflow as tf
 from scipy import special
 
 from tests import rounding
-from trainer import turns
+from trainer.evaluate import symmetries
 
 
 def test_the_eight_turns_are_different_and_are_undone():
     image = tf.reshape(tf.range(6), (1, 2, 3, 1))
     found = set()
-    for turn in turns.TURNS["d4"]:
+    for turn in symmetries.TURNS["d4"]:
         turned = turn.do(image)
         found.add((tuple(turned.shape), tuple(turned.numpy().ravel())))
         np.testing.assert_array_equal(turn.undo(turned), image)
@@ -37,7 +37,7 @@ def test_probabilities_of_turned_images_are_averaged(tta, number, classes, proba
     undone = (np.s_[:], np.s_[:, ::-1], np.s_[:, :, ::-1], np.s_[:, ::-1, ::-1])
     expected = [part[undone[n % 4]] for n, part in enumerate(expected)][:number]
 
-    logits = turns.averaging(model, tta)(tf.constant(images), training=False).numpy()
+    logits = symmetries.averaging(model, tta)(tf.constant(images), training=False).numpy()
     assert np.isfinite(logits).all()  # though probabilities are 0 and 1 in float32
     found = of_logits(logits, classes)
     # Logits of up to 100, each a sum of 9 × 2 products; probabilities move by a quarter of them.

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import config, json_text, losses, metrics, steps, tiles, turns
+from trainer import config, json_text, losses, steps
 from trainer.checkpointing import best_weights, checkpoint
 from trainer.data import demo
 from trainer.data.dataset import integrity, schema
@@ -25,6 +25,7 @@ from trainer.data.formats import reading
 from trainer.data.input import pipeline, read_errors
 from trainer.distributed import strategies
 from trainer.errors import InputError
+from trainer.evaluate import metrics, sliding_window, symmetries
 from trainer.models import packing
 from trainer.storage import files
 from trainer.watch import panels
@@ -170,7 +171,7 @@ class Evaluator:
         self._terms = terms
         self._normalize = normalize
         self._stride = 2**depth
-        self._halo = tiles.halo_of(depth, kernel_size)
+        self._halo = sliding_window.halo_of(depth, kernel_size)
         self._batch_size = -(-batch_size // replicas) * replicas
         self._tile = tile // self._stride * self._stride
         self._batches: dict[str, tf.data.Dataset] = {}  # of each split, once it was asked for
@@ -180,7 +181,7 @@ class Evaluator:
         kind = strategies.device_kind(strategy)
         self._forward = steps.forward_step(
             strategy,
-            turns.averaging(packing.packed(model, packing.LANES[kind]), tta),
+            symmetries.averaging(packing.packed(model, packing.LANES[kind]), tta),
             jit_compile=kind == "GPU",
             gather_on="CPU:0" if kind == "TPU" else None,
         )
@@ -192,7 +193,7 @@ class Evaluator:
             for *sides, _ in self._manifest.splits[split].sizes:
                 longest = -(-max(sides) // multiple) * multiple
                 if longest > self._tile:
-                    tiles.starts(longest, self._tile, self._halo, self._stride)
+                    sliding_window.starts(longest, self._tile, self._halo, self._stride)
 
     def __call__(
         self,
@@ -280,7 +281,7 @@ class Evaluator:
         if max(images.shape[1:3]) <= self._tile:
             return self._forward(images)
         whole = [
-            tiles.predict_tiled(
+            sliding_window.predict_tiled(
                 image.numpy(),
                 lambda parts: self._forward(tf.constant(parts)).numpy(),
                 tile=self._tile,
@@ -495,7 +496,7 @@ def evaluate_run(settings: config.Evaluate) -> None:
     strategy = strategies.connect(settings.strategy, settings.tpu, settings.virtual_devices)
     worker, num_workers = strategies.worker_of(strategy)
     add = functools.partial(strategies.sum_over_workers, strategy)
-    turned = len(turns.TURNS[settings.tta])
+    turned = len(symmetries.TURNS[settings.tta])
     name = settings.split if turned == 1 else f"{settings.split}-{settings.tta}"
     folder = settings.output or os.path.join(settings.run_dir, "evaluation", name)
     if worker == 0:

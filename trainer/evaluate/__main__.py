@@ -7,10 +7,10 @@ from trainer.storage import files
 def main(settings: config.Evaluate) -> None:
     """Evaluates; TensorFlow is imported only once the flags are found to be good."""
     with flags.importing():
-        from trainer import evaluation
+        from trainer.evaluate import evaluator
 
     files.register_stores(settings.run_dir, settings.data_dir, settings.output, settings.json)
-    evaluation.evaluate_run(settings)
+    evaluator.evaluate_run(settings)
 
 
 if __name__ == "__main__":

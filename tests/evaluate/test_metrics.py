@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests import rounding
-from trainer import metrics
+from trainer.evaluate import metrics
 
 LOG3 = math.log(3.0)  # the logit of probability 3/4
 

@@ -1,0 +1,1 @@
+"""Exact evaluation: sliding windows, metrics per image, scores of a split."""
