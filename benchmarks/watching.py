@@ -25,9 +25,9 @@ DEMO = ("--filters=8", "--crop=128", "--steps=400", "--learning_rate=2e-3", "--w
 def main(job: config.Job) -> None:
     """Runs the job and prints seconds and shares."""
     from trainer import run
-    from trainer.watch import board
-    from trainer.watch.journal import Journal
-    from trainer.watch.vitals import Vitals
+    from trainer.monitoring import tensorboard
+    from trainer.monitoring.metrics_log import Journal
+    from trainer.monitoring.resource_stats import Vitals
 
     spent: dict[str, np.ndarray] = {}
 
@@ -45,7 +45,7 @@ def main(job: config.Job) -> None:
 
     clocked(run, "first_examples", "first training batch, read")
     clocked(Journal, "start", "passport, layers, first batch, written")
-    clocked(board, "write_evaluation", "panels, curves, confusions")
+    clocked(tensorboard, "write_evaluation", "panels, curves, confusions")
     clocked(Vitals, "figures", "weight norm, memory")
     clocked(Journal, "train", "training figures, written")
     clocked(Journal, "validation", "validation figures, written")

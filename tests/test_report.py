@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tests.jobs import command
+from trainer.drawing import panels
 from trainer.errors import InputError
 from trainer.report import curves, page, runs
-from trainer.watch import panels
 
 SUMMARY = {
     "dice": 0.75,

@@ -24,12 +24,12 @@ from trainer.errors import InputError
 from trainer.evaluate import evaluator
 from trainer.export import placement
 from trainer.models import build, norms
+from trainer.monitoring import metrics_log, tensorboard, terminal
+from trainer.monitoring.goodput import Goodput, Speed
+from trainer.monitoring.profiler import Trace
+from trainer.monitoring.resource_stats import Vitals
 from trainer.progress import Progress, Series, check_finite
 from trainer.storage import files, lock
-from trainer.watch import board, journal, terminal
-from trainer.watch.goodput import Goodput, Speed
-from trainer.watch.trace import Trace
-from trainer.watch.vitals import Vitals
 
 STEPS_PER_LOOP = {"CPU": 10, "GPU": 50, "TPU": 100}
 LOOP_SECONDS = 5.0  # so that a job that is asked to stop hears it in time
@@ -158,7 +158,7 @@ def train(job: config.Job) -> None:
         checkpoint_every = job.run.checkpoint_every or eval_every
         report_every = job.device.steps_per_loop or STEPS_PER_LOOP[kind]
         reporter = stack.enter_context(
-            journal.Journal(
+            metrics_log.Journal(
                 job.run.run_dir,
                 chief,
                 step,
@@ -171,7 +171,7 @@ def train(job: config.Job) -> None:
             with reading(0, 1):
                 batch = first_examples(stream)
             classes = [entry.name for entry in manifest.classes]
-            reporter.start(lambda: board.write_start(job, run, model, batch, classes))
+            reporter.start(lambda: tensorboard.write_start(job, run, model, batch, classes))
         writer = stack.enter_context(Writer(job.run.checkpoint_patience))
         trace = stack.enter_context(Trace(job.run.traced_steps(), reporter, chief))
         vitals = Vitals(strategy, model)
@@ -197,7 +197,7 @@ def train(job: config.Job) -> None:
                     figures = evaluator.figures(scores)
                     weights = evaluated.trainable_variables if job.run.histograms else []
                     draw = functools.partial(
-                        board.write_evaluation, scores, gallery, manifest, "val", weights
+                        tensorboard.write_evaluation, scores, gallery, manifest, "val", weights
                     )
                     reporter.validation(step, figures, draw)
                     progress = progress.after(step, job.run.best_metric, figures)
@@ -277,7 +277,7 @@ def train(job: config.Job) -> None:
                 reporter.test(progress.best_step, evaluator.figures(scores))
             if job.run.model_dir:
                 export.write(job.run.run_dir, job.run.model_dir, flag="model_dir")
-            reporter.end(board.write_end)
+            reporter.end(tensorboard.write_end)
             lines = closing_lines(
                 job, scores, final_split, progress.best_step, ending.reason, speed
             )
@@ -317,7 +317,7 @@ def restore_together(
 
 
 def save(
-    reporter: journal.Journal,
+    reporter: metrics_log.Journal,
     snapshot: checkpoint.Snapshot,
     checkpoints: checkpoint.Checkpoints,
     keep: int,
@@ -376,7 +376,7 @@ def open_run(
     folders = (os.path.join(job.run.run_dir, name) for name in ("checkpoints", "best"))
     begun = any(checkpoint.Checkpoints(folder, {}).steps() for folder in folders)
     if not (old or begun):
-        journal.check_unused(job.run.run_dir)
+        metrics_log.check_unused(job.run.run_dir)
     if not begun:
         old = None  # there is nothing to go on from, and nothing that other settings would spoil
     total_steps = job.optimization.total_steps(train_split.examples, job.data.batch_size)
@@ -588,7 +588,7 @@ def reading_explained(
 def first_examples(stream: tf.data.Dataset) -> dict[str, np.ndarray]:
     """Returns examples of the first batch of a stream, which begins anew for it."""
     batch = next(iter(stream))
-    return {name: value[: board.SHEET].numpy() for name, value in batch.items()}
+    return {name: value[: tensorboard.SHEET].numpy() for name, value in batch.items()}
 
 
 def closing_words(request: preemption.Request, step: int) -> str:

@@ -12,7 +12,7 @@ import pytest
 from tests.jobs import ROOT, SMALL
 from trainer import config, flags
 from trainer.distributed import vertex
-from trainer.watch.journal import Journal
+from trainer.monitoring.metrics_log import Journal
 
 BASE = "gs://b/runs/nuclei"
 AIP = {

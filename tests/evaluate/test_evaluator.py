@@ -19,7 +19,7 @@ from trainer.data.dataset import schema
 from trainer.data.input import normalization
 from trainer.errors import InputError
 from trainer.evaluate import evaluator, metrics
-from trainer.watch import board
+from trainer.monitoring import tensorboard
 
 # Seven images of three sizes: no batch size but 1 and 7 divides them, and sides are not multiples
 # of the stride.
@@ -263,7 +263,7 @@ def test_cases_may_have_any_name(data, tmp_path):
         f"{'é' * 60}.png",
     }
     with tf.summary.create_file_writer(str(tmp_path / "events")).as_default(step=1):
-        board.write_evaluation(scores, gallery, named, "val")
+        tensorboard.write_evaluation(scores, gallery, named, "val")
 
 
 def test_an_unreadable_case_counts_for_nothing_and_has_no_line(data, scores, tmp_path):

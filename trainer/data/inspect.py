@@ -19,9 +19,9 @@ from trainer import config, flags
 from trainer.data import demo
 from trainer.data.dataset import schema
 from trainer.data.formats import reading
+from trainer.drawing import panels
 from trainer.errors import InputError
 from trainer.storage import files
-from trainer.watch import panels
 
 MARK = "trainer.data.inspect"  # in every sheet
 SIZES_SHOWN = 8

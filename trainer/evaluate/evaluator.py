@@ -24,11 +24,11 @@ from trainer.data.dataset import integrity, schema
 from trainer.data.formats import reading
 from trainer.data.input import pipeline, read_errors
 from trainer.distributed import strategies
+from trainer.drawing import panels
 from trainer.errors import InputError
 from trainer.evaluate import metrics, sliding_window, symmetries
 from trainer.models import packing
 from trainer.storage import files
-from trainer.watch import panels
 
 MOST_LETTERS = 60  # of a case in a file's name; four bytes each are less than the 255 of most disks
 PICTURE = re.compile(r"\d{2,}-.*\.png", re.DOTALL)  # of a case; what else is beside them stays

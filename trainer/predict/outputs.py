@@ -29,11 +29,11 @@ from PIL import Image
 from trainer import config, json_text
 from trainer.data.formats import discovery, mask_writer, regions
 from trainer.data.formats.npy_stream import RowFile
+from trainer.drawing import panels
 from trainer.errors import InputError
 from trainer.predict import instances, predictor
 from trainer.predict import record as records
 from trainer.storage import files, listing, lock
-from trainer.watch import panels
 
 NAME = "prediction.json"
 SCRATCH = ".unfinished"

@@ -10,9 +10,9 @@ import jinja2
 import markupsafe
 
 from trainer import json_text
+from trainer.monitoring.scalars import FIGURES, unit_of
 from trainer.report import curves
 from trainer.report.runs import SCORES, Run
-from trainer.watch.figures import FIGURES, unit_of
 
 # Okabe and Ito's colours, in an order that begins with the most distinct on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")

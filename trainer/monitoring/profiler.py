@@ -5,13 +5,13 @@ import types
 
 import tensorflow as tf
 
-from trainer.watch import journal
+from trainer.monitoring import metrics_log
 
 
 class Trace:
     """Traces the steps from `first` to `last`, once; used as a context, which ends it early."""
 
-    def __init__(self, steps: tuple[int, int] | None, reporter: journal.Journal, chief: bool):
+    def __init__(self, steps: tuple[int, int] | None, reporter: metrics_log.Journal, chief: bool):
         """Traces nothing yet.
 
         Args:

@@ -18,9 +18,9 @@ from tensorboard.plugins.scalar import summary_v2 as scalar
 from trainer import json_text
 from trainer.distributed import vertex
 from trainer.errors import InputError
+from trainer.monitoring import scalars as names
+from trainer.monitoring.terminal import Terminal
 from trainer.storage import files
-from trainer.watch import figures as names
-from trainer.watch.terminal import Terminal
 
 METRICS = "metrics.jsonl"
 ANY_OWNER = "(?:[0-9a-f]{8}[.])?"  # see `_owner`; earlier releases wrote none

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from trainer.watch.goodput import Goodput, Speed
+from trainer.monitoring.goodput import Goodput, Speed
 
 
 class Clock:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainer.watch import panels
+from trainer.drawing import panels
 
 ORANGE, BLUE = panels.CLASS_COLOURS[:2]
 

@@ -19,9 +19,10 @@ from tensorboard.plugins.pr_curve import summary as pr_curve
 
 from trainer import config, json_text
 from trainer.data.dataset import schema
+from trainer.drawing import panels
 from trainer.evaluate import evaluator, metrics
-from trainer.watch import charts, graph, panels
-from trainer.watch.figures import CHARTS, description
+from trainer.monitoring import charts, graph
+from trainer.monitoring.scalars import CHARTS, description
 
 COMPARED = {  # column of the table of runs → (folder, tag)
     "dice": ("val", "dice"),

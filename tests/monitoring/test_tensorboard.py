@@ -11,7 +11,7 @@ from trainer import config
 from trainer.evaluate import evaluator, metrics
 from trainer.evaluate.evaluator import Gallery, Scores
 from trainer.models import build_unet
-from trainer.watch import board
+from trainer.monitoring import tensorboard
 
 
 @pytest.fixture
@@ -45,7 +45,9 @@ def test_a_run_begins_with_settings_passport_network_and_training_batch(written)
         "valid": np.ones((2, 16, 16), np.float32),
     }
     model = build_unet((None, None, 5), 4, 1, depth=1)
-    values, graphs = written(lambda: board.write_start(job, run, model, batch, ["none", "disc"]))
+    values, graphs = written(
+        lambda: tensorboard.write_start(job, run, model, batch, ["none", "disc"])
+    )
     assert len(graphs) == 1
     layout = layout_pb2.Layout.FromString(
         tf.make_ndarray(values["custom_scalars__config__"].tensor).item()
@@ -69,7 +71,7 @@ def test_a_run_begins_with_settings_passport_network_and_training_batch(written)
 
 
 def test_a_name_stays_in_its_cell_of_the_passport():
-    assert board._table({"data": {"a|b\nc": "d|e\nf"}}).splitlines() == [
+    assert tensorboard._table({"data": {"a|b\nc": "d|e\nf"}}).splitlines() == [
         "| setting | value |",
         "| --- | --- |",
         r'| data a\|b c | "d\|e\nf" |',
@@ -90,7 +92,9 @@ def test_an_evaluation_gives_pictures_and_precision_recall(written, tmp_path_fac
         np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), np.ones(3, bool), np.eye(3), probabilities, 0, {}
     )
     weight = build_unet((None, None, 1), 4, 1, depth=1).trainable_variables[0]
-    values, _ = written(lambda: board.write_evaluation(scores, gallery, manifest, "val", [weight]))
+    values, _ = written(
+        lambda: tensorboard.write_evaluation(scores, gallery, manifest, "val", [weight])
+    )
     assert set(values) == {
         "cases/val0",
         "cases/val1",

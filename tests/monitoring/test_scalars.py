@@ -4,24 +4,24 @@ import re
 
 import pytest
 
-from trainer.watch import figures
+from trainer.monitoring import scalars
 
 
 def test_every_chart_shows_figures_that_exist_and_every_figure_is_in_one():
-    names = [*figures.FIGURES, "dice/a", "iou/a", "loss/cross_entropy"]
-    charts = [tag for shown in figures.CHARTS.values() for tag in shown.values()]
+    names = [*scalars.FIGURES, "dice/a", "iou/a", "loss/cross_entropy"]
+    charts = [tag for shown in scalars.CHARTS.values() for tag in shown.values()]
     shown = {tag: [name for name in names if re.match(tag, name)] for tag in charts}
     assert all(shown.values()), shown
     assert set().union(*shown.values()) == set(names) - {"iou"}  # which follows dice
 
 
 def test_a_figure_of_one_class_says_so():
-    assert figures.description("dice/a b").startswith(
+    assert scalars.description("dice/a b").startswith(
         "**a b** alone. 2 both / (truth + prediction)"
     )
-    assert figures.description("host_memory_gib").endswith("Unit: GiB.")
+    assert scalars.description("host_memory_gib").endswith("Unit: GiB.")
 
 
 def test_an_unknown_figure_is_a_defect():
     with pytest.raises(KeyError):
-        figures.description("speed")
+        scalars.description("speed")

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from trainer.watch import charts, panels
+from trainer.drawing import panels
+from trainer.monitoring import charts
 
 
 def test_a_confusion_matrix_colours_shares_of_its_rows():

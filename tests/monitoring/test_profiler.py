@@ -7,13 +7,16 @@ import tensorflow as tf
 
 from trainer import config
 from trainer.errors import InputError
-from trainer.watch import journal
-from trainer.watch.trace import Trace
+from trainer.monitoring import metrics_log
+from trainer.monitoring.profiler import Trace
 
 
 @contextlib.contextmanager
 def open_trace(folder, steps):
-    with journal.Journal(str(folder), True, 0, 20) as reporter, Trace(steps, reporter, True) as it:
+    with (
+        metrics_log.Journal(str(folder), True, 0, 20) as reporter,
+        Trace(steps, reporter, True) as it,
+    ):
         yield it
 
 
@@ -33,7 +36,7 @@ def train(trace, total, every):
 @pytest.mark.parametrize("chief", [True, False])
 def test_all_workers_stop_at_each_traced_step_and_the_chief_traces(tmp_path, chief):
     with (
-        journal.Journal(str(tmp_path), chief, 0, 20) as reporter,
+        metrics_log.Journal(str(tmp_path), chief, 0, 20) as reporter,
         Trace((7, 9), reporter, chief) as trace,
     ):
         calls = train(trace, 20, 5)
@@ -58,7 +61,10 @@ def test_a_trace_reaches_an_object_store_with_the_next_checkpoint(gcs, bucket):
     def planes():
         return [name for name in gcs.names(f"{bucket}/tensorboard/") if "xplane" in name]
 
-    with journal.Journal(bucket, True, 0, 20) as reporter, Trace((2, 3), reporter, True) as trace:
+    with (
+        metrics_log.Journal(bucket, True, 0, 20) as reporter,
+        Trace((2, 3), reporter, True) as trace,
+    ):
         train(trace, 5, 5)
         assert planes() == []
         reporter.flush()

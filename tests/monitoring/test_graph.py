@@ -1,7 +1,7 @@
 """The network's graph."""
 
 from trainer.models import build_unet
-from trainer.watch import graph
+from trainer.monitoring import graph
 
 
 def test_layers_are_nodes_whose_inputs_are_the_layers_before():

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from trainer.drawing.panels import CLASS_COLOURS, class_colour, draw_quantity
 from trainer.evaluate import metrics
-from trainer.watch.panels import CLASS_COLOURS, class_colour, draw_quantity
 
 PAPER, INK, FAINT = (255, 255, 255), (40, 40, 40), (200, 200, 200)
 SIDE = 320  # of a plot, in pixels

@@ -1,0 +1,1 @@
+"""Images for people: panels of cases, their legends and captions."""
