@@ -23,7 +23,7 @@ from trainer.data.dataset import schema
 from trainer.distributed import strategies
 from trainer.errors import InputError
 from trainer.evaluate import evaluator
-from trainer.predict import prediction
+from trainer.predict import predict_images
 from trainer.report import __main__ as report
 from trainer.storage import files
 
@@ -336,7 +336,7 @@ def test_folders_may_have_any_name(data_dir, tmp_path, monkeypatch):
     images = np.zeros((2, 40, 40), np.uint8)
     np.save(f"{name}.npy", images)
     both = {"run_dir": f"{name},{name}", "images": f"{name}.npy", "output": f"masks {name}"}
-    prediction.predict(config.Predict(**both))
+    predict_images.predict(config.Predict(**both))
     report.main(config.Report(runs=f"{name},{name}"))
     checkpoint.main(config.Checkpoint(action="verify", run_dir=name))
     keras.saving.load_model(f"model {name}/model.keras")

@@ -16,13 +16,14 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import ahead, config, json_text, losses, models, run, steps
+from trainer import config, json_text, losses, models, run, steps
 from trainer.data.dataset import schema
 from trainer.data.input import pipeline
 from trainer.distributed import strategies
 from trainer.errors import InputError
 from trainer.evaluate import evaluator
 from trainer.models import build
+from trainer.predict import prefetch
 from trainer.storage import files
 
 NUM_STEPS = 10
@@ -164,7 +165,7 @@ def compare(strategy: tf.distribute.Strategy, jobs: Mapping[str, config.Job]) ->
     """
     rows = []
     alone, together = open_sides(strategy, next(iter(jobs.values())))
-    with ahead.reading((train(alone, job) for job in jobs.values()), len(jobs)) as trained_alone:
+    with prefetch.reading((train(alone, job) for job in jobs.values()), len(jobs)) as trained_alone:
         for name, job in jobs.items():
             many = train(together, job)
             one = next(trained_alone)

@@ -8,10 +8,10 @@ from trainer.storage import files
 def main(settings: config.Predict) -> None:
     """Predicts; TensorFlow is imported only once the flags are found to be good."""
     with flags.importing():
-        from trainer.predict import prediction
+        from trainer.predict import predict_images
 
     files.register_stores(*facts.folders(settings.run_dir), settings.images, settings.output)
-    prediction.predict(settings)
+    predict_images.predict(settings)
 
 
 if __name__ == "__main__":

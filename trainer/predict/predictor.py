@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer import ahead, steps
+from trainer import steps
 from trainer.data.formats import discovery, images, regions
 from trainer.data.input import pipeline
 from trainer.distributed import strategies
 from trainer.errors import InputError
-from trainer.predict import ensemble
-from trainer.predict.mosaic import Mosaic
+from trainer.predict import ensemble, prefetch
+from trainer.predict.stitching import Mosaic
 
 READ_AHEAD = 8  # tiles
 BATCHES_IN_FLIGHT = 2
@@ -161,7 +161,7 @@ class Predictor:
         """
         waiting: dict[tuple[int, ...], list[_Tile]] = collections.defaultdict(list)
         flying: collections.deque[tuple[list[_Tile], tf.Tensor]] = collections.deque()
-        with ahead.reading(self._tiles(openers), READ_AHEAD) as tiles_ahead:
+        with prefetch.reading(self._tiles(openers), READ_AHEAD) as tiles_ahead:
             for tile in tiles_ahead:
                 if isinstance(tile, Failure):
                     yield tile

@@ -23,7 +23,7 @@ from trainer import config, flags
 from trainer.data.formats import discovery, mask_writer
 from trainer.data.formats.npy_stream import RowFile
 from trainer.errors import InputError
-from trainer.predict import instances, outputs, prediction, predictor
+from trainer.predict import instances, outputs, predict_images, predictor
 from trainer.storage import files
 
 pytestmark = pytest.mark.slow  # networks are traced, and some processes started
@@ -64,7 +64,7 @@ def pictures(tmp_path):
 
 
 def predict(*arguments):
-    prediction.predict(flags.parse(config.Predict, ["predict", *arguments]))
+    predict_images.predict(flags.parse(config.Predict, ["predict", *arguments]))
 
 
 def arguments(run_dir, pictures, *others):
@@ -222,7 +222,7 @@ def test_what_cannot_be_is_one_line(run_dir, tmp_path, argv, message, capsys):
     given = [f"--run_dir={run_dir}", f"--images={tmp_path}", f"--output={tmp_path}/out"]
     argv = [*given, *(word.format(at=tmp_path) for word in argv)]
     with pytest.raises(SystemExit) as stop:
-        flags.run(config.Predict, prediction.predict, ["predict", *argv])
+        flags.run(config.Predict, predict_images.predict, ["predict", *argv])
     assert stop.value.code == 2
     said = capsys.readouterr().err.splitlines()
     assert said[-1].startswith(message.format(at=tmp_path))
