@@ -122,8 +122,8 @@ def show_difference(replicas: int) -> None:
     """Prints what `trainer.selfcheck` would say of norm=batch."""
     flags.prepare_environment()
     with flags.importing():
-        from trainer import invariance
         from trainer.distributed import strategies
+        from trainer.selfcheck import invariance
 
     strategy = strategies.connect("mirrored", virtual_devices=replicas)
     name = next(iter(invariance.CASES))

@@ -85,7 +85,7 @@ def assert_same(ours, theirs):
 
 @pytest.mark.slow
 def test_replicas_train_like_one_device_though_valid_pixels_are_uneven():
-    # One case, at every save; tests/test_invariance.py has all of them.
+    # One case, at every save; tests/selfcheck/test_invariance.py has all of them.
     assert_same(train(2), trained_alone())
 
 

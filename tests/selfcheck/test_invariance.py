@@ -7,9 +7,10 @@ import pytest
 import tensorflow as tf
 from conftest import strategy_of, without_bfloat16
 
-from trainer import config, invariance, losses, optimizer
+from trainer import config, losses, optimizer
 from trainer.distributed import strategies
 from trainer.models import norms
+from trainer.selfcheck import invariance
 
 FIRST = next(iter(invariance.CASES))
 # What a sum over more than two replicas is part of: a norm's statistics, batches in parts, or only

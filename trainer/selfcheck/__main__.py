@@ -9,7 +9,7 @@ from trainer.storage import files
 def main(settings: config.SelfCheck) -> None:
     """Checks; the exit status is 1 where replicas do not train like one."""
     with flags.importing():
-        from trainer import invariance
+        from trainer.selfcheck import invariance
 
     files.register_stores(settings.json)
     if not invariance.check(settings):

@@ -10,9 +10,11 @@ import tensorflow as tf
 from conftest import strategy_of
 
 from tests.jobs import environments
-from trainer import config, invariance, losses, selfcheck, steps
+from trainer import config, losses, steps
 from trainer.distributed import strategies
 from trainer.errors import InputError
+from trainer.selfcheck import __main__ as selfcheck
+from trainer.selfcheck import invariance
 
 FIRST = next(iter(invariance.CASES))
 # What is summed over workers: a norm's statistics, batches in parts, only losses and gradients.

@@ -1,0 +1,1 @@
+"""Checks that a machine trains as the promises say."""
