@@ -39,7 +39,7 @@ setuptools.setup(
     },
     install_requires=[
         "tensorflow>=2.17,<2.22",
-        # TensorFlow brings it; trainer.steps replaces a step of its optimizers.
+        # TensorFlow brings it; trainer.training.train_step replaces a step of its optimizers.
         "keras>=3.12,<3.16",
         "tensorboard>=2.17,<2.22",
         "absl-py>=2.1,<3",

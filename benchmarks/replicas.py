@@ -84,9 +84,10 @@ def replicated(settings: Replicas, option: tuple[str, str]) -> Callable[[], Any]
         import keras
         import tensorflow as tf
 
-        from trainer import losses, models, optimizer, steps
+        from trainer import models
         from trainer.distributed import strategies
         from trainer.models import norms
+        from trainer.training import losses, optimizers, train_step
 
     norms.NORMS["keras"] = lambda channels: keras.layers.BatchNormalization(
         momentum=norms.BATCH_MOMENTUM, synchronized=True
@@ -96,7 +97,7 @@ def replicated(settings: Replicas, option: tuple[str, str]) -> Callable[[], Any]
         model = models.build_unet(
             (None, None, 3), settings.filters, depth=settings.depth, norm=norm
         )
-        descent = optimizer.build_optimizer("adamw", 1e-3, 1e-4)
+        descent = optimizers.build_optimizer("adamw", 1e-3, 1e-4)
         descent.build(model.trainable_variables)
     shape = (settings.batch_size // settings.replicas, settings.crop, settings.crop)
     batch = {
@@ -106,7 +107,7 @@ def replicated(settings: Replicas, option: tuple[str, str]) -> Callable[[], Any]
     }
     data = tf.data.Dataset.from_tensors(batch).repeat()
     batches = iter(strategy.distribute_datasets_from_function(lambda context: data))
-    loop = steps.train_loop(
+    loop = train_step.train_loop(
         strategy,
         model,
         descent,

@@ -91,9 +91,9 @@ def ours(settings: Step, jit_compile: bool, accumulate_steps: int = 1) -> Callab
         import keras
         import tensorflow as tf
 
-        from trainer import losses, optimizer, steps
         from trainer.distributed import strategies
         from trainer.models import build
+        from trainer.training import losses, optimizers, train_step
 
     tf.config.threading.set_intra_op_parallelism_threads(settings.threads)
     keras.mixed_precision.set_global_policy(strategies.POLICIES[settings.precision])
@@ -102,7 +102,7 @@ def ours(settings: Step, jit_compile: bool, accumulate_steps: int = 1) -> Callab
         model = build.build_model(
             config.Model(filters=settings.filters, depth=settings.depth), settings.channels, 2
         )
-        descent = optimizer.build_optimizer("adamw", 1e-3, 1e-4)
+        descent = optimizers.build_optimizer("adamw", 1e-3, 1e-4)
         descent.build(model.trainable_variables)
     shape = (settings.batch_size, settings.crop, settings.crop)
     batch = {
@@ -111,7 +111,7 @@ def ours(settings: Step, jit_compile: bool, accumulate_steps: int = 1) -> Callab
         "valid": tf.ones(shape),
     }
     batches = iter(tf.data.Dataset.from_tensors(batch).repeat())
-    loop = steps.train_loop(
+    loop = train_step.train_loop(
         strategy,
         model,
         descent,

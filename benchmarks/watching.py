@@ -24,7 +24,7 @@ DEMO = ("--filters=8", "--crop=128", "--steps=400", "--learning_rate=2e-3", "--w
 
 def main(job: config.Job) -> None:
     """Runs the job and prints seconds and shares."""
-    from trainer import run
+    from trainer import loop
     from trainer.monitoring import tensorboard
     from trainer.monitoring.metrics_log import Journal
     from trainer.monitoring.resource_stats import Vitals
@@ -43,14 +43,14 @@ def main(job: config.Job) -> None:
 
         setattr(owner, name, call)
 
-    clocked(run, "first_examples", "first training batch, read")
+    clocked(loop, "first_examples", "first training batch, read")
     clocked(Journal, "start", "passport, layers, first batch, written")
     clocked(tensorboard, "write_evaluation", "panels, curves, confusions")
     clocked(Vitals, "figures", "weight norm, memory")
     clocked(Journal, "train", "training figures, written")
     clocked(Journal, "validation", "validation figures, written")
     start = clocks()
-    run.train(job)
+    loop.train(job)
     total = clocks() - start
     spent["validation figures, written"] -= spent["panels, curves, confusions"]
     spent["counted in evaluations"] = count_seconds(job)

@@ -9,6 +9,6 @@ from trainer import flags, native_log
 logging.use_absl_handler()  # before TensorFlow looks for one, as in every command
 flags.prepare_environment()
 with flags.importing():
-    for name in ("trainer.run", "trainer.export", "trainer.predict.predict_images"):
+    for name in ("trainer.loop", "trainer.export", "trainer.predict.predict_images"):
         importlib.import_module(name)
 native_log.end()  # gives standard error back, to those that are forked

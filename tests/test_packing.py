@@ -7,8 +7,9 @@ import tensorflow as tf
 from conftest import strategy_of, without_bfloat16
 
 from tests import rounding
-from trainer import losses, models, steps
+from trainer import models
 from trainer.models import packing
+from trainer.training import losses, train_step
 
 # Of the largest number of each tensor. Gradients are sums over 2048 pixels, one after the other
 # through twelve layers, each of them two convolutions' and two norms' worth.
@@ -181,7 +182,7 @@ def test_training_packed_gives_the_same_weights(number, norm):
         batch = {"images": images, "labels": labels, "valid": tf.ones((8, 16, 16))}
         data = tf.data.Dataset.from_tensor_slices(batch).batch(8 // number, drop_remainder=True)
         iterator = iter(strategy.distribute_datasets_from_function(lambda context: data.repeat()))
-        loop = steps.train_loop(
+        loop = train_step.train_loop(
             strategy,
             model,
             descent,

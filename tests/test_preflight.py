@@ -8,7 +8,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from trainer import config, flags, losses, models, steps
+from trainer import config, flags, models
 from trainer.errors import InputError
 from trainer.preflight import __main__ as preflight
 from trainer.preflight import (
@@ -24,6 +24,7 @@ from trainer.preflight import (
     scaling,
 )
 from trainer.preflight.accelerators import ACCELERATORS, GIB
+from trainer.training import losses, train_step
 
 # A step of a TPU: a 3×3 convolution whose 64 channels fill half of the 128 lanes, and a loop.
 TPU_PROGRAM = """HloModule a_step, is_scheduled=true
@@ -200,8 +201,8 @@ def test_the_arithmetic_is_what_xla_multiplies_where_nothing_is_packed(name):
     model = models.MODELS[name]((None, None, 2), 4, 1, depth=1)
     descent = keras.optimizers.SGD()
     descent.build(model.trainable_variables)
-    step = steps.step_of_one_replica(model, descent, losses.LOSSES["dice"], tf.ones(2))
-    specs = steps.batch_spec(3, 10, 2)
+    step = train_step.step_of_one_replica(model, descent, losses.LOSSES["dice"], tf.ones(2))
+    specs = train_step.batch_spec(3, 10, 2)
     module = hlo.parse(step.experimental_get_compiler_ir(*specs)(stage="hlo"))
     counted = sum(
         times * hlo.convolution_flops(one, module.operands(computation, one))

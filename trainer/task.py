@@ -9,10 +9,10 @@ def main(job: config.Job) -> None:
     """Runs the job; TensorFlow is imported only once the flags are found to be good."""
     flags.set_verbosity(job.run.verbosity)
     with flags.importing():
-        from trainer import run
+        from trainer import loop
 
     files.register_stores(job.data.data_dir, job.run.run_dir, job.run.init_from)
-    run.train(job)
+    loop.train(job)
 
 
 if __name__ == "__main__":

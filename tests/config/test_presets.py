@@ -7,7 +7,7 @@ import pytest
 from conftest import strategy_of, write_data
 
 from tests.jobs import ROOT, command
-from trainer import config, flags, run
+from trainer import config, flags, loop
 from trainer.models import build
 
 SMALL = ["--filters=2", "--depth=1", "--batch_size=4", "--crop=32"]
@@ -23,9 +23,9 @@ def test_each_preset_opens_a_run_with_its_settings_when_made_small(tmp_path, nam
     argv = [f"--flagfile={ROOT / 'configs' / name}", f"--data_dir={tmp_path}", *SMALL, *length]
     argv += [f"--run_dir={tmp_path / 'run'}", "--warmup_steps=0", "--strategy=one_device"]
     job = flags.parse(config.Job, ["trainer.task", *argv])
-    opened = run.open_run(job, strategy_of(1), manifest)
+    opened = loop.open_run(job, strategy_of(1), manifest)
     build.build_model(job.model, manifest.channels, manifest.num_classes)
-    run.build_optimizer(job.optimization, opened["total_steps"], opened["precision"])
+    loop.build_optimizer(job.optimization, opened["total_steps"], opened["precision"])
     assert opened["total_steps"] == 2
     for line in preset.splitlines():
         flag, _, value = line.removeprefix("--").partition("=")

@@ -4,11 +4,12 @@ import dataclasses
 
 import pytest
 
-from trainer import config, losses, models, optimizer
+from trainer import config, models
 from trainer.data.input import augment, normalization
 from trainer.distributed import strategies
 from trainer.errors import InputError
 from trainer.models import norms
+from trainer.training import losses, optimizers
 
 
 def test_choices_are_the_rows_of_the_tables():
@@ -20,9 +21,9 @@ def test_choices_are_the_rows_of_the_tables():
         "model": models.MODELS,
         "norm": {"auto", *norms.NORMS},
         "loss": losses.LOSSES,
-        "optimizer": optimizer.OPTIMIZERS,
-        "lr_scaling": optimizer.LR_SCALINGS,
-        "schedule": optimizer.SCHEDULES,
+        "optimizer": optimizers.OPTIMIZERS,
+        "lr_scaling": optimizers.LR_SCALINGS,
+        "schedule": optimizers.SCHEDULES,
     }
     for name, table in tables.items():
         assert set(rules[name]["choices"]) == set(table), name

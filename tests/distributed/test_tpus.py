@@ -10,9 +10,10 @@ import tensorflow as tf
 from tensorflow.python.tpu import tpu_system_metadata
 from tensorflow.python.tpu.client import client
 
-from trainer import losses, models, optimizer, steps
+from trainer import models
 from trainer.distributed import strategies, tpus
 from trainer.errors import InputError, PassingError
+from trainer.training import losses, optimizers, train_step
 
 
 def test_the_chips_of_a_machine_are_known_by_their_pci_numbers(tmp_path):
@@ -125,12 +126,12 @@ def test_tpu_strategy_takes_the_training_loop_and_the_host_only_feeds_it():
         with strategy.scope():
             model = models.build_unet((None, None, 1), 4, depth=2)
             average = keras.models.clone_model(model)
-            schedule = optimizer.build_schedule("cosine", 1e-3, 100)
-            descent = optimizer.build_optimizer("adamw", schedule, 1e-4)
+            schedule = optimizers.build_schedule("cosine", 1e-3, 100)
+            descent = optimizers.build_optimizer("adamw", schedule, 1e-4)
             descent.build(model.trainable_variables)
     finally:
         keras.mixed_precision.set_global_policy("float32")
-    loop = steps.train_loop(
+    loop = train_step.train_loop(
         strategy,
         model,
         descent,
@@ -165,6 +166,6 @@ def test_tpu_strategy_takes_the_evaluation_step():
     strategy = strategy_of_cores(1)
     with strategy.scope():
         model = models.build_unet((None, None, 1), 4, depth=2)
-    forward = steps.forward_step(strategy, model, gather_on="CPU:0")
+    forward = train_step.forward_step(strategy, model, gather_on="CPU:0")
     traced = tf.function(forward).get_concrete_function(tf.TensorSpec((2, 64, 128, 1)))
     assert traced.output_shapes == (2, 64, 128, 1)

@@ -14,12 +14,13 @@ import tensorflow as tf
 from conftest import strategy_of, write_data
 
 from tests import rounding
-from trainer import losses, models
+from trainer import models
 from trainer.data.dataset import schema
 from trainer.data.input import normalization
 from trainer.errors import InputError
 from trainer.evaluate import evaluator, metrics
 from trainer.monitoring import tensorboard
+from trainer.training import losses
 
 # Seven images of three sizes: no batch size but 1 and 7 divides them, and sides are not multiples
 # of the stride.

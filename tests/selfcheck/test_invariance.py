@@ -7,10 +7,11 @@ import pytest
 import tensorflow as tf
 from conftest import strategy_of, without_bfloat16
 
-from trainer import config, losses, optimizer
+from trainer import config
 from trainer.distributed import strategies
 from trainer.models import norms
 from trainer.selfcheck import invariance
+from trainer.training import losses, optimizers
 
 FIRST = next(iter(invariance.CASES))
 # What a sum over more than two replicas is part of: a norm's statistics, batches in parts, or only
@@ -124,7 +125,7 @@ def test_the_table_says_what_differs():
 
 
 def test_every_optimizer_has_a_tolerance(folder):
-    for name in optimizer.OPTIMIZERS:
+    for name in optimizers.OPTIMIZERS:
         values = {**config.to_dict(invariance.job_of(FIRST, folder, 2)), "optimizer": name}
         job = config.from_dict(config.Job, values)
         assert 0 < invariance.tolerance_of(job, "weights") < 0.01

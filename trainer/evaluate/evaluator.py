@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import config, json_text, losses, steps
+from trainer import config, json_text
 from trainer.checkpointing import best_weights, checkpoint
 from trainer.data import demo
 from trainer.data.dataset import integrity, schema
@@ -29,6 +29,7 @@ from trainer.errors import InputError
 from trainer.evaluate import metrics, sliding_window, symmetries
 from trainer.models import packing
 from trainer.storage import files
+from trainer.training import losses, train_step
 
 MOST_LETTERS = 60  # of a case in a file's name; four bytes each are less than the 255 of most disks
 PICTURE = re.compile(r"\d{2,}-.*\.png", re.DOTALL)  # of a case; what else is beside them stays
@@ -175,11 +176,11 @@ class Evaluator:
         self._batch_size = -(-batch_size // replicas) * replicas
         self._tile = tile // self._stride * self._stride
         self._batches: dict[str, tf.data.Dataset] = {}  # of each split, once it was asked for
-        self._score = steps.score_step(terms, class_weights, manifest.num_classes)
+        self._score = train_step.score_step(terms, class_weights, manifest.num_classes)
         # On a CPU, XLA takes longer to compile a new size of images than it saves; on a TPU the
         # strategy compiles, and what is counted of the logits is counted by the host.
         kind = strategies.device_kind(strategy)
-        self._forward = steps.forward_step(
+        self._forward = train_step.forward_step(
             strategy,
             symmetries.averaging(packing.packed(model, packing.LANES[kind]), tta),
             jit_compile=kind == "GPU",

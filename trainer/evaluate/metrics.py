@@ -7,7 +7,7 @@ order. docs/metrics.md names the conventions.
 import numpy as np
 import tensorflow as tf
 
-from trainer.losses import widen
+from trainer.training.losses import widen
 
 SCORES = ("dice", "iou", "precision", "recall")
 

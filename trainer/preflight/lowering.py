@@ -5,13 +5,14 @@ import dataclasses
 import keras
 import numpy as np
 
-from trainer import config, losses, run, steps
+from trainer import config, loop
 from trainer.data import demo
 from trainer.data.dataset import schema
 from trainer.distributed import strategies
 from trainer.models import build, norms, packing
 from trainer.preflight import arithmetic
 from trainer.preflight.accelerators import Accelerator, Gpu
+from trainer.training import losses, train_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,9 +62,9 @@ def lower(job: config.Job, accelerator: Accelerator, batch_size: int, num_replic
     model = build.build_model(job.model, manifest.channels, manifest.num_classes, num_replicas)
     average = keras.models.clone_model(model) if job.optimization.ema else None
     total_steps = job.optimization.total_steps(split.examples, job.data.batch_size)
-    descent = run.build_optimizer(job.optimization, total_steps, precision)
+    descent = loop.build_optimizer(job.optimization, total_steps, precision)
     descent.build(model.trainable_variables)
-    step = steps.step_of_one_replica(
+    step = train_step.step_of_one_replica(
         model,
         descent,
         losses.LOSSES[job.optimization.loss],
@@ -74,7 +75,7 @@ def lower(job: config.Job, accelerator: Accelerator, batch_size: int, num_replic
         average_decay=job.optimization.ema,
         lanes=packing.LANES[accelerator.kind],
     )
-    specs = steps.batch_spec(batch_size, job.data.crop, manifest.channels)
+    specs = train_step.batch_spec(batch_size, job.data.crop, manifest.channels)
     norm = norms.choose(job.model.norm, num_replicas)
     statistics = _statistics(model) if norm == "sync_batch" else []
     return Lowered(

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import config, json_text, losses, models, run, steps
+from trainer import config, json_text, loop, models
 from trainer.data.dataset import schema
 from trainer.data.input import pipeline
 from trainer.distributed import strategies
@@ -25,6 +25,7 @@ from trainer.evaluate import evaluator
 from trainer.models import build
 from trainer.predict import prefetch
 from trainer.storage import files
+from trainer.training import losses, train_step
 
 NUM_STEPS = 10
 
@@ -107,7 +108,7 @@ class Side:
     """One of the two that are compared: its devices, and the batches, which cases take in turn."""
 
     strategy: tf.distribute.Strategy
-    batches: Iterator[steps.Batch]
+    batches: Iterator[train_step.Batch]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +188,7 @@ def open_side(strategy: tf.distribute.Strategy, job: config.Job) -> Side:
     """Opens the batches of `job`; each case goes on where the one before it ended."""
     manifest = schema.read_manifest(job.data.data_dir)
     streams = pipeline.num_streams(manifest.splits["train"], strategies.worker_of(strategy)[1])
-    batches, _ = run.open_stream(job, strategy, job.data.data_dir, manifest, streams, 0)
+    batches, _ = loop.open_stream(job, strategy, job.data.data_dir, manifest, streams, 0)
     return Side(strategy, iter(batches))
 
 
@@ -236,18 +237,18 @@ def train(side: Side, job: config.Job) -> Trained:
 
 
 def _train(
-    strategy: tf.distribute.Strategy, batches: Iterator[steps.Batch], job: config.Job
+    strategy: tf.distribute.Strategy, batches: Iterator[train_step.Batch], job: config.Job
 ) -> Trained:
     manifest = schema.read_manifest(job.data.data_dir)
     num_replicas = strategy.num_replicas_in_sync
     with strategy.scope():
         model = build.build_model(job.model, manifest.channels, manifest.num_classes, num_replicas)
         models.draw_weights(model, job.run.seed)
-        descent = run.build_optimizer(job.optimization, NUM_STEPS, job.device.precision)
+        descent = loop.build_optimizer(job.optimization, NUM_STEPS, job.device.precision)
         descent.build(model.trainable_variables)
     pixels = manifest.splits["train"].pixels
     synchronized = job.model.norm == "auto" and num_replicas > 1
-    advance = steps.train_loop(
+    advance = train_step.train_loop(
         strategy,
         model,
         descent,

@@ -17,7 +17,7 @@ from conftest import SECRET, strategy_of, write_data
 import trainer
 from tests import rounding
 from tests.jobs import command, lines, only, start, start_workers, train
-from trainer import config, run
+from trainer import config, loop
 from trainer.checkpointing import checkpoint, run_metadata
 from trainer.data.dataset import schema
 from trainer.distributed import strategies
@@ -230,15 +230,15 @@ def test_settings_bind_only_a_run_that_has_weights(data_dir, tmp_path, kind):
     settings = {"data_dir": str(data_dir), "run_dir": str(tmp_path), "precision": "float32"}
     settings["jit_compile"] = "false"
     wrong = config.from_dict(config.Job, {**settings, "learning_rate": 1e9})
-    run_metadata.write(str(tmp_path), run.open_run(wrong, strategy_of(1), manifest))
+    run_metadata.write(str(tmp_path), loop.open_run(wrong, strategy_of(1), manifest))
     job = config.from_dict(config.Job, settings)
-    assert run.open_run(job, strategy_of(1), manifest)["settings"]["learning_rate"] == 1e-3
+    assert loop.open_run(job, strategy_of(1), manifest)["settings"]["learning_rate"] == 1e-3
     write_commit(tmp_path, kind)
     with pytest.raises(InputError, match=r"other settings: --learning_rate=0.001 \(was 1000000000"):
-        run.open_run(job, strategy_of(1), manifest)
+        loop.open_run(job, strategy_of(1), manifest)
     (tmp_path / "run.json").write_text('{"settings": {}}')
     with pytest.raises(InputError, match="is not the passport of a run"):
-        run.open_run(job, strategy_of(1), manifest)
+        loop.open_run(job, strategy_of(1), manifest)
 
 
 @pytest.mark.parametrize("name", ["model_dir", "tensorboard_dir"])
@@ -247,7 +247,7 @@ def test_a_folder_that_cannot_be_is_found_before_training(tmp_path, name):
     path = tmp_path / "file" / "folder"
     settings = {"run_dir": str(tmp_path / "run"), name: str(path), "strategy": "one_device"}
     with pytest.raises(InputError) as error:
-        run.train(config.from_dict(config.Job, settings))
+        loop.train(config.from_dict(config.Job, settings))
     assert str(error.value) == (
         f"--{name}={path} cannot be made: Not a directory; name another folder."
     )
@@ -265,7 +265,7 @@ def test_a_folder_with_results_of_another_program_is_no_run_folder(data_dir, tmp
     job = config.from_dict(config.Job, {**settings, "jit_compile": "false"})
     manifest = schema.read_manifest(str(data_dir))
     with pytest.raises(InputError) as error:
-        run.open_run(job, strategy_of(1), manifest)
+        loop.open_run(job, strategy_of(1), manifest)
     assert str(error.value) == (
         f"{theirs} is there, and no run.json that says whose it is; move it away, or name another "
         "--run_dir."
@@ -292,13 +292,13 @@ def test_a_run_does_not_go_on_with_workers_that_do_not_divide_its_streams(
     settings = {"data_dir": str(data_dir), "run_dir": str(tmp_path), "precision": "float32"}
     job = config.from_dict(config.Job, {**settings, "jit_compile": "false"})
     manifest = schema.read_manifest(str(data_dir))
-    begun = run.open_run(job, strategy_of(1), manifest)
+    begun = loop.open_run(job, strategy_of(1), manifest)
     run_metadata.write(str(tmp_path), {**begun, "streams": 1})
     write_commit(tmp_path)
-    assert run.open_run(job, strategy_of(1), manifest)["streams"] == 1
+    assert loop.open_run(job, strategy_of(1), manifest)["streams"] == 1
     monkeypatch.setattr(strategies, "num_input_hosts", lambda strategy: 2)
     with pytest.raises(InputError, match="2 workers do not divide the 1 input streams"):
-        run.open_run(job, strategy_of(1), manifest)
+        loop.open_run(job, strategy_of(1), manifest)
 
 
 def forget_after(run_dir, step):
@@ -317,7 +317,7 @@ IN_PROCESS |= {"keep_checkpoints": 9, "panels": 0, "worst_panels": 0, "worst_cas
 def train_here(data_dir, run_dir, **settings):
     """Trains in this process."""
     given = {**IN_PROCESS, "data_dir": str(data_dir), "run_dir": str(run_dir), **settings}
-    run.train(config.from_dict(config.Job, given))
+    loop.train(config.from_dict(config.Job, given))
     return lines(run_dir)
 
 
@@ -329,9 +329,9 @@ def test_folders_may_have_any_name(data_dir, tmp_path, monkeypatch):
     settings = {**IN_PROCESS, "data_dir": f"data {name}", "run_dir": name}
     settings |= {"model_dir": f"model {name}", "tensorboard_dir": f"curves {name}"}
     job = config.from_dict(config.Job, settings)
-    run.train(job)
+    loop.train(job)
     forget_after(pathlib.Path(name), 2)
-    run.train(job)
+    loop.train(job)
     evaluator.evaluate_run(config.Evaluate(run_dir=name, strategy="one_device"))
     images = np.zeros((2, 40, 40), np.uint8)
     np.save(f"{name}.npy", images)
@@ -671,7 +671,7 @@ def test_two_workers_train_like_one_read_only_their_shards_and_only_the_chief_wr
 def test_weight_decay_is_that_of_adamw_only_where_the_flag_is_silent():
     def decay_of(**values):
         settings = config.Optimization(**values)
-        return run.build_optimizer(settings, 10, "float32").weight_decay
+        return loop.build_optimizer(settings, 10, "float32").weight_decay
 
     assert decay_of() == 1e-4
     assert decay_of(optimizer="adam") is None
@@ -689,8 +689,8 @@ def test_best_weights_stay_where_those_that_a_restored_checkpoint_speaks_of_are_
     best.write(best.snapshot(4, {}))  # in place of those of step 2, before 4 was damaged
     (tmp_path / "checkpoints/00000004/state.index").unlink()
     assert checkpoints.restore()["step"] == 2
-    run.remove_replaced(checkpoints, 1, best, best_step=2)
+    loop.remove_replaced(checkpoints, 1, best, best_step=2)
     assert (checkpoints.steps(), best.steps()) == ([2, 4], [4])
     best.write(best.snapshot(6, {}))
-    run.remove_replaced(checkpoints, 1, best, best_step=6)
+    loop.remove_replaced(checkpoints, 1, best, best_step=6)
     assert best.steps() == [6]

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from trainer import losses
 from trainer.distributed import tracing
 from trainer.errors import InputError
 from trainer.evaluate import metrics
 from trainer.models import norms, packing
+from trainer.training import losses
 
 Batch = Mapping[str, tf.Tensor]
 SUM = tf.distribute.ReduceOp.SUM

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import config, export, flags, losses, models, optimizer, steps
+from trainer import config, export, flags, models
 from trainer.checkpointing import best_weights, checkpoint, facts, run_metadata, transfer
 from trainer.checkpointing.background_writer import Writer
 from trainer.data import demo
@@ -28,8 +28,9 @@ from trainer.monitoring import metrics_log, tensorboard, terminal
 from trainer.monitoring.goodput import Goodput, Speed
 from trainer.monitoring.profiler import Trace
 from trainer.monitoring.resource_stats import Vitals
-from trainer.progress import Progress, Series, check_finite
 from trainer.storage import files, lock
+from trainer.training import losses, optimizers, train_step
+from trainer.training.progress import Progress, Series, check_finite
 
 STEPS_PER_LOOP = {"CPU": 10, "GPU": 50, "TPU": 100}
 LOOP_SECONDS = 5.0  # so that a job that is asked to stop hears it in time
@@ -114,7 +115,7 @@ def train(job: config.Job) -> None:
         terms = losses.LOSSES[job.optimization.loss]
         pixels = manifest.splits["train"].pixels
         class_weights = losses.class_weights(job.optimization.class_weights, pixels)
-        loop = steps.train_loop(
+        loop = train_step.train_loop(
             strategy,
             model,
             descent,
@@ -421,7 +422,7 @@ def open_run(
         eval_every=job.run.eval_every
         or chosen.get("eval_every")  # also where the run has more steps now
         or max(1, total_steps // EVALUATIONS),
-        peak_learning_rate=optimizer.scale_rate(
+        peak_learning_rate=optimizers.scale_rate(
             job.optimization.lr_scaling,
             job.optimization.learning_rate,
             job.data.batch_size,
@@ -467,7 +468,7 @@ def progress_of(commit: dict[str, Any], job: config.Job, run: dict[str, Any]) ->
 def log_lengthened(job: config.Job, run: dict[str, Any], steps_before: int, step: int) -> None:
     """Says how the learning rate goes on in a run that is to have more steps than before."""
     before, now = (
-        optimizer.build_schedule(
+        optimizers.build_schedule(
             job.optimization.schedule,
             run["peak_learning_rate"],
             total_steps,
@@ -513,13 +514,13 @@ def build_optimizer(
     settings: config.Optimization, total_steps: int, precision: str
 ) -> keras.optimizers.Optimizer:
     """Builds the optimizer with its schedule, and with loss scaling for float16."""
-    schedule = optimizer.build_schedule(
+    schedule = optimizers.build_schedule(
         settings.schedule, settings.learning_rate, total_steps, settings.warmup_steps
     )
     decay = settings.weight_decay
     if decay is None:
         decay = 1e-4 if settings.optimizer == "adamw" else 0.0
-    descent = optimizer.build_optimizer(settings.optimizer, schedule, decay, settings.momentum)
+    descent = optimizers.build_optimizer(settings.optimizer, schedule, decay, settings.momentum)
     return keras.optimizers.LossScaleOptimizer(descent) if precision == "float16" else descent
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from trainer import json_text
 from trainer.errors import InputError
-from trainer.progress import Progress, Series, check_finite
+from trainer.training.progress import Progress, Series, check_finite
 
 
 def test_progress_counts_evaluations_without_a_better_score():

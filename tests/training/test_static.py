@@ -9,9 +9,10 @@ import tensorflow as tf
 from conftest import strategy_of, write_data
 
 from tests.jobs import SMALL, command, start, wait_for
-from trainer import losses, models, optimizer, steps
+from trainer import models
 from trainer.data.dataset import schema
 from trainer.data.input import pipeline
+from trainer.training import losses, optimizers, train_step
 
 # What would call the host out of a program, as HLO and its custom calls name it.
 HOST = re.compile(r"\b(infeed|outfeed|send|recv|[\w.]*callback[\w.]*)\b", re.IGNORECASE)
@@ -27,8 +28,8 @@ def mixed_bfloat16():
 def build(norm="batch", ema=True):
     model = models.build_unet((None, None, 1), 4, depth=2, norm=norm)
     average = keras.models.clone_model(model) if ema else None
-    schedule = optimizer.build_schedule("cosine", 1e-3, 100, 10)
-    descent = optimizer.build_optimizer("adamw", schedule, 1e-4)
+    schedule = optimizers.build_schedule("cosine", 1e-3, 100, 10)
+    descent = optimizers.build_optimizer("adamw", schedule, 1e-4)
     descent.build(model.trainable_variables)
     return model, average, descent
 
@@ -47,7 +48,7 @@ def assert_static(program):
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_the_training_step_is_one_program_of_fixed_shapes(norm, mixed_bfloat16):
     model, average, descent = build(norm)
-    step = steps.step_of_one_replica(
+    step = train_step.step_of_one_replica(
         model,
         descent,
         losses.LOSSES["ce_dice"],
@@ -57,7 +58,7 @@ def test_the_training_step_is_one_program_of_fixed_shapes(norm, mixed_bfloat16):
         average=average,
         average_decay=0.99,
     )
-    program = step.experimental_get_compiler_ir(*steps.batch_spec(4, 32, 1))(stage="hlo")
+    program = step.experimental_get_compiler_ir(*train_step.batch_spec(4, 32, 1))(stage="hlo")
     assert "bf16[2,32,32,4]" in program
     assert_static(program)
 
@@ -66,7 +67,7 @@ def test_the_training_step_is_one_program_of_fixed_shapes(norm, mixed_bfloat16):
 def test_the_evaluation_step_is_one_program_of_fixed_shapes(mixed_bfloat16):
     model, _, _ = build(ema=False)
     images = tf.TensorSpec((4, 64, 128, 1), tf.float32)
-    forward = steps.forward_of_one_replica(model)
+    forward = train_step.forward_of_one_replica(model)
     program = forward.experimental_get_compiler_ir(images)(stage="hlo")
     assert "bf16[4,64,128,4]" in program
     assert_static(program)
@@ -105,7 +106,7 @@ def test_one_trace_serves_100_steps_a_short_last_loop_and_a_stream_gone_on_with(
         model = models.build_unet((None, None, 1), 4, depth=2, norm="none")
         descent = keras.optimizers.SGD(0.01)
         descent.build(model.trainable_variables)
-    loop = steps.train_loop(strategy, model, descent, losses.LOSSES["ce_dice"], tf.ones(2))
+    loop = train_step.train_loop(strategy, model, descent, losses.LOSSES["ce_dice"], tf.ones(2))
 
     def stream_from(step):
         return iter(

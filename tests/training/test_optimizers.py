@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from tests import rounding
-from trainer import optimizer
 from trainer.errors import InputError
+from trainer.training import optimizers
 
 CLOSE = rounding.tolerance(operations=12, magnitude=2)  # of the formulas, on rates up to 2
 
@@ -16,14 +16,14 @@ def rates(schedule, steps):
     return [float(schedule(step)) for step in steps]
 
 
-@pytest.mark.parametrize("name", optimizer.SCHEDULES)
+@pytest.mark.parametrize("name", optimizers.SCHEDULES)
 def test_every_schedule_warms_up_in_a_line(name):
-    schedule = optimizer.build_schedule(name, 0.8, steps=100, warmup_steps=4)
+    schedule = optimizers.build_schedule(name, 0.8, steps=100, warmup_steps=4)
     assert rates(schedule, range(5)) == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8], abs=CLOSE)
 
 
 def test_without_warm_up_the_first_step_has_the_full_rate():
-    assert float(optimizer.build_schedule("cosine", 0.5, steps=10)(0)) == 0.5
+    assert float(optimizers.build_schedule("cosine", 0.5, steps=10)(0)) == 0.5
 
 
 def test_schedules_fall_as_their_formula_says():
@@ -34,21 +34,21 @@ def test_schedules_fall_as_their_formula_says():
         "polynomial": [2.0, 2.0 * 0.5**0.9, 0.0],
     }
     for name, values in expected.items():
-        schedule = optimizer.build_schedule(name, 2.0, steps=110, warmup_steps=10)
+        schedule = optimizers.build_schedule(name, 2.0, steps=110, warmup_steps=10)
         assert rates(schedule, steps) == pytest.approx(values, abs=CLOSE)
 
 
 @pytest.mark.parametrize("name", ["cosine", "polynomial"])
 @pytest.mark.parametrize("steps", [7, 1000, 99_999])
 def test_falling_schedules_end_at_exactly_0_and_stay_there(name, steps):
-    schedule = optimizer.build_schedule(name, 1e-3, steps, warmup_steps=3)
+    schedule = optimizers.build_schedule(name, 1e-3, steps, warmup_steps=3)
     assert rates(schedule, [steps, steps + 1, 2 * steps]) == [0, 0, 0]
     assert float(schedule(steps - 1)) > 0
 
 
-@pytest.mark.parametrize("name", optimizer.SCHEDULES)
+@pytest.mark.parametrize("name", optimizers.SCHEDULES)
 def test_schedules_are_float32_of_any_integer_and_survive_serialisation(name):
-    schedule = optimizer.build_schedule(name, 1e-3, 50, 5)
+    schedule = optimizers.build_schedule(name, 1e-3, 50, 5)
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
     for step in (tf.constant(7, tf.int64), tf.constant(7), 7, np.int64(7)):
         assert schedule(step).dtype == tf.float32
@@ -56,7 +56,7 @@ def test_schedules_are_float32_of_any_integer_and_survive_serialisation(name):
 
 
 def weights_after_one_step_without_gradient(model, name, weight_decay):
-    built = optimizer.build_optimizer(name, 0.1, weight_decay)
+    built = optimizers.build_optimizer(name, 0.1, weight_decay)
     built.build(model.trainable_variables)
     gradients = [tf.zeros(variable.shape) for variable in model.trainable_variables]
     built.apply(gradients, model.trainable_variables)
@@ -82,17 +82,17 @@ def test_weight_decay_spares_biases_and_norms(name, norm):
 
 def test_momentum_reaches_sgd():
     variable = keras.Variable(0.0)
-    built = optimizer.build_optimizer("sgd", 1.0, momentum=0.5)
+    built = optimizers.build_optimizer("sgd", 1.0, momentum=0.5)
     for _ in range(2):
         built.apply([tf.constant(1.0)], [variable])
     # Velocities -1 and -1.5.
     assert float(variable) == -2.5
 
 
-@pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
 def test_optimizers_follow_their_schedule(name):
-    schedule = optimizer.build_schedule("cosine", 0.1, steps=2)
-    built = optimizer.build_optimizer(name, schedule)
+    schedule = optimizers.build_schedule("cosine", 0.1, steps=2)
+    built = optimizers.build_optimizer(name, schedule)
     variable = keras.Variable(1.0)
     seen = []
     for _ in range(3):
@@ -106,42 +106,42 @@ def test_optimizers_follow_their_schedule(name):
     [("none", 32, 0.1), ("linear", 32, 0.4), ("sqrt", 32, 0.2), ("linear", 4, 0.05)],
 )
 def test_the_rate_grows_with_the_batch_by_its_rule(rule, batch_size, rate):
-    assert optimizer.scale_rate(rule, 0.1, batch_size, 8) == pytest.approx(rate)
+    assert optimizers.scale_rate(rule, 0.1, batch_size, 8) == pytest.approx(rate)
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
         (
-            lambda: optimizer.build_schedule("linear", 0.1, 10),
+            lambda: optimizers.build_schedule("linear", 0.1, 10),
             "--schedule=linear is not a choice; use one of: constant, cosine, polynomial.",
         ),
         (
-            lambda: optimizer.build_schedule("cosine", 0.0, 10),
+            lambda: optimizers.build_schedule("cosine", 0.0, 10),
             "--learning_rate=0.0 must be greater than 0.",
         ),
         (
-            lambda: optimizer.build_schedule("cosine", 0.1, 10, 10),
+            lambda: optimizers.build_schedule("cosine", 0.1, 10, 10),
             "--warmup_steps=10 must be at least 0 and less than 10, the steps of the run.",
         ),
         (
-            lambda: optimizer.build_optimizer("lamb", 0.1),
+            lambda: optimizers.build_optimizer("lamb", 0.1),
             "--optimizer=lamb is not a choice; use one of: adam, adamw, sgd.",
         ),
         (
-            lambda: optimizer.build_optimizer("adamw", 0.1, weight_decay=-1.0),
+            lambda: optimizers.build_optimizer("adamw", 0.1, weight_decay=-1.0),
             "--weight_decay=-1.0 must be at least 0.",
         ),
         (
-            lambda: optimizer.build_optimizer("sgd", 0.1, momentum=1.0),
+            lambda: optimizers.build_optimizer("sgd", 0.1, momentum=1.0),
             "--momentum=1.0 must be at least 0 and less than 1.",
         ),
         (
-            lambda: optimizer.build_optimizer("adam", 0.1, weight_decay=0.01),
+            lambda: optimizers.build_optimizer("adam", 0.1, weight_decay=0.01),
             "--weight_decay=0.01 does nothing with adam; use adamw.",
         ),
         (
-            lambda: optimizer.scale_rate("cubic", 0.1, 16, 8),
+            lambda: optimizers.scale_rate("cubic", 0.1, 16, 8),
             "--lr_scaling=cubic is not a choice; use one of: none, linear, sqrt.",
         ),
     ],

@@ -10,8 +10,9 @@ from conftest import strategy_of
 
 from tests import rounding
 from tests.jobs import ROOT
-from trainer import losses, models, optimizer, steps
+from trainer import models
 from trainer.errors import InputError
+from trainer.training import losses, optimizers, train_step
 
 IMAGES = np.random.default_rng(0).normal(size=(8, 16, 16, 1)).astype(np.float32)
 LABELS = (IMAGES[..., 0] > 0.5).astype(np.int32)
@@ -54,7 +55,7 @@ def train(
     batch = {key: np.concatenate([x[r::number] for r in range(number)]) for key, x in batch.items()}
     data = tf.data.Dataset.from_tensor_slices(batch).batch(8 // number, drop_remainder=True)
     iterator = iter(strategy.distribute_datasets_from_function(lambda context: data.repeat()))
-    loop = steps.train_loop(
+    loop = train_step.train_loop(
         strategy, model, descent, losses.LOSSES[loss], tf.ones(2), average=average, **settings
     )
     series_of = loop(iterator, tf.constant(num_steps))
@@ -130,7 +131,7 @@ def test_the_program_has_one_part_of_a_batch_for_all(monkeypatch, number, norm):
 
         return forward
 
-    monkeypatch.setattr(steps.packing, "packed", packed)
+    monkeypatch.setattr(train_step.packing, "packed", packed)
     train(number, num_steps=1, norm=norm, accumulate_steps=4)
     assert computed == [2 // number] * number  # of the 8 examples; each replica has a trace
 
@@ -183,7 +184,7 @@ def test_the_average_follows_the_weights_by_its_decay(number):
 
 
 def test_the_decay_of_the_average_is_warmed_up():
-    decays = [float(steps.warmed_up(0.75, tf.constant(step))) for step in (1, 6, 27, 28, 1000)]
+    decays = [float(train_step.warmed_up(0.75, tf.constant(step))) for step in (1, 6, 27, 28, 1000)]
     np.testing.assert_allclose(decays, [0.1, 0.4, 0.75, 0.75, 0.75], rtol=rounding.tolerance(3))
 
 
@@ -192,25 +193,25 @@ def test_a_keras_that_sums_gradients_in_another_way_is_refused():
         inner_optimizer = None
 
     with pytest.raises(InputError) as error:
-        steps._sum_gradients_once(Other())
+        train_step._sum_gradients_once(Other())
     assert str(error.value) == (
         f"Keras {keras.__version__} sums gradients in another way than the releases tested here; "
-        f"install one of those: pip install 'keras{steps.TESTED_KERAS}'."
+        f"install one of those: pip install 'keras{train_step.TESTED_KERAS}'."
     )
     setup = (ROOT / "setup.py").read_text()
-    assert f'"keras{steps.TESTED_KERAS}"' in setup
+    assert f'"keras{train_step.TESTED_KERAS}"' in setup
 
 
 @pytest.mark.parametrize("scaled", [False, True])
-@pytest.mark.parametrize("name", optimizer.OPTIMIZERS)
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
 def test_keras_sums_gradients_nowhere_but_where_the_step_keeps_it_from_it(name, scaled):
-    built = optimizer.build_optimizer(name, 0.1)
+    built = optimizers.build_optimizer(name, 0.1)
     inner = built
     if scaled:
         built = keras.optimizers.LossScaleOptimizer(inner)
     variable = keras.Variable([1.0])
     built.build([variable])
-    steps._sum_gradients_once(built)
+    train_step._sum_gradients_once(built)
     asked = []
     inner._all_reduce_sum_gradients = lambda pairs: asked.append(list(pairs)) or asked[0]
     built.apply([tf.constant([0.5])], [variable])
@@ -230,7 +231,7 @@ def test_loss_scaling_leaves_the_reported_norm_and_the_update_as_they_are(number
 def test_prediction_over_replicas_keeps_the_order_of_the_examples():
     with strategy_of(4).scope():
         model = models.build_unet((None, None, 1), 2, depth=1)
-    many = steps.forward_step(strategy_of(4), model)(tf.constant(IMAGES))
+    many = train_step.forward_step(strategy_of(4), model)(tf.constant(IMAGES))
     expected = model(IMAGES, training=False)
     rounding.assert_close(many, expected, rounding.operations_of(model))
 
@@ -238,7 +239,7 @@ def test_prediction_over_replicas_keeps_the_order_of_the_examples():
 def test_the_score_of_a_batch_leaves_out_fillers():
     batch = {"labels": tf.constant(LABELS), "valid": tf.constant(VALID)}
     logits = tf.where(batch["labels"][..., tf.newaxis] == 1, 5.0, -5.0)
-    result = steps.score(batch, logits, losses.LOSSES["ce_dice"], tf.ones(2), 2)
+    result = train_step.score(batch, logits, losses.LOSSES["ce_dice"], tf.ones(2), 2)
     np.testing.assert_array_equal(result["counts"][4:7], np.zeros((3, 2, 3)))
     # Four whole images and one row of 16 pixels; 5 of the 8 images have a valid pixel.
     np.testing.assert_array_equal(result["loss_weights"], [4 * 256 + 16, 5])
@@ -265,10 +266,10 @@ def test_the_step_of_one_replica_for_another_device_is_that_of_the_training_loop
         terms = losses.LOSSES["ce_dice"]
         batch = {"images": IMAGES, "labels": LABELS, "valid": VALID}
         if lowered:
-            step = steps.step_of_one_replica(model, descent, terms, tf.ones(2), **settings)
+            step = train_step.step_of_one_replica(model, descent, terms, tf.ones(2), **settings)
             loss, norm = step(*batch.values())
         else:
-            loop = steps.train_loop(strategy, model, descent, terms, tf.ones(2), **settings)
+            loop = train_step.train_loop(strategy, model, descent, terms, tf.ones(2), **settings)
             data = tf.data.Dataset.from_tensors(batch)
             series = loop(iter(data), tf.constant(1))
             loss, norm = series["loss"][0], series["gradient_norm"][0]
@@ -283,7 +284,7 @@ def test_the_step_of_one_replica_lowers_to_a_program_of_static_shapes():
     descent = keras.optimizers.Adam(0.1)
     descent.build(model.trainable_variables)
     terms = losses.LOSSES["ce_dice"]
-    step = steps.step_of_one_replica(model, descent, terms, tf.ones(2), clip_norm=1.0)
-    program = step.experimental_get_compiler_ir(*steps.batch_spec(2, 16, 1))(stage="hlo")
+    step = train_step.step_of_one_replica(model, descent, terms, tf.ones(2), clip_norm=1.0)
+    program = step.experimental_get_compiler_ir(*train_step.batch_spec(2, 16, 1))(stage="hlo")
     assert "f32[2,16,16,1]" in program
     assert "<=" not in program  # how a dynamic dimension is written

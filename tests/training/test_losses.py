@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 from tests import rounding
-from trainer import losses
 from trainer.errors import InputError
+from trainer.training import losses
 
 LOG3 = math.log(3.0)  # the logit of probability 3/4
 # Some twelve operations, on numbers up to five times their result.
