@@ -48,13 +48,13 @@ browser:
 	  >/dev/null 2>&1 || echo "Chromium cannot be installed: its tests are skipped."; fi
 
 test-io: .venv-io/installed
-	.venv-io/bin/python -m pytest -q tests_io
+	.venv-io/bin/python -m pytest -q tests/io
 
 test-image: $(VENV)/installed-test
-	$(BIN)/python -m pytest -q tests_image
+	$(BIN)/python -m pytest -q tests/image
 
 test-preflight: .venv-preflight/installed
-	.venv-preflight/bin/python -m pytest -q tests_preflight
+	.venv-preflight/bin/python -m pytest -q tests/compilers
 
 # Its theme warns of a successor to MkDocs at each build.
 docs: $(VENV)/installed-docs

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from absl import logging
 
-from tests import forks, gcs_server, jobs, skips
+from tests import forks, jobs, skips
+from tests.servers import gcs_server
 from trainer import flags
 from trainer.data.dataset import schema
 

@@ -7,8 +7,9 @@ import signal
 import pytest
 import tensorflow as tf
 
-from tests import gcs_server, rounding
+from tests import rounding
 from tests.jobs import lines, only, results, start, start_workers, train, wait_for, wait_until
+from tests.servers import gcs_server
 from trainer import config
 from trainer.evaluate import evaluator
 

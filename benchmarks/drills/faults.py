@@ -23,7 +23,7 @@ from absl import logging
 from PIL import Image
 
 from benchmarks import table
-from tests import gcs_server
+from tests.servers import gcs_server
 from trainer import config, flags
 
 OUTAGE_AFTER = 5  # requests of each part

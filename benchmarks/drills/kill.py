@@ -113,7 +113,7 @@ def place(store: str) -> Iterator[tuple[str, Mapping[str, str], Names]]:
         with tempfile.TemporaryDirectory() as folder:
             yield folder, {}, names_on_disk
         return
-    from tests import gcs_server
+    from tests.servers import gcs_server
 
     with gcs_server.serve() as server:
         bucket = server.make_bucket("drill")

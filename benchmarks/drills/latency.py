@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import table
-from tests import gcs_server
+from tests.servers import gcs_server
 from trainer import config, flags
 from trainer.data.dataset import schema
 

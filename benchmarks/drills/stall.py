@@ -15,7 +15,7 @@ import sys
 from typing import Any
 
 from benchmarks import table
-from tests import gcs_server
+from tests.servers import gcs_server
 from trainer import config, flags
 
 JOB = ("--flagfile=configs/demo.cfg", "--panels=0", "--worst_cases=0", "--keep_checkpoints=2")

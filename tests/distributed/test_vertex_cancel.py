@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests import vertex_server
+from tests.servers import vertex_server
 from trainer.distributed import vertex_cancel
 
 JOB = {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import gcs_server
+from tests.servers import gcs_server
 from trainer.monitoring import metrics_log, tensorboard
 from trainer.storage import files
 

@@ -1,4 +1,4 @@
-"""Tests of what az:// asks for again; Azure itself is met in tests_io."""
+"""Tests of what az:// asks for again; Azure itself is met in tests/io."""
 
 import pathlib
 

@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from tests import gcs_server
+from tests.servers import gcs_server
 from trainer import config, flags
 from trainer.errors import InputError, PassingError, UnreachableError
 from trainer.storage import files

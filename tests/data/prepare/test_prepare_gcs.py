@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import gcs_server
+from tests.servers import gcs_server
 from trainer import config, flags
 from trainer.data.dataset import schema
 from trainer.data.prepare import preparation

@@ -9,8 +9,8 @@ import pytest
 from google.cloud import aiplatform_v1 as types
 
 from launch import logs, settings, vertex
-from tests import vertex_server
-from tests.vertex_server import QUOTA, STOCKOUT, Fault
+from tests.servers import vertex_server
+from tests.servers.vertex_server import QUOTA, STOCKOUT, Fault
 from trainer import flags
 from trainer.errors import InputError
 

@@ -11,8 +11,8 @@ import time
 import pytest
 
 from launch import client, hardware, request, settings
-from tests import vertex_machines, vertex_server
 from tests.jobs import ROOT, SMALL
+from tests.servers import vertex_machines, vertex_server
 from trainer import flags
 
 pytestmark = pytest.mark.slow

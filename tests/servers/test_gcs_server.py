@@ -11,7 +11,7 @@ import tensorflow as tf
 from google.api_core import exceptions
 from google.cloud import storage
 
-from tests import gcs_server
+from tests.servers import gcs_server
 
 # A storage server, and clients that wait before they try again.
 pytestmark = [pytest.mark.slow, pytest.mark.long]

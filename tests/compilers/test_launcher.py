@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests import vertex_server
+from tests.servers import vertex_server
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="takes the extra preflight"

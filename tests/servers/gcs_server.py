@@ -34,7 +34,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests import gcs_store
+from tests.servers import gcs_store
 
 HOSTS = ("www.googleapis.com", "storage.googleapis.com")
 PIECE = 256 * 1024  # sent at once where bandwidth is limited
