@@ -14,7 +14,7 @@ import time
 from multiprocessing.connection import Connection
 
 from benchmarks import step, table
-from trainer import config, flags
+from trainer import cli, config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,4 +76,4 @@ def _peak_mb() -> float:
 
 
 if __name__ == "__main__":
-    flags.run(Accumulate, main)
+    cli.run(Accumulate, main)

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from benchmarks import table
-from trainer import config, flags
+from trainer import cli, config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,8 @@ class Input(config.Settings):
 
 def main(settings: Input) -> None:
     """Times each row in turn, in a process of its own, whose peak memory is that row's."""
-    flags.prepare_environment()
-    with flags.importing():
+    cli.prepare_environment()
+    with cli.importing():
         from trainer.data import demo
         from trainer.data.input import augment
 
@@ -48,8 +48,8 @@ def main(settings: Input) -> None:
 
 def time_row(settings: Input, augmentation: str) -> dict[str, Any]:
     """Returns the figures of one row of augmentations."""
-    flags.prepare_environment()
-    with flags.importing():
+    cli.prepare_environment()
+    with cli.importing():
         from trainer.data.dataset import schema
         from trainer.data.input import pipeline
 
@@ -82,4 +82,4 @@ def time_row(settings: Input, augmentation: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    flags.run(Input, main)
+    cli.run(Input, main)

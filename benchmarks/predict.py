@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import step, table
-from trainer import config, flags
+from trainer import cli, config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,8 +91,8 @@ def noise(settings: Predict) -> np.ndarray:
 
 def ours(settings: Predict, option: None) -> Callable[[], Any]:
     """Returns a function that predicts the image, from uint8 to probabilities."""
-    flags.prepare_environment()
-    with flags.importing():
+    cli.prepare_environment()
+    with cli.importing():
         import keras
         import tensorflow as tf
 
@@ -150,4 +150,4 @@ def monai(settings: Predict, option: None) -> Callable[[], Any]:
 
 
 if __name__ == "__main__":
-    flags.run(Predict, main)
+    cli.run(Predict, main)

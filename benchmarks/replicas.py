@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks import step, table
-from trainer import config, flags
+from trainer import cli, config
 
 CLUSTERS = "--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit"  # XLA, but for what it cannot compile
 
@@ -79,8 +79,8 @@ def replicated(settings: Replicas, option: tuple[str, str]) -> Callable[[], Any]
     norm, xla = option
     if xla == "clusters":
         os.environ["TF_XLA_FLAGS"] = CLUSTERS
-    flags.prepare_environment()
-    with flags.importing():
+    cli.prepare_environment()
+    with cli.importing():
         import keras
         import tensorflow as tf
 
@@ -121,8 +121,8 @@ def replicated(settings: Replicas, option: tuple[str, str]) -> Callable[[], Any]
 
 def show_difference(replicas: int) -> None:
     """Prints what `trainer.selfcheck` would say of norm=batch."""
-    flags.prepare_environment()
-    with flags.importing():
+    cli.prepare_environment()
+    with cli.importing():
         from trainer.distributed import strategies
         from trainer.selfcheck import invariance
 
@@ -137,4 +137,4 @@ def show_difference(replicas: int) -> None:
 
 
 if __name__ == "__main__":
-    flags.run(Replicas, main)
+    cli.run(Replicas, main)

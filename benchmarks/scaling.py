@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from benchmarks import table
 from launch import local
-from trainer import config, flags
+from trainer import cli, config
 
 WARMING_UP = 2  # reports of each job that do not count: tracing, first batches
 
@@ -109,4 +109,4 @@ def read_speeds(run_dir: str) -> list[float]:
 
 
 if __name__ == "__main__":
-    flags.run(Scaling, main)
+    cli.run(Scaling, main)

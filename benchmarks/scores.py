@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import table
-from trainer import config, flags
+from trainer import cli, config
 from trainer.errors import InputError
 
 COMMON = (
@@ -164,4 +164,4 @@ def _start(module: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    flags.run(Scores, main)
+    cli.run(Scores, main)

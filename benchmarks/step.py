@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from benchmarks import table
-from trainer import config, flags
+from trainer import cli, config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,8 +86,8 @@ def serve(end: Connection, contender: Callable[..., Any], settings: Step, option
 
 def ours(settings: Step, jit_compile: bool, accumulate_steps: int = 1) -> Callable[[], Any]:
     """Returns a function that takes one of our training steps."""
-    flags.prepare_environment()
-    with flags.importing():
+    cli.prepare_environment()
+    with cli.importing():
         import keras
         import tensorflow as tf
 
@@ -154,4 +154,4 @@ def pytorch(settings: Step, option: None) -> Callable[[], Any]:
 
 
 if __name__ == "__main__":
-    flags.run(Step, main)
+    cli.run(Step, main)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import table
-from trainer import config, flags
+from trainer import cli, config
 
 DEMO = ("--filters=8", "--crop=128", "--steps=400", "--learning_rate=2e-3", "--warmup_steps=30")
 
@@ -106,4 +106,4 @@ def count_seconds(job: config.Job, repeats: int = 5) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    flags.run(config.Job, main, [sys.argv[0], "--run_dir=runs/watching", *DEMO, *sys.argv[1:]])
+    cli.run(config.Job, main, [sys.argv[0], "--run_dir=runs/watching", *DEMO, *sys.argv[1:]])

@@ -8,7 +8,8 @@ import itertools
 import pathlib
 
 from launch import settings
-from trainer import config, flags
+from trainer import config
+from trainer.config import flags
 
 PAGE = pathlib.Path(__file__).with_name("settings.md")
 COMMANDS = {
@@ -19,7 +20,7 @@ COMMANDS = {
     "trainer.predict": config.Predict,
     "trainer.export": config.Export,
     "trainer.report": config.Report,
-    "trainer.checkpointing.checkpoint": config.Checkpoint,
+    "trainer.checkpointing": config.Checkpoint,
     "trainer.selfcheck": config.SelfCheck,
     "trainer.preflight": config.Preflight,
     "launch.local": config.Local,

@@ -13,7 +13,8 @@ from absl import logging
 
 from launch import attached, settings
 from launch.hardware import Machines
-from trainer import config, flags
+from trainer import cli, config
+from trainer.config import flags
 from trainer.errors import InputError
 
 JOIN_SECONDS = 900  # machines start minutes apart, where images are pulled
@@ -123,7 +124,7 @@ def preflight(machines: Machines, args: Sequence[str]) -> None:
         if ended.returncode == DOES_NOT_FIT:
             raise InputError(_too_large(machines, json.loads(figures.read_text())))
     said = ended.stderr.strip()
-    if ended.returncode == flags.EXIT_STATUS:
+    if ended.returncode == cli.EXIT_STATUS:
         raise InputError(f"--preflight: {said.splitlines()[-1]}")
     if said:
         print(said, file=sys.stderr)

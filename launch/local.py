@@ -16,7 +16,8 @@ import types
 from collections.abc import Iterator, Sequence
 from typing import IO
 
-from trainer import config, flags
+from trainer import cli, config
+from trainer.config import flags
 from trainer.distributed import heartbeat, preemption
 from trainer.errors import InputError
 
@@ -181,7 +182,7 @@ def run(argv: Sequence[str]) -> None:
     if "--" in own:
         place = own.index("--")
         own, job_flags = own[:place], own[place + 1 :]
-    flags.run(config.Local, functools.partial(main, job_flags), own)
+    cli.run(config.Local, functools.partial(main, job_flags), own)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from launch import settings
-from trainer import config, flags
+from trainer import config
+from trainer.config import flags
 from trainer.errors import InputError
 
 SCALES = {

@@ -14,7 +14,7 @@ from launch import check, errors, hardware, image, messages, request, settings, 
 from launch.client import Job, Service
 from launch.cloud import NoRoomError
 from launch.hardware import Machines
-from trainer import flags
+from trainer import cli
 from trainer.errors import InputError
 
 INTERRUPTED = 130  # 128 + SIGINT
@@ -155,9 +155,9 @@ def end(asked: settings.Vertex, job: Job, final: Job) -> None:
     if final.state == "EXPIRED" and final.started is not None:
         logging.info("It has run for as long as its --timeout lets it.")
     status = errors.exit_status(final.error)
-    if final.state == "CANCELLED" and status != flags.EXIT_STATUS:
+    if final.state == "CANCELLED" and status != cli.EXIT_STATUS:
         logging.info("If nobody did that, it refused its input: its last line in the log says why.")
-    if status != flags.EXIT_STATUS:
+    if status != cli.EXIT_STATUS:
         logging.info("The same command starts it again, from its last checkpoint.")
     sys.exit(status)
 
@@ -220,7 +220,7 @@ def main(argv: Sequence[str]) -> None:
         own, trainers = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
     if len(own) > 1 and own[1] in ACTIONS:
         own[1] = f"--action={own[1]}"
-    flags.run(
+    cli.run(
         settings.Vertex,
         lambda asked: ACTIONS[asked.job.action](asked, trainers),
         own,

@@ -11,8 +11,8 @@ from absl import logging
 from launch import logs, settings
 from launch.client import NOT_YET, Job, Service
 from launch.cloud import BusyError, NoRoomError
+from trainer.cli import EXIT_STATUS as REFUSED
 from trainer.errors import InputError
-from trainer.flags import EXIT_STATUS as REFUSED
 
 LATE_LOOKS = 2  # at the log, whose last entries may come after the job's last state
 

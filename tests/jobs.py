@@ -11,6 +11,7 @@ from launch.local import reserve_ports
 from tests import forks
 
 ROOT = pathlib.Path(__file__).parents[1]
+SECRET = "ya29.not-for-anybody"  # in the environment of a job, where tokens are
 
 SMALL = ["--crop=32", "--filters=4", "--depth=1", "--batch_size=4", "--steps=6", "--eval_every=3"]
 SMALL += ["--jit_compile=false", "--precision=float32", "--steps_per_loop=2"]

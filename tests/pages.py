@@ -13,7 +13,8 @@ import setuptools
 from tensorboard import default
 from tensorboard import program as tensorboard
 
-from trainer import config, flags
+from trainer import config
+from trainer.config import flags
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]

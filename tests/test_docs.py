@@ -15,12 +15,12 @@ import nbformat
 import numpy as np
 import pytest
 import tifffile
-from conftest import draw_discs
 from PIL import Image
 
 from tests import jobs, pages
 from tests.pages import ROOT
-from trainer import flags
+from tests.shards import draw_discs
+from trainer.config import flags
 from trainer.data.dataset import schema
 from trainer.errors import InputError
 

@@ -12,7 +12,8 @@ import sys
 import pytest
 from absl import logging as absl_logging
 
-from trainer import config, flags
+from trainer import cli, config
+from trainer.config import flags
 from trainer.errors import InputError
 
 
@@ -103,7 +104,7 @@ def test_what_is_wrong_with_a_file_is_one_line_and_a_defect_is_not(error, messag
         raise error
 
     with pytest.raises(SystemExit if message else OSError) as end:
-        flags.run(config.Checkpoint, main, ["x"])
+        cli.run(config.Checkpoint, main, ["x"])
     if message:
         assert end.value.code == 2
         assert capsys.readouterr().err.startswith(message)
@@ -168,7 +169,7 @@ def test_a_command_may_show_other_flags_of_a_group():
 
 def run_flags(code, *argv):
     script = f"from trainer import config, flags\ndef main(job): {code}\n"
-    script += "flags.run(config.Job, main)"
+    script += "cli.run(config.Job, main)"
     return subprocess.run(
         [sys.executable, "-c", script, *argv], capture_output=True, text=True, check=False
     )
@@ -214,7 +215,7 @@ def test_help_ends_in_status_0_short_or_full():
 )
 def test_of_tensorflows_log_only_warnings_are_shown(path, level, text, shown):
     record = logging.LogRecord("absl", level, path, 1, text, (), None)
-    assert flags._concerns_the_user(record) is shown
+    assert cli._concerns_the_user(record) is shown
 
 
 def test_a_function_that_is_traced_again_and_again_is_told_to_the_developer(capsys):
@@ -224,7 +225,7 @@ def test_a_function_that_is_traced_again_and_again_is_told_to_the_developer(caps
     def grows(x):
         return x + 1
 
-    flags._log_plainly()
+    cli._log_plainly()
     for size in range(8):
         grows(tf.zeros(size))
     (line, *_) = capsys.readouterr().err.splitlines()
@@ -250,10 +251,10 @@ def test_verbosity_is_what_is_said_and_debug_lets_tensorflow_speak(monkeypatch):
     before = absl_logging.get_verbosity()
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        flags.set_verbosity("warning")
+        cli.set_verbosity("warning")
         assert (absl_logging.level_warning(), absl_logging.level_info()) == (True, False)
         assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "3"
-        flags.set_verbosity("debug")
+        cli.set_verbosity("debug")
         assert absl_logging.level_debug()
         assert os.environ["TF_CPP_MIN_LOG_LEVEL"] == "0"
     finally:
@@ -261,10 +262,10 @@ def test_verbosity_is_what_is_said_and_debug_lets_tensorflow_speak(monkeypatch):
 
 
 def test_python_looks_for_no_garbage_among_what_is_imported(monkeypatch):
-    with flags.importing():
+    with cli.importing():
         assert gc.isenabled()  # TensorFlow is here already
     monkeypatch.delitem(sys.modules, "tensorflow")
-    with contextlib.suppress(ImportError), flags.importing():
+    with contextlib.suppress(ImportError), cli.importing():
         assert not gc.isenabled()
         raise ImportError
     frozen = gc.get_freeze_count()
@@ -280,12 +281,12 @@ def test_json_replaces_figures_of_a_command_and_no_other_file(tmp_path, capsys):
         called = []
         if refused:
             with pytest.raises(SystemExit):
-                flags.run(config.Preflight, called.append, argv)
+                cli.run(config.Preflight, called.append, argv)
             assert capsys.readouterr().err == (
                 f"--json={tmp_path}/x.json is there, and no command like this one wrote it; move "
                 "it away, or name another file.\n"
             )
         else:
-            flags.run(config.Preflight, called.append, argv)
+            cli.run(config.Preflight, called.append, argv)
         assert len(called) == 1 - refused
         assert (tmp_path / "x.json").read_text() == content

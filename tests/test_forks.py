@@ -5,12 +5,12 @@ import os
 import pytest
 
 from tests import forks, jobs
-from trainer import config, flags
+from trainer import cli, config
 
 
 def test_a_command_is_forked_after_another_ran_in_this_process(capsys):
     with pytest.raises(SystemExit):
-        flags.run(config.Checkpoint, print, ["trainer.checkpointing.checkpoint", "--help"])
+        cli.run(config.Checkpoint, print, ["trainer.checkpointing", "--help"])
     assert forks.is_able({**os.environ, **jobs.COMMON, "TF_CONFIG": "{}"})
 
 
@@ -20,7 +20,7 @@ def test_a_variable_that_an_import_may_read_takes_a_process_of_its_own():
 
 @pytest.mark.slow
 def test_a_forked_command_has_its_own_folder_output_and_status(tmp_path):
-    process = jobs.begin("trainer.checkpointing.checkpoint", "list", ".", cwd=tmp_path)
+    process = jobs.begin("trainer.checkpointing", "list", ".", cwd=tmp_path)
     assert isinstance(process, forks.Process)
     assert process.communicate() == (
         "",

@@ -12,11 +12,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import SECRET, strategy_of, write_data
 
 import trainer
 from tests import rounding
-from tests.jobs import command, lines, only, start, start_workers, train
+from tests.devices import strategy_of
+from tests.jobs import SECRET, command, lines, only, start, start_workers, train
+from tests.shards import write_data
 from trainer import config, loop
 from trainer.checkpointing import checkpoint, run_metadata
 from trainer.data.dataset import schema

@@ -8,11 +8,11 @@ import tarfile
 
 import numpy as np
 import pytest
-from conftest import draw_discs
 from PIL import Image
 
 import trainer
 from tests.jobs import ROOT, SMALL
+from tests.shards import draw_discs
 from trainer.data import demo
 from trainer.data.dataset import schema
 

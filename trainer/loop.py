@@ -13,9 +13,10 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import config, export, flags, models
+from trainer import config, export, models
 from trainer.checkpointing import best_weights, checkpoint, facts, run_metadata, transfer
 from trainer.checkpointing.background_writer import Writer
+from trainer.config import flags
 from trainer.data import demo
 from trainer.data.dataset import integrity, schema
 from trainer.data.input import pipeline, read_errors

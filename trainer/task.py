@@ -1,14 +1,14 @@
 """Entry point of training: `python -m trainer.task --help`."""
 
-from trainer import config, flags
+from trainer import cli, config
 from trainer.distributed import vertex
 from trainer.storage import files
 
 
 def main(job: config.Job) -> None:
     """Runs the job; TensorFlow is imported only once the flags are found to be good."""
-    flags.set_verbosity(job.run.verbosity)
-    with flags.importing():
+    cli.set_verbosity(job.run.verbosity)
+    with cli.importing():
         from trainer import loop
 
     files.register_stores(job.data.data_dir, job.run.run_dir, job.run.init_from)
@@ -16,4 +16,4 @@ def main(job: config.Job) -> None:
 
 
 if __name__ == "__main__":
-    flags.run(config.Job, main, defaults=vertex.defaults(), is_job=True)
+    cli.run(config.Job, main, defaults=vertex.defaults(), is_job=True)

@@ -24,7 +24,7 @@ from PIL import Image
 
 from benchmarks import table
 from tests.servers import gcs_server
-from trainer import config, flags
+from trainer import cli, config
 
 OUTAGE_AFTER = 5  # requests of each part
 READ = ["--batches=10", "--batch_size=8", "--crop=64"]
@@ -163,4 +163,4 @@ def sent_again(said: str) -> int:
 
 
 if __name__ == "__main__":
-    flags.run(Drill, main)
+    cli.run(Drill, main)

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from benchmarks import table
-from trainer import config, flags
+from trainer import cli, config
 from trainer.checkpointing import checkpoint
 from trainer.storage import files
 
@@ -234,4 +234,4 @@ class Drill:
 
 
 if __name__ == "__main__":
-    flags.run(Kill, main)
+    cli.run(Kill, main)

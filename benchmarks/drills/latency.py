@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks import table
 from tests.servers import gcs_server
-from trainer import config, flags
+from trainer import cli, config
 from trainer.data.dataset import schema
 
 SETTINGS = {  # row → what TensorFlow reads when it is imported
@@ -146,4 +146,4 @@ def read(data_dir: str, variables: dict[str, str], settings: Latency) -> dict[st
 
 
 if __name__ == "__main__":
-    flags.run(Latency, main)
+    cli.run(Latency, main)

@@ -9,7 +9,7 @@ import json
 import resource
 import time
 
-from trainer import config, flags
+from trainer import cli, config
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Read(config.Settings):
 
 def main(settings: Read) -> None:
     """Reads, and prints images per second, seconds to the first batch and the peak memory."""
-    with flags.importing():
+    with cli.importing():
         from trainer.data.dataset import schema
         from trainer.data.input import pipeline
 
@@ -75,4 +75,4 @@ def main(settings: Read) -> None:
 
 
 if __name__ == "__main__":
-    flags.run(Read, main)
+    cli.run(Read, main)

@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks import table
 from tests.servers import gcs_server
-from trainer import config, flags
+from trainer import cli, config
 
 JOB = ("--flagfile=configs/demo.cfg", "--panels=0", "--worst_cases=0", "--keep_checkpoints=2")
 
@@ -65,4 +65,4 @@ def main(settings: Stall) -> None:
 
 
 if __name__ == "__main__":
-    flags.run(Stall, main)
+    cli.run(Stall, main)

@@ -321,8 +321,7 @@ def test_list_and_verify_show_steps_sizes_and_what_is_not_whole(checkpoints, tmp
     damage(tmp_path / "checkpoints" / "00000002", "flipped")
     (tmp_path / "checkpoints" / "00000003" / "commit.json").unlink()
     listed, verified = (
-        command("trainer.checkpointing.checkpoint", action, str(tmp_path))
-        for action in ("list", "verify")
+        command("trainer.checkpointing", action, str(tmp_path)) for action in ("list", "verify")
     )
     assert [line.split()[-1] for line in listed.stdout.splitlines()] == [
         "state",
@@ -336,26 +335,26 @@ def test_list_and_verify_show_steps_sizes_and_what_is_not_whole(checkpoints, tmp
     assert "has crc32c" in second
     assert verified.returncode == 2
     assert verified.stderr == (
-        "2 of 3 checkpoints are not whole; trainer.task passes them over and goes on from the "
+        "2 of 3 checkpoints are not whole; trainer.task skips them and resumes from the "
         "newest that is.\n"
     )
 
 
 @pytest.mark.slow
 def test_a_folder_without_checkpoints_and_an_unknown_action_are_refused(tmp_path):
-    result = command("trainer.checkpointing.checkpoint", "verify", str(tmp_path))
+    result = command("trainer.checkpointing", "verify", str(tmp_path))
     assert (result.returncode, result.stderr) == (
         2,
         f"--run_dir={tmp_path} has no checkpoints; name a folder that trainer.task wrote.\n",
     )
-    result = command("trainer.checkpointing.checkpoint", "verfy", str(tmp_path))
+    result = command("trainer.checkpointing", "verfy", str(tmp_path))
     assert result.returncode == 2
     assert "did you mean verify?" in result.stderr
 
 
 @pytest.mark.slow
 def test_a_third_word_is_refused(tmp_path):
-    result = command("trainer.checkpointing.checkpoint", "list", str(tmp_path), "more")
+    result = command("trainer.checkpointing", "list", str(tmp_path), "more")
     assert (result.returncode, result.stderr) == (
         2,
         "'more' is not a flag; write --name=value, see --help.\n",

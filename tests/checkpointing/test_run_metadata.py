@@ -4,8 +4,9 @@ import json
 
 import pytest
 import tensorflow as tf
-from conftest import strategy_of, write_data
 
+from tests.devices import strategy_of
+from tests.shards import write_data
 from trainer import config
 from trainer.checkpointing import best_weights, run_metadata
 from trainer.errors import InputError, PassingError

@@ -4,10 +4,12 @@ import importlib.util
 import json
 
 import pytest
-from conftest import strategy_of, write_data
 
+from tests.devices import strategy_of
 from tests.jobs import ROOT, command
-from trainer import config, flags, loop
+from tests.shards import write_data
+from trainer import config, loop
+from trainer.config import flags
 from trainer.models import build
 
 SMALL = ["--filters=2", "--depth=1", "--batch_size=4", "--crop=32"]

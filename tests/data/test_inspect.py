@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.jobs import ROOT, command
-from trainer import config, flags
+from trainer import cli, config
 from trainer.data import inspect
 from trainer.data.dataset import schema
 from trainer.data.prepare import preparation
@@ -40,7 +40,7 @@ def data(tmp_path):
 
 
 def _inspect(data, *others):
-    flags.run(config.Inspect, inspect.main, ["inspect", f"--data_dir={data}", *others])
+    cli.run(config.Inspect, inspect.main, ["inspect", f"--data_dir={data}", *others])
 
 
 def test_tables_say_what_is_there(data, capsys):

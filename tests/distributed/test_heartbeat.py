@@ -12,7 +12,7 @@ import time
 import pytest
 
 from launch.local import reserve_ports
-from trainer import config, flags
+from trainer import cli, config
 from trainer.distributed import heartbeat, membership, rendezvous
 from trainer.errors import InputError, PassingError
 
@@ -226,6 +226,4 @@ def test_what_is_no_worker_is_sent_away_and_stops_nobody():
 
 if __name__ == "__main__":
     how, index, *addresses = sys.argv[1:]
-    flags.run(
-        config.Local, lambda settings: work(settings, addresses, int(index), how), sys.argv[:1]
-    )
+    cli.run(config.Local, lambda settings: work(settings, addresses, int(index), how), sys.argv[:1])

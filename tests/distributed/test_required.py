@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.jobs import SMALL, command
-from trainer import config, flags
+from trainer import cli, config
 from trainer.distributed import required, strategies
 from trainer.distributed.required import Devices
 from trainer.errors import InputError, PassingError
@@ -139,7 +139,7 @@ def test_a_job_that_is_to_compute_on_a_gpu_starts_on_no_cpu(data_dir, tmp_path):
     folders = [f"--data_dir={data_dir}", f"--run_dir={tmp_path / 'run'}"]
     argv = [*folders, *SMALL, "--require=gpu:8"]
     result = command("trainer.task", *argv, environment=environment)
-    assert result.returncode == flags.EXIT_STATUS
+    assert result.returncode == cli.EXIT_STATUS
     (line,) = result.stderr.splitlines()
     assert line.startswith("--require=gpu:8: this worker would compute on a CPU, not on 8 GPUs; ")
     assert not (tmp_path / "run").exists()

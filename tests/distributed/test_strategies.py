@@ -9,9 +9,9 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import strategy_of
 from tensorflow.python.eager import context
 
+from tests.devices import strategy_of
 from trainer.distributed import strategies, tracing
 from trainer.errors import InputError, PassingError
 

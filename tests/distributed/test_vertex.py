@@ -10,7 +10,8 @@ import tempfile
 import pytest
 
 from tests.jobs import ROOT, SMALL
-from trainer import config, flags
+from trainer import config
+from trainer.config import flags
 from trainer.distributed import vertex
 from trainer.monitoring.metrics_log import Journal
 
@@ -40,7 +41,7 @@ def test_another_checkpoint_folder_is_the_run_folder_itself():
 
 def run_flags(code, *argv, environment):
     script = f"from absl import logging\nfrom trainer import config, flags\ndef main(job): {code}\n"
-    script += "flags.run(config.Job, main)"
+    script += "cli.run(config.Job, main)"
     return subprocess.run(
         [sys.executable, "-c", script, *argv],
         capture_output=True,
@@ -108,7 +109,7 @@ from trainer import config, flags, task
 
 def train(run_dir):
     try:
-        flags.run(config.Job, task.main, ["trainer.task", f"--run_dir={{run_dir}}", *sys.argv[4:]])
+        cli.run(config.Job, task.main, ["trainer.task", f"--run_dir={{run_dir}}", *sys.argv[4:]])
     except SystemExit as end:
         return end.code
 

@@ -120,7 +120,7 @@ def end_by(error):
     def main(job):
         raise error
     try:
-        flags.run(config.Job, main, ["trainer.task"], is_job=True)
+        cli.run(config.Job, main, ["trainer.task"], is_job=True)
     except BaseException as end:
         print(getattr(end, "code", type(end).__name__))
 

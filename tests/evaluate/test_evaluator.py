@@ -11,9 +11,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import strategy_of, write_data
 
 from tests import rounding
+from tests.devices import strategy_of
+from tests.shards import write_data
 from trainer import models
 from trainer.data.dataset import schema
 from trainer.data.input import normalization

@@ -14,11 +14,12 @@ import threading
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import strategy_of, write_data
 from PIL import Image
 
 from tests import jobs, runs
-from trainer import config, export, flags
+from tests.devices import strategy_of
+from tests.shards import write_data
+from trainer import cli, config, export
 from trainer.data.formats import discovery, images, pictures
 from trainer.errors import InputError
 from trainer.export import __main__ as command
@@ -395,7 +396,7 @@ def test_what_cannot_be_is_one_line(run_dir, tmp_path, argv, message, capsys):
     argv = [f"--run_dir={run_dir}", f"--output={tmp_path}/out", *argv]
     argv = [word.format(at=tmp_path) for word in argv]
     with pytest.raises(SystemExit) as stop:
-        flags.run(config.Export, command.main, ["export", *argv])
+        cli.run(config.Export, command.main, ["export", *argv])
     assert stop.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(message.format(at=tmp_path))
 

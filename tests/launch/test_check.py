@@ -6,7 +6,7 @@ import types
 import pytest
 
 from launch import check, hardware, image, settings
-from trainer import flags
+from trainer.config import flags
 from trainer.errors import InputError
 
 OWN = ["--name=n", "--project=p", "--bucket=gs://b"]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from launch import check, hardware, settings
-from trainer import flags
+from trainer.config import flags
 from trainer.errors import InputError
 
 OWN = ["--name=n", "--project=p", "--bucket=gs://b"]

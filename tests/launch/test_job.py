@@ -13,7 +13,7 @@ import pytest
 from launch import client, hardware, request, settings
 from tests.jobs import ROOT, SMALL
 from tests.servers import vertex_machines, vertex_server
-from trainer import flags
+from trainer.config import flags
 
 pytestmark = pytest.mark.slow
 

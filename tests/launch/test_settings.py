@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from launch import check, hardware, messages, settings
-from trainer import flags
+from trainer.config import flags
 from trainer.errors import InputError
 
 OWN = ["--name=n", "--project=p", "--bucket=gs://b"]

@@ -11,7 +11,7 @@ from google.cloud import aiplatform_v1 as types
 from launch import logs, settings, vertex
 from tests.servers import vertex_server
 from tests.servers.vertex_server import QUOTA, STOCKOUT, Fault
-from trainer import flags
+from trainer.config import flags
 from trainer.errors import InputError
 
 OWN = ["--name=nuclei", "--project=lab", "--bucket=gs://b", "--image=host/lab/r/trainer:1"]

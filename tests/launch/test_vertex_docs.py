@@ -5,7 +5,7 @@ import re
 import shlex
 
 from launch import check, errors, hardware, image, request, settings
-from trainer import flags
+from trainer.config import flags
 
 TEXT = (image.ROOT / "docs/vertex.md").read_text(encoding="utf-8")
 

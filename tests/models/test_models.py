@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import strategy_of
 
 from tests import rounding
+from tests.devices import strategy_of
 from trainer.errors import InputError
 from trainer.models import MODELS, blocks, build_unet, draw_weights, norms, plain
 

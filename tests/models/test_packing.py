@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import strategy_of, without_bfloat16
 
 from tests import rounding
+from tests.devices import strategy_of, without_bfloat16
 from trainer import models
 from trainer.models import packing
 from trainer.training import losses, train_step

@@ -5,8 +5,8 @@ import mmap
 import keras
 import numpy as np
 import pytest
-from conftest import strategy_of
 
+from tests.devices import strategy_of
 from trainer.monitoring import resource_stats
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import write_data
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata as hparams
 
+from tests.shards import write_data
 from trainer import config
 from trainer.evaluate import evaluator, metrics
 from trainer.evaluate.evaluator import Gallery, Scores

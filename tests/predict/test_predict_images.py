@@ -15,11 +15,12 @@ import weakref
 import numpy as np
 import pytest
 import tifffile
-from conftest import strategy_of
 from PIL import Image
 
 from tests import jobs, runs
-from trainer import config, flags
+from tests.devices import strategy_of
+from trainer import cli, config
+from trainer.config import flags
 from trainer.data.formats import discovery, mask_writer
 from trainer.data.formats.npy_stream import RowFile
 from trainer.errors import InputError
@@ -222,7 +223,7 @@ def test_what_cannot_be_is_one_line(run_dir, tmp_path, argv, message, capsys):
     given = [f"--run_dir={run_dir}", f"--images={tmp_path}", f"--output={tmp_path}/out"]
     argv = [*given, *(word.format(at=tmp_path) for word in argv)]
     with pytest.raises(SystemExit) as stop:
-        flags.run(config.Predict, predict_images.predict, ["predict", *argv])
+        cli.run(config.Predict, predict_images.predict, ["predict", *argv])
     assert stop.value.code == 2
     said = capsys.readouterr().err.splitlines()
     assert said[-1].startswith(message.format(at=tmp_path))

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import strategy_of
 
 from tests import rounding, runs
+from tests.devices import strategy_of
 from trainer import models
 from trainer.data.formats import reading, regions
 from trainer.data.input import normalization, pipeline

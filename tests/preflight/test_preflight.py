@@ -8,7 +8,8 @@ import keras
 import pytest
 import tensorflow as tf
 
-from trainer import config, flags, models
+from trainer import config, models
+from trainer.config import flags
 from trainer.errors import InputError
 from trainer.preflight import __main__ as preflight
 from trainer.preflight import (

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import strategy_of, without_bfloat16
 
+from tests.devices import strategy_of, without_bfloat16
 from trainer import config
 from trainer.distributed import strategies
 from trainer.models import norms

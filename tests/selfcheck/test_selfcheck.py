@@ -7,8 +7,8 @@ import sys
 
 import pytest
 import tensorflow as tf
-from conftest import strategy_of
 
+from tests.devices import strategy_of
 from tests.jobs import environments
 from trainer import config
 from trainer.distributed import strategies

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from trainer import config, flags, task
+from trainer import cli, config, task
 from trainer.data import inspect
 from trainer.data.prepare import preparation
 from trainer.errors import InputError
@@ -128,7 +128,7 @@ def test_stores_that_take_tensorflow_io_say_what_to_install(path):
 )
 def test_commands_end_with_that_line(capsys, cls, main, arguments):
     with pytest.raises(SystemExit) as stop:
-        flags.run(cls, main, ["command", *arguments])
+        cli.run(cls, main, ["command", *arguments])
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(arguments[-1].partition("=")[2])
@@ -151,7 +151,7 @@ def test_an_unknown_scheme_is_refused_in_one_line_that_lists_the_known_ones(
 ):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
-        flags.run(cls, main, ["command", *arguments])
+        cli.run(cls, main, ["command", *arguments])
     assert stop.value.code == 2
     assert list(tmp_path.iterdir()) == []
     (line,) = capsys.readouterr().err.splitlines()

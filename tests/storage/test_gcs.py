@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tests.servers import gcs_server
-from trainer import config, flags
+from trainer import cli, config
 from trainer.errors import InputError, PassingError, UnreachableError
 from trainer.storage import files
 from trainer.storage import gcs as buckets
@@ -103,7 +103,7 @@ def test_who_is_not_let_in_is_told_at_once(gcs):
 
 def _refusal(capsys, task):
     with pytest.raises(SystemExit) as stop:
-        flags.run(config.Inspect, lambda settings: task(), ["task"])
+        cli.run(config.Inspect, lambda settings: task(), ["task"])
     assert stop.value.code == 2
     return capsys.readouterr().err.splitlines()[-1]
 

@@ -6,9 +6,10 @@ import re
 import keras
 import pytest
 import tensorflow as tf
-from conftest import strategy_of, write_data
 
+from tests.devices import strategy_of
 from tests.jobs import SMALL, command, start, wait_for
+from tests.shards import write_data
 from trainer import models
 from trainer.data.dataset import schema
 from trainer.data.input import pipeline

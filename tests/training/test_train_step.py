@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import strategy_of
 
 from tests import rounding
+from tests.devices import strategy_of
 from tests.jobs import ROOT
 from trainer import models
 from trainer.errors import InputError

@@ -1,8 +1,5 @@
 """Checkpoints that count only when they are whole.
 
-    python -m trainer.checkpointing.checkpoint list RUN
-    python -m trainer.checkpointing.checkpoint verify RUN
-
 A checkpoint is a folder named by its step: tensors in TensorFlow's format, as
 `tf.train.load_checkpoint` reads them, and then `commit.json`, which names their files with size and
 crc32c. A folder whose commit cannot be read, or whose files differ from it, is not a checkpoint.
@@ -15,7 +12,6 @@ import datetime
 import json
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -23,7 +19,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from trainer import config, flags, json_text
+from trainer import json_text
 from trainer.errors import InputError
 from trainer.storage import files
 
@@ -268,43 +264,6 @@ def find_fault(folder: str, commit: Mapping[str, Any], *, every_byte: bool = Tru
     return ""
 
 
-def main(settings: config.Checkpoint) -> None:
-    """Lists the checkpoints of a run as a table; `verify` reads every byte of them."""
-    rows = [["folder", "step", "MB", "written (UTC)", "state"]]
-    damaged = 0
-    for kind in ("checkpoints", "best"):
-        directory = os.path.join(settings.run_dir, kind)
-        for name in filter(str.isdecimal, files.list_folder(directory)):
-            row, whole = _table_row(kind, directory, name, settings.action == "verify")
-            rows.append(row)
-            damaged += not whole
-    if len(rows) == 1:
-        raise InputError(
-            f"--run_dir={settings.run_dir} has no checkpoints; name a folder that trainer.task "
-            "wrote."
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).strip())
-    if damaged:
-        raise InputError(
-            f"{damaged} of {len(rows) - 1} checkpoints are not whole; trainer.task passes them "
-            "over and goes on from the newest that is."
-        )
-
-
-def _table_row(kind: str, directory: str, name: str, every_byte: bool) -> tuple[list[str], bool]:
-    folder = os.path.join(directory, name)
-    commit = read_commit(folder)
-    if commit is None:
-        return [kind, str(int(name)), "", "", "unfinished"], False
-    fault = find_fault(folder, commit, every_byte=every_byte)
-    megabytes = sum(entry["bytes"] for entry in commit["files"].values()) / 1e6
-    sound = "whole" if every_byte else "committed"
-    state = fault or sound
-    return [kind, str(commit["step"]), f"{megabytes:.1f}", commit["written"][:19], state], not fault
-
-
 def _clear(folder: str) -> None:
     """Removes a checkpoint's files, and the folder if nothing else is in it."""
     names = files.list_folder(folder)
@@ -367,16 +326,3 @@ def _save(prefix: str, tensors: Mapping[str, np.ndarray]) -> None:
 
 def _describe(path: str) -> dict[str, Any]:
     return {"bytes": files.size_of(path), "crc32c": files.crc32c(path)}
-
-
-def _with_flags(argv: Sequence[str]) -> list[str]:
-    """Lets the action and the folder be given without their flags' names."""
-    names = iter(("--action=", "--run_dir="))
-    return [argv[0]] + [
-        argument if argument.startswith("-") else f"{next(names, '')}{argument}"
-        for argument in argv[1:]
-    ]
-
-
-if __name__ == "__main__":
-    flags.run(config.Checkpoint, main, _with_flags(sys.argv))

@@ -1,7 +1,7 @@
 """Every setting of every command: default, help line and rule, each written once.
 
-A command's settings are a frozen dataclass; `trainer.flags` derives its flags from it. Building
-the dataclass checks it, so whoever holds one holds a valid one.
+A command's settings are a frozen dataclass, of which `trainer.config.flags` derives its flags.
+Building the dataclass checks it, so whoever holds one holds a valid one.
 """
 
 import dataclasses
@@ -637,7 +637,7 @@ class SelfCheck(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoint(Settings):
-    """Shows the checkpoints of a run: `python -m trainer.checkpointing.checkpoint list|verify RUN`."""
+    """Shows the checkpoints of a run: `python -m trainer.checkpointing list|verify RUN`."""
 
     action: str = setting(
         "list", "list asks for sizes, verify reads every byte.", choices=("list", "verify")

@@ -15,7 +15,7 @@ import tqdm
 from absl import logging
 from PIL import Image, PngImagePlugin
 
-from trainer import config, flags
+from trainer import cli, config
 from trainer.data import demo
 from trainer.data.dataset import schema
 from trainer.data.formats import reading
@@ -32,7 +32,7 @@ def main(settings: config.Inspect) -> None:
     """Prints the tables, then does what else was asked for."""
     data_dir = settings.data_dir or demo.folder()
     if settings.sheet or files.is_remote(data_dir):  # which take TensorFlow
-        with flags.importing():
+        with cli.importing():
             importlib.import_module("tensorflow")
     files.register_stores(data_dir, settings.sheet)
     if settings.sheet:
@@ -258,4 +258,4 @@ def _with_flag(argv: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    flags.run(config.Inspect, main, _with_flag(sys.argv))
+    cli.run(config.Inspect, main, _with_flag(sys.argv))

@@ -86,8 +86,8 @@ def explain(name: str, error: str, chips: Sequence[str]) -> str:
             "TPUs; install tensorflow-tpu in its place (docs/tpu.md)."
         )
     return (
-        f"{what} cannot be reached or initialised ({membership.shortened(error)}); check its name and "
-        "state, and that no other process holds it."
+        f"{what} cannot be reached or initialised ({membership.shortened(error)}); check its name "
+        "and state, and that no other process holds it."
     )
 
 

@@ -1,12 +1,12 @@
 """Entry point of evaluation: `python -m trainer.evaluate --help`."""
 
-from trainer import config, flags
+from trainer import cli, config
 from trainer.storage import files
 
 
 def main(settings: config.Evaluate) -> None:
     """Evaluates; TensorFlow is imported only once the flags are found to be good."""
-    with flags.importing():
+    with cli.importing():
         from trainer.evaluate import evaluator
 
     files.register_stores(settings.run_dir, settings.data_dir, settings.output, settings.json)
@@ -14,4 +14,4 @@ def main(settings: config.Evaluate) -> None:
 
 
 if __name__ == "__main__":
-    flags.run(config.Evaluate, main)
+    cli.run(config.Evaluate, main)

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import logging
 
-from trainer import config, flags
+from trainer import cli, config
 from trainer.export import placement
 
 
@@ -36,7 +36,7 @@ def write(
         InputError: the run cannot be loaded, an extra is missing, the data are needed and gone, or
             there is something in `output` that no export wrote.
     """
-    with flags.importing():
+    with cli.importing():
         from trainer.export import exporting
 
     settings = dataclasses.replace(settings or config.Export(), run_dir=run_dir, output=output)

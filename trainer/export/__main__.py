@@ -2,7 +2,7 @@
 
 from absl import logging
 
-from trainer import config, export, flags
+from trainer import cli, config, export
 from trainer.storage import files
 
 
@@ -15,4 +15,4 @@ def main(settings: config.Export) -> None:
 
 
 if __name__ == "__main__":
-    flags.run(config.Export, main)
+    cli.run(config.Export, main)

@@ -1,13 +1,13 @@
 """Entry point of prediction: `python -m trainer.predict --help`."""
 
-from trainer import config, flags
+from trainer import cli, config
 from trainer.checkpointing import facts
 from trainer.storage import files
 
 
 def main(settings: config.Predict) -> None:
     """Predicts; TensorFlow is imported only once the flags are found to be good."""
-    with flags.importing():
+    with cli.importing():
         from trainer.predict import predict_images
 
     files.register_stores(*facts.folders(settings.run_dir), settings.images, settings.output)
@@ -15,4 +15,4 @@ def main(settings: config.Predict) -> None:
 
 
 if __name__ == "__main__":
-    flags.run(config.Predict, main)
+    cli.run(config.Predict, main)

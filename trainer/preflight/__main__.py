@@ -6,7 +6,7 @@ from typing import Any
 
 from absl import logging
 
-from trainer import config, flags, json_text
+from trainer import cli, config, json_text
 from trainer.errors import InputError
 from trainer.preflight import compilation
 from trainer.preflight.accelerators import ACCELERATORS, GIB, Accelerator, Gpu, Tpu
@@ -21,7 +21,7 @@ def main(settings: config.Preflight) -> None:
     accelerator = ACCELERATORS[settings.target.accelerator]
     batch_size = batch_per_replica(settings, accelerator)
     compilation.check_installed(accelerator)
-    with flags.importing():  # TensorFlow, only once the flags are found to be good
+    with cli.importing():  # TensorFlow, only once the flags are found to be good
         from trainer.preflight import lowering
 
     files.register_stores(settings.job.data.data_dir)
@@ -188,4 +188,4 @@ def write(path: str, figures: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    flags.run(config.Preflight, main)
+    cli.run(config.Preflight, main)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from trainer import config, flags
+from trainer import cli, config
 from trainer.checkpointing import facts
 from trainer.errors import InputError
 from trainer.report import page, runs
@@ -34,4 +34,4 @@ def _with_flag(argv: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    flags.run(config.Report, main, _with_flag(sys.argv))
+    cli.run(config.Report, main, _with_flag(sys.argv))

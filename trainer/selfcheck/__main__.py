@@ -2,13 +2,13 @@
 
 import sys
 
-from trainer import config, flags
+from trainer import cli, config
 from trainer.storage import files
 
 
 def main(settings: config.SelfCheck) -> None:
     """Checks; the exit status is 1 where replicas do not train like one."""
-    with flags.importing():
+    with cli.importing():
         from trainer.selfcheck import invariance
 
     files.register_stores(settings.json)
@@ -17,4 +17,4 @@ def main(settings: config.SelfCheck) -> None:
 
 
 if __name__ == "__main__":
-    flags.run(config.SelfCheck, main)
+    cli.run(config.SelfCheck, main)

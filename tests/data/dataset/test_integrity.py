@@ -6,8 +6,8 @@ import pathlib
 import threading
 
 import pytest
-from conftest import write_data
 
+from tests.shards import write_data
 from trainer.data.dataset import integrity, schema
 from trainer.errors import InputError, PassingError
 from trainer.storage import listing

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from pydicom import encaps, pixels, uid
 
-from trainer import config, flags
+from trainer import cli, config
 from trainer.data.dataset import schema
 from trainer.data.formats import dicom, dicom_codecs, discovery, images, reading
 from trainer.data.prepare import preparation
@@ -343,7 +343,7 @@ def series(tmp_path):
 
 def _prepare(folder, *others):
     arguments = [f"--images={folder}/slices", f"--masks={folder}/masks", f"--output={folder}/out"]
-    flags.run(config.Prepare, preparation.prepare, ["prepare", *arguments, *others])
+    cli.run(config.Prepare, preparation.prepare, ["prepare", *arguments, *others])
     return schema.read_manifest(f"{folder}/out")
 
 

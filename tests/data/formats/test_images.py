@@ -416,7 +416,7 @@ def test_conversions_without_a_rule_are_refused():
 def test_sixteen_bit_colours_are_read_without_a_word_of_tensorflow(tmp_path):
     values = np.full((4, 5, 3), 40000, np.uint16)
     (tmp_path / "deep.png").write_bytes(png16(values))
-    code = "from trainer import flags; flags.prepare_environment(); "
+    code = "from trainer import cli; cli.prepare_environment(); "
     code += "from trainer.data import images, sources; "
     code += "print(images.read_image(sources.sources_of('deep.png')[0], 99).values.max())"
     level = "TF_CPP_MIN_LOG_LEVEL"

@@ -25,7 +25,7 @@ from PIL import Image, ImageOps
 
 from tests.jobs import ROOT
 from tests.pictures import bomb
-from trainer import config, flags
+from trainer import cli, config
 from trainer.data.dataset import schema
 from trainer.data.prepare import output, preparation, splitting
 from trainer.errors import InputError, PassingError
@@ -66,7 +66,7 @@ def _arguments(folder, *others):
 
 def _prepare(folder, *others):
     """Runs the command in this process and returns the manifest that it wrote."""
-    flags.run(config.Prepare, preparation.main, ["prepare", *_arguments(folder, *others)])
+    cli.run(config.Prepare, preparation.main, ["prepare", *_arguments(folder, *others)])
     output = [other.removeprefix("--output=") for other in others if other.startswith("--output=")]
     return schema.read_manifest(output[0] if output else str(folder / "out"))
 
@@ -79,7 +79,7 @@ def _refusal(capfd, folder, *others, num_notes=0):
     capfd.readouterr()
     before = sorted(folder.rglob("*"))
     with pytest.raises(SystemExit) as stop:
-        flags.run(config.Prepare, preparation.main, ["prepare", *_arguments(folder, *others)])
+        cli.run(config.Prepare, preparation.main, ["prepare", *_arguments(folder, *others)])
     assert stop.value.code == 2
     assert sorted(folder.rglob("*")) == before, "something is left"
     lines = capfd.readouterr().err.splitlines()
@@ -443,7 +443,7 @@ def test_origin_and_licence_are_kept(folder):
 
 
 def test_an_object_store_takes_the_data_too(folder):
-    flags.run(
+    cli.run(
         config.Prepare,
         preparation.main,
         ["prepare", *_arguments(folder, "--output=ram://prepared/set")],
@@ -818,11 +818,11 @@ def test_only_shards_of_a_start_that_was_killed_are_replaced(folder, capsys, con
     path.write_bytes(content)
     argv = ["prepare", *_arguments(folder)]
     if content == schema.tfrecord.frame(example):
-        flags.run(config.Prepare, preparation.prepare, argv)
+        cli.run(config.Prepare, preparation.prepare, argv)
         assert path.read_bytes() != content
         return
     with pytest.raises(SystemExit) as stop:
-        flags.run(config.Prepare, preparation.prepare, argv)
+        cli.run(config.Prepare, preparation.prepare, argv)
     assert stop.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
         f"{path} is there, and this command did not write it; move it away, or name another "
@@ -843,7 +843,7 @@ def test_a_full_disk_leaves_nothing_behind(folder, capsys, name, monkeypatch):
     monkeypatch.setattr(files, "temporary_path", full_for)
     (folder / "out").mkdir()
     with pytest.raises(SystemExit) as stop:
-        flags.run(config.Prepare, preparation.main, ["prepare", *_arguments(folder)])
+        cli.run(config.Prepare, preparation.main, ["prepare", *_arguments(folder)])
     assert stop.value.code == 2
     assert list((folder / "out").iterdir()) == []
     line = capsys.readouterr().err.splitlines()[-1]

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from tests.servers import gcs_server
-from trainer import config, flags
+from trainer import cli, config
+from trainer.config import flags
 from trainer.data.dataset import schema
 from trainer.data.prepare import preparation
 
@@ -48,7 +49,7 @@ def _prepare(*arguments):
 
 def _refusal(capsys, *arguments):
     with pytest.raises(SystemExit) as stop:
-        flags.run(config.Prepare, preparation.prepare, ["prepare", *arguments])
+        cli.run(config.Prepare, preparation.prepare, ["prepare", *arguments])
     assert stop.value.code == 2
     return capsys.readouterr().err.splitlines()[-1]
 
@@ -152,7 +153,7 @@ def test_faults_do_not_change_what_is_prepared(gcs, bucket, pictures, caplog):
     manifest = _prepare(*raw, f"--output={bucket}/calm", "--workers=1")
     gcs.begin(gcs_server.Faults(busy=0.1, cut=0.05, slow=0.1, outage_after=5, outage_seconds=1.0))
     with caplog.at_level("INFO", logger="absl"):
-        flags.run(
+        cli.run(
             config.Prepare,
             preparation.prepare,
             ["prepare", *raw, f"--output={bucket}/stormy", "--workers=1"],
