@@ -13,7 +13,7 @@ import setuptools
 from tensorboard import default
 from tensorboard import program as tensorboard
 
-from trainer import config
+from trainer import cli, config
 from trainer.config import flags
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -75,7 +75,7 @@ def _check_module(name, *argv):
     """Parses a command's flags by its own settings; those after a lone -- are trainer.task's."""
     with (
         mock.patch.object(sys, "argv", [name, *argv]),
-        mock.patch.object(flags, "run", side_effect=_only_parse) as run,
+        mock.patch.object(cli, "run", side_effect=_only_parse) as run,
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", RuntimeWarning)  # the module was imported before

@@ -32,7 +32,7 @@ README = set(
         .partition("\n## ")[0]
     )
 )
-QUICK = {"checkpoint", "data.inspect", "data.prepare", "evaluate", "predict", "report"}
+QUICK = {"checkpointing", "data.inspect", "data.prepare", "evaluate", "predict", "report"}
 COMMANDS = [
     pytest.param(command, id=f"{path.name}: {command}")
     for path in [*pages.PAGES, *pages.FLAG_FILES]
@@ -67,7 +67,7 @@ def test_the_page_of_settings_has_every_command():
     commands = {}
     for package in ("trainer", "launch"):
         for path in (ROOT / package).rglob("*.py"):
-            found = re.search(r"^ +flags\.run\(\s*([\w.]+)", path.read_text(), re.M)
+            found = re.search(r"^ +cli\.run\(\s*([\w.]+)", path.read_text(), re.M)
             if found:
                 name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
                 commands[name.removesuffix(".__main__")] = found[1].rpartition(".")[2]
@@ -97,7 +97,7 @@ def test_each_command_of_a_page_is_one(command, monkeypatch):
         ("python -m trainer.report --run_dir=runs/demo", InputError),
         ("python -m launch.local --workers=2 -- --data_dri=data", InputError),
         ("python -m launch.vertex --name=a --project=P --bucket=gs://B -- --stpes=3", InputError),
-        ("python -m trainer.config", AssertionError),  # no command
+        ("python -m trainer.errors", AssertionError),  # no command
         ("python docs/draw_augmentations.py --data=DATA", AssertionError),
         ("pip install '.[profil]'", AssertionError),
         ("make demos", subprocess.CalledProcessError),

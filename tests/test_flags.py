@@ -168,7 +168,7 @@ def test_a_command_may_show_other_flags_of_a_group():
 
 
 def run_flags(code, *argv):
-    script = f"from trainer import config, flags\ndef main(job): {code}\n"
+    script = f"from trainer import cli, config\ndef main(job): {code}\n"
     script += "cli.run(config.Job, main)"
     return subprocess.run(
         [sys.executable, "-c", script, *argv], capture_output=True, text=True, check=False

@@ -92,7 +92,7 @@ def test_where_the_filter_cannot_be_started_all_is_shown(monkeypatch):
 
 def test_a_command_shows_no_notice_of_a_tensorflow_that_is_well():
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_CPP")}
-    code = "from trainer import flags\nflags.prepare_environment()\n"
+    code = "from trainer import cli\ncli.prepare_environment()\n"
     code += "with cli.importing():\n import tensorflow as tf\n"
     code += "tf.function(lambda x: 2 * x, jit_compile=True)(tf.constant(1.0))"
     done = subprocess.run(

@@ -25,7 +25,7 @@ def test_a_signal_is_a_request_and_nothing_else(number):
 
 def test_a_second_interrupt_ends_the_process_at_once():
     code = (
-        "import os, signal\nfrom trainer import preemption\n"
+        "import os, signal\nfrom trainer.distributed import preemption\n"
         "with preemption.listening():\n"
         "  for _ in range(2): os.kill(os.getpid(), signal.SIGINT)\n"
         "  print('still here')\n"

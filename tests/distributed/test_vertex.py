@@ -40,7 +40,7 @@ def test_another_checkpoint_folder_is_the_run_folder_itself():
 
 
 def run_flags(code, *argv, environment):
-    script = f"from absl import logging\nfrom trainer import config, flags\ndef main(job): {code}\n"
+    script = f"from absl import logging\nfrom trainer import cli, config\ndef main(job): {code}\n"
     script += "cli.run(config.Job, main)"
     return subprocess.run(
         [sys.executable, "-c", script, *argv],
@@ -70,7 +70,7 @@ def test_there_each_entry_of_the_log_is_a_json_object_with_its_severity():
     [
         ("pass", ["--crop=250"], 2, "ERROR", "--crop=250 is not a multiple of 16", True),
         ("raise KeyError('ours')", [], 1, "CRITICAL", "Traceback (most recent call last)", False),
-        ("raise flags.PassingError('gs://b')", [], 2, "ERROR", "gs://b", False),
+        ("raise cli.PassingError('gs://b')", [], 2, "ERROR", "gs://b", False),
     ],
 )
 def test_there_errors_are_one_entry_too(code, argv, status, severity, words, refused):
@@ -105,7 +105,7 @@ STRANGER = 65534  # nobody
 # A stranger may find no Python here, so all of it is loaded before, by a run as root.
 AS_A_STRANGER = f"""
 import os, sys
-from trainer import config, flags, task
+from trainer import cli, config, task
 
 def train(run_dir):
     try:

@@ -112,7 +112,8 @@ def test_why_a_job_is_not_cancelled_is_said(service, faults, changes, message):
 
 
 ENDS = """
-from trainer import config, flags, preemption
+from trainer import cli, config
+from trainer.distributed import preemption
 from trainer.errors import InputError, PassingError
 from trainer.distributed.rendezvous import LostWorkerError
 

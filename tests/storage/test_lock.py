@@ -44,8 +44,8 @@ def test_a_second_job_is_refused_at_once_while_the_first_lives(tmp_path):
 
 def test_the_lease_of_a_process_that_has_ended_is_taken_at_once(tmp_path):
     code = (
-        "import os, sys; from trainer import lease; "
-        "lease.Lease(sys.argv[1], 60).acquire(); os._exit(9)"
+        "import os, sys; from trainer.storage import lock; "
+        "lock.Lease(sys.argv[1], 60).acquire(); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
     assert (tmp_path / "lease.json").exists()

@@ -17,9 +17,9 @@ a library's own line
 """
 CODE = f"""
 import os
-from trainer import flags, native_log
+from trainer import cli, native_log
 from trainer.storage import retries
-flags._log_plainly()
+cli._log_plainly()
 with retries.reported():
     native_log.begin()
     os.write(2, {LINES.encode()!r})

@@ -417,8 +417,8 @@ def test_sixteen_bit_colours_are_read_without_a_word_of_tensorflow(tmp_path):
     values = np.full((4, 5, 3), 40000, np.uint16)
     (tmp_path / "deep.png").write_bytes(png16(values))
     code = "from trainer import cli; cli.prepare_environment(); "
-    code += "from trainer.data import images, sources; "
-    code += "print(images.read_image(sources.sources_of('deep.png')[0], 99).values.max())"
+    code += "from trainer.data.formats import discovery, images; "
+    code += "print(images.read_image(discovery.sources_of('deep.png')[0], 99).values.max())"
     level = "TF_CPP_MIN_LOG_LEVEL"
     environment = {name: value for name, value in os.environ.items() if name != level}
     result = subprocess.run(

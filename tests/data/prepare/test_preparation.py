@@ -854,14 +854,14 @@ def test_a_full_disk_leaves_nothing_behind(folder, capsys, name, monkeypatch):
 
 
 def test_an_image_that_changes_between_the_passes_leaves_nothing_behind(folder, monkeypatch):
-    examine = preparation.survey.examine
+    examine = preparation.statistics.examine
 
     def damage_after_reading(pair, *others):
         found = examine(pair, *others)
         _truncate(pathlib.Path(pair.image.path))
         return found
 
-    monkeypatch.setattr(preparation.survey, "examine", damage_after_reading)
+    monkeypatch.setattr(preparation.statistics, "examine", damage_after_reading)
     settings = config.Prepare(
         images=str(folder / "images"),
         masks=str(folder / "masks"),

@@ -196,8 +196,9 @@ def test_a_folder_without_pictures_is_named(bucket, pictures, capsys):
 
 def test_the_command_prepares_into_a_bucket_without_tensorflow(gcs, bucket, pictures):
     code = (
-        "import sys; from trainer import config, flags; from trainer.data import prepare\n"
-        "prepare.prepare(flags.parse(config.Prepare, sys.argv))\n"
+        "import sys; from trainer import config; from trainer.config import flags\n"
+        "from trainer.data.prepare import preparation\n"
+        "preparation.prepare(flags.parse(config.Prepare, sys.argv))\n"
         "assert 'tensorflow' not in sys.modules"
     )
     arguments = _arguments(pictures, f"{bucket}/set")
