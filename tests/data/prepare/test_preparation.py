@@ -19,15 +19,13 @@ import tracemalloc
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from tests.jobs import ROOT
 from tests.pictures import bomb
 from trainer import cli, config
 from trainer.data.dataset import schema
-from trainer.data.prepare import output, preparation, splitting
+from trainer.data.prepare import output, pairing, preparation, splitting
 from trainer.errors import InputError, PassingError
 from trainer.storage import files
 
@@ -455,15 +453,6 @@ def test_an_object_store_takes_the_data_too(folder):
     assert not [name for name in tf.io.gfile.listdir("ram://prepared/set") if name.endswith("tmp")]
 
 
-@given(st.integers(1, 300), st.integers(0, 10**9))
-def test_shards_are_balanced_and_eight_where_there_are_eight_examples(num_examples, raw_bytes):
-    counts = preparation.shard_counts(num_examples, raw_bytes, 10)
-    assert sum(counts) == num_examples
-    assert max(counts) - min(counts) <= 1
-    assert len(counts) >= min(8, num_examples)
-    assert len(counts) == num_examples or len(counts) * 10e6 >= raw_bytes
-
-
 def test_shards_hold_no_more_than_they_are_asked_to(folder):
     rng = np.random.default_rng(0)
     np.save(folder / "x.npy", rng.integers(0, 256, (30, 32, 32), np.uint8))
@@ -472,15 +461,6 @@ def test_shards_hold_no_more_than_they_are_asked_to(folder):
     manifest = _prepare(folder, *arrays, "--shard_mb=0.0041", "--split=0.9,0.1")
     # Image and mask take 2048 bytes uncompressed: two examples a shard.
     assert [shard.examples for shard in manifest.splits["train"].shards] == [2] * 12 + [1]
-
-
-def test_statistics_of_large_values_are_exact():
-    image = np.full((1000, 1000, 1), 65535, np.uint16)
-    image[0, 0] = 0
-    found = preparation.tally(image, np.zeros((1000, 1000), np.uint8), 2)
-    assert found.sums == [65535 * 999_999]
-    assert found.squares == [65535**2 * 999_999]
-    assert found.pixels.tolist() == [1_000_000, 0]
 
 
 # Bad input ----------------------------------------------------------------------------------------
@@ -543,7 +523,7 @@ def test_a_damaged_tiff_of_several_pages_is_named_or_skipped_as_one(folder, capf
     stacks.append("--split=0.5,0.5")
     message = _refusal(capfd, folder, *stacks)
     assert message.startswith(f"DIR/{damaged} cannot be read: ")
-    assert message.endswith(" Mend or remove it, or go on without it: --skip_bad.")
+    assert message.endswith(" Fix or remove it, or skip it: --skip_bad.")
     manifest = _prepare(folder, *stacks, "--skip_bad")
     assert manifest.skipped == ("x",)
     assert sum(split.examples for split in manifest.splits.values()) == 3
@@ -573,8 +553,8 @@ def _truncate(path):
 def test_a_truncated_image_is_named(folder, capfd, workers):
     _truncate(folder / "images/05.png")
     assert _refusal(capfd, folder, f"--workers={workers}") == (
-        "DIR/images/05.png cannot be read: image file is truncated. Mend or remove it, or go on "
-        "without it: --skip_bad."
+        "DIR/images/05.png cannot be read: image file is truncated. Fix or remove it, or skip "
+        "it: --skip_bad."
     )
 
 
@@ -673,7 +653,7 @@ def test_an_output_that_cannot_be_a_folder_is_refused(folder, capfd):
 def test_an_output_that_cannot_be_written_is_refused_before_the_survey(
     folder, capfd, monkeypatch, name
 ):
-    monkeypatch.setattr(preparation, "find_pairs", None)
+    monkeypatch.setattr(pairing, "find_pairs", None)
 
     def refuse(*arguments, **options):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -689,7 +669,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_survey(
 def test_an_output_where_nothing_can_be_made_is_refused_before_the_survey(
     folder, capfd, monkeypatch
 ):
-    monkeypatch.setattr(preparation, "find_pairs", None)
+    monkeypatch.setattr(pairing, "find_pairs", None)
     assert _refusal(capfd, folder, "--output=/proc/self") == (
         "--output=/proc/self cannot be written: No such file or directory; name another folder."
     )
@@ -778,7 +758,7 @@ def test_a_damaged_tiff_gives_one_line(folder, capfd):
         for workers in (1, 2):
             message = _refusal(capfd, folder, f"--workers={workers}")
             assert message.startswith("DIR/images/03.tif cannot be read: ")
-            assert message.endswith(" Mend or remove it, or go on without it: --skip_bad.")
+            assert message.endswith(" Fix or remove it, or skip it: --skip_bad.")
 
 
 def test_an_array_too_large_is_refused(folder, capfd):

@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import tqdm
+
 from trainer.data.formats import discovery
 from trainer.data.prepare import pool, statistics
 from trainer.storage import files
@@ -21,9 +23,24 @@ AHEAD = 16  # pairs; two requests each
 
 
 def results(
+    run: pool.Run,
+    task: Callable[[statistics.Pair], Any],
+    pairs: Sequence[statistics.Pair],
+    what: str,
+) -> Iterator[Any]:
+    """Yields `task(pair)` of every pair, in order; pairs in a store have local paths by then.
+
+    If there is a terminal, a progress bar with the label `what` shows how many are done.
+    """
+    with tqdm.tqdm(total=len(pairs), desc=what, unit=" images", disable=None) as bar:
+        for result in _results(run, task, pairs):
+            bar.update()
+            yield result
+
+
+def _results(
     run: pool.Run, task: Callable[[statistics.Pair], Any], pairs: Sequence[statistics.Pair]
 ) -> Iterator[Any]:
-    """Yields `task(pair)` of every pair, in order; pairs in a store have local paths by then."""
     if not any(files.is_remote(source.path) for pair in pairs for source in _sources(pair)):
         yield from run(task, pairs)
         return
