@@ -64,6 +64,7 @@ lint: $(VENV)/installed-test
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy
 
 $(VENV)/installed: setup.py

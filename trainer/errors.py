@@ -1,4 +1,6 @@
-"""The exceptions that are the user's to mend."""
+"""The exceptions that are the user's to fix, and how their messages show a name."""
+
+import os
 
 
 class InputError(ValueError):
@@ -15,3 +17,9 @@ class PassingError(InputError):
 
 class UnreachableError(PassingError):
     """A store that has not answered for long; what goes on in the background may try again."""
+
+
+def one_line(path: str) -> str:
+    """Returns a path or name on one line: what cannot be printed is escaped, as are stray bytes."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

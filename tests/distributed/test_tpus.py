@@ -13,6 +13,7 @@ from tensorflow.python.tpu.client import client
 from trainer import models
 from trainer.distributed import strategies, tpus
 from trainer.errors import InputError, PassingError
+from trainer.evaluate import eval_step
 from trainer.training import losses, optimizers, train_step
 
 
@@ -166,6 +167,6 @@ def test_tpu_strategy_takes_the_evaluation_step():
     strategy = strategy_of_cores(1)
     with strategy.scope():
         model = models.build_unet((None, None, 1), 4, depth=2)
-    forward = train_step.forward_step(strategy, model, gather_on="CPU:0")
+    forward = eval_step.forward_step(strategy, model, gather_on="CPU:0")
     traced = tf.function(forward).get_concrete_function(tf.TensorSpec((2, 64, 128, 1)))
     assert traced.output_shapes == (2, 64, 128, 1)

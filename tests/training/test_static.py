@@ -13,6 +13,7 @@ from tests.shards import write_data
 from trainer import models
 from trainer.data.dataset import schema
 from trainer.data.input import pipeline
+from trainer.evaluate import eval_step
 from trainer.training import losses, optimizers, train_step
 
 # What would call the host out of a program, as HLO and its custom calls name it.
@@ -68,7 +69,7 @@ def test_the_training_step_is_one_program_of_fixed_shapes(norm, mixed_bfloat16):
 def test_the_evaluation_step_is_one_program_of_fixed_shapes(mixed_bfloat16):
     model, _, _ = build(ema=False)
     images = tf.TensorSpec((4, 64, 128, 1), tf.float32)
-    forward = train_step.forward_of_one_replica(model)
+    forward = eval_step.forward_of_one_replica(model)
     program = forward.experimental_get_compiler_ir(images)(stage="hlo")
     assert "bf16[4,64,128,4]" in program
     assert_static(program)

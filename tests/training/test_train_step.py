@@ -12,6 +12,7 @@ from tests.devices import strategy_of
 from tests.jobs import ROOT
 from trainer import models
 from trainer.errors import InputError
+from trainer.evaluate import eval_step
 from trainer.training import losses, optimizers, train_step
 
 IMAGES = np.random.default_rng(0).normal(size=(8, 16, 16, 1)).astype(np.float32)
@@ -231,7 +232,7 @@ def test_loss_scaling_leaves_the_reported_norm_and_the_update_as_they_are(number
 def test_prediction_over_replicas_keeps_the_order_of_the_examples():
     with strategy_of(4).scope():
         model = models.build_unet((None, None, 1), 2, depth=1)
-    many = train_step.forward_step(strategy_of(4), model)(tf.constant(IMAGES))
+    many = eval_step.forward_step(strategy_of(4), model)(tf.constant(IMAGES))
     expected = model(IMAGES, training=False)
     rounding.assert_close(many, expected, rounding.operations_of(model))
 
@@ -239,7 +240,7 @@ def test_prediction_over_replicas_keeps_the_order_of_the_examples():
 def test_the_score_of_a_batch_leaves_out_fillers():
     batch = {"labels": tf.constant(LABELS), "valid": tf.constant(VALID)}
     logits = tf.where(batch["labels"][..., tf.newaxis] == 1, 5.0, -5.0)
-    result = train_step.score(batch, logits, losses.LOSSES["ce_dice"], tf.ones(2), 2)
+    result = eval_step.score(batch, logits, losses.LOSSES["ce_dice"], tf.ones(2), 2)
     np.testing.assert_array_equal(result["counts"][4:7], np.zeros((3, 2, 3)))
     # Four whole images and one row of 16 pixels; 5 of the 8 images have a valid pixel.
     np.testing.assert_array_equal(result["loss_weights"], [4 * 256 + 16, 5])

@@ -14,8 +14,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-import trainer
-from trainer import config, json_text
+from trainer import config, json_text, version
 from trainer.checkpointing import facts
 from trainer.data.dataset import schema
 from trainer.distributed import preemption, rendezvous
@@ -41,7 +40,7 @@ def describe(
         "devices": list(strategy.extended.worker_devices),
         "num_replicas": strategy.num_replicas_in_sync,
         "versions": {
-            "trainer": trainer.__version__,
+            "trainer": version.__version__,
             "python": platform.python_version(),
             "tensorflow": tf.__version__,
             "keras": keras.__version__,

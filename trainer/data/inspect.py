@@ -18,9 +18,8 @@ from PIL import Image, PngImagePlugin
 from trainer import cli, config
 from trainer.data import demo
 from trainer.data.dataset import schema
-from trainer.data.formats import reading
 from trainer.drawing import panels
-from trainer.errors import InputError
+from trainer.errors import InputError, one_line
 from trainer.storage import files
 
 MARK = "trainer.data.inspect"  # in every sheet
@@ -69,12 +68,12 @@ def describe(manifest: schema.Manifest, data_dir: str) -> list[str]:
         lines += ["", title, *table(rows, heading=True)]
     if manifest.leaks:
         lines += ["", "Leaks: identical pixels in two splits"]
-        lines += [f"  {reading.shown(' = '.join(group))}" for group in manifest.leaks]
+        lines += [f"  {one_line(' = '.join(group))}" for group in manifest.leaks]
     if manifest.skipped:
         lines += [
             "",
             "Skipped as unreadable",
-            *(f"  {reading.shown(name)}" for name in manifest.skipped),
+            *(f"  {one_line(name)}" for name in manifest.skipped),
         ]
     return lines
 

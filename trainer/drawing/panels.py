@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from trainer.data.dataset.schema import IGNORE
-from trainer.data.formats import reading
+from trainer.errors import one_line
+from trainer.labels import IGNORE
 
 CLASS_COLOURS = (
     (230, 159, 0),  # orange
@@ -308,14 +308,14 @@ def _draw_legend(draw: ImageDraw.ImageDraw, left: int, entries: Sequence[Entry])
         if colour is not None:
             draw.rectangle((left, 4, left + TEXT - 3, TEXT + 1), colour)
             left += TEXT + 2
-        shown = reading.shown(name)
+        shown = one_line(name)
         draw.text((left, 2), shown, INK, _font())
         left += round(draw.textlength(shown, _font())) + 2 * GAP
 
 
 def _cut(draw: ImageDraw.ImageDraw, text: str, width: int) -> str:
     """Returns the text on one line, or as much of its beginning and end as fits."""
-    shown = text = reading.shown(text)
+    shown = text = one_line(text)
     kept = len(text)
     while kept > 0 and draw.textlength(shown, _font()) > width:
         kept -= 1

@@ -21,15 +21,14 @@ from trainer import config, json_text
 from trainer.checkpointing import best_weights, checkpoint
 from trainer.data import demo
 from trainer.data.dataset import integrity, schema
-from trainer.data.formats import reading
 from trainer.data.input import pipeline, read_errors
 from trainer.distributed import strategies
 from trainer.drawing import panels
-from trainer.errors import InputError
-from trainer.evaluate import metrics, sliding_window, symmetries
+from trainer.errors import InputError, one_line
+from trainer.evaluate import eval_step, metrics, sliding_window, symmetries
 from trainer.models import packing
 from trainer.storage import files
-from trainer.training import losses, train_step
+from trainer.training import losses
 
 MOST_LETTERS = 60  # of a case in a file's name; four bytes each are less than the 255 of most disks
 PICTURE = re.compile(r"\d{2,}-.*\.png", re.DOTALL)  # of a case; what else is beside them stays
@@ -176,11 +175,11 @@ class Evaluator:
         self._batch_size = -(-batch_size // replicas) * replicas
         self._tile = tile // self._stride * self._stride
         self._batches: dict[str, tf.data.Dataset] = {}  # of each split, once it was asked for
-        self._score = train_step.score_step(terms, class_weights, manifest.num_classes)
+        self._score = eval_step.score_step(terms, class_weights, manifest.num_classes)
         # On a CPU, XLA takes longer to compile a new size of images than it saves; on a TPU the
         # strategy compiles, and what is counted of the logits is counted by the host.
         kind = strategies.device_kind(strategy)
-        self._forward = train_step.forward_step(
+        self._forward = eval_step.forward_step(
             strategy,
             symmetries.averaging(packing.packed(model, packing.LANES[kind]), tta),
             jit_compile=kind == "GPU",
@@ -464,9 +463,7 @@ def table(summary: dict[str, Any]) -> str:
             entry[kind][score] for kind in ("per_image", "pooled") for score in ("dice", "iou")
         ]
         values += [entry["pooled"][score] for score in ("precision", "recall")]
-        rows.append(
-            (reading.shown(name), *("–" if v is None else f"{v:.4f}" for v in values), images)
-        )
+        rows.append((one_line(name), *("–" if v is None else f"{v:.4f}" for v in values), images))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(

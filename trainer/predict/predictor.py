@@ -20,9 +20,9 @@ from trainer.data.formats import discovery, images, regions
 from trainer.data.input import pipeline
 from trainer.distributed import strategies
 from trainer.errors import InputError
+from trainer.evaluate import eval_step
 from trainer.predict import ensemble, prefetch
 from trainer.predict.stitching import Mosaic
-from trainer.training import train_step
 
 READ_AHEAD = 8  # tiles
 BATCHES_IN_FLIGHT = 2
@@ -102,7 +102,7 @@ class Predictor:
         self._fixed_batches = not on_cpu  # XLA compiles each size of batch anew
         self._tile = tile // self.networks.stride * self.networks.stride
         self._multiple = max(pipeline.PADDED_SIDE, self.networks.stride)
-        self._forward = train_step.forward_step(
+        self._forward = eval_step.forward_step(
             strategy, self.networks, jit_compile=not on_cpu, trace_once=on_cpu
         )
 

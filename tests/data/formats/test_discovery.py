@@ -9,6 +9,7 @@ import pytest
 
 from tests.pictures import GREY, LIMIT, refusal, save, save_pages
 from trainer.data.formats import discovery, images, reading
+from trainer.errors import one_line
 
 
 def test_a_folder_gives_its_images_by_stem(tmp_path):
@@ -69,7 +70,7 @@ def test_labels_show_what_cannot_be_printed(tmp_path):
     (source,) = discovery.find(str(tmp_path), "images", "").sources
     assert source.label == f"{tmp_path}/a\\nb\\u2028ü.png"
     assert source.name == "a\nb\u2028ü"
-    assert reading.shown(os.fsdecode(b"a\xffb")) == r"a\xffb"
+    assert one_line(os.fsdecode(b"a\xffb")) == r"a\xffb"
 
 
 def test_dicom_without_pydicom_says_what_to_install(tmp_path, monkeypatch):

@@ -26,10 +26,10 @@ from PIL import Image
 from trainer import json_text
 from trainer.data.dataset import tfrecord
 from trainer.errors import InputError
+from trainer.labels import IGNORE
 from trainer.storage import files
 
 SCHEMA = 1
-IGNORE = 255  # the mask's mark for pixels that do not count
 MAX_CLASSES = 255  # ids 0 … 254
 MANIFEST = "manifest.json"
 BIT_DEPTHS = {"uint8": 8, "uint16": 16, "float32": 32}

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from absl import logging
 
 from trainer.data.formats import dicom, naming, npy, reading, stacks
-from trainer.errors import InputError
+from trainer.errors import InputError, one_line
 from trainer.storage import files, listing
 
 SUFFIXES = (
@@ -82,7 +82,7 @@ def find(where: str, flag: str, scratch: str, max_pixels: int | None = None) -> 
     if files.is_remote(where):
         return _find_in_store(where, flag, scratch, max_pixels)
     if where.lower().endswith((".npy", ".npz")) and os.path.isfile(where):
-        return Found(_rows(where, reading.shown(where), flag, scratch, max_pixels))
+        return Found(_rows(where, one_line(where), flag, scratch, max_pixels))
     if os.path.isdir(where):
         paths = _in_folder(where, flag)
         called = functools.partial(naming.below_folder, folder=where)
@@ -153,13 +153,13 @@ def _kind_of_other(path: str) -> str | None:
 
 
 def _by_suffix(name: str) -> str:
-    suffix = reading.shown(os.path.splitext(name)[1])
+    suffix = one_line(os.path.splitext(name)[1])
     return f"{suffix} files" if suffix else "files without a suffix"
 
 
 def _told(kind: str, paths: Sequence[str]) -> str:
     """Returns how many there are of a kind, and what the first of them is."""
-    first = reading.shown(paths[0])
+    first = one_line(paths[0])
     if os.path.isfile(paths[0]):
         with reading.explained(first):
             first = f"{first} is {reading.kind_of(paths[0])}"
@@ -178,7 +178,7 @@ def _joined(found: Sequence[Found], left_out: collections.Counter[str] | None = 
             "Left out: %d pages of TIFFs that are reduced copies, thumbnails or masks of others "
             "(of %s, for one).",
             sum(one.left_out[COPIES] for one in found),
-            reading.shown(first),
+            one_line(first),
         )
     return whole
 
@@ -319,7 +319,7 @@ def split_page(name: str) -> tuple[str, str]:
 
 
 def _file_source(path: str, name: str) -> Source:
-    return Source(name, path, None, reading.shown(path))
+    return Source(name, path, None, one_line(path))
 
 
 def is_array(path: str) -> bool:

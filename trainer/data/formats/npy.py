@@ -12,7 +12,7 @@ from typing import IO
 import numpy as np
 
 from trainer.data.formats import reading
-from trainer.errors import InputError
+from trainer.errors import InputError, one_line
 from trainer.storage import files
 
 
@@ -75,7 +75,7 @@ def _unpack(path: str, where: str, flag: str, scratch: str, max_pixels: int | No
         names = archive.namelist()
         chosen = f"{flag}.npy" if f"{flag}.npy" in names else names[0] if names else ""
         if chosen != f"{flag}.npy" and len(names) != 1:
-            arrays = ", ".join(reading.shown(name.removesuffix(".npy")) for name in names)
+            arrays = ", ".join(one_line(name.removesuffix(".npy")) for name in names)
             raise InputError(
                 f"{where} holds the arrays {arrays or '(none)'}; name the one to use {flag!r}."
             )

@@ -9,7 +9,6 @@ import ctypes
 import errno
 import functools
 import logging
-import os
 import re
 import struct
 import tokenize
@@ -76,12 +75,6 @@ class UnreadableError(InputError):
 
 class DamagedError(ValueError):
     """Says within `explained` what is wrong with the bytes of a file."""
-
-
-def shown(path: str) -> str:
-    """Returns a path or name on one line: what cannot be printed is escaped, as are stray bytes."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @functools.cache

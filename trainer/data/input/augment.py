@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from trainer.data.dataset.schema import IGNORE
+from trainer.labels import IGNORE
 
 NUMBERS = 18  # that an operation gets; one more decides whether it acts
 

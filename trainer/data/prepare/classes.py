@@ -10,8 +10,7 @@ import re
 import unicodedata
 
 from trainer.data.dataset import schema
-from trainer.data.formats import reading
-from trainer.errors import InputError
+from trainer.errors import InputError, one_line
 
 LINE_BREAKING = ("Cc", "Zl", "Zp")  # Unicode's categories
 THRESHOLDED = (schema.Class("background", 0), schema.Class("foreground", 255))
@@ -71,7 +70,7 @@ def _parse_class(text: str, index: int, entry: str) -> schema.Class:
             raise ValueError
     except ValueError:
         raise InputError(
-            f"--classes={reading.shown(text)}: {entry!r} is neither VALUE nor NAME:VALUE with a "
+            f"--classes={one_line(text)}: {entry!r} is neither VALUE nor NAME:VALUE with a "
             "whole number, a range or a colour; write 0,255, background:0,cell:1-65535 or "
             "sky:#00ffff,road:#000000."
         ) from None

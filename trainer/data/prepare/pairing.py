@@ -6,9 +6,9 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 from trainer import config
-from trainer.data.formats import discovery, reading
+from trainer.data.formats import discovery
 from trainer.data.prepare import classes, statistics
-from trainer.errors import InputError
+from trainer.errors import InputError, one_line
 
 
 def find_pairs(
@@ -74,14 +74,14 @@ def _check_partners(
     for name, source in image_of.items():
         if name not in mask_of:
             raise InputError(
-                f"{source.label} has no mask: there is no {reading.shown(name)}"
+                f"{source.label} has no mask: there is no {one_line(name)}"
                 f"{_composed(settings.mask_suffix)} in --masks={settings.masks}; add it, remove "
                 "the image, or see --mask_suffix."
             )
     for name, source in mask_of.items():
         if name not in image_of:
             raise InputError(
-                f"{source.label} has no image: there is no {reading.shown(name)} in --images="
+                f"{source.label} has no image: there is no {one_line(name)} in --images="
                 f"{settings.images}; add it, remove the mask, or see --mask_suffix."
             )
 

@@ -36,7 +36,7 @@ from trainer.data.prepare import (
     statistics,
     tiling,
 )
-from trainer.errors import InputError
+from trainer.errors import InputError, one_line
 from trainer.storage import files
 
 SHOWN = 10  # leaks in the log; the manifest has all
@@ -218,13 +218,13 @@ def _tell_of_draw(names: splitting.Sides, draw: schema.Draw) -> None:
         logging.warning(
             "Warning: a split had no image by the draw alone and was given %s, which may change "
             "sides when the set grows; to keep it there, list the splits with --splits.",
-            reading.shown(group),
+            one_line(group),
         )
 
 
 def _warn_of_leaks(leaks: Sequence[Sequence[str]]) -> None:
     for group in leaks[:SHOWN]:
-        names = reading.shown(" = ".join(group))
+        names = one_line(" = ".join(group))
         logging.warning("Warning: a leak, identical pixels in two splits: %s", names)
     if len(leaks) > SHOWN:
         logging.warning("Warning: %d more leaks; the manifest lists them.", len(leaks) - SHOWN)

@@ -12,8 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from trainer.data.dataset import schema
-from trainer.data.formats import reading
-from trainer.errors import InputError
+from trainer.errors import InputError, one_line
 
 SPLITS = ("train", "val", "test")
 SHARES = "0.7,0.15,0.15"
@@ -232,7 +231,7 @@ def _check_groups(sides: Sides, groups: Mapping[str, str]) -> None:
         for name in names:
             first = side_of.setdefault(groups[name], side)
             if first != side:
-                shown = reading.shown(name)
+                shown = one_line(name)
                 raise InputError(
                     f"--splits puts group {groups[name]!r} of --group_by on two sides, {first} and "
                     f"{side} ({shown}); move its images to one side, or drop --group_by."

@@ -1,0 +1,110 @@
+"""The compiled steps of evaluation and prediction: logits of a batch, and its score."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainer.distributed import tracing
+from trainer.evaluate import metrics
+from trainer.training import losses
+
+Batch = Mapping[str, tf.Tensor]
+
+
+def forward_step(
+    strategy: tf.distribute.Strategy,
+    model: Callable[..., tf.Tensor],
+    *,
+    jit_compile: bool = False,
+    trace_once: bool = False,
+    gather_on: str | None = None,
+) -> Callable[[Any], tf.Tensor]:
+    """Returns a function of images float32 [B, H, W, C] → logits float32 [B, H, W, K].
+
+    B must be a multiple of this worker's replicas, among which it is split. What `model` takes may
+    also be a tuple of tensors with B rows each.
+
+    Args:
+        strategy: the strategy in whose scope the model was built.
+        model: called with `training=False`.
+        jit_compile: whether XLA compiles it.
+        trace_once: whether one graph serves all sizes, rather than one for each.
+        gather_on: the device on which the logits are put together; where TensorFlow likes if None.
+    """
+    forward = forward_of_one_replica(model) if jit_compile else functools.partial(_forward, model)
+
+    def step(images: Any) -> tf.Tensor:
+        parts = strategy.experimental_local_results(strategy.run(forward, args=(images,)))
+        with tf.device(gather_on):
+            return tf.concat(parts, 0)
+
+    traced = (
+        tf.function(step, reduce_retracing=True, autograph=False)
+        if trace_once
+        else tracing.for_each_shape(step)
+    )
+    return lambda images: traced(_split_over_replicas(strategy, images))
+
+
+def forward_of_one_replica(model: keras.Model) -> Any:
+    """Returns a `tf.function` of images → logits, which is one XLA program for each shape."""
+    return tf.function(functools.partial(_forward, model), jit_compile=True, autograph=False)
+
+
+def score_step(
+    terms: Sequence[losses.Term], class_weights: tf.Tensor, num_classes: int
+) -> Callable[[Batch, tf.Tensor], dict[str, tf.Tensor]]:
+    """Returns `score` of (batch, logits), as a graph for each shape."""
+    return tracing.for_each_shape(
+        lambda batch, logits: score(batch, logits, terms, class_weights, num_classes)
+    )
+
+
+def score(
+    batch: Batch,
+    logits: tf.Tensor,
+    terms: Sequence[losses.Term],
+    class_weights: tf.Tensor,
+    num_classes: int,
+) -> dict[str, tf.Tensor]:
+    """Compares logits [B, H, W, K] with an evaluation batch.
+
+    Returns:
+        `counts` int32 and `soft` float32 [B, num_classes, 3] (see `metrics`), `predicted` and
+        `confidence` uint8 [B, H, W]; and for the batch as a whole `confusions`, `probabilities`
+        (see `metrics`), `loss_sums` and `loss_weights`, float32 [T].
+    """
+    labels, valid = batch["labels"], batch["valid"]
+    return {
+        "counts": metrics.count_pixels(labels, logits, valid, num_classes),
+        "soft": metrics.soft_sums(labels, logits, valid, num_classes),
+        "predicted": tf.cast(metrics.predict_labels(logits), tf.uint8),
+        "confidence": metrics.confidence(logits),
+        "confusions": metrics.count_confusions(labels, logits, valid, num_classes),
+        "probabilities": metrics.count_probabilities(labels, logits, valid, num_classes),
+        "loss_sums": losses.sums(terms, labels, logits, valid, class_weights),
+        "loss_weights": losses.weights(terms, labels, valid, class_weights),
+    }
+
+
+def _forward(model: keras.Model, images: tf.Tensor) -> tf.Tensor:
+    return model(images, training=False)
+
+
+def _split_over_replicas(strategy: tf.distribute.Strategy, images: Any) -> Any:
+    replicas = len(strategy.extended.worker_devices)
+    if replicas == 1:
+        return images
+
+    def part(context: Any, values: tf.Tensor) -> tf.Tensor:
+        return tf.split(values, replicas)[context.replica_id_in_sync_group % replicas]
+
+    return tf.nest.map_structure(
+        lambda values: strategy.experimental_distribute_values_from_function(
+            lambda context: part(context, values)
+        ),
+        images,
+    )
