@@ -77,7 +77,7 @@ def _refusal(path, content, read=images.read_image):
 
 
 def _read_mask(source, limit):
-    return images.class_values(images.read_mask(source, limit), source.label)
+    return images.read_mask(source, limit).values
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

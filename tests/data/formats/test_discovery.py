@@ -173,6 +173,6 @@ def test_want_of_open_files_is_no_damage_of_a_tiff(tmp_path, monkeypatch):
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr("builtins.open", fail)
-    assert refusal(discovery.sources_of, str(tmp_path / "x.tif")).startswith(
+    assert refusal(discovery.find, str(tmp_path / "x.tif"), "images", "").startswith(
         f"{tmp_path}/x.tif cannot be read now: Too many open files."
     )

@@ -16,8 +16,8 @@ from trainer.data.formats import discovery, images, reading
 COLOUR = np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 10
 
 
-def _class_values(source, limit):
-    return images.class_values(images.read_mask(source, limit), source.label)
+def _mask_values(source):
+    return images.read_mask(source, LIMIT).values
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
@@ -151,9 +151,9 @@ def test_bright_is_large_also_where_zero_is_white(tmp_path, dtype):
 
 def test_masks_in_sixteen_bit_colours_are_not_cut(tmp_path):
     values = np.full((2, 2, 3), 300, np.uint16)
-    assert _class_values(_save_tiff(tmp_path / "x.tif", values), LIMIT).max() == 300
+    assert _mask_values(_save_tiff(tmp_path / "x.tif", values)).max() == 300
     (tmp_path / "x.png").write_bytes(png16(values))
-    assert _class_values(source_of(tmp_path / "x.png"), LIMIT).max() == 300
+    assert _mask_values(source_of(tmp_path / "x.png")).max() == 300
 
 
 @pytest.mark.parametrize("tile", [None, (2048, 2048)])
@@ -242,40 +242,22 @@ def test_a_grey_image_in_rgb_is_grey(tmp_path):
         (np.array([[0, 300]], ">u2"), [[0, 300]]),
     ],
 )
-def test_masks_in_arrays_are_integers(tmp_path, values, expected):
+def test_masks_in_arrays_keep_their_values(tmp_path, values, expected):
     np.save(tmp_path / "x.npy", values)
-    mask = _class_values(source_of(tmp_path / "x.npy"), LIMIT)
-    assert mask.tolist() == expected
-    assert mask.dtype.kind in "iu"
+    assert _mask_values(source_of(tmp_path / "x.npy")).tolist() == expected
 
 
 def test_masks_in_pictures_keep_their_values(tmp_path):
-    for values in (GREY, np.dstack([GREY] * 3), np.dstack([GREY, np.full_like(GREY, 255)])):
-        mask = _class_values(save(tmp_path / "x.png", values), LIMIT)
-        np.testing.assert_array_equal(mask, GREY)
+    for values in (GREY, np.dstack([GREY, np.full_like(GREY, 255)])):
+        np.testing.assert_array_equal(_mask_values(save(tmp_path / "x.png", values)), GREY)
     palette = Image.fromarray(np.array([[0, 1, 2]], np.uint8))
     palette.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
     palette.save(tmp_path / "p.png")
     assert Image.open(tmp_path / "p.png").mode == "P"
-    assert _class_values(source_of(tmp_path / "p.png"), LIMIT).tolist() == [[0, 1, 2]]
-    assert _class_values(save(tmp_path / "b.png", GREY > 99), LIMIT).max() == 1
+    assert _mask_values(source_of(tmp_path / "p.png")).tolist() == [[0, 1, 2]]
+    assert _mask_values(save(tmp_path / "b.png", GREY > 99)).max() == 1
     sixteen = save(tmp_path / "s.png", GREY.astype(np.uint16) * 10)
-    assert _class_values(sixteen, LIMIT).max() == 2550
-
-
-def test_what_is_no_mask_is_refused(tmp_path):
-    assert refusal(_class_values, save(tmp_path / "x.png", COLOUR), LIMIT) == (
-        "X is in colour; a mask has one class value a pixel: save it as a grey or palette PNG."
-    )
-    assert refusal(_class_values, save(tmp_path / "x.jpg", GREY), LIMIT) == (
-        "X has a lossy compression, as JPEG's, which changes class values; save masks as PNG, or "
-        "have two classes told apart by --threshold=128."
-    )
-    np.save(tmp_path / "x.npy", np.array([[0.5]]))
-    assert refusal(_class_values, source_of(tmp_path / "x.npy"), LIMIT) == (
-        "X has values that are not whole numbers; a mask has class values: save those, or have two "
-        "classes told apart by --threshold=0.5 or the like."
-    )
+    assert _mask_values(sixteen).max() == 2550
 
 
 def test_truncated_and_foreign_files_are_unreadable(tmp_path):
@@ -283,7 +265,7 @@ def test_truncated_and_foreign_files_are_unreadable(tmp_path):
     data = (tmp_path / "x.png").read_bytes()
     for content in (data[: len(data) // 2], b"GIF89a", b""):
         (tmp_path / "x.png").write_bytes(content)
-        for read in (images.read_image, _class_values):
+        for read in (images.read_image, images.read_mask):
             with pytest.raises(reading.UnreadableError, match=r"^X cannot be read: .*\.$"):
                 read(source, LIMIT)
 
@@ -418,7 +400,8 @@ def test_sixteen_bit_colours_are_read_without_a_word_of_tensorflow(tmp_path):
     (tmp_path / "deep.png").write_bytes(png16(values))
     code = "from trainer import cli; cli.prepare_environment(); "
     code += "from trainer.data.formats import discovery, images; "
-    code += "print(images.read_image(discovery.sources_of('deep.png')[0], 99).values.max())"
+    code += "(source,) = discovery.find('deep.png', 'images', '').sources; "
+    code += "print(images.read_image(source, 99).values.max())"
     level = "TF_CPP_MIN_LOG_LEVEL"
     environment = {name: value for name, value in os.environ.items() if name != level}
     result = subprocess.run(
@@ -448,7 +431,7 @@ def test_a_mask_says_what_its_values_stand_for(tmp_path):
 
 def test_a_mask_that_is_in_part_transparent_is_refused(tmp_path):
     alpha = np.dstack([GREY, np.full_like(GREY, 255)])
-    np.testing.assert_array_equal(_class_values(save(tmp_path / "x.png", alpha), LIMIT), GREY)
+    np.testing.assert_array_equal(_mask_values(save(tmp_path / "x.png", alpha)), GREY)
     alpha[0, 0, 1] = 0
     assert refusal(images.read_mask, save(tmp_path / "x.png", alpha), LIMIT) == (
         "X is in part transparent; a mask has one class value a pixel: save it without an alpha "

@@ -13,7 +13,16 @@ from trainer.errors import InputError
 
 
 @pytest.mark.parametrize(
-    "number", [errno.EMFILE, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.ENOENT]
+    "number",
+    [
+        errno.EMFILE,
+        errno.EIO,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+        errno.EACCES,
+        errno.ENOENT,
+        errno.EINVAL,
+    ],
 )
 @pytest.mark.parametrize("suffix", ["png", "tif", "npy", "jpg"])
 def test_what_the_system_refuses_is_no_damage(tmp_path, monkeypatch, number, suffix):

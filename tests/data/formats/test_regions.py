@@ -202,7 +202,7 @@ def _kinds():
 def test_prepare_and_predict_read_the_pixels_that_were_written(tmp_path, name, write, expected):
     path = tmp_path / name
     write(path)
-    (source,) = discovery.sources_of(str(path))
+    (source,) = discovery.find(str(tmp_path), "images", "").sources
     pixels = images.read_image(source, 10**6)
     assert pixels.values.dtype == expected.dtype
     np.testing.assert_array_equal(pixels.values, expected)

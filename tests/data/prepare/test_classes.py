@@ -1,5 +1,6 @@
 """Tests of what --classes, --ignore and --threshold say of the masks."""
 
+import numpy as np
 import pytest
 
 from trainer.data.dataset import schema
@@ -103,3 +104,15 @@ def test_a_threshold_makes_two_classes():
             f"--threshold=0.5 makes two classes, each of one value; --classes={text} gives "
             "others: write background:0,nucleus:255 or the like, or drop one of the two."
         )
+
+
+def test_a_value_has_the_place_of_its_class():
+    known = classes.parse("background:-5-0,cell:7", "", None).classes
+    values = np.array([[-5, 0, 7], [-6, 1, 9]])
+    unknown = classes.UNKNOWN
+    assert classes.places(values, known, ignore=9).tolist() == [
+        [0, 0, 1],
+        [unknown, unknown, schema.IGNORE],
+    ]
+    colours = classes.parse("a:#000000,b:#ff0000", "", None).classes
+    assert classes.places([0xFF0000, 0, 1], colours, None).tolist() == [1, 0, unknown]

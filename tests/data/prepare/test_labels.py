@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.pictures import LIMIT, save
 from trainer.data.dataset import schema
 from trainer.data.formats import images
 from trainer.data.prepare import agreement, classes, labels
@@ -81,6 +82,47 @@ def test_one_channel_for_each_class_gives_the_place_of_the_one_that_is_set():
             "M has 4 channels, of which not one alone is set at each pixel; a mask has one class a "
             "pixel: one channel of values, or a channel for each class."
         )
+
+
+def test_a_channel_for_each_class_must_be_hard_also_where_there_are_three():
+    soft = _mask([[[0.2, 0.7, 0.1]]], np.float32)
+    assert _message(labels.read, soft, Given(), "M") == (
+        "M has 3 channels, of which not one alone is set at each pixel; a mask has one class a "
+        "pixel: one channel of values, or a channel for each class."
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[[False, True]], np.array([[0, 1]], np.int16), [[0.0, 1.0]], [[[0, 0, 0], [1, 1, 1]]]],
+)
+def test_booleans_whole_numbers_and_equal_channels_are_class_values(values):
+    values = np.asarray(values)
+    found = labels.read(images.Mask(values, 8), Given(), "M").pixels
+    assert (found.tolist(), found.dtype.kind) in (([[0, 1]], "i"), ([[0, 1]], "u"))
+
+
+def test_values_that_are_not_exact_are_refused():
+    assert _message(labels.read, _mask([[0, 1]], lossy=True), Given(), "M") == (
+        "M has a lossy compression, as JPEG's, which changes class values; save masks as PNG, or "
+        "have two classes told apart by --threshold=128."
+    )
+    assert _message(labels.read, _mask([[0.5]], np.float32), Given(), "M") == (
+        "M has values that are not whole numbers; a mask has class values: save those, or have two "
+        "classes told apart by --threshold=0.5 or the like."
+    )
+
+
+def test_greys_that_lossy_compression_has_parted_are_held_to_a_threshold(tmp_path):
+    rows, columns = np.mgrid[:64, :64]
+    disk = np.repeat(((rows - 31) ** 2 + (columns - 31) ** 2 < 500)[..., np.newaxis], 3, axis=2)
+    mask = images.read_mask(save(tmp_path / "x.webp", disk * np.uint8(255), quality=80), LIMIT)
+    assert mask.lossy
+    assert not images.Pixels(mask.values, False).is_grey  # WebP's rounding
+    threshold = classes.parse("", "", 128)
+    assert np.mean(_ids(mask, threshold) != disk[..., 0]) < 0.02  # along its edge at most
+    red = _mask([[[0, 0, 0], [255, 0, 0]]], lossy=True)
+    assert "M is in colour" in _message(labels.read, red, threshold, "M")
 
 
 def test_one_bit_is_1_where_white_is_shown_but_bytes_are_as_they_are_stored():

@@ -272,11 +272,6 @@ def _opened_in_store(found: Found) -> list[Found]:
         return list(pool.map(lambda one: _images_of(one.path, one.name), found.sources))
 
 
-def sources_of(path: str) -> list[Source]:
-    """Returns the images in a file: the file, or those of a TIFF that has several."""
-    return _joined([_images_of(path, naming.stem(path))]).sources
-
-
 def _images_of(path: str, name: str) -> Found:
     if is_dicom(path):
         dicom.import_pydicom(path)  # what is missing is said before any work

@@ -106,7 +106,7 @@ class Mask:
 
 
 def read_mask(source: discovery.Source, max_pixels: int) -> Mask:
-    """Returns a mask as it is stored, upright; `class_values` makes class values of it.
+    """Returns a mask as it is stored, upright.
 
     Args:
         source: where it is.
@@ -143,34 +143,6 @@ def read_mask(source: discovery.Source, max_pixels: int) -> Mask:
 
 def _array_mask(values: np.ndarray) -> Mask:
     return Mask(values, 8 * values.dtype.itemsize)
-
-
-def class_values(mask: Mask, label: str) -> np.ndarray:
-    """Returns the class values of a mask that has one a pixel, integers [H, W].
-
-    Args:
-        mask: as it was read.
-        label: the mask's name, for messages.
-
-    Raises:
-        InputError: if the mask is in colour or its values are not exact or no whole numbers.
-    """
-    values = mask.values
-    if mask.lossy:
-        raise InputError(
-            f"{label} has a lossy compression, as JPEG's, which changes class values; save masks "
-            "as PNG, or have two classes told apart by --threshold=128."
-        )
-    if values.ndim == 3:
-        if not Pixels(values, False).is_grey:
-            raise InputError(
-                f"{label} is in colour; a mask has one class value a pixel: save it as a grey or "
-                "palette PNG."
-            )
-        values = values[..., 0]
-    if values.dtype == bool:
-        return values.astype(np.uint8)
-    return _whole_numbers(values, label) if values.dtype.kind == "f" else values
 
 
 def convert(pixels: Pixels, channels: int, dtype: str, label: str) -> np.ndarray:
@@ -318,13 +290,3 @@ def as_stored(values: np.ndarray, label: str) -> np.ndarray:
             "replace them, and mark them in the mask with --ignore."
         )
     return stored
-
-
-def _whole_numbers(values: np.ndarray, label: str) -> np.ndarray:
-    whole = np.rint(values)
-    if not np.array_equal(whole, values) or float(np.abs(whole).max(initial=0)) > EXACT_IN_FLOAT32:
-        raise InputError(
-            f"{label} has values that are not whole numbers; a mask has class values: save those, "
-            "or have two classes told apart by --threshold=0.5 or the like."
-        )
-    return whole.astype(np.int32)

@@ -126,7 +126,8 @@ def explained(label: str) -> Iterator[None]:
 
 def _is_of_storage(error: OSError) -> bool:
     """Says whether an error comes from the system: damage has no number, but for a bad offset."""
-    return error.errno not in (None, errno.EINVAL) or isinstance(error, TimeoutError)
+    is_of_offset = error.errno == errno.EINVAL and _is_damage(error)
+    return isinstance(error, TimeoutError) or (error.errno is not None and not is_of_offset)
 
 
 def _is_damage(error: Exception) -> bool:

@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from trainer.data.dataset import schema
-from trainer.data.prepare.classes import Given, as_text, bounds
-from trainer.data.prepare.labels import SHOWN, Rule, Seen, Shape, hexadecimal, is_grey
+from trainer.data.prepare import classes
+from trainer.data.prepare.classes import Given, as_text, hexadecimal, is_grey
+from trainer.data.prepare.labels import SHOWN, Rule, Seen, Shape
 from trainer.errors import InputError
 
 BINARY = {1, 255, 65535}  # what a foreground is in masks of one class, by who writes them
@@ -63,10 +64,10 @@ def settle(seen: Sequence[Seen], given: Given) -> tuple[Rule, list[str], list[st
     _check_not_too_many(found)
     if len(found) > MANY and not any(one.kind == "palette" for one in seen):
         warnings.append(_of_many(found))
-    classes = tuple(schema.Class(str(value), value) for value in found)
+    taken = tuple(schema.Class(str(value), value) for value in found)
     names = ",".join(str(value) for value in found)
     notes.append(f"Classes found: --classes={names}; give them names with NAME:VALUE.")
-    return Rule(given, classes, as_shown), notes, warnings
+    return Rule(given, taken, as_shown), notes, warnings
 
 
 def _warnings_of_turned(seen: Sequence[Seen]) -> list[str]:
@@ -110,7 +111,7 @@ def _as_shown(seen: Sequence[Seen], given: Given) -> tuple[frozenset[str], list[
     Bits and indices beside plain values: of 0 and 1, the 1 may be the others' 1, or their white.
     """
     plain = {value for one in seen if one.kind == "plain" for value in one.values}
-    classes = given.classes or tuple(schema.Class(str(value), int(value)) for value in plain)
+    known = given.classes or tuple(schema.Class(str(value), int(value)) for value in plain)
     compared = given.classes or plain - {0}
     as_shown, notes = set(), []
     for kind, described in KINDS.items():
@@ -118,12 +119,10 @@ def _as_shown(seen: Sequence[Seen], given: Given) -> tuple[frozenset[str], list[
         pairs = {pair for one in masks for pair in zip(one.values, one.shown, strict=True)}
         if not masks or not compared or not all(is_grey(colour) for _, colour in pairs):
             continue
-        places = [
-            tuple(_place(value, classes, given.ignore) for value in (index, colour & 0xFF))
-            for index, colour in pairs
-        ]
-        fits, fits_shown = (None not in column for column in zip(*places, strict=True))
-        is_either = fits and fits_shown and any(a != b for a, b in places)
+        columns = zip(*((index, colour & 0xFF) for index, colour in pairs), strict=True)
+        stored, shown = (classes.places(column, known, given.ignore) for column in columns)
+        fits, fits_shown = (classes.UNKNOWN not in found for found in (stored, shown))
+        is_either = fits and fits_shown and (stored != shown).any()
         if is_either or (not fits and not fits_shown and not given.classes):
             raise InputError(_of_mixed(masks[0], seen, described, is_either))
         if fits_shown and not fits:
@@ -133,17 +132,6 @@ def _as_shown(seen: Sequence[Seen], given: Given) -> tuple[frozenset[str], list[
                 "their greys are taken for values, as in the others."
             )
     return frozenset(as_shown), notes
-
-
-def _place(value: float, classes: Sequence[schema.Class], ignore: int | None) -> int | None:
-    """Returns the id of a value's class, -1 of what does not count, None of what is unknown."""
-    if value == ignore:
-        return -1
-    for index, entry in enumerate(classes):
-        low, high = bounds(entry)
-        if low <= value <= high:
-            return index
-    return None
 
 
 def _of_mixed(one: Seen, seen: Sequence[Seen], described: str, is_either: bool) -> str:
@@ -216,7 +204,9 @@ def _of_palettes(
 
 def _check_known(seen: Sequence[Seen], values: Sequence[set[Any]], given: Given) -> None:
     for one, held in zip(seen, values, strict=True):
-        unknown = sorted(v for v in held if _place(v, given.classes, given.ignore) is None)
+        ordered = sorted(held)
+        found = classes.places(ordered, given.classes, given.ignore)
+        unknown = [v for v, place in zip(ordered, found, strict=True) if place == classes.UNKNOWN]
         if unknown:
             more = (
                 " If these are smoothed edges, --threshold=128 tells two classes apart; if they "
@@ -244,8 +234,8 @@ def _check_not_too_many(found: Sequence[int]) -> None:
     if len(found) > schema.MAX_CLASSES:
         raise InputError(
             f"The set of all masks has {len(found)} distinct values, more than "
-            f"{schema.MAX_CLASSES} classes. {_remedies(found)} else these are no masks: check "
-            "--masks."
+            f"{schema.MAX_CLASSES} classes. {classes.remedies(found, found[-1])} else these are no "
+            "masks: check --masks."
         )
 
 
@@ -343,15 +333,7 @@ def _is_thin(shapes: Sequence[Shape]) -> bool:
 def _of_many(found: Sequence[int]) -> str:
     return (
         f"Warning: the masks have {len(found)} values ({_some(found)}), and each becomes a class. "
-        f"{_remedies(found)} --classes names them and ends this warning."
-    )
-
-
-def _remedies(found: Sequence[int]) -> str:
-    return (
-        f"If they are instance numbers, give --classes=background:{found[0]},object:{found[1]}-"
-        f"{found[-1]}; if they are two classes smoothed, --threshold="
-        f"{(found[0] + found[-1] + 1) // 2};"
+        f"{classes.remedies(found, found[-1])} --classes names them and ends this warning."
     )
 
 

@@ -1,4 +1,4 @@
-"""What --classes, --ignore and --threshold say of the masks.
+"""What --classes, --ignore and --threshold say of the masks, and of which class a value is.
 
 A class is a value, a range of values or a colour; or there are two classes, told apart by a
 threshold.
@@ -8,11 +8,17 @@ import collections
 import dataclasses
 import re
 import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from trainer.data.dataset import schema
 from trainer.errors import InputError, one_line
 
 LINE_BREAKING = ("Cc", "Zl", "Zp")  # Unicode's categories
+UNKNOWN = -1  # the place of a value that is of no class
+COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 THRESHOLDED = (schema.Class("background", 0), schema.Class("foreground", 255))
 
 
@@ -62,7 +68,7 @@ def _parse_class(text: str, index: int, entry: str) -> schema.Class:
     name, colon, value = entry.strip().rpartition(":")
     name, value = name.strip(), value.strip()
     wide = re.fullmatch(r"(-?\d+)-(-?\d+)", value)
-    colour = re.fullmatch(r"#[0-9a-fA-F]{6}", value)
+    colour = COLOUR.fullmatch(value)
     broken = any(unicodedata.category(letter) in LINE_BREAKING for letter in name)
     try:
         first, last = map(int, wide.groups()) if wide else (0 if colour else int(value), None)
@@ -84,7 +90,7 @@ def _parse_class(text: str, index: int, entry: str) -> schema.Class:
 def _parse_ignore(text: str) -> int | None:
     if not text:
         return None
-    if re.fullmatch(r"#[0-9a-fA-F]{6}", text):
+    if COLOUR.fullmatch(text):
         return int(text[1:], 16)
     try:
         return int(text)
@@ -150,6 +156,51 @@ def bounds(entry: schema.Class) -> tuple[int, int]:
     return entry.value, entry.value if entry.last is None else entry.last
 
 
-def as_text(classes: tuple[schema.Class, ...]) -> str:
+def places(values: Any, classes: Sequence[schema.Class], ignore: int | None) -> np.ndarray:
+    """Returns which class each value is of.
+
+    Args:
+        values: numbers, or colours 0xRRGGBB, of any shape.
+        classes: in the order of their ids.
+        ignore: the value that does not count, if there is one.
+
+    Returns:
+        int16, the place of the value's class; schema.IGNORE of `ignore`; UNKNOWN of no class.
+    """
+    values = np.asarray(values)
+    found = np.full(values.shape, UNKNOWN, np.int16)
+    for index, entry in enumerate(classes):
+        low, high = bounds(entry)
+        found[(values >= low) & (values <= high)] = index
+    if ignore is not None:
+        found[values == ignore] = schema.IGNORE
+    return found
+
+
+def as_text(classes: Sequence[schema.Class]) -> str:
     """Returns classes as --classes takes them."""
     return ",".join(f"{entry.name}:{entry.as_given()}" for entry in classes)
+
+
+def remedies(values: Sequence[Any], last: int) -> str:
+    """Returns which flags there are for many values that may be no classes.
+
+    Args:
+        values: that occur, ascending; the first is the background's.
+        last: the largest that may occur.
+    """
+    low, high = int(values[0]), int(values[-1])
+    return (
+        f"If they are instance numbers, give --classes=background:{low},object:{values[1]}-{last}; "
+        f"if they are two classes smoothed, --threshold={(low + high + 1) // 2};"
+    )
+
+
+def is_grey(colour: int) -> bool:
+    """Whether a colour 0xRRGGBB is one of the greys."""
+    return colour == (colour & 0xFF) * 0x010101
+
+
+def hexadecimal(colour: int) -> str:
+    """Returns a colour 0xRRGGBB as #rrggbb."""
+    return f"#{colour:06x}"

@@ -10,10 +10,12 @@ import numpy as np
 
 from trainer.data.dataset import schema
 from trainer.data.formats import images
-from trainer.data.prepare.classes import Given, as_text, bounds
+from trainer.data.prepare import classes
+from trainer.data.prepare.classes import Given, as_text, bounds, hexadecimal, is_grey
 from trainer.errors import InputError
 
 MAX_VALUES = schema.MAX_CLASSES + 1  # of a mask whose classes are not given: one may be --ignore
+NEAR_GREY = 8  # by which lossy compression may part the three channels of a grey
 SHOWN = 5  # values in a message before "…"
 WHITE = 0xFFFFFF
 FEW_BITS = (1, 2, 4)  # whose white is the 255 of 8 bits
@@ -144,23 +146,52 @@ def shown_greys(values: Values, label: str) -> np.ndarray:
 
 
 def _plain(mask: images.Mask, given: Given, label: str) -> np.ndarray:
+    """Returns the values of a mask that stand for themselves: integers, or any for a threshold."""
     values = mask.values
-    if values.ndim == 3 and _is_one_hot(values):
-        return values.argmax(axis=2).astype(np.uint8)
-    if values.ndim == 3 and values.shape[2] != 3:
-        raise InputError(
-            f"{label} has {values.shape[2]} channels, of which not one alone is set at each pixel; "
-            "a mask has one class a pixel: one channel of values, or a channel for each class."
-        )
     if values.ndim == 3:
-        if not images.Pixels(values, False).is_grey:
+        if _is_one_hot(values):
+            return values.argmax(axis=2).astype(np.uint8)
+        values = _one_channel(mask, given, label)
+    is_float = values.dtype.kind == "f"
+    if given.threshold is not None:
+        if is_float and not np.isfinite(values).all():
+            raise InputError(f"{label} has values that are not finite; a mask has class values.")
+        return values
+    if mask.lossy:
+        raise InputError(
+            f"{label} has a lossy compression, as JPEG's, which changes class values; save masks "
+            "as PNG, or have two classes told apart by --threshold=128."
+        )
+    if values.dtype == bool:
+        return values.astype(np.uint8)
+    return _whole_numbers(values, label) if is_float else values
+
+
+def _whole_numbers(values: np.ndarray, label: str) -> np.ndarray:
+    whole = np.rint(values)
+    largest = float(np.abs(whole).max(initial=0))
+    if not np.array_equal(whole, values) or largest > images.EXACT_IN_FLOAT32:
+        raise InputError(
+            f"{label} has values that are not whole numbers; a mask has class values: save those, "
+            "or have two classes told apart by --threshold=0.5 or the like."
+        )
+    return whole.astype(np.int32)
+
+
+def _one_channel(mask: images.Mask, given: Given, label: str) -> np.ndarray:
+    """Returns the one channel that says it all of a mask that has several."""
+    values = mask.values
+    if values.shape[2] == 3:
+        if images.Pixels(values, False).is_grey:
+            return values[..., 0]
+        if mask.lossy and given.threshold is not None and np.ptp(values, axis=2).max() <= NEAR_GREY:
+            return values[..., 1]
+        if values.dtype.kind != "f":
             raise InputError(_of_colours(mask, label))
-        values = values[..., 0]
-    if given.threshold is None:
-        return images.class_values(dataclasses.replace(mask, values=values), label)
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise InputError(f"{label} has values that are not finite; a mask has class values.")
-    return values
+    raise InputError(
+        f"{label} has {values.shape[2]} channels, of which not one alone is set at each pixel; a "
+        "mask has one class a pixel: one channel of values, or a channel for each class."
+    )
 
 
 def _of_colours(mask: images.Mask, label: str) -> str:
@@ -220,16 +251,6 @@ def _packed(colours: np.ndarray) -> np.ndarray:
     return red << 16 | green << 8 | blue
 
 
-def is_grey(colour: int) -> bool:
-    """Whether a colour 0xRRGGBB is one of the greys."""
-    return colour == (colour & 0xFF) * 0x010101
-
-
-def hexadecimal(colour: int) -> str:
-    """Returns a colour 0xRRGGBB as #rrggbb."""
-    return f"#{colour:06x}"
-
-
 # The two passes -----------------------------------------------------------------------------------
 
 
@@ -254,7 +275,11 @@ def look(mask: images.Mask, given: Given, label: str) -> Seen:
         firsts = _of_classes(values, given)
         return Seen(label, kind, firsts, is_turned=is_turned, bits=mask.bits)
     if len(values) > MAX_VALUES:
-        raise InputError(_too_many(label, values, int(np.iinfo(pixels.dtype).max)))
+        last = int(np.iinfo(pixels.dtype).max)
+        raise InputError(
+            f"{label} has {len(values)} distinct values, more than {schema.MAX_CLASSES} classes. "
+            f"{classes.remedies(values.tolist(), last)} else that is not a mask: check --masks."
+        )
     few = given.classes or len(values) < 3
     return Seen(
         label=label,
@@ -295,38 +320,24 @@ def _shapes(pixels: np.ndarray, values: np.ndarray) -> tuple[Shape, ...]:
 
 def _of_classes(values: np.ndarray, given: Given) -> tuple[int, ...]:
     """Returns the first values of the classes that occur, and a few of those that are of none."""
-    firsts, left = [], values if given.ignore is None else values[values != given.ignore]
-    for entry in given.classes:
-        low, high = bounds(entry)
-        is_of = (left >= low) & (left <= high)
-        if is_of.any():
-            firsts.append(low)
-            left = left[~is_of]
-    return tuple(sorted([*firsts, *left[: SHOWN + 1].tolist()]))
+    found = classes.places(values, given.classes, given.ignore)
+    firsts = [bounds(entry)[0] for k, entry in enumerate(given.classes) if k in found]
+    unknown = values[found == classes.UNKNOWN]
+    return tuple(sorted([*firsts, *unknown[: SHOWN + 1].tolist()]))
 
 
 def _check_colours(label: str, values: np.ndarray, counts: np.ndarray, given: Given) -> None:
-    known = [given.ignore, *(bounds(entry)[0] for entry in given.classes)]
+    found = classes.places(values, given.classes, given.ignore)
     order = np.argsort(-counts, kind="stable")
-    unknown = [k for k in order if values[k] not in known]
-    if not unknown:
+    unknown = order[found[order] == classes.UNKNOWN]
+    if not unknown.size:
         return
     shown = ", ".join(hexadecimal(values[k]) for k in unknown[:SHOWN])
-    share = sum(counts[k] for k in unknown) / counts.sum()
+    share = counts[unknown].sum() / counts.sum()
     raise InputError(
         f"{label} has the colour {shown}{', …' if len(unknown) > SHOWN else ''} ({share:.2%} of "
         f"its pixels), which is not in --classes={as_text(given.classes)}; add it, give it as "
         "--ignore, or, if it comes of smoothed edges or a lossy format, save masks without either."
-    )
-
-
-def _too_many(label: str, values: np.ndarray, most: int) -> str:
-    low, high = int(values[0]), int(values[-1])
-    return (
-        f"{label} has {len(values)} distinct values, more than {schema.MAX_CLASSES} classes. If "
-        f"they are instance numbers, give --classes=background:{low},object:{low + 1}-{most}; if "
-        f"they are two classes smoothed, --threshold={(low + high + 1) // 2}; else that is not a "
-        "mask: check --masks."
     )
 
 
@@ -340,22 +351,15 @@ def class_ids(mask: images.Mask, rule: Rule, label: str) -> np.ndarray:
     pixels = found.pixels
     if found.kind in rule.as_shown:
         pixels = shown_greys(found, label)[pixels]
-    ids = np.full(pixels.shape, schema.IGNORE, np.uint8)
-    is_ignored = np.zeros(pixels.shape, bool)
-    if rule.given.ignore is not None:
-        is_ignored = pixels == rule.given.ignore
-    num_known = np.count_nonzero(is_ignored)
-    for index, entry in enumerate(rule.classes):
-        if rule.given.threshold is None:
-            low, high = bounds(entry)
-            is_of = (pixels >= low) & (pixels <= high)
-        else:
-            is_of = ((pixels >= rule.given.threshold) == bool(index)) & ~is_ignored
-        ids[is_of] = index
-        num_known += np.count_nonzero(is_of)
-    if num_known < pixels.size:
+    if rule.given.threshold is None:
+        ids = classes.places(pixels, rule.classes, rule.given.ignore)
+    else:
+        ids = (pixels >= rule.given.threshold).astype(np.int16)
+        if rule.given.ignore is not None:
+            ids[pixels == rule.given.ignore] = schema.IGNORE
+    if (ids == classes.UNKNOWN).any():
         raise InputError(
             f"{label} changed while it was prepared: it has a value now that is of no class; "
             "prepare again when nothing writes to it."
         )
-    return ids
+    return ids.astype(np.uint8)
