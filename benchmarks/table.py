@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer import json_text
+from trainer import json_text, text_table
 from trainer.storage import files
 
 
@@ -21,11 +21,7 @@ def show(title: str, rows: Mapping[str, Mapping[str, Any]], json_path: str = "")
     names = list(next(iter(rows.values())))
     cells = [["", *names]]
     cells += [[row, *(_text(figures[name]) for name in names)] for row, figures in rows.items()]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(names) + 1)]
-    print(title)
-    for first, *rest in cells:
-        columns = zip(rest, widths[1:], strict=True)
-        print("  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in columns)]))
+    print("\n".join([title, *text_table.aligned(cells, right=range(1, len(names) + 1))]))
     if json_path:
         text = json_text.dumps({"title": title, "rows": rows}, indent=1)
         files.write_whole(json_path, text + "\n")

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from trainer import cli, config
+from trainer import cli, config, text_table
 from trainer.checkpointing import checkpoint
 from trainer.errors import InputError
 from trainer.storage import files
@@ -29,9 +29,7 @@ def main(settings: config.Checkpoint) -> None:
             f"--run_dir={settings.run_dir} has no checkpoints; name a folder that trainer.task "
             "wrote."
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).strip())
+    print("\n".join(text_table.aligned(rows)))
     if damaged:
         raise InputError(
             f"{damaged} of {len(rows) - 1} checkpoints are not whole; trainer.task skips them "

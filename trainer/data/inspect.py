@@ -15,7 +15,7 @@ import tqdm
 from absl import logging
 from PIL import Image, PngImagePlugin
 
-from trainer import cli, config
+from trainer import cli, config, text_table
 from trainer.data import demo
 from trainer.data.dataset import schema
 from trainer.drawing import panels
@@ -80,17 +80,8 @@ def describe(manifest: schema.Manifest, data_dir: str) -> list[str]:
 
 def table(rows: Sequence[Sequence[str]], heading: bool = False) -> list[str]:
     """Returns rows as aligned lines: the first column to the left, in headed ones others right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if heading and place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  " + "   ".join(cells).rstrip())
-    if heading:
-        lines.insert(1, "  " + "   ".join("─" * width for width in widths))
-    return lines
+    right = range(1, len(rows[0])) if heading else ()
+    return [f"  {line}" for line in text_table.aligned(rows, right, gap="   ", ruled=heading)]
 
 
 def verify(manifest: schema.Manifest, data_dir: str) -> str:

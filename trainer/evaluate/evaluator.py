@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import config, json_text
+from trainer import config, json_text, text_table
 from trainer.checkpointing import best_weights, checkpoint
 from trainer.data import demo
 from trainer.data.dataset import integrity, schema
@@ -464,14 +464,7 @@ def table(summary: dict[str, Any]) -> str:
         ]
         values += [entry["pooled"][score] for score in ("precision", "recall")]
         rows.append((one_line(name), *("–" if v is None else f"{v:.4f}" for v in values), images))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
+    return "\n".join(text_table.aligned(rows, right=range(1, len(rows[0]))))
 
 
 def evaluate_run(settings: config.Evaluate) -> None:

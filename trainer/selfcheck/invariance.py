@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import config, json_text, loop, models
+from trainer import config, json_text, loop, models, text_table
 from trainer.data.dataset import schema
 from trainer.data.input import pipeline
 from trainer.distributed import strategies
@@ -337,14 +337,7 @@ def table(rows: list[Row], strategy: tf.distribute.Strategy) -> str:
         )
         for row in rows
     ]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    text = [
-        "  ".join(
-            cell.rjust(width) if 0 < column < 5 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
+    text = text_table.aligned(lines, right=range(1, 5))
     wrong = sum(not row.same for row in rows)
     workers = strategies.worker_of(strategy)[1]
     text += [
