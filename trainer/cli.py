@@ -18,7 +18,7 @@ from absl import logging
 from trainer import config, native_log
 from trainer.config import flags
 from trainer.distributed import heartbeat, preemption, rendezvous, vertex, vertex_cancel
-from trainer.errors import InputError, PassingError
+from trainer.errors import InputError, RetryableError
 from trainer.storage import files, gcs, retries
 
 # Keys of what --json writes: evaluate, preflight, selfcheck and benchmarks.
@@ -70,7 +70,7 @@ def run(
         with retries.reported() if in_bucket else contextlib.nullcontext(), heartbeat.parting():
             main(settings)
     except InputError as error:
-        refused = not isinstance(error, PassingError)
+        refused = not isinstance(error, RetryableError)
         logging.error("%s", error, extra={"refused": refused})
         # A person in the container's shell does not end the job that runs beside it.
         if refused and is_job and vertex.is_here() and not sys.stderr.isatty():

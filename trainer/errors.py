@@ -11,11 +11,11 @@ class InputError(ValueError):
     """
 
 
-class PassingError(InputError):
+class RetryableError(InputError):
     """What another start may find otherwise: a store, a device, a port, the lease of a folder."""
 
 
-class UnreachableError(PassingError):
+class UnreachableError(RetryableError):
     """A store that has not answered for long; what goes on in the background may try again."""
 
 

@@ -151,7 +151,7 @@ def train(job: config.Job) -> None:
             run_metadata.write(job.run.run_dir, run)
         log_start(job, strategy, run, step)
         opened, stream = open_stream(job, strategy, data_dir, manifest, run["streams"], step)
-        batches = pipeline.kept(iter(opened))
+        batches = pipeline.keep_alive(iter(opened))
         reading = functools.partial(
             reading_explained, job, strategy, data_dir, manifest, run["streams"]
         )
@@ -584,7 +584,7 @@ def reading_explained(
         worker=worker,
         num_workers=num_workers,
     )
-    return read_errors.explained(data_dir, manifest, "train", places)
+    return read_errors.translate_errors(data_dir, manifest, "train", places)
 
 
 def first_examples(stream: tf.data.Dataset) -> dict[str, np.ndarray]:

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from trainer.checkpointing import background_writer
-from trainer.errors import PassingError
+from trainer.errors import RetryableError
 
 
 def test_tasks_are_done_in_order_and_all_before_the_end():
@@ -65,7 +65,7 @@ def test_after_too_many_failures_in_a_row_it_gives_up_with_the_cause():
         raise OSError("the bucket is gone")
 
     with (
-        pytest.raises(PassingError) as error,
+        pytest.raises(RetryableError) as error,
         background_writer.Writer(patience=2, first_pause_seconds=0.01) as background,
     ):
         background.submit(fails)

@@ -9,7 +9,7 @@ from tests.devices import strategy_of
 from tests.shards import write_data
 from trainer import config
 from trainer.checkpointing import best_weights, run_metadata
-from trainer.errors import InputError, PassingError
+from trainer.errors import InputError, RetryableError
 
 
 def describe(job=None, **facts):
@@ -169,7 +169,7 @@ def test_other_data_are_refused():
     [
         (InputError("The loss is nan."), InputError, "The loss is nan."),
         (KeyboardInterrupt(), KeyboardInterrupt, "KeyboardInterrupt"),
-        (tf.errors.ResourceExhaustedError(None, None, "x; No space left"), PassingError, ""),
+        (tf.errors.ResourceExhaustedError(None, None, "x; No space left"), RetryableError, ""),
     ],
 )
 def test_the_reason_of_an_end_by_error_is_written(tmp_path, raised, expected, reason):

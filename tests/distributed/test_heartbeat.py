@@ -14,12 +14,12 @@ import pytest
 from launch.local import reserve_ports
 from trainer import cli, config
 from trainer.distributed import heartbeat, membership, rendezvous
-from trainer.errors import InputError, PassingError
+from trainer.errors import InputError, RetryableError
 
 pytestmark = pytest.mark.slow
 
 
-WRONG = {"wrong": InputError, "in the way": PassingError}
+WRONG = {"wrong": InputError, "in the way": RetryableError}
 
 # Short only where it is waited for: a busy machine may hold any process for some seconds.
 PATIENCE = {

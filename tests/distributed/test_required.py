@@ -8,7 +8,7 @@ from tests.jobs import SMALL, command
 from trainer import cli, config
 from trainer.distributed import required, strategies
 from trainer.distributed.required import Devices
-from trainer.errors import InputError, PassingError
+from trainer.errors import InputError, RetryableError
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_what_is_asked_for_passes(asked, found):
         (
             "gpu:8",
             Devices("gpu", 7),
-            PassingError,
+            RetryableError,
             "--require=gpu:8: this worker would compute on 7 GPUs only; use a machine that has "
             "them all, and a --strategy that uses them.",
         ),
@@ -129,7 +129,9 @@ def test_the_strategy_is_what_is_counted():
     four = strategies.connect("mirrored", virtual_devices=4, require="cpu:4")
     assert four.num_replicas_in_sync == 4
     strategies.connect("one_device", require="cpu:1")
-    with pytest.raises(PassingError, match=r"^--require=cpu:4: this worker would compute on 1 CPU"):
+    with pytest.raises(
+        RetryableError, match=r"^--require=cpu:4: this worker would compute on 1 CPU"
+    ):
         strategies.connect("one_device", require="cpu:4")
 
 

@@ -13,7 +13,7 @@ from tensorflow.python.eager import context
 
 from tests.devices import strategy_of
 from trainer.distributed import strategies, tracing
-from trainer.errors import InputError, PassingError
+from trainer.errors import InputError, RetryableError
 
 
 def test_auto_is_one_device_on_a_machine_without_accelerators():
@@ -38,7 +38,7 @@ def test_the_check_of_several_replicas_splits_a_cpu_that_is_alone(monkeypatch):
 
 
 def test_mirrored_without_gpus_is_refused():
-    with pytest.raises(PassingError) as error:
+    with pytest.raises(RetryableError) as error:
         strategies.connect("mirrored")
     assert str(error.value) == (
         "--strategy=mirrored finds no GPU; use --strategy=one_device, or --virtual_devices=2 to "
@@ -59,7 +59,7 @@ def test_several_workers_without_tf_config_are_refused(monkeypatch):
 def test_sums_by_nccl_take_gpus(monkeypatch):
     config = {"cluster": {"chief": ["a:1"]}, "task": {"type": "chief", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
-    with pytest.raises(PassingError) as error:
+    with pytest.raises(RetryableError) as error:
         strategies.connect("multi_worker", collectives="nccl")
     assert str(error.value) == (
         "--collectives=nccl finds no GPU, between which alone it sums; drop it."

@@ -70,7 +70,7 @@ def test_there_each_entry_of_the_log_is_a_json_object_with_its_severity():
     [
         ("pass", ["--crop=250"], 2, "ERROR", "--crop=250 is not a multiple of 16", True),
         ("raise KeyError('ours')", [], 1, "CRITICAL", "Traceback (most recent call last)", False),
-        ("raise cli.PassingError('gs://b')", [], 2, "ERROR", "gs://b", False),
+        ("raise cli.RetryableError('gs://b')", [], 2, "ERROR", "gs://b", False),
     ],
 )
 def test_there_errors_are_one_entry_too(code, argv, status, severity, words, refused):

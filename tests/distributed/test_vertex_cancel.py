@@ -114,7 +114,7 @@ def test_why_a_job_is_not_cancelled_is_said(service, faults, changes, message):
 ENDS = """
 from trainer import cli, config
 from trainer.distributed import preemption
-from trainer.errors import InputError, PassingError
+from trainer.errors import InputError, RetryableError
 from trainer.distributed.rendezvous import LostWorkerError
 
 def end_by(error):
@@ -128,7 +128,7 @@ def end_by(error):
 end_by(preemption.StoppedError("saved"))
 end_by(LostWorkerError("worker 1 is lost", "again"))
 end_by(KeyError("a defect"))
-end_by(PassingError("the lease is another's"))
+end_by(RetryableError("the lease is another's"))
 end_by(InputError("--crop=250 is wrong"))
 """
 

@@ -338,7 +338,7 @@ def test_workers_with_unequal_work_leave_an_evaluation_together(monkeypatch):
 
             found[worker] = 0
             try:
-                list(evaluator.in_agreement(batches(), is_cancelled, len(counts), sum_over_workers))
+                list(evaluator.lockstep(batches(), is_cancelled, len(counts), sum_over_workers))
             except evaluator.CancelledError:
                 cancelled.add(worker)
 

@@ -14,9 +14,9 @@ def test_the_eight_turns_are_different_and_are_undone():
     image = tf.reshape(tf.range(6), (1, 2, 3, 1))
     found = set()
     for turn in symmetries.TURNS["d4"]:
-        turned = turn.do(image)
+        turned = turn.apply(image)
         found.add((tuple(turned.shape), tuple(turned.numpy().ravel())))
-        np.testing.assert_array_equal(turn.undo(turned), image)
+        np.testing.assert_array_equal(turn.invert(turned), image)
     assert len(found) == 8
 
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from tests.servers import gcs_server
 from trainer import cli, config
-from trainer.errors import InputError, PassingError, UnreachableError
+from trainer.errors import InputError, RetryableError, UnreachableError
 from trainer.storage import files
 from trainer.storage import gcs as buckets
 
@@ -47,7 +47,7 @@ def test_only_one_makes_an_object_and_may_do_it_twice(bucket, tmp_path):
     crcs = {name: files.crc32c(str(tmp_path / name)) for name in "xy"}
     for name in "xx":
         buckets.upload(str(tmp_path / name), f"{bucket}/new", crcs[name], create=True)
-    with pytest.raises(PassingError, match="/new was written by another process meanwhile;"):
+    with pytest.raises(RetryableError, match="/new was written by another process meanwhile;"):
         buckets.upload(str(tmp_path / "y"), f"{bucket}/new", crcs["y"], create=True)
 
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from trainer.errors import InputError, PassingError
+from trainer.errors import InputError, RetryableError
 from trainer.storage import lock
 
 
@@ -34,7 +34,7 @@ def test_a_lease_names_host_and_process_and_is_gone_at_the_end(tmp_path):
 def test_a_second_job_is_refused_at_once_while_the_first_lives(tmp_path):
     with lock.held(str(tmp_path), 60):
         start = time.monotonic()
-        with pytest.raises(PassingError) as error, lock.held(str(tmp_path), 60):
+        with pytest.raises(RetryableError) as error, lock.held(str(tmp_path), 60):
             pass
         assert time.monotonic() - start < 30  # of the 60 after which a silent lease is taken
         assert f"is being written by process {os.getpid()} on " in str(error.value)
@@ -70,7 +70,7 @@ def test_a_lease_that_is_renewed_meanwhile_is_respected(tmp_path):
     renewal += "; f = p / 'lease.json'; f.write_text(f.read_text() + ' ')"
     with (
         subprocess.Popen([sys.executable, "-c", renewal]),
-        pytest.raises(PassingError, match="is being written by process 7 on far"),
+        pytest.raises(RetryableError, match="is being written by process 7 on far"),
     ):
         lock.Lease(str(tmp_path), 30).acquire()
 
@@ -107,7 +107,7 @@ def test_a_job_whose_lease_was_taken_over_ends(tmp_path):
         mine.check()
         other_machine(tmp_path)
         mine._thread.join(120)
-        with pytest.raises(PassingError, match="was taken over by process 7 on far"):
+        with pytest.raises(RetryableError, match="was taken over by process 7 on far"):
             mine.check()
     assert content(tmp_path)["host"] == "far"  # which is not ours to remove
 
@@ -122,7 +122,7 @@ def test_the_lease_of_a_bucket_is_made_only_where_there_is_none(gcs, bucket):
     folder = f"{bucket}/run"
     with lock.held(folder, 60):
         assert json.loads(gcs.read(f"{folder}/lease.json"))["pid"] == os.getpid()
-        with pytest.raises(PassingError, match=f"is being written by process {os.getpid()} on"):
+        with pytest.raises(RetryableError, match=f"is being written by process {os.getpid()} on"):
             lock.Lease(folder, 60).acquire()
     assert gcs.names(folder) == []
 
@@ -133,7 +133,7 @@ def test_a_bucket_s_lease_taken_over_meanwhile_is_lost(gcs, bucket):
         text = json.dumps({**json.loads(gcs.read(f"{folder}/lease.json")), "pid": 7, "host": "far"})
         gcs.write(f"{folder}/lease.json", text.encode())
         mine._thread.join(120)
-        with pytest.raises(PassingError, match="was taken over by process 7 on far"):
+        with pytest.raises(RetryableError, match="was taken over by process 7 on far"):
             mine.check()
     assert json.loads(gcs.read(f"{folder}/lease.json"))["pid"] == 7
 
@@ -144,7 +144,7 @@ def test_a_folder_that_does_not_answer_may_do_so_at_another_start(tmp_path, monk
         raise OSError(number, "broken off")
 
     monkeypatch.setattr("trainer.storage.lock.files.make_folder", breaks_off)
-    with pytest.raises(PassingError, match="cannot be written"), lock.held(str(tmp_path), 60):
+    with pytest.raises(RetryableError, match="cannot be written"), lock.held(str(tmp_path), 60):
         pass
 
 

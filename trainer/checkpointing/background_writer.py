@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from absl import logging
 
-from trainer.errors import PassingError
+from trainer.errors import RetryableError
 from trainer.storage import files
 
 LONGEST_PAUSE_SECONDS = 60.0
@@ -60,7 +60,7 @@ class Writer:
         """Hands over a task; waits for the one before, unless that one fails.
 
         Raises:
-            PassingError: the writer has given up.
+            RetryableError: the writer has given up.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._task is None or self._failures or self._error)
@@ -72,7 +72,7 @@ class Writer:
         """Waits until all that was submitted is written.
 
         Raises:
-            PassingError: the writer has given up.
+            RetryableError: the writer has given up.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._task is None or self._error is not None)
@@ -121,7 +121,7 @@ class Writer:
             self._changed.notify_all()
         if failures >= self._patience:
             self._give_up(
-                PassingError(
+                RetryableError(
                     f"No checkpoint could be written, {failures} times in a row: {reason}. The "
                     "last whole one is kept; mend the cause and start again, or allow more with "
                     "--checkpoint_patience."

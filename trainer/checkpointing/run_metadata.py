@@ -18,7 +18,7 @@ from trainer import config, json_text, version
 from trainer.checkpointing import facts
 from trainer.data.dataset import schema
 from trainer.distributed import preemption, rendezvous
-from trainer.errors import InputError, PassingError
+from trainer.errors import InputError, RetryableError
 from trainer.storage import files
 
 
@@ -86,7 +86,7 @@ def ending(run_dir: str, passport: dict[str, Any], chief: bool) -> Iterator[Endi
     Where there is no run.json, the run was refused before it began, and none is made.
 
     Raises:
-        PassingError: in place of TensorFlow's error when the disk is full.
+        RetryableError: in place of TensorFlow's error when the disk is full.
     """
     found = Ending()
     try:
@@ -94,7 +94,7 @@ def ending(run_dir: str, passport: dict[str, Any], chief: bool) -> Iterator[Endi
     except tf.errors.ResourceExhaustedError as error:
         if "No space left" not in str(error):
             raise
-        raise PassingError(
+        raise RetryableError(
             f"No space is left on the disk of --run_dir={run_dir}; free some and start again: the "
             "last whole checkpoint is kept."
         ) from None

@@ -22,7 +22,7 @@ from absl import logging
 from trainer import json_text
 from trainer.distributed import membership, preemption
 from trainer.distributed.rendezvous import Link, LostWorkerError, Patience, meet
-from trainer.errors import InputError, PassingError
+from trainer.errors import InputError, RetryableError
 
 EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: the job is sound and may be started again
 ESCAPE_SECONDS = 10.0  # in which a process must have ended by itself
@@ -142,7 +142,7 @@ class Peers:
         index, kind, text = int(rest[0]), rest[1], rest[2]
         link.leaving = link.leaving or index == link.index
         if kind in ("input", "passing"):
-            error = InputError if kind == "input" else PassingError
+            error = InputError if kind == "input" else RetryableError
             self._lose(line, error(f"{self._members.name(index)} ended: {text}"))
         elif kind == "failed":
             self._lose(line, _lost(self._members, index, f"failed ({text})"))
@@ -203,7 +203,7 @@ def join(members: membership.Roster, patience: Patience) -> Peers:
 
     Raises:
         LostWorkerError: one has not come in time.
-        PassingError: this worker's port is taken, or the workers differ about who they are.
+        RetryableError: this worker's port is taken, or the workers differ about who they are.
     """
     if _JOINED:
         return _JOINED[0]
@@ -273,7 +273,7 @@ def end_process(status: int) -> None:
 
 KINDS: Mapping[type[BaseException], str] = {
     LostWorkerError: "deserted",
-    PassingError: "passing",
+    RetryableError: "passing",
     InputError: "input",
     preemption.StoppedError: "done",
 }

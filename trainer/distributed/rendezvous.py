@@ -10,7 +10,7 @@ import time
 
 from trainer import json_text
 from trainer.distributed import membership
-from trainer.errors import PassingError
+from trainer.errors import RetryableError
 
 JOIN_SECONDS = 60.0
 SILENCE_SECONDS = 45.0  # so that what follows it is over within a minute
@@ -101,7 +101,7 @@ def meet(members: membership.Roster, patience: Patience) -> list[Link]:
 
     Raises:
         LostWorkerError: one has not come in time.
-        PassingError: this worker's port is taken, or the workers differ about who they are.
+        RetryableError: this worker's port is taken, or the workers differ about who they are.
     """
     with _listen(members) as listener:
         if members.index == 0:
@@ -115,7 +115,7 @@ def _listen(members: membership.Roster) -> socket.socket:
     try:
         return socket.create_server(("", int(address.rsplit(":", 1)[1])), backlog=128)
     except OSError as error:
-        raise PassingError(
+        raise RetryableError(
             f"Worker {members.index}'s own address {address} cannot be listened at "
             f"({os.strerror(error.errno or 0)}); end what holds the port, or name another in "
             "TF_CONFIG."
@@ -205,7 +205,7 @@ def _is_accepted(link: Link, members: membership.Roster, patience: Patience) -> 
                 if word == "absent":
                     raise _absent(members, json.loads(rest), patience)
                 if word == "refused":
-                    raise PassingError(
+                    raise RetryableError(
                         f"Worker {members.index} was refused by the chief, {members.addresses[0]}, "
                         f"{rest}; give all workers the same cluster in TF_CONFIG, each its own "
                         "index."

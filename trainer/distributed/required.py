@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from trainer.errors import InputError, PassingError
+from trainer.errors import InputError, RetryableError
 
 FORM = re.compile(r"(cpu|gpu|tpu)(?::([1-9]\d{0,5}))?")
 DRIVER = "libcuda.so.1"
@@ -59,7 +59,7 @@ def check(text: str, found: Devices) -> None:
         found: what this worker computes on.
 
     Raises:
-        PassingError: some are missing, as on a machine with a fault; another one may have them.
+        RetryableError: some are missing, as on a machine with a fault; another one may have them.
         InputError: they are of another kind, or too many, which another start would find again.
     """
     asked = parse(text)
@@ -73,7 +73,7 @@ def check(text: str, found: Devices) -> None:
     if asked.number is None or found.number is None or asked.number == found.number:
         return
     if found.number < asked.number:
-        raise PassingError(
+        raise RetryableError(
             f"{words} only; use a machine that has them all, and a --strategy that uses them."
         )
     raise InputError(

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 
 from trainer.distributed import heartbeat, membership, rendezvous, required, tpus, tracing
-from trainer.errors import InputError, PassingError
+from trainer.errors import InputError, RetryableError
 
 COLLECTIVES = {
     "auto": tf.distribute.experimental.CommunicationImplementation.AUTO,
@@ -101,7 +101,7 @@ def _mirrored(virtual_devices: int) -> tf.distribute.Strategy:
     if virtual_devices:
         return tf.distribute.MirroredStrategy([f"/CPU:{i}" for i in range(virtual_devices)])
     if not tf.config.list_physical_devices("GPU"):
-        raise PassingError(
+        raise RetryableError(
             "--strategy=mirrored finds no GPU; use --strategy=one_device, or --virtual_devices=2 "
             "to try several replicas on the CPU."
         )
@@ -118,7 +118,9 @@ def _multi_worker(patience: rendezvous.Patience, collectives: str) -> tf.distrib
             "start the workers by python -m launch.local --workers=N -- …"
         )
     if collectives == "nccl" and not tf.config.list_physical_devices("GPU"):
-        raise PassingError("--collectives=nccl finds no GPU, between which alone it sums; drop it.")
+        raise RetryableError(
+            "--collectives=nccl finds no GPU, between which alone it sums; drop it."
+        )
     _grow_gpu_memory()
     others = heartbeat.join(members, patience) if len(members.addresses) > 1 else None
     # TF_CONFIG itself may name tasks that do not train, for which TensorFlow would wait for ever.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from trainer.distributed import membership
-from trainer.errors import InputError, PassingError
+from trainer.errors import InputError, RetryableError
 
 NEWEST_SUPPORTED = 5  # of the versions; TensorFlow is not built for v6e and later
 NOT_BUILT = "ConfigureDistributedTPU"  # the operation that a TensorFlow for CPUs and GPUs lacks
@@ -43,7 +43,7 @@ def connect(name: str) -> tf.distribute.Strategy:
     # The last is what the client of Google's API lacks where it is not installed.
     except (tf.errors.OpError, ValueError, RuntimeError, OSError, ImportError) as error:
         # Another start finds the same TensorFlow, but may find a TPU that can be reached.
-        fault = InputError if chips and NOT_BUILT in str(error) else PassingError
+        fault = InputError if chips and NOT_BUILT in str(error) else RetryableError
         raise fault(explain(name, str(error), chips)) from error
     return tf.distribute.TPUStrategy(resolver)
 

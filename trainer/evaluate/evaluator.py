@@ -228,9 +228,9 @@ class Evaluator:
                 entry, times_seen > 0, ahead, *strategies.worker_of(self._strategy)
             )
 
-        with read_errors.explained(self._data_dir, self._manifest, split, places):
+        with read_errors.translate_errors(self._data_dir, self._manifest, split, places):
             add = functools.partial(strategies.sum_over_workers, self._strategy)
-            for batch in in_agreement(self._read(split), is_cancelled, num_workers, add):
+            for batch in lockstep(self._read(split), is_cancelled, num_workers, add):
                 result = self._score(batch, self._logits(batch["images"]))
                 found = {key: value.numpy() for key, value in result.items()}
                 loss_parts += [found["loss_sums"], found["loss_weights"]]
@@ -294,7 +294,7 @@ class Evaluator:
         return tf.constant(np.stack(whole))
 
 
-def in_agreement(
+def lockstep(
     batches: Iterable[Any],
     is_cancelled: Callable[[], bool],
     num_workers: int,

@@ -13,13 +13,13 @@ class Turn:
     transpose: bool = False
     axes: tuple[int, ...] = ()
 
-    def do(self, images: tf.Tensor) -> tf.Tensor:
+    def apply(self, images: tf.Tensor) -> tf.Tensor:
         """Turns images [B, H, W, C]."""
         if self.transpose:
             images = tf.transpose(images, (0, 2, 1, 3))
         return tf.reverse(images, self.axes) if self.axes else images
 
-    def undo(self, images: tf.Tensor) -> tf.Tensor:
+    def invert(self, images: tf.Tensor) -> tf.Tensor:
         """Turns them back."""
         images = tf.reverse(images, self.axes) if self.axes else images
         return tf.transpose(images, (0, 2, 1, 3)) if self.transpose else images
@@ -49,7 +49,7 @@ def averaging(forward: Callable[..., tf.Tensor], tta: str) -> Callable[..., tf.T
 
     def averaged(images: tf.Tensor, training: bool = False) -> tf.Tensor:
         logits = tf.stack(
-            [turn.undo(forward(turn.do(images), training=training)) for turn in turns]
+            [turn.invert(forward(turn.apply(images), training=training)) for turn in turns]
         )
         if logits.shape[-1] > 1:  # a number that is added to all of them changes no probability
             return tf.reduce_logsumexp(tf.nn.log_softmax(logits), axis=0)

@@ -91,8 +91,8 @@ class Ensemble:
         for member in self.members:
             normalised = _normalised(member, images, statistics)
             for turn in self._turns:
-                logits = member.model(turn.do(normalised), training=training)
-                parts.append(turn.undo(probabilities(logits)))
+                logits = member.model(turn.apply(normalised), training=training)
+                parts.append(turn.invert(probabilities(logits)))
         return tf.add_n(parts) / len(parts) if len(parts) > 1 else parts[0]
 
 

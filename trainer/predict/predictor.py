@@ -87,7 +87,7 @@ class Predictor:
         Args:
             run_dirs: run folders; several are averaged.
             strategy: the devices.
-            tta: a key of `turns.TURNS`: turned images whose predictions are averaged.
+            tta: a key of `symmetries.TURNS`: turned images whose predictions are averaged.
             tile: images longer than this are cut into overlapping tiles of this side.
             batch_size: full tiles per step; 0: one on a CPU, four on each accelerator.
 

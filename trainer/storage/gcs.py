@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
-from trainer.errors import InputError, PassingError, UnreachableError
+from trainer.errors import InputError, RetryableError, UnreachableError
 
 SCHEME = "gs://"
 CHUNK_BYTES = 16 * 2**20  # of an upload; what is sent again when a connection breaks
@@ -278,10 +278,10 @@ def _explained(path: str) -> Iterator[None]:
         raise UnreachableError(_line(path, 0, f"{error.cause or error}")) from None
     except exceptions.GoogleAPICallError as error:
         status = error.code or 0
-        kind = PassingError if status in PASSING or status >= 500 else InputError
+        kind = RetryableError if status in PASSING or status >= 500 else InputError
         raise kind(_line(path, status, _said(error))) from None
     except auth.GoogleAuthError as error:
-        raise PassingError(_line(path, 401, " ".join(str(error).split()))) from None
+        raise RetryableError(_line(path, 401, " ".join(str(error).split()))) from None
 
 
 def _said(error: Any) -> str:

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from absl import logging
 
 from trainer import json_text
-from trainer.errors import InputError, PassingError
+from trainer.errors import InputError, RetryableError
 from trainer.storage import files, gcs
 
 NAME = "lease.json"
@@ -42,7 +42,7 @@ LASTING = {
 }
 
 
-class Cell(Protocol):
+class VersionedFile(Protocol):
     """A file that is written only if nobody else has written it since it was read."""
 
     def read(self) -> tuple[str, Any]:
@@ -62,7 +62,7 @@ class Lease:
         """Takes nothing yet; see `held`."""
         self._seconds, self._flag, self._shown = seconds, flag, f"--{flag}={folder}"
         self._path = os.path.join(folder, NAME)
-        self._cell = _cell(self._path)
+        self._file = _versioned_file(self._path)
         self._owner = {"id": uuid.uuid4().hex, **_this_process(), "since": _now()}
         self._version: Any = None
         self._ended = threading.Event()
@@ -70,9 +70,9 @@ class Lease:
         self._thread = threading.Thread(target=self._keep_renewing, name="lease", daemon=True)
 
     def check(self) -> None:
-        """Raises PassingError if another job has taken the folder over."""
+        """Raises RetryableError if another job has taken the folder over."""
         if self._taken_by:
-            raise PassingError(
+            raise RetryableError(
                 f"{self._shown} was taken over by {self._taken_by}, for this job had "
                 f"not renewed its lease for {self._seconds:g} s; this job ends, that one goes on."
             )
@@ -81,10 +81,10 @@ class Lease:
         """Takes the lease, waiting out an owner that may be dead.
 
         Raises:
-            PassingError: the owner lives.
+            RetryableError: the owner lives.
             InputError: what is there is no lease.
         """
-        text, version = self._cell.read()
+        text, version = self._file.read()
         if not _is_ours(text):
             raise InputError(
                 f"{self._path} is there and is no lease of this package; move it away, or name "
@@ -96,7 +96,7 @@ class Lease:
             if not text or _state(text) == "ended" or silent >= self._seconds:
                 if text:
                     logging.warning("Taking %s over from %s.", self._shown, _name(text))
-                self._version = self._cell.write(self._text(), version)
+                self._version = self._file.write(self._text(), version)
                 if self._version is not None:
                     break
             elif _state(text) == "alive":
@@ -109,7 +109,7 @@ class Lease:
                     self._seconds,
                 )
             time.sleep(self._seconds / 8)
-            newer, version = self._cell.read()
+            newer, version = self._file.read()
             if text and newer and newer != text:  # renewed, or taken by another
                 self._refuse(newer)
             text, seen = newer, seen if newer == text else time.monotonic()
@@ -122,15 +122,15 @@ class Lease:
             self._thread.join()
         if not self._taken_by and self._version is not None:
             with contextlib.suppress(*files.failures(), InputError):  # it goes stale by itself
-                self._cell.remove(self._version)
+                self._file.remove(self._version)
 
     def _keep_renewing(self) -> None:
         passing: tuple[type[Exception], ...] = (*files.failures(), InputError)
         while not self._ended.wait(self._seconds / 4):
             try:
-                version = self._cell.write(self._text(), self._version)
+                version = self._file.write(self._text(), self._version)
                 if version is None:
-                    text, _ = self._cell.read()
+                    text, _ = self._file.read()
                     self._taken_by = _name(text) if text else "nobody (the lease was removed)"
                     return
                 self._version = version
@@ -143,7 +143,7 @@ class Lease:
         return json_text.dumps({**self._owner, "renewed": _now()}, indent=1) + "\n"
 
     def _refuse(self, text: str) -> None:
-        raise PassingError(
+        raise RetryableError(
             f"{self._shown} is being written by {_name(text)}; wait for that job, stop it, or name "
             f"another --{self._flag}."
         )
@@ -176,7 +176,7 @@ def held(
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise
-            kind = InputError if error.errno in LASTING else PassingError
+            kind = InputError if error.errno in LASTING else RetryableError
             raise kind(
                 f"--{flag}={folder} cannot be written: {error.strerror}; name another folder."
             ) from None
@@ -249,7 +249,7 @@ def _now() -> str:
 # Files --------------------------------------------------------------------------------------------
 
 
-class _LocalCell:
+class _LocalFile:
     """A file on a disk; its version is its text."""
 
     def __init__(self, path: str):
@@ -293,7 +293,7 @@ class _LocalCell:
             os.close(folder)
 
 
-class _StoreCell:
+class _StoreFile:
     """An object in a store without preconditions; its version is its text."""
 
     def __init__(self, path: str):
@@ -317,7 +317,7 @@ class _StoreCell:
             files.remove(self._path)
 
 
-class _GoogleCell:
+class _GoogleFile:
     """An object of Google Cloud Storage; its version is its generation, 0 where there is none."""
 
     def __init__(self, path: str):
@@ -333,7 +333,7 @@ class _GoogleCell:
         gcs.remove_version(self._path, version)
 
 
-def _cell(path: str) -> Cell:
+def _versioned_file(path: str) -> VersionedFile:
     if path.startswith(gcs.SCHEME):
-        return _GoogleCell(path)
-    return _StoreCell(path) if files.is_remote(path) else _LocalCell(path)
+        return _GoogleFile(path)
+    return _StoreFile(path) if files.is_remote(path) else _LocalFile(path)

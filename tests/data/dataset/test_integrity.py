@@ -9,7 +9,7 @@ import pytest
 
 from tests.shards import write_data
 from trainer.data.dataset import integrity, schema
-from trainer.errors import InputError, PassingError
+from trainer.errors import InputError, RetryableError
 from trainer.storage import listing
 
 SPLITS = ("train", "val")
@@ -111,10 +111,12 @@ def test_a_missing_shard_stops_the_run(data, skip_bad_records):
 
 def test_a_store_that_does_not_answer_is_no_damage(data, monkeypatch):
     def unanswered(data_dir, shard):
-        raise PassingError(f"{shard.name} could not be reached")
+        raise RetryableError(f"{shard.name} could not be reached")
 
     monkeypatch.setattr(schema, "verify_shard", unanswered)
-    with pytest.raises(PassingError, match="^train-00000-of-00002.tfrecord could not be reached$"):
+    with pytest.raises(
+        RetryableError, match="^train-00000-of-00002.tfrecord could not be reached$"
+    ):
         integrity.check(*data, SPLITS)
 
 

@@ -46,7 +46,7 @@ def test_what_the_system_refuses_is_no_damage(tmp_path, monkeypatch, number, suf
 
 
 def test_a_full_disk_stays_what_it_is():
-    with pytest.raises(OSError, match="full") as stop, reading.explained("X"):
+    with pytest.raises(OSError, match="full") as stop, reading.translate_errors("X"):
         raise OSError(errno.ENOSPC, "full")
     assert stop.value.errno == errno.ENOSPC
 
@@ -63,7 +63,7 @@ def test_a_defect_of_this_program_is_no_damage(tmp_path, monkeypatch, kind):
 
 def test_want_of_memory_is_no_damage():
     def decode():
-        with reading.explained("X"):
+        with reading.translate_errors("X"):
             raise MemoryError
 
     assert refusal(decode) == (

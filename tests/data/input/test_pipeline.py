@@ -443,7 +443,7 @@ def test_no_stream_is_tuned_and_a_kept_iterator_does_not_go(tmp_path):
     options = {"stride": 4, "batch_size": 2, "normalize": "none", "tile": 64}
     evaluation = pipeline.evaluation_batches(*data, "train", **options)
     assert [x.options().autotune.enabled for x in (stream, evaluation)] == [False, False]
-    iterator = pipeline.kept(iter(stream))
+    iterator = pipeline.keep_alive(iter(stream))
     reference = weakref.ref(iterator)
     del iterator
     gc.collect()

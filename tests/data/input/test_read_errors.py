@@ -20,10 +20,10 @@ from trainer.errors import InputError
 ORDER = {"seed": 3, "num_streams": 1, "shuffle_block": 4}
 
 
-def explained(data_dir, manifest, examples=range(20), **changed):
+def translated(data_dir, manifest, examples=range(20), **changed):
     """Explains errors of a stream that was to give such examples."""
     split = manifest.splits["train"]
-    return read_errors.explained(
+    return read_errors.translate_errors(
         data_dir,
         manifest,
         "train",
@@ -85,7 +85,7 @@ def test_an_error_of_another_cause_is_raised_and_other_shards_are_not_even_opene
             (tmp_path / shard.name).unlink()
     with (
         pytest.raises(tf.errors.InvalidArgumentError, match="shapes"),
-        explained(data_dir, manifest, range(4)),
+        translated(data_dir, manifest, range(4)),
     ):
         raise tf.errors.InvalidArgumentError(None, None, "shapes")
 
@@ -96,7 +96,7 @@ def test_an_error_of_another_cause_is_raised_and_other_shards_are_not_even_opene
 def damage_message(data_dir, split):
     with (
         pytest.raises(InputError) as error,
-        explained(data_dir, manifest_of({"train": split})),
+        translated(data_dir, manifest_of({"train": split})),
     ):
         order_of((data_dir, split), 20)
     assert "\n" not in str(error.value)
@@ -145,7 +145,7 @@ def test_errors_of_another_cause_are_raised_as_they_are(tmp_path):
     data_dir, manifest = write_data(tmp_path, [3])
     with (
         pytest.raises(tf.errors.NotFoundError, match="another file"),
-        explained(data_dir, manifest),
+        translated(data_dir, manifest),
     ):
         raise tf.errors.NotFoundError(None, None, "another file")
 
@@ -161,7 +161,7 @@ def test_an_example_that_cannot_be_decoded_is_named(tmp_path):
     manifest = dataclasses.replace(manifest, splits={"train": split})
     with (
         pytest.raises(InputError) as error,
-        explained(data_dir, manifest),
+        translated(data_dir, manifest),
     ):
         next(iter(plain_stream(data_dir, manifest, num_streams=1)))
     offset = len(examples[0]) + 16

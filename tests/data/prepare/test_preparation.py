@@ -26,7 +26,7 @@ from tests.pictures import bomb
 from trainer import cli, config
 from trainer.data.dataset import schema
 from trainer.data.prepare import output, pairing, preparation, splitting
-from trainer.errors import InputError, PassingError
+from trainer.errors import InputError, RetryableError
 from trainer.storage import files
 
 
@@ -926,7 +926,7 @@ def _started_writing(folder):
 
 def test_a_folder_takes_one_preparation_at_a_time(folder):
     with output.open_output(f"{folder}/out"):
-        with pytest.raises(PassingError) as error, output.open_output(f"{folder}/out"):
+        with pytest.raises(RetryableError) as error, output.open_output(f"{folder}/out"):
             pass
         assert f"--output={folder}/out is being written by " in str(error.value)
     assert not (folder / "out").exists()

@@ -26,7 +26,7 @@ from absl import logging
 
 from trainer import json_text
 from trainer.data.dataset import recovery, schema, tfrecord
-from trainer.errors import InputError, PassingError
+from trainer.errors import InputError, RetryableError
 from trainer.storage import listing
 
 SMALL = 256 * 2**20  # bytes; so much is read at every start, in 0.1 s from memory
@@ -83,14 +83,14 @@ def check(
     try:
         found, lost = prepare(data_dir, manifest, list(splits), worker, num_workers)
     except InputError as error:
-        failure, passes = str(error), isinstance(error, PassingError)
+        failure, passes = str(error), isinstance(error, RetryableError)
     told = lost[: max(skip_bad_records, SHOWN)]
     mine = {"failure": failure, "passes": passes}
     mine |= {"count": len(lost), "lost": [*map(dataclasses.asdict, told)]}
     reports = _exchange(mine, worker, num_workers, sum_over_workers)
     for report in reports:
         if report["failure"]:
-            raise (PassingError if report["passes"] else InputError)(report["failure"])
+            raise (RetryableError if report["passes"] else InputError)(report["failure"])
     lost = [Lost(**record) for report in reports for record in report["lost"]]
     count = sum(report["count"] for report in reports)
     if count > skip_bad_records:
@@ -173,7 +173,7 @@ def _remedied(data_dir: str) -> Iterator[None]:
     """Adds what to do next to an InputError on a shard."""
     try:
         yield
-    except PassingError:
+    except RetryableError:
         raise
     except InputError as damage:
         raise InputError(

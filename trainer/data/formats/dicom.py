@@ -61,7 +61,7 @@ def read_image(path: str, label: str, max_pixels: int) -> np.ndarray:
         UnreadableError: the file is damaged.
         InputError: it is too large, or of a kind that is not read.
     """
-    with reading.explained(label):
+    with reading.translate_errors(label):
         dataset = _opened(path, label)
         _check(dataset, label, max_pixels)
         return _values(dataset)
@@ -69,7 +69,7 @@ def read_image(path: str, label: str, max_pixels: int) -> np.ndarray:
 
 def read_mask(path: str, label: str, max_pixels: int) -> np.ndarray:
     """Returns the values of a mask; see `read_image`. Those that are not exact are refused."""
-    with reading.explained(label):
+    with reading.translate_errors(label):
         dataset = _opened(path, label)
         _check(dataset, label, max_pixels)
         if dataset.file_meta.TransferSyntaxUID in LOSSY:

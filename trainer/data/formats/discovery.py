@@ -161,7 +161,7 @@ def _told(kind: str, paths: Sequence[str]) -> str:
     """Returns how many there are of a kind, and what the first of them is."""
     first = one_line(paths[0])
     if os.path.isfile(paths[0]):
-        with reading.explained(first):
+        with reading.translate_errors(first):
             first = f"{first} is {reading.kind_of(paths[0])}"
     return f"{kind}: {len(paths)} ({first})"
 
@@ -301,7 +301,7 @@ def _images_of(path: str, name: str) -> Found:
 def _opened(source: Source) -> stacks.Found | None:
     """Returns what a TIFF holds, None if it is damaged: reading it will say how."""
     try:
-        with reading.explained(source.label), files.opened(source.path) as file:
+        with reading.translate_errors(source.label), files.opened(source.path) as file:
             return stacks.find(file, source.label)
     except reading.UnreadableError:
         return None

@@ -67,7 +67,7 @@ def read_image(source: discovery.Source, max_pixels: int) -> Pixels:
     elif discovery.is_dicom(source.path):
         values = dicom.read_image(source.path, source.label, max_pixels)
     else:
-        with reading.explained(source.label):
+        with reading.translate_errors(source.label):
             if tiff.is_tiff(source.path):
                 values, alpha, extra = _tiff_image(source, max_pixels)
             else:
@@ -122,7 +122,7 @@ def read_mask(source: discovery.Source, max_pixels: int) -> Mask:
     elif discovery.is_dicom(source.path):
         mask = _array_mask(dicom.read_mask(source.path, source.label, max_pixels))
     else:
-        with reading.explained(source.label):
+        with reading.translate_errors(source.label):
             if tiff.is_tiff(source.path):
                 mask, alpha = _tiff_mask(source, max_pixels)
             else:

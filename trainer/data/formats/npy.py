@@ -44,7 +44,7 @@ def find_rows(
     if path.lower().endswith(".npz"):
         path = _unpack(path, where, flag, scratch, max_pixels)
     else:
-        with reading.explained(where), open(path, "rb") as file:
+        with reading.translate_errors(where), open(path, "rb") as file:
             _check_kind(path)
             _check_rows(_read_header(file, where), where, flag, max_pixels)
     return path, _memory_map(path, where).shape[0]
@@ -71,7 +71,7 @@ def _unpack(path: str, where: str, flag: str, scratch: str, max_pixels: int | No
     No more is copied than its header says, which is read and checked before.
     """
     unpacked = os.path.join(scratch, f"{flag}.npy")
-    with reading.explained(where), zipfile.ZipFile(path) as archive:
+    with reading.translate_errors(where), zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         chosen = f"{flag}.npy" if f"{flag}.npy" in names else names[0] if names else ""
         if chosen != f"{flag}.npy" and len(names) != 1:
@@ -92,7 +92,7 @@ def _unpack(path: str, where: str, flag: str, scratch: str, max_pixels: int | No
 
 def _memory_map(path: str, label: str) -> np.ndarray:
     """Returns the array of a `.npy` file, read from disk where it is touched; never unpickles."""
-    with reading.explained(label):
+    with reading.translate_errors(label):
         _check_kind(path)
         with open(path, "rb") as file:
             header = _read_header(file, label)

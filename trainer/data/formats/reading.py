@@ -74,7 +74,7 @@ class UnreadableError(InputError):
 
 
 class DamagedError(ValueError):
-    """Says within `explained` what is wrong with the bytes of a file."""
+    """Says within `translate_errors` what is wrong with the bytes of a file."""
 
 
 @functools.cache
@@ -91,7 +91,7 @@ def quieten() -> None:
 
 
 @contextlib.contextmanager
-def explained(label: str) -> Iterator[None]:
+def translate_errors(label: str) -> Iterator[None]:
     """Makes damage that is met within an UnreadableError, without the warnings on the way there.
 
     Raises:

@@ -149,7 +149,7 @@ def _open_tiff(source: discovery.Source) -> _Large | None:
     """Returns a large TIFF whose parts can be decoded, or None: then it has to be read whole."""
     if discovery.is_array(source.path) or discovery.is_dicom(source.path):
         return None
-    with reading.explained(source.label):
+    with reading.translate_errors(source.label):
         if not tiff.is_tiff(source.path):
             return None
         with images.open_tiff(source) as image:
@@ -160,7 +160,7 @@ def _open_tiff(source: discovery.Source) -> _Large | None:
             tiff.check(image, source.label, None)
 
     def read(top: int, bottom: int) -> images.Pixels:
-        with reading.explained(source.label), images.open_tiff(source) as image:
+        with reading.translate_errors(source.label), images.open_tiff(source) as image:
             values, alpha, extra = tiff.picture(image, top, bottom)
         return images.pixels_of(values, source.label, alpha, extra)
 

@@ -47,7 +47,7 @@ def find(file: IO[bytes], label: str) -> Found:
 
     Raises:
         InputError: it does not say what belongs together.
-        Exception: it is damaged; see `reading.explained`.
+        Exception: it is damaged; see `reading.translate_errors`.
     """
     reading.quieten()
     with tifffile.TiffFile(file, _multifile=False) as opened:

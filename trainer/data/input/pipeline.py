@@ -267,7 +267,7 @@ def _key(seed: int, number: tf.Tensor) -> tf.Tensor:
     return tf.stack([tf.constant(seed, tf.int64), number])
 
 
-def kept(iterator: Iterator) -> Iterator:
+def keep_alive(iterator: Iterator) -> Iterator:
     """Returns an iterator over training batches after seeing to it that it is never let go.
 
     TensorFlow's tuner of input looks whether its iterator has ended once in a period that doubles

@@ -15,7 +15,7 @@ from trainer.data.input import pipeline
 
 
 @contextlib.contextmanager
-def explained(
+def translate_errors(
     data_dir: str, manifest: schema.Manifest, split: str, places: Callable[[], list[int]]
 ) -> Iterator[None]:
     """Turns what TensorFlow raises at missing or damaged data into an InputError naming the place.
