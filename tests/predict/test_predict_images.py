@@ -188,7 +188,7 @@ def test_other_settings_do_not_mix_with_what_is_there(run_dir, pictures):
 def test_unreadable_images_stop_it_or_are_left_out(run_dir, pictures, caplog):
     data = (pictures / "b.jpg").read_bytes()
     (pictures / "b.jpg").write_bytes(data[: len(data) // 2])
-    with pytest.raises(InputError, match=r"b.jpg cannot be read: .* go on without it: --skip_bad"):
+    with pytest.raises(InputError, match=r"b.jpg cannot be read: .* skip it: --skip_bad"):
         predict(*arguments(run_dir, pictures))
     with caplog.at_level("INFO", logger="absl"):
         predict(*arguments(run_dir, pictures, "--skip_bad"))

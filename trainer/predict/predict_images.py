@@ -188,7 +188,7 @@ class Work:
         if not isinstance(failure.error, reading.UnreadableError):
             raise failure.error
         if not self._settings.skip_bad:
-            raise InputError(f"{failure.error} Mend or remove it, or go on without it: --skip_bad.")
+            raise InputError(f"{failure.error} Fix or remove it, or skip it: --skip_bad.")
         logging.warning("Skipped: %s", failure.error)
         self._bad.add(failure.key)
         page = pages.pop(failure.key)

@@ -1,4 +1,4 @@
-"""Tests of the check at a run's start: what it notices, what it reads, what it goes on without."""
+"""Tests of the check at a run's start: what it notices, what it reads, what it leaves out."""
 
 import concurrent.futures
 import os
@@ -140,7 +140,7 @@ def test_more_unreadable_records_than_allowed_stop_the_run_with_the_first_and_th
     integrity.check(*data, SPLITS, skip_bad_records=4)
 
 
-# Going on without ---------------------------------------------------------------------------------
+# Leaving out --------------------------------------------------------------------------------------
 
 
 def test_a_damaged_record_is_blank_in_its_place_and_all_others_are_as_they_were(data, caplog):

@@ -175,7 +175,7 @@ def test_a_manifest_comes_back_as_it_was_written(tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_a_manifest_that_an_editor_saved_anew_is_read(tmp_path, encoding):
+def test_a_manifest_that_an_editor_saved_again_is_read(tmp_path, encoding):
     (tmp_path / "manifest.json").write_text(MANIFEST.to_json(), encoding=encoding)
     assert schema.read_manifest(str(tmp_path)) == MANIFEST
 

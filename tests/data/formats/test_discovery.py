@@ -166,7 +166,7 @@ def test_a_folder_of_other_kinds_says_which(tmp_path):
     )
 
 
-def test_want_of_open_files_is_no_damage_of_a_tiff(tmp_path, monkeypatch):
+def test_too_many_open_files_are_no_damage_of_a_tiff(tmp_path, monkeypatch):
     save(tmp_path / "x.tif", GREY)
 
     def fail(*arguments, **options):

@@ -61,7 +61,7 @@ def test_a_defect_of_this_program_is_no_damage(tmp_path, monkeypatch, kind):
         images.read_image(save(tmp_path / "x.png", GREY), LIMIT)
 
 
-def test_want_of_memory_is_no_damage():
+def test_too_little_memory_is_no_damage():
     def decode():
         with reading.translate_errors("X"):
             raise MemoryError

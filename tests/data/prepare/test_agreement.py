@@ -262,7 +262,7 @@ def test_a_message_lists_the_values_that_may_be_classes_all_the_same():
     rows[1], rows[:, 8] = 1, 254
     assert _message(_look([rows]), FOUND) == (
         "The masks have 4 values (0, 1, 254, 255), 2 of them only in rims or specks: they look "
-        "smoothed, or once saved as JPEG. Give --threshold=128 for two classes, save them anew "
+        "smoothed, or once saved as JPEG. Give --threshold=128 for two classes, save them again "
         "without, or name them as classes: --classes=0,1,254,255."
     )
 

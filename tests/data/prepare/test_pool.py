@@ -60,5 +60,5 @@ def test_a_killed_worker_is_explained():
     with pool.start(2) as run, pytest.raises(InputError) as error:
         list(run(_die, [3]))
     assert str(error.value) == (
-        "A worker process was killed, most likely for want of memory; use fewer --workers."
+        "A worker process was killed, most likely because memory ran out; use fewer --workers."
     )

@@ -148,7 +148,7 @@ def test_the_result_does_not_depend_on_the_number_of_workers(folder):
     assert _prepare(folder, "--workers=2") == one
 
 
-def test_the_seed_draws_and_orders_anew(folder):
+def test_the_seed_draws_and_orders_differently(folder):
     first = _prepare(folder, "--seed=1")
     (folder / "out").rename(folder / "one")
     assert _prepare(folder, "--seed=2").splits["train"].cases != first.splits["train"].cases
@@ -401,7 +401,7 @@ def test_the_rule_of_the_split_is_in_the_manifest_and_what_it_gave_is_said(folde
     said = [record.getMessage() for record in caplog.records]
     assert (
         "Splits drawn by --seed=3, shares on average: train 7 (70% for 70%), val 2 (20% for 15%), "
-        "test 1 (10% for 15%); another seed draws anew."
+        "test 1 (10% for 15%); another seed gives another split."
     ) in said
     lists = {side: list(split.cases) for side, split in manifest.splits.items()}
     (folder / "splits.json").write_text(json.dumps(lists))
@@ -515,7 +515,7 @@ def test_a_page_without_its_mask_is_named(folder, capfd):
 @pytest.mark.parametrize("damaged", ["x.tif", "y/x_mask.tif"])
 def test_a_damaged_tiff_of_several_pages_is_named_or_skipped_as_one(folder, capfd, damaged):
     stacks = _stack(folder)
-    for case in range(3):  # others to go on with
+    for case in range(3):  # others to prepare
         for name, target in (("images", f"{case}.png"), ("masks", f"y/{case}_mask.png")):
             (folder / f"{name}/0{case}.png").rename(folder / target)
     stacks[0] = f"--images={folder}/*.*"

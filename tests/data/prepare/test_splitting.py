@@ -64,7 +64,7 @@ def test_shares_are_met_on_average_and_said():
     draw = schema.Draw(splitting.RULE, 4, {"train": 0.7, "val": 0.3}, "", ())
     assert splitting.describe(few, draw) == (
         "Splits drawn by --seed=4, shares on average: train 3 (75% for 70%), val 1 (25% for 30%); "
-        "another seed draws anew."
+        "another seed gives another split."
     )
 
 

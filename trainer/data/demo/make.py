@@ -1,7 +1,7 @@
 """Made the images of the demo data: `python make.py DSB2018_FOLDER CROPS_FOLDER`, then prepare.
 
-From each split of the nuclei set, images are drawn by lot, each kind of stain by its share (one at
-least); a 256×256 window of each is drawn by lot, too. Nothing is looked at before it is drawn.
+From each split of the nuclei set, images are drawn at random, each kind of stain by its share (one
+at least); a 256×256 window of each is drawn at random, too. Nothing is looked at before.
 """
 
 import csv

@@ -148,7 +148,7 @@ def _package(module: str) -> str:
 
 
 def kind_of(path: str) -> str:
-    """Returns what a local file is by how it begins, in words that go on from "it is"."""
+    """Returns what a local file is by how it begins, in words that follow "it is"."""
     with open(path, "rb") as file:
         head = file.read(1024)
     if not head:

@@ -13,7 +13,7 @@ from absl import logging
 from trainer.data.formats import discovery, images, npy, reading, tiff
 
 WHOLE_PIXELS = 2**24  # images up to this are read at once
-BAND_PIXELS = 2**22  # of one read where the whole image is passed over
+BAND_PIXELS = 2**22  # of one read where the whole image is read once
 
 
 @dataclasses.dataclass(frozen=True)

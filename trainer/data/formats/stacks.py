@@ -69,7 +69,7 @@ def images_in(file: tifffile.TiffFile, label: str) -> Found:
 def _check_links(file: tifffile.TiffFile) -> None:
     """Raises DamagedError if a link from page to page leads out of the file.
 
-    There tifffile ends the list of pages, without a word.
+    There tifffile ends the list of pages and says nothing.
     """
     handle, form = file.filehandle, file.tiff
 

@@ -6,7 +6,7 @@ All geometric operations of a row are one map from the crop's pixels into the im
 
 with M the product of the operations' matrices and d the sum of their displacements, so the image is
 sampled once and only where the crop needs it. Images are interpolated bilinearly, masks take the
-nearest pixel. Beyond its edges an image goes on mirrored and its mask is IGNORE: only pixels which
+nearest pixel. Beyond its edges an image is mirrored and its mask is IGNORE: only pixels which
 were really annotated count.
 
 Each operation is a function of 18 numbers, uniform in [0, 1), and all of an example's numbers are

@@ -320,7 +320,7 @@ def _check_smoothed(seen: Sequence[Seen], found: Sequence[int]) -> None:
         raise InputError(
             f"The masks have {len(found)} values ({_some(found)}), {len(thin)} of them only in "
             "rims or specks: they look smoothed, or once saved as JPEG. Give "
-            f"--threshold={(low + high + 1) // 2} for two classes, save them anew without, or "
+            f"--threshold={(low + high + 1) // 2} for two classes, save them again without, or "
             f"name them as classes: --classes={_all(found)}."
         )
 

@@ -69,7 +69,7 @@ def _in_order(
             yield pending.popleft().result()
     except BrokenProcessPool:
         raise InputError(
-            "A worker process was killed, most likely for want of memory; use fewer --workers."
+            "A worker process was killed, most likely because memory ran out; use fewer --workers."
         ) from None
 
 

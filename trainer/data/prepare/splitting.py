@@ -169,7 +169,7 @@ def describe(sides: Sides, draw: schema.Draw) -> str:
     ]
     return (
         f"Splits drawn by --seed={draw.seed}, shares on average: {', '.join(parts)}; another seed "
-        "draws anew."
+        "gives another split."
     )
 
 
@@ -191,7 +191,7 @@ def _read(path: str, names: Sequence[str]) -> Sides:
             "may read it."
         ) from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"--splits={path} is not JSON: {error}; mend it.") from None
+        raise InputError(f"--splits={path} is not JSON: {error}; fix it.") from None
     if not _is_lists_of_names(raw):
         raise InputError(
             f"--splits={path} is not lists of names by split; write "
