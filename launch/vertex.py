@@ -220,12 +220,7 @@ def main(argv: Sequence[str]) -> None:
         own, trainers = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
     if len(own) > 1 and own[1] in ACTIONS:
         own[1] = f"--action={own[1]}"
-    cli.run(
-        settings.Vertex,
-        lambda asked: ACTIONS[asked.job.action](asked, trainers),
-        own,
-        counts_retries=False,
-    )
+    cli.run(settings.Vertex, lambda asked: ACTIONS[asked.job.action](asked, trainers), own)
 
 
 if __name__ == "__main__":

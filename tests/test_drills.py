@@ -11,8 +11,7 @@ def test_faults_change_nothing_but_the_time():
     # The drill itself compares what was prepared, read, trained and evaluated.
     found = faults.main(faults.Drill(images=20, side=64, outage_seconds=1.5, token_seconds=2.0))
     for part in ("prepare", "read", "train", "evaluate"):
-        assert found[f"{part}, calm"]["sent again"] == 0
-        assert found[f"{part}, storm"]["sent again"] > 0
+        assert not any(found[f"{part}, calm"][kind] for kind in ("busy", "cut"))
         assert found[f"{part}, storm"]["refused in the outage"] > 0
         assert found[f"{part}, storm"]["tokens"] >= 2
 

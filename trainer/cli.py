@@ -19,7 +19,7 @@ from trainer import config, native_log
 from trainer.config import flags
 from trainer.distributed import heartbeat, preemption, rendezvous, vertex, vertex_cancel
 from trainer.errors import InputError, RetryableError
-from trainer.storage import files, gcs, retries
+from trainer.storage import files
 
 # Keys of what --json writes: evaluate, preflight, selfcheck and benchmarks.
 JSON_MARKS = ('"per_image"', '"accelerator"', '"tolerance"', '"rows"')
@@ -35,7 +35,6 @@ def run(
     argv: Sequence[str] | None = None,
     *,
     defaults: Mapping[str, Any] = types.MappingProxyType({}),
-    counts_retries: bool = True,
     is_job: bool = False,
 ) -> None:
     """Parses the command line into settings of class `cls`, calls `main` and exits.
@@ -45,7 +44,6 @@ def run(
         main: what to do with them.
         argv: the command line; the process's own if None.
         defaults: of flags, in place of those of `cls`.
-        counts_retries: whether to say at the end how many requests to gs:// were sent again.
         is_job: whether this is what a Vertex AI job is there for: where its input is refused, the
             job is to end, and not to be started again.
 
@@ -61,13 +59,10 @@ def run(
             _print_for_readers(flags.describe(cls, _program(argv), full="--helpfull" in asked))
             sys.exit(0)
         settings = flags.parse(cls, argv, defaults)
-        in_bucket = counts_retries and any(
-            str(value).startswith(gcs.SCHEME) for _, value, _ in config.walk(settings)
-        )
         for name, value, _ in config.walk(settings):
             if name == "json" and value:
                 files.prepare_file(name, value, JSON_MARKS)
-        with retries.reported() if in_bucket else contextlib.nullcontext(), heartbeat.parting():
+        with heartbeat.parting():
             main(settings)
     except InputError as error:
         refused = not isinstance(error, RetryableError)

@@ -1,9 +1,8 @@
 """What TensorFlow's C++ writes on standard error: errors get through, notices do not.
 
-TensorFlow has levels, but prints its notices while it is imported at any of them, and among its
-errors some that are none. So standard error goes through a small process, which decides line by
-line, and counts how often requests to gs:// were sent again, of which TensorFlow tells in its log
-alone. It is a process rather than a thread so that the last words of a crash get through.
+TensorFlow has levels, but at each of them it prints notices while it is imported, and some errors
+that are none. So standard error goes through a small process, which decides line by line. It is a
+process rather than a thread so that the last words of a crash get through.
 """
 
 import atexit
@@ -12,30 +11,26 @@ import glob
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 from absl import logging
 
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 DETAIL = "TF_CPP_VMODULE"
-RETRIES = {LEVEL: "0", DETAIL: "retrying_utils=1"}  # by which TensorFlow tells of them
-# Errors that are none: another way is taken, or what is missing is not missed.
+# Errors that are none: TensorFlow takes another way, or does not need what is missing.
 HARMLESS = (
     r"oneDNN supports DT_\w+ only on platforms with",
     r"Unable to register cu\w+ factory",
 )
 WITHOUT_GPU = r"failed call to cuInit"  # where the machine has none
-# Of the warnings those after which a job may compute elsewhere, slower, or not at all.
+# Warnings after which a job may compute elsewhere, slower, or not at all.
 SERIOUS = r"out of memory|\bOOM\b|dlopen|dynamic library|cuda|cudnn|nccl|ptxas|\bGPU|\bTPU"
 FILTER = r"""
-import contextlib, os, re, sys
+import contextlib, re, sys
 level, harmless, serious = sys.argv[1], *(re.compile(x.encode(), re.I) for x in sys.argv[2:])
 record = re.compile(rb"([IWEF])\d{4} \d\d:\d\d:|\d{4}-\d\d-\d\d \d\d:\d\d:[\d.]+: ([IWEF]) ")
 notice = re.compile(rb"WARNING: All log messages before|To enable the following instructions")
-count, shown = 0, True
+shown = True
 for line in sys.stdin.buffer:
-    if b"will be automatically retried" in line:
-        count += 1
     if found := record.match(line):
         severity = (found[1] or found[2]).decode()
         if level:
@@ -44,60 +39,42 @@ for line in sys.stdin.buffer:
             shown = bool(serious.search(line))
         else:
             shown = severity == "F" or severity == "E" and not harmless.search(line)
-    elif not line[:1].isspace():  # of nobody's record
+    elif not line[:1].isspace():  # not the next line of a record
         shown = not notice.match(line)
     if shown:
         with contextlib.suppress(BrokenPipeError):
             sys.stderr.buffer.write(line)
             sys.stderr.flush()
-with contextlib.suppress(BrokenPipeError):  # whoever would have read it has crashed
-    os.write(1, str(count).encode())
 """
-SECONDS = 5  # to wait for the count; another process may hold on to standard error
+SECONDS = 5  # to wait for the last lines; another process may still hold standard error
 
-_counting = False
 _running: "_Filter | None" = None
 
 
 def begin() -> None:
     """Filters from now on; to be called before TensorFlow is imported.
 
-    Whoever sets TF_CPP_MIN_LOG_LEVEL to 0, or TF_CPP_VMODULE, sees all of the log; who sets it to
-    1, 2 or 3 what it says. Where Python's standard error is not the process's own, as in a
-    notebook, nothing is touched.
+    A user who sets TF_CPP_MIN_LOG_LEVEL to 0, or TF_CPP_VMODULE, sees all of the log; at 1, 2 or 3
+    what that level says. Where Python's standard error is not the process's own, as in a notebook,
+    nothing changes.
     """
     global _running
-    wanted = os.environ.get(LEVEL, "")
-    if _running or DETAIL in os.environ or (wanted and wanted not in ("1", "2", "3")):
+    level = os.environ.get(LEVEL, "")
+    if _running or DETAIL in os.environ or level not in ("", "1", "2", "3"):
         return
     if sys.stderr is None or sys.stderr is not sys.__stderr__:
         return
     with contextlib.suppress(OSError):  # where no process can be started, all is shown
-        _running = _Filter(wanted)
+        _running = _Filter(level)
         atexit.register(end)
 
 
-def end() -> int:
-    """Stops filtering; returns how many requests TensorFlow has sent again."""
+def end() -> None:
+    """Stops filtering, once all that was written has come through."""
     global _running
     ended, _running = _running, None
-    return ended.close() if ended and ended.owner == os.getpid() else 0
-
-
-@contextlib.contextmanager
-def counting() -> Iterator[list[int]]:
-    """Yields a list whose one number is TensorFlow's count when the context has been left.
-
-    To be entered before `begin` is called, if it is. Whoever has set a level sees the log itself,
-    and nothing is counted.
-    """
-    global _counting
-    count, _counting = [0], LEVEL not in os.environ
-    try:
-        yield count
-    finally:
-        _counting = False
-        count[0] = end()
+    if ended and ended.owner == os.getpid():
+        ended.close()
 
 
 class _Filter:
@@ -109,18 +86,15 @@ class _Filter:
         self._process = subprocess.Popen(
             [sys.executable, "-ISc", FILTER, level, "|".join(harmless), SERIOUS],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for this process
         )
         assert self._process.stdin is not None
-        environment = RETRIES if _counting else {LEVEL: level or "1"}
-        self._old = {name: os.environ.get(name) for name in environment}
-        os.environ.update(environment)
+        self._level = os.environ.get(LEVEL)
+        os.environ[LEVEL] = level or "1"
         sys.stderr.flush()
         self._kept, self._python = os.dup(2), sys.stderr
         os.dup2(self._process.stdin.fileno(), 2)
         self._process.stdin.close()
-        self._process.stdin = None
         # Python's own lines need no filter, and may be for a terminal.
         self._own = os.fdopen(
             self._kept,
@@ -133,18 +107,18 @@ class _Filter:
         self._stream = self._handler.stream
         sys.stderr = self._handler.stream = self._own
 
-    def close(self) -> int:
-        """Gives standard error back; returns the count of requests that were sent again."""
+    def close(self) -> None:
+        """Gives standard error back."""
         self._own.flush()
         os.dup2(self._kept, 2)
         if sys.stderr is self._own:
             sys.stderr = self._python
         if self._handler.stream is self._own:
             self._handler.stream = self._stream
-        for name, value in self._old.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-        count = b""
+        if self._level is None:
+            del os.environ[LEVEL]
+        else:
+            os.environ[LEVEL] = self._level
         with contextlib.suppress(subprocess.TimeoutExpired):
-            count = self._process.communicate(timeout=SECONDS)[0]
+            self._process.wait(SECONDS)
         self._own.close()
-        return int(count or 0)

@@ -52,13 +52,13 @@ def test_only_one_makes_an_object_and_may_do_it_twice(bucket, tmp_path):
 
 
 @pytest.mark.slow
-def test_broken_connections_cost_a_part_and_are_counted(gcs, bucket, local):
+def test_broken_connections_cost_a_part(gcs, bucket, local):
     gcs.begin(gcs_server.Faults(seed=1, busy=0.2, cut=0.2))
-    before = buckets.retries()
     for number in range(3):
         buckets.upload(local, f"{bucket}/{number}", files.crc32c(local))
     injected = gcs.counts().faults
-    assert buckets.retries() - before == injected["busy"] + injected["cut"] > 0
+    assert min(injected["busy"], injected["cut"]) > 0
+    assert {len(gcs.read(f"{bucket}/{number}")) for number in range(3)} == {41_943_040}
     assert gcs.counts().bytes_up < 4 * 41_943_040
 
 

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import functools
 import re
-import threading
 from collections.abc import Callable, Iterator
 from typing import IO, Any
 
@@ -22,9 +21,6 @@ PART_BYTES = 64 * 2**10  # of a file of which only the header is wanted
 PASSING = (401, 408, 412, 429)  # statuses that another start may not meet; 5xx are others
 RETRY_SECONDS = 300  # after which a request is given up; outages of minutes are survived
 
-_retries = 0
-_lock = threading.Lock()
-
 
 @dataclasses.dataclass(frozen=True)
 class Content:
@@ -32,11 +28,6 @@ class Content:
 
     bytes: int
     crc32c: str
-
-
-def retries() -> int:
-    """Returns how often a request of this process was sent again so far."""
-    return _retries
 
 
 def has_object(path: str) -> bool:
@@ -318,21 +309,6 @@ def _persist(transfer: Callable[[], Any]) -> Any:
 
 @functools.cache
 def _retry() -> Any:
-    from google.api_core import retry
     from google.cloud.storage.retry import DEFAULT_RETRY
 
-    # The library's own rule of what passes; it has no way to say when it has acted.
-    return retry.Retry(
-        predicate=DEFAULT_RETRY._predicate,
-        initial=0.25,
-        maximum=30.0,
-        multiplier=2.0,
-        timeout=RETRY_SECONDS,
-        on_error=_note_retry,
-    )
-
-
-def _note_retry(error: Exception) -> None:
-    global _retries
-    with _lock:
-        _retries += 1
+    return DEFAULT_RETRY.with_delay(0.25, 30.0, 2.0).with_timeout(RETRY_SECONDS)
