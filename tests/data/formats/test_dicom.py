@@ -1,5 +1,6 @@
 """Tests of reading DICOM, against files made by pydicom and those that it ships."""
 
+import concurrent.futures
 import io
 import pathlib
 import sys
@@ -232,6 +233,13 @@ def test_a_codestream_of_another_size_is_damage(tmp_path, name):
     content = _compressed(values, syntax, encode(values, bits), BitsStored=bits, Rows=15)
     with pytest.raises(reading.UnreadableError, match="^X cannot be read: .* imagecodecs: "):
         _read(tmp_path, content)
+
+
+def test_codecs_are_registered_once_whichever_thread_comes_first():
+    with concurrent.futures.ThreadPoolExecutor(8) as executor:
+        list(executor.map(lambda _: dicom_codecs.register(), range(16)))
+    for syntax in dicom_codecs.SYNTAXES:
+        assert dicom_codecs.LABEL in pixels.get_decoder(syntax).available_plugins
 
 
 def test_lossless_siblings_among_pydicoms_files_are_equal():

@@ -6,8 +6,8 @@ TIFF. An image gets an array of the size that its header says, so a codestream o
 refused before it is decoded.
 """
 
-import functools
 import struct
+import threading
 from typing import Any
 
 import imagecodecs
@@ -20,16 +20,18 @@ JPEG = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 57, 70))
 JPEG_LS = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (80, 81))
 JPEG_2000 = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91))
 SYNTAXES = (*JPEG, *JPEG_LS, *JPEG_2000)
+_REGISTERING = threading.Lock()
 _SIZE_OF_JPEG_2000 = struct.Struct(">4x4xIIII")  # behind its first two markers: SOC and SIZ
 
 
-@functools.cache
 def register() -> None:
-    """Adds these codecs to pydicom's, once."""
+    """Adds these codecs to pydicom's, once; threads may call it at the same time."""
     from pydicom.pixels import get_decoder
 
-    for syntax in SYNTAXES:
-        get_decoder(syntax).add_plugin(LABEL, (__name__, decode_frame.__name__))
+    with _REGISTERING:
+        for decoder in map(get_decoder, SYNTAXES):
+            if LABEL not in decoder.available_plugins:
+                decoder.add_plugin(LABEL, (__name__, decode_frame.__name__))
 
 
 def is_available(syntax: str) -> bool:
