@@ -1,19 +1,11 @@
 """Tests of preparing data, most of them through the command itself."""
 
-import contextlib
 import dataclasses
 import errno
 import json
 import os
 import pathlib
-import pty
-import re
-import signal
-import subprocess
-import sys
 import tempfile
-import termios
-import time
 import tracemalloc
 
 import numpy as np
@@ -21,7 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image, ImageOps
 
-from tests.jobs import ROOT
+from tests import preparing
 from tests.pictures import bomb
 from trainer import cli, config
 from trainer.data.dataset import schema
@@ -30,69 +22,8 @@ from trainer.errors import InputError, RetryableError
 from trainer.storage import files
 
 
-@pytest.fixture(autouse=True)
-def _keep_signal_handler():
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, handler)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A folder with images/ and masks/ of ten cases, 00 … 09: grey, 8×6, 12 nucleus pixels each."""
-    for name in ("images", "masks"):
-        (tmp_path / name).mkdir()
-    for case in range(10):
-        mask = np.zeros((8, 6), np.uint8)
-        mask[2:5, 1:5] = 255
-        Image.fromarray(mask // 5 + np.uint8(case)).save(tmp_path / f"images/{case:02}.png")
-        Image.fromarray(mask).save(tmp_path / f"masks/{case:02}.png")
-    return tmp_path
-
-
-def _arguments(folder, *others):
-    given = [argument.split("=")[0] for argument in others]
-    defaults = {
-        "--images": folder / "images",
-        "--masks": folder / "masks",
-        "--output": folder / "out",
-        "--workers": 1,
-        "--seed": 3,  # which draws 7, 2 and 1 of the ten
-    }
-    return [*(f"{k}={v}" for k, v in defaults.items() if k not in given), *others]
-
-
-def _prepare(folder, *others):
-    """Runs the command in this process and returns the manifest that it wrote."""
-    cli.run(config.Prepare, preparation.main, ["prepare", *_arguments(folder, *others)])
-    output = [other.removeprefix("--output=") for other in others if other.startswith("--output=")]
-    return schema.read_manifest(output[0] if output else str(folder / "out"))
-
-
-def _refusal(capfd, folder, *others, num_notes=0):
-    """Runs the command, checks that it fails as it must, and returns the line that says why.
-
-    That is the only one on stderr, but for so many notes on what has been found before.
-    """
-    capfd.readouterr()
-    before = sorted(folder.rglob("*"))
-    with pytest.raises(SystemExit) as stop:
-        cli.run(config.Prepare, preparation.main, ["prepare", *_arguments(folder, *others)])
-    assert stop.value.code == 2
-    assert sorted(folder.rglob("*")) == before, "something is left"
-    lines = capfd.readouterr().err.splitlines()
-    assert len(lines) == num_notes + 1, lines
-    return lines[-1].replace(str(folder), "DIR")
-
-
-def _examples(folder, manifest, side):
-    for shard in manifest.splits[side].shards:
-        for serialized in schema.read_shard(str(folder / "out"), shard):
-            yield {key: value.numpy() for key, value in schema.decode(serialized, manifest).items()}
-
-
 def test_what_goes_in_comes_out(folder):
-    manifest = _prepare(folder, "--classes=background:0,nucleus:255")
+    manifest = preparing.prepare(folder, "--classes=background:0,nucleus:255")
     assert manifest.classes == (schema.Class("background", 0), schema.Class("nucleus", 255))
     assert (manifest.channels, manifest.dtype, manifest.encoding) == (1, "uint8", "png")
     assert {side: split.examples for side, split in manifest.splits.items()} == {
@@ -102,7 +33,7 @@ def test_what_goes_in_comes_out(folder):
     }
     seen = []
     for side, split in manifest.splits.items():
-        examples = list(_examples(folder, manifest, side))
+        examples = list(preparing.examples(folder, manifest, side))
         assert tuple(example["name"].decode() for example in examples) == split.cases
         for example in examples:
             name = example["name"].decode()
@@ -123,14 +54,14 @@ def test_pictures_that_lie_on_their_side_are_stored_as_viewers_show_them(folder)
         image = np.asarray(Image.open(path))
         Image.fromarray(np.rot90(image)).save(path, exif=exif)
         np.testing.assert_array_equal(ImageOps.exif_transpose(Image.open(path)), image)
-    for side in _prepare(folder).splits:
-        for example in _examples(folder, schema.read_manifest(str(folder / "out")), side):
+    for side in preparing.prepare(folder).splits:
+        for example in preparing.examples(folder, schema.read_manifest(str(folder / "out")), side):
             shown = example["image"][..., 0] - int(example["name"])
             np.testing.assert_array_equal(shown == 51, example["mask"] == 1)
 
 
 def test_the_manifest_counts_what_can_be_counted_by_hand(folder):
-    split = _prepare(folder).splits["train"]
+    split = preparing.prepare(folder).splits["train"]
     # Image k is k on 36 pixels and 51 + k on 12.
     values = np.concatenate([[int(k)] * 36 + [51 + int(k)] * 12 for k in split.cases])
     assert split.mean == (pytest.approx(values.mean(), rel=1e-15),)
@@ -143,15 +74,17 @@ def test_the_manifest_counts_what_can_be_counted_by_hand(folder):
 
 @pytest.mark.slow
 def test_the_result_does_not_depend_on_the_number_of_workers(folder):
-    one = _prepare(folder, "--workers=1")
+    one = preparing.prepare(folder, "--workers=1")
     (folder / "out").rename(folder / "one")
-    assert _prepare(folder, "--workers=2") == one
+    assert preparing.prepare(folder, "--workers=2") == one
 
 
 def test_the_seed_draws_and_orders_differently(folder):
-    first = _prepare(folder, "--seed=1")
+    first = preparing.prepare(folder, "--seed=1")
     (folder / "out").rename(folder / "one")
-    assert _prepare(folder, "--seed=2").splits["train"].cases != first.splits["train"].cases
+    assert (
+        preparing.prepare(folder, "--seed=2").splits["train"].cases != first.splits["train"].cases
+    )
 
 
 def test_ignored_pixels_are_marked_and_counted_apart(folder):
@@ -160,16 +93,16 @@ def test_ignored_pixels_are_marked_and_counted_apart(folder):
     mask[1] = 255
     for case in range(10):
         Image.fromarray(mask).save(folder / f"masks/{case:02}.png")
-    manifest = _prepare(folder, "--ignore=9", "--classes=0,255")
+    manifest = preparing.prepare(folder, "--ignore=9", "--classes=0,255")
     assert manifest.ignore_value == 9
     split = manifest.splits["val"]
     assert (split.pixels, split.ignored_pixels) == ((2 * 36, 2 * 6), 2 * 6)
-    example = next(_examples(folder, manifest, "val"))
+    example = next(preparing.examples(folder, manifest, "val"))
     assert example["mask"][:3, 0].tolist() == [schema.IGNORE, 1, 0]
 
 
 def test_the_order_of_classes_is_the_one_given(folder):
-    manifest = _prepare(folder, "--classes=cell:255,membrane:0")
+    manifest = preparing.prepare(folder, "--classes=cell:255,membrane:0")
     assert manifest.splits["train"].pixels == (7 * 12, 7 * 36)
 
 
@@ -187,7 +120,7 @@ def test_instances_become_a_class_by_a_range(folder, capfd):
         return Image.fromarray(np.where(values, grid, 0).astype(np.uint16))
 
     _masks(folder, numbered)
-    manifest = _prepare(folder, "--classes=background:0,cell:1-65535")
+    manifest = preparing.prepare(folder, "--classes=background:0,cell:1-65535")
     assert manifest.classes == (schema.Class("background", 0), schema.Class("cell", 1, 65535))
     assert manifest.splits["train"].pixels == (7 * 36, 7 * 12)
     assert schema.read_manifest(str(folder / "out")) == manifest
@@ -203,14 +136,16 @@ def _palette(case, values):
 
 def test_classes_are_told_by_colour_where_palettes_differ(folder, capfd):
     _masks(folder, _palette)
-    assert _refusal(capfd, folder) == (
+    assert preparing.refusal(capfd, folder) == (
         "DIR/masks/00.png shows index 0 as #ff0000 and DIR/masks/01.png shows index 0 as #000000: "
         "their palettes differ. Name the classes by colour, --classes=background:#000000,"
         "tumour:#ff0000, or save all masks with one palette."
     )
     with Image.open(folder / "masks/00.png") as picture:
         picture.convert("RGB").save(folder / "masks/00.png")
-    manifest = _prepare(folder, "--classes=background:#000000,tumour:#FF0000", "--ignore=#00ff00")
+    manifest = preparing.prepare(
+        folder, "--classes=background:#000000,tumour:#FF0000", "--ignore=#00ff00"
+    )
     assert manifest.classes[1] == schema.Class("tumour", 1, colour="#ff0000")
     assert (manifest.ignore_value, manifest.ignore_colour) == (None, "#00ff00")
     assert [split.pixels for split in manifest.splits.values()] == [
@@ -227,8 +162,8 @@ def test_smoothed_masks_are_told_apart_by_a_threshold(folder, capfd):
         return Image.fromarray(soft)
 
     _masks(folder, smoothed)
-    assert "Give --threshold=128 for two classes" in _refusal(capfd, folder)
-    manifest = _prepare(folder, "--threshold=128", "--classes=background:0,nucleus:255")
+    assert "Give --threshold=128 for two classes" in preparing.refusal(capfd, folder)
+    manifest = preparing.prepare(folder, "--threshold=128", "--classes=background:0,nucleus:255")
     assert manifest.threshold == 128
     assert manifest.splits["train"].pixels == (7 * 37, 7 * 11)
     assert schema.read_manifest(str(folder / "out")) == manifest
@@ -237,80 +172,8 @@ def test_smoothed_masks_are_told_apart_by_a_threshold(folder, capfd):
 def test_what_may_not_be_meant_is_warned_of(folder, caplog):
     squares = np.kron(np.arange(12).reshape(4, 3) * 5, np.ones((2, 2))).astype(np.uint8)
     _masks(folder, lambda case, values: Image.fromarray(squares))
-    _prepare(folder)
+    preparing.prepare(folder)
     assert any("and each becomes a class" in record.getMessage() for record in caplog.records)
-
-
-def test_masks_beside_their_images_are_told_by_their_suffix(folder):
-    for path in (folder / "masks").iterdir():
-        path.rename(folder / f"images/{path.stem}_mask.png")
-    manifest = _prepare(folder, f"--masks={folder}/images", "--mask_suffix=_mask")
-    assert sum(split.examples for split in manifest.splits.values()) == 10
-
-
-def _patients(folder):
-    """Puts the ten images, and their masks, into folders of five patients, as 0.png and 1.png."""
-    for kind in ("images", "masks"):
-        for case, path in enumerate(sorted((folder / kind).iterdir())):
-            patient = folder / kind / f"p{case // 2}"
-            patient.mkdir(exist_ok=True)
-            path.rename(patient / f"{case % 2}.png")
-
-
-def test_patients_may_have_files_of_equal_names(folder):
-    _patients(folder)
-    whole = _prepare(folder, "--group_by=^([^/]+)/")
-    names = {side: split.cases for side, split in whole.splits.items()}
-    assert sorted(sum(names.values(), ())) == [f"p{k // 2}/{k % 2}" for k in range(10)]
-    patients = [{name[:2] for name in listed} for listed in names.values()]
-    assert sum(map(len, patients)) == 5
-    (folder / "splits.json").write_text(json.dumps(names))
-    globs = [f"--images={folder}/images/*/*.png", f"--masks={folder}/masks/**/*.png"]
-    listed = _prepare(folder, *globs, f"--splits={folder}/splits.json", f"--output={folder}/second")
-    assert listed.splits == whole.splits
-    side = next(iter(names))
-    example = next(_examples(folder, whole, side))
-    name = example["name"].decode()
-    with Image.open(folder / f"images/{name}.png") as picture:
-        np.testing.assert_array_equal(example["image"][..., 0], np.asarray(picture))
-
-
-def _stack(folder):
-    """Puts the ten images into x.tif and their masks into y/x_mask.tif, page k being case k."""
-    (folder / "y").mkdir()
-    for name, target in (("images", "x.tif"), ("masks", "y/x_mask.tif")):
-        first, *others = (Image.open(path) for path in sorted((folder / name).iterdir()))
-        first.save(folder / target, save_all=True, append_images=others)
-    return [f"--images={folder}/x.tif", f"--masks={folder}/y", "--mask_suffix=_mask"]
-
-
-@pytest.mark.parametrize("masks", ["stack", "pages"])
-def test_pages_of_a_tiff_pair_with_pages_or_files_of_their_masks(folder, masks):
-    stacks = _stack(folder)
-    if masks == "pages":
-        (folder / "y/x_mask.tif").unlink()
-        for path in (folder / "masks").iterdir():
-            path.rename(folder / f"y/x_p0{path.stem}_mask.png")
-    manifest = _prepare(folder, *stacks)
-    names = {name for split in manifest.splits.values() for name in split.cases}
-    assert names == {f"x_p{case:03}" for case in range(10)}
-    example = next(_examples(folder, manifest, "train"))
-    case = int(example["name"].decode().removeprefix("x_p"))
-    image = np.asarray(Image.open(folder / f"images/{case:02}.png"))
-    np.testing.assert_array_equal(example["image"][..., 0], image)
-    assert example["mask"].sum() == 12
-
-
-def test_pages_of_one_tiff_can_be_kept_on_one_side(folder):
-    stacks = _stack(folder)
-    (folder / "y/z_mask.tif").write_bytes((folder / "y/x_mask.tif").read_bytes())
-    (folder / "z.tif").write_bytes((folder / "x.tif").read_bytes())
-    stacks[0] = f"--images={folder}/*.tif"
-    manifest = _prepare(folder, *stacks, "--group_by=^(.*)_p[0-9]+$", "--split=0.5,0.5")
-    assert [{name[0] for name in split.cases} for split in manifest.splits.values()] in (
-        [{"x"}, {"z"}],
-        [{"z"}, {"x"}],
-    )
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
@@ -319,10 +182,12 @@ def test_arrays_are_prepared_row_by_row(folder, suffix):
     save = np.save if suffix == "npy" else np.savez_compressed
     save(folder / f"x.{suffix}", rows)
     save(folder / f"y.{suffix}", np.arange(20).reshape(4, 5) % 3 * np.ones((10, 1, 1), int))
-    manifest = _prepare(folder, f"--images={folder}/x.{suffix}", f"--masks={folder}/y.{suffix}")
+    manifest = preparing.prepare(
+        folder, f"--images={folder}/x.{suffix}", f"--masks={folder}/y.{suffix}"
+    )
     assert (manifest.channels, manifest.dtype, manifest.encoding) == (2, "float32", "zlib")
     assert manifest.num_classes == 3
-    example = next(_examples(folder, manifest, "train"))
+    example = next(preparing.examples(folder, manifest, "train"))
     row = int(example["name"])
     np.testing.assert_array_equal(example["image"], rows[row].astype(np.float32))
     stored = rows[[int(name) for name in manifest.splits["train"].cases]].astype(np.float32)
@@ -334,26 +199,6 @@ def test_arrays_are_prepared_row_by_row(folder, suffix):
     )
 
 
-def test_an_npz_may_hold_images_and_masks(folder):
-    images = np.arange(10 * 20, dtype=np.uint8).reshape(10, 4, 5)
-    masks = images % 2 == np.arange(2)[:, np.newaxis, np.newaxis, np.newaxis]
-    np.savez(folder / "x.npz", images=images, masks=np.moveaxis(masks, 0, -1))  # one-hot, booleans
-    both = (f"--images={folder}/x.npz", f"--masks={folder}/x.npz")
-    manifest = _prepare(folder, *both)
-    for example in _examples(folder, manifest, "train"):
-        row = int(example["name"])
-        np.testing.assert_array_equal(np.squeeze(example["image"]), images[row])
-        np.testing.assert_array_equal(np.squeeze(example["mask"]), images[row] % 2)
-
-
-def test_an_image_is_not_its_own_mask(folder, capfd):
-    same = _refusal(capfd, folder, f"--masks={folder}/images")
-    assert same.endswith(
-        "would be an image and its own mask; give another --masks, or what masks have in their "
-        "names: --mask_suffix=_mask."
-    )
-
-
 def test_sizes_and_bits_and_colours_may_be_mixed(folder, caplog):
     wide = np.full((3, 9), 60000, np.uint16)
     Image.fromarray(wide).save(folder / "images/00.png")
@@ -361,12 +206,12 @@ def test_sizes_and_bits_and_colours_may_be_mixed(folder, caplog):
     colour = np.arange(48 * 3, dtype=np.uint8).reshape(8, 6, 3)
     Image.fromarray(colour).save(folder / "images/01.png")
     with caplog.at_level("INFO", logger="absl"):
-        manifest = _prepare(folder)
+        manifest = preparing.prepare(folder)
     assert (manifest.channels, manifest.bit_depth, manifest.encoding) == (3, 16, "zlib")
     found = {
         example["name"].decode(): example["image"]
         for side in manifest.splits
-        for example in _examples(folder, manifest, side)
+        for example in preparing.examples(folder, manifest, side)
     }
     assert found["00"].shape == (3, 9, 3)
     np.testing.assert_array_equal(found["00"], 60000)
@@ -382,20 +227,20 @@ def test_lists_decide_and_what_they_leave_out_is_left_out(folder, caplog):
     lists = {"train": ["00", "01"], "val": ["02"]}
     (folder / "splits.json").write_text(json.dumps(lists))
     with caplog.at_level("INFO", logger="absl"):
-        manifest = _prepare(folder, f"--splits={folder}/splits.json")
+        manifest = preparing.prepare(folder, f"--splits={folder}/splits.json")
     assert {side: sorted(split.cases) for side, split in manifest.splits.items()} == lists
     assert "7 images are in no list of --splits and are left out." in caplog.text
 
 
 def test_groups_stay_on_one_side(folder):
-    manifest = _prepare(folder, "--group_by=^0[0-4]|^0", "--split=0.5,0.5")
+    manifest = preparing.prepare(folder, "--group_by=^0[0-4]|^0", "--split=0.5,0.5")
     together = {"05", "06", "07", "08", "09"}
     assert any(together <= set(split.cases) for split in manifest.splits.values())
 
 
 def test_the_rule_of_the_split_is_in_the_manifest_and_what_it_gave_is_said(folder, caplog):
     with caplog.at_level("INFO", logger="absl"):
-        manifest = _prepare(folder, "--group_by=^.*$")
+        manifest = preparing.prepare(folder, "--group_by=^.*$")
     shares = {"train": 0.7, "val": 0.15, "test": 0.15}
     assert manifest.draw == schema.Draw(splitting.RULE, 3, shares, "^.*$", ())
     said = [record.getMessage() for record in caplog.records]
@@ -405,13 +250,15 @@ def test_the_rule_of_the_split_is_in_the_manifest_and_what_it_gave_is_said(folde
     ) in said
     lists = {side: list(split.cases) for side, split in manifest.splits.items()}
     (folder / "splits.json").write_text(json.dumps(lists))
-    listed = _prepare(folder, f"--splits={folder}/splits.json", f"--output={folder}/listed")
+    listed = preparing.prepare(
+        folder, f"--splits={folder}/splits.json", f"--output={folder}/listed"
+    )
     assert listed.draw is None
     assert listed.splits == manifest.splits
 
 
 def test_a_split_that_would_be_empty_by_chance_is_filled_and_that_is_said(folder, caplog):
-    manifest = _prepare(folder, "--seed=0")
+    manifest = preparing.prepare(folder, "--seed=0")
     assert manifest.draw.moved == manifest.splits["test"].cases == ("09",)
     assert (
         "Warning: a split had no image by the draw alone and was given 09, which may change sides "
@@ -424,19 +271,19 @@ def test_leaks_are_reported_by_name(folder, caplog):
     (folder / "splits.json").write_text(json.dumps(lists))
     same = Image.open(folder / "images/01.png")
     same.convert("RGBA").save(folder / "images/03.png")
-    manifest = _prepare(folder, f"--splits={folder}/splits.json")
+    manifest = preparing.prepare(folder, f"--splits={folder}/splits.json")
     assert manifest.leaks == (("train/01", "test/03"),)
     line = "Warning: a leak, identical pixels in two splits: train/01 = test/03"
     assert line in [record.getMessage() for record in caplog.records]
 
 
 def test_a_class_that_does_not_occur_is_mentioned(folder, caplog):
-    _prepare(folder, "--classes=background:0,nucleus:255,mitosis:7")
+    preparing.prepare(folder, "--classes=background:0,nucleus:255,mitosis:7")
     assert "Warning: class mitosis does not occur in train." in caplog.text
 
 
 def test_origin_and_licence_are_kept(folder):
-    manifest = _prepare(folder, "--origin=Our microscope", "--licence=CC0")
+    manifest = preparing.prepare(folder, "--origin=Our microscope", "--licence=CC0")
     assert (manifest.origin, manifest.licence) == ("Our microscope", "CC0")
 
 
@@ -444,7 +291,7 @@ def test_an_object_store_takes_the_data_too(folder):
     cli.run(
         config.Prepare,
         preparation.main,
-        ["prepare", *_arguments(folder, "--output=ram://prepared/set")],
+        ["prepare", *preparing.arguments(folder, "--output=ram://prepared/set")],
     )
     manifest = schema.read_manifest("ram://prepared/set")
     for split in manifest.splits.values():
@@ -458,7 +305,7 @@ def test_shards_hold_no_more_than_they_are_asked_to(folder):
     np.save(folder / "x.npy", rng.integers(0, 256, (30, 32, 32), np.uint8))
     np.save(folder / "y.npy", rng.integers(0, 2, (30, 32, 32), np.uint8))
     arrays = [f"--images={folder}/x.npy", f"--masks={folder}/y.npy"]
-    manifest = _prepare(folder, *arrays, "--shard_mb=0.0041", "--split=0.9,0.1")
+    manifest = preparing.prepare(folder, *arrays, "--shard_mb=0.0041", "--split=0.9,0.1")
     # Image and mask take 2048 bytes uncompressed: two examples a shard.
     assert [shard.examples for shard in manifest.splits["train"].shards] == [2] * 12 + [1]
 
@@ -468,78 +315,20 @@ def test_shards_hold_no_more_than_they_are_asked_to(folder):
 
 @pytest.mark.parametrize("flag", ["images", "masks", "output"])
 def test_missing_flags_are_named(folder, capfd, flag):
-    assert _refusal(capfd, folder, f"--{flag}=") == (
+    assert preparing.refusal(capfd, folder, f"--{flag}=") == (
         f"--{flag} is missing; give --images, --masks and --output."
     )
 
 
 def test_a_missing_folder_is_named(folder, capfd):
-    assert _refusal(capfd, folder, "--images=nowhere") == (
+    assert preparing.refusal(capfd, folder, "--images=nowhere") == (
         "--images=nowhere does not exist; name a folder, a quoted glob, or a .npy or .npz file."
-    )
-
-
-def test_a_file_without_its_pair_is_named(folder, capfd):
-    (folder / "masks/03.png").unlink()
-    assert _refusal(capfd, folder) == (
-        "DIR/images/03.png has no mask: there is no 03 in --masks=DIR/masks; add it, remove the "
-        "image, or see --mask_suffix."
-    )
-    (folder / "images/03.png").unlink()
-    (folder / "images/04.png").unlink()
-    assert _refusal(capfd, folder) == (
-        "DIR/masks/04.png has no image: there is no 04 in --images=DIR/images; add it, remove the "
-        "mask, or see --mask_suffix."
-    )
-
-
-def test_arrays_of_different_lengths_are_refused(folder, capfd):
-    np.save(folder / "x.npy", np.zeros((3, 2, 2), np.uint8))
-    np.save(folder / "y.npy", np.zeros((2, 2, 2), np.uint8))
-    arrays = [f"--images={folder}/x.npy", f"--masks={folder}/y.npy"]
-    assert _refusal(capfd, folder, *arrays) == (
-        "DIR/x.npy[2] has no mask: there is no 00002 in --masks=DIR/y.npy; add it, remove the "
-        "image, or see --mask_suffix."
-    )
-
-
-def test_a_page_without_its_mask_is_named(folder, capfd):
-    stacks = _stack(folder)
-    Image.open(folder / "masks/00.png").save(folder / "y/x_mask.tif")
-    assert _refusal(capfd, folder, *stacks) == (
-        "DIR/x.tif[0] has no mask: there is no x_p000_mask in --masks=DIR/y; add it, remove the "
-        "image, or see --mask_suffix."
-    )
-
-
-@pytest.mark.parametrize("damaged", ["x.tif", "y/x_mask.tif"])
-def test_a_damaged_tiff_of_several_pages_is_named_or_skipped_as_one(folder, capfd, damaged):
-    stacks = _stack(folder)
-    for case in range(3):  # others to prepare
-        for name, target in (("images", f"{case}.png"), ("masks", f"y/{case}_mask.png")):
-            (folder / f"{name}/0{case}.png").rename(folder / target)
-    stacks[0] = f"--images={folder}/*.*"
-    (folder / damaged).write_bytes((folder / damaged).read_bytes()[:500])
-    stacks.append("--split=0.5,0.5")
-    message = _refusal(capfd, folder, *stacks)
-    assert message.startswith(f"DIR/{damaged} cannot be read: ")
-    assert message.endswith(" Fix or remove it, or skip it: --skip_bad.")
-    manifest = _prepare(folder, *stacks, "--skip_bad")
-    assert manifest.skipped == ("x",)
-    assert sum(split.examples for split in manifest.splits.values()) == 3
-
-
-def test_two_images_of_one_stem_are_refused(folder, capfd):
-    Image.open(folder / "images/03.png").save(folder / "images/03.bmp")
-    assert _refusal(capfd, folder) == (
-        "DIR/images/03.bmp and DIR/images/03.png have the same stem, which names a case; rename "
-        "one, or narrow --images."
     )
 
 
 def test_different_sizes_are_refused(folder, capfd):
     Image.new("L", (7, 8)).save(folder / "masks/05.png")
-    assert _refusal(capfd, folder) == (
+    assert preparing.refusal(capfd, folder) == (
         "DIR/masks/05.png is 8×7 (height × width), but its image DIR/images/05.png is 8×6; they "
         "must be equal."
     )
@@ -552,7 +341,7 @@ def _truncate(path):
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_truncated_image_is_named(folder, capfd, workers):
     _truncate(folder / "images/05.png")
-    assert _refusal(capfd, folder, f"--workers={workers}") == (
+    assert preparing.refusal(capfd, folder, f"--workers={workers}") == (
         "DIR/images/05.png cannot be read: image file is truncated. Fix or remove it, or skip "
         "it: --skip_bad."
     )
@@ -562,7 +351,7 @@ def test_a_truncated_image_is_named(folder, capfd, workers):
 def test_bad_images_are_skipped_on_request_and_listed(folder, caplog):
     _truncate(folder / "images/05.png")
     (folder / "masks/07.png").write_bytes(b"")
-    manifest = _prepare(folder, "--skip_bad", "--workers=2")
+    manifest = preparing.prepare(folder, "--skip_bad", "--workers=2")
     assert manifest.skipped == ("05", "07")
     assert sum(split.examples for split in manifest.splits.values()) == 8
     said = [record.getMessage().replace(str(folder), "DIR") for record in caplog.records]
@@ -573,9 +362,9 @@ def test_bad_images_are_skipped_on_request_and_listed(folder, caplog):
 
 
 def test_a_drawn_split_that_skipping_empties_is_filled(folder):
-    assert _prepare(folder).splits["test"].cases == ("05",)
+    assert preparing.prepare(folder).splits["test"].cases == ("05",)
     _truncate(folder / "images/05.png")
-    manifest = _prepare(folder, "--skip_bad", f"--output={folder}/second")
+    manifest = preparing.prepare(folder, "--skip_bad", f"--output={folder}/second")
     assert manifest.skipped == ("05",)
     assert manifest.splits["test"].cases == manifest.draw.moved
     assert sum(split.examples for split in manifest.splits.values()) == 9
@@ -588,7 +377,7 @@ def test_all_that_matched_is_an_image_or_counted_in_the_last_line(folder, caplog
     lists = {"train": ["00", "01", "02"], "val": ["03", "04"]}
     (folder / "splits.json").write_text(json.dumps(lists))
     with caplog.at_level("INFO"):
-        _prepare(folder, "--skip_bad", f"--splits={folder}/splits.json")
+        preparing.prepare(folder, "--skip_bad", f"--splits={folder}/splits.json")
     assert caplog.messages[-1].endswith(
         " Left out: .txt files: 1, hidden files: 1, images in no list of --splits: 5, unreadable "
         "images: 1."
@@ -599,7 +388,7 @@ def test_a_split_that_skipping_empties_is_refused(folder, capfd):
     (folder / "splits.json").write_text(json.dumps({"train": ["00"], "val": ["01"]}))
     _truncate(folder / "images/01.png")
     arguments = ("--skip_bad", f"--splits={folder}/splits.json")
-    assert _refusal(capfd, folder, *arguments, num_notes=2) == (
+    assert preparing.refusal(capfd, folder, *arguments, num_notes=2) == (
         "--skip_bad leaves the val split empty (1 images in all); give it a larger share, or more "
         "images or groups to choose from."
     )
@@ -607,7 +396,7 @@ def test_a_split_that_skipping_empties_is_refused(folder, capfd):
 
 def test_a_mask_value_that_is_no_class_is_named(folder, capfd):
     Image.new("L", (6, 8), 7).save(folder / "masks/05.png")
-    assert _refusal(capfd, folder, "--classes=0,255") == (
+    assert preparing.refusal(capfd, folder, "--classes=0,255") == (
         "DIR/masks/05.png has the value 7, which is not in --classes=0:0,255:255; add it, or give "
         "it as --ignore."
     )
@@ -617,7 +406,7 @@ def test_more_than_255_values_are_no_mask(folder, capfd):
     values = np.arange(300, dtype=np.uint16).reshape(10, 30)
     Image.fromarray(values).save(folder / "masks/05.png")
     Image.fromarray(values).save(folder / "images/05.png")
-    assert _refusal(capfd, folder) == (
+    assert preparing.refusal(capfd, folder) == (
         "DIR/masks/05.png has 300 distinct values, more than 255 classes. If they are instance "
         "numbers, give --classes=background:0,object:1-65535; if they are two classes smoothed, "
         "--threshold=150; else that is not a mask: check --masks."
@@ -625,15 +414,15 @@ def test_more_than_255_values_are_no_mask(folder, capfd):
 
 
 def test_an_empty_split_is_refused(folder, capfd):
-    assert _refusal(capfd, folder, "--group_by=^(0)") == (
+    assert preparing.refusal(capfd, folder, "--group_by=^(0)") == (
         "--split=0.7,0.15,0.15 leaves the train split empty (10 images in all); give it a larger "
         "share, or more images or groups to choose from."
     )
 
 
 def test_finished_data_are_not_overwritten(folder, capfd):
-    _prepare(folder)
-    assert _refusal(capfd, folder) == (
+    preparing.prepare(folder)
+    assert preparing.refusal(capfd, folder) == (
         "--output=DIR/out already has a manifest.json: it holds finished data; name another "
         "folder, or remove that one first."
     )
@@ -641,10 +430,10 @@ def test_finished_data_are_not_overwritten(folder, capfd):
 
 def test_an_output_that_cannot_be_a_folder_is_refused(folder, capfd):
     (folder / "file").write_text("")
-    assert _refusal(capfd, folder, f"--output={folder}/file") == (
+    assert preparing.refusal(capfd, folder, f"--output={folder}/file") == (
         "--output=DIR/file is a file; name a folder."
     )
-    assert _refusal(capfd, folder, f"--output={folder}/file/x") == (
+    assert preparing.refusal(capfd, folder, f"--output={folder}/file/x") == (
         "--output=DIR/file/x cannot be made: Not a directory; name another folder."
     )
 
@@ -660,7 +449,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_survey(
 
     monkeypatch.setattr(output.tempfile, "TemporaryFile", refuse)  # root may write everywhere
     (folder / "out").mkdir()
-    assert _refusal(capfd, folder, f"--output={folder}/out{name}") == (
+    assert preparing.refusal(capfd, folder, f"--output={folder}/out{name}") == (
         f"--output=DIR/out{name} cannot be written: Permission denied; name another folder."
     )
 
@@ -670,7 +459,7 @@ def test_an_output_where_nothing_can_be_made_is_refused_before_the_survey(
     folder, capfd, monkeypatch
 ):
     monkeypatch.setattr(pairing, "find_pairs", None)
-    assert _refusal(capfd, folder, "--output=/proc/self") == (
+    assert preparing.refusal(capfd, folder, "--output=/proc/self") == (
         "--output=/proc/self cannot be written: No such file or directory; name another folder."
     )
 
@@ -684,7 +473,7 @@ def test_a_folder_that_cannot_be_listed_is_named(folder, capfd, monkeypatch):
         return listdir(path)
 
     monkeypatch.setattr(os, "listdir", refuse)  # root may list everything
-    assert _refusal(capfd, folder) == (
+    assert preparing.refusal(capfd, folder) == (
         "--images=DIR/images cannot be listed: Permission denied; name another folder, or change "
         "who may read it."
     )
@@ -693,7 +482,7 @@ def test_a_folder_that_cannot_be_listed_is_named(folder, capfd, monkeypatch):
 def test_lists_that_cannot_be_read_are_named(folder, capfd, monkeypatch):
     path = folder / "splits.json"
     path.write_text("[" * 100_000)
-    assert _refusal(capfd, folder, f"--splits={path}").startswith(
+    assert preparing.refusal(capfd, folder, f"--splits={path}").startswith(
         "--splits=DIR/splits.json is not JSON: maximum recursion depth exceeded"
     )
 
@@ -701,7 +490,7 @@ def test_lists_that_cannot_be_read_are_named(folder, capfd, monkeypatch):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(splitting, "open", refuse, raising=False)  # root may read everything
-    assert _refusal(capfd, folder, f"--splits={path}") == (
+    assert preparing.refusal(capfd, folder, f"--splits={path}") == (
         "--splits=DIR/splits.json cannot be read: Permission denied; name another file, or change "
         "who may read it."
     )
@@ -709,41 +498,9 @@ def test_lists_that_cannot_be_read_are_named(folder, capfd, monkeypatch):
 
 @pytest.mark.parametrize("split", ["0.7,0.3,nan", "inf,-inf", "nan,nan"])
 def test_shares_that_are_not_finite_are_refused(folder, capfd, split):
-    assert _refusal(capfd, folder, f"--split={split}") == (
+    assert preparing.refusal(capfd, folder, f"--split={split}") == (
         f"--split={split} is not two or three shares that add up to 1, of train, val and test; "
         "write --split=0.7,0.15,0.15."
-    )
-
-
-def test_names_that_are_no_text_are_refused_and_shown(folder, capfd):
-    for name in ("images", "masks"):
-        old = os.fsencode(folder / name)
-        os.rename(old + b"/03.png", old + b"/a\xffb.png")
-    assert _refusal(capfd, folder) == (
-        r"DIR/images/a\xffb.png has a name that is not UTF-8, as a case's must be; rename it."
-    )
-
-
-@pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\u2028b"])
-def test_a_name_of_two_lines_is_refused_in_one(folder, capfd, name):
-    for kind in ("images", "masks"):
-        (folder / kind / "03.png").rename(folder / kind / f"{name}.png")
-    shown = name.encode("unicode_escape").decode()
-    assert _refusal(capfd, folder) == (
-        f"DIR/images/{shown}.png has a line break or another control character in its name, which "
-        "names a case; rename it."
-    )
-
-
-def test_an_image_and_its_mask_may_spell_their_name_differently(folder, capfd):
-    for kind, name in (("images", "cafe\u0301"), ("masks", "caf\u00e9")):
-        (folder / kind / "03.png").rename(folder / kind / f"{name}.png")
-    manifest = _prepare(folder)
-    assert "caf\u00e9" in {name for split in manifest.splits.values() for name in split.cases}
-    Image.open(folder / "images/04.png").save(folder / "images/caf\u00e9.png")
-    assert _refusal(capfd, folder, f"--output={folder}/second") == (
-        "DIR/images/cafe\u0301.png and DIR/images/caf\u00e9.png are one name to Unicode, in two "
-        "spellings, which names a case; rename one, or narrow --images."
     )
 
 
@@ -756,14 +513,14 @@ def test_a_damaged_tiff_gives_one_line(folder, capfd):
     for damaged in (data[:9000], data[:9000] + bytes(99) + data[9099:]):
         (folder / "images/03.tif").write_bytes(damaged)
         for workers in (1, 2):
-            message = _refusal(capfd, folder, f"--workers={workers}")
+            message = preparing.refusal(capfd, folder, f"--workers={workers}")
             assert message.startswith("DIR/images/03.tif cannot be read: ")
             assert message.endswith(" Fix or remove it, or skip it: --skip_bad.")
 
 
 def test_an_array_too_large_is_refused(folder, capfd):
     np.savez_compressed(folder / "x.npz", np.zeros((10, 60, 50), np.uint8))
-    assert _refusal(capfd, folder, f"--images={folder}/x.npz", "--max_pixels=2999") == (
+    assert preparing.refusal(capfd, folder, f"--images={folder}/x.npz", "--max_pixels=2999") == (
         "Each image of DIR/x.npz has 60×50 = 3000 pixels, more than --max_pixels=2999; if it is "
         "what it should be, raise --max_pixels, else remove it."
     )
@@ -771,7 +528,7 @@ def test_an_array_too_large_is_refused(folder, capfd):
 
 def test_pickled_objects_are_never_unpickled(folder, capfd):
     np.save(folder / "x.npy", np.array([{}], dtype=object))
-    assert _refusal(capfd, folder, f"--images={folder}/x.npy") == (
+    assert preparing.refusal(capfd, folder, f"--images={folder}/x.npy") == (
         "DIR/x.npy holds pickled Python objects, which could run any code and are never unpickled; "
         "save numbers: numpy.save(path, numpy.stack(images))."
     )
@@ -779,7 +536,7 @@ def test_pickled_objects_are_never_unpickled(folder, capfd):
 
 def test_a_decompression_bomb_is_refused(folder, capfd):
     (folder / "images/05.png").write_bytes(bomb())
-    assert _refusal(capfd, folder) == (
+    assert preparing.refusal(capfd, folder) == (
         "DIR/images/05.png has 20000×30000 = 600000000 pixels, more than --max_pixels=268435456; "
         "if it is what it should be, raise --max_pixels, else remove it."
     )
@@ -796,7 +553,7 @@ def test_only_shards_of_a_start_that_was_killed_are_replaced(folder, capsys, con
     elif content == "ours":
         content = schema.tfrecord.frame(example)
     path.write_bytes(content)
-    argv = ["prepare", *_arguments(folder)]
+    argv = ["prepare", *preparing.arguments(folder)]
     if content == schema.tfrecord.frame(example):
         cli.run(config.Prepare, preparation.prepare, argv)
         assert path.read_bytes() != content
@@ -823,7 +580,7 @@ def test_a_full_disk_leaves_nothing_behind(folder, capsys, name, monkeypatch):
     monkeypatch.setattr(files, "temporary_path", full_for)
     (folder / "out").mkdir()
     with pytest.raises(SystemExit) as stop:
-        cli.run(config.Prepare, preparation.main, ["prepare", *_arguments(folder)])
+        cli.run(config.Prepare, preparation.main, ["prepare", *preparing.arguments(folder)])
     assert stop.value.code == 2
     assert list((folder / "out").iterdir()) == []
     line = capsys.readouterr().err.splitlines()[-1]
@@ -861,67 +618,11 @@ def test_a_mask_that_changes_between_the_passes_is_named(folder, capfd, monkeypa
         return settle(*arguments)
 
     monkeypatch.setattr(preparation.agreement, "settle", change)
-    message = _refusal(capfd, folder, "--classes=0,255", num_notes=1)
+    message = preparing.refusal(capfd, folder, "--classes=0,255", num_notes=1)
     assert message == (
         "DIR/images/05.png or its mask DIR/masks/05.png changed while the data were prepared; "
         "prepare them again when nothing writes there."
     )
-
-
-# Processes ----------------------------------------------------------------------------------------
-
-
-def _start(folder, *others, stderr=subprocess.PIPE):
-    command = [sys.executable, "-m", "trainer.data.prepare", *_arguments(folder, *others)]
-    return subprocess.Popen(command, cwd=ROOT, stderr=stderr, text=True)
-
-
-@pytest.mark.slow
-def test_the_command_prepares_and_then_refuses_to_do_it_twice(folder):
-    process = _start(folder, "--workers=2")
-    _, said = process.communicate()
-    assert process.returncode == 0
-    assert said.splitlines()[-1].startswith(f"Wrote 10 images to {folder}/out in ")
-    assert said.splitlines()[-1].endswith(
-        ": train 7 in 7 shards, val 2 in 2 shards, test 1 in 1 shards."
-    )
-    process = _start(folder, "--workers=2")
-    _, said = process.communicate()
-    assert process.returncode == 2
-    assert said.splitlines()[-1].startswith(f"--output={folder}/out already has a manifest.json")
-    assert "Traceback" not in said
-
-
-@pytest.mark.slow
-def test_on_a_terminal_bars_show_speed_and_the_time_that_is_left(folder):
-    terminal, end = pty.openpty()
-    termios.tcsetwinsize(end, (24, 100))
-    process = _start(folder, stderr=end)
-    os.close(end)
-    said = ""
-    with contextlib.suppress(OSError):  # EIO: the other end is closed
-        while part := os.read(terminal, 4096):
-            said += part.decode()
-    os.close(terminal)
-    assert process.wait() == 0
-    bars = re.findall(r"(\w+): +(\d+)%\|.*? (\d+/10) \[\d+:\d+<(\S+), +(.*?)\]", said)
-    ends = [bar for bar in bars if bar[1] == "100"]
-    # A bar may be drawn at its end twice.
-    drawn = dict.fromkeys((what, done) for what, _, done, *_ in ends)
-    assert list(drawn) == [("reading", "10/10"), ("writing", "10/10")]
-    assert {left for *_, left, _ in ends} == {"00:00"}
-    assert all(re.fullmatch(r"[\d.]+ images/s", speed) for *_, speed in ends)
-
-
-def _started_writing(folder):
-    rng = np.random.default_rng(0)
-    np.save(folder / "x.npy", rng.integers(0, 256, (60, 512, 512, 3), np.uint8))
-    np.save(folder / "y.npy", rng.integers(0, 2, (60, 512, 512), np.uint8))
-    process = _start(folder, "--workers=2", f"--images={folder}/x.npy", f"--masks={folder}/y.npy")
-    while not list(folder.glob("out/*.tfrecord")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    return process
 
 
 def test_a_folder_takes_one_preparation_at_a_time(folder):
@@ -930,46 +631,13 @@ def test_a_folder_takes_one_preparation_at_a_time(folder):
             pass
         assert f"--output={folder}/out is being written by " in str(error.value)
     assert not (folder / "out").exists()
-    _prepare(folder)
+    preparing.prepare(folder)
     with (
         pytest.raises(InputError, match="it holds finished data"),
         output.open_output(f"{folder}/out"),
     ):
         pass
     assert not (folder / "out/lease.json").exists()
-
-
-@pytest.mark.slow
-def test_a_command_that_is_stopped_leaves_nothing_behind(folder):
-    process = _started_writing(folder)
-    process.terminate()
-    _, said = process.communicate()
-    assert process.returncode == 143
-    assert "Traceback" not in said
-    assert not (folder / "out").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc")
-def test_workers_end_when_the_command_is_killed(folder):
-    process = _started_writing(folder)
-    tasks = pathlib.Path(f"/proc/{process.pid}/task")
-    children = [pid for path in tasks.glob("*/children") for pid in path.read_text().split()]
-    assert len(children) >= 2
-    process.kill()
-    process.communicate()
-    assert not (folder / "out/manifest.json").exists()
-    deadline = time.monotonic() + 60
-    while any(_is_alive(pid) for pid in children):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def _is_alive(pid):
-    try:
-        return "State:\tZ" not in pathlib.Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def test_settings_are_a_library_too(folder):
@@ -981,8 +649,8 @@ def test_settings_are_a_library_too(folder):
 
 
 def test_tiles_of_training_images_are_examples_and_cover_every_pixel_once(folder):
-    whole = _prepare(folder, "--split=0.5,0.3,0.2")
-    cut = _prepare(folder, "--split=0.5,0.3,0.2", "--tile=4", f"--output={folder}/cut")
+    whole = preparing.prepare(folder, "--split=0.5,0.3,0.2")
+    cut = preparing.prepare(folder, "--split=0.5,0.3,0.2", "--tile=4", f"--output={folder}/cut")
     # 8×6 pixels are 2 × 2 tiles, of 4×3: 6 / 4 is nearer to 2 than to 1.
     train = cut.splits["train"]
     assert train.examples == 4 * whole.splits["train"].examples
@@ -1003,13 +671,13 @@ def test_tiles_of_training_images_are_examples_and_cover_every_pixel_once(folder
 
 
 def test_a_tile_with_the_name_of_an_image_is_refused(folder, capfd):
-    train = _prepare(folder).splits["train"].cases
+    train = preparing.prepare(folder).splits["train"].cases
     for kind in ("images", "masks"):
         (folder / kind / f"{train[0]}.png").rename(folder / kind / f"{train[1]}_y4_x0.png")
     lists = {"train": [train[1]], "val": [f"{train[1]}_y4_x0"]}
     (folder / "splits.json").write_text(json.dumps(lists))
     others = [f"--splits={folder}/splits.json", "--tile=4", f"--output={folder}/second"]
-    assert _refusal(capfd, folder, *others, num_notes=2) == (
+    assert preparing.refusal(capfd, folder, *others, num_notes=2) == (
         f"DIR/images/{train[1]}.png and DIR/images/{train[1]}_y4_x0.png both give an example "
         f"{train[1]}_y4_x0, since --tile names parts of images so; rename one."
     )
@@ -1029,7 +697,7 @@ def test_memory_grows_by_what_is_known_of_an_image_and_by_nothing_of_its_pixels(
             Image.fromarray(noise).save(folder / f"images/{case}.bmp")
             Image.fromarray(mask).save(folder / f"masks/{case}.png")
         tracemalloc.start()
-        _prepare(folder, "--shard_mb=1")
+        preparing.prepare(folder, "--shard_mb=1")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     # An image has 49 kB, in its record too, a mask 16 kB; names, sizes and counts are below 2 kB.

@@ -1,0 +1,103 @@
+"""Tests of the command as a process: what it prints, and what it leaves when it is stopped."""
+
+import contextlib
+import os
+import pathlib
+import pty
+import re
+import subprocess
+import sys
+import termios
+import time
+
+import numpy as np
+import pytest
+
+from tests import preparing
+from tests.jobs import ROOT
+
+
+def _start(folder, *others, stderr=subprocess.PIPE):
+    command = [sys.executable, "-m", "trainer.data.prepare", *preparing.arguments(folder, *others)]
+    return subprocess.Popen(command, cwd=ROOT, stderr=stderr, text=True)
+
+
+@pytest.mark.slow
+def test_the_command_prepares_and_then_refuses_to_do_it_twice(folder):
+    process = _start(folder, "--workers=2")
+    _, said = process.communicate()
+    assert process.returncode == 0
+    assert said.splitlines()[-1].startswith(f"Wrote 10 images to {folder}/out in ")
+    assert said.splitlines()[-1].endswith(
+        ": train 7 in 7 shards, val 2 in 2 shards, test 1 in 1 shards."
+    )
+    process = _start(folder, "--workers=2")
+    _, said = process.communicate()
+    assert process.returncode == 2
+    assert said.splitlines()[-1].startswith(f"--output={folder}/out already has a manifest.json")
+    assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_on_a_terminal_bars_show_speed_and_the_time_that_is_left(folder):
+    terminal, end = pty.openpty()
+    termios.tcsetwinsize(end, (24, 100))
+    process = _start(folder, stderr=end)
+    os.close(end)
+    said = ""
+    with contextlib.suppress(OSError):  # EIO: the other end is closed
+        while part := os.read(terminal, 4096):
+            said += part.decode()
+    os.close(terminal)
+    assert process.wait() == 0
+    bars = re.findall(r"(\w+): +(\d+)%\|.*? (\d+/10) \[\d+:\d+<(\S+), +(.*?)\]", said)
+    ends = [bar for bar in bars if bar[1] == "100"]
+    # A bar may be drawn at its end twice.
+    drawn = dict.fromkeys((what, done) for what, _, done, *_ in ends)
+    assert list(drawn) == [("reading", "10/10"), ("writing", "10/10")]
+    assert {left for *_, left, _ in ends} == {"00:00"}
+    assert all(re.fullmatch(r"[\d.]+ images/s", speed) for *_, speed in ends)
+
+
+def _started_writing(folder):
+    rng = np.random.default_rng(0)
+    np.save(folder / "x.npy", rng.integers(0, 256, (60, 512, 512, 3), np.uint8))
+    np.save(folder / "y.npy", rng.integers(0, 2, (60, 512, 512), np.uint8))
+    process = _start(folder, "--workers=2", f"--images={folder}/x.npy", f"--masks={folder}/y.npy")
+    while not list(folder.glob("out/*.tfrecord")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    return process
+
+
+@pytest.mark.slow
+def test_a_command_that_is_stopped_leaves_nothing_behind(folder):
+    process = _started_writing(folder)
+    process.terminate()
+    _, said = process.communicate()
+    assert process.returncode == 143
+    assert "Traceback" not in said
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc")
+def test_workers_end_when_the_command_is_killed(folder):
+    process = _started_writing(folder)
+    tasks = pathlib.Path(f"/proc/{process.pid}/task")
+    children = [pid for path in tasks.glob("*/children") for pid in path.read_text().split()]
+    assert len(children) >= 2
+    process.kill()
+    process.communicate()
+    assert not (folder / "out/manifest.json").exists()
+    deadline = time.monotonic() + 60
+    while any(_is_alive(pid) for pid in children):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _is_alive(pid):
+    try:
+        return "State:\tZ" not in pathlib.Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
