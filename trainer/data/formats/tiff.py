@@ -1,6 +1,8 @@
 """Reads any rows of an image of a TIFF by tifffile, with all their bits.
 
-What samples mean is told by tags: colours, alpha, or more channels than that.
+Tags say what samples mean: colours, alpha, or more channels than that. Rows are put together here
+from what tifffile decodes: its own store of regions takes Zarr 3, which needs Python 3.11, and
+fills what is missing with a constant.
 """
 
 import contextlib

@@ -117,7 +117,7 @@ def _check_paths(settings: config.Prepare) -> None:
 
 def _assign(
     settings: config.Prepare, pairs: Sequence[statistics.Pair]
-) -> tuple[splitting.Sides, schema.Draw | None]:
+) -> tuple[splitting.SplitAssignment, schema.Draw | None]:
     return splitting.assign(
         [pair.name for pair in pairs],
         settings.splits,
@@ -127,7 +127,9 @@ def _assign(
     )
 
 
-def _listed(pairs: Sequence[statistics.Pair], names: splitting.Sides) -> list[statistics.Pair]:
+def _listed(
+    pairs: Sequence[statistics.Pair], names: splitting.SplitAssignment
+) -> list[statistics.Pair]:
     known = set(itertools.chain.from_iterable(names.values()))
     listed = [pair for pair in pairs if pair.name in known]
     if len(listed) < len(pairs):
@@ -190,14 +192,14 @@ def _choose_format(
 
 def _plan(
     found: Mapping[str, statistics.Survey],
-    names: splitting.Sides,
+    names: splitting.SplitAssignment,
     settings: config.Prepare,
     draw: schema.Draw | None,
     skipped: tuple[str, ...],
 ) -> Plan:
     """Decides what is written, in which order, and says what of it the user should know."""
     if draw:
-        _tell_of_draw(names, draw)
+        _log_draw(names, draw)
     leaks = splitting.find_leaks(names, {name: one.digest for name, one in found.items()})
     _warn_of_leaks(leaks)
     order = {
@@ -212,7 +214,7 @@ def _plan(
     return Plan(order, draw, leaks, skipped)
 
 
-def _tell_of_draw(names: splitting.Sides, draw: schema.Draw) -> None:
+def _log_draw(names: splitting.SplitAssignment, draw: schema.Draw) -> None:
     logging.info("%s", splitting.describe(names, draw))
     for group in draw.moved:
         logging.warning(

@@ -18,12 +18,12 @@ SPLITS = ("train", "val", "test")
 SHARES = "0.7,0.15,0.15"
 RULE = "sha256 of seed:group, 1"  # of `draw`; docs/data.md
 
-Sides = dict[str, list[str]]  # the names of each split's images
+SplitAssignment = dict[str, list[str]]  # the names of each split's images
 
 
 def assign(
     names: Sequence[str], splits: str, split: str, group_by: str, seed: int
-) -> tuple[Sides, schema.Draw | None]:
+) -> tuple[SplitAssignment, schema.Draw | None]:
     """Returns the names of each split's images, and how they were drawn if no list says them.
 
     Args:
@@ -90,7 +90,7 @@ def parse_shares(split: str) -> dict[str, float]:
     return {name: share for name, share in zip(SPLITS, shares, strict=False) if share > 0}
 
 
-def check_none_empty(sides: Sides, flag: str) -> None:
+def check_none_empty(sides: SplitAssignment, flag: str) -> None:
     """Raises InputError if train or val is missing, or any split has no images."""
     total = sum(len(names) for names in sides.values())
     for name in SPLITS:
@@ -101,7 +101,7 @@ def check_none_empty(sides: Sides, flag: str) -> None:
             )
 
 
-def find_leaks(sides: Sides, digests: Mapping[str, bytes]) -> tuple[tuple[str, ...], ...]:
+def find_leaks(sides: SplitAssignment, digests: Mapping[str, bytes]) -> tuple[tuple[str, ...], ...]:
     """Returns the groups of images with equal digests on more than one side, as split/name."""
     places = collections.defaultdict(list)
     for side, names in sides.items():
@@ -114,7 +114,7 @@ def find_leaks(sides: Sides, digests: Mapping[str, bytes]) -> tuple[tuple[str, .
     )
 
 
-def shuffle(sides: Sides, seed: int) -> Sides:
+def shuffle(sides: SplitAssignment, seed: int) -> SplitAssignment:
     """Returns the sides with their names in a random order that depends on the seed alone."""
     shuffled = {}
     for number, name in enumerate(SPLITS):
@@ -160,7 +160,7 @@ def draw(
     return side_of, tuple(moved)
 
 
-def describe(sides: Sides, draw: schema.Draw) -> str:
+def describe(sides: SplitAssignment, draw: schema.Draw) -> str:
     """Returns a line that compares the shares of a draw with those that were asked for."""
     total = sum(len(names) for names in sides.values())
     parts = [
@@ -179,7 +179,7 @@ def _place(group: str, seed: int) -> float:
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
 
 
-def _read(path: str, names: Sequence[str]) -> Sides:
+def _read(path: str, names: Sequence[str]) -> SplitAssignment:
     if not os.path.isfile(path):
         raise InputError(f"--splits={path} does not exist; name a JSON file.")
     try:
@@ -225,7 +225,7 @@ def _is_lists_of_names(raw: object) -> bool:
     )
 
 
-def _check_groups(sides: Sides, groups: Mapping[str, str]) -> None:
+def _check_groups(sides: SplitAssignment, groups: Mapping[str, str]) -> None:
     side_of: dict[str, str] = {}
     for side, names in sides.items():
         for name in names:
