@@ -62,7 +62,7 @@ def run(
         for name, value, _ in config.walk(settings):
             if name == "json" and value:
                 files.prepare_file(name, value, JSON_MARKS)
-        with heartbeat.parting():
+        with heartbeat.announce_exit():
             main(settings)
     except InputError as error:
         refused = not isinstance(error, RetryableError)

@@ -54,7 +54,7 @@ def train(job: config.Job) -> None:
         job.device.strategy,
         job.device.tpu,
         job.device.virtual_devices,
-        rendezvous.Patience(job.device.join_timeout, job.device.worker_timeout),
+        rendezvous.Timeouts(job.device.join_timeout, job.device.worker_timeout),
         job.device.collectives,
         job.device.require,
     )
@@ -71,7 +71,7 @@ def train(job: config.Job) -> None:
         owner = stack.enter_context(lock.held(job.run.run_dir, job.run.lease_seconds, chief))
         run = open_run(job, strategy, manifest)
         ending = stack.enter_context(run_metadata.ending(job.run.run_dir, run, chief))
-        stack.enter_context(heartbeat.explained())
+        stack.enter_context(heartbeat.translate_errors())
         manifest = check_data(job, strategy, data_dir, manifest, run)
 
         keras.mixed_precision.set_global_policy(strategies.POLICIES[run["precision"]])

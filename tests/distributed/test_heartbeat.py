@@ -22,9 +22,9 @@ pytestmark = pytest.mark.slow
 WRONG = {"wrong": InputError, "in the way": RetryableError}
 
 # Short only where it is waited for: a busy machine may hold any process for some seconds.
-PATIENCE = {
-    "alone": rendezvous.Patience(join_seconds=5.0),
-    "hanging": rendezvous.Patience(silence_seconds=5.0),
+TIMEOUTS = {
+    "alone": rendezvous.Timeouts(join_seconds=5.0),
+    "hanging": rendezvous.Timeouts(heartbeat_seconds=5.0),
 }
 
 
@@ -34,8 +34,8 @@ class AbortedError(Exception):
 
 def work(settings, addresses, index, how):
     """What each process does: joins, says so, and waits as in a collective until it is aborted."""
-    members = membership.Roster(tuple(addresses), index)
-    others = heartbeat.join(members, PATIENCE.get(how, rendezvous.PATIENCE))
+    members = membership.Membership(tuple(addresses), index)
+    others = heartbeat.join(members, TIMEOUTS.get(how, rendezvous.TIMEOUTS))
     if how == "locked":
         with others.watched_from_outside():
             print("joined", flush=True)
@@ -92,7 +92,7 @@ def test_a_worker_that_is_killed_is_named_by_all_others(lost):
         assert status == heartbeat.EXIT_STATUS
         assert output == (
             f"Worker {lost} ({addresses[lost]}) is gone: killed, or its machine is lost; worker "
-            f"{index} ends, too. The same command goes on from the last checkpoint.\n"
+            f"{index} ends, too. The same command resumes from the last checkpoint.\n"
         )
 
 
@@ -125,17 +125,17 @@ def test_a_worker_that_never_comes_is_named(coming, missing):
 
 def test_what_the_chief_says_at_once_after_go_is_not_lost():
     addresses = free_addresses(3)
-    members = membership.Roster(tuple(addresses), 2)
+    members = membership.Membership(tuple(addresses), 2)
     with socket.create_server(("127.0.0.1", int(addresses[0].rsplit(":", 1)[1]))) as listener:
 
         def welcome():
             connection, _ = listener.accept()
             connection.recv(1000)
-            connection.sendall(b"alive\ngo\nleaving 1 input bad\nleaving 0 input worse\n")
+            connection.sendall(b"go\nleaving 1 input bad\nleaving 0 input worse\n")
 
         chief = threading.Thread(target=welcome)
         chief.start()
-        (link,) = rendezvous.meet(members, rendezvous.PATIENCE)
+        (link,) = rendezvous.meet(members, rendezvous.TIMEOUTS)
         chief.join()
         assert link.receive() == ["leaving 1 input bad", "leaving 0 input worse"]
         link.close()
@@ -198,7 +198,7 @@ def test_a_port_that_is_taken_is_named():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(InputError) as error:
-            heartbeat.join(membership.Roster((address, "127.0.0.1:1"), 0), rendezvous.PATIENCE)
+            heartbeat.join(membership.Membership((address, "127.0.0.1:1"), 0), rendezvous.TIMEOUTS)
     assert str(error.value) == (
         f"Worker 0's own address {address} cannot be listened at (Address already in use); end "
         "what holds the port, or name another in TF_CONFIG."

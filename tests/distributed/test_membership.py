@@ -12,7 +12,7 @@ def environment(cluster, role, index, name="TF_CONFIG"):
     return {name: json.dumps({"cluster": cluster, "task": {"type": role, "index": index}})}
 
 
-def test_without_either_variable_there_is_no_roster():
+def test_without_either_variable_there_is_no_membership():
     assert membership.read({}) is None
     assert membership.read({"TF_CONFIG": ""}) is None
 
@@ -21,7 +21,7 @@ def test_without_either_variable_there_is_no_roster():
 def test_the_chief_comes_before_the_workers(chief):
     cluster = {"worker": ["b:1", "c:1"], chief: ["a:1"]}
     members = membership.read(environment(cluster, "worker", 1))
-    assert members == membership.Roster(("a:1", "b:1", "c:1"), 2)
+    assert members == membership.Membership(("a:1", "b:1", "c:1"), 2)
     assert members.name(2) == "Worker 2 (c:1)"
     assert membership.read(environment(cluster, chief, 0)).index == 0
 
@@ -32,7 +32,7 @@ def test_without_a_chief_the_first_worker_is_the_chief():
 
 def test_tasks_that_do_not_train_are_no_workers():
     cluster = {"chief": ["a:1"], "worker": ["b:1"], "ps": ["r:1", "r:2"], "evaluator": ["e:1"]}
-    assert membership.read(environment(cluster, "worker", 0)) == membership.Roster(
+    assert membership.read(environment(cluster, "worker", 0)) == membership.Membership(
         ("a:1", "b:1"), 1
     )
 
@@ -40,7 +40,7 @@ def test_tasks_that_do_not_train_are_no_workers():
 def test_vertex_ais_pools_are_a_chief_workers_a_reduction_server_and_an_evaluator():
     pools = {"workerpool0": ["a:2222"], "workerpool1": ["b:2222"], "workerpool2": ["r:2222"]}
     members = membership.read(environment(pools, "workerpool1", 0, "CLUSTER_SPEC"))
-    assert members == membership.Roster(("a:2222", "b:2222"), 1)
+    assert members == membership.Membership(("a:2222", "b:2222"), 1)
 
 
 @pytest.mark.parametrize(

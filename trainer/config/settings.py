@@ -279,14 +279,14 @@ class Device(Settings):
         changes_result=False,
     )
     join_timeout: float = setting(
-        rendezvous.JOIN_SECONDS,
+        rendezvous.Timeouts.join_seconds,
         "Seconds for which the workers of a job wait until all have come.",
         low=1,
         changes_result=False,
     )
     worker_timeout: float = setting(
-        rendezvous.SILENCE_SECONDS,
-        "Seconds of silence after which another worker is taken for lost.",
+        rendezvous.Timeouts.heartbeat_seconds,
+        "Seconds without a sign of life after which another worker is taken for lost.",
         low=1,
         changes_result=False,
     )

@@ -1,46 +1,55 @@
 """The other workers of this job: who has come, who is alive, how each of them ended.
 
-A collective operation waits for ever for a worker that never came, died or hangs, and Python cannot
+A collective operation waits forever for a worker that never came, died or hangs, and Python cannot
 interrupt it. So every worker greets the chief on the chief's own port before TensorFlow opens it
-for itself; the connections stay, and on each a line goes both ways every few seconds. Whoever
-learns that a worker is lost ends, in one line that names it.
+for itself (`rendezvous`); the connections stay, and on each a line goes both ways every few
+seconds. Whoever learns that a worker is lost ends, in one line that names it.
+
+TensorFlow's coordination service does not do that, as was seen with TensorFlow 2.21 and three
+workers. It waits forever for a worker that does not come. Of a killed worker it tells after its
+timeout, and names those that had noticed and ended before. Of a chief that hangs it names nobody,
+and calls to it do not return. So its heartbeats come second, with twice our timeout.
 """
 
 import contextlib
 import dataclasses
+import json
 import os
 import selectors
+import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from absl import logging
 
 from trainer import json_text
-from trainer.distributed import membership, preemption
-from trainer.distributed.rendezvous import Link, LostWorkerError, Patience, meet
+from trainer.distributed import preemption
+from trainer.distributed.membership import Membership, shortened
+from trainer.distributed.rendezvous import Link, LostWorkerError, Timeouts, meet
 from trainer.errors import InputError, RetryableError
 
 EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h: the job is sound and may be started again
 ESCAPE_SECONDS = 10.0  # in which a process must have ended by itself
 OWN_ERROR_SECONDS = 3.0  # what is wrong with the input of one worker is often wrong for all
-PARTING_SECONDS = 30.0  # for which the chief waits for the others' ends
+END_SECONDS = 30.0  # for which the chief waits for the others' ends
 
 
 class Peers:
     """Watches the other workers in a thread: the chief all of them, each of them the chief."""
 
-    def __init__(self, members: membership.Roster, links: list[Link], patience: Patience):
+    def __init__(self, members: Membership, links: list[Link], timeouts: Timeouts):
         """Watches nothing yet."""
-        self._members, self._links, self._patience = members, links, patience
+        self._members, self._links, self._timeouts = members, links, timeouts
         self._abort: Callable[[], None] = lambda: None
         self._signs: tuple[type[Exception], ...] = ()
         self._loss: LostWorkerError | InputError | None = None
         self._changed = threading.Condition()
-        self._parting = False
+        self._is_leaving = False
 
     def watch(self, abort: Callable[[], None], signs: tuple[type[Exception], ...]) -> None:
         """Watches from now on, in a thread.
@@ -59,45 +68,38 @@ class Peers:
         argument = json_text.dumps(
             {
                 "members": dataclasses.asdict(self._members),
-                "patience": dataclasses.asdict(self._patience),
+                "timeouts": dataclasses.asdict(self._timeouts),
                 "links": {link.fileno(): link.index for link in self._links},
             }
         )
-        guard = [sys.executable, "-m", "trainer.distributed.watchdog", argument]
+        watchdog = [sys.executable, "-m", "trainer.distributed.heartbeat", argument]
         # It ends with its input, which is closed after the block.
-        with subprocess.Popen(guard, stdin=subprocess.PIPE, pass_fds=numbers):
+        with subprocess.Popen(watchdog, stdin=subprocess.PIPE, pass_fds=numbers):
             yield
-
-    def lost_worker(
-        self, end: int, is_asleep: Callable[[], bool]
-    ) -> LostWorkerError | InputError | None:
-        """Watches until something can be read from the descriptor `end`; returns who is lost."""
-        self._watch(end, is_asleep)
-        return self._loss
 
     def loss_behind(self, error: Exception) -> Exception | None:
         """Returns the loss that made another error, or None if there is none behind it."""
-        is_sign, patience = isinstance(error, self._signs), OWN_ERROR_SECONDS
+        is_sign, seconds = isinstance(error, self._signs), OWN_ERROR_SECONDS
         if is_sign:
-            patience = self._patience.silence_seconds + 2 * self._patience.interval
+            seconds = self._timeouts.heartbeat_seconds + 2 * self._timeouts.interval
         with self._changed:
-            self._changed.wait_for(lambda: self._loss is not None, patience)
+            self._changed.wait_for(lambda: self._loss is not None, seconds)
             if self._loss is None and is_sign:
-                cause = f"The workers have lost each other ({membership.shortened(error)})"
+                cause = f"The workers have lost each other ({shortened(error)})"
                 return LostWorkerError(cause, _consequence(self._members))
             return self._loss
 
-    def part(self, kind: str, text: str) -> None:
+    def announce_exit(self, kind: str, text: str) -> None:
         """Tells the others how this worker ends; the chief waits until they have ended.
 
         Theirs would otherwise be connections that break, of which gRPC speaks at length.
         """
         with self._changed:
-            self._parting = True
+            self._is_leaving = True
             self._changed.notify_all()
             self._tell(f"leaving {self._members.index} {kind} {text}")
             if self._members.index == 0 and kind == "done":
-                self._changed.wait_for(lambda: not self._links, PARTING_SECONDS)
+                self._changed.wait_for(lambda: not self._links, END_SECONDS)
 
     def _tell(self, line: str) -> None:
         for link in self._links:
@@ -105,18 +107,19 @@ class Peers:
 
     def _watch_and_escape(self) -> None:
         self._watch()
-        if self._loss is not None and not self._parting:
+        if self._loss is not None and not self._is_leaving:
             self._escape()
 
     def _watch(self, end: int | None = None, is_asleep: Callable[[], bool] = lambda: False) -> None:
-        interval = self._patience.interval
+        """Watches until a worker is lost, or something can be read from the descriptor `end`."""
+        interval = self._timeouts.interval
         with selectors.DefaultSelector() as selector:
             if end is not None:
                 selector.register(end, selectors.EVENT_READ, None)
             for link in self._links:
                 selector.register(link, selectors.EVENT_READ, link)
             checked = spoken = time.monotonic()
-            while self._links and (self._loss is None or self._parting):
+            while self._links and (self._loss is None or self._is_leaving):
                 for key, _ in selector.select(interval):
                     link = key.data
                     if link is None:
@@ -126,9 +129,9 @@ class Peers:
                         self._hear(link, line)
                     if lines is None:
                         selector.unregister(link)
-                        self._part_with(link)
+                        self._drop(link)
                 now = time.monotonic()
-                # A process that was itself stopped for long must not hold the others for silent.
+                # A process that was itself stopped for long must not take the others for silent.
                 self._count_silence(min(now - checked, 2 * interval))
                 checked = now
                 if now - spoken >= interval and not is_asleep():
@@ -141,20 +144,15 @@ class Peers:
             return
         index, kind, text = int(rest[0]), rest[1], rest[2]
         link.leaving = link.leaving or index == link.index
-        if kind in ("input", "passing"):
+        if kind in ("input", "retryable"):
             error = InputError if kind == "input" else RetryableError
             self._lose(line, error(f"{self._members.name(index)} ended: {text}"))
         elif kind == "failed":
             self._lose(line, _lost(self._members, index, f"failed ({text})"))
-        elif kind == "deserted":
-            self._lose(line, _lost(self._members, index, f"ended ({text})"))
-        elif kind == "lost" and index == self._members.index:
-            cause = f"{self._members.name(index)}, this one, was given up: it {text}"
-            self._lose(line, LostWorkerError(cause, "the others have ended."))
         elif kind == "lost":
             self._lose(line, _lost(self._members, index, text))
 
-    def _part_with(self, link: Link) -> None:
+    def _drop(self, link: Link) -> None:
         with self._changed:
             self._links.remove(link)
             self._changed.notify_all()
@@ -165,8 +163,8 @@ class Peers:
     def _count_silence(self, seconds: float) -> None:
         for link in self._links:
             link.silence += seconds
-            if link.silence > self._patience.silence_seconds and not link.leaving:
-                words = f"has given no sign of life for {self._patience.silence_seconds:g} s"
+            if link.silence > self._timeouts.heartbeat_seconds and not link.leaving:
+                words = f"has given no sign of life for {self._timeouts.heartbeat_seconds:g} s"
                 self._lose_silently(link, f"{words} (--worker_timeout)")
 
     def _lose_silently(self, link: Link, words: str) -> None:
@@ -185,11 +183,11 @@ class Peers:
         """Lets the main thread end the process; ends it if it does not."""
         with self._changed:
             if isinstance(self._loss, InputError):
-                self._changed.wait_for(lambda: self._parting, OWN_ERROR_SECONDS)
+                self._changed.wait_for(lambda: self._is_leaving, OWN_ERROR_SECONDS)
         # It may wait for the main thread; the process ends in any case.
         threading.Thread(target=self._abort, name="abort", daemon=True).start()
         with self._changed:
-            if self._changed.wait_for(lambda: self._parting, ESCAPE_SECONDS):
+            if self._changed.wait_for(lambda: self._is_leaving, ESCAPE_SECONDS):
                 return
         print(self._loss, file=sys.stderr)
         end_process(2 if isinstance(self._loss, InputError) else EXIT_STATUS)
@@ -198,21 +196,20 @@ class Peers:
 _JOINED: list[Peers] = []  # a process is a worker of one job at most
 
 
-def join(members: membership.Roster, patience: Patience) -> Peers:
+def join(members: Membership, timeouts: Timeouts) -> Peers:
     """Waits until all workers have come.
 
     Raises:
         LostWorkerError: one has not come in time.
         RetryableError: this worker's port is taken, or the workers differ about who they are.
     """
-    if _JOINED:
-        return _JOINED[0]
-    _JOINED.append(Peers(members, meet(members, patience), patience))
+    if not _JOINED:
+        _JOINED.append(Peers(members, meet(members, timeouts), timeouts))
     return _JOINED[0]
 
 
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Turns what is raised because a worker is lost into the line that names it."""
     try:
         yield
@@ -226,17 +223,29 @@ def explained() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def parting() -> Iterator[None]:
+def announce_exit() -> Iterator[None]:
     """Tells the other workers, if there are any, how the block ended."""
     try:
-        with explained():
+        with translate_errors():
             yield
     except BaseException as error:
         for peers in _JOINED:
-            peers.part(_kind(error), _reason(error))
+            peers.announce_exit(*_kind_and_reason(error))
         raise
     for peers in _JOINED:
-        peers.part("done", "")
+        peers.announce_exit("done", "")
+
+
+def _kind_and_reason(error: BaseException) -> tuple[str, str]:
+    """Returns how a worker that ends with an error tells the others of it."""
+    if isinstance(error, preemption.StoppedError):
+        return "done", ""
+    if isinstance(error, InputError):
+        kind = "retryable" if isinstance(error, RetryableError) else "input"
+        return kind, shortened(error)
+    if isinstance(error, LostWorkerError):
+        return "failed", error.cause
+    return "failed", shortened(f"{type(error).__name__}: {error}")
 
 
 @contextlib.contextmanager
@@ -271,29 +280,34 @@ def end_process(status: int) -> None:
     os._exit(status)
 
 
-KINDS: Mapping[type[BaseException], str] = {
-    LostWorkerError: "deserted",
-    RetryableError: "passing",
-    InputError: "input",
-    preemption.StoppedError: "done",
-}
-
-
-def _kind(error: BaseException) -> str:
-    return next((kind for cls, kind in KINDS.items() if isinstance(error, cls)), "failed")
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, LostWorkerError):
-        return error.cause
-    if isinstance(error, InputError):
-        return membership.shortened(error)
-    return membership.shortened(f"{type(error).__name__}: {error}")
-
-
-def _lost(members: membership.Roster, index: int, words: str) -> LostWorkerError:
+def _lost(members: Membership, index: int, words: str) -> LostWorkerError:
     return LostWorkerError(f"{members.name(index)} {words}", _consequence(members))
 
 
-def _consequence(members: membership.Roster) -> str:
-    return f"worker {members.index} ends, too. The same command goes on from the last checkpoint."
+def _consequence(members: Membership) -> str:
+    return f"worker {members.index} ends, too. The same command resumes from the last checkpoint."
+
+
+def _watch_for_another(argument: str) -> None:
+    """Watches for the process that started this one, and kills it if a worker is lost."""
+    content = json.loads(argument)
+    members = Membership(tuple(content["members"]["addresses"]), content["members"]["index"])
+    links = [
+        Link(socket.socket(fileno=int(number)), index) for number, index in content["links"].items()
+    ]
+    parent = os.getppid()
+    peers = Peers(members, links, Timeouts(**content["timeouts"]))
+    peers._watch(sys.stdin.fileno(), lambda: _is_stopped(parent))
+    if peers._loss is not None and os.getppid() == parent:
+        print(peers._loss, file=sys.stderr, flush=True)
+        os.kill(parent, signal.SIGKILL)  # nothing less reaches it
+
+
+def _is_stopped(pid: int) -> bool:
+    """Says whether a process was stopped, which its watchdog must not hide from the others."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+        return file.read().rpartition(")")[2].split()[0] in "tT"
+
+
+if __name__ == "__main__":
+    _watch_for_another(sys.argv[1])

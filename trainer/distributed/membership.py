@@ -19,7 +19,7 @@ POOLS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Roster:
+class Membership:
     """The workers of a job, as this process knows them.
 
     Attributes:
@@ -35,7 +35,7 @@ class Roster:
         return f"Worker {index} ({self.addresses[index]})"
 
 
-def read(environment: Mapping[str, str] = os.environ) -> Roster | None:
+def read(environment: Mapping[str, str] = os.environ) -> Membership | None:
     """Returns the workers that the environment names, or None where it names none.
 
     Tasks that do not train (`ps`, under which a Reduction Server may stand, and `evaluator`) are
@@ -54,7 +54,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Roster | None:
     try:
         content = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{name} is not JSON ({error}); mend it or unset it.") from None
+        raise InputError(f"{name} is not JSON ({error}); fix it or unset it.") from None
     try:
         cluster = {roles[pool]: addresses for pool, addresses in content["cluster"].items()}
         role, index = roles[content["task"]["type"]], int(content["task"]["index"])
@@ -72,7 +72,7 @@ def read(environment: Mapping[str, str] = os.environ) -> Roster | None:
             "trainer commands for its chief and workers only."
         )
     order = [(kind, i) for kind in WORKING_ROLES for i in range(len(cluster.get(kind, ())))]
-    return Roster(tuple(cluster[kind][i] for kind, i in order), order.index((role, index)))
+    return Membership(tuple(cluster[kind][i] for kind, i in order), order.index((role, index)))
 
 
 def _check_addresses(cluster: Mapping[str, Sequence[Any]]) -> None:

@@ -9,12 +9,11 @@ import socket
 import time
 
 from trainer import json_text
-from trainer.distributed import membership
+from trainer.distributed.membership import Membership
 from trainer.errors import RetryableError
 
-JOIN_SECONDS = 60.0
-SILENCE_SECONDS = 45.0  # so that what follows it is over within a minute
 LONGEST_LINE = 2**16
+ANSWER_SECONDS = 5.0  # for the chief's word to arrive
 
 
 class LostWorkerError(Exception):
@@ -27,24 +26,24 @@ class LostWorkerError(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Patience:
+class Timeouts:
     """How long to wait for other workers.
 
     Attributes:
         join_seconds: until all have come.
-        silence_seconds: until one that says nothing is taken for lost.
+        heartbeat_seconds: until one that gives no sign of life is taken for lost.
     """
 
-    join_seconds: float = JOIN_SECONDS
-    silence_seconds: float = SILENCE_SECONDS
+    join_seconds: float = 60.0
+    heartbeat_seconds: float = 45.0  # so that what follows it is over within a minute
 
     @property
     def interval(self) -> float:
         """Seconds between two signs of life."""
-        return min(5.0, self.silence_seconds / 6)
+        return min(5.0, self.heartbeat_seconds / 6)
 
 
-PATIENCE = Patience()
+TIMEOUTS = Timeouts()
 
 
 class Link:
@@ -96,7 +95,7 @@ class Link:
         self._socket.close()
 
 
-def meet(members: membership.Roster, patience: Patience) -> list[Link]:
+def meet(members: Membership, timeouts: Timeouts) -> list[Link]:
     """Waits until all workers have come; returns the chief's links to them, or one to the chief.
 
     Raises:
@@ -105,11 +104,11 @@ def meet(members: membership.Roster, patience: Patience) -> list[Link]:
     """
     with _listen(members) as listener:
         if members.index == 0:
-            return _gather(members, listener, patience)
-        return [_greet(members, patience)]
+            return _gather(members, listener, timeouts)
+        return [_greet(members, timeouts)]
 
 
-def _listen(members: membership.Roster) -> socket.socket:
+def _listen(members: Membership) -> socket.socket:
     """Opens this worker's own port, if only to see that TensorFlow will be able to."""
     address = members.addresses[members.index]
     try:
@@ -122,34 +121,32 @@ def _listen(members: membership.Roster) -> socket.socket:
         ) from None
 
 
-def _gather(members: membership.Roster, listener: socket.socket, patience: Patience) -> list[Link]:
+def _gather(members: Membership, listener: socket.socket, timeouts: Timeouts) -> list[Link]:
     """Returns a link to each of the other workers."""
-    deadline = time.monotonic() + patience.join_seconds
+    deadline = time.monotonic() + timeouts.join_seconds
     here: dict[int, Link] = {}
     listener.setblocking(False)
     with selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ, None)
         while len(here) < len(members.addresses) - 1 and time.monotonic() < deadline:
-            for key, _ in selector.select(min(patience.interval, 1.0)):
+            for key, _ in selector.select(max(0.0, deadline - time.monotonic())):
                 link = key.data
                 if link is None:
-                    with contextlib.suppress(OSError):  # it has gone again
+                    with contextlib.suppress(OSError):  # it is gone again
                         link = Link(listener.accept()[0])
                         selector.register(link, selectors.EVENT_READ, link)
                 elif not _welcome(link, members, here):
                     selector.unregister(link)
                     link.close()
-            for link in here.values():
-                link.send("alive")
     absent = [i for i in range(1, len(members.addresses)) if i not in here]
     for link in here.values():
         link.send("go" if not absent else f"absent {json_text.dumps(absent)}")
     if absent:
-        raise _absent(members, absent, patience)
+        raise _absent(members, absent, timeouts)
     return [here[index] for index in sorted(here)]
 
 
-def _welcome(link: Link, members: membership.Roster, here: dict[int, Link]) -> bool:
+def _welcome(link: Link, members: Membership, here: dict[int, Link]) -> bool:
     """Reads the greeting of who has come; returns False if the connection is to be closed."""
     lines = link.receive()
     if lines is None:
@@ -173,11 +170,11 @@ def _welcome(link: Link, members: membership.Roster, here: dict[int, Link]) -> b
     return True
 
 
-def _greet(members: membership.Roster, patience: Patience) -> Link:
+def _greet(members: Membership, timeouts: Timeouts) -> Link:
     """Returns a link to the chief, once it has seen all workers."""
     host, port = members.addresses[0].rsplit(":", 1)
     greeting = json_text.dumps({"index": members.index, "addresses": members.addresses})
-    deadline = time.monotonic() + patience.join_seconds
+    deadline = time.monotonic() + timeouts.join_seconds
     while time.monotonic() < deadline:
         try:
             link = Link(socket.create_connection((host.strip("[]"), int(port)), timeout=2.0), 0)
@@ -185,42 +182,41 @@ def _greet(members: membership.Roster, patience: Patience) -> Link:
             time.sleep(0.2)
             continue
         link.send(greeting)
-        if _is_accepted(link, members, patience):
+        if _is_accepted(link, members, timeouts):
             return link
         link.close()  # the chief of before, perhaps, which is about to end
         time.sleep(0.2)
-    raise _absent(members, [0], patience)
+    raise _absent(members, [0], timeouts)
 
 
-def _is_accepted(link: Link, members: membership.Roster, patience: Patience) -> bool:
+def _is_accepted(link: Link, members: Membership, timeouts: Timeouts) -> bool:
     """Waits for the chief's word; returns False where it is no chief that waits for workers."""
     with selectors.DefaultSelector() as selector:
         selector.register(link, selectors.EVENT_READ)
-        while selector.select(patience.silence_seconds):
+        while selector.select(timeouts.join_seconds + ANSWER_SECONDS):
             lines = link.receive_one()
             for line in lines or ():
                 word, _, rest = line.partition(" ")
                 if word == "go":
                     return True
                 if word == "absent":
-                    raise _absent(members, json.loads(rest), patience)
+                    raise _absent(members, json.loads(rest), timeouts)
                 if word == "refused":
                     raise RetryableError(
                         f"Worker {members.index} was refused by the chief, {members.addresses[0]}, "
                         f"{rest}; give all workers the same cluster in TF_CONFIG, each its own "
                         "index."
                     )
-                if word != "alive":
-                    return False
+                return False
             if lines is None:
                 return False
     return False
 
 
-def _absent(members: membership.Roster, absent: list[int], patience: Patience) -> LostWorkerError:
+def _absent(members: Membership, absent: list[int], timeouts: Timeouts) -> LostWorkerError:
     names = ", ".join(members.name(index) for index in absent)
     return LostWorkerError(
         f"{names} {'has' if len(absent) == 1 else 'have'} not come within "
-        f"{patience.join_seconds:g} s (--join_timeout)",
+        f"{timeouts.join_seconds:g} s (--join_timeout)",
         "start all workers within that time.",
     )

@@ -24,7 +24,7 @@ def connect(
     name: str,
     tpu: str = "",
     virtual_devices: int = 0,
-    patience: rendezvous.Patience = rendezvous.PATIENCE,
+    timeouts: rendezvous.Timeouts = rendezvous.TIMEOUTS,
     collectives: str = "auto",
     require: str = "",
 ) -> tf.distribute.Strategy:
@@ -34,7 +34,7 @@ def connect(
         name: `auto`, `one_device`, `mirrored`, `multi_worker` or `tpu`.
         tpu: `local`, a TPU's name or its `grpc://host:port`.
         virtual_devices: number of logical CPU devices to make; 0 leaves the CPU whole.
-        patience: how long to wait for other workers.
+        timeouts: how long to wait for other workers.
         collectives: how sums travel between workers, a row of COLLECTIVES.
         require: devices that this worker must compute on, see `required`.
 
@@ -52,7 +52,7 @@ def connect(
     builders: Mapping[str, Callable[[], tf.distribute.Strategy]] = {
         "one_device": _one_device,
         "mirrored": lambda: _mirrored(virtual_devices),
-        "multi_worker": lambda: _multi_worker(patience, collectives),
+        "multi_worker": lambda: _multi_worker(timeouts, collectives),
         "tpu": lambda: tpus.connect(tpu or "local"),
     }
     strategy = builders[name]()
@@ -109,7 +109,7 @@ def _mirrored(virtual_devices: int) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy()
 
 
-def _multi_worker(patience: rendezvous.Patience, collectives: str) -> tf.distribute.Strategy:
+def _multi_worker(timeouts: rendezvous.Timeouts, collectives: str) -> tf.distribute.Strategy:
     members = membership.read()
     if members is None:
         raise InputError(
@@ -122,7 +122,7 @@ def _multi_worker(patience: rendezvous.Patience, collectives: str) -> tf.distrib
             "--collectives=nccl finds no GPU, between which alone it sums; drop it."
         )
     _grow_gpu_memory()
-    others = heartbeat.join(members, patience) if len(members.addresses) > 1 else None
+    others = heartbeat.join(members, timeouts) if len(members.addresses) > 1 else None
     # TF_CONFIG itself may name tasks that do not train, for which TensorFlow would wait for ever.
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(members.addresses)}),
@@ -139,7 +139,7 @@ def _multi_worker(patience: rendezvous.Patience, collectives: str) -> tf.distrib
     )
     if others is None:
         return connect_all()
-    _leave_heartbeats_to_us(len(members.addresses), patience)
+    _configure_heartbeats(len(members.addresses), timeouts)
     with others.watched_from_outside():  # TensorFlow keeps Python's lock until all are connected
         strategy = connect_all()
     others.watch(_abort_collectives, SIGNS_OF_LOSS)
@@ -155,16 +155,16 @@ SIGNS_OF_LOSS = (
 )
 
 
-def _leave_heartbeats_to_us(num_workers: int, patience: rendezvous.Patience) -> None:
-    """Configures TensorFlow's own watch as the strategy would, but with more patience than ours.
+def _configure_heartbeats(num_workers: int, timeouts: rendezvous.Timeouts) -> None:
+    """Configures TensorFlow's own watch as the strategy would, but with twice our timeout.
 
-    Its 10 s would end a job at a pause that `patience` allows. There is no public name for it.
+    Its 10 s would end a job at a pause that `timeouts` allow. There is no public name for it.
     """
     job = context.coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=num_workers)
     context.context().configure_coordination_service(
         service_type="standalone",
         service_leader="/job:worker/replica:0/task:0",
-        heartbeat_timeout_in_ms=int(2000 * patience.silence_seconds),
+        heartbeat_timeout_in_ms=int(2000 * timeouts.heartbeat_seconds),
         coordinated_jobs=[job],
     )
 
