@@ -25,6 +25,7 @@ DEMO = ("--filters=8", "--crop=128", "--steps=400", "--learning_rate=2e-3", "--w
 def main(job: config.Job) -> None:
     """Runs the job and prints seconds and shares."""
     from trainer import loop
+    from trainer.data.input.training_batches import TrainingBatches
     from trainer.monitoring import tensorboard
     from trainer.monitoring.metrics_log import Journal
     from trainer.monitoring.resource_stats import Vitals
@@ -43,8 +44,8 @@ def main(job: config.Job) -> None:
 
         setattr(owner, name, call)
 
-    clocked(loop, "first_examples", "first training batch, read")
-    clocked(Journal, "start", "passport, layers, first batch, written")
+    clocked(TrainingBatches, "first_examples", "first training batch, read")
+    clocked(Journal, "start", "settings, layers, first batch, written")
     clocked(tensorboard, "write_evaluation", "panels, curves, confusions")
     clocked(Vitals, "figures", "weight norm, memory")
     clocked(Journal, "train", "training figures, written")

@@ -18,7 +18,7 @@ TABS = {
     "images": "training_batch",
     "pr_curves": "pr_curves",
     "hparams": "learning_rate",
-    "text": "passport",
+    "text": "run.json",
     "graphs": "encoder_0",
 }
 

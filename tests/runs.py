@@ -34,7 +34,6 @@ def write_run(
     )
     run = run_metadata.describe(
         job,
-        [],
         tf.distribute.OneDeviceStrategy("/CPU:0"),
         fingerprint=f"{seed:064}",
         data_fingerprint="",

@@ -11,17 +11,14 @@ import subprocess
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import trainer
 from tests import rounding
-from tests.devices import strategy_of
 from tests.jobs import SECRET, command, lines, only, start, start_workers, train
 from tests.shards import write_data
 from trainer import config, loop
-from trainer.checkpointing import checkpoint, run_metadata
+from trainer.checkpointing import checkpoint
 from trainer.data.dataset import schema
-from trainer.distributed import strategies
 from trainer.errors import InputError
 from trainer.evaluate import evaluator
 from trainer.predict import predict_images
@@ -97,7 +94,7 @@ def test_a_run_folder_with_other_settings_is_refused_and_kept(data_dir, finished
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1] == (
         f"--run_dir={run_dir} holds a run with other settings: --learning_rate=0.5 (was 0.001); "
-        "give the same flags to go on with it, or another --run_dir."
+        "give the same flags to resume it, or another --run_dir."
     )
     assert (run_dir / "run.json").read_bytes() == before
 
@@ -219,29 +216,6 @@ def test_a_job_that_cannot_be_is_one_line_and_status_2(data_dir, tmp_path, argv,
     assert (tmp_path / "run").exists() == ("more" in message)
 
 
-def write_commit(run_dir, kind="checkpoints"):
-    folder = run_dir / kind / "00000004"
-    folder.mkdir(parents=True)
-    (folder / "commit.json").write_text("{}")
-
-
-@pytest.mark.parametrize("kind", ["checkpoints", "best"])
-def test_settings_bind_only_a_run_that_has_weights(data_dir, tmp_path, kind):
-    manifest = schema.read_manifest(str(data_dir))
-    settings = {"data_dir": str(data_dir), "run_dir": str(tmp_path), "precision": "float32"}
-    settings["jit_compile"] = "false"
-    wrong = config.from_dict(config.Job, {**settings, "learning_rate": 1e9})
-    run_metadata.write(str(tmp_path), loop.open_run(wrong, strategy_of(1), manifest))
-    job = config.from_dict(config.Job, settings)
-    assert loop.open_run(job, strategy_of(1), manifest)["settings"]["learning_rate"] == 1e-3
-    write_commit(tmp_path, kind)
-    with pytest.raises(InputError, match=r"other settings: --learning_rate=0.001 \(was 1000000000"):
-        loop.open_run(job, strategy_of(1), manifest)
-    (tmp_path / "run.json").write_text('{"settings": {}}')
-    with pytest.raises(InputError, match="is not the passport of a run"):
-        loop.open_run(job, strategy_of(1), manifest)
-
-
 @pytest.mark.parametrize("name", ["model_dir", "tensorboard_dir"])
 def test_a_folder_that_cannot_be_is_found_before_training(tmp_path, name):
     (tmp_path / "file").touch()
@@ -257,22 +231,6 @@ def test_a_folder_that_cannot_be_is_found_before_training(tmp_path, name):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "evaluation/test/summary.json"])
-def test_a_folder_with_results_of_another_program_is_no_run_folder(data_dir, tmp_path, name):
-    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-    theirs = tmp_path / name.split("/")[0]
-    (tmp_path / name).write_text('{"step": 3, "loss": 0.1}\n')
-    settings = {"data_dir": str(data_dir), "run_dir": str(tmp_path), "precision": "float32"}
-    job = config.from_dict(config.Job, {**settings, "jit_compile": "false"})
-    manifest = schema.read_manifest(str(data_dir))
-    with pytest.raises(InputError) as error:
-        loop.open_run(job, strategy_of(1), manifest)
-    assert str(error.value) == (
-        f"{theirs} is there, and no run.json that says whose it is; move it away, or name another "
-        "--run_dir."
-    )
-
-
 @pytest.mark.slow
 def test_a_model_dir_with_files_of_others_is_refused_before_training(data_dir, tmp_path):
     (tmp_path / "model").mkdir()
@@ -285,21 +243,6 @@ def test_a_model_dir_with_files_of_others_is_refused_before_training(data_dir, t
     )
     assert not (tmp_path / "run").exists()
     assert os.listdir(tmp_path / "model") == ["mine.txt"]
-
-
-def test_a_run_does_not_go_on_with_workers_that_do_not_divide_its_streams(
-    data_dir, tmp_path, monkeypatch
-):
-    settings = {"data_dir": str(data_dir), "run_dir": str(tmp_path), "precision": "float32"}
-    job = config.from_dict(config.Job, {**settings, "jit_compile": "false"})
-    manifest = schema.read_manifest(str(data_dir))
-    begun = loop.open_run(job, strategy_of(1), manifest)
-    run_metadata.write(str(tmp_path), {**begun, "streams": 1})
-    write_commit(tmp_path)
-    assert loop.open_run(job, strategy_of(1), manifest)["streams"] == 1
-    monkeypatch.setattr(strategies, "num_input_hosts", lambda strategy: 2)
-    with pytest.raises(InputError, match="2 workers do not divide the 1 input streams"):
-        loop.open_run(job, strategy_of(1), manifest)
 
 
 def forget_after(run_dir, step):
@@ -344,7 +287,7 @@ def test_folders_may_have_any_name(data_dir, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_in_another_precision_and_in_the_process_that_began_it(data_dir, tmp_path):
+def test_a_run_resumes_in_another_precision_and_in_the_process_that_began_it(data_dir, tmp_path):
     losses = []
     for precision in ("float32", "float16", "bfloat16"):  # a scale of the loss comes, and goes
         entries = train_here(data_dir, tmp_path, precision=precision)
@@ -451,7 +394,7 @@ def test_a_run_that_gets_no_better_stops_early_and_is_finished(data_dir, tmp_pat
     argv = ["--learning_rate=1e-30", "--patience=2", "--best_metric=iou", "--eval_every=1"]
     argv += ["--loss=tversky", "--class_weights=balanced", "--schedule=polynomial"]
     argv += ["--precision=float16", "--ema=0.9", "--norm=none", "--steps=20"]
-    for said in ("(stopped early; best checkpoint: step 1)", "Going on from step 3"):
+    for said in ("(stopped early; best checkpoint: step 1)", "Resuming from step 3"):
         result = train(data_dir, tmp_path, *argv)
         assert result.returncode == 0, result.stderr
         assert said in result.stderr
@@ -538,7 +481,7 @@ def test_a_job_goes_on_without_damaged_records_and_always_in_the_same_way(damage
     again.rmdir()
     resumed = train(damaged_dir, tmp_path / "other", *argv)
     assert resumed.returncode == 0, resumed.stderr
-    assert "Going on from step 3 of" in resumed.stderr
+    assert "Resuming from step 3 of" in resumed.stderr
     for split, keys in (
         ("train", ("step", "loss")),
         ("val", ("loss", "dice")),
@@ -570,7 +513,7 @@ def test_evaluation_as_a_command_goes_on_without_damaged_records(damaged_dir, fi
 
 
 @pytest.mark.slow
-def test_a_run_does_not_go_on_with_other_data(data_dir, finished, tmp_path):
+def test_a_run_does_not_resume_with_other_data(data_dir, finished, tmp_path):
     run_dir = shutil.copytree(finished, tmp_path / "run")
     (tmp_path / "data").mkdir()
     write_data(tmp_path / "data", {"train": [(40, 40)] * 8, "val": [(40, 40)] * 3}, seed=1)
@@ -667,31 +610,3 @@ def test_two_workers_train_like_one_read_only_their_shards_and_only_the_chief_wr
     assert len(one) == len(two)
     state = next(path for path in two if path.name.startswith("state.data"))
     assert state.stat().st_size > 2**16
-
-
-def test_weight_decay_is_that_of_adamw_only_where_the_flag_is_silent():
-    def decay_of(**values):
-        settings = config.Optimization(**values)
-        return loop.build_optimizer(settings, 10, "float32").weight_decay
-
-    assert decay_of() == 1e-4
-    assert decay_of(optimizer="adam") is None
-    assert decay_of(optimizer="sgd", weight_decay=0.01) == 0.01
-
-
-def test_best_weights_stay_where_those_that_a_restored_checkpoint_speaks_of_are_gone(tmp_path):
-    value = tf.Variable([1.0])
-    checkpoints, best = (
-        checkpoint.Checkpoints(str(tmp_path / name), {"model": [value]})
-        for name in ("checkpoints", "best")
-    )
-    for step in (2, 4):
-        checkpoints.write(checkpoints.snapshot(step, {}))
-    best.write(best.snapshot(4, {}))  # in place of those of step 2, before 4 was damaged
-    (tmp_path / "checkpoints/00000004/state.index").unlink()
-    assert checkpoints.restore()["step"] == 2
-    loop.remove_replaced(checkpoints, 1, best, best_step=2)
-    assert (checkpoints.steps(), best.steps()) == ([2, 4], [4])
-    best.write(best.snapshot(6, {}))
-    loop.remove_replaced(checkpoints, 1, best, best_step=6)
-    assert best.steps() == [6]

@@ -87,7 +87,7 @@ def test_a_run_that_was_killed_ends_bit_equal_to_one_that_was_not(
         assert curve(run_dir, split, tag) == curve(uninterrupted, split, tag) != []
 
 
-def test_a_job_that_is_asked_to_stop_saves_ends_with_143_and_goes_on(
+def test_a_job_that_is_asked_to_stop_saves_ends_with_143_and_resumes(
     data_dir, tmp_path, uninterrupted
 ):
     run_dir, step = tmp_path / "stopped", 0
@@ -98,7 +98,7 @@ def test_a_job_that_is_asked_to_stop_saves_ends_with_143_and_goes_on(
         process.send_signal(number)
         _, output = process.communicate()
         assert process.returncode == 143, output
-        assert step == 0 or f"Going on from step {step} of" in output
+        assert step == 0 or f"Resuming from step {step} of" in output
         message = output.strip().splitlines()[-1]
         assert message.startswith(f"Stopped by {number.name} at step ")
         step = int(message.split("at step ")[1].split(";")[0])
@@ -106,7 +106,7 @@ def test_a_job_that_is_asked_to_stop_saves_ends_with_143_and_goes_on(
         assert json.loads((run_dir / "run.json").read_text())["exit_reason"] == message
     result = train(data_dir, run_dir, *argv)
     assert result.returncode == 0, result.stderr
-    assert f"Going on from step {step} of" in result.stderr
+    assert f"Resuming from step {step} of" in result.stderr
     assert results(run_dir) == results(uninterrupted)
     assert checksums(run_dir).items() >= checksums(uninterrupted).items()
 
@@ -203,7 +203,7 @@ def assert_alike(run_dir, other, tolerance):
     # by the rate of 1e-3, up or down, and the loss with some of the 1500 weights.
     [("sgd", 1, CLOSE), ("sgd", 4, CLOSE), ("adamw", 4, 1e-3)],
 )
-def test_a_run_goes_on_with_another_number_of_replicas(
+def test_a_run_resumes_with_another_number_of_replicas(
     data_dir, tmp_path, on_two_devices, optimizer, devices, tolerance
 ):
     stopped_at_4(on_two_devices(optimizer), tmp_path / "run")
@@ -212,11 +212,11 @@ def test_a_run_goes_on_with_another_number_of_replicas(
         argv.append(f"--virtual_devices={devices}")
     result = train(data_dir, tmp_path / "run", *argv)
     assert result.returncode == 0, result.stderr
-    assert "Going on from step 4" in result.stderr
+    assert "Resuming from step 4" in result.stderr
     assert_alike(tmp_path / "run", on_two_devices(optimizer), tolerance)
 
 
-def test_a_run_begun_on_one_device_goes_on_with_two_by_the_statistics_of_the_whole_batch(
+def test_a_run_begun_on_one_device_resumes_on_two_by_the_statistics_of_the_whole_batch(
     data_dir, tmp_path
 ):
     argv = [*ELASTIC[1:], *SGD]  # without --norm
@@ -224,19 +224,19 @@ def test_a_run_begun_on_one_device_goes_on_with_two_by_the_statistics_of_the_who
     assert result.returncode == 0, result.stderr
     stopped_at_4(tmp_path / "one", tmp_path / "run")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["norm"] == "batch"
-    # As if it had been begun with XLA, which a norm over several replicas cannot go on with.
+    # As if it had been begun with XLA, which a norm over several replicas cannot resume with.
     text = (tmp_path / "run" / "run.json").read_text()
     text = text.replace('"jit_compile": false', '"jit_compile": true')
     (tmp_path / "run" / "run.json").write_text(text)
     result = train(data_dir, tmp_path / "run", *argv, "--jit_compile=auto", "--virtual_devices=2")
     assert result.returncode == 0, result.stderr
-    assert "Going on from step 4" in result.stderr
+    assert "Resuming from step 4" in result.stderr
     run = json.loads((tmp_path / "run" / "run.json").read_text())
     assert (run["norm"], run["num_replicas"], run["jit_compile"]) == ("sync_batch", 2, False)
     assert_alike(tmp_path / "run", tmp_path / "one", CLOSE)
 
 
-def test_two_workers_go_on_stop_together_and_one_goes_on(data_dir, tmp_path, on_two_devices):
+def test_two_workers_resume_stop_together_and_one_resumes(data_dir, tmp_path, on_two_devices):
     stopped_at_4(on_two_devices("sgd"), tmp_path / "run")
     argv = [*ELASTIC, *SGD]
     metadata = tmp_path / "run/run.json"

@@ -8,7 +8,7 @@ import pytest
 
 from tests.runs import write_run
 from trainer import config, models
-from trainer.checkpointing import best_weights, transfer
+from trainer.checkpointing import best_weights, run_metadata, transfer
 from trainer.errors import InputError
 from trainer.models import build
 
@@ -49,7 +49,7 @@ def layers_like(model, other):
 def test_a_network_of_the_same_settings_gets_all_weights_statistics_included(source, caplog):
     caplog.set_level("INFO", logger="absl")
     _, model = begin(source)
-    theirs, _ = best_weights.best_model(source, best_weights.read_run(source))
+    theirs, _ = best_weights.best_model(source, run_metadata.read(source))
     count = len(weights_by_place(model))
     assert layers_like(model, theirs) == set(range(count))
     first, *rows = caplog.messages[-1].splitlines()
@@ -63,7 +63,7 @@ def test_with_other_channels_and_classes_the_first_and_the_last_layer_stay_at_ra
 ):
     caplog.set_level("INFO", logger="absl")
     drawn, model = begin(source, channels=3, num_classes=4)
-    theirs, _ = best_weights.best_model(source, best_weights.read_run(source))
+    theirs, _ = best_weights.best_model(source, run_metadata.read(source))
     count = len(weights_by_place(model))
     assert layers_like(model, theirs) == set(range(1, count - 1))
     assert {0, count - 1} <= layers_like(model, drawn)
@@ -93,7 +93,7 @@ def test_a_network_of_which_nothing_fits_is_refused(source, settings, message):
 
 def test_layers_of_another_kind_at_the_same_places_are_no_match(source):
     drawn, model = begin(source, norm="group")
-    theirs, _ = best_weights.best_model(source, best_weights.read_run(source))
+    theirs, _ = best_weights.best_model(source, run_metadata.read(source))
     found = layers_like(model, theirs)
     norms = {place for place, weights in enumerate(weights_by_place(theirs)) if len(weights) == 4}
     assert found == set(range(len(weights_by_place(model)))) - norms

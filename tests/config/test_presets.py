@@ -8,9 +8,11 @@ import pytest
 from tests.devices import strategy_of
 from tests.jobs import ROOT, command
 from tests.shards import write_data
-from trainer import config, loop
+from trainer import config
+from trainer.checkpointing import open_run
 from trainer.config import flags
 from trainer.models import build
+from trainer.training import optimizers
 
 SMALL = ["--filters=2", "--depth=1", "--batch_size=4", "--crop=32"]
 SMALL += ["--jit_compile=false", "--precision=float32"]
@@ -25,9 +27,9 @@ def test_each_preset_opens_a_run_with_its_settings_when_made_small(tmp_path, nam
     argv = [f"--flagfile={ROOT / 'configs' / name}", f"--data_dir={tmp_path}", *SMALL, *length]
     argv += [f"--run_dir={tmp_path / 'run'}", "--warmup_steps=0", "--strategy=one_device"]
     job = flags.parse(config.Job, ["trainer.task", *argv])
-    opened = loop.open_run(job, strategy_of(1), manifest)
+    opened = open_run.open_run(job, strategy_of(1), manifest)
     build.build_model(job.model, manifest.channels, manifest.num_classes)
-    loop.build_optimizer(job.optimization, opened["total_steps"], opened["precision"])
+    optimizers.optimizer_of(job.optimization, opened["total_steps"], opened["precision"])
     assert opened["total_steps"] == 2
     for line in preset.splitlines():
         flag, _, value = line.removeprefix("--").partition("=")

@@ -123,7 +123,7 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(bucket, data):
     process.kill()
     process.communicate()
     output = _run("trainer.task", *job)
-    assert "Going on from step " in output
+    assert "Resuming from step " in output
     entries = [json.loads(line) for line in _read(f"{run}/metrics.jsonl").splitlines()]
     steps = [entry["step"] for entry in entries if entry["split"] == "train"]
     assert steps == list(range(1, 13))

@@ -83,7 +83,7 @@ def test_two_workers_train_from_a_bucket_are_preempted_resume_and_succeed(gcs, b
     assert command.returncode == 0, output
     assert len(server.jobs) == 1
     assert machines.starts == {(0, 0): 2, (1, 0): 2}
-    assert "workerpool0-0 | Going on from step " in output
+    assert "workerpool0-0 | Resuming from step " in output
     assert f"\nrun folder: {folder}\n" in output  # of the trainer's last entry
     assert f"model: {folder}/model" in output
     names = gcs.names(folder)

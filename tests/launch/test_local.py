@@ -115,7 +115,7 @@ def test_a_job_whose_worker_hangs_is_started_again_goes_on_and_stops_when_asked(
     said = []
     for line in launcher.stderr:
         said.append(line)
-        if "[0] Going on from step " in line:
+        if "[0] Resuming from step " in line:
             break
     output = "".join(said)
     assert "has given no sign of life for 8 s (--worker_timeout); worker 0 ends, too." in output

@@ -109,7 +109,7 @@ def test_what_a_run_begins_with_is_written_once_however_often_it_goes_on(tmp_pat
         ]
 
     def begin():
-        tf.summary.text("passport", "x")
+        tf.summary.text("run.json", "x")
 
     for _ in range(2):  # killed before its first checkpoint, and begun again
         with metrics_log.Journal(str(tmp_path), True, 0, 10) as reporter:
@@ -118,7 +118,7 @@ def test_what_a_run_begins_with_is_written_once_however_often_it_goes_on(tmp_pat
             reporter.end(lambda: tf.summary.text("end", "x"))
     with metrics_log.Journal(str(tmp_path), True, 2, 10) as reporter:
         reporter.end(lambda: tf.summary.text("end", "x"))
-    assert texts() == [(0, "passport"), (10, "end")]
+    assert texts() == [(0, "run.json"), (10, "end")]
 
 
 def test_a_figure_is_described_where_it_is_written_first(tmp_path):
@@ -220,7 +220,7 @@ def test_lines_for_an_object_store_are_whole_and_go_on(gcs, bucket):
 
 def test_what_a_run_begins_with_reaches_an_object_store(gcs, bucket):
     with metrics_log.Journal(bucket, True, 0, 10) as reporter:
-        reporter.start(lambda: tf.summary.text("passport", "x"))
+        reporter.start(lambda: tf.summary.text("run.json", "x"))
         reporter.train(1, FIGURES)
         reporter.rotate(1)
         assert [name for name in gcs.names(bucket) if "tfevents" in name] == []

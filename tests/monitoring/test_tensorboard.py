@@ -31,7 +31,7 @@ def written(tmp_path):
     return write
 
 
-def test_a_run_begins_with_settings_passport_network_and_training_batch(written):
+def test_a_run_begins_with_settings_run_json_network_and_training_batch(written):
     job = config.Job()
     run = {
         "command": ["python", "-m", "trainer.task", "--data_dir=a b"],
@@ -63,14 +63,14 @@ def test_a_run_begins_with_settings_passport_network_and_training_batch(written)
         values[hparams.EXPERIMENT_TAG].metadata.plugin_data.content
     )
     assert {info.name for info in experiment.hparam_infos} == set(start.hparams)
-    text = tf.make_ndarray(values["passport"].tensor).item().decode()
+    text = tf.make_ndarray(values["run.json"].tensor).item().decode()
     assert "| settings steps | 7 |" in text
     assert b"'--data_dir=a b'" in tf.make_ndarray(values["command"].tensor).item()
     width, height, jpeg = tf.make_ndarray(values["training_batch"].tensor)
     assert tf.io.decode_jpeg(jpeg).shape[:2] == (int(height), int(width))
 
 
-def test_a_name_stays_in_its_cell_of_the_passport():
+def test_a_name_stays_in_its_cell_of_the_table_of_run_json():
     assert tensorboard._table({"data": {"a|b\nc": "d|e\nf"}}).splitlines() == [
         "| setting | value |",
         "| --- | --- |",

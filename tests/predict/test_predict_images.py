@@ -429,8 +429,8 @@ def test_a_run_that_was_trained_anew_is_another(tmp_path):
     moved = shutil.move(first, tmp_path / "moved")
     predict(*argv, f"--run_dir={moved}")  # the same weights
     again = runs.write_run(tmp_path / "run", depth=1, filters=2, seed=1)
-    passport = json.loads((tmp_path / "moved/run.json").read_text())
-    (tmp_path / "run/run.json").write_text(json.dumps(passport))  # the same settings and data
+    metadata = json.loads((tmp_path / "moved/run.json").read_text())
+    (tmp_path / "run/run.json").write_text(json.dumps(metadata))  # the same settings and data
     line = refusal(*argv, f"--run_dir={again}")
     assert f"another weights ({moved} at step 7, weights " in line
     assert f" instead of {again} at step 7, weights " in line

@@ -31,7 +31,7 @@ SUMMARY = {
 def write_run(folder, **settings):
     """Writes a run folder of two reports and an evaluation with one worst case."""
     (folder / "evaluation" / "test" / "worst").mkdir(parents=True)
-    passport = {
+    metadata = {
         "settings": {
             "steps": 4,
             "learning_rate": 0.1,
@@ -51,7 +51,7 @@ def write_run(folder, **settings):
         "classes": ["background", "disc <b>"],
         "streams": 2,
     }
-    (folder / "run.json").write_text(json.dumps(passport))
+    (folder / "run.json").write_text(json.dumps(metadata))
     lines = [
         {"step": 2, "split": "train", "loss": 1.0, "images_per_second": 1.0},
         {"step": 2, "split": "val", "loss": 0.9, "dice": 0.6, "dice/disc": 0.6},
@@ -66,7 +66,7 @@ def write_run(folder, **settings):
     return str(folder)
 
 
-def test_the_page_has_curves_scores_pictures_and_passport(tmp_path):
+def test_the_page_has_curves_scores_pictures_and_metadata(tmp_path):
     text = page.draw([runs.read(write_run(tmp_path / "a"), 4)])
     titles = re.findall(r'class="title">([^<]+)<', text)
     assert titles == ["loss", "dice", "images_per_second, images/s"]
@@ -105,9 +105,9 @@ def test_nothing_that_a_run_folder_says_becomes_markup(tmp_path):
     name = HOSTILE.replace("/", "")  # as a file's name can be
     folders = [write_run(tmp_path / f"{k}{name}", **{HOSTILE: f"{k}{HOSTILE}"}) for k in "ab"]
     for folder in map(pathlib.Path, folders):
-        passport = json.loads((folder / "run.json").read_text())
-        passport |= {"exit_reason": HOSTILE, "precision": HOSTILE, "command": ["python", HOSTILE]}
-        (folder / "run.json").write_text(json.dumps(passport))
+        metadata = json.loads((folder / "run.json").read_text())
+        metadata |= {"exit_reason": HOSTILE, "precision": HOSTILE, "command": ["python", HOSTILE]}
+        (folder / "run.json").write_text(json.dumps(metadata))
         with open(folder / "metrics.jsonl", "w") as file:
             line = {"step": 1, "split": "val", "dice": 0.5}
             line |= {f"dice/{HOSTILE}": 0.5, f"dice/{HOSTILE}2": 0.5}
@@ -154,10 +154,10 @@ def test_another_summary_is_refused(tmp_path):
         runs.read(folder, 1)
 
 
-def test_a_run_whose_passport_lacks_what_is_shown_is_refused(tmp_path):
+def test_a_run_whose_run_json_lacks_what_is_shown_is_refused(tmp_path):
     folder = write_run(tmp_path / "a")
     (tmp_path / "a" / "run.json").write_text('{"settings": {"norm": "auto", "data_dir": ""}}')
-    with pytest.raises(InputError, match=r"not the passport of a run \(command is missing"):
+    with pytest.raises(InputError, match=r"does not describe a run \(command is missing"):
         runs.read(folder, 4)
 
 

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tests import rounding
+from trainer import config
 from trainer.errors import InputError
 from trainer.training import optimizers
 
@@ -150,3 +151,13 @@ def test_arguments_out_of_range_are_named(build, message):
     with pytest.raises(InputError) as error:
         build()
     assert str(error.value) == message
+
+
+def test_weight_decay_is_that_of_adamw_only_where_the_flag_is_unset():
+    def decay_of(**values):
+        settings = config.Optimization(**values)
+        return optimizers.optimizer_of(settings, 10, "float32").weight_decay
+
+    assert decay_of() == 1e-4
+    assert decay_of(optimizer="adam") is None
+    assert decay_of(optimizer="sgd", weight_decay=0.01) == 0.01

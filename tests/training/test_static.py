@@ -101,7 +101,7 @@ def test_a_batch_that_is_not_full_has_the_shape_of_those_that_are(tmp_path):
 
 
 @pytest.mark.slow
-def test_one_trace_serves_100_steps_a_short_last_loop_and_a_stream_gone_on_with(data_dir):
+def test_one_trace_serves_100_steps_a_short_last_loop_and_a_resumed_stream(data_dir):
     strategy = strategy_of(2)
     manifest = schema.read_manifest(data_dir)
     with strategy.scope():
@@ -137,7 +137,7 @@ def test_one_trace_serves_100_steps_a_short_last_loop_and_a_stream_gone_on_with(
 
 
 @pytest.mark.slow
-def test_xla_compiles_the_step_once_in_100_steps_of_a_run_that_goes_on(data_dir, tmp_path):
+def test_xla_compiles_the_step_once_in_100_steps_of_a_resumed_run(data_dir, tmp_path):
     argv = ["--steps=104", "--checkpoint_every=4", "--eval_every=52", "--steps_per_loop=7"]
     begun = start(data_dir, tmp_path / "run", *argv)
     wait_for(begun, tmp_path / "run" / "checkpoints" / "00000004" / "commit.json")
@@ -148,6 +148,6 @@ def test_xla_compiles_the_step_once_in_100_steps_of_a_run_that_goes_on(data_dir,
     dump = {"XLA_FLAGS": f"--xla_dump_to={tmp_path}/dump --xla_dump_hlo_as_text"}
     result = command("trainer.task", *flags, environment=dump)
     assert result.returncode == 0, result.stderr
-    assert "Going on from step " in result.stderr
+    assert "Resuming from step " in result.stderr
     programs = {name for name in os.listdir(tmp_path / "dump") if "before_optimizations" in name}
     assert len([name for name in programs if "forward_backward" in name]) == 1, programs

@@ -1,41 +1,90 @@
-"""run.json: what a run is made of, written at its start, checked when it goes on."""
+"""run.json: what made a run, written at its start and read by all that use the run.
+
+Starts without TensorFlow, for a report of runs is written in a moment.
+"""
 
 import contextlib
+import dataclasses
 import datetime
-import hashlib
+import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-import keras
-import numpy as np
-import tensorflow as tf
 from absl import logging
 
 from trainer import config, json_text, version
-from trainer.checkpointing import facts
+from trainer.config import flags
+from trainer.data import demo
 from trainer.data.dataset import schema
 from trainer.distributed import preemption, rendezvous
 from trainer.errors import InputError, RetryableError
 from trainer.storage import files
 
+if TYPE_CHECKING:
+    import tensorflow as tf
 
-def describe(
-    job: config.Job, command: Sequence[str], strategy: tf.distribute.Strategy, **found: Any
-) -> dict[str, Any]:
-    """Returns the passport of a run that starts now.
+NAME = "run.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Of the data a run was trained on. Only the card of an export needs the optional fields."""
+
+    dtype: str
+    class_values: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    ignore_value: int | None
+    origin: str | None
+    licence: str | None
+    images: dict[str, int] | None
+    pixels: dict[str, tuple[int, ...]] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Of the settings, those that are read by their names. The others may be of another release."""
+
+    norm: str
+    data_dir: str
+
+
+@dataclasses.dataclass(frozen=True)
+class RunMetadata:
+    """What programs read of run.json. It says more, for people."""
+
+    settings: Settings
+    command: tuple[str, ...]
+    data_fingerprint: str
+    fingerprint: str
+    channels: int
+    classes: tuple[str, ...]
+    data: Data | None  # see `data_of`
+    num_replicas: int
+    streams: int
+    total_steps: int
+    precision: str
+    exit_reason: str | None
+
+
+def describe(job: config.Job, strategy: "tf.distribute.Strategy", **found: Any) -> dict[str, Any]:
+    """Returns the content of run.json for a job that starts now.
 
     Args:
         job: its settings.
-        command: the flags that give those settings.
         strategy: the devices.
-        **found: what was found or chosen at the start: data, streams, precision, compilation.
+        **found: what was found or chosen at the start: data, streams, steps, arithmetic.
     """
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
     return {
         "settings": config.to_dict(job),
-        "command": ["python", "-m", "trainer.task", *command],
+        "command": ["python", "-m", "trainer.task", *flags.command_line(job)],
         **found,
         "devices": list(strategy.extended.worker_devices),
         "num_replicas": strategy.num_replicas_in_sync,
@@ -67,10 +116,86 @@ def describe_data(manifest: schema.Manifest) -> dict[str, Any]:
     }
 
 
-def write(run_dir: str, passport: dict[str, Any]) -> None:
-    """Writes the passport into `run_dir`."""
+def data_of(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Returns what run.json says of the run's data, see `describe_data`.
+
+    Those of 0.1.0 before its release say nothing; then the data folder is asked.
+    """
+    if "data" in metadata:
+        return metadata["data"]
+    data_dir = metadata["settings"]["data_dir"] or demo.folder()
+    return describe_data(schema.read_manifest(data_dir))
+
+
+def write(run_dir: str, metadata: dict[str, Any]) -> None:
+    """Writes run.json into `run_dir`."""
     files.make_folder(run_dir)
-    files.write_whole(os.path.join(run_dir, facts.NAME), json_text.dumps(passport, indent=1) + "\n")
+    files.write_whole(os.path.join(run_dir, NAME), json_text.dumps(metadata, indent=1) + "\n")
+
+
+def find(run_dir: str) -> dict[str, Any] | None:
+    """Returns the content of run.json, or None where there is none.
+
+    Raises:
+        InputError: it is not JSON, or lacks or garbles what RunMetadata has.
+    """
+    path = os.path.join(run_dir, NAME)
+    if not files.exists(path):
+        return None
+    with files.open_file(path, "rb") as file:
+        try:
+            found = json.loads(file.read())
+            schema.build(RunMetadata, found, "")
+        except (ValueError, RecursionError) as error:  # also of bytes that are no text
+            raise InputError(
+                f"{path} is not JSON ({error}); restore it, or name another run folder."
+            ) from None
+        except TypeError as error:
+            raise InputError(
+                f"{path} does not describe a run ({error}); restore it, or name another run folder."
+            ) from None
+    return found
+
+
+def read(run_dir: str, flag: str = "run_dir") -> dict[str, Any]:
+    """Returns the content of run.json of a run whose model can be loaded.
+
+    Args:
+        run_dir: the run folder.
+        flag: that named it, for messages.
+
+    Raises:
+        InputError: the folder holds no run, or its run.json lacks or garbles what that takes.
+    """
+    found = find(run_dir)
+    if found is None:
+        raise InputError(
+            f"--{flag}={run_dir} has no {NAME}; name a folder that trainer.task wrote."
+        )
+    try:
+        config.from_dict(config.Job, found["settings"])
+    except InputError as error:
+        reason = str(error).rstrip(".")
+        raise InputError(
+            f"{os.path.join(run_dir, NAME)} has a setting that this release does not take "
+            f"({reason}); restore it, or use the release that wrote it."
+        ) from None
+    return found
+
+
+def folders(text: str) -> list[str]:
+    """Returns the run folders that a text names with commas between them.
+
+    Their own names may have commas, such as lr=0.1,bs=4: each is the longest that is a run's.
+    """
+    parts, found = text.split(","), []
+    while parts:
+        longer = (",".join(parts[:end]).strip() for end in range(len(parts), 1, -1))
+        runs = (name for name in longer if files.exists(os.path.join(name, NAME)))
+        name = next(runs, parts[0].strip())
+        parts = parts[name.count(",") + 1 :]
+        found += [name] if name else []
+    return found
 
 
 class Ending:
@@ -80,7 +205,7 @@ class Ending:
 
 
 @contextlib.contextmanager
-def ending(run_dir: str, passport: dict[str, Any], chief: bool) -> Iterator[Ending]:
+def ending(run_dir: str, metadata: dict[str, Any], chief: bool) -> Iterator[Ending]:
     """Writes into run.json why and when the run ended, also if by an error.
 
     Where there is no run.json, the run was refused before it began, and none is made.
@@ -88,6 +213,8 @@ def ending(run_dir: str, passport: dict[str, Any], chief: bool) -> Iterator[Endi
     Raises:
         RetryableError: in place of TensorFlow's error when the disk is full.
     """
+    import tensorflow as tf
+
     found = Ending()
     try:
         yield found
@@ -99,99 +226,16 @@ def ending(run_dir: str, passport: dict[str, Any], chief: bool) -> Iterator[Endi
             "last whole checkpoint is kept."
         ) from None
     except BaseException as error:
-        told = (InputError, preemption.StoppedError, rendezvous.LostWorkerError)
-        explained = isinstance(error, told)
-        found.reason = str(error) if explained else type(error).__name__
+        has_reason = (InputError, preemption.StoppedError, rendezvous.LostWorkerError)
+        found.reason = str(error) if isinstance(error, has_reason) else type(error).__name__
         raise
     finally:
         if chief and found.reason:
             try:
-                if files.exists(os.path.join(run_dir, facts.NAME)):
-                    write(run_dir, {**passport, "ended": _now(), "exit_reason": found.reason})
+                if files.exists(os.path.join(run_dir, NAME)):
+                    write(run_dir, {**metadata, "ended": _now(), "exit_reason": found.reason})
             except files.failures() as error:  # which must not hide why the run ended
-                logging.warning("%s cannot be written: %s", facts.NAME, error)
-
-
-def check_same_run(
-    old: dict[str, Any], job: config.Job, data_fingerprint: str, num_replicas: int = 1
-) -> None:
-    """Raises InputError unless `job` on that data goes on with the run of the passport `old`."""
-    settings = dict(old["settings"])
-    if _old_statistics(old) == _statistics(job.model.norm, num_replicas):
-        settings["norm"] = job.model.norm  # another name of the same function
-    changes = config.differences(settings, job)
-    if changes:
-        raise InputError(
-            f"--run_dir={job.run.run_dir} holds a run with other settings: {', '.join(changes)}; "
-            "give the same flags to go on with it, or another --run_dir."
-        )
-    if old["data_fingerprint"] != data_fingerprint:
-        raise InputError(
-            f"--run_dir={job.run.run_dir} holds a run on other data: the manifest of "
-            f"--data_dir={job.data.data_dir} has fingerprint {data_fingerprint[:12]}, the run's "
-            f"had {old['data_fingerprint'][:12]}; name the same data, or another --run_dir."
-        )
-
-
-def check_length(old: dict[str, Any], job: config.Job, total_steps: int) -> None:
-    """Raises InputError if `job` has fewer steps than the run of the passport `old` was to have."""
-    if total_steps < old["total_steps"]:
-        raise InputError(
-            f"--run_dir={job.run.run_dir} holds a run of {old['total_steps']} steps, and this is "
-            f"one of {total_steps}; give --steps={old['total_steps']} to resume it, more to train "
-            "it on, or another --run_dir."
-        )
-
-
-def check_same_replicas(old: dict[str, Any], job: config.Job, num_replicas: int) -> None:
-    """Raises InputError if another number of replicas would make it another run."""
-    if old["num_replicas"] == num_replicas:
-        return
-    before, now = _old_statistics(old), _statistics(job.model.norm, num_replicas)
-    remedy = "begin a run with --norm=auto, group or instance, which any number may resume"
-    if before == WHOLE_BATCH:
-        remedy = "resume it with --norm=auto, whose statistics are the whole batch's on any number"
-    if "batch" in (before, now):
-        raise InputError(
-            f"--run_dir={job.run.run_dir} was begun on {old['num_replicas']} replicas and this job "
-            f"has {num_replicas}, but --norm=batch takes its statistics from each replica's part "
-            f"of the batch; resume it on as many, or {remedy}."
-        )
-
-
-WHOLE_BATCH = "sync_batch"
-
-
-def _statistics(norm: str, num_replicas: int) -> str:
-    """Returns a norm by what it computes: `batch` on one replica is `sync_batch` on several."""
-    alone = norm == "batch" and num_replicas == 1
-    return WHOLE_BATCH if alone or norm == "auto" else norm
-
-
-def _old_statistics(old: dict[str, Any]) -> str:
-    return _statistics(old["settings"]["norm"], old["num_replicas"])
-
-
-def fingerprint(
-    job: config.Job,
-    data_fingerprint: str,
-    num_replicas: int = 1,
-    origin: dict[str, Any] | None = None,
-) -> str:
-    """Returns a checksum of all that changes the result.
-
-    Args:
-        job: the settings.
-        data_fingerprint: of the data.
-        num_replicas: on which the run begins.
-        origin: of its first weights, see `transfer.describe`; None if they are drawn.
-    """
-    settings = config.identifying(job)
-    if origin is not None:
-        settings["init_from"] = origin["weights"]
-    settings["norm"] = _statistics(job.model.norm, num_replicas)
-    text = json_text.dumps({"data": data_fingerprint, **settings}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+                logging.warning("%s cannot be written: %s", NAME, error)
 
 
 def _git_revision() -> str | None:

@@ -8,19 +8,19 @@ import keras
 from absl import logging
 
 from trainer import config, json_text
-from trainer.checkpointing import best_weights, checkpoint
+from trainer.checkpointing import best_weights, checkpoint, run_metadata
 from trainer.errors import InputError
 
 FLAG = "init_from"
 
 
 def describe(run_dir: str) -> dict[str, Any]:
-    """Returns what a run's passport records of the one whose weights it begins with.
+    """Returns what run.json records of the run whose weights it begins with.
 
     Raises:
         InputError: if the folder holds no run with best weights.
     """
-    run = best_weights.read_run(run_dir, FLAG)
+    run = run_metadata.read(run_dir, FLAG)
     folder = os.path.join(run_dir, "best")
     steps = checkpoint.Checkpoints(folder, {}).steps()
     commit = checkpoint.read_commit(os.path.join(folder, f"{steps[-1]:08d}")) if steps else None
@@ -36,13 +36,13 @@ def describe(run_dir: str) -> dict[str, Any]:
 
 
 def origin(run: config.Run, old: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Returns whose weights a run begins or began with, as `describe`; None of random ones.
+    """Returns whose weights a run begins or began with, as `describe`; None where they are random.
 
     A run that resumes does not need them, and its flag may be left out.
 
     Args:
         run: the settings.
-        old: the passport of the run that resumes; None if it begins.
+        old: the content of its run.json where it resumes; None if it begins.
 
     Raises:
         InputError: if there are no such weights, or a run that resumes began with others.
@@ -79,7 +79,7 @@ def begin(model: keras.Model, origin: dict[str, Any], job: config.Job) -> None:
         InputError: if the weights are no longer those described, or none fits.
     """
     run_dir = origin["run_dir"]
-    run = best_weights.read_run(run_dir, FLAG)
+    run = run_metadata.read(run_dir, FLAG)
     source, step = best_weights.best_model(run_dir, run, FLAG)
     if describe(run_dir)["weights"] != origin["weights"] or step != origin["step"]:
         raise InputError(

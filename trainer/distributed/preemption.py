@@ -32,6 +32,17 @@ class Request:
         """Seconds since then."""
         return time.monotonic() - self._time
 
+    def stopped(self, step: int) -> StoppedError:
+        """Returns what to raise once the state of a step is saved, here or on another worker."""
+        if not self:
+            return StoppedError(
+                f"Stopped at step {step}, as another worker was asked to; the checkpoint is whole."
+            )
+        return StoppedError(
+            f"Stopped by {self.name} at step {step}; the checkpoint was whole "
+            f"{self.age_seconds:.1f} s after the signal. The same command resumes."
+        )
+
     def _receive(self, number: int, frame: types.FrameType | None) -> None:
         if self and number == signal.SIGINT:  # the second: at once
             signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -18,7 +18,7 @@ import tensorflow as tf
 from absl import logging
 
 from trainer import config, json_text, text_table
-from trainer.checkpointing import best_weights, checkpoint
+from trainer.checkpointing import best_weights, checkpoint, run_metadata
 from trainer.data import demo
 from trainer.data.dataset import integrity, schema
 from trainer.data.input import pipeline, read_errors
@@ -474,7 +474,7 @@ def evaluate_run(settings: config.Evaluate) -> None:
         InputError: the run, the data and the settings do not go together, or the folder to write
             cannot be written or holds files of others.
     """
-    run = best_weights.read_run(settings.run_dir)
+    run = run_metadata.read(settings.run_dir)
     job = config.from_dict(config.Job, run["settings"])
     data_dir = settings.data_dir or job.data.data_dir or demo.folder()
     manifest = schema.read_manifest(data_dir)

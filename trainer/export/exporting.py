@@ -10,7 +10,7 @@ import tensorflow as tf
 from absl import logging
 
 from trainer import config
-from trainer.checkpointing import best_weights
+from trainer.checkpointing import best_weights, run_metadata
 from trainer.data import demo
 from trainer.data.dataset import schema
 from trainer.data.input import normalization, pipeline
@@ -30,9 +30,9 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
         lite.check_installed()
     if settings.onnx:
         onnx_model.check_installed()
-    run = best_weights.read_run(settings.run_dir)
+    run = run_metadata.read(settings.run_dir)
     job = config.from_dict(config.Job, run["settings"])
-    data = best_weights.data_of(run)
+    data = run_metadata.data_of(run)
     keras.mixed_precision.set_global_policy("float32")  # a job that trained may have another
     model, step = best_weights.best_model(settings.run_dir, run)
     stride = 2**job.model.depth

@@ -60,8 +60,8 @@ def write(
 
     Args:
         run_dir: the run folder, whose evaluation is quoted where there is one.
-        run: its passport.
-        data: what the passport says of the data.
+        run: the content of its run.json.
+        data: what run.json says of the data.
         described: what signature.json says.
     """
     settings = run["settings"]

@@ -17,7 +17,6 @@ from tensorboard.plugins.scalar import summary_v2 as scalar
 
 from trainer import json_text
 from trainer.distributed import vertex
-from trainer.errors import InputError
 from trainer.monitoring import scalars as names
 from trainer.monitoring.terminal import Terminal
 from trainer.storage import files
@@ -261,17 +260,6 @@ class Journal:
         if self._scratch:
             return os.path.join(self._scratch.name, f"{self._rotations}-{split}")
         return os.path.join(self.tensorboard_dir, split)
-
-
-def check_unused(run_dir: str) -> None:
-    """Raises InputError if a folder that no run has begun in has what a run would replace."""
-    for name in (METRICS, "evaluation"):
-        path = os.path.join(run_dir, name)
-        if files.exists(path):
-            raise InputError(
-                f"{path} is there, and no run.json that says whose it is; move it away, or name "
-                "another --run_dir."
-            )
 
 
 def _drop_after(path: str, step: int, evaluated_step: int) -> tuple[list[str], int]:

@@ -17,28 +17,20 @@ class Trace:
         Args:
             steps: the first and last step, counted from 1; none if None.
             reporter: whose TensorBoard folder takes the trace.
-            chief: whether this worker traces; others only stop where it does, for workers meet
-                between two calls of the loop.
+            chief: whether this worker traces.
         """
         self._steps = steps
         self._reporter = reporter
         self._chief = chief
         self._runs = False
 
-    def begin(self, step: int, stop: int) -> int:
-        """Begins the trace if its first step is next; returns where to stop, at the latest `stop`.
-
-        Each traced step is a call of the loop of its own: the profile tab counts calls as steps.
-        """
-        if self._steps is None or step >= self._steps[1]:
-            return stop
-        first = self._steps[0]
-        if step < first - 1:
-            return min(stop, first - 1)
+    def begin(self, step: int) -> None:
+        """Begins the trace after `step` steps, if its first or a later one of its steps is next."""
+        if self._steps is None or not self._steps[0] <= step + 1 <= self._steps[1]:
+            return
         if self._chief and not self._runs:
             tf.profiler.experimental.start(self._reporter.attachments())
             self._runs = True
-        return step + 1
 
     def marked(self, step: int) -> contextlib.AbstractContextManager[object]:
         """Marks what is done within as a step, if it is traced."""

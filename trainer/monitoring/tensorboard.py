@@ -42,11 +42,11 @@ def write_start(
     batch: Mapping[str, np.ndarray],
     classes: Sequence[str],
 ) -> None:
-    """Writes what is known before the first step: settings, passport, network, training batch.
+    """Writes what is known before the first step: settings, run.json, network, training batch.
 
     Args:
         job: the settings.
-        run: the passport.
+        run: the content of run.json.
         model: the network.
         batch: examples of the first training batch, see `pipeline.training_stream`.
         classes: names.
@@ -61,7 +61,7 @@ def write_start(
     _write_proto(_experiment(settings, changed or LOOKED_AT))
     _write_proto(hparams.session_start_pb(settings, group_name=job.run.run_dir))
     tf.summary.text("command", textwrap.indent(shlex.join(run["command"]), "    "))
-    tf.summary.text("passport", _table(run))
+    tf.summary.text("run.json", _table(run))
     tf.summary.graph(graph.of_layers(model))
     image(
         "training_batch",
@@ -189,7 +189,7 @@ def _experiment(settings: Mapping[str, Any], first: Collection[str]) -> Any:
 
 
 def _table(run: Mapping[str, Any]) -> str:
-    """Returns the passport as a table in Markdown."""
+    """Returns run.json as a table in Markdown."""
     rows = [("setting", "value"), ("---", "---")]
     for name, value in run.items():
         parts = value.items() if isinstance(value, dict) else [("", value)]

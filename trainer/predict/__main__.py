@@ -1,7 +1,7 @@
 """Entry point of prediction: `python -m trainer.predict --help`."""
 
 from trainer import cli, config
-from trainer.checkpointing import facts
+from trainer.checkpointing import run_metadata
 from trainer.storage import files
 
 
@@ -10,7 +10,7 @@ def main(settings: config.Predict) -> None:
     with cli.importing():
         from trainer.predict import predict_images
 
-    files.register_stores(*facts.folders(settings.run_dir), settings.images, settings.output)
+    files.register_stores(*run_metadata.folders(settings.run_dir), settings.images, settings.output)
     predict_images.predict(settings)
 
 

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from trainer import config, models
-from trainer.checkpointing import best_weights
+from trainer.checkpointing import best_weights, run_metadata
 from trainer.data.input import normalization
 from trainer.errors import InputError
 from trainer.evaluate import sliding_window, symmetries
@@ -53,8 +53,8 @@ class Ensemble:
         Raises:
             InputError: if a folder holds no run, or the runs have not the same kind of data.
         """
-        runs = [best_weights.read_run(run_dir) for run_dir in run_dirs]
-        data = [best_weights.data_of(run) for run in runs]
+        runs = [run_metadata.read(run_dir) for run_dir in run_dirs]
+        data = [run_metadata.data_of(run) for run in runs]
         _check_alike(run_dirs, runs, data)
         self.channels: int = runs[0]["channels"]
         self.dtype: str = data[0]["dtype"]

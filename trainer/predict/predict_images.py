@@ -18,7 +18,7 @@ import tqdm
 from absl import logging
 
 from trainer import config
-from trainer.checkpointing import facts
+from trainer.checkpointing import run_metadata
 from trainer.data.formats import discovery, reading
 from trainer.distributed import strategies
 from trainer.errors import InputError
@@ -205,7 +205,7 @@ def _check(settings: config.Predict) -> list[str]:
         raise InputError(f"--output={settings.output} is a file; name a folder.")
     if settings.instances:
         instances.check_installed()
-    return facts.folders(settings.run_dir)
+    return run_metadata.folders(settings.run_dir)
 
 
 def _check_place(

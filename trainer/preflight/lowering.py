@@ -5,14 +5,14 @@ import dataclasses
 import keras
 import numpy as np
 
-from trainer import config, loop
+from trainer import config
 from trainer.data import demo
 from trainer.data.dataset import schema
 from trainer.distributed import strategies
 from trainer.models import build, norms, packing
 from trainer.preflight import arithmetic
 from trainer.preflight.accelerators import Accelerator, Gpu
-from trainer.training import losses, train_step
+from trainer.training import losses, optimizers, train_step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,11 +62,11 @@ def lower(job: config.Job, accelerator: Accelerator, batch_size: int, num_replic
     model = build.build_model(job.model, manifest.channels, manifest.num_classes, num_replicas)
     average = keras.models.clone_model(model) if job.optimization.ema else None
     total_steps = job.optimization.total_steps(split.examples, job.data.batch_size)
-    descent = loop.build_optimizer(job.optimization, total_steps, precision)
-    descent.build(model.trainable_variables)
+    optimizer = optimizers.optimizer_of(job.optimization, total_steps, precision)
+    optimizer.build(model.trainable_variables)
     step = train_step.step_of_one_replica(
         model,
-        descent,
+        optimizer,
         losses.LOSSES[job.optimization.loss],
         losses.class_weights(job.optimization.class_weights, split.pixels),
         clip_norm=job.optimization.clip_norm,
@@ -89,7 +89,7 @@ def lower(job: config.Job, accelerator: Accelerator, batch_size: int, num_replic
         num_examples=split.examples,
         sizes={
             "weights": _size(model.variables),
-            "optimizer": _size(descent.variables),
+            "optimizer": _size(optimizer.variables),
             "average": _size(average.variables) if average else 0,
             "batch": sum(int(np.prod(spec.shape)) * spec.dtype.size for spec in specs),
         },

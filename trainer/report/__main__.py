@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from absl import logging
 
 from trainer import cli, config
-from trainer.checkpointing import facts
+from trainer.checkpointing import run_metadata
 from trainer.errors import InputError
 from trainer.report import page, runs
 from trainer.storage import files
@@ -15,7 +15,7 @@ from trainer.storage import files
 
 def main(settings: config.Report) -> None:
     """Writes the page."""
-    folders = [folder.rstrip("/") for folder in facts.folders(settings.runs)]
+    folders = [folder.rstrip("/") for folder in run_metadata.folders(settings.runs)]
     if not folders:
         raise InputError("No run folder is named; write python -m trainer.report RUN [RUN …].")
     files.register_stores(*folders, settings.output)

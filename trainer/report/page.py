@@ -42,7 +42,7 @@ def draw(runs: Sequence[Run]) -> str:
 
 def _runs(runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
     """Returns heads and rows of the table of runs, with the settings in which they differ."""
-    settings = [run.passport["settings"] for run in runs]
+    settings = [run.metadata["settings"] for run in runs]
     names = [name for name in settings[0] if any(name in entry for entry in settings)]
     differing = [
         name
@@ -66,14 +66,14 @@ def _row(run: Run) -> dict[str, str]:
     loss = run.curve("train", "loss")
     step = loss[-1][0] if loss else 0
     return {
-        "state": run.passport["exit_reason"] or "not ended",
-        "step": f"{step:g} of {run.passport['total_steps']}",
+        "state": run.metadata["exit_reason"] or "not ended",
+        "step": f"{step:g} of {run.metadata['total_steps']}",
         "best val Dice": f"{best[1]:.4f} at step {best[0]:g}" if best else "–",
         "evaluated": run.split or "–",
         "Dice": _score(run.summary.get("dice")),
         "IoU": _score(run.summary.get("iou")),
         "images/s": f"{sum(speed) / len(speed):.1f}" if speed else "–",
-        "devices": f"{run.passport['num_replicas']} × {run.passport['precision']}",
+        "devices": f"{run.metadata['num_replicas']} × {run.metadata['precision']}",
     }
 
 
@@ -125,8 +125,8 @@ def _details(run: Run, colour: str) -> dict[str, Any]:
             kind: [(name, base64.b64encode(png).decode()) for name, png in pictures]
             for kind, pictures in run.pictures.items()
         },
-        "command": shlex.join(run.passport["command"]),
-        "passport": json_text.dumps(run.passport, indent=1, ensure_ascii=False),
+        "command": shlex.join(run.metadata["command"]),
+        "metadata": json_text.dumps(run.metadata, indent=1, ensure_ascii=False),
     }
 
 

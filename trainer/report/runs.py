@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainer.checkpointing import facts
+from trainer.checkpointing import run_metadata
 from trainer.errors import InputError
 from trainer.storage import files
 
@@ -26,7 +26,7 @@ class Run:
 
     Attributes:
         folder: its name.
-        passport: run.json.
+        metadata: the content of run.json.
         lines: of metrics.jsonl.
         split: that was evaluated; empty if none was.
         summary: of that evaluation.
@@ -34,7 +34,7 @@ class Run:
     """
 
     folder: str
-    passport: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     lines: Sequence[Mapping[str, Any]]
     split: str
     summary: Mapping[str, Any]
@@ -55,9 +55,11 @@ def read(folder: str, num_cases: int) -> Run:
     Raises:
         InputError: the folder holds no run, or its files are damaged.
     """
-    passport = facts.read(folder)
-    if passport is None:
-        raise InputError(f"{folder} has no {facts.NAME}; name a folder that trainer.task wrote.")
+    metadata = run_metadata.find(folder)
+    if metadata is None:
+        raise InputError(
+            f"{folder} has no {run_metadata.NAME}; name a folder that trainer.task wrote."
+        )
     path = os.path.join(folder, "metrics.jsonl")
     text = files.read_text(path) if files.exists(path) else ""
     complete = text[: text.rfind("\n") + 1]  # a running job may be writing the last line
@@ -67,8 +69,8 @@ def read(folder: str, num_cases: int) -> Run:
         path = os.path.join(evaluation, "summary.json")
         if files.exists(path):
             pictures = {k: _pictures(evaluation, k, num_cases) for k in ("worst", "best")}
-            return Run(folder, passport, lines, split, _summary(path), pictures)
-    return Run(folder, passport, lines, "", {}, {})
+            return Run(folder, metadata, lines, split, _summary(path), pictures)
+    return Run(folder, metadata, lines, "", {}, {})
 
 
 def _line(path: str, text: str) -> dict[str, Any]:

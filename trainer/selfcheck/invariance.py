@@ -16,16 +16,17 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import config, json_text, loop, models, text_table
+from trainer import config, json_text, models, text_table
 from trainer.data.dataset import schema
 from trainer.data.input import pipeline
+from trainer.data.input.training_batches import TrainingBatches
 from trainer.distributed import strategies
 from trainer.errors import InputError
 from trainer.evaluate import evaluator
 from trainer.models import build
 from trainer.predict import prefetch
 from trainer.storage import files
-from trainer.training import losses, train_step
+from trainer.training import losses, optimizers, train_step
 
 NUM_STEPS = 10
 
@@ -185,10 +186,12 @@ def open_sides(strategy: tf.distribute.Strategy, job: config.Job) -> tuple[Side,
 
 
 def open_side(strategy: tf.distribute.Strategy, job: config.Job) -> Side:
-    """Opens the batches of `job`; each case goes on where the one before it ended."""
+    """Opens the batches of `job`; each case begins where the one before it ended."""
     manifest = schema.read_manifest(job.data.data_dir)
     streams = pipeline.num_streams(manifest.splits["train"], strategies.worker_of(strategy)[1])
-    batches, _ = loop.open_stream(job, strategy, job.data.data_dir, manifest, streams, 0)
+    batches = TrainingBatches(
+        job.data, strategy, job.data.data_dir, manifest, seed=job.run.seed, num_streams=streams
+    )
     return Side(strategy, iter(batches))
 
 
@@ -244,14 +247,14 @@ def _train(
     with strategy.scope():
         model = build.build_model(job.model, manifest.channels, manifest.num_classes, num_replicas)
         models.draw_weights(model, job.run.seed)
-        descent = loop.build_optimizer(job.optimization, NUM_STEPS, job.device.precision)
-        descent.build(model.trainable_variables)
+        optimizer = optimizers.optimizer_of(job.optimization, NUM_STEPS, job.device.precision)
+        optimizer.build(model.trainable_variables)
     pixels = manifest.splits["train"].pixels
     synchronized = job.model.norm == "auto" and num_replicas > 1
     advance = train_step.train_loop(
         strategy,
         model,
-        descent,
+        optimizer,
         losses.LOSSES[job.optimization.loss],
         losses.class_weights(job.optimization.class_weights, pixels),
         clip_norm=job.optimization.clip_norm,

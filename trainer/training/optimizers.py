@@ -5,6 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
+from trainer import config
 from trainer.errors import InputError
 
 # From 1 at progress 0 to where the schedule ends at progress 1.
@@ -129,6 +130,26 @@ def build_optimizer(name, schedule, weight_decay=0.0, momentum=0.9):
     # What Keras calls the shift and scale of its normalisations, and biases.
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     return optimizer
+
+
+def optimizer_of(
+    settings: config.Optimization, total_steps: int, precision: str
+) -> keras.optimizers.Optimizer:
+    """Builds the optimizer of the settings with its schedule, and loss scaling for float16.
+
+    Args:
+        settings: its rate is the highest of the schedule, whatever the batch.
+        total_steps: of the run.
+        precision: that the layers compute in.
+    """
+    schedule = build_schedule(
+        settings.schedule, settings.learning_rate, total_steps, settings.warmup_steps
+    )
+    decay = settings.weight_decay
+    if decay is None:
+        decay = 1e-4 if settings.optimizer == "adamw" else 0.0
+    optimizer = build_optimizer(settings.optimizer, schedule, decay, settings.momentum)
+    return keras.optimizers.LossScaleOptimizer(optimizer) if precision == "float16" else optimizer
 
 
 def _check_choice(argument, value, choices):

@@ -1,0 +1,184 @@
+"""Whether a run may be begun or resumed, and what is chosen for it."""
+
+import pytest
+
+from tests.devices import strategy_of
+from trainer import config
+from trainer.checkpointing import open_run, run_metadata
+from trainer.data.dataset import schema
+from trainer.distributed import strategies
+from trainer.errors import InputError
+
+
+def describe(job=None, **found):
+    return run_metadata.describe(
+        job or config.Job(), strategy_of(1), data_fingerprint="abc", **found
+    )
+
+
+def test_the_same_settings_resume_a_run():
+    open_run.check_same_run(describe(), config.Job(), "abc")
+
+
+def test_other_settings_are_refused_and_listed():
+    job = config.Job(data=config.Data(crop=64), model=config.Model(filters=8))
+    with pytest.raises(InputError) as error:
+        open_run.check_same_run(describe(), job, "abc")
+    assert str(error.value) == (
+        "--run_dir=runs/demo holds a run with other settings: --crop=64 (was 256), "
+        "--filters=8 (was 16); give the same flags to resume it, or another --run_dir."
+    )
+
+
+def described(norm, num_replicas, **model):
+    job = config.Job(model=config.Model(norm=norm, **model))
+    return {**describe(job), "num_replicas": num_replicas}, job
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (("auto", 1), ("auto", 2)),
+        (("auto", 4), ("auto", 1)),
+        (("auto", 2), ("batch", 1)),
+        (("batch", 1), ("auto", 2)),
+        (("batch", 1), ("sync_batch", 4)),
+        (("sync_batch", 2), ("auto", 4)),
+        (("group", 1), ("group", 2)),
+        (("batch", 2), ("batch", 2)),
+    ],
+)
+def test_a_run_resumes_wherever_its_norm_computes_the_same(before, now):
+    (old, begun), (_, job) = described(*before), described(*now)
+    assert refusal(old, job, now[1]) is None
+    prints = (open_run.fingerprint(job, "abc", n) for job, n in ((begun, before[1]), (job, now[1])))
+    assert len(set(prints)) == 1
+
+
+def refusal(old, job, num_replicas):
+    try:
+        open_run.check_same_run(old, job, "abc", num_replicas)
+        open_run.check_same_replicas(old, job, num_replicas)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "message"),
+    [
+        (
+            ("batch", 1),
+            ("batch", 2),
+            "--run_dir=runs/demo was begun on 1 replicas and this job has 2, but --norm=batch "
+            "takes its statistics from each replica's part of the batch; resume it on as many, "
+            "or resume it with --norm=auto, whose statistics are the whole batch's on any number.",
+        ),
+        (
+            ("batch", 2),
+            ("batch", 1),
+            "--run_dir=runs/demo was begun on 2 replicas and this job has 1, but --norm=batch "
+            "takes its statistics from each replica's part of the batch; resume it on as many, "
+            "or begin a run with --norm=auto, group or instance, which any number may resume.",
+        ),
+        (
+            ("auto", 2),
+            ("batch", 2),
+            "--run_dir=runs/demo holds a run with other settings: --norm=batch (was auto); give "
+            "the same flags to resume it, or another --run_dir.",
+        ),
+        (
+            ("batch", 1),
+            ("group", 1),
+            "--run_dir=runs/demo holds a run with other settings: --norm=group (was batch); give "
+            "the same flags to resume it, or another --run_dir.",
+        ),
+    ],
+)
+def test_a_run_does_not_resume_where_its_norm_computes_something_else(before, now, message):
+    (old, _), (_, job) = described(*before), described(*now)
+    assert refusal(old, job, now[1]) == message
+
+
+def test_a_run_with_dropout_resumes_on_any_number_of_replicas():
+    old, job = described("auto", 2, dropout=0.1)
+    assert refusal(old, job, 2) is None
+    assert refusal(old, job, 4) is None
+
+
+def test_the_weights_that_a_run_begins_with_are_part_of_its_fingerprint():
+    prints = {
+        open_run.fingerprint(config.Job(), "abc", 1, origin)
+        for origin in (None, {"weights": "a"}, {"weights": "b"})
+    }
+    assert len(prints) == 3
+
+
+def test_fewer_steps_than_before_are_refused_and_more_are_not():
+    open_run.check_length(describe(total_steps=100), config.Job(), 100)
+    open_run.check_length(describe(total_steps=100), config.Job(), 101)
+    with pytest.raises(InputError) as error:
+        open_run.check_length(describe(total_steps=100), config.Job(), 99)
+    assert str(error.value) == (
+        "--run_dir=runs/demo holds a run of 100 steps, and this is one of 99; give --steps=100 to "
+        "resume it, more to train it on, or another --run_dir."
+    )
+
+
+def test_other_data_are_refused():
+    with pytest.raises(InputError, match="has fingerprint xyz, the run's had abc; name the same"):
+        open_run.check_same_run(describe(), config.Job(), "xyz")
+
+
+def write_commit(run_dir, kind="checkpoints"):
+    folder = run_dir / kind / "00000004"
+    folder.mkdir(parents=True)
+    (folder / "commit.json").write_text("{}")
+
+
+@pytest.mark.parametrize("kind", ["checkpoints", "best"])
+def test_settings_bind_only_a_run_that_has_weights(data_dir, tmp_path, kind):
+    manifest = schema.read_manifest(str(data_dir))
+    settings = {"data_dir": str(data_dir), "run_dir": str(tmp_path), "precision": "float32"}
+    settings["jit_compile"] = "false"
+    wrong = config.from_dict(config.Job, {**settings, "learning_rate": 1e9})
+    run_metadata.write(str(tmp_path), open_run.open_run(wrong, strategy_of(1), manifest))
+    job = config.from_dict(config.Job, settings)
+    assert open_run.open_run(job, strategy_of(1), manifest)["settings"]["learning_rate"] == 1e-3
+    write_commit(tmp_path, kind)
+    with pytest.raises(InputError, match=r"other settings: --learning_rate=0.001 \(was 1000000000"):
+        open_run.open_run(job, strategy_of(1), manifest)
+    (tmp_path / "run.json").write_text('{"settings": {}}')
+    with pytest.raises(InputError, match="does not describe a run"):
+        open_run.open_run(job, strategy_of(1), manifest)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "evaluation/test/summary.json"])
+def test_a_folder_with_results_of_another_program_is_no_run_folder(data_dir, tmp_path, name):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    theirs = tmp_path / name.split("/")[0]
+    (tmp_path / name).write_text('{"step": 3, "loss": 0.1}\n')
+    settings = {"data_dir": str(data_dir), "run_dir": str(tmp_path), "precision": "float32"}
+    job = config.from_dict(config.Job, {**settings, "jit_compile": "false"})
+    manifest = schema.read_manifest(str(data_dir))
+    with pytest.raises(InputError) as error:
+        open_run.open_run(job, strategy_of(1), manifest)
+    assert str(error.value) == (
+        f"{theirs} is there, and no run.json that says whose it is; move it away, or name another "
+        "--run_dir."
+    )
+
+
+def test_a_run_does_not_resume_on_workers_that_do_not_divide_its_streams(
+    data_dir, tmp_path, monkeypatch
+):
+    settings = {"data_dir": str(data_dir), "run_dir": str(tmp_path), "precision": "float32"}
+    job = config.from_dict(config.Job, {**settings, "jit_compile": "false"})
+    manifest = schema.read_manifest(str(data_dir))
+    begun = open_run.open_run(job, strategy_of(1), manifest)
+    run_metadata.write(str(tmp_path), {**begun, "streams": 1})
+    write_commit(tmp_path)
+    assert open_run.open_run(job, strategy_of(1), manifest)["streams"] == 1
+    monkeypatch.setattr(strategies, "num_input_hosts", lambda strategy: 2)
+    with pytest.raises(InputError, match="2 workers do not divide the 1 input streams"):
+        open_run.open_run(job, strategy_of(1), manifest)

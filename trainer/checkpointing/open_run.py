@@ -1,0 +1,213 @@
+"""Whether a job may begin or resume the run of its run folder, and with which choices."""
+
+import hashlib
+import os
+from typing import Any
+
+import tensorflow as tf
+from absl import logging
+
+from trainer import config, json_text
+from trainer.checkpointing import checkpoint, run_metadata, transfer
+from trainer.data.dataset import schema
+from trainer.data.input import pipeline
+from trainer.distributed import strategies
+from trainer.errors import InputError
+from trainer.models import norms
+from trainer.storage import files
+from trainer.training import optimizers
+
+EVALUATIONS = 10  # in a run, where --eval_every is unset
+WHOLE_BATCH = "sync_batch"
+
+
+def open_run(
+    job: config.Job, strategy: tf.distribute.Strategy, manifest: schema.Manifest
+) -> dict[str, Any]:
+    """Returns the content of run.json: new or, where the run resumes, as its start chose.
+
+    Raises:
+        InputError: the devices do not divide the batch, there is no val split, or the run folder
+            holds another run.
+    """
+    num_replicas, train_split = strategy.num_replicas_in_sync, manifest.splits["train"]
+    _check_job(job, num_replicas, manifest)
+    data_fingerprint = schema.fingerprint(manifest)
+    old = _find_begun(job.run.run_dir)
+    total_steps = job.optimization.total_steps(train_split.examples, job.data.batch_size)
+    if old:
+        check_same_run(old, job, data_fingerprint, num_replicas)
+        check_length(old, job, total_steps)
+        check_same_replicas(old, job, num_replicas)
+    origin = transfer.origin(job.run, old)
+    chosen = old or {}
+    norm = norms.choose(job.model.norm, num_replicas)
+    precision, jit_compile = _choose_arithmetic(job, strategy, chosen, norm)
+    return run_metadata.describe(
+        job,
+        strategy,
+        channels=manifest.channels,
+        classes=[entry.name for entry in manifest.classes],
+        data=run_metadata.describe_data(manifest),
+        data_fingerprint=data_fingerprint,
+        # Of a run that is the same, though another release may compute another fingerprint.
+        fingerprint=chosen.get("fingerprint")
+        or fingerprint(job, data_fingerprint, num_replicas, origin),
+        init_from=origin,
+        streams=pipeline.num_streams(
+            train_split,
+            strategies.num_input_hosts(strategy),
+            chosen.get("streams") or job.data.streams,
+        ),
+        begun_with_steps=chosen.get("begun_with_steps", chosen.get("total_steps", total_steps)),
+        total_steps=total_steps,
+        eval_every=job.run.eval_every
+        or chosen.get("eval_every")  # also where the run has more steps now
+        or max(1, total_steps // EVALUATIONS),
+        peak_learning_rate=optimizers.scale_rate(
+            job.optimization.lr_scaling,
+            job.optimization.learning_rate,
+            job.data.batch_size,
+            job.optimization.lr_reference_batch,
+        ),
+        norm=norm,
+        precision=precision,
+        jit_compile=jit_compile,
+    )
+
+
+def _check_job(job: config.Job, num_replicas: int, manifest: schema.Manifest) -> None:
+    """Raises InputError where settings, devices and data do not go together."""
+    parts = num_replicas * job.optimization.accumulate_steps
+    if job.data.batch_size % parts:
+        raise InputError(
+            f"--batch_size={job.data.batch_size} does not divide among {num_replicas} replicas × "
+            f"--accumulate_steps={job.optimization.accumulate_steps}; use a multiple of {parts}."
+        )
+    if "val" not in manifest.splits:
+        raise InputError(
+            f"--data_dir={job.data.data_dir} has no val split, which picks the best checkpoint; "
+            "prepare the data with one."
+        )
+
+
+def _find_begun(run_dir: str) -> dict[str, Any] | None:
+    """Returns the run.json of a run that has checkpoints; None where there is nothing to resume.
+
+    Raises:
+        InputError: if the folder holds results of no run, which a run would replace.
+    """
+    old = run_metadata.find(run_dir)
+    kinds = (os.path.join(run_dir, name) for name in ("checkpoints", "best"))
+    begun = any(checkpoint.Checkpoints(folder, {}).steps() for folder in kinds)
+    if not (old or begun):
+        for name in ("metrics.jsonl", "evaluation"):
+            path = os.path.join(run_dir, name)
+            if files.exists(path):
+                raise InputError(
+                    f"{path} is there, and no run.json that says whose it is; move it away, or "
+                    "name another --run_dir."
+                )
+    return old if begun else None
+
+
+def _choose_arithmetic(
+    job: config.Job, strategy: tf.distribute.Strategy, chosen: dict[str, Any], norm: str
+) -> tuple[str, bool]:
+    """Returns (precision, whether XLA compiles); where a flag is auto, what the run began with."""
+    synchronized = norm == "sync_batch" and strategy.num_replicas_in_sync > 1
+    precision, jit_compile = job.device.precision, job.device.jit_compile
+    if precision == "auto":
+        precision = chosen.get("precision", "auto")
+    if jit_compile == "auto" and not synchronized:  # it may have begun on one replica, with XLA
+        jit_compile = str(chosen.get("jit_compile", "auto")).lower()
+    precision, use_jit = strategies.choose_arithmetic(
+        precision,
+        jit_compile,
+        strategy,
+        deterministic=job.device.deterministic,
+        synchronized=synchronized,
+    )
+    before = chosen.get("precision", precision)
+    if before != precision:
+        logging.info("The run began in %s and resumes in %s.", before, precision)
+    return precision, use_jit
+
+
+def check_same_run(
+    old: dict[str, Any], job: config.Job, data_fingerprint: str, num_replicas: int = 1
+) -> None:
+    """Raises InputError unless `job` on that data resumes the run of `old`, its run.json."""
+    settings = dict(old["settings"])
+    if _old_statistics(old) == _statistics(job.model.norm, num_replicas):
+        settings["norm"] = job.model.norm  # another name of the same function
+    changes = config.differences(settings, job)
+    if changes:
+        raise InputError(
+            f"--run_dir={job.run.run_dir} holds a run with other settings: {', '.join(changes)}; "
+            "give the same flags to resume it, or another --run_dir."
+        )
+    if old["data_fingerprint"] != data_fingerprint:
+        raise InputError(
+            f"--run_dir={job.run.run_dir} holds a run on other data: the manifest of "
+            f"--data_dir={job.data.data_dir} has fingerprint {data_fingerprint[:12]}, the run's "
+            f"had {old['data_fingerprint'][:12]}; name the same data, or another --run_dir."
+        )
+
+
+def check_length(old: dict[str, Any], job: config.Job, total_steps: int) -> None:
+    """Raises InputError if `job` has fewer steps than the run of `old` was to have."""
+    if total_steps < old["total_steps"]:
+        raise InputError(
+            f"--run_dir={job.run.run_dir} holds a run of {old['total_steps']} steps, and this is "
+            f"one of {total_steps}; give --steps={old['total_steps']} to resume it, more to train "
+            "it on, or another --run_dir."
+        )
+
+
+def check_same_replicas(old: dict[str, Any], job: config.Job, num_replicas: int) -> None:
+    """Raises InputError if another number of replicas would make it another run."""
+    if old["num_replicas"] == num_replicas:
+        return
+    before, now = _old_statistics(old), _statistics(job.model.norm, num_replicas)
+    remedy = "begin a run with --norm=auto, group or instance, which any number may resume"
+    if before == WHOLE_BATCH:
+        remedy = "resume it with --norm=auto, whose statistics are the whole batch's on any number"
+    if "batch" in (before, now):
+        raise InputError(
+            f"--run_dir={job.run.run_dir} was begun on {old['num_replicas']} replicas and this job "
+            f"has {num_replicas}, but --norm=batch takes its statistics from each replica's part "
+            f"of the batch; resume it on as many, or {remedy}."
+        )
+
+
+def _statistics(norm: str, num_replicas: int) -> str:
+    """Returns a norm by what it computes: `batch` on one replica is `sync_batch` on several."""
+    alone = norm == "batch" and num_replicas == 1
+    return WHOLE_BATCH if alone or norm == "auto" else norm
+
+
+def _old_statistics(old: dict[str, Any]) -> str:
+    return _statistics(old["settings"]["norm"], old["num_replicas"])
+
+
+def fingerprint(
+    job: config.Job,
+    data_fingerprint: str,
+    num_replicas: int = 1,
+    origin: dict[str, Any] | None = None,
+) -> str:
+    """Returns a checksum of all that changes the result.
+
+    Args:
+        job: the settings.
+        data_fingerprint: of the data.
+        num_replicas: on which the run begins.
+        origin: of its first weights, see `transfer.describe`; None if they are random.
+    """
+    settings = config.identifying(job)
+    if origin is not None:
+        settings["init_from"] = origin["weights"]
+    settings["norm"] = _statistics(job.model.norm, num_replicas)
+    text = json_text.dumps({"data": data_fingerprint, **settings}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
