@@ -87,7 +87,10 @@ def open_session(job: config.Job) -> Iterator[Session]:
         lock.held(job.run.run_dir, job.run.lease_seconds, chief) as run_lock,
     ):
         metadata = open_run(job, strategy, manifest)
-        with run_metadata.ending(job.run.run_dir, metadata, chief) as ending, heartbeat.translate_errors():
+        with (
+            run_metadata.ending(job.run.run_dir, metadata, chief) as ending,
+            heartbeat.translate_errors(),
+        ):
             manifest, metadata["unreadable_records"] = _check_data(
                 job, strategy, data_dir, manifest
             )
