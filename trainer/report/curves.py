@@ -1,10 +1,12 @@
-"""Curves as SVG, drawn by hand: a few kilobytes, sharp at any size, and no script."""
+"""Curves as SVG, from the template beside this module: small, sharp at any size, and no script."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
+
+from trainer.report import templates
 
 Points = Sequence[tuple[float, float]]
 
@@ -42,8 +44,7 @@ def draw(title: str, lines: Mapping[str, Line]) -> Markup:
     if not points:
         return Markup("")
     named = list(finite)[: (HEIGHT - TOP - BOTTOM) // LABEL_HEIGHT + 1]
-    labels = {name: cut(name) for name in named}
-    right = WIDTH - RIGHT - round(LETTER * max(map(len, labels.values())))
+    right = WIDTH - RIGHT - round(LETTER * max(len(cut(name)) for name in named))
     across = ticks(0, max(x for x, _ in points))
     up = ticks(min(y for _, y in points), max(y for _, y in points))
     x_scale = (right - LEFT) / ((across[-1] - across[0]) or 1)
@@ -52,39 +53,27 @@ def draw(title: str, lines: Mapping[str, Line]) -> Markup:
     def place(x: float, y: float) -> tuple[float, float]:
         return LEFT + (x - across[0]) * x_scale, HEIGHT - BOTTOM - (y - up[0]) * y_scale
 
-    parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
-        f'<text x="{LEFT}" y="18" class="title">{escape(title)}</text>',
-    ]
     digits = max(len(f"{y:f}".rstrip("0").partition(".")[2]) for y in up)
-    for y in up:
-        level = place(0, y)[1]
-        parts.append(f'<path class="grid" d="M{LEFT} {level:.1f}H{right}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{level + 4:.1f}" class="up">{y:.{digits}f}</text>')
-    for x in across:
-        column = place(x, up[0])[0]
-        parts.append(
-            f'<text x="{column:.1f}" y="{HEIGHT - BOTTOM + 16}" class="across">{x:g}</text>'
-        )
-    middle = (LEFT + right) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 8}" class="across">step</text>')
     ends = {name: place(*line.points[-1]) for name, line in finite.items()}
     levels = spread([ends[name][1] for name in named], LABEL_HEIGHT, TOP, HEIGHT - BOTTOM)
-    for name, (entry, colour, thin, dashes) in finite.items():
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(*point) for point in entry))
-        style = f'stroke="{colour}"' + (' class="thin"' if thin else "")
-        style += f' stroke-dasharray="{dashes}"' if dashes else ""
-        last = f"{escape(name)}: {entry[-1][1]:.4g} at step {entry[-1][0]:g}"
-        parts.append(f'<polyline points="{path}" {style}><title>{last}</title></polyline>')
-        x, y = ends[name]
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>')
-    for (name, label), level in zip(labels.items(), levels, strict=True):
-        x, y = ends[name]
-        lead = f"M{x:.1f} {y:.1f}L{right + 8} {level:.1f}"
-        parts.append(f'<path class="lead" d="{lead}" stroke="{finite[name].colour}"/>')
-        text = escape(label)
-        parts.append(f'<text x="{right + 10}" y="{level + 4:.1f}" class="name">{text}</text>')
-    return Markup("".join([*parts, "</svg>"]))
+    return templates.render(
+        "curves.html",
+        title=title,
+        width=WIDTH,
+        height=HEIGHT,
+        left=LEFT,
+        right=right,
+        bottom=HEIGHT - BOTTOM,
+        up=[(place(0, y)[1], f"{y:.{digits}f}") for y in up],
+        across=[(place(x, up[0])[0], f"{x:g}") for x in across],
+        lines=[
+            (name, line, [place(*point) for point in line.points]) for name, line in finite.items()
+        ],
+        labels=[
+            (cut(name), level, ends[name], finite[name].colour)
+            for name, level in zip(named, levels, strict=True)
+        ],
+    )
 
 
 def cut(name: str) -> str:

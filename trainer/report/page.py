@@ -1,17 +1,15 @@
 """The page: one HTML file with all that it shows in it, from the template beside this module."""
 
 import base64
-import pathlib
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
 import markupsafe
 
 from trainer import json_text
 from trainer.monitoring.scalars import FIGURES, unit_of
-from trainer.report import curves
+from trainer.report import curves, templates
 from trainer.report.runs import SCORES, Run
 
 # Okabe and Ito's colours, in an order that begins with the most distinct on white.
@@ -23,15 +21,9 @@ MARKS = ('content="trainer.report"', "Thick: val. Thin: train.")
 
 def draw(runs: Sequence[Run]) -> str:
     """Returns the page of some runs."""
-    template = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
-        autoescape=True,  # what run folders say is anyone's: names, settings, scores, reasons
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("page.html")
     heads, rows = _runs(runs)
-    return template.render(
+    return templates.render(
+        "page.html",
         title=runs[0].folder if len(runs) == 1 else f"{len(runs)} runs",
         heads=heads,
         rows=rows,
