@@ -53,3 +53,15 @@ def test_in_another_thread_nothing_is_changed():
     thread.start()
     thread.join()
     assert seen == [(False, before)]
+
+
+def test_what_a_job_says_last_names_the_signal_or_that_another_worker_got_it():
+    with preemption.listening() as request:
+        other = request.stopped(7)
+        os.kill(os.getpid(), signal.SIGTERM)
+        own = request.stopped(7)
+    assert str(other) == (
+        "Stopped at step 7, as another worker was asked to; the checkpoint is whole."
+    )
+    assert str(own).startswith("Stopped by SIGTERM at step 7; the checkpoint was whole ")
+    assert str(own).endswith(" s after the signal. The same command resumes.")
