@@ -17,7 +17,7 @@ from tests import rounding
 from tests.jobs import SECRET, command, lines, only, start, start_workers, train
 from tests.shards import write_data
 from trainer import config, loop
-from trainer.checkpointing import checkpoint
+from trainer.checkpointing import __main__ as checkpoints
 from trainer.data.dataset import schema
 from trainer.errors import InputError
 from trainer.evaluate import evaluator
@@ -282,7 +282,7 @@ def test_folders_may_have_any_name(data_dir, tmp_path, monkeypatch):
     both = {"run_dir": f"{name},{name}", "images": f"{name}.npy", "output": f"masks {name}"}
     predict_images.predict(config.Predict(**both))
     report.main(config.Report(runs=f"{name},{name}"))
-    checkpoint.main(config.Checkpoint(action="verify", run_dir=name))
+    checkpoints.main(config.Checkpoint(action="verify", run_dir=name))
     keras.saving.load_model(f"model {name}/model.keras")
 
 
@@ -556,11 +556,11 @@ def test_on_a_full_disk_training_goes_on_then_stops_in_one_line_and_keeps_what_i
     argv = ["--filters=16", "--checkpoint_patience=2"]
     result = train(data_dir, run_dir, *argv)
     assert result.returncode == 2, result.stderr
-    assert "; training goes on. Next attempt in 1 s." in result.stderr
+    assert "; training continues. Next attempt in 1 s." in result.stderr
     message = result.stderr.strip().splitlines()[-1]
     assert message.startswith("No checkpoint could be written, 2 times in a row: ")
     assert message.endswith(
-        ". The last whole one is kept; mend the cause and start again, or allow more with "
+        ". The last whole one is kept; fix the cause and start again, or allow more with "
         "--checkpoint_patience."
     )
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)

@@ -41,7 +41,7 @@ class Parts:
         iterator: over `batches`.
         evaluate: evaluates a split.
         reporter: says how far the run is.
-        writer: writes checkpoints while the steps go on.
+        writer: writes checkpoints while training continues.
     """
 
     state: TrainState
@@ -116,7 +116,7 @@ def validate(session: Session, parts: Parts) -> None:
 
 
 def save(parts: Parts) -> None:
-    """Copies the state; it is written while the steps go on, after the reports that lead to it."""
+    """Copies the state, which is written while training continues, after the reports before it."""
     state, reporter = parts.state, parts.reporter
     if state.is_saved:
         return

@@ -43,7 +43,7 @@ def test_a_task_that_fails_is_tried_again(caplog):
     with background_writer.Writer(patience=3, first_pause_seconds=0.01) as background:
         background.submit(fails_twice)
     assert len(attempts) == 3
-    assert caplog.text.count("could not be written (the disk is full); training goes on") == 2
+    assert caplog.text.count("could not be written (the disk is full); training continues") == 2
 
 
 def test_while_a_task_fails_a_newer_one_takes_its_place():
@@ -71,7 +71,7 @@ def test_after_too_many_failures_in_a_row_it_gives_up_with_the_cause():
         background.submit(fails)
     assert str(error.value) == (
         "No checkpoint could be written, 2 times in a row: the bucket is gone. The last whole one "
-        "is kept; mend the cause and start again, or allow more with --checkpoint_patience."
+        "is kept; fix the cause and start again, or allow more with --checkpoint_patience."
     )
 
 

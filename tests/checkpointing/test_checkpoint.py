@@ -1,4 +1,4 @@
-"""Checkpoints: whole ones count, others are passed over."""
+"""Checkpoints: whole ones count, others are skipped."""
 
 import json
 
@@ -218,7 +218,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_restored(
     assert checkpoints.restore()["step"] == 1
     assert value.numpy().tolist() == [1, 2]
     assert fault in caplog.text
-    assert "00000002 is passed over" in caplog.text
+    assert "00000002 is skipped" in caplog.text
 
 
 def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(checkpoints, tmp_path):

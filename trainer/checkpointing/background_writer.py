@@ -1,4 +1,4 @@
-"""Writes in the background while the steps go on, and again where it fails."""
+"""Writes in the background while training continues, and again where it fails."""
 
 import contextlib
 import threading
@@ -123,14 +123,14 @@ class Writer:
             self._give_up(
                 RetryableError(
                     f"No checkpoint could be written, {failures} times in a row: {reason}. The "
-                    "last whole one is kept; mend the cause and start again, or allow more with "
+                    "last whole one is kept; fix the cause and start again, or allow more with "
                     "--checkpoint_patience."
                 )
             )
             return
         pause = min(LONGEST_PAUSE_SECONDS, self._first_pause * 2 ** (failures - 1))
         logging.warning(
-            "A checkpoint could not be written (%s); training goes on. Next attempt in %.3g s.",
+            "A checkpoint could not be written (%s); training continues. Next attempt in %.3g s.",
             reason,
             pause,
         )

@@ -29,7 +29,7 @@ OURS = re.compile(r"state\.(index|data-).*|commit\.json.*|\..*\.tmp")  # what we
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """The state at a step, copied, so that training can go on while it is written.
+    """The state at a step, copied, so that training can continue while it is written.
 
     Attributes:
         step: number of training steps behind it.
@@ -105,7 +105,7 @@ class Checkpoints:
             commit = read_commit(folder)
             fault = find_fault(folder, commit) if commit else f"{COMMIT} cannot be read"
             if fault:
-                logging.warning("Checkpoint %s is passed over: %s.", folder, fault)
+                logging.warning("Checkpoint %s is skipped: %s.", folder, fault)
                 self._damaged.add(step)
                 continue
             assert commit

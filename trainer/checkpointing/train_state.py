@@ -108,7 +108,7 @@ class TrainState:
     def snapshot(
         self, unreported: Mapping[str, Sequence[float]], seconds: Mapping[str, float]
     ) -> StateSnapshot:
-        """Returns a copy of the state, which `write` writes while the steps go on.
+        """Returns a copy of the state, which `write` writes while training continues.
 
         Args:
             unreported: figures of the steps since the last report, see `Progress`.

@@ -71,7 +71,7 @@ def begin(model: keras.Model, origin: dict[str, Any], job: config.Job) -> None:
     has the same kinds of weights in the same shapes.
 
     Args:
-        model: with drawn weights, which stay where those of the other do not fit.
+        model: with random weights, which stay where those of the other do not fit.
         origin: what `describe` returned.
         job: the settings.
 

@@ -33,7 +33,7 @@ class Journal:
     On a disk, each line and event is written as it comes. An object store takes whole objects only,
     so there both are held back until `flush`, which runs with each checkpoint: metrics.jsonl is
     written anew, and each event file is uploaded once, for `rotate` begins the next. The names of
-    event files end with a sign of the run and the step after which they begin; a run that goes on
+    event files end with a sign of the run and the step after which they begin; a run that resumes
     from a step removes its own that begin there or later, and so TensorBoard shows one curve.
     """
 
@@ -51,7 +51,7 @@ class Journal:
         Args:
             run_dir: the run folder.
             chief: whether this worker writes.
-            step: from which the run goes on.
+            step: from which the run resumes.
             total_steps: of the run.
             evaluated_step: of the last evaluation that counts; `step`'s may not have been finished.
             tensorboard_dir: of the event files; in the run folder if empty.
@@ -263,7 +263,7 @@ class Journal:
 
 
 def _drop_after(path: str, step: int, evaluated_step: int) -> tuple[list[str], int]:
-    """Removes what a run that goes on writes again, the test among it.
+    """Removes what a run that resumes writes again, the test among it.
 
     Returns:
         The lines that stay, and how many training steps were removed.
@@ -292,7 +292,7 @@ def _drop_events(folder: str, step: int, owner: str) -> None:
 
     Args:
         folder: of TensorBoard's files.
-        step: from which the run goes on.
+        step: from which the run resumes.
         owner: of the files; empty if all that a run wrote are this one's.
     """
     begin = r"events\.out\.tfevents\.\d+\..+\.\d+\.\d+\."  # time, host, process, count
