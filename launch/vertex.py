@@ -126,7 +126,7 @@ def stay(asked: settings.Vertex, service: Service, job: Job) -> Job:
         return watch.follow(asked, service, job)
     except KeyboardInterrupt:
         logging.info(
-            "\nThe job keeps running. To see it again, or to end it:\n  %s\n  %s",
+            "The job keeps running. To see it again, or to end it:\n  %s\n  %s",
             messages.command_for("attach", asked, job),
             messages.command_for("cancel", asked, job),
         )

@@ -1,5 +1,6 @@
 """Follows a job to its end: a status line, its logs, and no state that it waits for forever."""
 
+import contextlib
 import dataclasses
 import datetime
 import sys
@@ -23,8 +24,12 @@ def follow(asked: settings.Vertex, service: Service, job: Job) -> Job:
     Raises:
         NoRoomError: it had no machines within `--max_wait`, and was cancelled.
     """
-    line, refusal = StatusLine(), ""
-    log = LogLines(asked, job, line)
+    with contextlib.closing(StatusLine()) as line:
+        return _follow(asked, service, job, line)
+
+
+def _follow(asked: settings.Vertex, service: Service, job: Job, line: "StatusLine") -> Job:
+    log, refusal = LogLines(asked, job, line), ""
     shells: set[str] = set()
     max_wait = settings.seconds("max_wait", asked.scheduling.max_wait or "0")
     while True:
@@ -40,13 +45,11 @@ def follow(asked: settings.Vertex, service: Service, job: Job) -> Job:
         if job.has_ended:
             if job.state == "CANCELLED" and not refusal:
                 refusal = log.late_refusal(asked.job.poll_seconds)
-            line.end()
             if refusal and job.state == "CANCELLED":
                 error = f"the trainer refused its input, with a non-zero status of {REFUSED}; "
                 return dataclasses.replace(job, error=error + refusal)
             return job
         if max_wait and job.state in NOT_YET and elapsed(job).total_seconds() > max_wait:
-            line.end()
             service.cancel(job)
             raise NoRoomError(f"no machines within --max_wait={asked.scheduling.max_wait}")
         time.sleep(asked.job.poll_seconds)
@@ -106,36 +109,26 @@ class StatusLine:
 
     def __init__(self) -> None:
         """Shows nothing yet."""
-        self._live = sys.stderr.isatty()
+        from tqdm import tqdm
+
+        self._bar = tqdm(bar_format="{desc}", file=sys.stderr, disable=not sys.stderr.isatty())
         self._state = ""
-        self._text = ""
 
     def show(self, job: Job) -> None:
         """Shows the job's state and for how long it has been there."""
         text = f"{job.state.lower()}  {clock(elapsed(job))}  {job.region}  {job.id}"
-        if self._live:
-            self._write("\r" + text.ljust(len(self._text)))
-            self._text = text
-        elif job.state != self._state:
+        self._bar.set_description_str(text)
+        if self._bar.disable and job.state != self._state:
             logging.info("%s", text)
         self._state = job.state
 
     def print(self, text: str) -> None:
         """Prints a line above."""
-        if self._live and self._text:
-            self._write("\r" + " " * len(self._text) + "\r")
-        print(text, file=sys.stderr, flush=True)
-        if self._live:
-            self._write(self._text)
+        self._bar.write(text, file=sys.stderr)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Leaves the line as it is."""
-        if self._live:
-            self._write("\n")
-
-    def _write(self, text: str) -> None:
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        self._bar.close()
 
 
 def clock(time_passed: datetime.timedelta) -> str:

@@ -32,13 +32,14 @@ def test_on_a_terminal_one_line_changes_in_place_and_logs_go_above(monkeypatch):
     line.show(job("PENDING", 9))
     line.show(job("RUNNING", 3725))
     line.print("workerpool0-0 | step 1")
-    line.end()
-    assert screen.getvalue().split("\r") == [
-        "",
+    line.close()
+    shown = [text.rstrip() for text in screen.getvalue().split("\r") if text.strip()]
+    assert shown == [
         "pending  0:09  r  1",
         "running  1:02:05  r  1",
-        " " * 22,
-        "workerpool0-0 | step 1\nrunning  1:02:05  r  1\n",
+        "workerpool0-0 | step 1",
+        "running  1:02:05  r  1",
+        "running  1:02:05  r  1",
     ]
 
 
