@@ -30,7 +30,7 @@ class NoRoomError(Exception):
 
 
 class Api(NamedTuple):
-    """A service: its title, its name in addresses, and the role that it takes."""
+    """A service: its title, its name in addresses, and the role that it needs."""
 
     title: str
     name: str

@@ -1,4 +1,4 @@
-"""What Vertex AI says when a job cannot be had or fails, by kind, and what helps."""
+"""What Vertex AI says when a job cannot start or fails, by kind, and what helps."""
 
 import dataclasses
 import re

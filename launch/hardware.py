@@ -29,7 +29,7 @@ class Machines:
         machine: machine type.
         topology: of a TPU.
         disk: type of the boot disk.
-        environment: variables that the accelerator takes.
+        environment: variables that the accelerator needs.
         quota: name of the quota's metric; None where it is not known.
         memory_gb: of each machine; None where it is not known.
     """
@@ -185,19 +185,19 @@ def _check(
         return
     if row["kind"] != "gpu" or hardware.workers < 2:
         raise InputError(
-            f"--reduction_servers={hardware.reduction_servers} serve GPUs of several workers; "
+            f"--reduction_servers={hardware.reduction_servers} serves GPUs of several workers; "
             "drop it, or use --workers=2 or more and a GPU."
         )
     if when.flex_start:
         raise InputError(
             f"--reduction_servers={hardware.reduction_servers} does not go with --flex_start, "
-            "where all machines are alike; drop one of them."
+            "whose machines are all alike; drop one of them."
         )
     if not asked.image.image:
         raise InputError(
-            f"--reduction_servers={hardware.reduction_servers} take Google's package "
-            "google-reduction-server in the workers' image, which that of this tree has not; name "
-            "an --image that has it (docs/vertex.md)."
+            f"--reduction_servers={hardware.reduction_servers} needs Google's package "
+            "google-reduction-server in the workers' image, which the image of this tree lacks; "
+            "name an --image that has it (docs/vertex.md)."
         )
 
 

@@ -40,7 +40,7 @@ def address(asked: settings.Vertex, machines: Machines, root: pathlib.Path = ROO
     """Returns the image's address: `--image`, or that of this tree for these machines.
 
     Raises:
-        InputError: neither is there.
+        InputError: there is neither.
     """
     if asked.image.image:
         return asked.image.image
@@ -97,7 +97,7 @@ def _build_here(asked: settings.Vertex, machines: Machines, image: str) -> None:
     if shutil.which("docker") is None:
         raise InputError("--build=local finds no docker here; use --build=cloud.")
     if _docker("manifest", "inspect", image, quiet=True) == 0:
-        logging.info("%s is there already.", image)
+        logging.info("%s exists already.", image)
         return
     build = [*_build_command(asked, machines, image), str(ROOT)]
     for command in (build, ["push", image]):
@@ -121,7 +121,7 @@ def _build_in_cloud(asked: settings.Vertex, machines: Machines, image: str) -> N
     from google.cloud.devtools import cloudbuild_v1 as types
 
     if _registry_has(image, asked.job.patience_seconds):
-        logging.info("%s is there already.", image)
+        logging.info("%s exists already.", image)
         return
     bucket, name = _upload_tree(asked, image)
     source = types.Source(storage_source=types.StorageSource(bucket=bucket, object_=name))

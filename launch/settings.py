@@ -92,7 +92,8 @@ class Image(Settings):
     repository: str = setting("unet-trainer", "Artifact Registry repository of built images.")
     build: str = setting(
         "no",
-        "Build the image of this tree unless it is there: by Cloud Build, or by docker here.",
+        "Build the image of this tree unless the registry has it: by Cloud Build, or by docker "
+        "here.",
         choices=("no", "cloud", "local"),
         common=True,
     )
@@ -122,7 +123,7 @@ class Scheduling(Settings):
         "day in the flex-start queue, else no limit.",
     )
     restart_on_worker_restart: bool = setting(
-        True, "Restart all workers with any of them, which training with several takes."
+        True, "Restart all workers with any of them, as training with several needs."
     )
     disable_retries: bool = setting(False, "Do not retry after errors inside Vertex AI.")
 
@@ -135,7 +136,7 @@ class Scheduling(Settings):
             for name in ("spot", "flex_start"):
                 if getattr(self, name):
                     raise InputError(
-                        f"--reservation={self.reservation} does not go with --{name}, which takes "
+                        f"--reservation={self.reservation} does not go with --{name}, which uses "
                         "other machines than reserved ones; drop one of them."
                     )
 
@@ -155,7 +156,7 @@ class Access(Settings):
     )
     nfs: str = setting(
         "",
-        "NFS shares to mount at /mnt/nfs/NAME: SERVER:/PATH:NAME,…; takes --network or "
+        "NFS shares to mount at /mnt/nfs/NAME: SERVER:/PATH:NAME,…; needs --network or "
         "--network_attachment.",
     )
     kms_key: str = setting("", "Key for encryption: projects/…/cryptoKeys/KEY.")
@@ -180,7 +181,7 @@ class Access(Settings):
                 raise InputError(f"--{name}={value} has another form than {shape}.")
         if self.tensorboard and not self.service_account:
             raise InputError(
-                f"--tensorboard={self.tensorboard} takes a --service_account that may write to it."
+                f"--tensorboard={self.tensorboard} needs a --service_account that may write to it."
             )
         if self.network_attachment and not attached.ATTACHMENT.fullmatch(self.network_attachment):
             raise InputError(
@@ -195,7 +196,7 @@ class Access(Settings):
         joined = self.network or self.network_attachment or self.persistent_resource
         if attached.shares(self.nfs) and not joined:
             raise InputError(
-                f"--nfs={self.nfs} takes --network or --network_attachment, by which the job "
+                f"--nfs={self.nfs} needs --network or --network_attachment, by which the job "
                 "reaches the server; add one."
             )
         parse_labels(self.labels)
@@ -215,7 +216,7 @@ class Tuning(Settings):
     metric: str = setting("val/dice:max", "What to make large or small, SPLIT/FIGURE:max or :min.")
     algorithm: str = setting(
         "bayesian",
-        "How the next values are chosen; grid takes whole numbers and choices only.",
+        "How the next values are chosen; grid has whole numbers and choices only.",
         choices=("bayesian", "random", "grid"),
     )
     early_stopping: str = setting(
@@ -250,7 +251,7 @@ class Vertex:
     cost: Cost = dataclasses.field(default_factory=Cost)
 
     def __post_init__(self) -> None:
-        """Checks what takes more than one setting to check."""
+        """Checks what needs more than one setting."""
         needed = ["project"] if self.job.action == "list" else ["name", "project"]
         if self.job.action == "run":
             needed.append("bucket")
@@ -262,7 +263,7 @@ class Vertex:
             raise InputError(f"--timeout={when.timeout} is not above 0 and at most 7d.")
         if seconds("max_wait", when.max_wait or "0") and not (when.flex_start or self.job.follow):
             raise InputError(
-                f"--max_wait={when.max_wait} takes someone who waits; drop --follow=false, or use "
+                f"--max_wait={when.max_wait} needs someone who waits; drop --follow=false, or use "
                 "--flex_start, where Vertex AI itself does."
             )
         self._check_persistent_resource()
@@ -284,7 +285,7 @@ class Vertex:
         ways = {"spot": when.spot, "flex_start": when.flex_start, "reservation": when.reservation}
         for way in (way for way, asked in ways.items() if name and asked):
             raise InputError(
-                f"--{way} does not go with --persistent_resource={name}, whose machines are there "
+                f"--{way} does not go with --persistent_resource={name}, whose machines exist "
                 "already; drop one of them."
             )
 
@@ -340,13 +341,13 @@ def parse_labels(text: str) -> dict[str, str]:
     """Returns labels from `a=b,c=d`.
 
     Raises:
-        InputError: for what Vertex AI would not take, or what this command sets itself.
+        InputError: for what Vertex AI would not accept, or what this command sets itself.
     """
     labels: dict[str, str] = {}
     if len(_split(text)) > MOST_LABELS - len(OWN_LABELS):
         raise InputError(
             f"--labels={text} are more than {MOST_LABELS - len(OWN_LABELS)}, which with this "
-            "command's own Vertex AI takes; drop some."
+            "command's own Vertex AI accepts; drop some."
         )
     for entry in _split(text):
         key, equals, value = entry.partition("=")

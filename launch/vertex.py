@@ -38,7 +38,7 @@ def run(asked: settings.Vertex, argv: Sequence[str]) -> None:
         print(messages.gcloud(asked, places[0], bodies[0]), file=sys.stderr)
         if asked.access.service_account:
             print(
-                f"{asked.access.service_account} takes, once for the project:\n"
+                f"{asked.access.service_account} needs, once for the project:\n"
                 f"{check.role_of(asked)}",
                 file=sys.stderr,
             )
@@ -74,7 +74,7 @@ def run(asked: settings.Vertex, argv: Sequence[str]) -> None:
 
 
 def preflight(asked: settings.Vertex, places: Sequence[Machines], args: Sequence[str]) -> None:
-    """Compiles the step for each accelerator that may be had, if that is asked for."""
+    """Compiles the step for each accelerator that may be chosen, if that is asked for."""
     if asked.job.preflight:
         for place in {place.accelerator: place for place in places}.values():
             check.preflight(place, args)

@@ -111,12 +111,12 @@ def test_every_job_requires_what_each_of_its_machines_has(argv, given, required)
         ),
         (
             ["--reduction_servers=2"],
-            "--reduction_servers=2 serve GPUs of several workers; drop it, or use --workers=2 or "
+            "--reduction_servers=2 serves GPUs of several workers; drop it, or use --workers=2 or "
             "more and a GPU.",
         ),
         (
             ["--accelerator=l4", "--workers=2", "--reduction_servers=2", "--flex_start"],
-            "--reduction_servers=2 does not go with --flex_start, where all machines are alike; "
+            "--reduction_servers=2 does not go with --flex_start, whose machines are all alike; "
             "drop one of them.",
         ),
     ],
@@ -132,8 +132,8 @@ def test_reduction_servers_take_an_image_that_has_googles_package():
     with pytest.raises(InputError) as error:
         choose(*argv)
     assert str(error.value) == (
-        "--reduction_servers=2 take Google's package google-reduction-server in the workers' "
-        "image, which that of this tree has not; name an --image that has it (docs/vertex.md)."
+        "--reduction_servers=2 needs Google's package google-reduction-server in the workers' "
+        "image, which the image of this tree lacks; name an --image that has it (docs/vertex.md)."
     )
     (place,) = choose(*argv, "--image=mine")
     assert place.workers == 2

@@ -50,22 +50,22 @@ def parse(*argv):
         ),
         (
             ["--tensorboard=projects/p/locations/r/tensorboards/1"],
-            "--tensorboard=projects/p/locations/r/tensorboards/1 takes a --service_account that "
+            "--tensorboard=projects/p/locations/r/tensorboards/1 needs a --service_account that "
             "may write to it.",
         ),
         (
             ["--spot", "--persistent_resource=pool"],
-            "--spot does not go with --persistent_resource=pool, whose machines are there already; "
+            "--spot does not go with --persistent_resource=pool, whose machines exist already; "
             "drop one of them.",
         ),
         (
             ["--reservation=any", "--persistent_resource=pool"],
-            "--reservation does not go with --persistent_resource=pool, whose machines are there "
+            "--reservation does not go with --persistent_resource=pool, whose machines exist "
             "already; drop one of them.",
         ),
         (
             ["--spot", "--reservation=any"],
-            "--reservation=any does not go with --spot, which takes other machines than reserved "
+            "--reservation=any does not go with --spot, which uses other machines than reserved "
             "ones; drop one of them.",
         ),
         (
@@ -97,7 +97,7 @@ def parse(*argv):
         ),
         (
             ["--nfs=10.0.0.2:/vol1:data"],
-            "--nfs=10.0.0.2:/vol1:data takes --network or --network_attachment, by which the job "
+            "--nfs=10.0.0.2:/vol1:data needs --network or --network_attachment, by which the job "
             "reaches the server; add one.",
         ),
         (
@@ -112,7 +112,7 @@ def parse(*argv):
         ),
         (
             ["--max_wait=30m", "--follow=false"],
-            "--max_wait=30m takes someone who waits; drop --follow=false, or use --flex_start, "
+            "--max_wait=30m needs someone who waits; drop --follow=false, or use --flex_start, "
             "where Vertex AI itself does.",
         ),
         (
@@ -255,7 +255,7 @@ def test_dry_run_says_which_role_the_jobs_account_takes():
         [sys.executable, "-m", "launch.vertex", *argv], capture_output=True, text=True, check=True
     )
     assert result.stderr.splitlines()[-3:] == [
-        "me@p.iam takes, once for the project:",
+        "me@p.iam needs, once for the project:",
         "gcloud iam roles create unetTrainerJob --project=p --title='A job of unet-trainer' "
         "--permissions=aiplatform.customJobs.get,aiplatform.customJobs.cancel",
         "gcloud projects add-iam-policy-binding p --member=serviceAccount:me@p.iam "
