@@ -16,6 +16,7 @@ from PIL import Image
 
 from trainer.data.dataset import schema
 from trainer.data.input import augment, normalization
+from trainer.drawing import panels
 
 FOLDER = Path(__file__).parent / "images"
 SIDE, PANEL, GAP = 256, 132, 4  # pixels: of the crop, of a panel, between panels
@@ -54,10 +55,10 @@ def main():
     image, mask = read_case(chosen.data_dir, chosen.case)
     for name, row in PICTURES.items():
         rows = [augment.AUGMENTATIONS["none"]] + [row] * DRAWS
-        panels = [
+        pictures = [
             draw(image, mask, tf.constant([SEED, n], tf.int64), r) for n, r in enumerate(rows)
         ]
-        save(FOLDER / f"augment_{name}.png", panels)
+        save(FOLDER / f"augment_{name}.png", pictures)
 
 
 def read_case(data_dir, case):
@@ -75,27 +76,20 @@ def draw(image, mask, key, row):
     """Returns one draw as a picture, uint8 [PANEL, PANEL, 3], by way of the model's units."""
     offset, scale = normalization.NORMALIZATIONS["image"](image, (), ())
     crop, mask = augment.crop_randomly(image, mask, key, SIDE, row)
-    crop = augment.adjust(normalization.rescale(crop, offset, scale), key, row)
+    crop, mask = augment.adjust(normalization.rescale(crop, offset, scale), mask, key, row)
     picture = np.array(tf.image.resize(crop * scale + offset, [PANEL, PANEL], antialias=True))
     mask = tf.image.resize(mask[..., tf.newaxis], [PANEL, PANEL], "nearest").numpy()[..., 0]
-    picture[outline(mask)] = (255, 220, 0)
+    inside = (mask > 0) & (mask != schema.IGNORE)
+    picture[panels.outline(inside)] = (255, 220, 0)
     picture = np.where((mask == schema.IGNORE)[..., None], 0.35 * picture + 0.65 * 255, picture)
     return np.clip(picture, 0, 255).astype(np.uint8)
 
 
-def outline(mask):
-    """Returns where a pixel of the foreground has a neighbour that is not."""
-    inside = (mask > 0) & (mask != schema.IGNORE)
-    around = np.pad(inside, 1, mode="edge")
-    neighbours = [around[:-2, 1:-1], around[2:, 1:-1], around[1:-1, :-2], around[1:-1, 2:]]
-    return inside & ~np.logical_and.reduce(neighbours)
-
-
-def save(path, panels):
-    """Writes panels side by side, with few colours so that the file stays small."""
-    sheet = Image.new("RGB", (len(panels) * (PANEL + GAP) - GAP, PANEL), "white")
-    for n, panel in enumerate(panels):
-        sheet.paste(Image.fromarray(panel), (n * (PANEL + GAP), 0))
+def save(path, pictures):
+    """Writes pictures side by side, with few colours so that the file stays small."""
+    sheet = Image.new("RGB", (len(pictures) * (PANEL + GAP) - GAP, PANEL), "white")
+    for n, picture in enumerate(pictures):
+        sheet.paste(Image.fromarray(picture), (n * (PANEL + GAP), 0))
     sheet.quantize(64).save(path, optimize=True)
 
 

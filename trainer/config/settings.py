@@ -53,7 +53,7 @@ def setting(
     """
     rule = {
         "text": text,
-        "choices": choices,
+        "choices": list(choices),
         "low": low,
         "high": high,
         "changes_result": changes_result,
@@ -61,6 +61,12 @@ def setting(
         "common": common,
     }
     return dataclasses.field(default=default, metadata=rule)
+
+
+def add_choice(cls: type, name: str, choice: str) -> None:
+    """Allows one more value of a setting, which names a row that a program adds to a table."""
+    (field,) = (field for field in dataclasses.fields(cls) if field.name == name)
+    field.metadata["choices"].append(choice)
 
 
 class Settings:

@@ -34,7 +34,7 @@ def crops_of(image, mask, crop, row, numbers):
     @tf.function
     def crop_of(key):
         window, window_mask = augment.crop_randomly(image, mask, key, crop, row)
-        return augment.adjust(window, key, row), window_mask
+        return augment.adjust(window, window_mask, key, row)
 
     return [[value.numpy() for value in crop_of(key_of(n))] for n in numbers]
 
@@ -172,7 +172,7 @@ def test_inside_tf_data_is_the_same_as_eagerly(row, dtype):
 
     def example(key):
         crop, crop_mask = augment.crop_randomly(image, mask, key, 32, row)
-        return augment.adjust(crop, key, row), crop_mask
+        return augment.adjust(crop, crop_mask, key, row)
 
     keys = tf.stack([key_of(n) for n in range(6)])
     data = tf.data.Dataset.from_tensor_slices(keys).map(example, num_parallel_calls=2)

@@ -9,9 +9,12 @@ sampled once and only where the crop needs it. Images are interpolated bilinearl
 nearest pixel. Beyond its edges an image is mirrored and its mask is IGNORE: only pixels which
 were really annotated count.
 
+Operations on the crop itself follow, once it is normalised: those of image and mask, then those of
+the image alone.
+
 Each operation is a function of 18 numbers, uniform in [0, 1), and all of an example's numbers are
-one draw from `key` (int64 [2]) by the Philox algorithm: equal keys give equal crops, eagerly and
-inside tf.data. `python docs/draw_augmentations.py` draws what each operation does.
+draws from keys (int64 [2]) by the Philox algorithm: equal keys give equal crops, eagerly and inside
+tf.data. `python docs/draw_augmentations.py` draws what each operation does.
 """
 
 import functools
@@ -34,11 +37,20 @@ class Op(NamedTuple):
 
 
 class Augmentation(NamedTuple):
-    """A row of operations, by what they give; each kind acts in the order written."""
+    """A row of operations, by what they give; each kind acts in the order written.
 
-    matrices: tuple[Op, ...] = ()  # (numbers) -> float32 [2, 2]
-    displacements: tuple[Op, ...] = ()  # (numbers, crop) -> float32 [crop, crop, 2], in pixels
-    intensities: tuple[Op, ...] = ()  # (numbers, image) -> image, float32 [H, W, C]
+    Attributes:
+        matrices: (numbers) → float32 [2, 2]. Image and mask move together.
+        displacements: (numbers, crop) → float32 [crop, crop, 2], in pixels. They move together.
+        transforms: (numbers, image, mask) → (image, mask), float32 [H, W, C] and uint8 [H, W]; the
+            mask is IGNORE where a pixel must not count.
+        intensities: (numbers, image) → image, float32 [H, W, C]. The mask stays.
+    """
+
+    matrices: tuple[Op, ...] = ()
+    displacements: tuple[Op, ...] = ()
+    transforms: tuple[Op, ...] = ()
+    intensities: tuple[Op, ...] = ()
 
 
 # Geometry -----------------------------------------------------------------------------------------
@@ -190,15 +202,34 @@ def crop_randomly(
     )
 
 
-def adjust(image: tf.Tensor, key: tf.Tensor, row: Augmentation) -> tf.Tensor:
-    """Applies the row's intensity operations to a normalised image, float32 [H, W, C]."""
-    for op, some in zip(row.intensities, _draw(key, len(row.intensities)), strict=True):
+def adjust(
+    image: tf.Tensor, mask: tf.Tensor, key: tf.Tensor, row: Augmentation
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Applies the row's transforms and intensities to a normalised crop.
+
+    Args:
+        image: float32 [H, W, C].
+        mask: uint8 [H, W], IGNORE where a pixel must not count.
+        key: int64 [2].
+        row: a value of AUGMENTATIONS.
+
+    Returns:
+        The image and the mask, of the same shapes and dtypes.
+    """
+    numbers = _draw(key, len(row.transforms) + len(row.intensities))
+    for op, some in zip(row.transforms, numbers, strict=False):
+        image, mask = tf.cond(
+            _acts(op, some),
+            functools.partial(op.apply, some[1:], image, mask),
+            lambda image=image, mask=mask: (tf.identity(image), tf.identity(mask)),
+        )
+    for op, some in zip(row.intensities, numbers[len(row.transforms) :], strict=True):
         image = tf.cond(
             _acts(op, some),
             functools.partial(op.apply, some[1:], image),
             functools.partial(tf.identity, image),
         )
-    return image
+    return image, mask
 
 
 def mirror(index: tf.Tensor, size: tf.Tensor) -> tf.Tensor:

@@ -132,7 +132,7 @@ def training_stream(
         # By the whole image's figures, and before the operations that change its intensities.
         figures = normalization.NORMALIZATIONS[normalize](decoded["image"], split.mean, split.std)
         image = normalization.rescale(image, *figures)
-        image = augmentation.adjust(image, _key(seed, 2 * number + 1), row)
+        image, mask = augmentation.adjust(image, mask, _key(seed, 2 * number + 1), row)
         return {"images": image, **_targets(mask)}
 
     data = ordered_examples(
