@@ -20,7 +20,8 @@ from trainer import config, loop
 from trainer.checkpointing import __main__ as checkpoints
 from trainer.data.dataset import schema
 from trainer.errors import InputError
-from trainer.evaluate import evaluator
+from trainer.evaluate import scores as scoring
+from trainer.evaluate.evaluate_run import evaluate_run
 from trainer.predict import predict_images
 from trainer.report import __main__ as report
 from trainer.storage import files
@@ -145,18 +146,18 @@ def test_a_run_that_cannot_be_written_to_is_evaluated_into_another_folder(finish
     (run_dir / "evaluation").touch()  # which keeps root, too, from writing there
     settings = {"run_dir": str(run_dir), "strategy": "one_device"}
     with pytest.raises(InputError) as error:
-        evaluator.evaluate_run(config.Evaluate(**settings))
+        evaluate_run(config.Evaluate(**settings))
     assert str(error.value) == (
         f"--output={run_dir}/evaluation/test cannot be made: Not a directory; name another folder."
     )
     for _ in range(2):  # of which the second replaces what the first wrote
-        evaluator.evaluate_run(config.Evaluate(**settings, output=str(tmp_path / "out")))
+        evaluate_run(config.Evaluate(**settings, output=str(tmp_path / "out")))
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["best", "cases.csv", "summary.json", "worst"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "cases.csv").write_text("my own")
     with pytest.raises(InputError, match=r"holds cases\.csv that no evaluation wrote"):
-        evaluator.evaluate_run(config.Evaluate(**settings, output=str(tmp_path / "mine")))
+        evaluate_run(config.Evaluate(**settings, output=str(tmp_path / "mine")))
     assert (tmp_path / "mine" / "cases.csv").read_text() == "my own"
 
 
@@ -276,7 +277,7 @@ def test_folders_may_have_any_name(data_dir, tmp_path, monkeypatch):
     loop.train(job)
     forget_after(pathlib.Path(name), 2)
     loop.train(job)
-    evaluator.evaluate_run(config.Evaluate(run_dir=name, strategy="one_device"))
+    evaluate_run(config.Evaluate(run_dir=name, strategy="one_device"))
     images = np.zeros((2, 40, 40), np.uint8)
     np.save(f"{name}.npy", images)
     both = {"run_dir": f"{name},{name}", "images": f"{name}.npy", "output": f"masks {name}"}
@@ -352,7 +353,7 @@ def test_names_of_any_kind_in_older_data_end_no_training(data_dir, tmp_path):
         assert {row["case"] for row in csv.DictReader(file)} == set(names)
     assert len(list((folder / "worst").iterdir())) == 3
     summary = json.loads((folder / "summary.json").read_text())
-    assert len(evaluator.table(summary).splitlines()) == 1 + 2 + 2
+    assert len(scoring.table(summary).splitlines()) == 1 + 2 + 2
     report.main(config.Report(runs=str(tmp_path / "run")))
 
 

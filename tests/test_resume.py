@@ -11,7 +11,7 @@ from tests import rounding
 from tests.jobs import lines, only, results, start, start_workers, train, wait_for, wait_until
 from tests.servers import gcs_server
 from trainer import config
-from trainer.evaluate import evaluator
+from trainer.evaluate.evaluate_run import evaluate_run
 
 pytestmark = pytest.mark.slow
 
@@ -142,7 +142,7 @@ def test_two_devices_killed_end_bit_equal_to_two_that_were_not(data_dir, tmp_pat
     assert results(tmp_path / "killed") == results(tmp_path / "whole")
     assert checksums(tmp_path / "killed") == checksums(tmp_path / "whole")
     # And best/ scores on one device what was reported of two.
-    evaluator.evaluate_run(
+    evaluate_run(
         config.Evaluate(run_dir=str(tmp_path / "whole"), split="val", worst_cases=0, best_cases=0)
     )
     summary = json.loads((tmp_path / "whole/evaluation/val/summary.json").read_text())

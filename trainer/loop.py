@@ -17,8 +17,10 @@ from trainer.checkpointing.train_state import TrainState
 from trainer.data.input import pipeline
 from trainer.data.input.training_batches import TrainingBatches
 from trainer.distributed import strategies
-from trainer.evaluate import evaluator
-from trainer.evaluate.evaluator import Evaluator
+from trainer.evaluate import case_metrics, output
+from trainer.evaluate.cases import CaseSelector
+from trainer.evaluate.evaluator import CancelledError, Evaluator
+from trainer.evaluate.scores import figures_of
 from trainer.export import placement
 from trainer.models import packing
 from trainer.monitoring.reporter import Reporter, reporting
@@ -104,15 +106,16 @@ def fit(session: Session, parts: Parts) -> str:
 def validate(session: Session, parts: Parts) -> None:
     """Evaluates the val split; where a signal cuts that short, it is due again on resuming."""
     settings, state = session.job.run, parts.state
-    gallery = evaluator.Gallery(first=settings.panels, worst=settings.worst_panels)
+    selected = CaseSelector(first=settings.panels, worst=settings.worst_panels)
     with (
         parts.reporter.goodput.spending("evaluation"),
-        contextlib.suppress(evaluator.CancelledError),
+        contextlib.suppress(CancelledError),
     ):
-        scores = parts.evaluate("val", gallery.offer, session.is_cancelled)
-        figures = evaluator.figures(scores)
-        parts.reporter.validated(figures, scores, gallery)
-        state.add_evaluation(settings.best_metric, figures)
+        scores = parts.evaluate("val", selected.add, session.is_cancelled)
+        figures = figures_of(scores)
+        parts.reporter.validated(figures, scores, selected)
+        higher_is_better = case_metrics.higher_is_better(settings.best_metric)
+        state.add_evaluation(settings.best_metric, figures, higher_is_better)
 
 
 def save(parts: Parts) -> None:
@@ -161,17 +164,17 @@ def evaluate_best(session: Session, parts: Parts) -> None:
         logging.warning(
             "%s/best has no whole checkpoint: the last weights are evaluated.", settings.run_dir
         )
-    gallery = evaluator.Gallery(worst=settings.worst_cases, best=settings.best_cases)
+    selected = CaseSelector(worst=settings.worst_cases, best=settings.best_cases)
     try:
-        scores = parts.evaluate(split, gallery.offer, session.is_cancelled)
-    except evaluator.CancelledError:
+        scores = parts.evaluate(split, selected.add, session.is_cancelled)
+    except CancelledError:
         raise session.request.stopped(state.step) from None
     if not session.is_chief:
         return
     folder = os.path.join(settings.run_dir, "evaluation", split)
-    evaluator.write(folder, scores, gallery, session.manifest, split)
+    output.write(folder, scores, selected, session.manifest, split)
     if split == "test":  # val has been reported
-        parts.reporter.log.test(state.progress.best_step, evaluator.figures(scores))
+        parts.reporter.log.test(state.progress.best_step, figures_of(scores))
     if settings.model_dir:
         export.write(settings.run_dir, settings.model_dir, flag="model_dir")
     parts.reporter.end(scores, split, session.ending.reason)

@@ -38,7 +38,7 @@ def take(state, step, value, dice=None):
     state.step = step
     set_weight(state.model, value)
     if dice is not None:
-        state.add_evaluation("dice", {"dice": dice})
+        state.add_evaluation("dice", {"dice": dice}, higher_is_better=True)
 
 
 def save(state):

@@ -1,6 +1,5 @@
-"""Counts and scores, against numbers worked out by hand."""
+"""Counts and curves, against numbers worked out by hand."""
 
-import json
 import math
 
 import numpy as np
@@ -11,15 +10,6 @@ from tests import rounding
 from trainer.evaluate import metrics
 
 LOG3 = math.log(3.0)  # the logit of probability 3/4
-
-# Two images, background and two classes: pixels of truth, prediction and both.
-COUNTS = np.array(
-    [
-        [[6, 5, 4], [2, 4, 1], [2, 1, 1]],
-        [[8, 9, 8], [2, 1, 1], [0, 0, 0]],
-    ]
-)
-SOFT = np.zeros((2, 3, 3))
 
 
 def test_one_logit_of_zero_is_foreground():
@@ -74,124 +64,6 @@ def test_soft_sums_are_those_of_the_hand():
     sums = metrics.soft_sums(tf.constant([[[1, 0, 0]]]), logits, valid, 2)
     expected = [[[1 / 2, 1 / 16 + 1 / 4, 1], [3 / 4, 9 / 16 + 1 / 4, 1]]]
     np.testing.assert_allclose(sums, expected, rtol=rounding.tolerance(operations=12))
-
-
-def test_scores_of_counts_are_those_of_the_hand():
-    values = metrics.scores([4, 2, 1])
-    assert values["dice"] == 2 / 6
-    assert values["iou"] == 1 / 5
-    assert values["precision"] == 1 / 2
-    assert values["recall"] == 1 / 4
-
-
-def test_scores_of_nothing_are_undefined_and_of_misses_zero():
-    absent, missed, false = (metrics.scores(x) for x in ([0, 0, 0], [3, 0, 0], [0, 3, 0]))
-    assert all(np.isnan(value) for value in absent.values())
-    assert missed["dice"] == missed["iou"] == missed["recall"] == 0
-    assert np.isnan(missed["precision"])
-    assert false["dice"] == false["iou"] == false["precision"] == 0
-    assert np.isnan(false["recall"])
-
-
-def test_the_headline_averages_over_foreground_classes_of_images_in_which_they_occur():
-    summary = metrics.summarize(COUNTS, SOFT, ["background", "a", "b"])
-    # Class a: 2/6 and 2/3, mean 1/2. Class b: 2/3, in the first image only.
-    assert summary["dice"] == pytest.approx((1 / 2 + 2 / 3) / 2)
-    # Class a: 1/5 and 1/2. Class b: 1/2.
-    assert summary["iou"] == pytest.approx((0.35 + 0.5) / 2)
-
-
-def test_each_convention_has_its_own_name():
-    summary = metrics.summarize(COUNTS, SOFT, ["background", "a", "b"])
-    background = (8 / 11 + 16 / 17) / 2
-    assert summary["images"] == 2
-    assert summary["per_image"]["foreground"]["dice"] == summary["dice"]
-    assert summary["per_image"]["all_classes"]["dice"] == pytest.approx(
-        (background + 1 / 2 + 2 / 3) / 3
-    )
-    # Precision of class a: 1/4 and 1/1. Of class b: 1/1, for it is predicted in one image.
-    assert summary["per_image"]["foreground"]["precision"] == pytest.approx((0.625 + 1) / 2)
-    # Pooled: background 14, 14, 12; class a 4, 5, 2; class b 2, 1, 1.
-    assert summary["pooled"]["foreground"]["dice"] == pytest.approx((4 / 9 + 2 / 3) / 2)
-    assert summary["pooled"]["all_classes"]["iou"] == pytest.approx((12 / 16 + 2 / 7 + 1 / 2) / 3)
-    assert summary["accuracy"]["per_image"] == pytest.approx((6 / 10 + 9 / 10) / 2)
-    assert summary["accuracy"]["pooled"] == pytest.approx(15 / 20)
-
-
-def test_each_class_has_its_own_scores():
-    summary = metrics.summarize(COUNTS, SOFT, ["background", "a", "b"])
-    assert list(summary["classes"]) == ["background", "a", "b"]
-    assert summary["classes"]["b"] == {
-        "images": 1,
-        "pixels": {"truth": 2, "prediction": 1, "both": 1},
-        "per_image": {
-            "dice": pytest.approx(2 / 3),
-            "iou": 1 / 2,
-            "precision": 1.0,
-            "recall": 1 / 2,
-            "accuracy": pytest.approx((9 / 10 + 1) / 2),  # missed in a pixel; rightly absent
-        },
-        "pooled": {
-            "dice": pytest.approx(2 / 3),
-            "iou": 1 / 2,
-            "precision": 1.0,
-            "recall": 1 / 2,
-            "accuracy": pytest.approx(19 / 20),
-        },
-    }
-    assert summary["classes"]["a"]["images"] == 2
-
-
-def test_a_class_that_occurs_nowhere_is_null_and_leaves_the_mean_alone():
-    counts = COUNTS.copy()
-    counts[0, 2] = 0
-    summary = metrics.summarize(counts, SOFT, ["background", "a", "b"])
-    assert summary["classes"]["b"]["images"] == 0
-    assert summary["classes"]["b"]["per_image"]["dice"] is None
-    assert summary["classes"]["b"]["pooled"]["dice"] is None
-    assert summary["dice"] == pytest.approx(1 / 2)
-    assert "NaN" not in json.dumps(summary)
-
-
-def test_a_split_without_foreground_or_images_has_no_dice():
-    nothing = np.zeros((1, 2, 3), int)
-    nothing[0, 0] = 9
-    assert metrics.summarize(nothing, SOFT[:1, :2], ["background", "a"])["dice"] is None
-    empty = metrics.summarize(nothing[:0], SOFT[:0, :2], ["background", "a"])
-    assert empty["images"] == 0
-    assert empty["dice"] is None
-    assert empty["accuracy"] == {"per_image": None, "pooled": None}
-    assert empty["soft_dice_nvidia"] == {"per_image": None, "pooled": None}
-
-
-def test_an_image_of_ignored_pixels_only_changes_nothing_but_the_number_of_images():
-    filler = np.zeros((1, 3, 3), int)
-    with_filler = metrics.summarize(np.concatenate([COUNTS, filler]), SOFT, ["0", "a", "b"])
-    without = metrics.summarize(COUNTS, SOFT, ["0", "a", "b"])
-    assert with_filler.pop("images") == without.pop("images") + 1
-    assert with_filler == without
-
-
-def test_soft_dice_is_nvidias_over_images_and_over_their_pool():
-    # Class 0 then 1 of two images: sums of p y, p p and y y.
-    soft = np.array([[[3, 4, 4], [1, 1, 3]], [[4, 4, 4], [0, 0, 0]]], float)
-    value = metrics.summarize(np.zeros((2, 2, 3)), soft, ["0", "1"])["soft_dice_nvidia"]
-    # A class that is neither there nor predicted counts 1.
-    assert value["per_image"] == pytest.approx((6 / 8 + 2 / 4 + 1 + 1) / 4, abs=1e-5)
-    assert value["pooled"] == pytest.approx((14 / 16 + 2 / 4) / 2, abs=1e-5)
-
-
-def test_soft_dice_equals_nvidias_formula_on_random_images():
-    random = np.random.default_rng(0)
-    labels = random.integers(0, 2, (3, 8, 8)).astype(np.int32)
-    logits = random.normal(size=(3, 8, 8, 2)).astype(np.float32)
-    soft = metrics.soft_sums(labels, logits, tf.ones([3, 8, 8]), 2)
-    probability = np.asarray(tf.nn.softmax(logits)).reshape(3, 64, 2)
-    truth = np.eye(2)[labels].reshape(3, 64, 2)
-    intersection = (probability * truth).sum(axis=1)
-    union = (probability**2 + truth**2).sum(axis=1)
-    expected = ((2 * intersection + 1e-6) / (union + 1e-6)).mean()
-    assert metrics.soft_dice_nvidia(soft) == pytest.approx(expected, rel=rounding.tolerance(8 * 8))
 
 
 def test_confusions_are_counted_where_pixels_are_valid():

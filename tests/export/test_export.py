@@ -334,7 +334,6 @@ def test_the_card_shows_names_as_they_are_and_in_their_place():
     assert model_card._plain("_a_ | <script>\n# [x](y) `z`") == (
         r"\_a\_ \| \<script\> \# \[x\](y) \`z\`"
     )
-    assert model_card._score("<b>") == r"\<b\>"
 
 
 def test_signatures_are_those_that_the_pixels_allow(tmp_path, loaded):

@@ -8,8 +8,9 @@ from tensorboard.plugins.hparams import metadata as hparams
 
 from tests.shards import write_data
 from trainer import config
-from trainer.evaluate import evaluator, metrics
-from trainer.evaluate.evaluator import Gallery, Scores
+from trainer.evaluate import metrics
+from trainer.evaluate.cases import Case, CaseSelector
+from trainer.evaluate.scores import Scores
 from trainer.models import build_unet
 from trainer.monitoring import tensorboard
 
@@ -81,19 +82,19 @@ def test_a_name_stays_in_its_cell_of_the_table_of_run_json():
 def test_an_evaluation_gives_pictures_and_precision_recall(written, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     manifest = write_data(folder, {"train": [(8, 8)], "val": [(24, 16)] * 3}, num_classes=3)
-    gallery = Gallery(first=2, worst=1)
+    selected = CaseSelector(first=2, worst=1)
     blank = np.zeros((24, 16), np.uint8)
     for index, dice in enumerate((0.5, 0.9, 0.1)):
         image = np.zeros((24, 16, 1), np.uint16)
-        gallery.offer(evaluator.Case(index, dice, image, blank, blank + 1.0, blank, blank))
+        selected.add(Case(index, dice, image, blank, blank + 1.0, blank, blank))
     probabilities = np.zeros((2, metrics.BINS + 1, 2), np.int64)
     probabilities[:, 75] = 1, 3
     scores = Scores(
-        np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), np.ones(3, bool), np.eye(3), probabilities, 0, {}
+        np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), {}, np.ones(3, bool), np.eye(3), probabilities, {}
     )
     weight = build_unet((None, None, 1), 4, 1, depth=1).trainable_variables[0]
     values, _ = written(
-        lambda: tensorboard.write_evaluation(scores, gallery, manifest, "val", [weight])
+        lambda: tensorboard.write_evaluation(scores, selected, manifest, "val", [weight])
     )
     assert set(values) == {
         "cases/val0",

@@ -94,9 +94,11 @@ class TrainState:
         """Restores the best weights; returns whether there are any that are whole."""
         return _restore_together(self._best, strategy) is not None
 
-    def add_evaluation(self, metric: str, figures: Mapping[str, float]) -> None:
+    def add_evaluation(
+        self, metric: str, figures: Mapping[str, float], higher_is_better: bool
+    ) -> None:
         """Notes an evaluation of this step, and copies its weights if they are the best so far."""
-        self.progress = self.progress.after(self.step, metric, figures)
+        self.progress = self.progress.after(self.step, metric, figures, higher_is_better)
         if self.progress.best_step == self.step:
             self._best_snapshot = self._best.snapshot(self.step, {})
 

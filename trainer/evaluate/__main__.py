@@ -7,10 +7,10 @@ from trainer.storage import files
 def main(settings: config.Evaluate) -> None:
     """Evaluates; TensorFlow is imported only once the flags are found to be good."""
     with cli.importing():
-        from trainer.evaluate import evaluator
+        from trainer.evaluate import evaluate_run
 
     files.register_stores(settings.run_dir, settings.data_dir, settings.output, settings.json)
-    evaluator.evaluate_run(settings)
+    evaluate_run.evaluate_run(settings)
 
 
 if __name__ == "__main__":

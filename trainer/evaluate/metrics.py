@@ -1,4 +1,4 @@
-"""Metrics from counts: TensorFlow counts per image and class, NumPy turns counts into scores.
+"""What evaluation counts of a batch, in TensorFlow, and the curves that such counts give.
 
 Integer counts of images add up exactly, so a result depends on neither batch size, replicas nor
 order. docs/metrics.md names the conventions.
@@ -7,12 +7,8 @@ order. docs/metrics.md names the conventions.
 import numpy as np
 import tensorflow as tf
 
+from trainer.evaluate.case_metrics import divide
 from trainer.training.losses import widen
-
-SCORES = ("dice", "iou", "precision", "recall")
-
-# NVIDIA's smoothing term, in numerator and denominator.
-NVIDIA_EPSILON = 1e-6
 
 BINS = 100  # of probabilities: bin b holds b / BINS <= p < (b + 1) / BINS, the last one p = 1
 
@@ -119,14 +115,14 @@ def precision_recall(probabilities):
     """
     others, own = np.asarray(probabilities, np.int64).T
     found, false = (np.cumsum(counts[::-1])[::-1] for counts in (own, others))
-    precision = _divide(found, found + false)
+    precision = divide(found, found + false)
     return {
         "true_positive": found,
         "false_positive": false,
         "true_negative": others.sum() - false,
         "false_negative": own.sum() - found,
         "precision": np.where(np.isnan(precision), 1.0, precision),
-        "recall": np.nan_to_num(_divide(found, np.full_like(found, own.sum()))),
+        "recall": np.nan_to_num(divide(found, np.full_like(found, own.sum()))),
     }
 
 
@@ -146,131 +142,5 @@ def calibration(probabilities, groups=10):
     middles = (np.arange(BINS) + 0.5) / BINS
     pixels = counts.sum(axis=1)
     total = pixels.reshape(groups, -1).sum(axis=1)
-    mean = _divide((pixels * middles).reshape(groups, -1).sum(axis=1), total)
-    return mean, _divide(counts[:, 1].reshape(groups, -1).sum(axis=1), total), total
-
-
-def scores(counts):
-    """Turns counts into scores, each in [0, 1] or NaN where it is 0 / 0.
-
-    Args:
-        counts: integers [..., 3], pixels of truth, prediction and both.
-
-    Returns:
-        dict of float64 [...]: "dice" and "iou" (undefined where the class occurs in neither),
-        "precision" (where it is not predicted), "recall" (where it is not in the truth).
-    """
-    truth, prediction, both = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
-    return {
-        "dice": _divide(2 * both, truth + prediction),
-        "iou": _divide(both, truth + prediction - both),
-        "precision": _divide(both, prediction),
-        "recall": _divide(both, truth),
-    }
-
-
-def _accuracy(counts):
-    """Returns the share of valid pixels [..., C] that are rightly of a class or rightly not.
-
-    Takes counts [..., C, 3] of all classes, whose truth adds up to the valid pixels.
-    """
-    truth, prediction, both = np.moveaxis(np.asarray(counts, np.int64), -1, 0)
-    valid = truth.sum(axis=-1, keepdims=True)
-    return _divide(valid - truth - prediction + 2 * both, valid)
-
-
-def soft_dice_nvidia(soft):
-    """Returns NVIDIA's soft Dice of sums [N, C, 3]: the mean over images and classes of Dice.
-
-    Dice is (2 sum(p y) + e) / (sum(p p) + sum(y y) + e), e = 1e-6: softmax probabilities, squared
-    denominator, background a class like the others, 1 for a class that is absent and not predicted.
-    """
-    soft = np.asarray(soft, np.float64)
-    both, probability, truth = np.moveaxis(soft, -1, 0)
-    dice = (2 * both + NVIDIA_EPSILON) / (probability + truth + NVIDIA_EPSILON)
-    return _mean(dice)
-
-
-def summarize(counts, soft, classes):
-    """Returns every score of a split, each convention by its own name.
-
-    Args:
-        counts: integers [N, C, 3], what `count_pixels` counted for N images.
-        soft: floats [N, C, 3], what `soft_sums` summed.
-        classes: the C names, background first.
-
-    Returns:
-        dict for JSON: floats, integers, and None for what is undefined (a class that occurs in no
-        image). "dice" and "iou" are those of per_image.foreground.
-    """
-    counts = np.asarray(counts, np.int64)
-    soft = np.asarray(soft, np.float64)
-    total = counts.sum(axis=0)
-    per_image, pooled = scores(counts), scores(total)
-    # Over the images in which a score is defined; then over classes, see `_over_classes`.
-    per_image_mean = {name: _mean_over_images(per_image[name]) for name in SCORES}
-    right = _divide(counts[..., 2].sum(axis=1), counts[..., 0].sum(axis=1))
-    # Of each class against the others; not among SCORES, for its mean over classes has no name.
-    accuracies = {
-        "per_image": _mean_over_images(_accuracy(counts)),
-        "pooled": _accuracy(total),
-    }
-    return {
-        "dice": _mean(per_image_mean["dice"][1:]),
-        "iou": _mean(per_image_mean["iou"][1:]),
-        "images": len(counts),
-        "accuracy": {
-            "per_image": _mean(right),
-            "pooled": _mean(_divide(total[:, 2].sum(), total[:, 0].sum())),
-        },
-        "per_image": _over_classes(per_image_mean),
-        "pooled": _over_classes(pooled),
-        "soft_dice_nvidia": {
-            "per_image": soft_dice_nvidia(soft),
-            "pooled": soft_dice_nvidia(soft.sum(axis=0, keepdims=True)) if len(soft) else None,
-        },
-        "classes": {
-            name: {
-                "images": int(np.any(counts[:, index, :2] > 0, axis=-1).sum()),
-                "pixels": dict(
-                    zip(("truth", "prediction", "both"), total[index].tolist(), strict=True)
-                ),
-                **{
-                    kind: {
-                        **{key: _mean(values[key][index]) for key in SCORES},
-                        "accuracy": _mean(accuracies[kind][index]),
-                    }
-                    for kind, values in (("per_image", per_image_mean), ("pooled", pooled))
-                },
-            }
-            for index, name in enumerate(classes)
-        },
-    }
-
-
-def _over_classes(values):
-    """Averages each score [C] over the foreground, and over all classes."""
-    return {
-        "foreground": {name: _mean(values[name][1:]) for name in SCORES},
-        "all_classes": {name: _mean(values[name]) for name in SCORES},
-    }
-
-
-def _divide(numerator, denominator):
-    """Returns the quotient, NaN where the denominator is 0."""
-    numerator, denominator = np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
-    empty = np.full(np.broadcast_shapes(numerator.shape, denominator.shape), np.nan)
-    return np.divide(numerator, denominator, out=empty, where=denominator != 0)
-
-
-def _mean_over_images(values):
-    """Averages [N, C] over the images in which it is defined: [C], NaN where none is."""
-    defined = ~np.isnan(values)
-    return _divide(np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0))
-
-
-def _mean(values):
-    """Returns the mean of the defined values as a float, None if there are none."""
-    values = np.asarray(values)
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if defined.size else None
+    mean = divide((pixels * middles).reshape(groups, -1).sum(axis=1), total)
+    return mean, divide(counts[:, 1].reshape(groups, -1).sum(axis=1), total), total

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
+from trainer.evaluate import case_metrics
 from trainer.storage import files
 
 SERVING = "http://localhost:8501/v1/models/unet:predict"
@@ -125,23 +126,17 @@ def _scores(run_dir: str) -> list[str]:
             break
     else:
         return ["Not evaluated: `python -m trainer.evaluate` would say."]
+    columns = list(case_metrics.columns())
     lines = [
         f"On {_plain(summary['images'])} whole images of the {split} split:",
         "",
-        "| class | Dice per image | IoU per image | pooled Dice | precision | recall |",
-        "|---|---|---|---|---|---|",
+        f"| class | {' | '.join(column.head for column in columns)} |",
+        "|---" * (1 + len(columns)) + "|",
     ]
     for name, entry in summary["classes"].items():
-        values = [entry["per_image"]["dice"], entry["per_image"]["iou"]]
-        values += [entry["pooled"][key] for key in ("dice", "precision", "recall")]
-        lines.append(f"| {_plain(name)} | {' | '.join(map(_score, values))} |")
+        values = (_plain(column.shown(entry)) for column in columns)
+        lines.append(f"| {_plain(name)} | {' | '.join(values)} |")
     return lines
-
-
-def _score(value: Any) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4f}" if isinstance(value, int | float) else _plain(value)
 
 
 def _plain(value: Any) -> str:

@@ -16,7 +16,8 @@ from trainer.checkpointing.train_state import TrainState
 from trainer.data.dataset import schema
 from trainer.data.input.training_batches import TrainingBatches
 from trainer.distributed import strategies
-from trainer.evaluate import evaluator
+from trainer.evaluate.cases import CaseSelector
+from trainer.evaluate.scores import Scores, table
 from trainer.monitoring import metrics_log, tensorboard, terminal
 from trainer.monitoring.goodput import Goodput, Speed
 from trainer.monitoring.profiler import Trace
@@ -104,17 +105,17 @@ class Reporter:
     def validated(
         self,
         figures: Mapping[str, float],
-        scores: evaluator.Scores,
-        gallery: evaluator.Gallery,
+        scores: Scores,
+        selected: CaseSelector,
     ) -> None:
         """Reports an evaluation of the val split at the state's step, and draws its cases."""
         weights = self._state.evaluated.trainable_variables if self._job.run.histograms else []
         draw = functools.partial(
-            tensorboard.write_evaluation, scores, gallery, self._manifest, "val", weights
+            tensorboard.write_evaluation, scores, selected, self._manifest, "val", weights
         )
         self.log.validation(self._state.step, figures, draw)
 
-    def end(self, scores: evaluator.Scores, split: str, reason: str) -> None:
+    def end(self, scores: Scores, split: str, reason: str) -> None:
         """Says what the run came to, where it is and what to do with it.
 
         Args:
@@ -188,7 +189,7 @@ def closing_lines(
     curves = run.tensorboard_dir or os.path.join(run.run_dir, "tensorboard")
     return "\n".join(
         [
-            evaluator.table(summary),
+            table(summary),
             "",
             f"{split} Dice, mean per image: {'undefined' if dice is None else f'{dice:.4f}'}"
             f"   ({remark})",

@@ -2,14 +2,11 @@
 
 from collections.abc import Mapping
 
-# name → (unit, meaning). A figure `name/part` is one class's, or one term's, share of `name`.
-FIGURES: Mapping[str, tuple[str, str]] = {
-    "loss": (
-        "",
-        "What training makes small: of the whole val split, the mean of training steps.",
-    ),
-    "dice": ("", "2 both / (truth + prediction), mean over images, then foreground classes."),
-    "iou": ("", "Both / (truth or prediction), mean over images, then foreground classes."),
+from trainer.evaluate import case_metrics
+
+LOSS = ("", "What training makes small: of the whole val split, the mean of training steps.")
+# Of training, name → (unit, meaning).
+OF_TRAINING: Mapping[str, tuple[str, str]] = {
     "learning_rate": ("", "Of the next step."),
     "gradient_norm": ("", "Norm of the whole gradient before it is clipped, mean over steps."),
     "weight_norm": ("", "Norm of all trainable weights."),
@@ -25,15 +22,7 @@ FIGURES: Mapping[str, tuple[str, str]] = {
     "share_redone": ("", "Share of that time in which steps were taken again after a kill."),
 }
 
-# Category → chart → regular expression of its tags: one page, in the order in which one looks.
-CHARTS: Mapping[str, Mapping[str, str]] = {
-    "Does it learn?": {
-        "Loss": "loss$",
-        "Dice": "dice$",
-        "Dice by class": "dice/",
-        "IoU by class": "iou/",
-        "Parts of the loss": "loss/",
-    },
+CHARTS_OF_TRAINING: Mapping[str, Mapping[str, str]] = {
     "Is the optimizer well?": {
         "Learning rate": "learning_rate$",
         "Gradient norm": "gradient_norm$",
@@ -49,14 +38,31 @@ CHARTS: Mapping[str, Mapping[str, str]] = {
 }
 
 
+def figures() -> dict[str, tuple[str, str]]:
+    """Returns name → (unit, meaning); `name/part` is of one class, or of one term of the loss."""
+    scores = {
+        name: (metric.unit, f"{metric.meaning}, mean over images, then foreground classes.")
+        for name, metric in case_metrics.tracked().items()
+    }
+    return {"loss": LOSS, **scores, **OF_TRAINING}
+
+
+def charts() -> dict[str, Mapping[str, str]]:
+    """Returns category → chart → regular expression of its tags, as one page shows them."""
+    learns = {"Loss": "loss$"}
+    for name, metric in case_metrics.tracked().items():
+        learns |= {metric.title: f"{name}$", f"{metric.title} by class": f"{name}/"}
+    return {"Does it learn?": learns | {"Parts of the loss": "loss/"}, **CHARTS_OF_TRAINING}
+
+
 def description(name: str) -> str:
     """Returns what a figure is, in Markdown."""
     whole, _, part = name.partition("/")
-    unit, meaning = FIGURES[whole]
+    unit, meaning = figures()[whole]
     text = f"{meaning} Unit: {unit}." if unit else meaning
     return f"**{part}** alone. {text}" if part else text
 
 
 def unit_of(name: str) -> str:
     """Returns the unit of a figure; empty if it has none."""
-    return FIGURES[name.partition("/")[0]][0]
+    return figures()[name.partition("/")[0]][0]

@@ -20,16 +20,11 @@ from tensorboard.plugins.pr_curve import summary as pr_curve
 from trainer import config, json_text
 from trainer.data.dataset import schema
 from trainer.drawing import panels
-from trainer.evaluate import evaluator, metrics
-from trainer.monitoring import charts, graph
-from trainer.monitoring.scalars import CHARTS, description
+from trainer.evaluate import case_metrics, metrics
+from trainer.evaluate.cases import CaseSelector, panel_of
+from trainer.evaluate.scores import Scores
+from trainer.monitoring import charts, graph, scalars
 
-COMPARED = {  # column of the table of runs → (folder, tag)
-    "dice": ("val", "dice"),
-    "iou": ("val", "iou"),
-    "loss": ("val", "loss"),
-    "images/s": ("train", "images_per_second"),
-}
 LOOKED_AT = {"learning_rate", "batch_size", "filters"}  # where no flag was given
 SHEET = 16  # examples of the first training batch
 SHEET_COLUMNS = 4
@@ -77,18 +72,18 @@ def write_end() -> None:
 
 
 def write_evaluation(
-    scores: evaluator.Scores,
-    gallery: evaluator.Gallery,
+    scores: Scores,
+    selected: CaseSelector,
     manifest: schema.Manifest,
     split: str,
     weights: Sequence[keras.Variable] = (),
 ) -> None:
     """Writes the pictures and curves of an evaluation, and histograms of `weights`."""
     names = manifest.splits[split].cases
-    for case in gallery.cases("first"):
-        image(f"cases/{names[case.index]}", evaluator.panel_of(case, manifest, split), CASE)
-    for rank, case in enumerate(gallery.cases("worst"), 1):
-        image(f"worst/{rank}", evaluator.panel_of(case, manifest, split), WORST)
+    for case in selected.cases("first"):
+        image(f"cases/{names[case.index]}", panel_of(case, manifest, split), CASE)
+    for rank, case in enumerate(selected.cases("worst"), 1):
+        image(f"worst/{rank}", panel_of(case, manifest, split), WORST)
     classes = [entry.name for entry in manifest.classes]
     image("confusion", charts.confusion_matrix(scores.confusions, classes), CONFUSION)
     image("reliability", charts.reliability(scores.probabilities, classes[1:]), RELIABILITY)
@@ -160,7 +155,7 @@ def _layout() -> layout_pb2.Layout:
                     for title, tag in shown.items()
                 ],
             )
-            for category, shown in CHARTS.items()
+            for category, shown in scalars.charts().items()
         ]
     )
 
@@ -168,6 +163,8 @@ def _layout() -> layout_pb2.Layout:
 def _experiment(settings: Mapping[str, Any], first: Collection[str]) -> Any:
     """Returns the columns of the table of runs."""
     kinds = {bool: "DATA_TYPE_BOOL", str: "DATA_TYPE_STRING"}
+    compared = {name: ("val", name) for name in (*case_metrics.tracked(), "loss")}
+    compared["images/s"] = ("train", "images_per_second")  # column → (folder, tag)
     return hparams.experiment_pb(
         hparam_infos=[
             api_pb2.HParamInfo(
@@ -181,9 +178,9 @@ def _experiment(settings: Mapping[str, Any], first: Collection[str]) -> Any:
             api_pb2.MetricInfo(
                 name=api_pb2.MetricName(group=folder, tag=tag),
                 display_name=f"{folder} {name}",
-                description=description(tag),
+                description=scalars.description(tag),
             )
-            for name, (folder, tag) in COMPARED.items()
+            for name, (folder, tag) in compared.items()
         ],
     )
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import tqdm
 from absl import logging
 
+from trainer.evaluate import case_metrics
+
 SECONDS_BETWEEN_LINES = 30.0
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARKLINE = 16  # evaluations
@@ -44,8 +46,11 @@ class Terminal:
         self._val = figures
         if "dice" in figures:
             self._curve = [*self._curve, figures["dice"]][-SPARKLINE:]
-        shown = (name for name in ("loss", "dice", "iou") if name in figures)
-        self._line(step, "val " + "  ".join(f"{name} {figures[name]:.4f}" for name in shown))
+        forms = {"loss": ".4f"} | {name: row.form for name, row in case_metrics.tracked().items()}
+        shown = (
+            f"{name} {figures[name]:{form}}" for name, form in forms.items() if name in figures
+        )
+        self._line(step, f"val {'  '.join(shown)}")
 
     def close(self) -> None:
         """Leaves the bar as it is."""

@@ -8,9 +8,10 @@ from typing import Any
 import markupsafe
 
 from trainer import json_text
-from trainer.monitoring.scalars import FIGURES, unit_of
+from trainer.evaluate import case_metrics
+from trainer.monitoring import scalars
 from trainer.report import curves, templates
-from trainer.report.runs import SCORES, Run
+from trainer.report.runs import Run
 
 # Okabe and Ito's colours, in an order that begins with the most distinct on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -62,18 +63,20 @@ def _row(run: Run) -> dict[str, str]:
         "step": f"{step:g} of {run.metadata['total_steps']}",
         "best val Dice": f"{best[1]:.4f} at step {best[0]:g}" if best else "–",
         "evaluated": run.split or "–",
-        "Dice": _score(run.summary.get("dice")),
-        "IoU": _score(run.summary.get("iou")),
+        **{
+            metric.title: _score(run.summary.get(name), metric.form)
+            for name, metric in case_metrics.tracked().items()
+        },
         "images/s": f"{sum(speed) / len(speed):.1f}" if speed else "–",
         "devices": f"{run.metadata['num_replicas']} × {run.metadata['precision']}",
     }
 
 
 def _curves(runs: Sequence[Run]) -> list[markupsafe.Markup]:
-    """Returns a chart of each figure that a run has, in the order of `figures.FIGURES`."""
+    """Returns a chart of each figure that a run has, in the order of `scalars.figures`."""
     names = [name for run in runs for line in run.lines for name in line]
     parts = sorted({name for name in names if "/" in name})
-    wholes = [name for name in FIGURES if name in names]
+    wholes = [name for name in scalars.figures() if name in names]
     charts = []
     for name in [part for whole in wholes for part in (whole, *_of(whole, parts))]:
         lines = {}
@@ -82,7 +85,7 @@ def _curves(runs: Sequence[Run]) -> list[markupsafe.Markup]:
                 line = curves.Line(run.curve(split, name), _colours(runs)[place], thin)
                 dashes = curves.DASHES[place // len(COLOURS) % len(curves.DASHES)]
                 lines[f"{short} {split}".strip()] = line._replace(dashes=dashes)
-        unit = unit_of(name)
+        unit = scalars.unit_of(name)
         charts.append(curves.draw(f"{name}, {unit}" if unit else name, lines))
     return charts
 
@@ -124,11 +127,14 @@ def _details(run: Run, colour: str) -> dict[str, Any]:
 
 def _scores(summary: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
     """Returns heads and rows of the table of classes."""
-    rows = [
-        [name, *(_score(entry[group][score]) for group, score in SCORES.values())]
-        for name, entry in summary["classes"].items()
+    classes = summary["classes"]
+    columns = [
+        column  # what an evaluation did not measure has none
+        for column in case_metrics.columns()
+        if any(column.name in entry[column.group] for entry in classes.values())
     ]
-    return {"heads": ["class", *SCORES], "rows": rows}
+    rows = [[name, *(column.shown(entry) for column in columns)] for name, entry in classes.items()]
+    return {"heads": ["class", *(column.head for column in columns)], "rows": rows}
 
 
 def _shown(value: Any) -> str:
@@ -137,8 +143,8 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _score(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, int | float) else _shown(value)
+def _score(value: Any, form: str) -> str:
+    return f"{value:{form}}" if isinstance(value, int | float) else _shown(value)
 
 
 def _colours(runs: Sequence[Run]) -> list[str]:

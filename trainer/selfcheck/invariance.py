@@ -22,7 +22,8 @@ from trainer.data.input import pipeline
 from trainer.data.input.training_batches import TrainingBatches
 from trainer.distributed import strategies
 from trainer.errors import InputError
-from trainer.evaluate import evaluator
+from trainer.evaluate.evaluator import Evaluator
+from trainer.evaluate.scores import Scores
 from trainer.models import build
 from trainer.predict import prefetch
 from trainer.storage import files
@@ -272,12 +273,10 @@ def _train(
     return Trained(model, np.concatenate([first, rest]), gradient, model.get_weights())
 
 
-def evaluate(
-    strategy: tf.distribute.Strategy, model: keras.Model, job: config.Job
-) -> evaluator.Scores:
+def evaluate(strategy: tf.distribute.Strategy, model: keras.Model, job: config.Job) -> Scores:
     """Evaluates the val split, as `trainer.task` does."""
     manifest = schema.read_manifest(job.data.data_dir)
-    return evaluator.Evaluator(
+    return Evaluator(
         strategy,
         model,
         job.data.data_dir,
@@ -302,7 +301,7 @@ def compare_evaluation(
     )
 
 
-def compare_scores(one: evaluator.Scores, many: evaluator.Scores) -> list[Row]:
+def compare_scores(one: Scores, many: Scores) -> list[Row]:
     """Compares the counts of two evaluations, which must be equal, and every metric."""
     counts = [scores.counts.astype(np.float64) for scores in (one, many)]
     ours, theirs = counts

@@ -35,12 +35,20 @@ class Progress:
     unreported: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
-    def after(self, step: int, metric: str, figures: Mapping[str, float]) -> "Progress":
+    def after(
+        self, step: int, metric: str, figures: Mapping[str, float], higher_is_better: bool = True
+    ) -> "Progress":
         """Returns the progress after one more evaluation.
 
         The score decides whether it is the best. Where that is undefined, then or now, or equal,
         the loss does: a val split without foreground has no Dice, and a run that has not found any
         yet has 0.
+
+        Args:
+            step: that was evaluated.
+            metric: the figure that is compared: a score, or "loss", which is better where lower.
+            figures: of the evaluation.
+            higher_is_better: whether a higher score is better.
         """
         score, loss = _finite(figures.get(metric)), _finite(figures.get("loss"))
         best = _finite(self.best)
@@ -59,7 +67,7 @@ class Progress:
                     step if is_better else self.best_step,
                 )
         else:
-            is_better = score > best
+            is_better = score > best if higher_is_better else score < best
         if not is_better:
             return dataclasses.replace(self, evaluated_step=step, worse=self.worse + 1)
         return dataclasses.replace(

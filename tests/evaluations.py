@@ -1,0 +1,63 @@
+"""Evaluations that NumPy can compute, too: of hand-made images, by a model of each pixel alone."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tests import rounding
+from tests.devices import strategy_of
+from trainer.data.dataset import schema
+from trainer.data.input import normalization
+from trainer.evaluate.evaluator import Evaluator
+from trainer.training import losses
+
+# Seven images of three sizes: no batch size but 1 and 7 divides them, and sides are not multiples
+# of the stride.
+SIZES = {"train": [(32, 32)], "val": [(40, 33)] * 3 + [(70, 65)] * 3 + [(9, 21)]}
+
+SLOPES, OFFSETS = np.array([[-1.0, 0.1, 1.0]], np.float32), np.array([0.0, 0.2, -0.3], np.float32)
+
+
+def pointwise_model(replicas=1):
+    """Returns a model whose logits NumPy computes, too: brightness × SLOPES + OFFSETS."""
+    with strategy_of(replicas).scope():
+        layers = [keras.Input((None, None, 1)), keras.layers.Conv2D(3, 1)]
+        model = keras.Sequential(layers)
+    model.set_weights([SLOPES[np.newaxis, np.newaxis], OFFSETS])
+    return model
+
+
+def evaluator_of(
+    data, model, *, replicas=1, batch_size=2, tile=1024, normalize="image", tta="none"
+):
+    return Evaluator(
+        strategy_of(replicas),
+        model,
+        *data,
+        terms=losses.LOSSES["ce_dice"],
+        class_weights=tf.ones(3),
+        normalize=normalize,
+        depth=2,
+        kernel_size=3,
+        batch_size=batch_size,
+        tile=tile,
+        tta=tta,
+    )
+
+
+def assert_decided(data):
+    """Asserts that no pixel is of two classes but for rounding: counts do not depend on a batch."""
+    for image, _ in read_split(data, "val"):
+        operations = tf.size(image).numpy()  # of a mean over all pixels
+        image = normalization.normalize(image, "image", (), ()).numpy()
+        second, first = np.moveaxis(np.sort(image @ SLOPES + OFFSETS, axis=-1)[..., 1:], -1, 0)
+        assert (first - second).min() > rounding.tolerance(operations, magnitude=3)
+
+
+def read_split(data, split):
+    """Yields (image, mask) of a split, read without the pipeline."""
+    folder, manifest = data
+    for shard in manifest.splits[split].shards:
+        for serialized in schema.read_shard(folder, shard):
+            example = schema.decode(serialized, manifest)
+            yield example["image"], example["mask"].numpy()

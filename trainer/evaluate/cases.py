@@ -1,0 +1,114 @@
+"""The cases of an evaluation, and which of them are drawn."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.data.dataset import schema
+from trainer.drawing import panels
+from trainer.evaluate import case_metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One evaluated image.
+
+    Attributes:
+        index: its place in the split's `cases`.
+        dice: its mean Dice over the foreground classes that occur in it or in its prediction;
+            1 if none does.
+        image: [H, W, C], as it is stored.
+        labels: int32 [H, W].
+        valid: float32 [H, W].
+        predicted: uint8 [H, W].
+        confidence: uint8 [H, W], the probability of what is predicted, 255 for 1.
+    """
+
+    index: int
+    dice: float
+    image: np.ndarray
+    labels: np.ndarray
+    valid: np.ndarray
+    predicted: np.ndarray
+    confidence: np.ndarray
+
+
+# Kind → where a case stands among those of the kind; of equals, the first in the split comes first.
+ORDERS: Mapping[str, Callable[[Case], Any]] = {
+    "first": lambda case: case.index,
+    "worst": lambda case: (case.dice, case.index),
+    "best": lambda case: (-case.dice, case.index),
+}
+
+
+class CaseSelector:
+    """The cases of an evaluation that are drawn: its first ones, and by their Dice."""
+
+    def __init__(self, *, first: int = 0, worst: int = 0, best: int = 0):
+        """Selects so many of each kind."""
+        self._numbers = {"first": first, "worst": worst, "best": best}
+        self._cases: dict[str, list[Case]] = {kind: [] for kind in ORDERS}
+
+    def add(self, case: Case) -> None:
+        """Keeps the case where it is among those of a kind so far."""
+        for kind, number in self._numbers.items():
+            found = sorted([*self._cases[kind], case], key=ORDERS[kind])
+            self._cases[kind] = found[:number]
+
+    def cases(self, kind: str) -> list[Case]:
+        """Returns the cases that are `first`, `worst` or `best`, in this order."""
+        return list(self._cases[kind])
+
+
+def case_of(
+    batch: Mapping[str, tf.Tensor], found: Mapping[str, np.ndarray], row: int, dtype: str
+) -> Case:
+    """Returns a case of a batch.
+
+    Args:
+        batch: see `pipeline.evaluation_batches`.
+        found: what `eval_step.score` returned for it.
+        row: of the case in the batch.
+        dtype: of the stored images.
+    """
+    height, width = batch["size"][row].numpy()
+    here = np.s_[row, :height, :width]
+    return Case(
+        index=int(batch["case"][row]),
+        dice=_case_dice(found["counts"][row]),
+        image=_stored(batch["images"][here], batch["offset"][row], batch["scale"][row], dtype),
+        labels=batch["labels"][here].numpy(),
+        valid=batch["valid"][here].numpy(),
+        predicted=found["predicted"][here],
+        confidence=found["confidence"][here],
+    )
+
+
+def _stored(image: tf.Tensor, offset: tf.Tensor, scale: tf.Tensor, dtype: str) -> np.ndarray:
+    """Returns a normalised image as it is stored, for people to look at."""
+    values = image.numpy() * scale.numpy() + offset.numpy()
+    if not np.issubdtype(dtype, np.integer):
+        return values
+    return np.clip(np.rint(values), 0, np.iinfo(dtype).max).astype(dtype)
+
+
+def _case_dice(counts: np.ndarray) -> float:
+    dice = case_metrics.METRICS["dice"].compute(counts)[1:]
+    return float(np.nanmean(dice)) if not np.isnan(dice).all() else 1.0
+
+
+def panel_of(case: Case, manifest: schema.Manifest, split: str) -> np.ndarray:
+    """Draws a case: input, truth, prediction, errors and confidence, uint8 [H, W, 3]."""
+    name = manifest.splits[split].cases[case.index]
+    return panels.draw_row(
+        case.image,
+        case.labels,
+        case.predicted,
+        case.valid,
+        case.confidence,
+        caption=f"{name}   Dice {case.dice:.3f}",
+        classes=[entry.name for entry in manifest.classes],
+    )

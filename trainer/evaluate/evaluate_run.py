@@ -1,0 +1,107 @@
+"""The command: a run's best checkpoint on a split of its data, or of other data."""
+
+import functools
+import os
+from typing import Any
+
+import tensorflow as tf
+from absl import logging
+
+from trainer import config
+from trainer.checkpointing import best_weights, checkpoint, run_metadata
+from trainer.data import demo
+from trainer.data.dataset import integrity, schema
+from trainer.distributed import strategies
+from trainer.errors import InputError
+from trainer.evaluate import output, scores, symmetries
+from trainer.evaluate.cases import CaseSelector
+from trainer.evaluate.evaluator import Evaluator
+from trainer.training import losses
+
+
+def evaluate_run(settings: config.Evaluate) -> None:
+    """Evaluates a run's best checkpoint on a split and writes what `output.write` does.
+
+    Raises:
+        InputError: the run, the data and the settings do not go together, or the folder to write
+            cannot be written or holds files of others.
+    """
+    run = run_metadata.read(settings.run_dir)
+    job = config.from_dict(config.Job, run["settings"])
+    data_dir = settings.data_dir or job.data.data_dir or demo.folder()
+    manifest = _read_manifest(settings, run, data_dir)
+    strategy = strategies.connect(settings.strategy, settings.tpu, settings.virtual_devices)
+    worker, _ = strategies.worker_of(strategy)
+    turned = len(symmetries.TURNS[settings.tta])
+    name = settings.split if turned == 1 else f"{settings.split}-{settings.tta}"
+    folder = settings.output or os.path.join(settings.run_dir, "evaluation", name)
+    if worker == 0:
+        output.check_output(folder)
+    step, evaluate = _load(settings, run, job, strategy, data_dir, manifest)
+    selected = CaseSelector(worst=settings.worst_cases, best=settings.best_cases)
+    found = evaluate(settings.split, selected.add)
+    if worker == 0:
+        output.write(folder, found, selected, manifest, settings.split)
+        if settings.json:
+            output.write_json(settings.json, found.summary)
+        mean = f", mean of {turned} turned images" if turned > 1 else ""
+        logging.info("Step %d on %s of %s%s:", step, settings.split, data_dir, mean)
+        logging.info("%s\nWritten to %s", scores.table(found.summary), folder)
+
+
+def _read_manifest(
+    settings: config.Evaluate, run: dict[str, Any], data_dir: str
+) -> schema.Manifest:
+    """Returns the manifest of the data; raises InputError where the run cannot be evaluated."""
+    manifest = schema.read_manifest(data_dir)
+    best_weights.check_same_kind(settings.run_dir, run, manifest)
+    if settings.split not in manifest.splits:
+        raise InputError(
+            f"--split={settings.split} is not in {data_dir}, which has "
+            f"{', '.join(manifest.splits)}; name one of them."
+        )
+    return manifest
+
+
+def _load(
+    settings: config.Evaluate,
+    run: dict[str, Any],
+    job: config.Job,
+    strategy: tf.distribute.Strategy,
+    data_dir: str,
+    manifest: schema.Manifest,
+) -> tuple[int, Evaluator]:
+    """Returns the step of the best weights, which all workers have read, and what evaluates."""
+    worker, num_workers = strategies.worker_of(strategy)
+    add = functools.partial(strategies.sum_over_workers, strategy)
+    manifest, _ = integrity.check(
+        data_dir,
+        manifest,
+        [settings.split],
+        skip_bad_records=settings.skip_bad_records,
+        worker=worker,
+        num_workers=num_workers,
+        sum_over_workers=add,
+    )
+    with strategy.scope():
+        model, step = best_weights.best_model(settings.run_dir, run)
+    commit = {"step": step, "progress": {}}
+    checkpoint.check_same(settings.run_dir, commit, worker, num_workers, add)
+    evaluate = Evaluator(
+        strategy,
+        model,
+        data_dir,
+        manifest,
+        terms=losses.LOSSES[job.optimization.loss],
+        class_weights=losses.class_weights(
+            job.optimization.class_weights, manifest.splits["train"].pixels
+        ),
+        normalize=job.data.normalize,
+        depth=job.model.depth,
+        kernel_size=job.model.kernel_size,
+        batch_size=settings.batch_size,
+        tile=settings.tile,
+        tta=settings.tta,
+    )
+    evaluate.check_tile(settings.split)
+    return step, evaluate

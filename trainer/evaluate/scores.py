@@ -1,0 +1,182 @@
+"""The scores of a split: all of them by their names, those of each evaluation, and a table."""
+
+import dataclasses
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from trainer import text_table
+from trainer.errors import one_line
+from trainer.evaluate import case_metrics
+from trainer.evaluate.case_metrics import divide
+
+NVIDIA_EPSILON = 1e-6  # NVIDIA's smoothing term, in numerator and denominator
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What was counted over a split of N images and K classes.
+
+    Attributes:
+        counts: int64 [N, K, 3], see `metrics.count_pixels`.
+        soft: float64 [N, K, 3], see `metrics.soft_sums`.
+        measured: float64 [N, K] by name, of the metrics that need the maps of a case.
+        evaluated: bool [N], False for an unreadable image, which counts for nothing.
+        confusions: int64 [K, K], see `metrics.count_confusions`.
+        probabilities: int64 [K - 1, BINS + 1, 2], see `metrics.count_probabilities`.
+        summary: of them, see `summarize`; the loss, its parts and the unreadable images.
+    """
+
+    counts: np.ndarray
+    soft: np.ndarray
+    measured: Mapping[str, np.ndarray]
+    evaluated: np.ndarray
+    confusions: np.ndarray
+    probabilities: np.ndarray
+    summary: dict[str, Any]
+
+
+def summarize(
+    counts: np.ndarray,
+    soft: np.ndarray,
+    classes: Sequence[str],
+    measured: Mapping[str, np.ndarray] = types.MappingProxyType({}),
+) -> dict[str, Any]:
+    """Returns every score of a split, each convention by its own name.
+
+    Args:
+        counts: integers [N, K, 3], what `metrics.count_pixels` counted for N images.
+        soft: floats [N, K, 3], what `metrics.soft_sums` summed.
+        classes: the K names, background first.
+        measured: floats [N, K] by name, of the metrics that need the maps of a case.
+
+    Returns:
+        dict for JSON: floats, integers, and None for what is undefined (a class that occurs in no
+        image). The tracked metrics at its top are those of per_image.foreground.
+    """
+    counts, soft = np.asarray(counts, np.int64), np.asarray(soft, np.float64)
+    total = counts.sum(axis=0)
+    # Over the images in which a score is defined; then over classes, see `_over_classes`.
+    per_image = {
+        name: _mean_over_images(values) for name, values in per_case(counts, measured).items()
+    }
+    pooled = case_metrics.score(total)
+    right = divide(counts[..., 2].sum(axis=1), counts[..., 0].sum(axis=1))
+    # Of each class against the others; no row, for its mean over classes has no name.
+    accuracies = _mean_over_images(_accuracy(counts)), _accuracy(total)
+    return {
+        **{name: _mean(per_image[name][1:]) for name in case_metrics.tracked()},
+        "images": len(counts),
+        "accuracy": {
+            "per_image": _mean(right),
+            "pooled": _mean(divide(total[:, 2].sum(), total[:, 0].sum())),
+        },
+        "per_image": _over_classes(per_image),
+        "pooled": _over_classes(pooled),
+        "soft_dice_nvidia": {
+            "per_image": soft_dice_nvidia(soft),
+            "pooled": soft_dice_nvidia(soft.sum(axis=0, keepdims=True)) if len(soft) else None,
+        },
+        "classes": {
+            name: {
+                "images": int(np.any(counts[:, k, :2] > 0, axis=-1).sum()),
+                "pixels": dict(
+                    zip(("truth", "prediction", "both"), total[k].tolist(), strict=True)
+                ),
+                "per_image": _of_class(per_image, accuracies[0], k),
+                "pooled": _of_class(pooled, accuracies[1], k),
+            }
+            for k, name in enumerate(classes)
+        },
+        "metrics": case_metrics.conventions(),
+    }
+
+
+def per_case(counts: np.ndarray, measured: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns every metric of each case and class, float64 [N, K] by name, in their rows' order."""
+    found = {**case_metrics.score(counts), **measured}
+    return {name: found[name] for name in case_metrics.METRICS}
+
+
+def _of_class(
+    values: Mapping[str, np.ndarray], accuracy: np.ndarray, index: int
+) -> dict[str, float | None]:
+    return {
+        **{name: _mean(values[name][index]) for name in values},
+        "accuracy": _mean(accuracy[index]),
+    }
+
+
+def _over_classes(values: Mapping[str, np.ndarray]) -> dict[str, dict[str, float | None]]:
+    """Averages each score [K] over the foreground, and over all classes."""
+    return {
+        "foreground": {name: _mean(values[name][1:]) for name in values},
+        "all_classes": {name: _mean(values[name]) for name in values},
+    }
+
+
+def _accuracy(counts: np.ndarray) -> np.ndarray:
+    """Returns the share of valid pixels [..., K] that are rightly of a class or rightly not.
+
+    Takes counts [..., K, 3] of all classes, whose truth adds up to the valid pixels.
+    """
+    truth, prediction, both = np.moveaxis(counts, -1, 0)
+    valid = truth.sum(axis=-1, keepdims=True)
+    return divide(valid - truth - prediction + 2 * both, valid)
+
+
+def soft_dice_nvidia(soft: np.ndarray) -> float | None:
+    """Returns NVIDIA's soft Dice of sums [N, K, 3]: the mean over images and classes of Dice.
+
+    Dice is (2 sum(p y) + e) / (sum(p p) + sum(y y) + e), e = 1e-6: softmax probabilities, squared
+    denominator, background a class like the others, 1 for a class that is absent and not predicted.
+    """
+    soft = np.asarray(soft, np.float64)
+    both, probability, truth = np.moveaxis(soft, -1, 0)
+    dice = (2 * both + NVIDIA_EPSILON) / (probability + truth + NVIDIA_EPSILON)
+    return _mean(dice)
+
+
+def _mean_over_images(values: np.ndarray) -> np.ndarray:
+    """Averages [N, K] over the images in which it is defined: [K], NaN where none is."""
+    defined = ~np.isnan(values)
+    return divide(np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0))
+
+
+def _mean(values: np.ndarray) -> float | None:
+    """Returns the mean of the defined values as a float, None if there are none."""
+    values = np.asarray(values)
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if defined.size else None
+
+
+def figures_of(scores: Scores) -> dict[str, float]:
+    """Returns what metrics.jsonl says of an evaluation; a score that is undefined is left out.
+
+    A loss of several terms and foreground classes come as `loss/TERM`, `dice/CLASS`, `iou/CLASS`.
+    """
+    summary, names = scores.summary, list(case_metrics.tracked())
+    found = {name: summary[name] for name in ("loss", *names)}
+    if len(summary["loss_parts"]) > 1:
+        found.update((f"loss/{name}", part) for name, part in summary["loss_parts"].items())
+    for label, entry in list(summary["classes"].items())[1:]:
+        found.update((f"{name}/{label}", entry["per_image"][name]) for name in names)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """Returns the scores of each class, and their means, as lines for a terminal."""
+    columns = list(case_metrics.columns())
+    groups = {
+        **{name: (entry, str(entry["images"])) for name, entry in summary["classes"].items()},
+        **{
+            label: ({kind: summary[kind][key] for kind in ("per_image", "pooled")}, "")
+            for label, key in (("mean, foreground", "foreground"), ("mean, all", "all_classes"))
+        },
+    }
+    rows = [["class", *(column.head for column in columns), "images"]]
+    for name, (entry, images) in groups.items():
+        rows.append([one_line(name), *(column.shown(entry) for column in columns), images])
+    return "\n".join(text_table.aligned(rows, right=range(1, len(rows[0]))))
