@@ -24,9 +24,14 @@ def strategy_of(number):
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=operations)
 
 
-def without_bfloat16():
-    """Skips a test of bfloat16 where the CPU, or what oneDNN may use of it, cannot compute it."""
+def has_bfloat16():
+    """Says whether the CPU, and what oneDNN may use of it, computes bfloat16."""
     from trainer.distributed import strategies
 
-    if math.isinf(strategies._time_small_step("bfloat16", False, repeats=1)):
+    return math.isfinite(strategies._time_small_step("bfloat16", False, repeats=1))
+
+
+def without_bfloat16():
+    """Skips a test of bfloat16 where the CPU cannot compute it."""
+    if not has_bfloat16():
         pytest.skip(f"this CPU computes no bfloat16, {skips.LEFT_OUT}")
