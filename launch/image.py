@@ -118,9 +118,16 @@ def _docker(*command: str, quiet: bool = False) -> int:
 
 
 def _build_in_cloud(asked: settings.Vertex, machines: Machines, image: str) -> None:
-    from google.cloud.devtools import cloudbuild_v1 as types
+    try:
+        from google.cloud import artifactregistry_v1
+        from google.cloud.devtools import cloudbuild_v1 as types
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f'--build=cloud needs {error.name}; install it: pip install ".[vertex]".'
+        ) from None
 
-    if _registry_has(image, asked.job.patience_seconds):
+    registry = cloud.connect(artifactregistry_v1.ArtifactRegistryClient, cloud.REGISTRY.address())
+    if _has_image(registry, image, asked.job.patience_seconds):
         logging.info("%s exists already.", image)
         return
     bucket, name = _upload_tree(asked, image)
@@ -155,20 +162,18 @@ def _build_in_cloud(asked: settings.Vertex, machines: Machines, image: str) -> N
         )
 
 
-def _registry_has(image: str, patience_seconds: float) -> bool:
+def _has_image(registry: Any, image: str, patience_seconds: float) -> bool:
     """Returns whether Artifact Registry has an image of this name and tag."""
     from google.api_core import exceptions
-    from google.cloud import artifactregistry_v1
 
-    client = cloud.connect(artifactregistry_v1.ArtifactRegistryClient, cloud.REGISTRY.address())
     path, _, tag = image.partition(":")
     host, project, repository, package = path.split("/")
     location = host.removesuffix("-docker.pkg.dev")
-    name = client.tag_path(project, location, repository, package, tag)
+    name = registry.tag_path(project, location, repository, package, tag)
 
     def look() -> bool:
         with contextlib.suppress(exceptions.NotFound):
-            client.get_tag(name=name, retry=None, timeout=cloud.SECONDS)
+            registry.get_tag(name=name, retry=None, timeout=cloud.SECONDS)
             return True
         return False
 

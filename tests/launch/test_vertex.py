@@ -3,6 +3,7 @@
 import datetime
 import json
 import logging
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -458,6 +459,15 @@ def test_list_attach_and_cancel(service, capsys, said):
     assert "If nobody did that, it refused its input: its last line in the log says" in said.text
     with pytest.raises(InputError, match=r"^--name=no: there is no such job in us-central1; see"):
         run("--action=attach", "--name=no")
+
+
+def test_clients_of_cloud_build_that_are_not_installed_are_named(service, monkeypatch):
+    monkeypatch.setitem(sys.modules, "google.cloud.devtools", None)
+    line = (
+        r'^--build=cloud needs google\.cloud\.devtools; install it: pip install "\.\[vertex\]"\.$'
+    )
+    with pytest.raises(InputError, match=line):
+        run("--image=", "--build=cloud")
 
 
 @pytest.mark.slow
