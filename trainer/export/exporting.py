@@ -36,60 +36,26 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
     keras.mixed_precision.set_global_policy("float32")  # a job that trained may have another
     model, step = best_weights.best_model(settings.run_dir, run)
     stride = 2**job.model.depth
-    multiple = max(pipeline.PADDED_SIDE, stride)
-    halo = sliding_window.halo_of(job.model.depth, job.model.kernel_size)
-    tile = _checked_tile(settings.tile, halo, multiple)
+    multiple = pipeline.padded_to(stride)
     units = (job.data.normalize, data["mean"], data["std"])
 
     core = plain.core(model)
-    server = serving.Server(
-        core,
-        channels=run["channels"],
-        dtype=data["dtype"],
-        values=data["class_values"],
-        mask_dtype=predictor.smallest_dtype(data["class_values"]).name,
-        normalize=units[0],
-        mean=units[1],
-        std=units[2],
-        multiple=multiple,
-        tile=tile,
-        halo=halo,
-    )
+    server = _server(core, job.model, settings.tile, run["channels"], data, units, multiple)
     signatures = server.signatures()
     tf.saved_model.save(server, folder, signatures=signatures)
     whole = plain.plain(model, *units, data["dtype"], multiple)
     whole.save(os.path.join(folder, "model.keras"))
     written = {"saved_model.pb": "TensorFlow Serving, Vertex AI", "model.keras": "Keras"}
-
     differences = {}
     if settings.tflite:
         size = settings.tflite_size or -(-job.data.crop // stride) * stride
-        if size % stride:
-            raise InputError(
-                f"--tflite_size={size} is not a multiple of {stride}, the network's stride."
-            )
-        windows = _windows(settings, run, "train", size, units, CALIBRATION_IMAGES)
-        kinds = {"float16": None, "int8": [image for image, _ in windows]}
-        for kind, calibration in kinds.items():
-            name = f"model_{kind}.tflite"
-            content = lite.convert(core, size, calibration)
-            _write(folder, name, content)
-            written[name] = f"TensorFlow Lite, normalised images of {size}×{size}"
-            found = _windows(settings, run, "test", size, units)
-            differences[name] = _difference(
-                lite.open_model(content), lambda image: core(image[np.newaxis])[0].numpy(), found
-            )
-    if settings.onnx:
-        content = onnx_model.convert(whole)
-        _write(folder, "model.onnx", content)
-        written["model.onnx"] = "ONNX"
-        differences["model.onnx"] = _difference(
-            onnx_model.open_model(content),
-            lambda image: server.predict(tf.constant(image[np.newaxis]))["probabilities"][
-                0
-            ].numpy(),
-            _images(settings, run, "test"),
+        differences |= _write_tflite(folder, settings, run, core, size, units)
+        written |= dict.fromkeys(
+            differences, f"TensorFlow Lite, normalised images of {size}×{size}"
         )
+    if settings.onnx:
+        differences["model.onnx"] = _write_onnx(folder, settings, run, whole, server)
+        written["model.onnx"] = "ONNX"
     for name, figures in differences.items():
         logging.info("%s: %s", name, model_card.difference_line(figures))
     described = {
@@ -98,14 +64,9 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
         "weights": best_weights.weights_digest(model),
         "channels": run["channels"],
         "dtype": data["dtype"],
-        "classes": [
-            {"id": number, "name": name, "value": value}
-            for number, (name, value) in enumerate(
-                zip(run["classes"], data["class_values"], strict=True)
-            )
-        ],
+        "classes": _classes(run, data),
         "normalize": {"kind": units[0], "mean": list(units[1]), "std": list(units[2])},
-        "tile": tile,
+        "tile": server.tile,
         "signatures": {name: _described(function) for name, function in signatures.items()},
         "files": written,
         "differences": differences,
@@ -115,6 +76,89 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
     files.write_whole(os.path.join(folder, "model_card.md"), card)
     placement.seal(folder, described)
     return described
+
+
+def _server(
+    core: Any,
+    network: config.Model,
+    tile: int,
+    channels: int,
+    data: dict[str, Any],
+    units: tuple[str, list[float], list[float]],
+    multiple: int,
+) -> serving.Server:
+    """Returns what a SavedModel serves: preparing, the network, and masks of stored values."""
+    halo = sliding_window.halo_of(network.depth, network.kernel_size)
+    normalize, mean, std = units
+    return serving.Server(
+        core,
+        channels=channels,
+        dtype=data["dtype"],
+        values=data["class_values"],
+        mask_dtype=predictor.smallest_dtype(data["class_values"]).name,
+        normalize=normalize,
+        mean=mean,
+        std=std,
+        multiple=multiple,
+        tile=_checked_tile(tile, halo, multiple),
+        halo=halo,
+    )
+
+
+def _write_tflite(
+    folder: str,
+    settings: config.Export,
+    run: dict[str, Any],
+    core: Callable[[np.ndarray], tf.Tensor],
+    size: int,
+    units: tuple[str, list[float], list[float]],
+) -> dict[str, dict[str, Any]]:
+    """Writes the network for TensorFlow Lite; returns how far each file is from it.
+
+    Raises:
+        InputError: if the network's stride does not divide `size`.
+    """
+    stride = 2 ** run["settings"]["depth"]
+    if size % stride:
+        raise InputError(
+            f"--tflite_size={size} is not a multiple of {stride}, the network's stride."
+        )
+    windows = _windows(settings, run, "train", size, units, CALIBRATION_IMAGES)
+    kinds = {"float16": None, "int8": [image for image, _ in windows]}
+    differences = {}
+    for kind, calibration in kinds.items():
+        content = lite.convert(core, size, calibration)
+        _write(folder, f"model_{kind}.tflite", content)
+        differences[f"model_{kind}.tflite"] = _difference(
+            lite.open_model(content),
+            lambda image: core(image[np.newaxis])[0].numpy(),
+            _windows(settings, run, "test", size, units),
+        )
+    return differences
+
+
+def _write_onnx(
+    folder: str,
+    settings: config.Export,
+    run: dict[str, Any],
+    whole: keras.Model,
+    server: serving.Server,
+) -> dict[str, Any]:
+    """Writes the whole network as ONNX; returns how far it is from what is served."""
+    content = onnx_model.convert(whole)
+    _write(folder, "model.onnx", content)
+
+    def served(image: np.ndarray) -> np.ndarray:
+        return server.predict(tf.constant(image[np.newaxis]))["probabilities"][0].numpy()
+
+    return _difference(onnx_model.open_model(content), served, _images(settings, run, "test"))
+
+
+def _classes(run: dict[str, Any], data: dict[str, Any]) -> list[dict[str, Any]]:
+    pairs = zip(run["classes"], data["class_values"], strict=True)
+    return [
+        {"id": number, "name": name, "value": value} for number, (name, value) in enumerate(pairs)
+    ]
 
 
 def _checked_tile(tile: int, halo: int, multiple: int) -> int:

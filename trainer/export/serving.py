@@ -59,7 +59,7 @@ class Server(tf.Module):
         self._channels, self._dtype, self._values = channels, dtype, list(values)
         self._mask_dtype = mask_dtype
         self._normalize, self._mean, self._std = normalize, tuple(mean), tuple(std)
-        self._multiple, self._tile, self._halo = multiple, tile, halo
+        self._multiple, self.tile, self._halo = multiple, tile, halo
 
     def signatures(self) -> dict[str, Callable[..., Outputs]]:
         """Returns the functions to save, those that the images allow."""
@@ -129,7 +129,7 @@ class Server(tf.Module):
         for axis in (0, 1):
             length = -(-size[axis] // self._multiple) * self._multiple
             x = tf.gather(x, augment.mirror(tf.range(length), size[axis]), axis=axis + 1)
-        x = self._in_tiles(x) if self._tile else self._core(x, training=False)
+        x = self._in_tiles(x) if self.tile else self._core(x, training=False)
         return x[:, : size[0], : size[1]]
 
     def _in_tiles(self, x: tf.Tensor) -> tf.Tensor:
@@ -164,8 +164,8 @@ class Server(tf.Module):
 
         A tile takes over from the one before it at its `halo`.
         """
-        side = tf.minimum(self._tile, length)
-        step = self._tile - 2 * self._halo
+        side = tf.minimum(self.tile, length)
+        step = self.tile - 2 * self._halo
         count = 1 + -(-(length - side) // step)
         starts = tf.minimum(tf.range(count) * step, length - side)
         places = tf.range(length)

@@ -15,8 +15,9 @@ fresh run is the case s = 0.
 
 import collections
 import ctypes
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
@@ -121,23 +122,9 @@ def training_stream(
             f"--batch_size={batch_size} is not a multiple of the {replicas} replicas; use "
             f"{max(batch_size // replicas, 1) * replicas}."
         )
-    split = manifest.splits["train"]
-    row = augmentation.AUGMENTATIONS[augment]
-
-    def example(number: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        decoded = schema.decode(serialized, manifest)
-        image, mask = augmentation.crop_randomly(
-            decoded["image"], decoded["mask"], _key(seed, 2 * number), crop, row
-        )
-        # By the whole image's figures, and before the operations that change its intensities.
-        figures = normalization.NORMALIZATIONS[normalize](decoded["image"], split.mean, split.std)
-        image = normalization.rescale(image, *figures)
-        image, mask = augmentation.adjust(image, mask, _key(seed, 2 * number + 1), row)
-        return {"images": image, **_targets(mask)}
-
     data = ordered_examples(
         data_dir,
-        split,
+        manifest.splits["train"],
         seed=seed,
         num_streams=num_streams,
         shuffle_block=shuffle_block,
@@ -146,17 +133,52 @@ def training_stream(
         num_workers=num_workers,
     )
     if num_replicas > 1:
-        turns = tf.reshape(tf.range(batch_size // num_workers), (-1, num_replicas))
-        places = tf.reshape(tf.transpose(turns), [-1])
-        data = data.batch(batch_size // num_workers)  # still serialized, so small
-        data = data.map(lambda *batch: tuple(tf.gather(values, places) for values in batch))
-        data = data.unbatch()
+        data = _dealt(data, batch_size // num_workers, num_replicas)
+    example = functools.partial(
+        _training_example,
+        manifest=manifest,
+        seed=seed,
+        crop=crop,
+        row=augmentation.AUGMENTATIONS[augment],
+        normalize=normalize,
+    )
     data = data.map(example, DECODERS, deterministic=True)
     data = data.batch(batch_size // replicas, drop_remainder=True)
     # That it is endless cannot be seen from its parts; without it, several workers would take each
     # batch for one that may be missing, of unknown size.
     data = data.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     return data.prefetch(2 * num_replicas).with_options(_options())
+
+
+def _dealt(data: tf.data.Dataset, batch_size: int, num_replicas: int) -> tf.data.Dataset:
+    """Reorders each batch so that its n-th example goes to replica n mod `num_replicas`."""
+    turns = tf.reshape(tf.range(batch_size), (-1, num_replicas))
+    places = tf.reshape(tf.transpose(turns), [-1])
+    batches = data.batch(batch_size)  # still serialized, so small
+    return batches.map(lambda *batch: tuple(tf.gather(part, places) for part in batch)).unbatch()
+
+
+def _training_example(
+    number: tf.Tensor,
+    serialized: tf.Tensor,
+    *,
+    manifest: schema.Manifest,
+    seed: int,
+    crop: int,
+    row: augmentation.Augmentation,
+    normalize: str,
+) -> dict[str, tf.Tensor]:
+    """Returns example `number` of the run as it is trained on: cropped, normalised, augmented."""
+    decoded = schema.decode(serialized, manifest)
+    image, mask = augmentation.crop_randomly(
+        decoded["image"], decoded["mask"], _key(seed, 2 * number), crop, row
+    )
+    # By the whole image's figures, and before the operations that change its intensities.
+    split = manifest.splits["train"]
+    figures = normalization.NORMALIZATIONS[normalize](decoded["image"], split.mean, split.std)
+    image = normalization.rescale(image, *figures)
+    image, mask = augmentation.adjust(image, mask, _key(seed, 2 * number + 1), row)
+    return {"images": image, **_targets(mask)}
 
 
 def ordered_examples(
@@ -319,33 +341,68 @@ def evaluation_batches(
         the true height and width, and offset and scale float32 [b, C], by which the image was
         normalised.
     """
-    train = manifest.splits["train"]
-    shards = manifest.splits[split].shards
-    paths, counts = _shards(data_dir, shards)
+    paths, counts = _shards(data_dir, manifest.splits[split].shards)
     first_cases = tf.cumsum(counts, exclusive=True)
     multiple = padded_to(stride)
     blank = schema.blank_example(manifest)
+    example = functools.partial(
+        _whole_example, manifest=manifest, normalize=normalize, multiple=multiple
+    )
 
     def numbered(path: tf.Tensor, count: tf.Tensor, first_case: tf.Tensor) -> tf.data.Dataset:
         return tf.data.Dataset.zip((tf.data.Dataset.counter(first_case), _read(path, count)))
 
-    def example(case: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        decoded = schema.decode(serialized, manifest)
-        image = tf.cast(decoded["image"], tf.float32)
-        figures = normalization.NORMALIZATIONS[normalize](decoded["image"], train.mean, train.std)
-        image = pad(normalization.rescale(image, *figures), multiple)
-        size = tf.shape(decoded["mask"])
-        beyond = tf.stack([tf.zeros_like(size), tf.shape(image)[:2] - size], axis=1)
-        mask = tf.pad(decoded["mask"], beyond, constant_values=schema.IGNORE)
-        offset, scale = (tf.reshape(figure, [manifest.channels]) for figure in figures)
-        return {
-            "images": image,
-            **_targets(mask),
-            "case": case,
-            "size": size,
-            "offset": offset,
-            "scale": scale,
-        }
+    data = tf.data.Dataset.from_tensor_slices((paths, counts, first_cases))
+    data = data.shard(num_workers, worker).flat_map(numbered)
+    data = data.filter(lambda case, serialized: serialized != blank)
+    part = examples_in_part(manifest.splits[split], stride, batch_size, tile)
+    if part == manifest.splits[split].examples:
+        data = _by_shape(data, example, multiple, batch_size, tile)
+    else:
+        data = data.window(part).flat_map(
+            lambda *parts: _by_shape(
+                tf.data.Dataset.zip(parts), example, multiple, batch_size, tile
+            )
+        )
+    return data.prefetch(1).with_options(_options())
+
+
+def _whole_example(
+    case: tf.Tensor,
+    serialized: tf.Tensor,
+    *,
+    manifest: schema.Manifest,
+    normalize: str,
+    multiple: int,
+) -> dict[str, tf.Tensor]:
+    """Returns an example of an evaluation, whole and padded; see `evaluation_batches`."""
+    train = manifest.splits["train"]
+    decoded = schema.decode(serialized, manifest)
+    image = tf.cast(decoded["image"], tf.float32)
+    figures = normalization.NORMALIZATIONS[normalize](decoded["image"], train.mean, train.std)
+    image = pad(normalization.rescale(image, *figures), multiple)
+    size = tf.shape(decoded["mask"])
+    beyond = tf.stack([tf.zeros_like(size), tf.shape(image)[:2] - size], axis=1)
+    mask = tf.pad(decoded["mask"], beyond, constant_values=schema.IGNORE)
+    offset, scale = (tf.reshape(figure, [manifest.channels]) for figure in figures)
+    return {
+        "images": image,
+        **_targets(mask),
+        "case": case,
+        "size": size,
+        "offset": offset,
+        "scale": scale,
+    }
+
+
+def _by_shape(
+    data: tf.data.Dataset,
+    example: Callable[..., dict[str, tf.Tensor]],
+    multiple: int,
+    batch_size: int,
+    tile: int,
+) -> tf.data.Dataset:
+    """Returns (case, serialized example) in filled-up batches of one padded shape."""
 
     def padded_shape(case: tf.Tensor, serialized: tf.Tensor) -> tf.Tensor:
         size = schema.decode_size(serialized)
@@ -361,18 +418,7 @@ def evaluation_batches(
         examples = examples.map(example, min(READERS, DECODERS), deterministic=True)
         return examples.batch(size).map(lambda batch: _fill(batch, size))
 
-    def batches(part: tf.data.Dataset) -> tf.data.Dataset:
-        return part.group_by_window(padded_shape, full_batch, window_size_func=size_of_batch)
-
-    data = tf.data.Dataset.from_tensor_slices((paths, counts, first_cases))
-    data = data.shard(num_workers, worker).flat_map(numbered)
-    data = data.filter(lambda case, serialized: serialized != blank)
-    part = examples_in_part(manifest.splits[split], stride, batch_size, tile)
-    if part == manifest.splits[split].examples:
-        data = batches(data)
-    else:
-        data = data.window(part).flat_map(lambda *parts: batches(tf.data.Dataset.zip(parts)))
-    return data.prefetch(1).with_options(_options())
+    return data.group_by_window(padded_shape, full_batch, window_size_func=size_of_batch)
 
 
 def examples_waiting(split: schema.Split, stride: int, batch_size: int, tile: int) -> int:
