@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tests.pages import ROOT
 from trainer.evaluate import case_metrics
 
 
@@ -20,3 +21,10 @@ def test_scores_of_nothing_are_undefined_and_of_misses_zero():
     assert np.isnan(missed["precision"])
     assert false["dice"] == false["iou"] == false["precision"] == 0
     assert np.isnan(false["recall"])
+
+
+def test_the_page_has_every_metric_with_its_convention():
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    for name, said in case_metrics.conventions().items():
+        row = f"| `{name}` | {said['meaning']} | {said['better']} | {said['absent']} |"
+        assert row in page.splitlines(), row
