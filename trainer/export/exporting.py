@@ -46,7 +46,7 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
     whole = plain.plain(model, *units, data["dtype"], multiple)
     whole.save(os.path.join(folder, "model.keras"))
     written = {"saved_model.pb": "TensorFlow Serving, Vertex AI", "model.keras": "Keras"}
-    differences = {}
+    differences: dict[str, dict[str, Any]] = {}
     if settings.tflite:
         size = settings.tflite_size or -(-job.data.crop // stride) * stride
         differences |= _write_tflite(folder, settings, run, core, size, units)
