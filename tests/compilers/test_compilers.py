@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -40,13 +41,13 @@ def assert_whole(figures):
     assert 0 < memory["total"] < figures["usable_memory_gib"] <= figures["chip_memory_gib"]
     assert memory["weights"] + memory["optimizer"] < memory["arguments"] + 1e-3
     assert figures["tflop"] > 0
+    if figures["kind"] == "GPU":
+        assert figures["step_ms_estimate"] is None
+        return
     assert 0 < figures["mfu_estimate"] < 1
-    assert figures["gb_accessed"] > 0
     step = figures["step_ms_estimate"]
-    summing = figures["all_reduce"]["chips"][0]["ms_estimate"]
-    assert (summing > 0) == (figures["replicas"] > 1)
     assert figures["images_per_second_estimate"] == pytest.approx(
-        1000 * figures["batch_size"] / (step + summing)
+        1000 * figures["batch_size"] / step
     )
     top = figures["top_ops"]
     assert len(top) == 10
@@ -59,8 +60,7 @@ def test_the_default_configuration_fits_a_v5e(tmp_path):
     figures, text, _ = preflight(tmp_path, "--accelerator=v5e")
     assert_whole(figures)
     assert (figures["precision"], figures["batch_size"]) == ("bfloat16", 8)
-    # The gradients of 1,942,817 trainable weights, in float32.
-    assert figures["all_reduce"]["bytes_per_step"] == 4 * 1942817
+    assert figures["gb_accessed"] > 0
     assert text.startswith("TPU v5e × 1: unet, 16 filters, depth 4, 256×256×3, bfloat16, batch 8")
     assert text.count("estimate") > 4
 
@@ -90,8 +90,29 @@ def test_a_program_is_compiled_once_and_found_again(tmp_path):
     again, text_again, _ = preflight(tmp_path, *arguments)
     assert "read from the cache" not in text
     assert "read from the cache" in text_again
-    assert first == again
+    assert again == {**first, "cached": True}
     assert first["memory_gib"]["average"] > 0
+
+
+@for_tpu
+def test_the_parts_of_a_batch_are_counted_one_by_one(tmp_path):
+    small = (*SMALL, "--depth=1")
+    part, _, _ = preflight(tmp_path, *small, "--batch_size=2")
+    whole, _, _ = preflight(tmp_path, *small, "--batch_size=8", "--accumulate_steps=4")
+    assert 2 < whole["step_ms_estimate"] / part["step_ms_estimate"] < 8
+
+
+@for_tpu
+def test_a_batch_is_halved_until_it_fits(tmp_path):
+    # Each image takes 1.5 kB, and the batch is computed in a million parts.
+    tiny = ("--filters=8", "--depth=1", "--crop=8", "--accumulate_steps=1000000")
+    figures, text, errors = preflight(tmp_path, *tiny, "--batch_size=16000000", "--find_batch")
+    assert (figures["fits"], figures["batch_size"]) == (True, 8000000)
+    assert "batch 8000000\n" in text
+    assert re.findall(r"batch (\d+): .* GiB, (fits|does not fit)", errors) == [
+        ("16000000", "does not fit"),
+        ("8000000", "fits"),
+    ]
 
 
 @for_tpu
@@ -108,13 +129,12 @@ def test_a_batch_far_too_large_does_not_fit_and_takes_one_line(tmp_path):
 
 
 @for_gpu
-def test_a_small_step_fits_every_gpu_in_each_precision(tmp_path):
-    times = {}
-    for name, precision in [("t4", "float16"), ("h100", "bfloat16"), ("h100", "float32")]:
-        # So large that kernels take longer than to start.
-        size = ("--filters=64", "--depth=1", "--crop=128")
-        arguments = (f"--accelerator={name}", f"--precision={precision}", *size)
-        figures, _, _ = preflight(tmp_path, *arguments)
-        assert_whole(figures)
-        times[name, precision] = figures["step_ms_estimate"]
-    assert times["h100", "bfloat16"] < times["h100", "float32"] < times["t4", "float16"]
+@pytest.mark.parametrize(
+    ("name", "precision"), [("t4", "float16"), ("h100", "bfloat16"), ("h100", "float32")]
+)
+def test_a_small_step_fits_a_gpu_in_each_precision(name, precision, tmp_path):
+    arguments = (f"--accelerator={name}", f"--precision={precision}", *SMALL)
+    figures, text, _ = preflight(tmp_path, *arguments)
+    assert_whole(figures)
+    assert figures["precision"] == precision
+    assert "estimate" not in text

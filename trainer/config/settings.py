@@ -473,7 +473,7 @@ class Target(Settings):
     )
     chips: int = setting(1, "Chips among which --batch_size is divided.", low=1, common=True)
     find_batch: bool = setting(
-        False, "Find the largest --batch_size that fits, by up to 7 more compilations.", common=True
+        False, "Double or halve --batch_size to the largest that fits.", common=True
     )
     json: str = setting("", "Also write the figures to this file.", common=True)
     cache_dir: str = setting(

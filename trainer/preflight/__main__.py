@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from absl import logging
@@ -9,36 +10,41 @@ from absl import logging
 from trainer import cli, config, json_text
 from trainer.errors import InputError
 from trainer.preflight import compilation
-from trainer.preflight.accelerators import ACCELERATORS, GIB, Accelerator, Gpu, Tpu
+from trainer.preflight.accelerators import ACCELERATORS, Accelerator
 from trainer.storage import files
 
 DOES_NOT_FIT = 3  # exit status
-WORTH_SAYING = 0.05  # more images/s
 
 
 def main(settings: config.Preflight) -> None:
-    """Compiles, tells, and exits with DOES_NOT_FIT where the step does not fit."""
-    accelerator = ACCELERATORS[settings.target.accelerator]
+    """Compiles, says what was found, and exits with DOES_NOT_FIT where the step does not fit."""
+    job, target = settings.job, settings.target
+    accelerator = ACCELERATORS[target.accelerator]
     batch_size = batch_per_replica(settings, accelerator)
     compilation.check_installed(accelerator)
     with cli.importing():  # TensorFlow, only once the flags are found to be good
-        from trainer.preflight import lowering
+        from trainer.preflight import lowering, report
 
-    files.register_stores(settings.job.data.data_dir)
+    files.register_stores(job.data.data_dir)
+    replicas = target.chips * accelerator.replicas
 
     @functools.cache
-    def compiled_step(batch_size: int) -> tuple[lowering.Lowered, compilation.Compiled]:
-        replicas = settings.target.chips * accelerator.replicas
-        lowered = lowering.lower(settings.job, accelerator, batch_size, replicas)
-        program = lowered.program
-        return lowered, compilation.compile_program(program, accelerator, settings.target.cache_dir)
+    def figures_of(batch_size: int) -> dict[str, Any]:
+        lowered = lowering.lower(job, accelerator, batch_size, replicas)
+        compiled = compilation.compile_program(lowered.program, accelerator, target.cache_dir)
+        return report.figures(job, accelerator, target.chips, lowered, compiled)
 
-    if settings.target.find_batch:
-        batch_size = largest_batch(settings, accelerator, compiled_step, batch_size)
-    lowered, compiled = compiled_step(batch_size)
-    if not fits(compiled, accelerator):
-        refuse(settings, accelerator, lowered, compiled)
-    tell(settings, accelerator, lowered, compiled)
+    if target.find_batch:
+        batch_size = largest_batch(figures_of, batch_size, job.optimization.accumulate_steps)
+    figures = figures_of(batch_size)
+    if target.json:
+        files.write_whole(
+            target.json, json_text.dumps(figures, indent=1, ensure_ascii=False) + "\n"
+        )
+    if not figures["fits"]:
+        print(too_large(figures), file=sys.stderr)
+        sys.exit(DOES_NOT_FIT)
+    print(report.text(figures, job))
 
 
 def batch_per_replica(settings: config.Preflight, accelerator: Accelerator) -> int:
@@ -59,132 +65,55 @@ def batch_per_replica(settings: config.Preflight, accelerator: Accelerator) -> i
     return job.data.batch_size // replicas
 
 
-def fits(compiled: compilation.Compiled, accelerator: Accelerator) -> bool:
-    """Says whether a program and its memory go into a chip."""
-    total = compiled.total
-    return compiled.memory is not None and total is not None and total <= accelerator.usable
+def largest_batch(figures_of: Callable[[int], dict[str, Any]], start: int, multiple: int) -> int:
+    """Returns the largest batch per replica that fits, of `start` doubled or halved.
 
-
-def largest_batch(
-    settings: config.Preflight, accelerator: Tpu | Gpu, compiled_step: Any, start: int
-) -> int:
-    """Returns the largest batch per replica that fits, or the smallest there is if none does.
-
-    Says of each that was compiled what it needs, and which would be the fastest.
+    Args:
+        figures_of: compiles the step for a batch per replica.
+        start: the batch to begin with, a multiple of `multiple`.
+        multiple: the smallest batch, of which the others are multiples; returned if none fits.
     """
-    from trainer.preflight import batch, estimate
 
-    multiple = settings.job.optimization.accumulate_steps
-    speeds: dict[int, float] = {}  # images/s of a replica, of batches that fit
+    def fits(batch_size: int) -> bool:
+        figures = figures_of(batch_size)
+        logging.info("%s", trial(figures))
+        return figures["fits"]
 
-    def measure(batch_size: int) -> batch.Trial:
-        lowered, compiled = compiled_step(batch_size)
-        trial = batch.Trial(batch_size, fits(compiled, accelerator), compiled.total)
-        need = "too much" if trial.total is None else f"{trial.total / GIB:.2f}"
-        verdict = "does not fit"
-        if trial.fits:
-            operations = estimate.estimate(compiled.module, accelerator, lowered.layers)
-            speeds[batch_size] = batch_size / sum(operation.seconds for operation in operations)
-            verdict = f"fits, {speeds[batch_size]:.0f} images/s by estimate"
-        logging.info(
-            "batch %d per replica: %s of %.2f GiB, %s (%s)",
-            batch_size,
-            need,
-            accelerator.usable / GIB,
-            verdict,
-            "from the cache" if compiled.cached else f"{compiled.seconds:.0f} s",
-        )
-        return trial
-
-    found = batch.find_largest(measure, start, accelerator.usable, multiple)
-    if found is None:
-        return multiple
-    fastest = max(speeds, key=lambda size: (speeds[size], size))
-    gain = speeds[fastest] / speeds[found.batch_size] - 1
-    if gain > WORTH_SAYING:
-        logging.info(
-            "batch %d per replica has %.0f%% more images/s than the largest by estimate: where "
-            "memory is short, the compiler lets the step compute some of it again.",
-            fastest,
-            100 * gain,
-        )
-    return found.batch_size
+    batch_size = start
+    if fits(batch_size):
+        while fits(2 * batch_size):
+            batch_size *= 2
+        return batch_size
+    while batch_size > multiple:
+        batch_size = max(batch_size // 2 // multiple, 1) * multiple
+        if fits(batch_size):
+            break
+    return batch_size
 
 
-def refuse(
-    settings: config.Preflight,
-    accelerator: Accelerator,
-    lowered: Any,
-    compiled: compilation.Compiled,
-) -> None:
-    """Says in one line that the step does not fit, and exits."""
-    from trainer.preflight import report
-
-    write(
-        settings.target.json,
-        report.as_json_without_room(accelerator, settings.target.chips, compiled, lowered),
+def trial(figures: dict[str, Any]) -> str:
+    """Returns the line about one batch."""
+    total, speed = figures["memory_gib"]["total"], figures["images_per_second_estimate"]
+    need = "too much" if total is None else f"{total:.2f}"
+    verdict = "fits" if figures["fits"] else "does not fit"
+    return (
+        f"batch {figures['batch_size']}: {need} of {figures['usable_memory_gib']:.2f} GiB, "
+        + verdict
+        + (f", {speed:.0f} images/s by estimate" if speed else "")
+        + (" (from the cache)" if figures["cached"] else f" ({figures['compile_seconds']:.0f} s)")
     )
-    replicas = settings.target.chips * accelerator.replicas
-    need = "more" if compiled.total is None else f"{compiled.total / GIB:.1f} GiB"
-    print(
-        f"--batch_size={lowered.batch_size * replicas} does not fit: {lowered.batch_size} images "
-        f"per replica need {need}, its compiler says, and {accelerator.title} has "
-        f"{accelerator.usable / GIB:.2f} GiB; use --find_batch, a smaller --batch_size, more "
-        "--chips or --accumulate_steps.",
-        file=sys.stderr,
+
+
+def too_large(figures: dict[str, Any]) -> str:
+    """Returns the line about a step that does not fit."""
+    total = figures["memory_gib"]["total"]
+    need = "more" if total is None else f"{total:.1f} GiB"
+    return (
+        f"--batch_size={figures['batch_size']} does not fit: {figures['batch_size_per_replica']} "
+        f"images per replica need {need}, its compiler says, and {figures['accelerator']} has "
+        f"{figures['usable_memory_gib']:.2f} GiB; use --find_batch, a smaller --batch_size, more "
+        "--chips or --accumulate_steps."
     )
-    sys.exit(DOES_NOT_FIT)
-
-
-def tell(
-    settings: config.Preflight,
-    accelerator: Tpu | Gpu,
-    lowered: Any,
-    compiled: compilation.Compiled,
-) -> None:
-    """Prints and writes all that is known about a step that fits."""
-    from trainer.preflight import advice, estimate, memory, report, scaling
-
-    operations = estimate.estimate(compiled.module, accelerator, lowered.layers)
-    chips = dict.fromkeys([settings.target.chips, *scaling.CHIPS])
-    scalings = [
-        scaling.scale(
-            accelerator,
-            number,
-            batch_size=lowered.batch_size,
-            step_seconds=sum(operation.seconds for operation in operations),
-            reduced=lowered.reduced,
-            collectives=lowered.collectives,
-        )
-        for number in chips
-    ]
-    padding = memory.padding(compiled)
-    found = report.Findings(
-        job=settings.job,
-        accelerator=accelerator,
-        chips=settings.target.chips,
-        lowered=lowered,
-        compiled=compiled,
-        padding=padding,
-        operations=operations,
-        scalings=scalings,
-        advice=advice.advise(
-            settings.job,
-            accelerator,
-            precision=lowered.precision,
-            total=compiled.total or 0,
-            padding=padding,
-            scaling=scalings[0],
-        ),
-    )
-    print(report.as_text(found))
-    write(settings.target.json, report.as_json(found))
-
-
-def write(path: str, figures: dict[str, Any]) -> None:
-    """Writes the figures to a file, if one is named."""
-    if path:
-        files.write_whole(path, json_text.dumps(figures, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,83 +2,47 @@
 
 from collections.abc import Iterator
 
-from trainer import config
-from trainer.preflight.accelerators import GIB, Accelerator, Gpu, peak_of
-from trainer.preflight.memory import Padding
-from trainer.preflight.scaling import Scaling
+from trainer.preflight.accelerators import Accelerator, Gpu
 
-HALF_TYPES = {"bfloat16": "bf16", "float16": "f16"}
+# From these compute capabilities on, a GPU's matrix units multiply the type.
+MATRIX_UNITS = {"float16": (7, 0), "bfloat16": (8, 0)}
+FILLED_BY = 8  # channels, of types of two bytes
 
 
-def advise(
-    job: config.Job,
-    accelerator: Accelerator,
-    *,
-    precision: str,
-    total: int,
-    padding: Padding,
-    scaling: Scaling,
-) -> list[str]:
-    """Returns the lines for a step that fits.
+def advise(accelerator: Accelerator, *, precision: str, filters: int, total: int) -> Iterator[str]:
+    """Yields the lines for a step that fits.
 
     Args:
-        job: the settings.
         accelerator: the chip.
         precision: that the layers compute in.
+        filters: of the network's first level.
         total: bytes of memory that the step takes.
-        padding: of these, what is waste.
-        scaling: training on the chips that were asked for.
     """
-    return [
-        *_precision(accelerator, precision),
-        *_channels(job, accelerator, precision, total, padding),
-        *_batch(accelerator, total, scaling),
-    ]
+    yield from _precision(accelerator, precision)
+    if isinstance(accelerator, Gpu) and filters % FILLED_BY and _has_units(accelerator, precision):
+        yield (
+            f"--filters={filters} is not a multiple of {FILLED_BY}, by which this GPU's matrix "
+            f"units multiply; {-(-filters // FILLED_BY) * FILLED_BY} fills them."
+        )
+    if total < 0.5 * accelerator.usable:
+        yield (
+            f"The step takes {total / accelerator.usable:.0%} of the memory; --find_batch doubles "
+            "--batch_size while it fits."
+        )
 
 
 def _precision(accelerator: Accelerator, precision: str) -> Iterator[str]:
-    best = max(HALF_TYPES, key=lambda name: peak_of(accelerator, HALF_TYPES[name]))
-    gain = peak_of(accelerator, HALF_TYPES[best]) / peak_of(
-        accelerator, HALF_TYPES.get(precision, "f32")
-    )
+    best = "bfloat16" if _has_units(accelerator, "bfloat16") else "float16"
     if precision == "float32":
-        faster = f" and multiplies up to {gain:.0f} times as fast" if gain > 1 else ""
-        yield f"--precision={best} halves the activations in memory{faster}."
-    elif gain > 1:
-        yield f"--precision={best} multiplies up to {gain:.0f} times as fast as {precision} there."
-
-
-def _channels(
-    job: config.Job, accelerator: Accelerator, precision: str, total: int, padding: Padding
-) -> Iterator[str]:
-    filters, largest = job.model.filters, padding.largest
-    waste = padding.arguments + padding.temporary
-    is_much = waste > max(0.2 * total, 0.05 * accelerator.usable)
-    if is_much and largest and largest.minor_to_major[:1] == (len(largest.dims) - 1,):
-        lanes = largest.tile[-1]
+        yield f"--precision={best} halves the activations in memory."
+    elif not _has_units(accelerator, precision):
         yield (
-            f"{waste / GIB:.1f} GiB of the memory is padding: the largest of it fills up the "
-            f"{largest.dims[-1]} channels of {largest} to {-(-largest.dims[-1] // lanes) * lanes}; "
-            f"multiples of {lanes} channels have none."
+            f"This GPU's matrix units multiply {best} and not {precision}; use --precision={best}."
         )
-    if isinstance(accelerator, Gpu):
-        multiple = 4 if precision == "float32" else 8
-        if filters % multiple:
-            up = -(-filters // multiple) * multiple
-            yield (
-                f"--filters={filters} is not a multiple of {multiple}, in which this GPU's matrix "
-                f"units compute; {up} costs no more."
-            )
 
 
-def _batch(accelerator: Accelerator, total: int, scaling: Scaling) -> Iterator[str]:
-    if total < 0.5 * accelerator.usable:
-        yield (
-            f"The step takes {total / accelerator.usable:.0%} of the memory; --find_batch finds "
-            "the largest --batch_size that fits."
-        )
-    if scaling.efficiency < 0.8:
-        yield (
-            f"Summing the gradients takes {1 - scaling.efficiency:.0%} of the step on "
-            f"{scaling.chips} chips; a larger --batch_size makes that less."
-        )
+def _has_units(accelerator: Accelerator, precision: str) -> bool:
+    """Says whether matrix units multiply values of a type; those of TPUs multiply all."""
+    if not isinstance(accelerator, Gpu):
+        return True
+    return accelerator.capability >= MATRIX_UNITS.get(precision, (99, 0))

@@ -1,7 +1,14 @@
-"""Has a program compiled in a process of its own, and keeps what came of it."""
+"""Compiles a program by an accelerator's own compiler, and keeps what came of it.
+
+The compiler has a process of its own, `python -m trainer.preflight.compilation REQUEST`, because
+jax and TensorFlow, and the compilers of TPUs and GPUs, do not share one well, and because a
+compiler that runs out of memory takes its process along.
+"""
 
 import dataclasses
 import functools
+import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -10,18 +17,22 @@ import re
 import subprocess
 import sys
 import tempfile
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
 from trainer import json_text
 from trainer.errors import InputError
-from trainer.preflight import hlo
 from trainer.preflight.accelerators import Gpu, Tpu
 
-# What each kind needs, and the extra that brings it.
-NEEDS = {
-    "TPU": (("jax", "libtpu"), "preflight"),
-    "GPU": (("jax", "jax_cuda12_plugin"), "preflight-gpu"),
+if TYPE_CHECKING:
+    from tensorflow.compiler.xla.service import hlo_pb2
+
+# What each kind's compiler consists of, and the extra that brings it.
+PACKAGES = {
+    "TPU": ("jax", "jaxlib", "libtpu"),
+    "GPU": ("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda12-pjrt", "nvidia-cudnn-cu12"),
 }
+EXTRAS = {"TPU": "preflight", "GPU": "preflight-gpu"}
 
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
@@ -31,10 +42,12 @@ ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no TPU is used that another process could hold
     "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",  # there is no driver to check
 }
-
-
 # By which users change what compilers do.
 COMPILER_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")
+
+FIGURES = "compiled.json"
+PROGRAM = "optimized.pb"
+_COUNTER = re.compile(r"a_inference_\w+")  # in the program's name; differs between two lowerings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,10 +55,9 @@ class Compiled:
     """What the compiler said.
 
     Attributes:
-        flops: floating-point operations of the program as it was written.
         memory: bytes of `argument`, `output`, `alias`, `temp` and `generated_code`; None if the
             program does not fit into the chip.
-        cost: of TPUs, the compiler's own count of `flops` and `bytes`.
+        bytes_accessed: by a TPU compiler's count, in which the body of a loop counts once.
         error: the compiler's report when the program does not fit.
         compiler: version of each package.
         seconds: that the compilation took.
@@ -53,9 +65,8 @@ class Compiled:
         folder: where it is cached.
     """
 
-    flops: float
     memory: dict[str, int] | None = None
-    cost: dict[str, float] = dataclasses.field(default_factory=dict)
+    bytes_accessed: float | None = None
     error: str = ""
     compiler: dict[str, str] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
@@ -64,27 +75,37 @@ class Compiled:
 
     @property
     def total(self) -> int | None:
-        """Bytes that the program needs at once; None if only the compiler's report knows."""
+        """Bytes that the program needs at once; None if not even the compiler's report says."""
         if self.memory is None:
             return _required(self.error)
         outputs = self.memory["output"] - self.memory["alias"]
         return sum(self.memory[name] for name in ("argument", "temp", "generated_code")) + outputs
 
     @functools.cached_property
-    def module(self) -> hlo.Module:
-        """The optimised program."""
-        return hlo.parse(pathlib.Path(self.folder, "optimized.txt").read_text(encoding="utf-8"))
+    def module(self) -> "hlo_pb2.HloModuleProto":
+        """The optimized program."""
+        from tensorflow.compiler.xla.service import hlo_pb2
+
+        return hlo_pb2.HloModuleProto.FromString(pathlib.Path(self.folder, PROGRAM).read_bytes())
 
 
 def check_installed(accelerator: Tpu | Gpu) -> None:
     """Raises InputError unless the accelerator's compiler is installed."""
-    modules, extra = NEEDS[accelerator.kind]
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    missing = [name for name in PACKAGES[accelerator.kind] if not _is_installed(name)]
     if missing:
+        extra = EXTRAS[accelerator.kind]
         raise InputError(
             f"{accelerator.title}'s compiler is not installed ({', '.join(missing)}); "
             f"install the extra {extra}: pip install 'unet-trainer[{extra}]'."
         )
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def compile_program(program: bytes, accelerator: Tpu | Gpu, cache_dir: str) -> Compiled:
@@ -95,32 +116,35 @@ def compile_program(program: bytes, accelerator: Tpu | Gpu, cache_dir: str) -> C
         accelerator: the device.
         cache_dir: folder of what has been compiled; the user's own if empty.
     """
-    cache = os.path.abspath(cache_dir or default_cache())
     with tempfile.TemporaryDirectory() as folder:
-        paths = {name: os.path.join(folder, name) for name in ("program", "answer", "request")}
-        pathlib.Path(paths["program"]).write_bytes(program)
-        flags = {name: os.environ[name] for name in COMPILER_FLAGS if name in os.environ}
-        request = {**paths, "target": _target(accelerator), "flags": flags, "cache": cache}
-        pathlib.Path(paths["request"]).write_text(json_text.dumps(request), encoding="utf-8")
+        request, answer = pathlib.Path(folder, "request"), pathlib.Path(folder, "answer")
+        pathlib.Path(folder, "program").write_bytes(program)
+        asked = {
+            "kind": accelerator.kind,
+            "target": _target(accelerator),
+            "flags": {name: os.environ[name] for name in COMPILER_FLAGS if name in os.environ},
+            "cache": os.path.abspath(cache_dir or default_cache()),
+        }
+        request.write_text(json_text.dumps(asked), encoding="utf-8")
         environment = {**os.environ, **ENVIRONMENT}
         if accelerator.kind == "GPU":
             environment["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_gpu_flags()])
         process = subprocess.run(
-            [sys.executable, "-m", "trainer.preflight.compile", paths["request"]],
+            [sys.executable, "-m", "trainer.preflight.compilation", folder],
             env=environment,
             capture_output=True,
             text=True,
             errors="replace",
             check=False,
         )
-        if process.returncode or not os.path.exists(paths["answer"]):
+        if process.returncode or not answer.exists():
             raise RuntimeError(
                 f"The compiler of {accelerator.title} ended with status {process.returncode}:\n"
                 + "\n".join(process.stderr.splitlines()[-30:])
             )
-        answer = json.loads(pathlib.Path(paths["answer"]).read_text(encoding="utf-8"))
-    found = json.loads(pathlib.Path(answer["folder"], "answer.json").read_text(encoding="utf-8"))
-    return Compiled(**found, **answer)
+        found = json.loads(answer.read_text(encoding="utf-8"))
+    figures = pathlib.Path(found["folder"], FIGURES).read_text(encoding="utf-8")
+    return Compiled(**json.loads(figures), **found)
 
 
 def default_cache() -> str:
@@ -182,3 +206,99 @@ def _required(report: str) -> int | None:
         return None
     number, unit = (found[1], found[2]) if found[1] else (found[3], found[4])
     return int(float(number) * 1024 ** ("KMGT".index(unit) + 1))
+
+
+def answer(folder: str) -> None:
+    """Answers a request, in the compiler's own process.
+
+    Args:
+        folder: has the `program` and the `request`, and is given the `answer`.
+    """
+    request = json.loads(pathlib.Path(folder, "request").read_text(encoding="utf-8"))
+    program = pathlib.Path(folder, "program").read_bytes()
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES[request["kind"]]}
+    key = _fingerprint(program, [request["target"], request["flags"], versions])
+    place = pathlib.Path(request["cache"], key)
+    figures = place / FIGURES
+    cached = figures.exists()
+    if not cached:
+        place.mkdir(parents=True, exist_ok=True)
+        start = time.monotonic()
+        result = _compile(program, request["target"], place / PROGRAM)
+        result |= {"seconds": time.monotonic() - start, "compiler": versions}
+        temporary = figures.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json_text.dumps(result), encoding="utf-8")
+        temporary.replace(figures)  # last, so that an answer that is there is whole
+    found = {"folder": str(place), "cached": cached}
+    pathlib.Path(folder, "answer").write_text(json_text.dumps(found), encoding="utf-8")
+
+
+def _fingerprint(program: bytes, settings: list[dict[str, Any]]) -> str:
+    """Returns what programs that compile to the same have in common, and others have not."""
+    from jax._src.lib import xla_client
+
+    text = _COUNTER.sub("", xla_client.XlaComputation(program).as_hlo_text(True))
+    whole = text + json_text.dumps(settings, sort_keys=True)
+    return hashlib.sha256(whole.encode()).hexdigest()[:24]
+
+
+def _compile(program: bytes, target: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
+    """Compiles a serialized HLO module and writes the optimized one.
+
+    Returns:
+        `memory` in bytes; of a TPU `bytes_accessed`. Where the program does not fit: `error`, the
+        compiler's report, alone.
+    """
+    import numpy as np
+    from jax._src.lib import xla_client
+    from jax.experimental import topologies
+    from jaxlib import _jax
+
+    device = topologies.get_topology_desc(**target).devices[0]
+    options = xla_client.CompileOptions()
+    options.num_replicas = options.num_partitions = 1
+    options.device_assignment = xla_client.DeviceAssignment.create(np.array([[device.id]]))
+    try:
+        devices = _jax.DeviceList((device,))
+        executable = device.client.compile(_to_stablehlo(program), devices, options)
+    except _jax.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
+            raise
+        return {"error": str(error)}
+    path.write_bytes(executable.hlo_modules()[0].as_serialized_hlo_module_proto())
+    memory = executable.get_compiled_memory_stats()
+    names = ("argument", "output", "alias", "temp", "generated_code")
+    result = {"memory": {name: getattr(memory, f"{name}_size_in_bytes") for name in names}}
+    if target["platform"] == "tpu":
+        result["bytes_accessed"] = executable.cost_analysis()["bytes accessed"]
+    return result
+
+
+def _to_stablehlo(program: bytes) -> Any:
+    """Returns the program as an MLIR module."""
+    from jax._src.interpreters import mlir
+    from jax._src.lib.mlir import ir
+    from jaxlib import _jax
+
+    context = mlir.make_ir_context()
+    context.allow_unregistered_dialects = True
+    with context, ir.Location.unknown():
+        module = ir.Module.parse(_jax.mlir.hlo_to_stablehlo(program))
+        _drop_copies(module.operation)
+    return module
+
+
+def _drop_copies(operation: Any) -> None:
+    """Removes TensorFlow's mhlo.copy, which is the identity and has no form in StableHLO."""
+    for region in operation.regions:
+        for block in region.blocks:
+            for child in list(block.operations):
+                if child.operation.name == "mhlo.copy":
+                    child.operation.results[0].replace_all_uses_with(child.operation.operands[0])
+                    child.operation.erase()
+                else:
+                    _drop_copies(child.operation)
+
+
+if __name__ == "__main__":
+    answer(sys.argv[1])

@@ -9,7 +9,7 @@ from trainer import config
 from trainer.data import demo
 from trainer.data.dataset import schema
 from trainer.distributed import strategies
-from trainer.models import build, norms, packing
+from trainer.models import build, packing
 from trainer.preflight import arithmetic
 from trainer.preflight.accelerators import Accelerator, Gpu
 from trainer.training import losses, optimizers, train_step
@@ -17,7 +17,7 @@ from trainer.training import losses, optimizers, train_step
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lowered:
-    """The program of one replica's training step, and what the estimates ask of it.
+    """The program of one replica's training step, and what there is to say of it.
 
     Attributes:
         program: a serialized HLO module.
@@ -25,24 +25,16 @@ class Lowered:
         flops: multiplications and additions of the network's convolutions in a step, without the
             zeros that packing adds.
         precision: that the layers compute in.
-        channels: of the images.
-        num_examples: images of the training split.
+        image: its shape, (H, W, C).
         sizes: bytes of what stays on the chip: `weights`, `optimizer`, `average`, `batch`.
-        reduced: bytes of the gradients and statistics that are summed over all replicas.
-        collectives: sums over all replicas in a step.
-        layers: the network's layers, by name.
     """
 
     program: bytes
     batch_size: int
-    flops: float
+    flops: int
     precision: str
-    channels: int
-    num_examples: int
+    image: tuple[int, ...]
     sizes: dict[str, int]
-    reduced: int
-    collectives: int
-    layers: tuple[str, ...]
 
 
 def lower(job: config.Job, accelerator: Accelerator, batch_size: int, num_replicas: int) -> Lowered:
@@ -76,26 +68,19 @@ def lower(job: config.Job, accelerator: Accelerator, batch_size: int, num_replic
         lanes=packing.LANES[accelerator.kind],
     )
     specs = train_step.batch_spec(batch_size, job.data.crop, manifest.channels)
-    norm = norms.choose(job.model.norm, num_replicas)
-    statistics = _statistics(model) if norm == "sync_batch" else []
+    image = tuple(specs[0].shape[1:])
     return Lowered(
         program=step.experimental_get_compiler_ir(*specs)(stage="hlo_serialized"),
         batch_size=batch_size,
-        flops=arithmetic.training_flops(
-            model, (job.data.crop, job.data.crop, manifest.channels), batch_size
-        ),
+        flops=arithmetic.training_flops(model, image, batch_size),
         precision=precision,
-        channels=manifest.channels,
-        num_examples=split.examples,
+        image=image,
         sizes={
             "weights": _size(model.variables),
             "optimizer": _size(optimizer.variables),
             "average": _size(average.variables) if average else 0,
             "batch": sum(int(np.prod(spec.shape)) * spec.dtype.size for spec in specs),
         },
-        reduced=_size(model.trainable_variables) + sum(statistics),
-        collectives=2 + len(statistics),  # the loss's weights, and all gradients in one
-        layers=tuple(layer.name for layer in model.layers),
     )
 
 
@@ -108,13 +93,3 @@ def _precision(job: config.Job, accelerator: Accelerator) -> str:
 
 def _size(variables: list) -> int:
     return sum(int(np.prod(v.shape)) * np.dtype(v.dtype).itemsize for v in variables)
-
-
-def _statistics(model: keras.Model) -> list[int]:
-    """Returns the bytes of each sum of statistics over all replicas, forward and backward."""
-    channels = [
-        layer.gamma.shape[0]
-        for layer in model.layers
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]
-    return [4 * 2 * number for number in channels] * 2
