@@ -104,59 +104,27 @@ class Gpu(Accelerator):
 
 # The compiler of libtpu 0.0.51 names the usable memory when a program does not fit.
 _TPUS = {
-    "v2": Tpu(
-        title="TPU v2",
-        topology="v2:2x2",
-        memory=8 * GIB,
-        reserved=0.52 * GIB,
-        peak=22.5e12,
-        clock=0.7e9,
-        replicas=2,
-    ),
-    "v3": Tpu(
-        title="TPU v3",
-        topology="v3:2x2",
-        memory=16 * GIB,
-        reserved=0.52 * GIB,
-        peak=61.5e12,
-        clock=0.94e9,
-        replicas=2,
-    ),
-    "v4": Tpu(
-        title="TPU v4",
-        topology="v4:2x2x1",
-        options={"chip_config_name": "megacore"},  # both cores of a chip are one replica
-        memory=32 * GIB,
-        reserved=1.25 * GIB,
-        peak=275e12,
-        clock=1.05e9,
-    ),
-    "v5e": Tpu(
-        title="TPU v5e",
-        topology="v5e:1x1",
-        memory=16 * GIB,
-        reserved=0.25 * GIB,
-        peak=197e12,
-        clock=1.5e9,
-    ),
-    "v5p": Tpu(
-        title="TPU v5p",
-        topology="v5p:1x1x1",
-        memory=95.73 * GIB,
-        reserved=0.0,
-        peak=459e12,
-        clock=1.75e9,
-    ),
-    "v6e": Tpu(
-        title="TPU v6e",
-        topology="v6e:1x1",
-        memory=32 * GIB,
-        reserved=0.76 * GIB,
-        peak=918e12,
-        clock=1.75e9,
-        note="TensorFlow does not run there.",
-    ),
+    name: Tpu(
+        title=f"TPU {name}",
+        topology=f"{name}:{slice_}",
+        replicas=replicas,
+        memory=memory * GIB,
+        reserved=reserved * GIB,
+        peak=peak * 1e12,
+        clock=clock * 1e9,
+    )
+    for name, slice_, replicas, memory, reserved, peak, clock in (
+        ("v2", "2x2", 2, 8, 0.52, 22.5, 0.7),
+        ("v3", "2x2", 2, 16, 0.52, 61.5, 0.94),
+        ("v4", "2x2x1", 1, 32, 1.25, 275, 1.05),
+        ("v5e", "1x1", 1, 16, 0.25, 197, 1.5),
+        ("v5p", "1x1x1", 1, 95.73, 0, 459, 1.75),
+        ("v6e", "1x1", 1, 32, 0.76, 918, 1.75),
+    )
 }
+# Both cores of a v4 are one replica.
+_TPUS["v4"] = dataclasses.replace(_TPUS["v4"], options={"chip_config_name": "megacore"})
+_TPUS["v6e"] = dataclasses.replace(_TPUS["v6e"], note="TensorFlow does not run there.")
 
 _GPUS = {
     "t4": Gpu(

@@ -1,4 +1,4 @@
-"""Compiles a program by an accelerator's own compiler, and keeps what came of it.
+"""Compiles a program by an accelerator's own compiler, and caches the result.
 
 The compiler has a process of its own, `python -m trainer.preflight.compilation REQUEST`, because
 jax and TensorFlow, and the compilers of TPUs and GPUs, do not share one well, and because a

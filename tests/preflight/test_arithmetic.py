@@ -1,0 +1,33 @@
+"""The multiplications of networks, counted by hand."""
+
+import keras
+import pytest
+
+from trainer import models
+from trainer.preflight import arithmetic
+
+
+def test_the_arithmetic_of_a_network_is_that_of_its_convolutions_in_three_passes():
+    images = keras.Input((None, None, 2))
+    x = keras.layers.Conv2D(4, 3, padding="same")(images)
+    x = keras.layers.Activation("relu")(x)
+    x = keras.layers.Conv2DTranspose(3, 2, strides=2)(x)
+    x = keras.layers.Conv2D(5, 3, strides=2, padding="valid")(x)
+    network = keras.Model(images, x)
+    # 4×4 pixels to 4×4, each of them to four, and 8×8 to 3×3.
+    products = 16 * 9 * 2 * 4 + 16 * 4 * 4 * 3 + 9 * 9 * 3 * 5
+    assert arithmetic.training_flops(network, (4, 4, 2), 1) == 3 * 2 * products
+    assert arithmetic.training_flops(network, (4, 4, 2), 7) == 7 * 3 * 2 * products
+
+
+def test_a_layer_whose_arithmetic_is_not_known_is_named():
+    images = keras.Input((8, 8, 2))
+    network = keras.Model(images, keras.layers.Dense(3)(images))
+    with pytest.raises(TypeError, match="Dense"):
+        arithmetic.training_flops(network, (8, 8, 2), 1)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_the_arithmetic_of_every_model_is_known(name):
+    model = models.MODELS[name]((None, None, 2), 4, 1, depth=1)
+    assert arithmetic.training_flops(model, (16, 16, 2), 3) > 0
