@@ -4,16 +4,16 @@ import contextlib
 import ctypes
 import functools
 import json
+import math
 import os
-import queue
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import types
 from collections.abc import Iterator, Sequence
+from concurrent import futures
 from typing import IO
 
 from trainer import cli, config
@@ -57,34 +57,33 @@ def run_workers(number: int, job_flags: Sequence[str], grace: float) -> tuple[in
         The worst exit status, and whether a signal asked the job to stop.
     """
     addresses = [f"127.0.0.1:{port}" for port in reserve_ports(number)]
-    ends: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
-    with contextlib.ExitStack() as stack:
-        workers = [start(index, addresses, job_flags) for index in range(number)]
-        received = stack.enter_context(signals_passed_to(workers))
+    workers = [start(index, addresses, job_flags) for index in range(number)]
+    statuses: dict[int, int] = {}
+    means, deadline = [signal.SIGTERM, signal.SIGKILL], math.inf
+    with signals_passed_to(workers) as received, futures.ThreadPoolExecutor(3 * number) as threads:
         for index, worker in enumerate(workers):
-            for thread in threads_of(index, worker, ends):
-                thread.start()
-                stack.callback(thread.join)
-        statuses: dict[int, int] = {}
-        means = [signal.SIGTERM, signal.SIGKILL]
-        deadline = None
-        while len(statuses) < number:
-            try:
-                index, code = ends.get(
-                    timeout=None if deadline is None else max(0.0, deadline - time.monotonic())
-                )
-            except queue.Empty:
+            for source, target in ((worker.stdout, sys.stdout), (worker.stderr, sys.stderr)):
+                assert source is not None
+                threads.submit(pass_on, index, source, target)
+        running = {threads.submit(worker.wait): index for index, worker in enumerate(workers)}
+        while running:
+            left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
+            ended, _ = futures.wait(running, left, futures.FIRST_COMPLETED)
+            if not ended:
                 end = means.pop(0)
-                for late in (i for i in range(number) if i not in statuses):
+                for late in running.values():
                     say(f"Worker {late} has not ended; it gets {end.name}.")
                     workers[late].send_signal(end)
-                deadline = time.monotonic() + TERM_SECONDS if means else None
-                continue
-            # One that had to be killed is not what made the job fail.
-            statuses[index] = heartbeat.EXIT_STATUS if not means and code < 0 else status_of(code)
-            if statuses[index] not in (0, preemption.EXIT_STATUS) and deadline is None and means:
-                say(f"Worker {index} ended with status {statuses[index]}.")
-                deadline = time.monotonic() + grace
+                deadline = time.monotonic() + TERM_SECONDS if means else math.inf
+            for future in ended:
+                index, code = running.pop(future), future.result()
+                # One that had to be killed is not what made the job fail.
+                killed = not means and code < 0
+                statuses[index] = heartbeat.EXIT_STATUS if killed else status_of(code)
+                failed = statuses[index] not in (0, preemption.EXIT_STATUS)
+                if failed and deadline == math.inf and means:
+                    say(f"Worker {index} ended with status {statuses[index]}.")
+                    deadline = time.monotonic() + grace
     return max(statuses.values(), key=lambda status: RANKS.get(status, 3)), bool(received)
 
 
@@ -108,19 +107,6 @@ def _end_with(parent: int, system: ctypes.CDLL) -> None:
     system.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it has ended before
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def threads_of(
-    index: int, worker: subprocess.Popen, ends: "queue.SimpleQueue[tuple[int, int]]"
-) -> list[threading.Thread]:
-    """Returns threads that pass a worker's output on and put (index, exit code) into `ends`."""
-    assert worker.stdout is not None
-    assert worker.stderr is not None
-    return [
-        threading.Thread(target=pass_on, args=(index, worker.stdout, sys.stdout), daemon=True),
-        threading.Thread(target=pass_on, args=(index, worker.stderr, sys.stderr), daemon=True),
-        threading.Thread(target=lambda: ends.put((index, worker.wait())), daemon=True),
-    ]
 
 
 def pass_on(index: int, source: IO[bytes], target: IO[str]) -> None:
