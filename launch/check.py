@@ -91,7 +91,7 @@ def flags_for(machines: Machines, args: Sequence[str]) -> list[str]:
     if machines.workers > 1 and "--join_timeout" not in given:
         follow.append(f"--join_timeout={JOIN_SECONDS}")
     if machines.reduction_servers and "--collectives" not in given:
-        follow.append("--collectives=nccl")  # to which alone they speak
+        follow.append("--collectives=nccl")  # the only ones they serve
     return [*args, *follow]
 
 

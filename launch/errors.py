@@ -10,61 +10,54 @@ class Trouble:
 
     Attributes:
         pattern: regular expression that its message matches.
-        kind: quota or capacity, for which another place may help; else other.
         remedy: what the user can do; {name} and {role} are those of the service.
+        kind: quota or capacity, for which another place may help; else other.
     """
 
     pattern: str
-    kind: str
     remedy: str
+    kind: str = "other"
 
 
 TROUBLES = (
     Trouble(
         r"exceed(s|ed)? quota limits?|quota metrics? exceed|custom_model_training_\w+",
-        "quota",
         "ask for more of this quota (console: IAM & Admin, Quotas), or name other --regions or "
         "--accelerators",
+        "quota",
     ),
     Trouble(
         r"[Rr]esources are insufficient in region|STOCKOUT|does not have enough resources",
-        "capacity",
         "name several --regions or --accelerators, or use --flex_start",
+        "capacity",
     ),
     Trouble(
         r"iam\.serviceAccounts\.actAs|act as service account",
-        "other",
         "give yourself roles/iam.serviceAccountUser on the --service_account",
     ),
     Trouble(
         r"SERVICE_DISABLED|has not been used in project|API is disabled",
-        "other",
         "gcloud services enable {name}.googleapis.com",
     ),
     Trouble(
         r"^403 |aiplatform\.\w+\.\w+' denied|PERMISSION_DENIED|Permission .* denied",
-        "other",
         "give yourself {role} in the project",
     ),
     Trouble(
         r"Failed to pull image|image .* not found|manifest unknown|ErrImagePull",
-        "other",
         "build it (--build=cloud), and let the service agent read the repository "
         "(roles/artifactregistry.reader)",
     ),
     Trouble(
         r"tensorboards?/\S* (is )?not found",
-        "other",
         "name a --tensorboard of the job's own region",
     ),
     Trouble(
         r"[Oo]ut of memory|OOMKilled|\b137\b",
-        "other",
         "use a larger --machine, a smaller --batch_size, or --accumulate_steps",
     ),
     Trouble(
         r"non-zero status of 2\b",
-        "other",
         "the trainer refused its input: its last line in the logs says why",
     ),
 )

@@ -1,8 +1,6 @@
 """What a hyperparameter tuning job varies, and what it makes large or small."""
 
-import dataclasses
 import re
-import typing
 from collections.abc import Sequence
 from typing import Any
 
@@ -125,9 +123,4 @@ def _check(tune: str, name: str, text: str, args: Sequence[str]) -> None:
 
 def _kinds() -> dict[str, type]:
     """Returns the flags of trainer.task, name → type of the value."""
-    groups = [field.type for field in dataclasses.fields(config.Job)]
-    return {
-        field.name: (typing.get_args(field.type) or (field.type,))[0]
-        for group in groups
-        for field in dataclasses.fields(typing.cast(Any, group))
-    }
+    return {field.name: flags.kind(field) for field, _ in flags.fields(config.Job)}
