@@ -16,7 +16,7 @@ from PIL import Image
 
 from trainer.data.dataset import schema
 from trainer.data.input import augment, normalization
-from trainer.drawing import panels
+from trainer.drawing import overlays
 
 FOLDER = Path(__file__).parent / "images"
 SIDE, PANEL, GAP = 256, 132, 4  # pixels: of the crop, of a panel, between panels
@@ -80,7 +80,7 @@ def draw(image, mask, key, row):
     picture = np.array(tf.image.resize(crop * scale + offset, [PANEL, PANEL], antialias=True))
     mask = tf.image.resize(mask[..., tf.newaxis], [PANEL, PANEL], "nearest").numpy()[..., 0]
     inside = (mask > 0) & (mask != schema.IGNORE)
-    picture[panels.outline(inside)] = (255, 220, 0)
+    picture[overlays.outline(inside)] = (255, 220, 0)
     picture = np.where((mask == schema.IGNORE)[..., None], 0.35 * picture + 0.65 * 255, picture)
     return np.clip(picture, 0, 255).astype(np.uint8)
 

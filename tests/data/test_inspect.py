@@ -114,10 +114,10 @@ def test_a_sheet_shows_images_of_every_split(data, tmp_path):
     # 4 of train, 1 of val and 1 of test: two rows of three tiles.
     drawn = np.asarray(Image.open(path))
     tile = inspect.panels.draw_example(np.zeros((4, 6, 1)), np.zeros((4, 6), np.uint8), "")
-    gap, line = inspect.panels.GAP, inspect.panels.LINE
+    gap, line = inspect.captions.GAP, inspect.captions.LINE
     height = 2 * (tile.shape[0] + gap) + gap + line
     assert drawn.shape == (height, 3 * (tile.shape[1] + gap) + gap, 3)
-    assert (drawn == inspect.panels.class_colour(1)).all(axis=2).sum() > 100
+    assert (drawn == inspect.overlays.class_colour(1)).all(axis=2).sum() > 100
 
 
 def test_a_sheet_replaces_a_sheet_and_no_other_picture(data, tmp_path, capsys):

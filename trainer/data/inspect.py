@@ -18,7 +18,7 @@ from PIL import Image, PngImagePlugin
 from trainer import cli, config, text_table
 from trainer.data import demo
 from trainer.data.dataset import schema
-from trainer.drawing import panels
+from trainer.drawing import captions, overlays, panels
 from trainer.errors import InputError, one_line
 from trainer.storage import files
 
@@ -123,11 +123,11 @@ def draw_sheet(manifest: schema.Manifest, data_dir: str, num_examples: int) -> n
     columns = min(SHEET_COLUMNS, math.ceil(math.sqrt(len(tiles))))
     sheet = panels.grid(tiles, columns)
     legend = [
-        (entry.name, panels.class_colour(index))
+        (entry.name, overlays.class_colour(index))
         for index, entry in enumerate(manifest.classes)
         if index
     ]
-    return np.concatenate([sheet, panels.legend_line(sheet.shape[1], legend)])
+    return np.concatenate([sheet, captions.legend_line(sheet.shape[1], legend)])
 
 
 def _examples(manifest: schema.Manifest, data_dir: str, split: schema.Split) -> Iterator[dict]:

@@ -23,7 +23,7 @@ class Goodput:
         seconds: Mapping[str, float],
         clock: Callable[[], float] = time.monotonic,
     ):
-        """Goes on from earlier processes of the run.
+        """Continues from earlier processes of the run.
 
         Args:
             started: when this process began with the job, by `clock`.
@@ -79,9 +79,7 @@ class Speed:
         """Takes the number of images of a step."""
         self._batch_size = batch_size
         self._steps, self._seconds, self._waited = 0, 0.0, 0.0
-        self.per_step = (
-            math.inf
-        )  # seconds; not known before the second call, for the first compiles
+        self.per_step = math.inf  # seconds; not known before the second call: the first compiles
         self._calls = 0
         self._all_steps, self._all_seconds = 0, 0.0  # but for the first call
 

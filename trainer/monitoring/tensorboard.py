@@ -19,11 +19,11 @@ from tensorboard.plugins.pr_curve import summary as pr_curve
 
 from trainer import config, json_text
 from trainer.data.dataset import schema
-from trainer.drawing import panels
+from trainer.drawing import captions, charts, overlays, panels
 from trainer.evaluate import case_metrics, metrics
 from trainer.evaluate.cases import CaseSelector, panel_of
 from trainer.evaluate.scores import Scores
-from trainer.monitoring import charts, graph, scalars
+from trainer.monitoring import graph, scalars
 
 LOOKED_AT = {"learning_rate", "batch_size", "filters"}  # where no flag was given
 SHEET = 16  # examples of the first training batch
@@ -86,7 +86,8 @@ def write_evaluation(
         image(f"worst/{rank}", panel_of(case, manifest, split), WORST)
     classes = [entry.name for entry in manifest.classes]
     image("confusion", charts.confusion_matrix(scores.confusions, classes), CONFUSION)
-    image("reliability", charts.reliability(scores.probabilities, classes[1:]), RELIABILITY)
+    calibrations = [metrics.calibration(counts) for counts in scores.probabilities]
+    image("reliability", charts.reliability(calibrations, classes[1:]), RELIABILITY)
     for index, name in enumerate(classes[1:]):
         counts = metrics.precision_recall(scores.probabilities[index])
         _write_proto(
@@ -139,8 +140,8 @@ def _sheet(batch: Mapping[str, np.ndarray], classes: Sequence[str]) -> np.ndarra
         for number, (picture, mask) in enumerate(zip(batch["images"], masks, strict=True))
     ]
     sheet = panels.grid(tiles, SHEET_COLUMNS)
-    entries = [(name, panels.class_colour(k)) for k, name in enumerate(classes) if k]
-    return np.concatenate([sheet, panels.legend_line(sheet.shape[1], entries)])
+    entries = [(name, overlays.class_colour(k)) for k, name in enumerate(classes) if k]
+    return np.concatenate([sheet, captions.legend_line(sheet.shape[1], entries)])
 
 
 def _layout() -> layout_pb2.Layout:

@@ -29,7 +29,7 @@ from PIL import Image
 from trainer import config, json_text
 from trainer.data.formats import discovery, mask_writer, regions
 from trainer.data.formats.npy_stream import RowFile
-from trainer.drawing import panels
+from trainer.drawing import overlays
 from trainer.errors import InputError
 from trainer.predict import instances, predictor
 from trainer.predict import record as records
@@ -480,7 +480,7 @@ class Page:
         step = -(-max(height, width) // LONGEST_OVERLAY)
         ids = _every(step, self._ids.bands(mask_writer.BAND_PIXELS))
         pixels = _every(step, self.raster.bands())
-        return panels.draw_outlines(panels.display(pixels), ids)
+        return overlays.draw_outlines(overlays.display(pixels), ids)
 
 
 def _every(step: int, bands: Iterable[np.ndarray]) -> np.ndarray:

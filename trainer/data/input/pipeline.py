@@ -513,7 +513,7 @@ def _targets(mask: tf.Tensor) -> dict[str, tf.Tensor]:
 def _options() -> tf.data.Options:
     options = tf.data.Options()
     options.deterministic = True
-    options.autotune.enabled = False  # see `kept`
+    options.autotune.enabled = False  # see `keep_alive`
     # Workers take their own examples; TensorFlow must not divide them again.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return options

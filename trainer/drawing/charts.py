@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from trainer.drawing.panels import CLASS_COLOURS, class_colour, draw_quantity
-from trainer.evaluate import metrics
+from trainer.drawing.captions import cut, font
+from trainer.drawing.overlays import CLASS_COLOURS, class_colour, draw_quantity
 
 PAPER, INK, FAINT = (255, 255, 255), (40, 40, 40), (200, 200, 200)
 SIDE = 320  # of a plot, in pixels
@@ -28,36 +28,38 @@ def confusion_matrix(confusions: np.ndarray, classes: Sequence[str]) -> np.ndarr
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
     side = CELL * len(classes)
-    left = 24 + max(round(_font().getlength(name)) for name in classes)
+    left = 24 + max(round(font().getlength(name)) for name in classes)
     canvas = Image.new("RGB", (max(left + side + 12, left + 160), 56 + side), PAPER)
     draw = ImageDraw.Draw(canvas)
-    draw.text((8, 6), "truth (row), prediction (column)", INK, _font())
+    draw.text((8, 6), "truth (row), prediction (column)", INK, font())
     for column, name in enumerate(classes):
-        draw.text((left + CELL * column + 4, 30), _cut(name, CELL - 6), INK, _font())
+        draw.text((left + CELL * column + 4, 30), cut(name, CELL - 6), INK, font())
     for row, name in enumerate(classes):
-        draw.text((8, 50 + CELL * row + CELL // 2 - 8), name, INK, _font())
+        draw.text((8, 50 + CELL * row + CELL // 2 - 8), name, INK, font())
         for column, share in enumerate(shares[row]):
             box = (left + CELL * column, 50 + CELL * row)
             fill = tuple(draw_quantity(np.array([[share]]))[0, 0].tolist())
             draw.rectangle((*box, box[0] + CELL - 2, box[1] + CELL - 2), fill)
             ink = (0, 0, 0) if share > 0.5 else (255, 255, 255)
-            draw.text((box[0] + 10, box[1] + CELL // 2 - 8), f"{share:.1%}", ink, _font())
+            draw.text((box[0] + 10, box[1] + CELL // 2 - 8), f"{share:.1%}", ink, font())
     return np.asarray(canvas)
 
 
-def reliability(probabilities: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+def reliability(
+    calibrations: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], classes: Sequence[str]
+) -> np.ndarray:
     """Draws how often each class is true where it is given a probability; the diagonal is ideal.
 
     Args:
-        probabilities: integers [K - 1, BINS + 1, 2], see `metrics.count_probabilities`.
-        classes: names of the K - 1 foreground classes.
+        calibrations: of each foreground class the mean probability in groups of pixels, the share
+            that is of the class, and the number of pixels.
+        classes: names of the foreground classes.
 
     Returns:
         uint8 [H, W, 3].
     """
     lines, notes = {}, {}
-    for index, name in enumerate(classes):
-        mean, share, pixels = metrics.calibration(probabilities[index])
+    for index, (name, (mean, share, pixels)) in enumerate(zip(classes, calibrations, strict=True)):
         seen = pixels > 0
         gap = np.sum(np.abs(mean - share)[seen] * pixels[seen]) / max(1, pixels.sum())
         label = f"{name}, mean gap {gap:.3f}"
@@ -85,11 +87,11 @@ def _plot(
         draw.line([place(tick, 0), place(tick, 1)], FAINT)
         draw.line([place(0, tick), place(1, tick)], FAINT)
         x, y = place(tick, 0)
-        draw.text((x - 8, y + 4), f"{tick:.1f}", INK, _font())
-        draw.text((MARGIN - 28, place(0, tick)[1] - 8), f"{tick:.1f}", INK, _font())
+        draw.text((x - 8, y + 4), f"{tick:.1f}", INK, font())
+        draw.text((MARGIN - 28, place(0, tick)[1] - 8), f"{tick:.1f}", INK, font())
     draw.line([place(0, 0), place(1, 1)], INK)
-    draw.text((MARGIN, MARGIN - 24), up, INK, _font())
-    draw.text((MARGIN + SIDE // 2 - 50, MARGIN + SIDE + 20), across, INK, _font())
+    draw.text((MARGIN, MARGIN - 24), up, INK, font())
+    draw.text((MARGIN + SIDE // 2 - 50, MARGIN + SIDE + 20), across, INK, font())
     for row, name in enumerate(named):
         points = [place(*point) for point in lines[name]]
         if len(points) > 1:
@@ -98,17 +100,5 @@ def _plot(
             draw.ellipse((x - 4, y - 4, x + 4, y + 4), colours[name], INK)
         top = MARGIN + SIDE + 42 + 18 * row
         draw.rectangle((MARGIN, top + 4, MARGIN + 10, top + 14), colours[name])
-        draw.text((MARGIN + 16, top), name, INK, _font())
+        draw.text((MARGIN + 16, top), name, INK, font())
     return np.asarray(canvas)
-
-
-def _cut(text: str, width: int) -> str:
-    while len(text) > 1 and _font().getlength(text) > width:
-        text = text[:-1]
-    return text
-
-
-def _font() -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(13)
-    assert isinstance(font, ImageFont.FreeTypeFont)
-    return font

@@ -1,0 +1,59 @@
+"""Lines of text on dark paper: titles, captions and legends."""
+
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from trainer.errors import one_line
+
+PAPER = (24, 24, 24)
+INK = (235, 235, 235)
+GAP = 6
+TEXT = 13  # pixels high
+LINE = TEXT + 7
+Entry = tuple[str, tuple[int, int, int] | None]  # of a legend: name and colour, or words alone
+
+
+@functools.cache
+def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Returns the font of all text."""
+    return ImageFont.load_default(TEXT)
+
+
+def cut(text: str, width: float) -> str:
+    """Returns the text on one line, or as much of its beginning and end as fits into the pixels."""
+    shown = text = one_line(text)
+    kept = len(text)
+    while kept > 0 and font().getlength(shown) > width:
+        kept -= 1
+        shown = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+    return shown
+
+
+@functools.lru_cache(maxsize=64)  # panels have the same titles
+def text_line(text: str, width: int, left: int = 1, top: int = 2) -> np.ndarray:
+    """Returns a line of text, uint8 [LINE, width, 3], with a margin on both sides."""
+    line = Image.new("RGB", (width, LINE), PAPER)
+    ImageDraw.Draw(line).text((left, top), cut(text, width - 2 * left), INK, font())
+    return np.asarray(line)
+
+
+def legend_line(width: int, entries: Sequence[Entry]) -> np.ndarray:
+    """Returns a line that shows names beside their colours, uint8 [LINE, width, 3]."""
+    return _legend_line(width, tuple(entries))
+
+
+@functools.lru_cache(maxsize=64)
+def _legend_line(width: int, entries: tuple[Entry, ...]) -> np.ndarray:
+    line, left = Image.new("RGB", (width, LINE), PAPER), GAP
+    draw = ImageDraw.Draw(line)
+    for name, colour in entries:
+        if colour is not None:
+            draw.rectangle((left, 4, left + TEXT - 3, TEXT + 1), colour)
+            left += TEXT + 2
+        shown = one_line(name)
+        draw.text((left, 2), shown, INK, font())
+        left += round(font().getlength(shown)) + 2 * GAP
+    return np.asarray(line)
