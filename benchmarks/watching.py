@@ -27,8 +27,8 @@ def main(job: config.Job) -> None:
     from trainer import loop
     from trainer.data.input.training_batches import TrainingBatches
     from trainer.monitoring import tensorboard
-    from trainer.monitoring.metrics_log import Journal
-    from trainer.monitoring.resource_stats import Vitals
+    from trainer.monitoring.metrics_log import MetricsLog
+    from trainer.monitoring.resource_stats import ResourceStats
 
     spent: dict[str, np.ndarray] = {}
 
@@ -45,11 +45,11 @@ def main(job: config.Job) -> None:
         setattr(owner, name, call)
 
     clocked(TrainingBatches, "first_examples", "first training batch, read")
-    clocked(Journal, "start", "settings, layers, first batch, written")
+    clocked(MetricsLog, "start", "settings, layers, first batch, written")
     clocked(tensorboard, "write_evaluation", "panels, curves, confusions")
-    clocked(Vitals, "figures", "weight norm, memory")
-    clocked(Journal, "train", "training figures, written")
-    clocked(Journal, "validation", "validation figures, written")
+    clocked(ResourceStats, "figures", "weight norm, memory")
+    clocked(MetricsLog, "train", "training figures, written")
+    clocked(MetricsLog, "validation", "validation figures, written")
     start = clocks()
     loop.train(job)
     total = clocks() - start

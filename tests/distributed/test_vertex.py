@@ -13,7 +13,7 @@ from tests.jobs import ROOT, SMALL
 from trainer import config
 from trainer.config import flags
 from trainer.distributed import vertex
-from trainer.monitoring.metrics_log import Journal
+from trainer.monitoring.metrics_log import MetricsLog
 
 BASE = "gs://b/runs/nuclei"
 AIP = {
@@ -86,7 +86,7 @@ def test_a_trial_reports_in_the_form_that_vertex_ai_reads(tmp_path, monkeypatch)
     path = tmp_path / "hypertune" / "output.metrics"
     monkeypatch.setenv("CLOUD_ML_HP_METRIC_FILE", str(path))
     monkeypatch.setenv("CLOUD_ML_TRIAL_ID", "7")
-    with Journal(str(tmp_path / "run"), True, 0, 200) as report:
+    with MetricsLog(str(tmp_path / "run"), True, 0, 200) as report:
         (tmp_path / "run").mkdir()
         for step in range(1, 71):
             report.validation(step, {"dice": step / 100, "loss": 1.0})

@@ -8,15 +8,15 @@ import tensorflow as tf
 from trainer import config
 from trainer.errors import InputError
 from trainer.monitoring import metrics_log
-from trainer.monitoring.profiler import Trace
+from trainer.monitoring.profiler import Profiler
 from trainer.training.schedule import StepSchedule
 
 
 @contextlib.contextmanager
 def open_trace(folder, steps):
     with (
-        metrics_log.Journal(str(folder), True, 0, 20) as reporter,
-        Trace(steps, reporter, True) as it,
+        metrics_log.MetricsLog(str(folder), True, 0, 20) as reporter,
+        Profiler(steps, reporter, True) as it,
     ):
         yield it
 
@@ -39,8 +39,8 @@ def train(trace, traced, total):
 @pytest.mark.parametrize("chief", [True, False])
 def test_only_the_chief_traces(tmp_path, chief):
     with (
-        metrics_log.Journal(str(tmp_path), chief, 0, 20) as reporter,
-        Trace((7, 9), reporter, chief) as trace,
+        metrics_log.MetricsLog(str(tmp_path), chief, 0, 20) as reporter,
+        Profiler((7, 9), reporter, chief) as trace,
     ):
         train(trace, (7, 9), 20)
     planes = list(tmp_path.glob("tensorboard/plugins/profile/*/*.xplane.pb"))
@@ -64,8 +64,8 @@ def test_a_trace_reaches_an_object_store_with_the_next_checkpoint(gcs, bucket):
         return [name for name in gcs.names(f"{bucket}/tensorboard/") if "xplane" in name]
 
     with (
-        metrics_log.Journal(bucket, True, 0, 20) as reporter,
-        Trace((2, 3), reporter, True) as trace,
+        metrics_log.MetricsLog(bucket, True, 0, 20) as reporter,
+        Profiler((2, 3), reporter, True) as trace,
     ):
         train(trace, (2, 3), 5)
         assert planes() == []

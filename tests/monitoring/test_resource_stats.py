@@ -18,7 +18,7 @@ def test_the_norm_is_that_of_all_trainable_weights(replicas):
         model.build((None, 1))
     model.layers[0].set_weights([np.array([[3.0, 4.0]]), np.zeros(2)])
     model.layers[1].set_weights([np.full(2, value) for value in (12.0, 0.0, 9.0, 9.0)])
-    measured = resource_stats.Vitals(strategy, model)
+    measured = resource_stats.ResourceStats(strategy, model)
     found = measured.figures()
     assert found["weight_norm"] == pytest.approx((9 + 16 + 2 * 144) ** 0.5)
     model.layers[0].set_weights([np.zeros((1, 2)), np.zeros(2)])

@@ -58,7 +58,7 @@ def test_a_bar_shows_loss_dice_their_course_and_speed(monkeypatch):
 @pytest.mark.usefixtures("notices")
 def test_what_is_said_at_the_end_begins_on_a_line_of_its_own(monkeypatch, tmp_path):
     screen = open_screen(monkeypatch)
-    with metrics_log.Journal(str(tmp_path), True, 0, 10) as reporter:
+    with metrics_log.MetricsLog(str(tmp_path), True, 0, 10) as reporter:
         reporter.train(10, {"loss": 0.5, "images_per_second": 12.0})
         reporter.end(lambda: None)
         assert "10/10" in screen.getvalue().splitlines()[-1]

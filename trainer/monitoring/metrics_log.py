@@ -27,7 +27,7 @@ ARRIVING, ATTACHED = "arriving", "attached"  # folders of files of other program
 SPLITS = ("", "train", "val", "test")  # folders of event files; those of the run are in none
 
 
-class Journal:
+class MetricsLog:
     """Writes the progress of one run; all of it on the chief, nothing on other workers.
 
     On a disk, each line and event is written as it comes. An object store takes whole objects only,
@@ -175,7 +175,7 @@ class Journal:
                 files.copy_to_store(local, f"{self.tensorboard_dir}/{below}/{name}")
                 os.remove(local)
 
-    def __enter__(self) -> "Journal":
+    def __enter__(self) -> "MetricsLog":
         """Does nothing yet."""
         return self
 

@@ -8,19 +8,19 @@ import tensorflow as tf
 from trainer.monitoring import metrics_log
 
 
-class Trace:
+class Profiler:
     """Traces the steps from `first` to `last`, once; used as a context, which ends it early."""
 
-    def __init__(self, steps: tuple[int, int] | None, reporter: metrics_log.Journal, chief: bool):
+    def __init__(self, steps: tuple[int, int] | None, log: metrics_log.MetricsLog, chief: bool):
         """Traces nothing yet.
 
         Args:
             steps: the first and last step, counted from 1; none if None.
-            reporter: whose TensorBoard folder takes the trace.
+            log: whose TensorBoard folder takes the trace.
             chief: whether this worker traces.
         """
         self._steps = steps
-        self._reporter = reporter
+        self._log = log
         self._chief = chief
         self._runs = False
 
@@ -29,7 +29,7 @@ class Trace:
         if self._steps is None or not self._steps[0] <= step + 1 <= self._steps[1]:
             return
         if self._chief and not self._runs:
-            tf.profiler.experimental.start(self._reporter.attachments())
+            tf.profiler.experimental.start(self._log.attachments())
             self._runs = True
 
     def marked(self, step: int) -> contextlib.AbstractContextManager[object]:
@@ -42,10 +42,10 @@ class Trace:
         """Ends the trace and writes it, if `step` was its last."""
         if self._runs and self._steps is not None and step >= self._steps[1]:
             tf.profiler.experimental.stop()
-            self._reporter.attach()
+            self._log.attach()
             self._runs, self._steps = False, None
 
-    def __enter__(self) -> "Trace":
+    def __enter__(self) -> "Profiler":
         """Does nothing yet."""
         return self
 

@@ -20,8 +20,8 @@ from trainer.evaluate.cases import CaseSelector
 from trainer.evaluate.scores import Scores, table
 from trainer.monitoring import metrics_log, tensorboard, terminal
 from trainer.monitoring.goodput import Goodput, Speed
-from trainer.monitoring.profiler import Trace
-from trainer.monitoring.resource_stats import Vitals
+from trainer.monitoring.profiler import Profiler
+from trainer.monitoring.resource_stats import ResourceStats
 from trainer.training.progress import Series
 from trainer.training.schedule import StepSchedule
 
@@ -41,8 +41,8 @@ class Reporter:
         manifest: schema.Manifest,
         state: TrainState,
         schedule: StepSchedule,
-        log: metrics_log.Journal,
-        profiler: Trace,
+        log: metrics_log.MetricsLog,
+        profiler: Profiler,
         started: float,
     ):
         """Says nothing yet; see `reporting` for the arguments."""
@@ -50,7 +50,7 @@ class Reporter:
         self._state, self._schedule = state, schedule
         self.log, self._profiler = log, profiler
         self.goodput = Goodput(started, state.progress.seconds)
-        self._resources = Vitals(strategy, state.model)
+        self._resources = ResourceStats(strategy, state.model)
         self._speed = Speed(job.data.batch_size)
         self._series = Series(state.progress.unreported)
         self._redo_until = state.step + log.steps_to_redo
@@ -159,7 +159,7 @@ def reporting(
     """
     chief = strategies.worker_of(strategy)[0] == 0
     with (
-        metrics_log.Journal(
+        metrics_log.MetricsLog(
             job.run.run_dir,
             chief,
             state.step,
@@ -167,7 +167,7 @@ def reporting(
             state.progress.evaluated_step,
             job.run.tensorboard_dir,
         ) as log,
-        Trace(schedule.traced, log, chief) as profiler,
+        Profiler(schedule.traced, log, chief) as profiler,
     ):
         yield Reporter(job, strategy, manifest, state, schedule, log, profiler, started)
 

@@ -10,7 +10,7 @@ from trainer.distributed import strategies
 GIB = 2**30
 
 
-class Vitals:
+class ResourceStats:
     """Measures one model on this worker."""
 
     def __init__(self, strategy: tf.distribute.Strategy, model: keras.Model):
