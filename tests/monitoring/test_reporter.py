@@ -10,7 +10,7 @@ from tests.checkpointing.test_train_state import build, save
 from tests.devices import strategy_of
 from tests.shards import write_data
 from trainer import config
-from trainer.evaluate import metrics
+from trainer.evaluate import scores
 from trainer.monitoring.reporter import closing_lines, reporting
 from trainer.training.schedule import StepSchedule
 
@@ -87,7 +87,7 @@ def test_the_time_of_a_step_is_not_known_before_the_second_call(tmp_path):
 
 def test_the_last_lines_say_the_score_and_what_to_do_next():
     nothing = np.zeros((1, 2, 3), np.int64)  # neither in the truth nor in the prediction
-    summary = metrics.summarize(nothing, nothing, ["background", "nucleus"])
+    summary = scores.summarize(nothing, nothing, ["background", "nucleus"])
     run = config.Run(run_dir="runs/a b")
     text = closing_lines(run, summary, "val", "finished; best checkpoint: step 4", 12.34)
     assert text.splitlines()[-7:] == [
