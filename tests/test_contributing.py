@@ -15,7 +15,8 @@ from tests.pages import ROOT
 @pytest.mark.slow
 def test_a_program_trains_with_a_metric_and_an_augmentation_of_its_own(data_dir, tmp_path):
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"^```python\n(.*?)^```\n", text, re.M | re.S)
+    blocks = re.findall(r"^```python\n(.*?)^```\n", text, re.M | re.S)
+    (program,) = (block for block in blocks if "__main__" in block)
     (tmp_path / "own.py").write_text(program, encoding="utf-8")
     own = ["--augment=erase", "--best_metric=volume_error"]
     result = subprocess.run(

@@ -100,7 +100,7 @@ class Evaluator:
         """
         worker, num_workers = strategies.worker_of(self._strategy)
         total = functools.partial(strategies.sum_over_workers, self._strategy)
-        sums = self._nothing(split)
+        sums = self._empty_sums(split)
 
         def places() -> list[int]:
             entry = self._manifest.splits[split]
@@ -118,11 +118,11 @@ class Evaluator:
                 for row, index in enumerate(batch["case"].numpy()):
                     if index >= 0:
                         case = cases.case_of(batch, found, row, self._manifest.dtype)
-                        self._enter(sums, case, found["counts"][row], found["soft"][row])
+                        self._add_case(sums, case, found["counts"][row], found["soft"][row])
                         add(case)
         return self._scores(split, {key: total(value) for key, value in sums.items()})
 
-    def _nothing(self, split: str) -> dict[str, np.ndarray]:
+    def _empty_sums(self, split: str) -> dict[str, np.ndarray]:
         """Returns what is summed over a split before its first case."""
         num_cases, num_classes = self._manifest.splits[split].examples, self._manifest.num_classes
         return {
@@ -136,14 +136,14 @@ class Evaluator:
             **{name: np.zeros((num_cases, num_classes)) for name in case_metrics.of_maps()},
         }
 
-    def _enter(
+    def _add_case(
         self,
         sums: Mapping[str, np.ndarray],
         case: cases.Case,
         counts: np.ndarray,
         soft: np.ndarray,
     ) -> None:
-        """Enters what was found of one case."""
+        """Adds what was found of one case."""
         found = {"counts": counts, "soft": soft, "times_seen": 1}
         found |= case_metrics.measure(case.labels, case.predicted, case.valid, len(counts))
         for key, value in found.items():

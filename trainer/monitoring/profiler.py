@@ -1,7 +1,6 @@
 """Traces some training steps for the profile tab of TensorBoard."""
 
 import contextlib
-import types
 
 import tensorflow as tf
 
@@ -49,12 +48,7 @@ class Profiler:
         """Does nothing yet."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: types.TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Drops a trace whose last step was not reached."""
         if self._runs:
             tf.profiler.experimental.stop(save=False)
