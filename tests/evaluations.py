@@ -21,8 +21,8 @@ SLOPES, OFFSETS = np.array([[-1.0, 0.1, 1.0]], np.float32), np.array([0.0, 0.2, 
 def pointwise_model(replicas=1):
     """Returns a model whose logits NumPy computes, too: brightness × SLOPES + OFFSETS."""
     with strategy_of(replicas).scope():
-        layers = [keras.Input((None, None, 1)), keras.layers.Conv2D(3, 1)]
-        model = keras.Sequential(layers)
+        images = keras.Input((None, None, 1))
+        model = keras.Model(images, keras.layers.Conv2D(3, 1)(images))
     model.set_weights([SLOPES[np.newaxis, np.newaxis], OFFSETS])
     return model
 

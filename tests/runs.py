@@ -7,7 +7,7 @@ import tensorflow as tf
 from tests import rounding
 from trainer import config, models
 from trainer.checkpointing import best_weights, run_metadata
-from trainer.models import build
+from trainer.models import build, functional
 
 # By how much rounding may move a probability of these networks: they add up to 1800 products on the
 # longest way, and their logits are below 10, of whose changes probabilities take a quarter.
@@ -64,7 +64,7 @@ def write_run(
 
 def draw(model, seed=0):
     """Draws weights, and statistics that a fold that forgets them would show."""
-    models.draw_weights(model, seed)
+    models.initialize_weights(model, seed)
     rng = np.random.default_rng(seed)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -74,7 +74,8 @@ def draw(model, seed=0):
     if model.input_shape[1] is None:  # both sides of a half, on noise
         noise = rng.normal(size=(1, 64, 64, model.input_shape[3])).astype(np.float32)
         kernel, bias = model.get_layer("logits").get_weights()
-        bias = bias - np.median(model(noise, training=False), axis=(0, 1, 2))
+        logits = functional.prediction(model(noise, training=False))
+        bias = bias - np.median(logits, axis=(0, 1, 2))
         model.get_layer("logits").set_weights([kernel, bias])
 
 

@@ -22,7 +22,7 @@ from trainer.evaluate.cases import CaseSelector
 from trainer.evaluate.evaluator import CancelledError, Evaluator
 from trainer.evaluate.scores import figures_of
 from trainer.export import placement
-from trainer.models import packing
+from trainer.models import channel_packing
 from trainer.monitoring.reporter import Reporter, reporting
 from trainer.training import losses, train_step
 from trainer.training.progress import check_finite
@@ -269,7 +269,7 @@ def build_train_steps(session: Session, state: TrainState) -> TrainSteps:
         average=state.average,
         average_decay=job.optimization.ema,
         jit_compile=session.metadata["jit_compile"],
-        lanes=packing.LANES[kind],
+        lane_width=channel_packing.LANE_WIDTHS[kind],
         timed=not job.device.deterministic and kind != "TPU",
     )
 

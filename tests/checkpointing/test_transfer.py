@@ -27,7 +27,7 @@ def begin(source, channels=1, num_classes=2, normalize="image", **settings):
     )
     pair = [build.build_model(job.model, channels, num_classes) for _ in range(2)]
     for model in pair:
-        models.draw_weights(model, 0)
+        models.initialize_weights(model, 0)
     transfer.begin(pair[1], transfer.describe(source), job)
     return pair
 

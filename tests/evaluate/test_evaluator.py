@@ -82,10 +82,11 @@ def test_counts_of_tiles_equal_those_of_the_whole_image(tmp_path):
 def test_tiles_that_are_all_halo_are_refused_before_anything_is_computed(tmp_path):
     sizes = {"train": [(300, 300)], "val": [(40, 40)], "test": [(40, 100)]}
     data = str(tmp_path), write_data(tmp_path, sizes)
-    evaluate = evaluator_of(data, None, tile=60)  # its smallest images are padded to 64
+    # Its smallest images are padded to 64.
+    evaluate = evaluator_of(data, pointwise_model(), tile=60)
     with pytest.raises(InputError, match=r"^--tile=60 leaves nothing .* use at least 64\.$"):
         evaluate.check_tile("val")
-    evaluate = evaluator_of(data, None, tile=64)
+    evaluate = evaluator_of(data, pointwise_model(), tile=64)
     evaluate.check_tile("val", "test")
 
 

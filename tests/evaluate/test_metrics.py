@@ -28,6 +28,18 @@ def test_pixels_are_counted_per_image_and_class():
     )
 
 
+@pytest.mark.parametrize("function", [metrics.count_pixels, metrics.soft_sums])
+def test_a_volume_is_counted_as_its_planes_side_by_side(function):
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, (2, 3, 4, 5)).astype(np.int32)
+    logits = random.normal(size=(2, 3, 4, 5, 3)).astype(np.float32)
+    valid = (random.random((2, 3, 4, 5)) < 0.7).astype(np.float32)
+    flat = [x.reshape(2, 12, *x.shape[3:]) for x in (labels, logits, valid)]
+    found = function(labels, logits, valid, 3)
+    assert found.shape == (2, 3, 3)
+    rounding.assert_close(found, function(*flat, 3), operations=60)
+
+
 def test_one_logit_counts_two_classes():
     labels = tf.constant([[[0, 1, 1]]])
     logits = tf.constant([[[[3.0], [3.0], [-3.0]]]])

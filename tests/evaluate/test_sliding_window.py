@@ -48,6 +48,25 @@ def test_a_pointwise_prediction_is_put_together_exactly():
         sizes.append(parts.shape)
         return parts[..., :1] * 2
 
-    result = sliding_window.predict_tiled(image, predict, tile=48, halo=8, stride=8, batch_size=4)
+    result = sliding_window.predict_tiled(
+        image, predict, tile=(48, 48), halo=(8, 8), stride=(8, 8), batch_size=4
+    )
     rounding.assert_close(result, image[..., :1] * 2, operations=8)  # four tiles and weights
     assert set(sizes) == {(4, 48, 48, 2)}
+
+
+def test_a_volume_is_put_together_from_boxes():
+    # Along the first axis one tile, thinner than the others are wide; along the others 3 and 2.
+    volume = np.random.default_rng(0).random((6, 40, 24, 1), np.float32)
+    sizes = []
+
+    def predict(parts):
+        sizes.append(parts.shape)
+        return parts + 1
+
+    result = sliding_window.predict_tiled(
+        volume, predict, tile=(8, 16, 16), halo=(2, 4, 4), stride=(2, 4, 4), batch_size=2
+    )
+    rounding.assert_close(result, volume + 1, operations=8)
+    # Tiles of 16 with 4 at each side and a ramp of 4 overlapping are 4 apart: 7 and 3.
+    assert sizes == [(2, 6, 16, 16, 1)] * 11

@@ -10,7 +10,16 @@ import tensorflow as tf
 from tests import rounding
 from tests.devices import strategy_of
 from trainer.errors import InputError
-from trainer.models import MODELS, blocks, build_unet, draw_weights, norms, plain
+from trainer.models import (
+    MODELS,
+    blocks,
+    build_unet,
+    channel_packing,
+    fold,
+    initialize_weights,
+    norms,
+    plain,
+)
 
 
 @pytest.fixture
@@ -365,17 +374,103 @@ def test_weights_are_a_function_of_the_seed_whatever_else_draws_random_numbers()
     for seed in (3, 3, 4):
         random.random()
         model = small(dropout=0.5)
-        draw_weights(model, seed)
+        initialize_weights(model, seed)
         kernels.append([variable.numpy() for variable in model.variables])
     for first, second in zip(kernels[0], kernels[1], strict=True):
         np.testing.assert_array_equal(first, second)
     assert not np.array_equal(kernels[0][0], kernels[2][0])
     # The initialisation's own spread, sqrt(2 / fan-in), is kept.
     wide = small(n_filters=64)
-    draw_weights(wide, 0)
+    initialize_weights(wide, 0)
     kernel = layers_of(wide, keras.layers.Conv2D)[1].kernel
     assert np.std(kernel) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
     assert not np.array_equal(layers_of(wide, keras.layers.Conv2D)[2].kernel[..., :64, :64], kernel)
+
+
+def volume_of(images, depth):
+    """Returns a volume of equal planes, [B, D, H, W, C]."""
+    return np.repeat(images[:, np.newaxis], depth, axis=1)
+
+
+def give_weights_of_planes(volumes, images):
+    """Gives a network of volumes the weights that make each plane what a network of images makes.
+
+    Kernels are those of the other in their middle plane, and 0 in the others. A transposed
+    convolution makes two planes of one, both by the same kernel.
+    """
+    for ours, theirs in zip(volumes.layers, images.layers, strict=True):
+        weights = theirs.get_weights()
+        if isinstance(ours, keras.layers.Conv3DTranspose):
+            weights[0] = np.stack([weights[0], weights[0]])
+        elif isinstance(ours, keras.layers.Conv3D):
+            kernel = np.zeros(ours.kernel.shape, np.float32)
+            kernel[len(kernel) // 2] = weights[0]
+            weights[0] = kernel
+        ours.set_weights(weights)
+
+
+@pytest.mark.parametrize("norm", norms.NORMS)
+def test_a_network_of_volumes_makes_of_equal_planes_what_that_of_images_makes_of_one(norm):
+    options = {"norm": norm, "activation": "silu", "residual": True, "attention": True}
+    options.update(n_filters=4, num_classes=3, depth=1)
+    of_images = build_unet((6, 9, 2), **options)
+    of_volumes = build_unet((4, 6, 9, 2), rank=3, **options)
+    initialize_weights(of_images, 0)
+    give_weights_of_planes(of_volumes, of_images)
+    images = random_images(2, 6, 9, 2)
+    upstream = random_images(2, 6, 9, 3)
+
+    def computed(model, inputs, weights):
+        with tf.GradientTape() as tape:
+            outputs = model(inputs, training=True)
+            value = tf.reduce_sum(outputs * weights)
+        return outputs.numpy(), tape.gradient(value, model.trainable_variables)
+
+    plane, gradients = computed(of_images, images, upstream)
+    planes, of_kernels = computed(of_volumes, volume_of(images, 4), volume_of(upstream, 4) / 4)
+    operations = rounding.operations_of(of_volumes)
+    rounding.assert_close(planes, volume_of(plane, 4), operations)
+    # The gradient of the last kernel, as that of every plane alike, is the mean over planes.
+    summed = 2 * 6 * 9 * 4 * operations
+    rounding.assert_close(of_kernels[-2][0], gradients[-2], summed)
+    assert all(np.all(np.isfinite(gradient)) for gradient in of_kernels)
+    statistics = zip(
+        of_volumes.non_trainable_variables, of_images.non_trainable_variables, strict=True
+    )
+    for ours, theirs in statistics:
+        rounding.assert_close(ours.numpy(), theirs.numpy(), summed)
+
+
+def test_volumes_of_any_size_are_padded_and_cropped_back():
+    volume = random_images(1, 5, 6, 7, 1)
+    fixed, free = (
+        build_unet(shape, 2, rank=3, depth=2) for shape in [(5, 6, 7, 1), (None, None, None, 1)]
+    )
+    assert fixed.output.shape == (None, 5, 6, 7, 1)
+    free.set_weights(fixed.get_weights())
+    rounding.assert_close(free(volume), fixed(volume), rounding.operations_of(fixed))
+
+
+def test_valid_padding_takes_its_pixels_off_volumes_too():
+    # 20 → 16 → 8 → 4 → 8 → 4, at depth 1; a skip of 16 is cropped to 8.
+    model = build_unet((20, 20, 22, 1), 2, rank=3, depth=1, padding="valid")
+    assert model.output.shape == (None, 4, 4, 6, 1)
+
+
+@pytest.mark.slow
+def test_folding_and_export_take_networks_of_volumes_and_packing_leaves_them():
+    model = build_unet((None, None, None, 1), 4, rank=3, depth=1, num_classes=2)
+    volume = random_images(1, 8, 8, 8, 1)
+    model(volume, training=True)  # moves the statistics
+    logits = model(volume).numpy()
+    folded = fold(model)
+    assert not layers_of(folded, keras.layers.BatchNormalization)
+    rounding.assert_close(folded(volume), logits, rounding.operations_of(model))
+    assert channel_packing.packed(model, 128) is model
+    whole = plain.plain(model, "none", (0.0,), (1.0,), "float32", 4)
+    apart = rounding.tolerance(rounding.operations_of(model), np.abs(logits).max())
+    np.testing.assert_allclose(whole(volume), tf.nn.softmax(logits), rtol=0, atol=apart)
+    assert whole(random_images(1, 3, 8, 5, 1)).shape == (1, 3, 8, 5, 2)
 
 
 @pytest.mark.slow
@@ -410,6 +505,16 @@ def test_fit_on_numpy_arrays_learns():
         (
             {"head_activation": "softmax"},
             "head_activation=softmax of num_classes=1 is 1 everywhere; use sigmoid or two classes.",
+        ),
+        ({"rank": 4}, "rank=4 is not a choice; use one of: 2, 3."),
+        (
+            {"rank": 3},
+            "input_shape=(32, 32, 1) is not (depth, height, width, channels) with a known number of"
+            " channels; use for example (64, 64, 64, 1).",
+        ),
+        (
+            {"rank": 3, "input_shape": (32, 32, 32, 1), "upsampling": "bilinear"},
+            "upsampling=bilinear is for images; with rank=3 use transpose.",
         ),
         ({"depth": 0}, "depth=0 must be at least 1."),
         ({"n_filters": 0}, "n_filters=0 must be at least 1."),

@@ -17,7 +17,7 @@ CLOSE = rounding.tolerance(operations=12, magnitude=5)
 
 def test_one_logit_becomes_zero_and_itself():
     logits = tf.constant([[[[2.0], [-1.0]]]], tf.bfloat16)
-    wide = losses.widen(logits)
+    wide = losses.two_class_logits(logits)
     assert wide.dtype == tf.float32
     np.testing.assert_array_equal(wide, [[[[0, 2], [0, -1]]]])
 
@@ -185,6 +185,45 @@ def test_two_halves_of_a_batch_equal_the_whole(name):
     apart = rounding.tolerance(operations=4 * 5 * 5 * 3)  # of which all are positive
     np.testing.assert_allclose(first + second, whole, rtol=apart)
     np.testing.assert_allclose(first_weight + second_weight, whole_weight, rtol=apart)
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_a_volume_has_the_loss_of_its_planes_side_by_side(name):
+    terms = losses.LOSSES[name]
+    random = np.random.default_rng(1)
+    labels = random.integers(0, 3, (2, 3, 4, 5)).astype(np.int32)
+    logits = random.normal(size=(2, 3, 4, 5, 3)).astype(np.float32)
+    valid = (random.random((2, 3, 4, 5)) < 0.5).astype(np.float32)
+    flat = [x.reshape(2, 12, *x.shape[3:]) for x in (labels, logits, valid)]
+    apart = rounding.tolerance(operations=2 * 3 * 4 * 5 * 3)
+    ours, theirs = losses.sums(terms, labels, logits, valid), losses.sums(terms, *flat)
+    np.testing.assert_allclose(ours, theirs, rtol=apart)
+    weights = losses.weights(terms, labels, valid)
+    np.testing.assert_array_equal(weights, losses.weights(terms, flat[0], flat[2]))
+
+
+def test_coarse_labels_are_those_of_the_pixels_nearest_to_a_place():
+    labels = tf.reshape(tf.range(32), (1, 4, 8))
+    # Of two pixels the second; of four, the third.
+    found, valid = losses.coarse(labels, tf.ones((1, 4, 8)), (2, 4))
+    assert found.numpy().tolist() == [[[10, 14], [26, 30]]]
+    assert valid.shape == (1, 2, 2)
+    assert losses.coarse(labels, valid, (1, 1)) == (labels, valid)
+
+
+def test_outputs_count_by_their_resolution():
+    assert losses.output_weights([(1, 1)]) == [1]
+    assert losses.output_weights([(2, 2), (1, 1)]) == [1 / 3, 2 / 3]
+    assert losses.output_weights([(1, 1, 1), (1, 2, 2), (2, 4, 4)]) == [4 / 7, 2 / 7, 1 / 7]
+
+
+def test_the_loss_of_several_outputs_is_the_mean_that_their_resolutions_weigh():
+    # Of one logit 0 the cross-entropy is log 2; the coarse output is sure and right: 0.
+    labels, valid = tf.ones((1, 2, 2), tf.int32), tf.ones((1, 2, 2))
+    outputs = {"half": tf.fill((1, 1, 1, 1), 100.0), "logits": tf.zeros((1, 2, 2, 1))}
+    terms = losses.LOSSES["cross_entropy"]
+    value = losses.partial_losses(terms, [[1.0], [4.0]], labels, outputs, valid)
+    np.testing.assert_allclose(value, [2 / 3 * math.log(2)], rtol=CLOSE)
 
 
 def test_losses_are_float32_of_bfloat16_logits():

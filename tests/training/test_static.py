@@ -60,7 +60,7 @@ def test_the_training_step_is_one_program_of_fixed_shapes(norm, mixed_bfloat16):
         average=average,
         average_decay=0.99,
     )
-    program = step.experimental_get_compiler_ir(*train_step.batch_spec(4, 32, 1))(stage="hlo")
+    program = step.experimental_get_compiler_ir(*train_step.batch_spec(4, (32, 32), 1))(stage="hlo")
     assert "bf16[2,32,32,4]" in program
     assert_static(program)
 

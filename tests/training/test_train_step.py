@@ -28,7 +28,7 @@ def network(norm="none", dropout=0.0):
     # Without ReLU, whose derivative jumps where rounding decides on which side of 0 a number is.
     options = {"norm": norm, "dropout": dropout, "activation": "swish"}
     model = models.build_unet((None, None, 1), 4, depth=1, **options)
-    models.draw_weights(model, 0)
+    models.initialize_weights(model, 0)
     return model
 
 
@@ -125,14 +125,14 @@ def test_parts_over_replicas_train_like_the_parts_of_one(norm):
 def test_the_program_has_one_part_of_a_batch_for_all(monkeypatch, number, norm):
     computed = []
 
-    def packed(model, lanes):
+    def packed(model, lane_width):
         def forward(images, training):
             computed.append(images.shape[0])
             return model(images, training=training)
 
         return forward
 
-    monkeypatch.setattr(train_step.packing, "packed", packed)
+    monkeypatch.setattr(train_step.channel_packing, "packed", packed)
     train(number, num_steps=1, norm=norm, accumulate_steps=4)
     assert computed == [2 // number] * number  # of the 8 examples; each replica has a trace
 
@@ -248,6 +248,28 @@ def test_the_score_of_a_batch_leaves_out_fillers():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 2])
+def test_volumes_are_trained_by_the_same_step(number):
+    volumes = np.random.default_rng(0).normal(size=(4, 4, 8, 6, 1)).astype(np.float32)
+    labels = tf.cast(volumes[..., 0] > 0.5, tf.int32)
+    strategy, terms = strategy_of(number), losses.LOSSES["ce_dice"]
+    with strategy.scope():
+        model = models.build_unet((None, None, None, 1), 4, rank=3, depth=1, norm="sync_batch")
+        models.initialize_weights(model, 0)
+        descent = keras.optimizers.SGD(0.5)
+        descent.build(model.trainable_variables)
+    batch = {"images": volumes, "labels": labels, "valid": tf.ones(labels.shape)}
+    data = tf.data.Dataset.from_tensor_slices(batch).batch(4 // number, drop_remainder=True)
+    iterator = iter(strategy.distribute_datasets_from_function(lambda context: data.repeat()))
+    sums = losses.sums(terms, labels, model(volumes, training=True), batch["valid"])
+    loop = train_step.train_loop(strategy, model, descent, terms, tf.ones(2))
+    found = loop(iterator, tf.constant(5))["loss"].numpy()
+    apart = rounding.tolerance(4 * 4 * 8 * 6)
+    assert found[0] == pytest.approx(float(tf.reduce_sum(sums / [4 * 4 * 8 * 6, 4])), rel=apart)
+    assert np.all(np.diff(found) < 0)
+
+
+@pytest.mark.slow
 def test_the_step_of_one_replica_for_another_device_is_that_of_the_training_loop():
     strategy = strategy_of(1)
     results = []
@@ -286,6 +308,6 @@ def test_the_step_of_one_replica_lowers_to_a_program_of_static_shapes():
     descent.build(model.trainable_variables)
     terms = losses.LOSSES["ce_dice"]
     step = train_step.step_of_one_replica(model, descent, terms, tf.ones(2), clip_norm=1.0)
-    program = step.experimental_get_compiler_ir(*train_step.batch_spec(2, 16, 1))(stage="hlo")
+    program = step.experimental_get_compiler_ir(*train_step.batch_spec(2, (16, 16), 1))(stage="hlo")
     assert "f32[2,16,16,1]" in program
     assert "<=" not in program  # how a dynamic dimension is written

@@ -174,7 +174,7 @@ def create(
         model = build_model(
             job.model, manifest.channels, manifest.num_classes, strategy.num_replicas_in_sync
         )
-        models.draw_weights(model, job.run.seed)
+        models.initialize_weights(model, job.run.seed)
         average = keras.models.clone_model(model) if job.optimization.ema else None
         optimizer = optimizers.optimizer_of(
             settings, metadata["total_steps"], metadata["precision"]

@@ -10,6 +10,7 @@ from absl import logging
 from trainer import config, json_text
 from trainer.checkpointing import best_weights, checkpoint, run_metadata
 from trainer.errors import InputError
+from trainer.models import initialization, layers
 
 FLAG = "init_from"
 
@@ -71,7 +72,8 @@ def begin(model: keras.Model, origin: dict[str, Any], job: config.Job) -> None:
     has the same kinds of weights in the same shapes.
 
     Args:
-        model: with random weights, which stay where those of the other do not fit.
+        model: with its first weights, random or its own, which stay where those of the other do
+            not fit.
         origin: what `describe` returned.
         job: the settings.
 
@@ -103,7 +105,8 @@ def begin(model: keras.Model, origin: dict[str, Any], job: config.Job) -> None:
     for place, (mine, other, fit) in enumerate(zip(ours, theirs, fits, strict=True)):
         if fit:
             mine.set_weights(other.get_weights())
-        what = "transferred" if fit else f"at random; there {_shapes(other)}"
+        own = "its own" if initialization.brings_weights(mine) else "at random"
+        what = "transferred" if fit else f"{own}; there {_shapes(other)}"
         lines.append(f"  {place:3d}  {_shapes(mine)}  {what}")
     logging.info("%s", "\n".join(lines))
     if run["settings"]["normalize"] != job.data.normalize:
@@ -116,7 +119,7 @@ def begin(model: keras.Model, origin: dict[str, Any], job: config.Job) -> None:
 def _kind(layer: keras.layers.Layer) -> tuple[Any, ...]:
     """Returns what must be equal for one layer's weights to fit another."""
     weights = tuple((weight.name, tuple(weight.shape)) for weight in layer.weights)
-    is_transposed = isinstance(layer, keras.layers.Conv2DTranspose)  # whose channels are exchanged
+    is_transposed = isinstance(layer, layers.TRANSPOSED)  # whose channels are exchanged
     return (*weights, is_transposed)
 
 

@@ -22,7 +22,7 @@ def forward_step(
     trace_once: bool = False,
     gather_on: str | None = None,
 ) -> Callable[[Any], tf.Tensor]:
-    """Returns a function of images float32 [B, H, W, C] → logits float32 [B, H, W, K].
+    """Returns a function of images float32 [B, *S, C] → logits float32 [B, *S, K].
 
     B must be a multiple of this worker's replicas, among which it is split. What `model` takes may
     also be a tuple of tensors with B rows each.
@@ -70,11 +70,11 @@ def score(
     class_weights: tf.Tensor,
     num_classes: int,
 ) -> dict[str, tf.Tensor]:
-    """Compares logits [B, H, W, K] with an evaluation batch.
+    """Compares logits [B, *S, K] with an evaluation batch.
 
     Returns:
         `counts` int32 and `soft` float32 [B, num_classes, 3] (see `metrics`), `predicted` and
-        `confidence` uint8 [B, H, W]; and for the batch as a whole `confusions`, `probabilities`
+        `confidence` uint8 [B, *S]; and for the batch as a whole `confusions`, `probabilities`
         (see `metrics`), `loss_sums` and `loss_weights`, float32 [T].
     """
     labels, valid = batch["labels"], batch["valid"]

@@ -21,7 +21,7 @@ from trainer.evaluate import (
     symmetries,
 )
 from trainer.evaluate.scores import Scores, summarize
-from trainer.models import packing
+from trainer.models import channel_packing, functional
 from trainer.training import losses
 
 ROUND_SECONDS = 3.0  # of evaluation between two moments at which several workers may stop
@@ -66,9 +66,12 @@ class Evaluator:
         # On a CPU, XLA takes longer to compile a new size of images than it saves; on a TPU the
         # strategy compiles, and what is counted of the logits is counted by the host.
         kind = strategies.device_kind(strategy)
+        forward = channel_packing.packed(
+            functional.prediction_model(model), channel_packing.LANE_WIDTHS[kind]
+        )
         self._forward = eval_step.forward_step(
             strategy,
-            symmetries.averaging(packing.packed(model, packing.LANES[kind]), tta),
+            symmetries.averaging(forward, tta),
             jit_compile=kind == "GPU",
             gather_on="CPU:0" if kind == "TPU" else None,
         )
@@ -203,9 +206,9 @@ class Evaluator:
             sliding_window.predict_tiled(
                 image.numpy(),
                 lambda parts: self._forward(tf.constant(parts)).numpy(),
-                tile=self._tile,
-                halo=self._halo,
-                stride=self._stride,
+                tile=(self._tile, self._tile),
+                halo=(self._halo, self._halo),
+                stride=(self._stride, self._stride),
                 batch_size=len(self._strategy.extended.worker_devices),
             )
             for image in images

@@ -8,13 +8,14 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.evaluate.case_metrics import divide
-from trainer.training.losses import widen
+from trainer.models import axes
+from trainer.training.losses import two_class_logits
 
 BINS = 100  # of probabilities: bin b holds b / BINS <= p < (b + 1) / BINS, the last one p = 1
 
 
 def predict_labels(logits):
-    """Returns the most probable class of each pixel, int32 [B, H, W].
+    """Returns the most probable class of each pixel, int32 [B, *S].
 
     One logit z is class 1 where z >= 0 (probability >= 0.5); more logits are an argmax.
     """
@@ -27,9 +28,9 @@ def count_pixels(labels, logits, valid, num_classes):
     """Counts pixels per image and class.
 
     Args:
-        labels: int32 [B, H, W], class ids.
-        logits: [B, H, W, 1 or num_classes], unnormalised.
-        valid: float32 [B, H, W], 0 where a pixel must not count.
+        labels: int32 [B, *S], class ids; *S is (H, W), or (D, H, W) of volumes.
+        logits: [B, *S, 1 or num_classes], unnormalised.
+        valid: float32 [B, *S], 0 where a pixel must not count.
         num_classes: 2 for logits of one channel.
 
     Returns:
@@ -39,8 +40,9 @@ def count_pixels(labels, logits, valid, num_classes):
     truth = tf.one_hot(labels, num_classes) * valid
     prediction = tf.one_hot(predict_labels(logits), num_classes) * valid
     # Sums along a row are exact in float32 (and fast on every device); rows add up as integers.
-    rows = [tf.reduce_sum(x, axis=2) for x in (truth, prediction, truth * prediction)]
-    return tf.reduce_sum(tf.cast(tf.stack(rows, axis=-1), tf.int32), axis=1)
+    *others, row = axes.spatial(axes.rank_of(truth))
+    rows = [tf.reduce_sum(x, axis=row) for x in (truth, prediction, truth * prediction)]
+    return tf.reduce_sum(tf.cast(tf.stack(rows, axis=-1), tf.int32), axis=others)
 
 
 def soft_sums(labels, logits, valid, num_classes):
@@ -52,16 +54,19 @@ def soft_sums(labels, logits, valid, num_classes):
     """
     valid = tf.cast(valid > 0, tf.float32)[..., tf.newaxis]
     truth = tf.one_hot(labels, num_classes) * valid
-    probability = tf.nn.softmax(widen(logits)) * valid
+    probability = tf.nn.softmax(two_class_logits(logits)) * valid
     # y y is y. Rows first: shorter sums round less.
     products = (probability * truth, probability**2, truth)
-    rows = [tf.reduce_sum(x, axis=2) for x in products]
-    return tf.reduce_sum(tf.stack(rows, axis=-1), axis=1)
+    *others, row = axes.spatial(axes.rank_of(truth))
+    rows = [tf.reduce_sum(x, axis=row) for x in products]
+    return tf.reduce_sum(tf.stack(rows, axis=-1), axis=others)
 
 
 def confidence(logits):
-    """Returns the probability of each pixel's most probable class, uint8 [B, H, W], 255 for 1."""
-    return tf.cast(tf.round(255 * tf.reduce_max(tf.nn.softmax(widen(logits)), -1)), tf.uint8)
+    """Returns the probability of each pixel's most probable class, uint8 [B, *S], 255 for 1."""
+    return tf.cast(
+        tf.round(255 * tf.reduce_max(tf.nn.softmax(two_class_logits(logits)), -1)), tf.uint8
+    )
 
 
 def count_confusions(labels, logits, valid, num_classes):
@@ -85,7 +90,7 @@ def count_probabilities(labels, logits, valid, num_classes):
         int32 [num_classes - 1, BINS + 1, 2]: pixels whose probability of the class is in the bin,
         of another class and of this one.
     """
-    probability = tf.nn.softmax(widen(logits))[..., 1:]
+    probability = tf.nn.softmax(two_class_logits(logits))[..., 1:]
     bins = tf.cast(BINS * probability, tf.int32)
     classes = tf.range(num_classes - 1)
     true = tf.cast(labels[..., tf.newaxis] == classes + 1, tf.int32)

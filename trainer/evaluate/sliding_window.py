@@ -1,11 +1,13 @@
-"""Large images in overlapping tiles whose seams cannot be seen.
+"""Large images, or volumes, in overlapping tiles whose seams cannot be seen.
 
 A pixel takes its value from tiles that see its whole receptive field: the outermost `halo` of a
-tile's inner edges never counts, and between two tiles a linear ramp hands over.
+tile's inner edges never counts, and between two tiles a linear ramp hands over. A tile is a box: it
+has a size, a halo and a stride along each axis, and what is said of an axis holds for each.
 """
 
+import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -70,46 +72,44 @@ def predict_tiled(
     image: np.ndarray,
     predict: Callable[[np.ndarray], np.ndarray],
     *,
-    tile: int,
-    halo: int,
-    stride: int,
+    tile: Sequence[int],
+    halo: Sequence[int],
+    stride: Sequence[int],
     batch_size: int,
 ) -> np.ndarray:
     """Returns the prediction of a whole image, put together from those of its tiles.
 
     Args:
-        image: float32 [H, W, C]; H and W multiples of `stride`.
-        predict: float32 [batch_size, h, w, C] → float32 [batch_size, h, w, K], at any one h and w.
-        tile: side of a tile where the image is longer, a multiple of `stride`.
-        halo: see `halo_of`.
-        stride: stride of the model's deepest level.
+        image: float32 [*S, C]; *S is (H, W), or (D, H, W) of a volume, in multiples of `stride`.
+        predict: float32 [batch_size, *s, C] → float32 [batch_size, *s, K], at any one *s.
+        tile: sides of a tile along the axes on which the image is longer, multiples of `stride`.
+        halo: along each axis, see `halo_of`.
+        stride: of the model's deepest level, along each axis.
         batch_size: tiles per call; the last call repeats its last tile.
 
     Returns:
-        float32 [H, W, K].
+        float32 [*S, K].
     """
-    shape = image.shape[:2]
-    sides = tuple(min(tile, length) for length in shape)
-    corners = list(
-        itertools.product(
-            *(starts(n, side, halo, stride) for n, side in zip(shape, sides, strict=True))
-        )
-    )
+    shape = image.shape[:-1]
+    sides = tuple(map(min, tile, shape))
+    axes = list(zip(shape, sides, halo, stride, strict=True))
+    corners = list(itertools.product(*(starts(*axis) for axis in axes)))
     total, weight = None, np.zeros((*shape, 1), np.float32)
     for first in range(0, len(corners), batch_size):
         some = corners[first : first + batch_size]
         filled = some + [some[-1]] * (batch_size - len(some))
-        values = predict(np.stack([image[y : y + sides[0], x : x + sides[1]] for y, x in filled]))
+        values = predict(np.stack([image[_box(corner, sides)] for corner in filled]))
         if total is None:
             total = np.zeros((*shape, values.shape[-1]), np.float32)
-        for (y, x), value in zip(some, values, strict=False):
-            here = np.s_[y : y + sides[0], x : x + sides[1]]
-            rows, columns = (
-                ramp(start, n, side, halo, stride)
-                for start, n, side in zip((y, x), shape, sides, strict=True)
-            )
-            share = (rows[:, np.newaxis] * columns)[..., np.newaxis]
-            total[here] += value * share
-            weight[here] += share
+        for corner, value in zip(some, values, strict=False):
+            ramps = (ramp(start, *axis) for start, axis in zip(corner, axes, strict=True))
+            share = functools.reduce(np.multiply.outer, ramps)[..., np.newaxis]
+            total[_box(corner, sides)] += value * share
+            weight[_box(corner, sides)] += share
     assert total is not None
     return total / weight
+
+
+def _box(corner: Sequence[int], sides: Sequence[int]) -> tuple[slice, ...]:
+    """Returns where a box is in an image, by its first corner and its sides."""
+    return tuple(slice(start, start + side) for start, side in zip(corner, sides, strict=True))

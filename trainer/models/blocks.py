@@ -1,10 +1,15 @@
-"""The parts that networks here are made of: functions of tensors, and the few layers of our own."""
+"""The parts that networks here are made of: functions of tensors, and the few layers of our own.
+
+They take images [B, H, W, C] and volumes [B, D, H, W, C] alike, by the rank of the tensor (see
+`axes`).
+"""
 
 import math
 
 import keras
 import tensorflow as tf
 
+from trainer.models import axes, layers
 from trainer.models.norms import normalize
 
 # The initialisation of the U-Net paper (section 3): it keeps the variance through ReLU layers.
@@ -16,7 +21,7 @@ def convolve(x, filters, kernel_size, norm, padding="same"):
 
     The convolution has a bias only where no normalisation follows: each of ours has its own shift.
     """
-    x = keras.layers.Conv2D(
+    x = layers.CONVOLUTION[axes.rank_of(x)](
         filters,
         kernel_size,
         padding=padding,
@@ -32,7 +37,7 @@ def conv_block(
     """Applies two convolutions, each followed by normalisation and activation.
 
     Args:
-        x: [B, H, W, C].
+        x: [B, *S, C].
         filters: channels of the result.
         kernel_size: side of both kernels.
         activation: name of a Keras activation.
@@ -41,7 +46,7 @@ def conv_block(
         residual: adds a 1x1 projection of `x` before the last activation (He et al., 2015).
 
     Returns:
-        [B, H', W', filters].
+        [B, *S', filters].
     """
     y = convolve(x, filters, kernel_size, norm, padding)
     y = keras.layers.Activation(activation)(y)
@@ -53,15 +58,16 @@ def conv_block(
 
 
 def up_conv(x, filters, *, activation="relu", norm="batch", upsampling="transpose"):
-    """Doubles height and width: [B, H, W, C] -> [B, 2H, 2W, filters].
+    """Doubles each spatial axis: [B, *S, C] -> [B, 2 * S, filters].
 
-    "transpose" is a 2x2 transposed convolution with stride 2. "bilinear" interpolates what a
-    1x1 convolution made: the two commute, and this order convolves a quarter of the pixels.
+    "transpose" is a transposed convolution of kernel 2 and stride 2. "bilinear", of images only,
+    interpolates what a 1x1 convolution made: the two commute, and this order convolves a quarter
+    of the pixels.
     """
     if upsampling == "bilinear":
         x = keras.layers.Activation(activation)(convolve(x, filters, 1, norm))
         return keras.layers.UpSampling2D(interpolation="bilinear")(x)
-    x = keras.layers.Conv2DTranspose(
+    x = layers.TRANSPOSED_CONVOLUTION[axes.rank_of(x)](
         filters,
         kernel_size=2,
         strides=2,
@@ -75,59 +81,61 @@ def attention_gate(skip, signal, *, norm="batch"):
     """Weighs each pixel of a skip connection by its accord with the decoder (Oktay et al., 2018).
 
     Args:
-        skip: [B, H, W, C], the encoder's features.
-        signal: [B, H, W, D], the decoder's, already at the same resolution.
+        skip: [B, *S, C], the encoder's features.
+        signal: [B, *S, C'], the decoder's, already at the same resolution.
         norm: a row of NORMS, for the two projections.
 
     Returns:
-        [B, H, W, C], `skip` times a factor in (0, 1) per pixel.
+        [B, *S, C], `skip` times a factor in (0, 1) per pixel.
     """
     filters = max(1, skip.shape[-1] // 2)
     projections = [convolve(skip, filters, 1, norm), convolve(signal, filters, 1, norm)]
     x = keras.layers.Activation("relu")(keras.layers.Add()(projections))
-    factor = keras.layers.Conv2D(1, 1, activation="sigmoid")(x)
+    factor = layers.CONVOLUTION[axes.rank_of(x)](1, 1, activation="sigmoid")(x)
     return keras.layers.Multiply()([skip, factor])
 
 
 def crop_center(x, like):
-    """Crops [B, H, W, C] centrally to the height and width of `like`; both must be static."""
-    height, width = x.shape[1:3]
-    if (height, width) == tuple(like.shape[1:3]):
+    """Crops [B, *S, C] centrally to the sizes of `like`; all must be static, or the same."""
+    if x.shape[1:-1] == like.shape[1:-1]:
         return x
-    rows, columns = height - like.shape[1], width - like.shape[2]
-    margins = ((rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2))
-    return keras.layers.Cropping2D(margins)(x)
+    margins = tuple((extra // 2, extra - extra // 2) for extra in _differences(x, like))
+    return layers.CROPPING[axes.rank_of(x)](margins)(x)
 
 
 def pad_to_stride(x, stride):
-    """Pads [B, H, W, C] with zeros, below and right, to multiples of `stride`.
+    """Pads the end of each spatial axis of [B, *S, C] with zeros to a multiple of `stride`.
 
     Static sizes take a layer of Keras, or none where nothing is missing; sizes known only at run
     time take a layer of ours.
     """
-    height, width = x.shape[1:3]
-    if height is None or width is None:
+    rank = axes.rank_of(x)
+    if None in x.shape[1:-1]:
         return PadToStride(stride)(x)
-    missing = (-height % stride, -width % stride)
-    if missing == (0, 0):
+    missing = [-size % stride for size in x.shape[1:-1]]
+    if not any(missing):
         return x
-    return keras.layers.ZeroPadding2D(((0, missing[0]), (0, missing[1])))(x)
+    return layers.ZERO_PADDING[rank](tuple((0, number) for number in missing))(x)
 
 
 def crop_to(x, like):
-    """Undoes `pad_to_stride`: keeps the top left of `x`, as high and wide as `like`."""
-    height, width = like.shape[1:3]
-    if height is None or width is None:
+    """Undoes `pad_to_stride`: keeps the beginning of each spatial axis, as long as in `like`."""
+    if None in like.shape[1:-1]:
         return CropTo()(x, like)
-    extra = (x.shape[1] - height, x.shape[2] - width)
-    if extra == (0, 0):
+    if x.shape[1:-1] == like.shape[1:-1]:
         return x
-    return keras.layers.Cropping2D(((0, extra[0]), (0, extra[1])))(x)
+    margins = tuple((0, extra) for extra in _differences(x, like))
+    return layers.CROPPING[axes.rank_of(x)](margins)(x)
+
+
+def _differences(x, like):
+    """Returns by how much each spatial axis of `x` is longer than that of `like`."""
+    return [one - other for one, other in zip(x.shape[1:-1], like.shape[1:-1], strict=True)]
 
 
 @keras.saving.register_keras_serializable("trainer")
 class PadToStride(keras.layers.Layer):
-    """Pads height and width, where known only at run time, to multiples of `stride`."""
+    """Pads the spatial axes, where known only at run time, to multiples of `stride`."""
 
     def __init__(self, stride, **kwargs):
         """Takes the stride, in pixels."""
@@ -135,16 +143,17 @@ class PadToStride(keras.layers.Layer):
         self.stride = stride
 
     def call(self, inputs):
-        """Returns [B, H', W', C], zeros below and right of the inputs."""
-        missing = [-size % self.stride for size in _sizes(inputs)]
+        """Returns [B, *S', C], with zeros at the end of each axis."""
+        missing = [-size % self.stride for size in axes.sizes(inputs)]
         if all(isinstance(size, int) and size == 0 for size in missing):
             return inputs
-        return tf.pad(inputs, [[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])
+        return tf.pad(inputs, [[0, 0], *([0, size] for size in missing), [0, 0]])
 
     def compute_output_shape(self, input_shape):
-        """Rounds height and width up."""
-        sizes = [size and math.ceil(size / self.stride) * self.stride for size in input_shape[1:3]]
-        return (input_shape[0], *sizes, input_shape[3])
+        """Rounds the spatial sizes up."""
+        batch, *sizes, channels = input_shape
+        sizes = [size and math.ceil(size / self.stride) * self.stride for size in sizes]
+        return (batch, *sizes, channels)
 
     def get_config(self):
         """Returns what `__init__` takes."""
@@ -153,21 +162,15 @@ class PadToStride(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("trainer")
 class CropTo(keras.layers.Layer):
-    """Keeps the top left of its first input, as high and wide as the second."""
+    """Keeps the beginning of each spatial axis of its first input, as long as in the second."""
 
     def call(self, inputs, like):
-        """Returns [B, H, W, C] with the height and width of `like`."""
-        if like.shape[1:3].is_fully_defined() and like.shape[1:3] == inputs.shape[1:3]:
+        """Returns [B, *S, C] with the sizes of `like`."""
+        wanted = like.shape[1:-1]
+        if wanted.is_fully_defined() and wanted == inputs.shape[1:-1]:
             return inputs
-        height, width = _sizes(like)
-        return inputs[:, :height, :width]
+        return inputs[(slice(None), *(slice(size) for size in axes.sizes(like)))]
 
     def compute_output_shape(self, inputs_shape, like_shape):
-        """Takes height and width of `like`, the rest of the first input."""
-        return (inputs_shape[0], *like_shape[1:3], inputs_shape[3])
-
-
-def _sizes(x):
-    """Returns height and width of [B, H, W, C]: integers where static, else scalar tensors."""
-    dynamic = tf.shape(x)
-    return [dynamic[axis] if x.shape[axis] is None else x.shape[axis] for axis in (1, 2)]
+        """Takes the spatial sizes of `like`, the rest of the first input."""
+        return (inputs_shape[0], *like_shape[1:-1], inputs_shape[-1])

@@ -3,7 +3,7 @@
 import keras
 
 from trainer import config, models
-from trainer.models import norms
+from trainer.models import functional, norms
 
 
 def build_model(
@@ -16,11 +16,15 @@ def build_model(
         channels: of the images.
         num_classes: of the data, the background included; two classes take one logit.
         num_replicas: that train it, by which norm=auto is chosen; nothing else depends on them.
+
+    Raises:
+        InputError: what the row of MODELS built is no network for such data.
     """
-    return models.MODELS[settings.model](
+    num_logits = 1 if num_classes == 2 else num_classes
+    model = models.MODELS[settings.model](
         (None, None, channels),
         settings.filters,
-        1 if num_classes == 2 else num_classes,
+        num_logits,
         depth=settings.depth,
         kernel_size=settings.kernel_size,
         activation=settings.activation,
@@ -28,3 +32,5 @@ def build_model(
         dropout=settings.dropout,
         upsampling=settings.upsampling,
     )
+    functional.check(model, num_logits)
+    return model

@@ -6,15 +6,23 @@ What is normalised by fixed statistics is scaled and shifted; a convolution can 
 import keras
 import numpy as np
 
-CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.Conv2DTranspose)
+from trainer.models import functional, layers
 
 
 def fold(model):
     """Returns a copy of a network for prediction, without batch normalisation after convolutions.
 
-    Its results are those of `model(images, training=False)` but for rounding.
+    Its results, all outputs in their structure, are those of `model(images, training=False)` but
+    for rounding. What is no such pair of layers is copied as it is.
+
+    Raises:
+        InputError: the network is not functional.
     """
-    norm_of = {layer.name: norm for layer in model.layers if (norm := _following_norm(layer))}
+    functional.check(model)
+    outputs = {id(tensor) for tensor in model.outputs}
+    norm_of = {
+        layer.name: norm for layer in model.layers if (norm := _following_norm(layer, outputs))
+    }
     folded = {norm.name for norm in norm_of.values()}
 
     def folding(layer):
@@ -30,19 +38,26 @@ def fold(model):
     for layer in model.layers:
         if layer.name in norm_of:
             copy.get_layer(layer.name).set_weights(_folded_weights(layer, norm_of[layer.name]))
-        elif layer.name not in folded:
+        elif layer.weights and layer.name not in folded:
             copy.get_layer(layer.name).set_weights(layer.get_weights())
     return copy
 
 
-def _following_norm(layer):
-    """Returns the batch normalisation that alone takes a convolution's output, if there is one."""
-    if not isinstance(layer, CONVOLUTIONS) or layer.activation is not keras.activations.linear:
+def _following_norm(layer, outputs):
+    """Returns the batch normalisation that alone takes a convolution's output, if there is one.
+
+    Args:
+        layer: any.
+        outputs: the ids of the network's outputs, which must stay what they are.
+    """
+    if not isinstance(layer, layers.CONVOLUTIONS) or len(layer._inbound_nodes) > 1:
+        return None
+    if layer.activation is not keras.activations.linear or id(layer.output) in outputs:
         return None
     followers = [node.operation for node in layer._outbound_nodes]
-    if len(followers) == 1 and isinstance(followers[0], keras.layers.BatchNormalization):
-        return followers[0]
-    return None
+    if len(followers) != 1 or not isinstance(followers[0], keras.layers.BatchNormalization):
+        return None
+    return followers[0] if len(followers[0]._inbound_nodes) == 1 else None
 
 
 def _folded_weights(layer, norm):
@@ -51,6 +66,6 @@ def _folded_weights(layer, norm):
     scale = (norm.gamma.numpy() if norm.scale else 1.0) / np.sqrt(scale)
     shift = norm.beta.numpy() if norm.center else 0.0
     bias = layer.bias.numpy() if layer.use_bias else 0.0
-    transposed = isinstance(layer, keras.layers.Conv2DTranspose)  # its kernel is [k, k, out, in]
+    transposed = isinstance(layer, layers.TRANSPOSED)  # its kernel is [..., out, in]
     kernel = layer.kernel.numpy() * (scale[:, np.newaxis] if transposed else scale)
     return [kernel, (bias - norm.moving_mean.numpy()) * scale + shift]

@@ -3,10 +3,12 @@
 import keras
 import tensorflow as tf
 
+from trainer.models import axes
+
 
 @keras.saving.register_keras_serializable("trainer")
 class InstanceNormalization(keras.layers.GroupNormalization):
-    """Keras' GroupNormalization of [B, H, W, C] with a group for each channel, in fewer passes.
+    """Keras' GroupNormalization of [B, *S, C] with a group for each channel, in fewer passes.
 
     The gradient is written by hand, and a row of pixels is taken for one pixel of W × C channels:
     a CPU takes twice as long for what is broadcast along a short last axis. Results differ by
@@ -14,14 +16,18 @@ class InstanceNormalization(keras.layers.GroupNormalization):
     """
 
     def call(self, inputs):
-        """Returns [B, H, W, C], in the layer's precision."""
-        shape = tf.shape(inputs)
-        width = shape[2] if inputs.shape[2] is None else inputs.shape[2]
-        rows = tf.reshape(inputs, (shape[0], shape[1], 1, width * inputs.shape[3]))
-        return tf.ensure_shape(tf.reshape(self.normalize(rows, width), shape), inputs.shape)
+        """Returns [B, *S, C], in the layer's precision."""
+        images = axes.as_images(inputs)
+        shape = tf.shape(images)
+        width = shape[2] if images.shape[2] is None else images.shape[2]
+        rows = tf.reshape(images, (shape[0], shape[1], 1, width * images.shape[3]))
+        outputs = axes.restore(tf.reshape(self.normalize(rows, width), shape), inputs)
+        return tf.ensure_shape(outputs, inputs.shape)
 
     def normalize(self, inputs, group):
-        """Normalises images of which `group` neighbouring pixels share a place (see `packing`).
+        """Normalises images of which `group` neighbouring pixels share a place.
+
+        It serves `channel_packing`, too.
 
         Args:
             inputs: [B, H, W / group, group * C].

@@ -5,6 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
+from trainer.models import axes, functional
 from trainer.models.instance_norm import InstanceNormalization
 from trainer.models.sync_norm import SyncBatchNormalization
 
@@ -15,7 +16,7 @@ BATCH_MOMENTUM = 0.9
 
 @keras.saving.register_keras_serializable("trainer")
 class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """Keras' BatchNormalization of [B, H, W, C], computed in training by TensorFlow's fused kernel.
+    """Keras' BatchNormalization of [B, *S, C], computed in training by TensorFlow's fused kernel.
 
     Keras writes the statistics and the normalised activation as ten operations over the whole
     activation; the kernel reads it twice. Results differ by rounding only, and variables are the
@@ -23,11 +24,12 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs, training=None, mask=None):
-        """Returns [B, H, W, C]; normalised by the batch's own statistics in training."""
+        """Returns [B, *S, C]; normalised by the batch's own statistics in training."""
         if not (training and self.trainable):
             return super().call(inputs, training=training, mask=mask)
+        images = axes.as_images(inputs)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
+            x=images,
             scale=tf.cast(self.gamma, tf.float32),
             offset=tf.cast(self.beta, tf.float32),
             mean=tf.zeros((0,)),
@@ -35,11 +37,11 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             epsilon=self.epsilon,
             is_training=True,
         )
-        pixels = tf.cast(tf.reduce_prod(tf.shape(inputs)[:3]), tf.float32)
+        pixels = tf.cast(tf.reduce_prod(tf.shape(images)[:3]), tf.float32)
         biased = variance * (pixels - 1.0) / pixels  # the kernel returns the unbiased one
         for moving, current in ((self.moving_mean, mean), (self.moving_variance, biased)):
             moving.assign(moving * self.momentum + current * (1.0 - self.momentum))
-        return outputs
+        return axes.restore(outputs, inputs)
 
 
 def _batch(channels):
@@ -64,7 +66,7 @@ def _next_name(prefix):
     """Returns the name that Keras gives the next layer of a class.
 
     Optimizers name their variables by the layer's, and so do checkpoints: with the name that a
-    layer of another class would have, a run goes on from one to the other.
+    layer of another class would have, a run resumes from one with the other.
     """
     number = keras.backend.get_uid(prefix) - 1
     return f"{prefix}_{number}" if number else prefix
@@ -104,13 +106,13 @@ def own_statistics(model):
     """
     return [
         variable
-        for layer in model.layers
+        for layer in functional.layers_of(model)
         if isinstance(layer, keras.layers.BatchNormalization) and not is_synchronized(layer)
         for variable in layer.non_trainable_variables
     ]
 
 
 def normalize(x, norm):
-    """Applies the named normalisation (a row of NORMS) to [B, H, W, C]."""
+    """Applies the named normalisation (a row of NORMS) to [B, *S, C]."""
     layer = NORMS[norm]
     return x if layer is None else layer(x.shape[-1])(x)

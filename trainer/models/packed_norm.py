@@ -1,4 +1,4 @@
-"""Batch normalisation of packed pixels (see `packing`), for a layer of plain ones."""
+"""Batch normalisation of packed pixels (see `channel_packing`), for a layer of plain ones."""
 
 import tensorflow as tf
 

@@ -6,7 +6,7 @@ What is saved of them is read by plain Keras, which knows none of our layers.
 import keras
 from keras import ops
 
-from trainer.models import blocks, folding, norms
+from trainer.models import axes, blocks, folding, functional, layers, norms
 from trainer.models.dropout import Dropout
 from trainer.models.instance_norm import InstanceNormalization
 from trainer.models.sync_norm import SyncBatchNormalization
@@ -24,7 +24,8 @@ def plain(model, normalize, mean, std, dtype, multiple):
     """Returns a network of any image size that does all that prediction does with a whole image.
 
     Args:
-        model: normalised images [B, None, None, C] → logits [B, H, W, K].
+        model: normalised images [B, None, None, C] → logits [B, H, W, K], or its prediction among
+            several outputs; of volumes with a spatial axis more.
         normalize: a key of `normalization.NORMALIZATIONS`.
         mean: of each channel of the training split, in stored units.
         std: likewise.
@@ -34,12 +35,13 @@ def plain(model, normalize, mean, std, dtype, multiple):
     Returns:
         keras.Model, images [B, H, W, C] in stored units, of any dtype → float32 [B, H, W, classes].
     """
-    images = keras.Input((None, None, model.input_shape[-1]), name="images")
+    rank = axes.rank_of(model.inputs[0])
+    images = keras.Input((*[None] * rank, model.input_shape[-1]), name="images")
     x = NORMALIZED[normalize](ops.cast(images, "float32"), mean, std, dtype)
-    for axis in (1, 2):
+    for axis in axes.spatial(rank):
         x = ops.take(x, _mirrored(images, axis, multiple), axis=axis)
     x = core(model)(x)
-    for axis in (1, 2):
+    for axis in axes.spatial(rank):
         x = ops.take(x, _places(images, axis), axis=axis)
     return keras.Model(images, x, name="unet")
 
@@ -48,22 +50,25 @@ def core(model):
     """Returns the network for images whose sides are multiples of its stride, already normalised.
 
     Args:
-        model: normalised images [B, H, W, C] → logits [B, H, W, K].
+        model: normalised images [B, *S, C] → logits [B, *S, K], or its prediction among several
+            outputs.
 
     Returns:
-        keras.Model, float32 [B, H, W, C] → probabilities, float32 [B, H, W, classes].
+        keras.Model, float32 [B, *S, C] → probabilities, float32 [B, *S, classes].
     """
-    folded = folding.fold(model)
+    folded = folding.fold(functional.prediction_model(model))
 
     def calling(layer, *inputs, **options):
         # With such sides neither layer of ours has anything to do.
         idle = isinstance(layer, (blocks.PadToStride, blocks.CropTo))
         return inputs[0] if idle else layer(*inputs, **options)
 
-    copy = keras.models.clone_model(folded, clone_function=_keras_layer, call_function=calling)
-    weights = {layer.name: layer.get_weights() for layer in folded.layers}
-    for layer in copy.layers:
-        layer.set_weights(weights[layer.name])
+    copy = keras.models.clone_model(
+        folded, clone_function=_keras_layer, call_function=calling, recursive=True
+    )
+    for layer in folded.layers:
+        if layer.weights:
+            copy.get_layer(layer.name).set_weights(layer.get_weights())
     x = copy.outputs[0]
     if x.shape[-1] == 1:
         x = ops.sigmoid(x)
@@ -80,16 +85,18 @@ def _keras_layer(layer):
 
 
 def _by_image(x, mean, std, dtype):
-    origin = x[:, :1, :1, :]  # see `normalization`: exact for a channel that does not vary
-    offset = origin + ops.mean(x - origin, axis=(1, 2), keepdims=True)
-    variance = ops.mean(ops.square(x - offset), axis=(1, 2), keepdims=True)
+    space = axes.spatial(axes.rank_of(x))
+    # See `normalization`: exact for a channel that does not vary.
+    origin = x[(slice(None), *(slice(1) for _ in space))]
+    offset = origin + ops.mean(x - origin, axis=space, keepdims=True)
+    variance = ops.mean(ops.square(x - offset), axis=space, keepdims=True)
     varies = ops.cast(variance > 0, "float32")
     return varies * (x - offset) / (ops.sqrt(variance) + (1.0 - varies))
 
 
 def _by_dataset(x, mean, std, dtype):
     factors = [1 / deviation if deviation else 0.0 for deviation in std]
-    return (x - ops.array([[[list(mean)]]], "float32")) * ops.array([[[factors]]], "float32")
+    return (x - ops.array(list(mean), "float32")) * ops.array(factors, "float32")
 
 
 def _by_dtype(x, mean, std, dtype):
@@ -101,8 +108,8 @@ NORMALIZED = {"image": _by_image, "dataset": _by_dataset, "none": _by_dtype}
 
 
 def _line(images, axis):
-    """Returns ones, float32 [1, L, 1, 1] or [1, 1, L, 1], as long as an axis of the images."""
-    line = images[:1, :, :1, :1] if axis == 1 else images[:1, :1, :, :1]
+    """Returns ones along an axis of the images, and of size 1 along the others: float32."""
+    line = images[tuple(slice(None if place == axis else 1) for place in range(images.ndim))]
     return ops.ones_like(line, dtype="float32")
 
 
@@ -122,10 +129,11 @@ def _mirrored(images, axis, multiple):
     pooling rounds it down and up-sampling multiplies it.
     """
     line = _line(images, axis)
-    pool, margin = [1, 1], [(0, 0), (0, 0)]
+    rank = axes.rank_of(images)
+    pool, margin = [1] * rank, [(0, 0)] * rank
     pool[axis - 1], margin[axis - 1] = multiple, (0, multiple - 1)
-    longer = keras.layers.ZeroPadding2D(margin)(line)
-    longer = keras.layers.UpSampling2D(pool)(keras.layers.MaxPooling2D(pool)(longer))
+    longer = layers.ZERO_PADDING[rank](margin)(line)
+    longer = layers.UPSAMPLING[rank](pool)(layers.MAX_POOLING[rank](pool)(longer))
     last = ops.cast(ops.sum(line), "int32") - 1
     place = _count(ops.ones_like(longer))
     period = ops.maximum(2 * last, 1)

@@ -3,10 +3,12 @@
 import keras
 import tensorflow as tf
 
+from trainer.models import axes
+
 
 @keras.saving.register_keras_serializable("trainer")
 class SyncBatchNormalization(keras.layers.BatchNormalization):
-    """Keras' BatchNormalization of [B, H, W, C], with one sum over the replicas in each direction.
+    """Keras' BatchNormalization of [B, *S, C], with one sum over the replicas in each direction.
 
     Keras' own `synchronized=True` sums six times and writes a dozen intermediate activations. Here
     each replica's statistics come from TensorFlow's fused kernel, and all that travels is (count,
@@ -15,11 +17,11 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs, training=None, mask=None):
-        """Returns [B, H, W, C]; normalised by the statistics of all replicas in training."""
+        """Returns [B, *S, C]; normalised by the statistics of all replicas in training."""
         if not (training and self.trainable):
             return super().call(inputs, training=training, mask=mask)
         outputs, mean, variance = _normalize(
-            inputs,
+            axes.as_images(inputs),
             tf.cast(self.gamma, tf.float32),
             tf.cast(self.beta, tf.float32),
             tf.cast(self.moving_mean, tf.float32),
@@ -27,7 +29,7 @@ class SyncBatchNormalization(keras.layers.BatchNormalization):
         )
         for moving, current in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + current * (1.0 - self.momentum))
-        return outputs
+        return axes.restore(outputs, inputs)
 
 
 def _normalize(inputs, gamma, beta, shift, epsilon):

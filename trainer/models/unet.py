@@ -1,11 +1,11 @@
-"""The U-Net (Ronneberger, Fischer and Brox, 2015, arXiv:1505.04597)."""
+"""The U-Net (Ronneberger, Fischer and Brox, 2015, arXiv:1505.04597), of images or of volumes."""
 
 import functools
 
 import keras
 
 from trainer.errors import InputError
-from trainer.models import blocks, norms
+from trainer.models import axes, blocks, layers, norms
 from trainer.models.dropout import Dropout
 
 
@@ -14,6 +14,7 @@ def build_unet(
     n_filters=64,
     num_classes=1,
     *,
+    rank=2,
     depth=4,
     kernel_size=3,
     activation="relu",
@@ -25,45 +26,40 @@ def build_unet(
     attention=False,
     head_activation=None,
 ):
-    """Builds a U-Net, which doubles its filters at each of `depth` halvings of the image.
+    """Builds a U-Net, which doubles its filters at each of `depth` halvings of the resolution.
 
     Sizes that 2**depth does not divide are padded with zeros inside, and the result cropped back.
 
     Args:
-        input_shape: (H, W, C); H and W may be None with padding "same".
+        input_shape: (*S, C); sizes may be None with padding "same".
         n_filters: channels at full resolution.
         num_classes: channels of the result; 1 for a binary task (one logit per pixel).
+        rank: of the space: 2 for images (H, W), 3 for volumes (D, H, W).
         depth: how many times the resolution is halved.
         kernel_size: side of the kernels of `conv_block`.
         activation: name of a Keras activation.
         padding: "same", or "valid": the result is smaller than the image, as in the paper.
         norm: "batch", "sync_batch" (over all replicas), "group", "instance" or "none".
         dropout: share of features dropped at the end of the contracting path (its two last levels).
-        upsampling: "transpose" or "bilinear".
+        upsampling: "transpose", or of images "bilinear".
         residual: residual blocks.
         attention: attention gates on the skip connections.
         head_activation: None (logits), "sigmoid" or "softmax".
 
     Returns:
-        keras.Model, [B, H, W, C] -> float32 [B, H, W, num_classes], float32 whatever the precision
-        of the layers before.
+        keras.Model, [B, *S, C] -> float32 [B, *S, num_classes], float32 whatever the precision of
+        the layers before.
 
     Raises:
         InputError: an argument is out of its range.
     """
-    _check(input_shape, n_filters, num_classes, depth, kernel_size, dropout)
+    _check_choice("rank", rank, tuple(axes.NAMES))
+    _check_numbers(input_shape, rank, n_filters, num_classes, depth, kernel_size, dropout)
     _check_choice("padding", padding, ("same", "valid"))
     _check_choice("norm", norm, tuple(norms.NORMS))
-    _check_choice("upsampling", upsampling, ("transpose", "bilinear"))
     _check_choice("head_activation", head_activation, (None, "sigmoid", "softmax"))
-    try:
-        keras.activations.get(activation)
-    except ValueError:
-        raise InputError(f"activation={activation} is no activation of Keras; use relu.") from None
-    if head_activation == "softmax" and num_classes == 1:
-        raise InputError(
-            "head_activation=softmax of num_classes=1 is 1 everywhere; use sigmoid or two classes."
-        )
+    _check_activations(activation, head_activation, num_classes)
+    _check_upsampling(upsampling, rank)
     if padding == "valid":
         _check_valid_size(input_shape, depth, kernel_size)
 
@@ -75,6 +71,9 @@ def build_unet(
         norm=norm,
         residual=residual,
     )
+    up_conv = functools.partial(
+        blocks.up_conv, activation=activation, norm=norm, upsampling=upsampling
+    )
     images = keras.Input(input_shape, name="images")
     # With "valid" every size has been found to fit as it is.
     x = blocks.pad_to_stride(images, 2**depth) if padding == "same" else images
@@ -84,19 +83,18 @@ def build_unet(
         if dropout and level == depth - 1:
             x = Dropout(dropout)(x)
         skips.append(x)
-        x = keras.layers.MaxPooling2D(2)(x)
+        x = layers.MAX_POOLING[rank](2)(x)
     x = conv_block(x, n_filters * 2**depth)
     if dropout:
         x = Dropout(dropout)(x)
     for level in reversed(range(depth)):
-        filters = n_filters * 2**level
-        x = blocks.up_conv(x, filters, activation=activation, norm=norm, upsampling=upsampling)
+        x = up_conv(x, n_filters * 2**level)
         skip = skips[level] if padding == "same" else blocks.crop_center(skips[level], x)
         if attention:
             skip = blocks.attention_gate(skip, x, norm=norm)
-        x = conv_block(keras.layers.Concatenate()([skip, x]), filters)
+        x = conv_block(keras.layers.Concatenate()([skip, x]), n_filters * 2**level)
     # float32 from here on: a loss of bfloat16 logits would have three digits.
-    x = keras.layers.Conv2D(num_classes, 1, dtype="float32", name="logits")(x)
+    x = layers.CONVOLUTION[rank](num_classes, 1, dtype="float32", name="logits")(x)
     if head_activation:
         x = keras.layers.Activation(head_activation, dtype="float32")(x)
     if padding == "same":
@@ -104,12 +102,13 @@ def build_unet(
     return keras.Model(images, x, name="unet")
 
 
-def _check(input_shape, n_filters, num_classes, depth, kernel_size, dropout):
+def _check_numbers(input_shape, rank, n_filters, num_classes, depth, kernel_size, dropout):
     """Raises InputError for a number out of its range."""
-    if len(input_shape) != 3 or not input_shape[2]:
+    if len(input_shape) != rank + 1 or not input_shape[-1]:
+        example = {2: (256, 256, 1), 3: (64, 64, 64, 1)}[rank]
         raise InputError(
-            f"input_shape={tuple(input_shape)} is not (height, width, channels) with a known number"
-            " of channels; use for example (256, 256, 1)."
+            f"input_shape={tuple(input_shape)} is not ({', '.join(axes.NAMES[rank])}, channels) "
+            f"with a known number of channels; use for example {example}."
         )
     whole = {
         "n_filters": n_filters,
@@ -124,9 +123,29 @@ def _check(input_shape, n_filters, num_classes, depth, kernel_size, dropout):
         raise InputError(f"dropout={dropout} is a share; use at least 0 and less than 1.")
 
 
+def _check_activations(activation, head_activation, num_classes):
+    """Raises InputError for an activation that does not exist or that is 1 everywhere."""
+    try:
+        keras.activations.get(activation)
+    except ValueError:
+        raise InputError(f"activation={activation} is no activation of Keras; use relu.") from None
+    if head_activation == "softmax" and num_classes == 1:
+        raise InputError(
+            "head_activation=softmax of num_classes=1 is 1 everywhere; use sigmoid or two classes."
+        )
+
+
+def _check_upsampling(upsampling, rank):
+    """Raises InputError for an up-sampling that does not exist or that Keras has not for a rank."""
+    _check_choice("upsampling", upsampling, ("transpose", "bilinear"))
+    if upsampling == "bilinear" and rank != 2:
+        raise InputError(f"upsampling=bilinear is for images; with rank={rank} use transpose.")
+
+
 def _check_valid_size(input_shape, depth, kernel_size):
     """Raises InputError unless unpadded convolutions leave an even size before every halving."""
-    for name, size in zip(("height", "width"), input_shape, strict=False):
+    *sizes, _ = input_shape
+    for name, size in zip(axes.NAMES[len(sizes)], sizes, strict=True):
         if size is None:
             raise InputError(
                 f"{name}=None needs padding=same; padding=valid takes fixed sizes, as 572."
@@ -142,7 +161,7 @@ def _check_valid_size(input_shape, depth, kernel_size):
 
 
 def _fits_valid(size, depth, kernel_size):
-    """Says whether an unpadded U-Net takes images of this height or width."""
+    """Says whether an unpadded U-Net takes images of this size along an axis."""
     shrink = 2 * (kernel_size - 1)
     for _ in range(depth):
         size -= shrink

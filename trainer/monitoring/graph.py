@@ -6,32 +6,39 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-DOWN, UP = ("MaxPooling2D",), ("Conv2DTranspose", "UpSampling2D")
+from trainer.models import layers
+
+DOWN, UP = layers.MAX_POOLING.values(), (*layers.TRANSPOSED, *layers.UPSAMPLING.values())
 
 
 def of_layers(model: keras.Model) -> tf.compat.v1.GraphDef:
     """Returns the graph of a functional model's layers, with the shapes that they return.
 
+    A node of several outputs has the shape of each; operations that are no layers are nodes, too.
+
     A traced graph has a node for each of some thousand operations, and takes seconds.
     """
     graph = tf.compat.v1.GraphDef()
     places: dict[str, tuple[str, int]] = {}  # layer → side and level
+    operations = {operation.name: operation for operation in model.operations}
     for entry in model.get_config()["layers"]:
-        layer = model.get_layer(entry["name"])
+        layer = operations[entry["name"]]
         inputs = list(dict.fromkeys(_sources(entry["inbound_nodes"])))
         before = [places[name] for name in inputs]  # of which a skip is the encoder's
         side = "decoder" if any(side == "decoder" for side, _ in before) else "encoder"
         level = min((level for _, level in before), default=0)
-        if type(layer).__name__ in DOWN:
+        if type(layer) in DOWN:
             level += 1
-        elif type(layer).__name__ in UP:
+        elif type(layer) in UP:
             side, level = "decoder", level - 1
         places[layer.name] = side, level
         node = graph.node.add(name=_path(layer.name, places), op=type(layer).__name__)
         node.input.extend(_path(name, places) for name in inputs)
-        shape = tf.TensorShape(layer.output.shape).as_proto()
-        node.attr["_output_shapes"].list.shape.append(shape)
-        node.attr["parameters"].i = layer.count_params()
+        outputs = layer._inbound_nodes[0].outputs  # a layer that is called twice is one node
+        shapes = (tf.TensorShape(x.shape).as_proto() for x in outputs)
+        node.attr["_output_shapes"].list.shape.extend(shapes)
+        if isinstance(layer, keras.layers.Layer):
+            node.attr["parameters"].i = layer.count_params()
     return graph
 
 

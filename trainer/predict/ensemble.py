@@ -118,7 +118,8 @@ def _member(run_dir: str, run: dict[str, Any], data: dict[str, Any]) -> Member:
         "step": step,
         "sha256": best_weights.weights_digest(model),
     }
-    return Member(models.fold(model), job.data.normalize, mean, std, weights, job)
+    predicting = models.fold(models.prediction_model(model))
+    return Member(predicting, job.data.normalize, mean, std, weights, job)
 
 
 def _check_alike(

@@ -18,8 +18,8 @@ def training_flops(model: keras.Model, image_shape: tuple[int, ...], batch_size:
     """Returns the multiplications and additions that a step's convolutions are made of.
 
     Each kernel meets each pixel, those of the padding too, and the backward pass counts twice the
-    forward one, as is usual. The zeros of `trainer.models.packing` do not count: the number is the
-    network's own, however it is computed.
+    forward one, as is usual. The zeros of `trainer.models.channel_packing` do not count: the
+    number is the network's own, however it is computed.
 
     Args:
         model: a functional model of one input.

@@ -9,7 +9,7 @@ from trainer import config
 from trainer.data import demo
 from trainer.data.dataset import schema
 from trainer.distributed import strategies
-from trainer.models import build, packing
+from trainer.models import build, channel_packing
 from trainer.preflight import arithmetic
 from trainer.preflight.accelerators import Accelerator, Gpu
 from trainer.training import losses, optimizers, train_step
@@ -23,7 +23,7 @@ class Lowered:
         program: a serialized HLO module.
         batch_size: images per replica.
         flops: multiplications and additions of the network's convolutions in a step, without the
-            zeros that packing adds.
+            zeros that channel packing adds.
         precision: that the layers compute in.
         image: its shape, (H, W, C).
         sizes: bytes of what stays on the chip: `weights`, `optimizer`, `average`, `batch`.
@@ -65,9 +65,10 @@ def lower(job: config.Job, accelerator: Accelerator, batch_size: int, num_replic
         accumulate_steps=job.optimization.accumulate_steps,
         average=average,
         average_decay=job.optimization.ema,
-        lanes=packing.LANES[accelerator.kind],
+        lane_width=channel_packing.LANE_WIDTHS[accelerator.kind],
     )
-    specs = train_step.batch_spec(batch_size, job.data.crop, manifest.channels)
+    crop = (job.data.crop, job.data.crop)
+    specs = train_step.batch_spec(batch_size, crop, manifest.channels)
     image = tuple(specs[0].shape[1:])
     return Lowered(
         program=step.experimental_get_compiler_ir(*specs)(stage="hlo_serialized"),

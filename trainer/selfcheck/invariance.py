@@ -247,7 +247,7 @@ def _train(
     num_replicas = strategy.num_replicas_in_sync
     with strategy.scope():
         model = build.build_model(job.model, manifest.channels, manifest.num_classes, num_replicas)
-        models.draw_weights(model, job.run.seed)
+        models.initialize_weights(model, job.run.seed)
         optimizer = optimizers.optimizer_of(job.optimization, NUM_STEPS, job.device.precision)
         optimizer.build(model.trainable_variables)
     pixels = manifest.splits["train"].pixels

@@ -1,18 +1,21 @@
 """Losses, unreduced: the caller divides their sums by weights counted over every replica.
 
-Here and below the letters are B batch, H height, W width, C classes. Logits of one channel are
-those of a binary task. All is computed in float32, whatever the model's precision.
+Here and below the letters are B batch, S space (height and width; of volumes depth before them),
+C classes. Logits of one channel are those of a binary task. All is computed in float32, whatever
+the model's precision.
 """
 
 import collections.abc
 import dataclasses
 
+import keras
 import tensorflow as tf
 
 from trainer.errors import InputError
+from trainer.models import axes, functional
 
 
-def widen(logits):
+def two_class_logits(logits):
     """Returns the logits as float32 with one channel per class: one logit z becomes (0, z)."""
     logits = tf.cast(logits, tf.float32)
     if logits.shape[-1] == 1:
@@ -24,13 +27,13 @@ def cross_entropy(labels, logits):
     """Returns the cross-entropy of each pixel, in nats.
 
     Args:
-        labels: int32 [B, H, W], class ids.
-        logits: [B, H, W, 1 or C], unnormalised.
+        labels: int32 [B, *S], class ids.
+        logits: [B, *S, 1 or C], unnormalised.
 
     Returns:
-        float32 [B, H, W].
+        float32 [B, *S].
     """
-    logits = widen(logits)
+    logits = two_class_logits(logits)
     truth = tf.one_hot(labels, logits.shape[-1])
     return -tf.reduce_sum(truth * tf.nn.log_softmax(logits), axis=-1)
 
@@ -51,17 +54,18 @@ def soft_dice(labels, logits, valid, class_weights=None):
     Dice is 2 sum(p y) / (sum(p p) + sum(y y)); background is a class like the others.
 
     Args:
-        labels: int32 [B, H, W], class ids.
-        logits: [B, H, W, 1 or C], unnormalised.
-        valid: float32 [B, H, W], 0 where a pixel must not count.
+        labels: int32 [B, *S], class ids.
+        logits: [B, *S, 1 or C], unnormalised.
+        valid: float32 [B, *S], 0 where a pixel must not count.
         class_weights: float32 [C], of each class in the mean over those present; None: 1 each.
 
     Returns:
         float32 [B], in [0, 1]; 0 for an image without valid pixels.
     """
     truth, probability = _masked(labels, logits, valid)
-    both = tf.reduce_sum(probability * truth, axis=(1, 2))
-    squares = tf.reduce_sum(probability**2 + truth, axis=(1, 2))
+    space = axes.spatial(axes.rank_of(truth))
+    both = tf.reduce_sum(probability * truth, axis=space)
+    squares = tf.reduce_sum(probability**2 + truth, axis=space)
     dice = tf.math.divide_no_nan(2.0 * both, squares)
     return _mean_over_present(1.0 - dice, truth, class_weights)
 
@@ -73,27 +77,29 @@ def tversky(labels, logits, valid, class_weights=None, alpha=0.3, beta=0.7):
     costs more than a false one. Shapes are those of `soft_dice`.
     """
     truth, probability = _masked(labels, logits, valid)
-    both = tf.reduce_sum(probability * truth, axis=(1, 2))
-    false = tf.reduce_sum(probability, axis=(1, 2)) - both
-    missed = tf.reduce_sum(truth, axis=(1, 2)) - both
+    space = axes.spatial(axes.rank_of(truth))
+    both = tf.reduce_sum(probability * truth, axis=space)
+    false = tf.reduce_sum(probability, axis=space) - both
+    missed = tf.reduce_sum(truth, axis=space) - both
     index = tf.math.divide_no_nan(both, both + alpha * false + beta * missed)
     return _mean_over_present(1.0 - index, truth, class_weights)
 
 
 def _masked(labels, logits, valid):
-    """Returns one-hot truth and probabilities, float32 [B, H, W, C], 0 where invalid."""
-    logits = widen(logits)
+    """Returns one-hot truth and probabilities, float32 [B, *S, C], 0 where invalid."""
+    logits = two_class_logits(logits)
     valid = valid[..., tf.newaxis]
     return tf.one_hot(labels, logits.shape[-1]) * valid, tf.nn.softmax(logits) * valid
 
 
 def _mean_over_present(values, truth, class_weights):
-    """Averages [B, C] over the classes that occur in truth [B, H, W, C]: float32 [B]."""
-    shares = tf.cast(tf.reduce_any(truth > 0, axis=(1, 2)), tf.float32)
+    """Averages [B, C] over the classes that occur in truth [B, *S, C]: float32 [B]."""
+    space = axes.spatial(axes.rank_of(truth))
+    present = tf.cast(tf.reduce_any(truth > 0, axis=space), tf.float32)
     if class_weights is not None:
-        shares *= class_weights
-    total = tf.reduce_sum(values * shares, axis=-1)
-    return tf.math.divide_no_nan(total, tf.reduce_sum(shares, axis=-1))
+        present *= class_weights
+    total = tf.reduce_sum(values * present, axis=-1)
+    return tf.math.divide_no_nan(total, tf.reduce_sum(present, axis=-1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +109,8 @@ class Term:
     Attributes:
         name: by which metrics.jsonl reports it, `loss/NAME`; no other term of the loss has it.
         coefficient: what its value is multiplied by in the loss.
-        function: unreduced.
-        per: what the function has a value for. "pixel": (labels, logits) -> [B, H, W]; "image":
+        function: unreduced; parameters are bound by functools.partial.
+        per: what the function has a value for. "pixel": (labels, logits) -> [B, *S]; "image":
             (labels, logits, valid, class_weights) -> [B].
     """
 
@@ -143,8 +149,8 @@ def weights(terms, labels, valid, class_weights=None):
 
     Args:
         terms: a row of LOSSES, of T terms.
-        labels: int32 [B, H, W].
-        valid: float32 [B, H, W], 0 where a pixel must not count.
+        labels: int32 [B, *S].
+        valid: float32 [B, *S], 0 where a pixel must not count.
         class_weights: float32 [C], or None for 1 each; a pixel weighs as its class does. An image
             weighs 1 whatever is in it: within it, classes are weighed against each other.
 
@@ -163,7 +169,7 @@ def sums(terms, labels, logits, valid, class_weights=None):
 
     The loss is the sum over terms of coefficient * sum / weight, with `weights` added up over all
     replicas: then N replicas equal one, however the valid pixels are spread. Shapes are those of
-    `weights`, and logits [B, H, W, 1 or C].
+    `weights`, and logits [B, *S, 1 or C].
     """
     totals = []
     for term in terms:
@@ -177,13 +183,71 @@ def sums(terms, labels, logits, valid, class_weights=None):
 
 
 def _pixel_weights(labels, valid, class_weights):
-    """Returns float32 [B, H, W]."""
+    """Returns float32 [B, *S]."""
     return valid if class_weights is None else valid * tf.gather(class_weights, labels)
 
 
 def _image_weights(valid):
     """Returns float32 [B], 1 for an image with any valid pixel."""
-    return tf.cast(tf.reduce_any(valid > 0, axis=(1, 2)), tf.float32)
+    space = axes.spatial(len(valid.shape) - 1)
+    return tf.cast(tf.reduce_any(valid > 0, axis=space), tf.float32)
+
+
+def coarse(labels, valid, stride):
+    """Returns labels and valid pixels at the resolution of an output: the pixels nearest its own.
+
+    Args:
+        labels: int32 [B, *S].
+        valid: float32 [B, *S].
+        stride: pixels of the image to a place of the output, along each axis.
+
+    Returns:
+        both, [B, *S / stride].
+    """
+    if max(stride) == 1:
+        return labels, valid
+    places = (slice(None), *(slice(step // 2, None, step) for step in stride))
+    return labels[places], valid[places]
+
+
+def output_weights(strides):
+    """Returns how much each output of a network counts in its loss; they add up to 1.
+
+    An output counts by its resolution: half of the full resolution counts half as much (Isensee et
+    al., 2021).
+
+    Args:
+        strides: of each output, pixels of the image to a place along each axis.
+    """
+    resolutions = [1.0 / max(stride) for stride in strides]
+    return [resolution / sum(resolutions) for resolution in resolutions]
+
+
+def partial_losses(terms, weights, labels, outputs, valid, class_weights=None):
+    """Returns what a part of a batch adds to the terms; those of all parts and replicas add up.
+
+    Args:
+        terms: a row of LOSSES, of T terms.
+        weights: of each output, float32 [T], see `weights`: of the labels at its resolution, and
+            added up over all parts and replicas.
+        labels: int32 [B, *S].
+        outputs: logits [B, *S, 1 or C], or any structure of such, of which some may be coarser.
+        valid: float32 [B, *S].
+        class_weights: float32 [C], or None for 1 each.
+
+    Returns:
+        float32 [T], each the mean over outputs that `output_weights` weighs.
+    """
+    outputs = keras.tree.flatten(outputs)
+    strides = [functional.stride_of(labels.shape[1:], x.shape[1:-1]) for x in outputs]
+    found = []
+    for logits, stride, weight in zip(outputs, strides, weights, strict=True):
+        at_places = coarse(labels, valid, stride)
+        summed = sums(terms, at_places[0], logits, at_places[1], class_weights)
+        found.append(tf.math.divide_no_nan(summed, weight))
+    if len(found) == 1:
+        return found[0]
+    return tf.add_n([x * factor for x, factor in zip(found, output_weights(strides), strict=True)])
 
 
 def balanced_class_weights(pixels):

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from trainer.errors import InputError
-from trainer.models import norms, packing
+from trainer.models import channel_packing, functional, norms
 from trainer.training import losses
 
 Batch = Mapping[str, tf.Tensor]
@@ -31,14 +31,15 @@ def train_loop(
     average: keras.Model | None = None,
     average_decay: float = 0.0,
     jit_compile: bool = False,
-    lanes: int = 1,
+    lane_width: int = 1,
     timed: bool = True,
 ) -> Callable[[Iterator, tf.Tensor], dict[str, tf.Tensor]]:
     """Returns a function that runs a number of training steps in one call.
 
     Args:
         strategy: the strategy in whose scope model and optimizer were built.
-        model: images float32 [B, H, W, C] → logits [B, H, W, K].
+        model: images float32 [B, *S, C] → logits [B, *S, K], or several outputs of which some may
+            be coarser (see `models.functional`).
         optimizer: built for the model's trainable variables.
         terms: the loss, a row of `losses.LOSSES`.
         class_weights: float32 [num_classes], weight of each class in the loss.
@@ -47,7 +48,7 @@ def train_loop(
         average: a model whose variables follow the moving average of `model`'s.
         average_decay: decay of that average, per step; less in the first steps, see `warmed_up`.
         jit_compile: whether XLA compiles forward and backward pass.
-        lanes: channels that the device computes at a time, a row of `packing.LANES`.
+        lane_width: channels that the device computes at a time, see `channel_packing.LANE_WIDTHS`.
         timed: whether to time the input; TensorFlow refuses to where operations are deterministic,
             and on a TPU the loop would wait for each step.
 
@@ -66,7 +67,7 @@ def train_loop(
         average=average,
         average_decay=average_decay,
         jit_compile=jit_compile,
-        lanes=lanes,
+        lane_width=lane_width,
     )
     around = accumulate_steps > 1 and _meet_outside_loops(strategy, model)
     whole = (
@@ -112,7 +113,7 @@ def step_of_one_replica(
     accumulate_steps: int = 1,
     average: keras.Model | None = None,
     average_decay: float = 0.0,
-    lanes: int = 1,
+    lane_width: int = 1,
 ) -> Any:
     """Returns what `train_loop` makes one replica do at each step, as one XLA program.
 
@@ -120,7 +121,8 @@ def step_of_one_replica(
     the sums over all replicas, which are no part of a replica's own work, are those of one.
 
     Args:
-        model: images float32 [B, H, W, C] → logits [B, H, W, K].
+        model: images float32 [B, *S, C] → logits [B, *S, K], or several outputs of which some may
+            be coarser (see `models.functional`).
         optimizer: built for the model's trainable variables.
         terms: the loss, a row of `losses.LOSSES`.
         class_weights: float32 [num_classes], weight of each class in the loss.
@@ -128,7 +130,7 @@ def step_of_one_replica(
         accumulate_steps: parts in which the batch is computed, to save memory.
         average: a model whose variables follow the moving average of `model`'s.
         average_decay: decay of that average, per step; less in the first steps, see `warmed_up`.
-        lanes: channels that the device computes at a time, a row of `packing.LANES`.
+        lane_width: channels that the device computes at a time, see `channel_packing.LANE_WIDTHS`.
 
     Returns:
         A `tf.function` of (images, labels, valid), a batch's parts, which returns (loss, gradient
@@ -144,7 +146,7 @@ def step_of_one_replica(
         average=average,
         average_decay=average_decay,
         jit_compile=False,  # the whole is compiled
-        lanes=lanes,
+        lane_width=lane_width,
     )
     whole = _loop_within(step_of_replica, accumulate_steps)
 
@@ -156,9 +158,15 @@ def step_of_one_replica(
     return step
 
 
-def batch_spec(batch_size: int, crop: int, channels: int) -> tuple[tf.TensorSpec, ...]:
-    """Returns the shapes and types of the images, labels and valid pixels of a training batch."""
-    shape = (batch_size, crop, crop)
+def batch_spec(batch_size: int, crop: Sequence[int], channels: int) -> tuple[tf.TensorSpec, ...]:
+    """Returns the shapes and types of the images, labels and valid pixels of a training batch.
+
+    Args:
+        batch_size: images per replica.
+        crop: *S, pixels along each spatial axis.
+        channels: of the images.
+    """
+    shape = (batch_size, *crop)
     return (
         tf.TensorSpec((*shape, channels), tf.float32),
         tf.TensorSpec(shape, tf.int32),
@@ -170,15 +178,16 @@ class _StepOfReplica(NamedTuple):
     """What a replica does in a step, to be called in its context one after the other.
 
     Attributes:
-        begin: (batch, what to wait for) → batch, and what the loss's sums are to be divided by.
-        part: (batch, divisors, i) → shares of the loss and gradients of the batch's i-th part.
+        begin: (batch, what to wait for) → batch, and what the loss's sums are to be divided by, of
+            each output of the network.
+        part: (batch, divisors, i) → partial losses and gradients of the batch's i-th part.
         zeros: () → zeros of the shapes and types of what `part` returns.
         end: the sums of what `part` returned → figures by name, float32 scalars, on all replicas
             the same.
     """
 
-    begin: Callable[[Batch, Sequence[tf.Tensor]], tuple[Batch, tf.Tensor]]
-    part: Callable[[Batch, tf.Tensor, Any], list[tf.Tensor]]
+    begin: Callable[[Batch, Sequence[tf.Tensor]], tuple[Batch, list[tf.Tensor]]]
+    part: Callable[[Batch, list[tf.Tensor], Any], list[tf.Tensor]]
     zeros: Callable[[], list[tf.Tensor]]
     end: Callable[[list[tf.Tensor]], dict[str, tf.Tensor]]
 
@@ -194,43 +203,48 @@ def _step_of_replica(
     average: keras.Model | None,
     average_decay: float,
     jit_compile: bool,
-    lanes: int,
+    lane_width: int,
 ) -> _StepOfReplica:
     """Returns the step of one replica; see `train_loop`."""
     _sum_gradients_once(optimizer)
     variables = model.trainable_variables
     statistics = norms.own_statistics(model)
-    forward = packing.packed(model, lanes)
+    forward = channel_packing.packed(model, lane_width)
 
     def forward_backward(
         images: tf.Tensor,
         labels: tf.Tensor,
         valid: tf.Tensor,
-        weights: tf.Tensor,
+        weights: list[tf.Tensor],
         scale: tf.Tensor,
     ) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
-            logits = forward(images, training=True)
-            shares = _shares(terms, weights, labels, logits, valid, class_weights)
-            scaled = _total(terms, shares) * scale
-        return [shares, *tape.gradient(scaled, variables)]
+            outputs = forward(images, training=True)
+            partial = losses.partial_losses(terms, weights, labels, outputs, valid, class_weights)
+            scaled = _total(terms, partial) * scale
+        return [partial, *tape.gradient(scaled, variables)]
 
     # The XLA boundary: all that a replica computes by itself is one program. Collectives and the
     # optimizer's variables, which may live on other devices, stay outside.
     if jit_compile:
         forward_backward = tf.function(forward_backward, jit_compile=True, autograph=False)
 
-    def begin(batch: Batch, after: Sequence[tf.Tensor]) -> tuple[Batch, tf.Tensor]:
+    def weights_at(stride: Sequence[int], labels: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+        labels, valid = losses.coarse(labels, valid, stride)
+        return losses.weights(terms, labels, valid, class_weights)
+
+    def begin(batch: Batch, after: Sequence[tf.Tensor]) -> tuple[Batch, list[tf.Tensor]]:
         # The only thread of a machine with one core would else take the step before the clock.
         with tf.control_dependencies(after):
             batch = {key: tf.identity(value) for key, value in batch.items()}
-        weights = losses.weights(terms, batch["labels"], batch["valid"], class_weights)
+        strides = functional.strides(model, batch["labels"].shape[1:])
+        weights = [weights_at(stride, batch["labels"], batch["valid"]) for stride in strides]
         return batch, tf.distribute.get_replica_context().all_reduce(SUM, weights)
 
     def loss_scale() -> tf.Tensor:
         return tf.convert_to_tensor(optimizer.scale_loss(1.0), tf.float32)
 
-    def part(batch: Batch, weights: tf.Tensor, i: Any) -> list[tf.Tensor]:
+    def part(batch: Batch, weights: list[tf.Tensor], i: Any) -> list[tf.Tensor]:
         images, labels, valid = (
             _part(batch[key], i, accumulate_steps) for key in ("images", "labels", "valid")
         )
@@ -241,7 +255,7 @@ def _step_of_replica(
 
     def end(sums: list[tf.Tensor]) -> dict[str, tf.Tensor]:
         context = tf.distribute.get_replica_context()
-        shares, *gradients = context.all_reduce(SUM, sums)
+        values, *gradients = context.all_reduce(SUM, sums)
         if context.num_replicas_in_sync > 1 and statistics:
             _average_over_replicas(context, statistics)
         norm = tf.linalg.global_norm(gradients) / loss_scale()
@@ -252,8 +266,8 @@ def _step_of_replica(
         if average is not None:
             _follow(average, model, warmed_up(average_decay, optimizer.iterations))
         return {
-            "loss": _total(terms, shares),
-            **dict(zip(_names_of_parts(terms), tf.unstack(shares), strict=False)),
+            "loss": _total(terms, values),
+            **dict(zip(_names_of_parts(terms), tf.unstack(values), strict=False)),
             "gradient_norm": norm,
         }
 
@@ -270,7 +284,8 @@ def _meet_outside_loops(strategy: tf.distribute.Strategy, model: keras.Model) ->
     """Says whether replicas sum statistics, and are threads, which cannot meet inside a loop."""
     threads = not isinstance(strategy, tf.distribute.TPUStrategy)
     several = strategy.num_replicas_in_sync > 1
-    return threads and several and any(map(norms.is_synchronized, model.layers))
+    layers = functional.layers_of(model)
+    return threads and several and any(map(norms.is_synchronized, layers))
 
 
 # In the two below the parts of a batch are computed one after the other, in a loop, so that each
@@ -332,12 +347,12 @@ def _loop_around(
             for zero in step.zeros()
         ]
 
-    def begin(batch: Batch, after: Sequence[tf.Tensor]) -> tuple[Batch, tf.Tensor]:
+    def begin(batch: Batch, after: Sequence[tf.Tensor]) -> tuple[Batch, list[tf.Tensor]]:
         for held, zero in zip(sums, step.zeros(), strict=True):
             held.assign(zero)
         return step.begin(batch, after)
 
-    def add(batch: Batch, weights: tf.Tensor, i: tf.Tensor) -> None:
+    def add(batch: Batch, weights: list[tf.Tensor], i: tf.Tensor) -> None:
         for held, value in zip(sums, step.part(batch, weights, i), strict=True):
             held.assign_add(value)
 
@@ -377,19 +392,6 @@ def warmed_up(decay: float, step: tf.Tensor) -> tf.Tensor:
     """
     t = tf.cast(step, tf.float32)
     return tf.minimum(decay, t / (9.0 + t))
-
-
-def _shares(
-    terms: Sequence[losses.Term],
-    weights: tf.Tensor,
-    labels: tf.Tensor,
-    logits: tf.Tensor,
-    valid: tf.Tensor,
-    class_weights: tf.Tensor,
-) -> tf.Tensor:
-    """Returns a batch's shares of the terms, [T]; those of all parts and replicas sum to them."""
-    sums = losses.sums(terms, labels, logits, valid, class_weights)
-    return tf.math.divide_no_nan(sums, weights)
 
 
 def _total(terms: Sequence[losses.Term], values: tf.Tensor) -> tf.Tensor:

@@ -1,27 +1,28 @@
 """The same network, computed with neighbouring pixels packed into the channels.
 
 A TPU's registers, matrix units and memory tiles are 128 lanes wide, and hold the channels: 64 of
-them leave half of every lane row empty. Here `group` neighbours of a row share one place, channels
-side by side, [B, H, W, C] -> [B, H, W / group, group * C], from the first convolution of a narrow
-level to its last; a kernel becomes a larger one, of its own numbers and zeros.
+them leave half of the lanes empty. Here `group` neighbours of a row share one place, channels side
+by side, [B, H, W, C] -> [B, H, W / group, group * C], from the first convolution of a narrow level
+to its last; a kernel becomes a larger one, of its own numbers and zeros.
 
 Only the computation differs: `packed` takes a network of plain layers and uses their variables, so
-that checkpoints and saved models know nothing of it.
+that checkpoints and saved models know nothing of it. What has no rule here is computed as it is.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from trainer.models import blocks, norms, packed_norm
+from trainer.models import axes, functional, norms, packed_norm
 from trainer.models.instance_norm import InstanceNormalization
 from trainer.models.sync_norm import SyncBatchNormalization
 
 # Channels that a kind of device computes at a time; 1: it computes any number equally well.
-LANES = {"CPU": 1, "GPU": 1, "TPU": 128}
+LANE_WIDTHS = {"CPU": 1, "GPU": 1, "TPU": 128}
 
 # A larger group multiplies more zeros than it fills lanes.
 LARGEST_GROUP = 4
@@ -33,59 +34,71 @@ ELEMENTWISE = tuple(
 )
 
 
-class Packed(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Packed:
     """Features [B, H, W, C], kept as parts [B, H, W / group, group * C_i]; C is the sum of C_i."""
 
     parts: tuple[tf.Tensor, ...]
     group: int = 1
 
 
-Forward = Callable[..., tf.Tensor]
+Forward = Callable[..., Any]
 Rule = Callable[[keras.layers.Layer, Sequence[Packed], int, bool], Packed | None]
 
 
-def packed(model: keras.Model, lanes: int) -> Forward:
+def packed(model: keras.Model, lane_width: int) -> Forward:
     """Returns a function equal to `model` but for rounding, which fills the lanes of narrow layers.
 
     Args:
-        model: a functional model of one input and one output, whose layers are used once each.
-        lanes: channels that the device computes at a time; 1: `model` itself is returned.
+        model: a functional model of one input. A model of volumes is returned as it is.
+        lane_width: channels that the device computes at a time; 1: `model` itself is returned.
 
     Returns:
-        `forward(images, training=False)`, with images [B, H, W, C]. Where W is not static, or is
-        not a multiple of the group, layers are computed as they are.
+        `forward(images, training=False)`, with images [B, H, W, C], whose outputs have the
+        structure of the model's. Where W is not static, or is not a multiple of the group, layers
+        are computed as they are.
+
+    Raises:
+        InputError: the network is not functional.
     """
-    if lanes == 1:
+    functional.check(model)
+    if lane_width == 1 or axes.rank_of(model.inputs[0]) != 2:
         return model
 
-    def forward(images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        values = {id(model.inputs[0]): Packed((tf.convert_to_tensor(images),))}
-        for layer in model.layers:
-            if isinstance(layer, keras.layers.InputLayer):
-                continue
-            inputs = [values[id(tensor)] for tensor in keras.tree.flatten(layer.input)]
-            rule = RULES.get(type(layer), _as_it_is)
-            with tf.name_scope(layer.name):
-                output = rule(layer, inputs, lanes, training)
-                if output is None:
-                    output = _as_it_is(layer, inputs, lanes, training)
-            values[id(layer.output)] = output
-        return _unpack(values[id(model.outputs[0])])
+    def forward(images: tf.Tensor, training: bool = False) -> Any:
+        def call(layer, *args, **kwargs):
+            return _compute(layer, args, kwargs, lane_width, training)
+
+        outputs = model._run_through_graph([Packed((tf.convert_to_tensor(images),))], call_fn=call)
+        return keras.tree.map_structure(_unpack, outputs)
 
     return forward
 
 
-def _as_it_is(layer, inputs, lanes, training):
+def _compute(layer, args, kwargs, lane_width, training):
+    """Computes a layer, or any operation, of packed values and what else it was called with."""
+    rule = RULES.get(type(layer))
+    inputs = [value for value in keras.tree.flatten(args) if isinstance(value, Packed)]
+    with tf.name_scope(layer.name):
+        output = rule(layer, inputs, lane_width, training) if rule else None
+        if output is None:
+            output = _as_it_is(layer, args, kwargs, training)
+    return output
+
+
+def _as_it_is(layer, args, kwargs, training):
     """Calls the layer itself."""
-    tensors = [_unpack(value) for value in inputs]
-    takes_training = "training" in inspect.signature(layer.call).parameters
-    options = {"training": training} if takes_training else {}
-    if len(tensors) == 1 or isinstance(layer, blocks.CropTo):
-        return Packed((layer(*tensors, **options),))
-    return Packed((layer(tensors, **options),))
+
+    def plain(value):
+        return _unpack(value) if isinstance(value, Packed) else value
+
+    args, kwargs = keras.tree.map_structure(plain, (args, kwargs))
+    if "training" in inspect.signature(layer.call).parameters:
+        kwargs["training"] = training
+    return keras.tree.map_structure(lambda tensor: Packed((tensor,)), layer(*args, **kwargs))
 
 
-def _convolution(layer, inputs, lanes, training):
+def _convolution(layer, inputs, lane_width, training):
     """Computes Conv2D: one output place of the packed kernel sees `group` pixels' worth of taps."""
     (value,) = inputs
     plain = layer.strides == layer.dilation_rate == (1, 1) and layer.groups == 1
@@ -93,8 +106,10 @@ def _convolution(layer, inputs, lanes, training):
     same = layer.padding == "same" or layer.kernel_size == (1, 1)
     if not (plain and odd and same) or layer.activation not in ELEMENTWISE:
         return None
+    if layer.data_format != "channels_last":
+        return None
     width = value.parts[0].shape[2]
-    group = value.group if value.group > 1 else _group(layer.filters, width, lanes)
+    group = value.group if value.group > 1 else _group(layer.filters, width, lane_width)
     if group == len(value.parts) == 1:
         return None
     value = _regroup(value, group)
@@ -152,15 +167,17 @@ def _widen(kernel, group):
     return tf.concat(columns, axis=3)
 
 
-def _transposed_convolution(layer, inputs, lanes, training):
+def _transposed_convolution(layer, inputs, lane_width, training):
     """Computes Conv2DTranspose of 2x2 with stride 2: each pixel becomes four by itself."""
     (value,) = inputs
     if layer.kernel_size != (2, 2) or layer.strides != (2, 2) or layer.output_padding is not None:
         return None
     if layer.dilation_rate != (1, 1) or layer.activation not in ELEMENTWISE:
         return None
+    if layer.data_format != "channels_last":
+        return None
     width = value.parts[0].shape[2]
-    group = _group(layer.filters, width and 2 * width * value.group, lanes)
+    group = _group(layer.filters, width and 2 * width * value.group, lane_width)
     if group == 1:
         return None
     before = group // 2
@@ -174,10 +191,11 @@ def _transposed_convolution(layer, inputs, lanes, training):
     return Packed((layer.activation(_add_bias(layer, x, group)),), group)
 
 
-def _batch_normalization(layer, inputs, lanes, training):
+def _batch_normalization(layer, inputs, lane_width, training):
     """Computes BatchNormalization, its statistics over all pixels of all places."""
     value = _join(inputs[0])
-    if value.group == 1:
+    is_whole = layer.axis in (-1, 3) and layer.center and layer.scale
+    if value.group == 1 or not is_whole:
         return None
     output = packed_norm.normalize(
         layer,
@@ -189,13 +207,13 @@ def _batch_normalization(layer, inputs, lanes, training):
     return Packed((output,), value.group)
 
 
-def _instance_normalization(layer, inputs, lanes, training):
+def _instance_normalization(layer, inputs, lane_width, training):
     """Computes InstanceNormalization, its statistics over all pixels of an image's places."""
     value = _join(inputs[0])
     return Packed((layer.normalize(value.parts[0], value.group),), value.group)
 
 
-def _activation(layer, inputs, lanes, training):
+def _activation(layer, inputs, lane_width, training):
     """Applies what acts on each number by itself."""
     value = inputs[0]
     if layer.activation not in ELEMENTWISE:
@@ -204,7 +222,7 @@ def _activation(layer, inputs, lanes, training):
     return Packed(tuple(parts), value.group)
 
 
-def _max_pooling(layer, inputs, lanes, training):
+def _max_pooling(layer, inputs, lane_width, training):
     """Takes the larger of two rows, then that of two neighbours in a place.
 
     Of equal numbers in both rows and columns, the gradient may go to another one than that of the
@@ -220,7 +238,7 @@ def _max_pooling(layer, inputs, lanes, training):
     return Packed((tf.maximum(_concat(pixels[::2]), _concat(pixels[1::2])),), value.group // 2)
 
 
-def _concatenation(layer, inputs, lanes, training):
+def _concatenation(layer, inputs, lane_width, training):
     """Keeps the parts apart: packed side by side, their channels would be out of order."""
     if layer.axis not in (-1, 3):
         return None
@@ -232,9 +250,9 @@ def _concatenation(layer, inputs, lanes, training):
 def _merge(function):
     """Returns the rule of an operation on pairs of numbers."""
 
-    def rule(layer, inputs, lanes, training):
+    def rule(layer, inputs, lane_width, training):
         group = max(value.group for value in inputs)
-        if group == 1:
+        if group == 1 or len({_width(value) for value in inputs}) > 1:
             return None
         tensors = [_regroup(_join(value), group).parts[0] for value in inputs]
         widest = max(tensor.shape[-1] for tensor in tensors)
@@ -263,10 +281,10 @@ RULES: Mapping[type, Rule] = {
 }
 
 
-def _group(filters: int, width: int | None, lanes: int) -> int:
+def _group(filters: int, width: int | None, lane_width: int) -> int:
     """Returns how many pixels of so many channels fill the lanes, 1 if they had better not."""
-    group = lanes // filters
-    fits = 1 < group <= LARGEST_GROUP and group * filters == lanes and group % 2 == 0
+    group = lane_width // filters
+    fits = 1 < group <= LARGEST_GROUP and group * filters == lane_width and group % 2 == 0
     return group if fits and width is not None and width % group == 0 else 1
 
 
@@ -274,6 +292,12 @@ def _add_bias(layer: keras.layers.Layer, x: tf.Tensor, group: int) -> tf.Tensor:
     if not layer.use_bias:
         return x
     return x + tf.tile(tf.cast(layer.bias, x.dtype), [group])
+
+
+def _width(value: Packed) -> int | None:
+    """Returns the width of the images in pixels; None of what are no images."""
+    shape = value.parts[0].shape
+    return shape[2] * value.group if len(shape) == 4 and shape[2] is not None else None
 
 
 def _concat(parts: Sequence[tf.Tensor]) -> tf.Tensor:

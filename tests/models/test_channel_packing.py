@@ -8,7 +8,7 @@ import tensorflow as tf
 from tests import rounding
 from tests.devices import strategy_of, without_bfloat16
 from trainer import models
-from trainer.models import packing
+from trainer.models import channel_packing
 from trainer.training import losses, train_step
 
 # Of the largest number of each tensor. Gradients are sums over 2048 pixels, one after the other
@@ -63,7 +63,7 @@ def images_of(*shape):
 
 
 @pytest.mark.parametrize(
-    ("lanes", "training", "options"),
+    ("lane_width", "training", "options"),
     [
         pytest.param(16, True, {}, marks=pytest.mark.slow),
         pytest.param(16, True, {"activation": "relu"}, marks=pytest.mark.slow),
@@ -81,10 +81,10 @@ def images_of(*shape):
         ),
     ],
 )
-def test_a_packed_network_computes_what_the_plain_one_does(lanes, training, options):
+def test_a_packed_network_computes_what_the_plain_one_does(lane_width, training, options):
     model = small(**{"activation": "silu", **options})
     images = images_of(2, 32, 32, 1)
-    ours = computed(model, packing.packed(model, lanes), images, training)
+    ours = computed(model, channel_packing.packed(model, lane_width), images, training)
     has_relu = "activation" in options or "attention" in options  # whose gates have it
     tolerance = TOLERANCE_OF_RELU if has_relu else TOLERANCE
     assert largest_difference(ours, computed(model, model, images, training)) < tolerance
@@ -93,7 +93,7 @@ def test_a_packed_network_computes_what_the_plain_one_does(lanes, training, opti
 @pytest.mark.slow
 def test_pixels_share_a_place_where_that_fills_the_lanes():
     model = small(input_shape=(32, 32, 1))
-    graph = tf.function(lambda images: packing.packed(model, 16)(images, training=True))
+    graph = tf.function(lambda images: channel_packing.packed(model, 16)(images, training=True))
     graph = graph.get_concrete_function(tf.TensorSpec((2, 32, 32, 1))).graph
     shapes = [op.outputs[0].shape.as_list() for op in graph.get_operations() if op.type == "Conv2D"]
     # 32 pixels of 4 channels are 8 places of 16 lanes, and so are 16 pixels of 8 channels each 8.
@@ -107,7 +107,7 @@ def test_the_packed_kernel_by_hand():
     # Taps a b c of one channel: the left pixel of a place sees its left neighbour, itself, and the
     # right pixel; the right pixel of a place sees the left one, itself, and the next place's left.
     kernel = tf.reshape(tf.constant([1.0, 2.0, 3.0]), (1, 3, 1, 1))
-    left, own, right = packing._widen(kernel, 2)[0].numpy()
+    left, own, right = channel_packing._widen(kernel, 2)[0].numpy()
     assert left.tolist() == [[0, 0], [1, 0]]
     assert own.tolist() == [[2, 1], [3, 2]]
     assert right.tolist() == [[0, 3], [0, 0]]
@@ -117,13 +117,29 @@ def test_the_packed_kernel_by_hand():
 def test_sizes_that_no_place_divides_are_computed_all_the_same(shape):
     model = small()
     images = images_of(*shape)
-    packed = packing.packed(model, 16)(images)
+    packed = channel_packing.packed(model, 16)(images)
     rounding.assert_close(packed, model(images), rounding.operations_of(model))
+
+
+def test_layers_without_a_rule_are_computed_as_they_are():
+    # Factors of each channel, operations that are no layers, and a layer that is called twice.
+    images = keras.Input((8, 8, 2))
+    x = keras.layers.Conv2D(4, 3, padding="same", activation="silu")(images)
+    factors = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
+    x = keras.layers.Multiply()([x, keras.layers.Conv2D(4, 1, activation="sigmoid")(factors)])
+    twice = keras.layers.Conv2D(4, 3, padding="same")
+    x = keras.layers.Concatenate()([twice(x), twice(x + 1.0)])
+    x = keras.layers.BatchNormalization(scale=False)(keras.layers.Conv2D(4, 1)(x))
+    model = keras.Model(images, [keras.layers.DepthwiseConv2D(3)(x), x[:, ::2]])
+    inputs = images_of(2, 8, 8, 2)
+    packed = channel_packing.packed(model, 16)(inputs)
+    for found, expected in zip(packed, model(inputs), strict=True):
+        rounding.assert_close(found, expected, operations=100)
 
 
 def test_with_one_lane_the_network_itself_is_used():
     model = small()
-    assert packing.packed(model, packing.LANES["CPU"]) is model
+    assert channel_packing.packed(model, channel_packing.LANE_WIDTHS["CPU"]) is model
 
 
 def test_the_largest_of_four_pixels_by_hand():
@@ -132,7 +148,9 @@ def test_the_largest_of_four_pixels_by_hand():
     layer = keras.layers.MaxPooling2D(2)
     with tf.GradientTape() as tape:
         tape.watch(place)
-        pooled = packing._max_pooling(layer, [packing.Packed((place,), 4)], 4, False)
+        pooled = channel_packing._max_pooling(
+            layer, [channel_packing.Packed((place,), 4)], 4, False
+        )
         weighted = pooled.parts[0] * [10.0, 20.0]
     assert pooled.group == 2
     assert pooled.parts[0].numpy().ravel().tolist() == [9, 7]
@@ -164,13 +182,13 @@ def test_in_bfloat16_both_are_as_far_from_float32():
 
     plain = distance(rounded)
     assert plain > 1e-4
-    assert distance(packing.packed(rounded, 16)) == pytest.approx(plain, rel=0.5)
+    assert distance(channel_packing.packed(rounded, 16)) == pytest.approx(plain, rel=0.5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "norm"), [(1, "batch"), (2, "sync_batch")])
 def test_training_packed_gives_the_same_weights(number, norm):
-    def train(lanes):
+    def train(lane_width):
         strategy = strategy_of(number)
         keras.utils.set_random_seed(0)
         with strategy.scope():
@@ -188,7 +206,7 @@ def test_training_packed_gives_the_same_weights(number, norm):
             descent,
             losses.LOSSES["ce_dice"],
             tf.ones(2),
-            lanes=lanes,
+            lane_width=lane_width,
             jit_compile=number == 1,
         )
         return loop(iterator, tf.constant(3))["loss"].numpy(), model.get_weights()
