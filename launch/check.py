@@ -130,7 +130,7 @@ def preflight(machines: Machines, args: Sequence[str]) -> None:
         print(said, file=sys.stderr)
     if ended.returncode:
         raise InputError(
-            f"--preflight ended with status {ended.returncode}, as it says above; fix it, or drop "
+            f"--preflight ended with status {ended.returncode}; see above. Fix it, or drop "
             "--preflight."
         )
 

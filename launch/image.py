@@ -103,7 +103,7 @@ def _build_here(asked: settings.Vertex, machines: Machines, image: str) -> None:
     for command in (build, ["push", image]):
         if _docker(*command):
             raise InputError(
-                f"docker {command[0]} failed, as it says above; fix it, or use --build=cloud."
+                f"docker {command[0]} failed; see above. Fix it, or use --build=cloud."
             )
 
 

@@ -563,7 +563,7 @@ def test_on_a_full_disk_training_goes_on_then_stops_in_one_line_and_keeps_what_i
     message = result.stderr.strip().splitlines()[-1]
     assert message.startswith("No checkpoint could be written, 2 times in a row: ")
     assert message.endswith(
-        ". The last whole one is kept; fix the cause and start again, or allow more with "
+        ". The last complete one is kept; fix the cause and start again, or allow more with "
         "--checkpoint_patience."
     )
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)

@@ -299,4 +299,4 @@ def test_a_finished_run_whose_best_weights_are_damaged_says_so_and_evaluates_the
     result = train(data_dir, tmp_path / "run", *LONG)
     assert result.returncode == 0, result.stderr
     assert "is skipped: state.data-00000-of-00001 has bytes" in result.stderr
-    assert "has no whole checkpoint: the last weights are evaluated." in result.stderr
+    assert "has no complete checkpoint: the last weights are evaluated." in result.stderr

@@ -162,7 +162,7 @@ def evaluate_best(session: Session, parts: Parts) -> None:
     strategies.wait_for_workers(session.strategy)  # until the chief has written what all now read
     if not state.restore_best(session.strategy):
         logging.warning(
-            "%s/best has no whole checkpoint: the last weights are evaluated.", settings.run_dir
+            "%s/best has no complete checkpoint: the last weights are evaluated.", settings.run_dir
         )
     selected = CaseSelector(worst=settings.worst_cases, best=settings.best_cases)
     try:

@@ -6,7 +6,7 @@
 A third of the kills wait for a checkpoint that is being written, the others come at any time, be it
 before the first step. A run passes if its weights, optimizer and best weights are equal bit for bit
 to those of the run that was left alone, and metrics.jsonl but for measurements of time. Then as
-many runs are stopped by SIGTERM, to see how soon their checkpoint is whole.
+many runs are stopped by SIGTERM, to see how soon their checkpoint is complete.
 """
 
 import contextlib
@@ -94,7 +94,11 @@ def main(settings: Kill) -> None:
         "  while a checkpoint was written": {"": tally["killed while a checkpoint was written"]},
         "runs that ended bit-equal": {"": tally["bit-equal"]},
         "s of steps taken again per kill": {"": table.summarize(lost)},
-        **({"s from SIGTERM to a whole checkpoint": {"": table.summarize(stops)}} if stops else {}),
+        **(
+            {"s from SIGTERM to a complete checkpoint": {"": table.summarize(stops)}}
+            if stops
+            else {}
+        ),
         "share of time waiting for checkpoints": {
             "": round(seconds["checkpoint"] / sum(seconds.values()), 4)
         },
@@ -155,7 +159,7 @@ class Drill:
     def kill_writer(self, run_dir: str, passed: int) -> bool:
         """Kills a run while it writes a checkpoint, after so many others; returns whether it did.
 
-        The run may end before, or the checkpoint be whole by then.
+        The run may end before, or the checkpoint be complete by then.
         """
         return self._kill(run_dir, lambda begun: begun > passed)
 
@@ -179,7 +183,7 @@ class Drill:
         """Stops a run by SIGTERM, some time after its first checkpoint was begun.
 
         Returns:
-            The seconds until its last checkpoint was whole.
+            The seconds until its last checkpoint was complete.
         """
         with self._started(run_dir) as process:
             while not any(name.startswith("checkpoints/") for name in self._names(run_dir)):
@@ -188,7 +192,7 @@ class Drill:
             time.sleep(after_seconds)
             process.send_signal(signal.SIGTERM)
             _, output = process.communicate()
-        found = re.search(r"whole (\S+) s after the signal", output)
+        found = re.search(r"complete (\S+) s after the signal", output)
         if process.returncode != 143 or not found:
             sys.exit(f"{run_dir} ended with {process.returncode}:\n{output}")
         return float(found[1])

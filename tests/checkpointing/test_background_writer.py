@@ -70,8 +70,8 @@ def test_after_too_many_failures_in_a_row_it_gives_up_with_the_cause():
     ):
         background.submit(fails)
     assert str(error.value) == (
-        "No checkpoint could be written, 2 times in a row: the bucket is gone. The last whole one "
-        "is kept; fix the cause and start again, or allow more with --checkpoint_patience."
+        "No checkpoint could be written, 2 times in a row: the bucket is gone. The last complete "
+        "one is kept; fix the cause and start again, or allow more with --checkpoint_patience."
     )
 
 

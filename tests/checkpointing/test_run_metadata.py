@@ -76,7 +76,7 @@ def test_a_full_disk_is_one_line(tmp_path):
         raise full
     assert str(error.value) == (
         f"No space is left on the disk of --run_dir={tmp_path}; free some and start again: the "
-        "last whole checkpoint is kept."
+        "last complete checkpoint is kept."
     )
 
 

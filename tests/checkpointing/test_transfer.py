@@ -114,7 +114,7 @@ def test_a_source_that_is_none_is_refused(source, tmp_path):
         transfer.describe(str(tmp_path))
     shutil.copy(f"{source}/run.json", tmp_path)
     with pytest.raises(
-        InputError, match=f"^--init_from={tmp_path} has no whole checkpoint in best"
+        InputError, match=f"^--init_from={tmp_path} has no complete checkpoint in best"
     ):
         transfer.describe(str(tmp_path))
 

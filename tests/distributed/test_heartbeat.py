@@ -92,7 +92,7 @@ def test_a_worker_that_is_killed_is_named_by_all_others(lost):
         assert status == heartbeat.EXIT_STATUS
         assert output == (
             f"Worker {lost} ({addresses[lost]}) is gone: killed, or its machine is lost; worker "
-            f"{index} ends, too. The same command resumes from the last checkpoint.\n"
+            f"{index} stops, too. The same command resumes from the last checkpoint.\n"
         )
 
 
@@ -105,8 +105,8 @@ def test_a_worker_that_hangs_is_named_by_all_others_and_ends_when_it_wakes(lost)
     for index, (status, output) in ends(workers).items():
         assert status == heartbeat.EXIT_STATUS
         assert output.startswith(
-            f"Worker {lost} ({addresses[lost]}) has given no sign of life for 5 s "
-            f"(--worker_timeout); worker {index} ends, too."
+            f"Worker {lost} ({addresses[lost]}) has sent no heartbeat for 5 s "
+            f"(--worker_timeout); worker {index} stops, too."
         )
     hanging.send_signal(signal.SIGCONT)
     assert ends({lost: hanging})[lost][0] == heartbeat.EXIT_STATUS
@@ -118,7 +118,7 @@ def test_a_worker_that_never_comes_is_named(coming, missing):
     for status, output in ends(start(addresses, coming, "alone")).values():
         assert status == heartbeat.EXIT_STATUS
         assert output == (
-            f"Worker {missing} ({addresses[missing]}) has not come within 5 s (--join_timeout); "
+            f"Worker {missing} ({addresses[missing]}) has not joined within 5 s (--join_timeout); "
             "start all workers within that time.\n"
         )
 

@@ -61,7 +61,7 @@ def test_what_a_job_says_last_names_the_signal_or_that_another_worker_got_it():
         os.kill(os.getpid(), signal.SIGTERM)
         own = request.stopped(7)
     assert str(other) == (
-        "Stopped at step 7, as another worker was asked to; the checkpoint is whole."
+        "Stopped at step 7, as another worker was asked to; the checkpoint is complete."
     )
-    assert str(own).startswith("Stopped by SIGTERM at step 7; the checkpoint was whole ")
+    assert str(own).startswith("Stopped by SIGTERM at step 7; the checkpoint was complete ")
     assert str(own).endswith(" s after the signal. The same command resumes.")

@@ -70,7 +70,7 @@ def too_large(total):
         (
             1,
             "echo Traceback >&2",
-            "--preflight ended with status 1, as it says above; fix it, or drop --preflight.",
+            "--preflight ended with status 1; see above. Fix it, or drop --preflight.",
         ),
     ],
 )
@@ -114,9 +114,7 @@ def test_docker_builds_and_pushes_what_the_registry_has_not(tmp_path, monkeypatc
     assert len(calls()) == 4
     with pytest.raises(InputError) as error:
         image.ensure(asked, place, address)
-    assert str(error.value) == (
-        "docker build failed, as it says above; fix it, or use --build=cloud."
-    )
+    assert str(error.value) == "docker build failed; see above. Fix it, or use --build=cloud."
 
 
 def test_trials_run_as_root_unless_a_user_is_asked_for(tmp_path, monkeypatch):

@@ -118,7 +118,7 @@ def test_a_job_whose_worker_hangs_is_started_again_goes_on_and_stops_when_asked(
         if "[0] Resuming from step " in line:
             break
     output = "".join(said)
-    assert "has given no sign of life for 8 s (--worker_timeout); worker 0 ends, too." in output
+    assert "has sent no heartbeat for 8 s (--worker_timeout); worker 0 stops, too." in output
     assert "[0] Worker 1 (127.0.0.1:" in output
     assert "[launch] Worker 0 ended with status 75." in output
     assert "[launch] Worker 1 has not ended; it gets SIGKILL." in output

@@ -169,7 +169,7 @@ def test_a_second_start_does_only_what_is_missing(run_dir, pictures, caplog):
     assert after.keys() == before.keys()
     assert [name for name in before if before[name] != after[name]] == ["d.tif"]
     assert "Wrote 1 masks" in caplog.messages[-1]
-    assert "; 5 were there already." in caplog.messages[-1]
+    assert "; 5 existed already." in caplog.messages[-1]
     assert not (out / ".unfinished").exists()
     predict(*arguments(run_dir, pictures, "--overlays"))  # what is asked for later is added
     assert len(os.listdir(out / "overlays")) == 6
@@ -262,7 +262,7 @@ def test_images_of_equal_names_in_folders_have_masks_in_folders(run_dir, tmp_pat
     caplog.set_level("INFO", logger="absl")
     for _ in range(2):
         predict(*arguments(run_dir, tmp_path / "images", "--overlays"))
-    assert "2 were there already" in caplog.text
+    assert "2 existed already" in caplog.text
     assert contents(tmp_path / "out").keys() >= {
         *("p1/a.png", "p2/a.png", "overlays/p1/a.png", "overlays/p2/a.png"),
     }
@@ -372,7 +372,7 @@ def test_a_copied_folder_of_masks_goes_on(run_dir, pictures, tmp_path, caplog):
     with caplog.at_level("INFO", logger="absl"):
         predict(*argv)
     assert "Wrote 0 masks" in caplog.messages[-1]
-    assert "; 6 were there already." in caplog.messages[-1]
+    assert "; 6 existed already." in caplog.messages[-1]
 
 
 def test_another_folder_with_the_same_names_is_no_stale_done(run_dir, tmp_path):
@@ -546,7 +546,7 @@ def test_what_was_recorded_and_not_placed_is_made_again(
     with caplog.at_level("INFO", logger="absl"):
         predict(*argv)
     assert "Wrote 2 masks" in caplog.messages[-1]
-    assert "; 1 were there already." in caplog.messages[-1]
+    assert "; 1 existed already." in caplog.messages[-1]
     assert files.list_folder(out) == ["a.png", "b.png", "c.png", "prediction.json"]
 
 
@@ -700,7 +700,7 @@ def test_a_killed_prediction_goes_on_and_leaves_no_part_of_a_mask(run_dir, tmp_p
         Image.open(path).load()  # whole
     result = jobs.command("trainer.predict", *argv)
     assert result.returncode == 0, result.stderr
-    assert "were there already" in result.stderr
+    assert "existed already" in result.stderr
     assert len(list((tmp_path / "out").glob("*.png"))) == 40
     assert not (tmp_path / "out/.unfinished").exists()
     assert json.loads((tmp_path / "out/prediction.json").read_text())["tta"] == "none"

@@ -87,8 +87,8 @@ def test_a_file_of_another_kind_is_no_lease_and_is_left_alone(tmp_path, content)
     with pytest.raises(InputError) as error:
         lock.Lease(str(tmp_path), 60, "output").acquire()
     assert str(error.value) == (
-        f"{tmp_path}/lease.json is there and is no lease of this package; move it away, or name "
-        "another --output."
+        f"{tmp_path}/lease.json exists and is not a lock file of this package; move it away, or "
+        "name another --output."
     )
     assert (tmp_path / "lease.json").read_bytes() == content
 

@@ -123,7 +123,7 @@ class Writer:
             self._give_up(
                 RetryableError(
                     f"No checkpoint could be written, {failures} times in a row: {reason}. The "
-                    "last whole one is kept; fix the cause and start again, or allow more with "
+                    "last complete one is kept; fix the cause and start again, or allow more with "
                     "--checkpoint_patience."
                 )
             )

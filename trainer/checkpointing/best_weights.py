@@ -30,7 +30,7 @@ def best_model(
         flag: that named it, for messages.
 
     Raises:
-        InputError: if it has no whole checkpoint yet.
+        InputError: if it has no complete checkpoint yet.
     """
     job = config.from_dict(config.Job, metadata["settings"])
     model = build_model(job.model, metadata["channels"], len(metadata["classes"]))
@@ -43,8 +43,8 @@ def best_model(
 def no_weights(run_dir: str, flag: str) -> InputError:
     """Returns what to raise of a run that has no best weights, and of the flag that named it."""
     return InputError(
-        f"--{flag}={run_dir} has no whole checkpoint in best/ yet; let trainer.task run until its "
-        "first evaluation."
+        f"--{flag}={run_dir} has no complete checkpoint in best/ yet; let trainer.task run until "
+        "its first evaluation."
     )
 
 

@@ -95,7 +95,7 @@ class Checkpoints:
         self._damaged.discard(snapshot.step)
 
     def restore(self) -> dict[str, Any] | None:
-        """Restores the newest whole checkpoint; returns its commit, or None if there is none.
+        """Restores the newest complete checkpoint; returns its commit, or None if there is none.
 
         Raises:
             InputError: if it belongs to other settings or data, or does not fit the state.

@@ -223,7 +223,7 @@ def ending(run_dir: str, metadata: dict[str, Any], chief: bool) -> Iterator[Endi
             raise
         raise RetryableError(
             f"No space is left on the disk of --run_dir={run_dir}; free some and start again: the "
-            "last whole checkpoint is kept."
+            "last complete checkpoint is kept."
         ) from None
     except BaseException as error:
         has_reason = (InputError, preemption.StoppedError, rendezvous.LostWorkerError)

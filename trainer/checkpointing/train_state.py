@@ -78,7 +78,7 @@ class TrainState:
         return self.average or self.model
 
     def restore(self, strategy: tf.distribute.Strategy) -> bool:
-        """Restores the newest whole checkpoint; returns whether there is one.
+        """Restores the newest complete checkpoint; returns whether there is one.
 
         Raises:
             InputError: it does not fit, or the workers see different ones.

@@ -40,16 +40,16 @@ def setting(
     """Returns a dataclass field for one setting.
 
     Args:
-        default: the value when the flag is silent.
+        default: the value when the flag is unset.
         text: the `--help` line.
         choices: the values allowed, if they are few.
         low: the smallest value allowed.
         high: the largest value allowed.
-        changes_result: whether a run with another value is another run, which must not go on
-            from this one's checkpoints.
-        compared: whether the value itself tells so; otherwise what it stands for is compared, such
-            as the data in a folder, which may have moved.
-        common: whether `--help` shows it, where a command has more flags than fit there.
+        changes_result: whether another value makes another run, which must not resume from this
+            one's checkpoints.
+        compared: whether the value itself is compared; otherwise what it refers to, such as the
+            data in a folder, which may have moved.
+        common: whether `--help` shows it, for commands with more flags than fit there.
     """
     rule = {
         "text": text,
@@ -64,7 +64,7 @@ def setting(
 
 
 def add_choice(cls: type, name: str, choice: str) -> None:
-    """Allows one more value of a setting, which names a row that a program adds to a table."""
+    """Allows one more value of a setting: the name of a row that a program adds to a table."""
     (field,) = (field for field in dataclasses.fields(cls) if field.name == name)
     field.metadata["choices"].append(choice)
 
@@ -115,16 +115,18 @@ class Data(Settings):
     )
     normalize: str = setting(
         "image",
-        "Zero mean and unit variance by each image's own pixels, by the data set's, or neither.",
+        "Scale to zero mean and unit variance, by the pixels of each image or of the data set; or "
+        "not at all.",
         choices=("dataset", "image", "none"),
     )
-    shuffle_block: int = setting(64, "Examples that are shuffled together in memory.", low=1)
+    shuffle_block: int = setting(64, "Examples that are shuffled together, in memory.", low=1)
     streams: int = setting(
         0, "Logical input streams, a power of two; 0: as many as the shards allow, at most 16."
     )
     skip_bad_records: int = setting(
         0,
-        "Unreadable records to go on without, each named in a warning; 0: stop at any.",
+        "Leaves out up to this many unreadable records and names each in a warning; 0: stops at "
+        "the first.",
         low=0,
         changes_result=False,
     )
@@ -140,7 +142,7 @@ class Model(Settings):
     filters: int = setting(
         16, "Channels of the first level; each level below doubles them.", low=1, common=True
     )
-    depth: int = setting(4, "Times that the resolution is halved.", low=1, high=7)
+    depth: int = setting(4, "How often the resolution is halved.", low=1, high=7)
     kernel_size: int = setting(3, "Side of the convolution kernels.", low=1)
     activation: str = setting("relu", "Activation, by its Keras name.", choices=ACTIVATIONS)
     norm: str = setting(
@@ -149,7 +151,7 @@ class Model(Settings):
         "(sync_batch on several replicas, batch on one).",
         choices=("auto", "batch", "sync_batch", "group", "instance", "none"),
     )
-    dropout: float = setting(0.0, "Share of features dropped in training.", low=0, high=0.95)
+    dropout: float = setting(0.0, "Fraction of features dropped in training.", low=0, high=0.95)
     upsampling: str = setting(
         "transpose", "How the decoder doubles the resolution.", choices=("transpose", "bilinear")
     )
@@ -157,7 +159,7 @@ class Model(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimization(Settings):
-    """The loss and how it is made small."""
+    """The loss and how it is minimised."""
 
     loss: str = setting(
         "ce_dice",
@@ -176,12 +178,12 @@ class Optimization(Settings):
     )
     lr_scaling: str = setting(
         "none",
-        "How --learning_rate, meant for --lr_reference_batch images per step, becomes that of "
-        "--batch_size: it does not, in proportion, or by the root of the proportion.",
+        "How --learning_rate, given for --lr_reference_batch images per step, is scaled to "
+        "--batch_size: not at all, by the ratio of the two, or by its square root.",
         choices=("none", "linear", "sqrt"),
     )
     lr_reference_batch: int = setting(
-        8, "Images per step that --learning_rate is meant for (--lr_scaling).", low=1
+        8, "Images per step for which --learning_rate is given (--lr_scaling).", low=1
     )
     schedule: str = setting(
         "cosine",
@@ -190,7 +192,7 @@ class Optimization(Settings):
     )
     warmup_steps: int = setting(0, "Steps of linear warm-up.", low=0)
     weight_decay: float | None = setting(
-        None, "Decoupled weight decay; silent: 1e-4 with adamw, none with the others.", low=0
+        None, "Decoupled weight decay; unset: 1e-4 with adamw, none with the others.", low=0
     )
     momentum: float = setting(0.9, "Momentum (sgd).", low=0, high=1)
     clip_norm: float = setting(1.0, "Largest norm of the whole gradient; 0: unlimited.", low=0)
@@ -205,8 +207,8 @@ class Optimization(Settings):
     )
     steps: int | None = setting(
         None,
-        f"Training steps (this or --epochs; {DEFAULT_STEPS} if neither is given); more than a run "
-        "had train it on.",
+        f"Training steps (this or --epochs; {DEFAULT_STEPS} if neither is given); with more steps "
+        "than before, a run trains further.",
         low=1,
         compared=False,
         common=True,
@@ -241,7 +243,7 @@ class Device(Settings):
 
     strategy: str = setting(
         "auto",
-        "How the devices work together; auto: what is there.",
+        "How the devices work together; auto: by the devices that are found.",
         choices=("auto", "one_device", "mirrored", "multi_worker", "tpu"),
         changes_result=False,
         common=True,
@@ -251,13 +253,13 @@ class Device(Settings):
     )
     require: str = setting(
         "",
-        "What each worker must compute on, or the job does not start: gpu, gpu:8 (just as many), "
-        "tpu:4, or cpu; whatever is there if empty.",
+        "Devices that each worker must have, or the job does not start: gpu, gpu:8 (exactly "
+        "eight), tpu:4 or cpu; empty: any.",
         changes_result=False,
     )
     virtual_devices: int = setting(
         0,
-        "Split the CPU into this many devices, to try several replicas; 0: do not.",
+        "Splits the CPU into this many devices, to try several replicas; 0: does not.",
         low=0,
         changes_result=False,
     )
@@ -270,34 +272,34 @@ class Device(Settings):
     )
     jit_compile: str = setting(
         "auto",
-        "Compile the step with XLA; auto: on GPU and TPU, measured on CPU.",
+        "Compiles the step with XLA; auto: always on GPU and TPU, by a measurement on CPU.",
         choices=("auto", "true", "false"),
         changes_result=False,
     )
     steps_per_loop: int = setting(
-        0, "Steps per call of the compiled loop; 0: chosen.", low=0, changes_result=False
+        0, "Steps per call of the compiled loop; 0: automatic.", low=0, changes_result=False
     )
     collectives: str = setting(
         "auto",
-        "How sums travel between workers: auto is TensorFlow's own choice, a ring over gRPC; nccl "
-        "is NVIDIA's, for GPUs.",
+        "How workers exchange sums: auto is TensorFlow's default, a ring over gRPC; nccl is "
+        "NVIDIA's library, for GPUs.",
         choices=("auto", "nccl"),
         changes_result=False,
     )
     join_timeout: float = setting(
         rendezvous.Timeouts.join_seconds,
-        "Seconds for which the workers of a job wait until all have come.",
+        "Seconds for which the workers of a job wait until all have joined.",
         low=1,
         changes_result=False,
     )
     worker_timeout: float = setting(
         rendezvous.Timeouts.heartbeat_seconds,
-        "Seconds without a sign of life after which another worker is taken for lost.",
+        "Seconds without a heartbeat after which another worker counts as lost.",
         low=1,
         changes_result=False,
     )
     deterministic: bool = setting(
-        False, "Refuse operations whose result may vary from run to run.", changes_result=False
+        False, "Refuses operations whose result may vary from run to run.", changes_result=False
     )
 
     def __post_init__(self) -> None:
@@ -322,18 +324,18 @@ class Device(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run(Settings):
-    """Where the run is kept and how often it is looked at."""
+    """Where the run is written, and how often it is evaluated and saved."""
 
     run_dir: str = setting(
         "runs/demo",
-        "Folder of the run, local or gs://; goes on where it stopped.",
+        "Folder of the run, local or gs://; a run that is there resumes.",
         changes_result=False,
         common=True,
     )
     init_from: str = setting(
         "",
-        "Run folder whose best weights the run begins with, layer by layer where they fit; empty: "
-        "at random.",
+        "Run folder whose best weights the run starts from, layer by layer where they fit; empty: "
+        "random weights.",
         compared=False,
     )
     tensorboard_dir: str = setting(
@@ -341,7 +343,8 @@ class Run(Settings):
     )
     model_dir: str = setting(
         "",
-        "Folder to export the best model to at the end, as trainer.export; nowhere if empty.",
+        "Folder to which the best model is exported at the end, as by trainer.export; empty: no "
+        "export.",
         changes_result=False,
     )
     seed: int = setting(0, "Seed of weights, data order and augmentation.", low=0, common=True)
@@ -355,20 +358,20 @@ class Run(Settings):
     )
     checkpoint_patience: int = setting(
         5,
-        "Failed attempts in a row to write a checkpoint, after which the run stops.",
+        "Failed attempts in a row to write a checkpoint after which the run stops.",
         low=1,
         changes_result=False,
     )
     lease_seconds: float = setting(
         60.0,
-        "Silence after which a run folder's owner is taken for dead and its folder for free.",
+        "Seconds after which the lock of a run folder expires if its job no longer renews it.",
         low=1,
         changes_result=False,
     )
     keep_checkpoints: int = setting(2, "Newest checkpoints kept.", low=1, changes_result=False)
     best_metric: str = setting(
         "dice",
-        "Figure of the val split that picks the best checkpoint.",
+        "Metric of the val split that selects the best checkpoint.",
         choices=("dice", "iou", "loss"),
     )
     patience: int = setting(
@@ -382,8 +385,8 @@ class Run(Settings):
     )
     tile: int = setting(
         1024,
-        "Images longer than this are evaluated in overlapping tiles of this side, which give what "
-        "the whole image would, but with --norm=group or instance.",
+        "Images longer than this are evaluated in overlapping tiles of this side; the result is "
+        "that of the whole image, except with --norm=group or instance.",
         low=64,
         changes_result=False,
     )
@@ -391,7 +394,7 @@ class Run(Settings):
         4, "Validation cases drawn in TensorBoard at each evaluation.", low=0, changes_result=False
     )
     worst_panels: int = setting(
-        2, "Worst validation cases drawn there, too.", low=0, changes_result=False
+        2, "Worst validation cases drawn in TensorBoard, too.", low=0, changes_result=False
     )
     histograms: bool = setting(
         False, "Histograms of all weights in TensorBoard at each evaluation.", changes_result=False
@@ -399,15 +402,17 @@ class Run(Settings):
     worst_cases: int = setting(
         8, "Worst cases of the final evaluation drawn as PNG.", low=0, changes_result=False
     )
-    best_cases: int = setting(4, "Best cases drawn likewise.", low=0, changes_result=False)
+    best_cases: int = setting(
+        4, "Best cases of the final evaluation drawn as PNG.", low=0, changes_result=False
+    )
     profile: str = setting(
         "",
-        "First and last step to trace for TensorBoard's profile tab, as in 10,20; none if empty.",
+        "First and last step to trace for TensorBoard's profile tab, such as 10,20; none if empty.",
         changes_result=False,
     )
     verbosity: str = setting(
         "info",
-        "What to say on stderr; debug: TensorFlow's own notices, too.",
+        "Level of the log on stderr; debug: TensorFlow's own notices, too.",
         choices=("error", "warning", "info", "debug"),
         changes_result=False,
     )
@@ -432,7 +437,7 @@ class Run(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """Trains a U-Net, goes on where it stopped, and evaluates the best checkpoint."""
+    """Trains a U-Net, resumes where it stopped, and evaluates the best checkpoint."""
 
     data: Data = dataclasses.field(default_factory=Data)
     model: Model = dataclasses.field(default_factory=Model)
@@ -441,7 +446,7 @@ class Job:
     run: Run = dataclasses.field(default_factory=Run)
 
     def __post_init__(self) -> None:
-        """Checks what takes more than one setting to check."""
+        """Checks the rules that concern several settings."""
         stride = 2**self.model.depth
         crop = self.data.crop
         if crop % stride:
@@ -473,17 +478,17 @@ class Target(Settings):
     )
     chips: int = setting(1, "Chips among which --batch_size is divided.", low=1, common=True)
     find_batch: bool = setting(
-        False, "Double or halve --batch_size to the largest that fits.", common=True
+        False, "Doubles or halves --batch_size to the largest that fits.", common=True
     )
-    json: str = setting("", "Also write the figures to this file.", common=True)
+    json: str = setting("", "Also writes the figures to this file.", common=True)
     cache_dir: str = setting(
-        "", "Folder of what has been compiled; empty: unet-trainer/preflight in the user's cache."
+        "", "Folder of compiled programs; empty: unet-trainer/preflight in the user's cache."
     )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preflight:
-    """Compiles the training step for a chip that is not here: does it fit (status 3: no), how fast?
+    """Compiles the training step for a chip you do not have: fits (status 3: no)? How fast?
 
     The flags of trainer.task say what would be trained.
     """
@@ -503,7 +508,7 @@ class Evaluate(Settings):
     batch_size: int = setting(8, "Images per step.", low=1)
     tta: str = setting(
         "none",
-        "Average over mirrored images (flips: 4) or turned ones, too (d4: 8).",
+        "Averages over mirrored images (flips: 4), or mirrored and rotated ones (d4: 8).",
         choices=("none", "flips", "d4"),
     )
     tile: int = setting(
@@ -512,7 +517,10 @@ class Evaluate(Settings):
     worst_cases: int = setting(8, "Worst cases drawn as PNG.", low=0)
     best_cases: int = setting(4, "Best cases drawn as PNG.", low=0)
     skip_bad_records: int = setting(
-        0, "Unreadable records to go on without, each named in a warning; 0: stop at any.", low=0
+        0,
+        "Leaves out up to this many unreadable records and names each in a warning; 0: stops at "
+        "the first.",
+        low=0,
     )
     strategy: str = setting(
         "auto",
@@ -520,11 +528,11 @@ class Evaluate(Settings):
         choices=("auto", "one_device", "mirrored", "multi_worker", "tpu"),
     )
     tpu: str = setting("", "The TPU: local, a name, or grpc://host:port.")
-    virtual_devices: int = setting(0, "Split the CPU into this many devices.", low=0)
+    virtual_devices: int = setting(0, "Splits the CPU into this many devices.", low=0)
     output: str = setting(
         "", "Folder to write, local or gs://; RUN/evaluation/SPLIT, with --tta's name, if empty."
     )
-    json: str = setting("", "Also write the summary to this file.")
+    json: str = setting("", "Also writes the summary to this file.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -533,35 +541,35 @@ class Predict(Settings):
 
     run_dir: str = setting(
         "runs/demo",
-        "Folder of the run, local or gs://; several, with commas between, are averaged.",
+        "Folder of the run, local or gs://; several, separated by commas, are averaged.",
         common=True,
     )
     images: str = setting(
         "",
-        "Images: a folder, a quoted glob, or a .npy or .npz array, as trainer.data.prepare.",
+        "Images: a folder, a quoted glob, or a .npy or .npz array, as for trainer.data.prepare.",
         common=True,
     )
     output: str = setting(
-        "", "Folder to write, local or gs://; a second start goes on in it.", common=True
+        "", "Folder to write, local or gs://; a second start resumes in it.", common=True
     )
     format: str = setting(
         "auto",
-        "Of the masks; auto: TIFF for TIFF, .npy for .npy, else PNG.",
+        "Format of the masks; auto: TIFF for TIFF, .npy for .npy, else PNG.",
         choices=("auto", "png", "tif", "npy"),
         common=True,
     )
     probabilities: bool = setting(
-        False, "Also write probabilities, as float32 arrays.", common=True
+        False, "Also writes probabilities, as float32 arrays.", common=True
     )
-    overlays: bool = setting(False, "Also write the images with outlines, as PNG.", common=True)
+    overlays: bool = setting(False, "Also writes the images with outlines, as PNG.", common=True)
     instances: bool = setting(
         False,
-        "Also number the connected regions and measure them; takes the extra [predict].",
+        "Also numbers the connected regions and measures them; needs the extra [predict].",
         common=True,
     )
     tta: str = setting(
         "none",
-        "Average over mirrored images (flips: 4) or turned ones, too (d4: 8).",
+        "Averages over mirrored images (flips: 4), or mirrored and rotated ones (d4: 8).",
         choices=("none", "flips", "d4"),
         common=True,
     )
@@ -580,7 +588,7 @@ class Predict(Settings):
     max_pixels: int = setting(
         2**28, "Most pixels of an image that can only be decoded as a whole.", low=1, common=True
     )
-    skip_bad: bool = setting(False, "Leave unreadable images out, and name them.", common=True)
+    skip_bad: bool = setting(False, "Leaves unreadable images out and names them.", common=True)
     strategy: str = setting(
         "auto",
         "How the devices work together.",
@@ -588,7 +596,7 @@ class Predict(Settings):
         common=True,
     )
     tpu: str = setting("", "The TPU: local, a name, or grpc://host:port.", common=True)
-    virtual_devices: int = setting(0, "Split the CPU into this many devices.", low=0)
+    virtual_devices: int = setting(0, "Splits the CPU into this many devices.", low=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -601,12 +609,12 @@ class Export(Settings):
         0, "Side of tiles inside the SavedModel, for large images; 0: whole images.", low=0
     )
     tflite: bool = setting(
-        False, "Also write TensorFlow Lite, float16 and int8; takes the extra [tflite]."
+        False, "Also writes TensorFlow Lite, float16 and int8; needs the extra [tflite]."
     )
     tflite_size: int = setting(
         0, "Side of the images that TensorFlow Lite takes; 0: the training crop.", low=0
     )
-    onnx: bool = setting(False, "Also write ONNX; takes the extra [onnx].")
+    onnx: bool = setting(False, "Also writes ONNX; needs the extra [onnx].")
     data_dir: str = setting(
         "",
         "Data that TensorFlow Lite and ONNX are calibrated and measured with; the run's if empty.",
@@ -619,10 +627,10 @@ class Local(Settings):
 
     workers: int = setting(2, "Worker processes.", low=1)
     restart: int = setting(
-        0, "Times to start all of them again after a failure; the run goes on where it was.", low=0
+        0, "How often all of them are restarted after a failure; the run resumes.", low=0
     )
     grace: float = setting(
-        20.0, "Seconds in which the other workers must end once one has failed.", low=0
+        20.0, "Seconds within which the other workers must end once one has failed.", low=0
     )
 
 
@@ -632,13 +640,16 @@ class SelfCheck(Settings):
 
     strategy: str = setting(
         "auto",
-        "How the devices work together; auto: what is there, else two parts of the CPU.",
+        "How the devices work together; auto: by the devices that are found, else two parts of the "
+        "CPU.",
         choices=("auto", "mirrored", "multi_worker", "tpu"),
     )
     tpu: str = setting("", "The TPU: local, a name, or grpc://host:port.")
-    virtual_devices: int = setting(0, "Split the CPU into this many devices.", low=0)
-    only: str = setting("", "Only the cases in whose name one of these, with commas between, is.")
-    json: str = setting("", "Also write the figures to this file.")
+    virtual_devices: int = setting(0, "Splits the CPU into this many devices.", low=0)
+    only: str = setting(
+        "", "Only cases whose names contain one of these words, separated by commas."
+    )
+    json: str = setting("", "Also writes the figures to this file.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -646,7 +657,7 @@ class Checkpoint(Settings):
     """Shows the checkpoints of a run: `python -m trainer.checkpointing list|verify RUN`."""
 
     action: str = setting(
-        "list", "list asks for sizes, verify reads every byte.", choices=("list", "verify")
+        "list", "list compares sizes, verify reads every byte.", choices=("list", "verify")
     )
     run_dir: str = setting("runs/demo", "Folder of the run, local or gs://.")
 
@@ -655,36 +666,36 @@ class Checkpoint(Settings):
 class Report(Settings):
     """Writes runs as one page that opens offline: `python -m trainer.report RUN [RUN …]`."""
 
-    runs: str = setting("", "Run folders, local or gs://, with commas between them.")
+    runs: str = setting("", "Run folders, local or gs://, separated by commas.")
     output: str = setting("", "HTML file to write; report.html in the first run folder if empty.")
-    cases: int = setting(4, "Worst cases shown of each run, and as many of the best.", low=0)
+    cases: int = setting(4, "Worst cases shown for each run, and as many of the best.", low=0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepare(Settings):
-    """Makes a data folder of images and their masks: sharded TFRecords and a manifest."""
+    """Writes a data folder from images and their masks: sharded TFRecords and a manifest."""
 
     images: str = setting(
         "",
-        "Images: a folder or quoted glob of pictures, TIFF stacks or DICOM slices, or a .npy or "
+        "Images: a folder or quoted glob of image files, TIFF stacks or DICOM slices, or a .npy or "
         ".npz array (N×H×W or N×H×W×C).",
         common=True,
     )
-    masks: str = setting("", "Masks, likewise; paired by name, page or row.", common=True)
+    masks: str = setting("", "Masks, in the same forms; paired by name, page or row.", common=True)
     output: str = setting("", "Folder to write, local or gs://.", common=True)
     mask_suffix: str = setting(
         "",
-        "What a mask's name has after its image's: _mask pairs x.png with x_mask.png.",
+        "Ending of a mask's name after its image's: _mask pairs x.png with x_mask.png.",
         common=True,
     )
     classes: str = setting(
         "",
         "Values of the masks, with names if you like, background first: 0,255 or "
         "background:0,nucleus:255, or ranges, background:0,cell:1-65535, or the colours shown, "
-        "background:#000000,tumour:#ff0000; the values that occur if empty.",
+        "background:#000000,tumour:#ff0000; empty: the values that occur.",
         common=True,
     )
-    ignore: str = setting("", "Value, or colour, of masks whose pixels do not count.", common=True)
+    ignore: str = setting("", "Mask value or colour of pixels that do not count.", common=True)
     threshold: float | None = setting(
         None,
         "First value of the foreground, for masks of two classes without exact values, such as "
@@ -703,30 +714,30 @@ class Prepare(Settings):
     )
     split: str = setting(
         "0.7,0.15,0.15",
-        "Shares of train, val and test, drawn by a hash of seed and name; without --splits.",
+        "Fractions of train, val and test, drawn by a hash of seed and name; without --splits.",
         common=True,
     )
     group_by: str = setting(
         "",
-        "Regular expression whose first group, or match, in a name names the patient or slide; "
-        "each goes to one split as a whole.",
+        "Regular expression that finds the patient or slide in an image's name, by its first group "
+        "or its match; each goes to one split as a whole.",
         common=True,
     )
     seed: int = setting(0, "Seed of the drawn split and of the order.", low=0, common=True)
     tile: int = setting(
         0,
-        "Cut training images into tiles of about this side, each an example, so that each pixel of "
-        "a set of mixed sizes is as likely to be trained on; 0: keep them whole.",
+        "Cuts training images into tiles of about this side, each an example, so that every pixel "
+        "of a set of mixed sizes is equally likely to be trained on; 0: keeps them whole.",
         low=0,
         common=True,
     )
     shard_mb: float = setting(
-        128.0, "Most megabytes a shard would have uncompressed; at least 8 shards.", low=0.001
+        128.0, "Largest uncompressed size of a shard, in MB; at least 8 shards.", low=0.001
     )
     max_pixels: int = setting(
         2**28, "Most pixels (height × width) of an image; larger files are not decoded.", low=1
     )
-    skip_bad: bool = setting(False, "Leave unreadable images out, and list them.", common=True)
+    skip_bad: bool = setting(False, "Leaves unreadable images out and lists them.", common=True)
     workers: int = setting(0, "Processes; 0: one for each core.", low=0, common=True)
     origin: str = setting("", "Where the data come from, for the manifest.")
     licence: str = setting("", "Licence of the data, for the manifest.")
@@ -734,11 +745,11 @@ class Prepare(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inspect(Settings):
-    """Prints what is in a data folder; `python -m trainer.data.inspect DIR` will do."""
+    """Prints what is in a data folder: `python -m trainer.data.inspect DIR`."""
 
     data_dir: str = setting("", "The folder, local or gs://; the demo data if empty.")
-    verify: bool = setting(False, "Read every shard and check every checksum.")
-    sheet: str = setting("", "Draw images with their masks' outlines into this PNG.")
+    verify: bool = setting(False, "Reads every shard and checks every checksum.")
+    sheet: str = setting("", "Draws images with the outlines of their masks into this PNG.")
     sheet_examples: int = setting(24, "Images on the sheet.", low=1, high=1000)
 
 

@@ -56,7 +56,7 @@ class Peers:
 
         Args:
             abort: makes collectives that wait raise.
-            signs: what they raise when a worker is lost, be it before it is known here.
+            signs: what they raise when a worker is lost, perhaps before this process knows it.
         """
         self._abort, self._signs = abort, signs
         threading.Thread(target=self._watch_and_escape, name="peers", daemon=True).start()
@@ -92,7 +92,7 @@ class Peers:
     def announce_exit(self, kind: str, text: str) -> None:
         """Tells the others how this worker ends; the chief waits until they have ended.
 
-        Theirs would otherwise be connections that break, of which gRPC speaks at length.
+        Otherwise their connections would break, and gRPC would log that at length.
         """
         with self._changed:
             self._is_leaving = True
@@ -164,7 +164,7 @@ class Peers:
         for link in self._links:
             link.silence += seconds
             if link.silence > self._timeouts.heartbeat_seconds and not link.leaving:
-                words = f"has given no sign of life for {self._timeouts.heartbeat_seconds:g} s"
+                words = f"has sent no heartbeat for {self._timeouts.heartbeat_seconds:g} s"
                 self._lose_silently(link, f"{words} (--worker_timeout)")
 
     def _lose_silently(self, link: Link, words: str) -> None:
@@ -197,10 +197,10 @@ _JOINED: list[Peers] = []  # a process is a worker of one job at most
 
 
 def join(members: Membership, timeouts: Timeouts) -> Peers:
-    """Waits until all workers have come.
+    """Waits until all workers have joined.
 
     Raises:
-        LostWorkerError: one has not come in time.
+        LostWorkerError: one has not joined in time.
         RetryableError: this worker's port is taken, or the workers differ about who they are.
     """
     if not _JOINED:
@@ -252,8 +252,8 @@ def _kind_and_reason(error: BaseException) -> tuple[str, str]:
 def ending() -> Iterator[None]:
     """Ends a process that is one of several workers at once, with the status that it had.
 
-    TensorFlow's own end waits for signs of life of those that have ended, 20 s here, and writes
-    what it then takes for errors.
+    TensorFlow's own shutdown waits 20 s for heartbeats of workers that have ended, and then logs
+    errors.
     """
     try:
         yield
@@ -285,7 +285,7 @@ def _lost(members: Membership, index: int, words: str) -> LostWorkerError:
 
 
 def _consequence(members: Membership) -> str:
-    return f"worker {members.index} ends, too. The same command resumes from the last checkpoint."
+    return f"worker {members.index} stops, too. The same command resumes from the last checkpoint."
 
 
 def _watch_for_another(argument: str) -> None:

@@ -36,10 +36,11 @@ class Request:
         """Returns what to raise once the state of a step is saved, here or on another worker."""
         if not self:
             return StoppedError(
-                f"Stopped at step {step}, as another worker was asked to; the checkpoint is whole."
+                f"Stopped at step {step}, as another worker was asked to; the checkpoint is "
+                "complete."
             )
         return StoppedError(
-            f"Stopped by {self.name} at step {step}; the checkpoint was whole "
+            f"Stopped by {self.name} at step {step}; the checkpoint was complete "
             f"{self.age_seconds:.1f} s after the signal. The same command resumes."
         )
 

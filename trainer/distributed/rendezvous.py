@@ -31,7 +31,7 @@ class Timeouts:
 
     Attributes:
         join_seconds: until all have come.
-        heartbeat_seconds: until one that gives no sign of life is taken for lost.
+        heartbeat_seconds: until one that sends no heartbeat counts as lost.
     """
 
     join_seconds: float = 60.0
@@ -99,7 +99,7 @@ def meet(members: Membership, timeouts: Timeouts) -> list[Link]:
     """Waits until all workers have come; returns the chief's links to them, or one to the chief.
 
     Raises:
-        LostWorkerError: one has not come in time.
+        LostWorkerError: one has not joined in time.
         RetryableError: this worker's port is taken, or the workers differ about who they are.
     """
     with _listen(members) as listener:
@@ -215,8 +215,8 @@ def _is_accepted(link: Link, members: Membership, timeouts: Timeouts) -> bool:
 
 def _absent(members: Membership, absent: list[int], timeouts: Timeouts) -> LostWorkerError:
     names = ", ".join(members.name(index) for index in absent)
+    words = "has not joined within" if len(absent) == 1 else "have not joined within"
     return LostWorkerError(
-        f"{names} {'has' if len(absent) == 1 else 'have'} not come within "
-        f"{timeouts.join_seconds:g} s (--join_timeout)",
+        f"{names} {words} {timeouts.join_seconds:g} s (--join_timeout)",
         "start all workers within that time.",
     )

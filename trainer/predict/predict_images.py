@@ -121,7 +121,7 @@ class Work:
         if self._written:
             parts[0] += f" ({self._pixels / 1e6 / seconds:.2f} megapixels/s, start included)"
         if self._there:
-            parts.append(f"{self._there} were there already")
+            parts.append(f"{self._there} existed already")
         if self._bad:
             parts.append(f"{len(self._bad)} could not be read and were left out")
         return "; ".join(parts) + "."

@@ -73,8 +73,8 @@ class Lease:
         """Raises RetryableError if another job has taken the folder over."""
         if self._taken_by:
             raise RetryableError(
-                f"{self._shown} was taken over by {self._taken_by}, for this job had "
-                f"not renewed its lease for {self._seconds:g} s; this job ends, that one goes on."
+                f"{self._shown} was taken over by {self._taken_by}, because this job had not "
+                f"renewed its lock for {self._seconds:g} s. This job stops; the other continues."
             )
 
     def acquire(self) -> None:
@@ -87,8 +87,8 @@ class Lease:
         text, version = self._file.read()
         if not _is_ours(text):
             raise InputError(
-                f"{self._path} is there and is no lease of this package; move it away, or name "
-                f"another --{self._flag}."
+                f"{self._path} exists and is not a lock file of this package; move it away, or "
+                f"name another --{self._flag}."
             )
         seen = time.monotonic()
         while True:
@@ -103,7 +103,7 @@ class Lease:
                 self._refuse(text)
             elif silent < self._seconds / 8:
                 logging.info(
-                    "%s is held by %s; waiting up to %g s for a sign of life.",
+                    "%s is locked by %s; waiting up to %g s to see whether that job is running.",
                     self._shown,
                     _name(text),
                     self._seconds,
@@ -131,12 +131,12 @@ class Lease:
                 version = self._file.write(self._text(), self._version)
                 if version is None:
                     text, _ = self._file.read()
-                    self._taken_by = _name(text) if text else "nobody (the lease was removed)"
+                    self._taken_by = _name(text) if text else "nobody (the lock was removed)"
                     return
                 self._version = version
             except passing as error:
                 logging.warning(
-                    "The lease could not be renewed (%s); trying again.", str(error).splitlines()[0]
+                    "The lock could not be renewed (%s); trying again.", str(error).splitlines()[0]
                 )
 
     def _text(self) -> str:

@@ -130,7 +130,7 @@ class Bucket:
         schema.write_manifest(manifest, self._scratch)
         local = os.path.join(self._scratch, schema.MANIFEST)
         gcs.upload(local, f"{self._path}/{schema.MANIFEST}", files.crc32c(local), create=True)
-        logging.info("Uploaded %d shards; %d were there already.", self._sent, self._skipped)
+        logging.info("Uploaded %d shards; %d existed already.", self._sent, self._skipped)
 
     def _upload(self, name: str, crc32c: str) -> None:
         local = os.path.join(self._scratch, name)
