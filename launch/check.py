@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import logging
 
-from launch import attached, settings
+from launch import attachments, settings
 from launch.hardware import Machines
 from trainer import cli, config
 from trainer.config import flags
@@ -58,8 +58,8 @@ def check_flags(asked: settings.Vertex, machines: Machines, argv: Sequence[str])
 
 def _check_mounts(asked: settings.Vertex, data_dir: str) -> None:
     """Raises InputError for data on a share that is not mounted."""
-    folder = f"{attached.MOUNTED}/"
-    names = [share["mountPoint"] for share in attached.shares(asked.access.nfs)]
+    folder = f"{attachments.MOUNTED}/"
+    names = [share["mountPoint"] for share in attachments.shares(asked.access.nfs)]
     if data_dir.startswith(folder) and data_dir.removeprefix(folder).split("/")[0] not in names:
         raise InputError(
             f"--data_dir={data_dir} is on no share of --nfs={asked.access.nfs}; mount it by "

@@ -6,7 +6,7 @@ Enums are named; the client sends their numbers, which mean the same to the serv
 from collections.abc import Sequence
 from typing import Any
 
-from launch import attached, settings, tuning
+from launch import attachments, settings, tuning
 from launch.hardware import Machines
 from trainer.distributed import vertex
 
@@ -94,13 +94,13 @@ def _pools(
         machine["acceleratorCount"] = machines.count
     if machines.topology:
         machine["tpuTopology"] = machines.topology
-    if affinity := attached.reservation(asked.scheduling.reservation):
+    if affinity := attachments.reservation(asked.scheduling.reservation):
         machine["reservationAffinity"] = affinity
     disk = {"bootDiskType": machines.disk, "bootDiskSizeGb": asked.hardware.boot_disk_gb}
     pools = [_pool(machine, replicas, disk, container) for replicas in (1, machines.workers - 1)]
     if machines.workers == 1:
         pools.pop()
-    if mounts := attached.shares(asked.access.nfs):
+    if mounts := attachments.shares(asked.access.nfs):
         pools = [{**pool, "nfsMounts": mounts} for pool in pools]
     if asked.hardware.reduction_servers:
         pools.append(

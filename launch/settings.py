@@ -3,7 +3,7 @@
 import dataclasses
 import re
 
-from launch import attached
+from launch import attachments
 from trainer.config.settings import Settings, setting
 from trainer.errors import InputError
 
@@ -132,7 +132,7 @@ class Scheduling(Settings):
         super().__post_init__()
         if self.spot and self.flex_start:
             raise InputError("--spot and --flex_start exclude each other; drop one of them.")
-        if attached.reservation(self.reservation) and self.reservation != "none":
+        if attachments.reservation(self.reservation) and self.reservation != "none":
             for name in ("spot", "flex_start"):
                 if getattr(self, name):
                     raise InputError(
@@ -183,7 +183,9 @@ class Access(Settings):
             raise InputError(
                 f"--tensorboard={self.tensorboard} needs a --service_account that may write to it."
             )
-        if self.network_attachment and not attached.ATTACHMENT.fullmatch(self.network_attachment):
+        if self.network_attachment and not attachments.ATTACHMENT.fullmatch(
+            self.network_attachment
+        ):
             raise InputError(
                 f"--network_attachment={self.network_attachment} is not a network attachment; "
                 "write its NAME, or projects/…/regions/…/networkAttachments/NAME."
@@ -194,7 +196,7 @@ class Access(Settings):
                 "two ways into a VPC; drop one of them."
             )
         joined = self.network or self.network_attachment or self.persistent_resource
-        if attached.shares(self.nfs) and not joined:
+        if attachments.shares(self.nfs) and not joined:
             raise InputError(
                 f"--nfs={self.nfs} needs --network or --network_attachment, by which the job "
                 "reaches the server; add one."
@@ -298,7 +300,7 @@ class Vertex:
             "reservation": self.scheduling.reservation,
         }
         for name, resource in named.items():
-            region = attached.region_of(resource)
+            region = attachments.region_of(resource)
             if region and set(self.regions()) != {region}:
                 raise InputError(
                     f"--{name}={resource} is in {region}, where the job must be, and not in "

@@ -21,7 +21,7 @@ from trainer.evaluate import case_metrics, output
 from trainer.evaluate.cases import CaseSelector
 from trainer.evaluate.evaluator import CancelledError, Evaluator
 from trainer.evaluate.scores import figures_of
-from trainer.export import placement
+from trainer.export import output_folder
 from trainer.models import channel_packing
 from trainer.monitoring.reporter import Reporter, reporting
 from trainer.training import losses, train_step
@@ -238,7 +238,7 @@ def begin_run(session: Session, state: TrainState, evaluate: Evaluator) -> None:
     if session.is_chief:
         if job.run.model_dir:
             will_differ = state.step < metadata["total_steps"]
-            placement.check("model_dir", job.run.model_dir, will_differ=will_differ)
+            output_folder.check("model_dir", job.run.model_dir, will_differ=will_differ)
         state.remove_leftovers()
         run_metadata.write(job.run.run_dir, metadata)
     logging.info(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from trainer.drawing import overlays
-from trainer.labels import IGNORE
+from trainer.ignore_label import IGNORE
 
 ORANGE, BLUE = overlays.CLASS_COLOURS[:2]
 

@@ -24,7 +24,7 @@ from trainer.data.formats import discovery, images, pictures
 from trainer.errors import InputError
 from trainer.export import __main__ as command
 from trainer.export import lite, model_card, onnx_model, serving
-from trainer.models import plain
+from trainer.models import plain_keras
 from trainer.predict import predictor
 
 pytestmark = pytest.mark.slow  # networks are traced and saved, and processes started
@@ -112,7 +112,7 @@ def server_of(loaded, *, tile=0, **changes):
         "halo": loaded.networks.halo,
         **changes,
     }
-    return serving.Server(plain.core(member.model), **settings)
+    return serving.Server(plain_keras.core(member.model), **settings)
 
 
 @pytest.mark.parametrize("size", [(130, 250), (64, 65), (300, 40)])
@@ -136,7 +136,7 @@ def test_the_keras_network_normalises_pads_and_crops(tmp_path, normalize, num_cl
     image = picture(channels=1).astype(np.uint16) + np.uint16(1000)
     image[:, :5] = 300
     member = networks.networks.members[0]
-    model = plain.plain(member.model, normalize, member.mean, member.std, "uint16", 64)
+    model = plain_keras.plain(member.model, normalize, member.mean, member.std, "uint16", 64)
     expected = networks.probabilities(image)
     np.testing.assert_allclose(model(image[np.newaxis])[0], expected, atol=runs.CLOSE)
     found = server_of(networks).predict(tf.constant(image[np.newaxis]))
@@ -149,7 +149,7 @@ def test_a_constant_channel_is_0_to_the_keras_network_too(loaded):
     image = picture()
     image[..., 1] = 9
     member = loaded.networks.members[0]
-    model = plain.plain(member.model, "image", (), (), "uint8", 64)
+    model = plain_keras.plain(member.model, "image", (), (), "uint8", 64)
     np.testing.assert_allclose(model(image[None])[0], loaded.probabilities(image), atol=runs.CLOSE)
 
 

@@ -16,7 +16,7 @@ from tests.shards import write_data
 from trainer import config, models
 from trainer.checkpointing import best_weights, run_metadata
 from trainer.evaluate import evaluator
-from trainer.models import build, channel_packing, plain
+from trainer.models import build, channel_packing, plain_keras
 from trainer.predict import ensemble
 from trainer.training import losses, train_step
 
@@ -121,7 +121,7 @@ def test_evaluation_prediction_and_export_take_the_prediction(row, tmp_path):
     probability = tf.sigmoid(model(IMAGES)["logits"]).numpy()
     apart = rounding.tolerance(rounding.operations_of(model), magnitude=10)
 
-    core = plain.core(model)  # what is exported
+    core = plain_keras.core(model)  # what is exported
     np.testing.assert_allclose(core(IMAGES)[..., 1:], probability, rtol=0, atol=apart)
 
     predicting = ensemble.Ensemble([run_dir]).members[0].model

@@ -7,9 +7,9 @@ import pytest
 from tests import rounding
 from tests.runs import draw, write_run
 from trainer import config, models
-from trainer.checkpointing import best_weights, run_metadata, transfer
+from trainer.checkpointing import best_weights, init_from, run_metadata
 from trainer.errors import InputError
-from trainer.models import build, channel_packing, plain
+from trainer.models import build, channel_packing, plain_keras
 
 
 def pretrained(channels):
@@ -101,7 +101,7 @@ def test_weights_of_another_run_replace_those_that_fit_and_leave_the_encoders(
     job = config.Job(model=config.Model(filters=4, depth=2))
     model = build.build_model(job.model, 3, 2)
     models.initialize_weights(model, 1)
-    transfer.begin(model, transfer.describe(source), job)
+    init_from.begin(model, init_from.describe(source), job)
     theirs, _ = best_weights.best_model(source, run_metadata.read(source))
     # The encoder of three channels does not fit that of one; the layers behind it do.
     assert all(brought(model))
@@ -118,4 +118,4 @@ def test_packing_folding_and_export_compute_it():
     expected = model(images).numpy()
     for forward in (channel_packing.packed(model, 16), models.fold(model)):
         rounding.assert_close(forward(images), expected, rounding.operations_of(model))
-    assert "trainer" not in plain.core(model).to_json()
+    assert "trainer" not in plain_keras.core(model).to_json()

@@ -18,7 +18,7 @@ from trainer.models import (
     fold,
     initialize_weights,
     norms,
-    plain,
+    plain_keras,
 )
 
 
@@ -360,7 +360,7 @@ def test_plain_keras_can_read_the_copy_made_for_it(norm):
     model = small(input_shape=(None, None, 1), attention=True, norm=norm, num_classes=3)
     images = random_images(2, 32, 32, 1)
     model(images, training=True)  # moves the statistics
-    core = plain.core(model)
+    core = plain_keras.core(model)
     assert "trainer" in model.to_json()
     assert "trainer" not in core.to_json()
     logits = model(images).numpy()
@@ -467,7 +467,7 @@ def test_folding_and_export_take_networks_of_volumes_and_packing_leaves_them():
     assert not layers_of(folded, keras.layers.BatchNormalization)
     rounding.assert_close(folded(volume), logits, rounding.operations_of(model))
     assert channel_packing.packed(model, 128) is model
-    whole = plain.plain(model, "none", (0.0,), (1.0,), "float32", 4)
+    whole = plain_keras.plain(model, "none", (0.0,), (1.0,), "float32", 4)
     apart = rounding.tolerance(rounding.operations_of(model), np.abs(logits).max())
     np.testing.assert_allclose(whole(volume), tf.nn.softmax(logits), rtol=0, atol=apart)
     assert whole(random_images(1, 3, 8, 5, 1)).shape == (1, 3, 8, 5, 2)

@@ -8,7 +8,7 @@ import tensorflow as tf
 from absl import logging
 
 from trainer import config, json_text
-from trainer.checkpointing import checkpoint, run_metadata, transfer
+from trainer.checkpointing import checkpoint, init_from, run_metadata
 from trainer.data.dataset import schema
 from trainer.data.input import pipeline
 from trainer.distributed import strategies
@@ -39,7 +39,7 @@ def open_run(
         check_same_run(old, job, data_fingerprint, num_replicas)
         check_length(old, job, total_steps)
         check_same_replicas(old, job, num_replicas)
-    origin = transfer.origin(job.run, old)
+    origin = init_from.origin(job.run, old)
     chosen = old or {}
     norm = norms.choose(job.model.norm, num_replicas)
     precision, jit_compile = _choose_arithmetic(job, strategy, chosen, norm)

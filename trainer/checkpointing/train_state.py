@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl import logging
 
 from trainer import config, models
-from trainer.checkpointing import best_weights, checkpoint, transfer
+from trainer.checkpointing import best_weights, checkpoint, init_from
 from trainer.data.dataset import schema
 from trainer.distributed import strategies
 from trainer.models.build import build_model
@@ -190,7 +190,7 @@ def create(
     )
     if not state.restore(strategy):
         if metadata["init_from"]:
-            transfer.begin(model, metadata["init_from"], job)
+            init_from.begin(model, metadata["init_from"], job)
         if average is not None:
             average.set_weights(model.get_weights())
     state.progress = _with_length(state, settings, metadata)

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from trainer.distributed import rendezvous, required
+from trainer.distributed import rendezvous, required_devices
 from trainer.errors import InputError
 
 # Those of Keras that suit a hidden layer.
@@ -305,7 +305,7 @@ class Device(Settings):
     def __post_init__(self) -> None:
         """Checks each field, and that the strategy can use the devices that are required."""
         super().__post_init__()
-        asked = required.parse(self.require)
+        asked = required_devices.parse(self.require)
         if asked is None:
             return
         uses_tpu = self.strategy == "tpu" or (self.strategy == "auto" and bool(self.tpu))

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from trainer.distributed import heartbeat, membership, rendezvous, required, tpus, tracing
+from trainer.distributed import heartbeat, membership, rendezvous, required_devices, tpus, tracing
 from trainer.errors import InputError, RetryableError
 
 COLLECTIVES = {
@@ -48,7 +48,7 @@ def connect(
     if name == "auto":
         name = _choose_strategy(tpu, len(gpus), virtual_devices)
     if name != "tpu" and not gpus:  # before the other workers are waited for
-        required.check(require, required.Devices("cpu", None))
+        required_devices.check(require, required_devices.Devices("cpu", None))
     builders: Mapping[str, Callable[[], tf.distribute.Strategy]] = {
         "one_device": _one_device,
         "mirrored": lambda: _mirrored(virtual_devices),
@@ -56,8 +56,10 @@ def connect(
         "tpu": lambda: tpus.connect(tpu or "local"),
     }
     strategy = builders[name]()
-    found = required.Devices(device_kind(strategy).lower(), len(strategy.extended.worker_devices))
-    required.check(require, found)
+    found = required_devices.Devices(
+        device_kind(strategy).lower(), len(strategy.extended.worker_devices)
+    )
+    required_devices.check(require, found)
     return strategy
 
 

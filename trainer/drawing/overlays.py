@@ -6,7 +6,7 @@ colour vision.
 
 import numpy as np
 
-from trainer.labels import IGNORE
+from trainer.ignore_label import IGNORE
 
 CLASS_COLOURS = (
     (230, 159, 0),  # orange

@@ -8,7 +8,7 @@ from PIL import Image
 
 from trainer.drawing import overlays
 from trainer.drawing.captions import GAP, PAPER, Entry, legend_line, text_line
-from trainer.labels import IGNORE
+from trainer.ignore_label import IGNORE
 
 PNG_LEVEL = 3  # a third of the time that zlib's own choice takes
 LARGEST = 512  # longest image, in pixels, of which a tile shows the whole

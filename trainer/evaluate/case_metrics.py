@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from trainer.labels import IGNORE
+from trainer.ignore_label import IGNORE
 
 
 class CaseMetric(NamedTuple):

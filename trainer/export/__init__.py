@@ -15,7 +15,7 @@ from typing import Any
 from absl import logging
 
 from trainer import cli, config
-from trainer.export import placement
+from trainer.export import output_folder
 
 
 def write(
@@ -40,7 +40,7 @@ def write(
         from trainer.export import exporting
 
     settings = dataclasses.replace(settings or config.Export(), run_dir=run_dir, output=output)
-    with placement.opened(flag, output) as folder:
+    with output_folder.opened(flag, output) as folder:
         found = exporting.export(folder, settings)
     if re.search(r"\[.*\]|\\", output):
         logging.warning(

@@ -16,8 +16,8 @@ from trainer.data.dataset import schema
 from trainer.data.input import normalization, pipeline
 from trainer.errors import InputError
 from trainer.evaluate import sliding_window
-from trainer.export import lite, model_card, onnx_model, placement, serving
-from trainer.models import plain
+from trainer.export import lite, model_card, onnx_model, output_folder, serving
+from trainer.models import plain_keras
 from trainer.predict import predictor
 from trainer.storage import files
 
@@ -39,11 +39,11 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
     multiple = pipeline.padded_to(stride)
     units = (job.data.normalize, data["mean"], data["std"])
 
-    core = plain.core(model)
+    core = plain_keras.core(model)
     server = _server(core, job.model, settings.tile, run["channels"], data, units, multiple)
     signatures = server.signatures()
     tf.saved_model.save(server, folder, signatures=signatures)
-    whole = plain.plain(model, *units, data["dtype"], multiple)
+    whole = plain_keras.plain(model, *units, data["dtype"], multiple)
     whole.save(os.path.join(folder, "model.keras"))
     written = {"saved_model.pb": "TensorFlow Serving, Vertex AI", "model.keras": "Keras"}
     differences: dict[str, dict[str, Any]] = {}
@@ -74,7 +74,7 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
     }
     card = model_card.write(settings.run_dir, run, data, described)
     files.write_whole(os.path.join(folder, "model_card.md"), card)
-    placement.seal(folder, described)
+    output_folder.seal(folder, described)
     return described
 
 

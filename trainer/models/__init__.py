@@ -7,9 +7,9 @@ import keras
 
 from trainer.models import channel_packing
 from trainer.models.blocks import conv_block, up_conv
-from trainer.models.folding import fold
 from trainer.models.functional import check, prediction_model
 from trainer.models.initialization import initialize_weights, keep_weights
+from trainer.models.norm_folding import fold
 from trainer.models.unet import build_unet
 
 MODELS: dict[str, Callable[..., keras.Model]] = {

@@ -6,7 +6,7 @@ import pytest
 from tests.pictures import LIMIT, save
 from trainer.data.dataset import schema
 from trainer.data.formats import images
-from trainer.data.prepare import agreement, classes, labels
+from trainer.data.prepare import classes, labels, mask_agreement
 from trainer.data.prepare.classes import Given
 from trainer.data.prepare.labels import Rule, Shape
 from trainer.errors import InputError
@@ -139,7 +139,7 @@ def test_few_bits_stand_for_the_greys_they_are_shown_as(bits, grey):
     assert (seen.kind, seen.values) == ("bits", (0, 1, 2**bits - 1))
     assert seen.shown == (0, grey * 0x010101, 0xFFFFFF)
     beside = labels.look(_mask([[0, grey, 255]]), Given(), "N")
-    rule = agreement.settle([seen, beside], Given())[0]
+    rule = mask_agreement.settle([seen, beside], Given())[0]
     assert [entry.value for entry in rule.classes] == [0, grey, 255]
     assert labels.class_ids(few, rule, "M").tolist() == [[0, 1, 2]]
     named = classes.parse(f"a:#000000,b:#{grey:02x}{grey:02x}{grey:02x},c:#ffffff", "", None)

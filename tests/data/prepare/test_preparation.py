@@ -611,13 +611,13 @@ def test_an_image_that_changes_between_the_passes_leaves_nothing_behind(folder, 
 
 
 def test_a_mask_that_changes_between_the_passes_is_named(folder, capfd, monkeypatch):
-    settle = preparation.agreement.settle
+    settle = preparation.mask_agreement.settle
 
     def change(*arguments):
         Image.new("L", (6, 8), 7).save(folder / "masks/05.png")
         return settle(*arguments)
 
-    monkeypatch.setattr(preparation.agreement, "settle", change)
+    monkeypatch.setattr(preparation.mask_agreement, "settle", change)
     message = preparing.refusal(capfd, folder, "--classes=0,255", num_notes=1)
     assert message == (
         "DIR/images/05.png or its mask DIR/masks/05.png changed while the data were prepared; "

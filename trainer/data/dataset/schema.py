@@ -26,7 +26,7 @@ from PIL import Image
 from trainer import json_text
 from trainer.data.dataset import tfrecord
 from trainer.errors import InputError
-from trainer.labels import IGNORE
+from trainer.ignore_label import IGNORE
 from trainer.storage import files
 
 SCHEMA = 1

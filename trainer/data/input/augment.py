@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from trainer.labels import IGNORE
+from trainer.ignore_label import IGNORE
 
 NUMBERS = 18  # that an operation gets; one more decides whether it acts
 

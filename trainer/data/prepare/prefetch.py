@@ -16,14 +16,14 @@ from typing import Any
 import tqdm
 
 from trainer.data.formats import discovery
-from trainer.data.prepare import pool, statistics
+from trainer.data.prepare import statistics, worker_pool
 from trainer.storage import files
 
 AHEAD = 16  # pairs; two requests each
 
 
 def results(
-    run: pool.Run,
+    run: worker_pool.Run,
     task: Callable[[statistics.Pair], Any],
     pairs: Sequence[statistics.Pair],
     what: str,
@@ -39,7 +39,7 @@ def results(
 
 
 def _results(
-    run: pool.Run, task: Callable[[statistics.Pair], Any], pairs: Sequence[statistics.Pair]
+    run: worker_pool.Run, task: Callable[[statistics.Pair], Any], pairs: Sequence[statistics.Pair]
 ) -> Iterator[Any]:
     if not any(files.is_remote(source.path) for pair in pairs for source in _sources(pair)):
         yield from run(task, pairs)

@@ -25,16 +25,16 @@ from trainer import config
 from trainer.data.dataset import schema
 from trainer.data.formats import discovery, reading
 from trainer.data.prepare import (
-    agreement,
     classes,
+    mask_agreement,
     output,
     pairing,
-    pool,
     prefetch,
     shards,
     splitting,
     statistics,
     tiling,
+    worker_pool,
 )
 from trainer.errors import InputError, one_line
 from trainer.storage import files
@@ -85,7 +85,7 @@ def prepare(settings: config.Prepare) -> schema.Manifest:
         names, draw = _assign(settings, pairs)
         listed = _listed(pairs, names)
         left_out["images in no list of --splits"] += len(pairs) - len(listed)
-        with pool.start(_num_workers(settings.workers, len(listed))) as run:
+        with worker_pool.start(_num_workers(settings.workers, len(listed))) as run:
             found, skipped = _survey(run, listed, settings, given)
             if skipped and draw:  # what is left may have to fill a split
                 names, draw = _assign(settings, [one.pair for one in found.values()])
@@ -146,7 +146,10 @@ def _num_workers(asked: int, num_images: int) -> int:
 
 
 def _survey(
-    run: pool.Run, pairs: Sequence[statistics.Pair], settings: config.Prepare, given: classes.Given
+    run: worker_pool.Run,
+    pairs: Sequence[statistics.Pair],
+    settings: config.Prepare,
+    given: classes.Given,
 ) -> tuple[dict[str, statistics.Survey], tuple[str, ...]]:
     """Returns what there is, by name, and the names of the pairs that were skipped."""
     task = functools.partial(_examine, settings.max_pixels, settings.skip_bad, given)
@@ -177,7 +180,7 @@ def _examine(
 def _choose_format(
     found: Sequence[statistics.Survey], given: classes.Given, channels: int | None
 ) -> statistics.Format:
-    rule, class_notes, warnings = agreement.settle([one.mask for one in found], given)
+    rule, class_notes, warnings = mask_agreement.settle([one.mask for one in found], given)
     chosen_channels, channel_notes = statistics.choose_channels(found, channels)
     dtype, dtype_notes = statistics.choose_dtype(found)
     for note in (*class_notes, *channel_notes, *dtype_notes):

@@ -11,13 +11,21 @@ import numpy as np
 from trainer import config
 from trainer.data.dataset import schema
 from trainer.data.formats import images
-from trainer.data.prepare import labels, output, pool, prefetch, statistics, tally, tiling
+from trainer.data.prepare import (
+    labels,
+    output,
+    pixel_counts,
+    prefetch,
+    statistics,
+    tiling,
+    worker_pool,
+)
 
 MIN_SHARDS = 8  # so that as many streams, or workers, can share a split of any size
 
 
 def write(
-    run: pool.Run,
+    run: worker_pool.Run,
     order: dict[str, list[tiling.Tile]],
     form: statistics.Format,
     settings: config.Prepare,
@@ -37,7 +45,7 @@ def write(
     results = itertools.chain.from_iterable(prefetch.results(run, task, pairs, "writing"))
     splits = {}
     for side, listed in order.items():
-        total = tally.empty(len(form.rule.classes), form.channels)
+        total = pixel_counts.empty(len(form.rule.classes), form.channels)
         shards = []
         counts = shard_counts(len(listed), _raw_bytes(listed, form), settings.shard_mb)
         for index, count in enumerate(counts):
@@ -48,7 +56,9 @@ def write(
     return splits
 
 
-def _tallied(results: Iterable[tuple[bytes, tally.Tally]], total: tally.Tally) -> Iterator[bytes]:
+def _tallied(
+    results: Iterable[tuple[bytes, pixel_counts.Tally]], total: pixel_counts.Tally
+) -> Iterator[bytes]:
     for example, counts in results:
         total.add(counts)
         yield example
@@ -74,7 +84,7 @@ def _raw_bytes(listed: Sequence[tiling.Tile], form: statistics.Format) -> int:
 
 def _encode(
     form: statistics.Format, max_pixels: int, pair: statistics.Pair
-) -> list[tuple[bytes, tally.Tally]]:
+) -> list[tuple[bytes, pixel_counts.Tally]]:
     """Returns the examples of a pair, one for each of its boxes."""
     pixels, given_mask = statistics.read(pair, max_pixels)
     image = images.convert(pixels, form.channels, form.dtype, pair.image.label)
@@ -83,13 +93,13 @@ def _encode(
     for name, top, left, height, width in pair.boxes:
         part = np.s_[top : top + height, left : left + width]
         example = schema.encode(name, image[part], mask[part], form.encoding)
-        counts = tally.of_example(image[part], mask[part], len(form.rule.classes))
+        counts = pixel_counts.of_example(image[part], mask[part], len(form.rule.classes))
         examples.append((example, counts))
     return examples
 
 
 def _describe(
-    listed: Sequence[tiling.Tile], shards: Sequence[schema.Shard], total: tally.Tally
+    listed: Sequence[tiling.Tile], shards: Sequence[schema.Shard], total: pixel_counts.Tally
 ) -> schema.Split:
     sizes = collections.Counter((one.height, one.width) for one in listed)
     num_pixels = sum(one.height * one.width for one in listed)

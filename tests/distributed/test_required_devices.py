@@ -6,8 +6,8 @@ import pytest
 
 from tests.jobs import SMALL, command
 from trainer import cli, config
-from trainer.distributed import required, strategies
-from trainer.distributed.required import Devices
+from trainer.distributed import required_devices, strategies
+from trainer.distributed.required_devices import Devices
 from trainer.errors import InputError, RetryableError
 
 
@@ -24,7 +24,7 @@ from trainer.errors import InputError, RetryableError
     ],
 )
 def test_what_is_asked_for_passes(asked, found):
-    required.check(asked, found)
+    required_devices.check(asked, found)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_another_number_or_kind_is_refused_and_a_missing_device_may_come_back(
     asked, found, error, message
 ):
     with pytest.raises(error) as refusal:
-        required.check(asked, found)
+        required_devices.check(asked, found)
     assert type(refusal.value) is error
     assert str(refusal.value) == message
 
@@ -115,14 +115,16 @@ def driver_of(status, number):
     ],
 )
 def test_why_there_is_no_gpu_is_asked_of_the_driver(driver, why):
-    assert required.why_no_gpu(lambda name: driver).startswith(why)
+    assert required_devices.why_no_gpu(lambda name: driver).startswith(why)
 
 
 def test_a_driver_outside_of_the_loaders_path_is_the_first_suspect():
     def load(name):
         raise OSError(name)
 
-    assert "LD_LIBRARY_PATH (/usr/local/nvidia/lib64 on Vertex AI" in required.why_no_gpu(load)
+    assert "LD_LIBRARY_PATH (/usr/local/nvidia/lib64 on Vertex AI" in required_devices.why_no_gpu(
+        load
+    )
 
 
 def test_the_strategy_is_what_is_counted():

@@ -8,7 +8,7 @@ import pytest
 
 from tests.runs import write_run
 from trainer import config, models
-from trainer.checkpointing import best_weights, run_metadata, transfer
+from trainer.checkpointing import best_weights, init_from, run_metadata
 from trainer.errors import InputError
 from trainer.models import build
 
@@ -28,7 +28,7 @@ def begin(source, channels=1, num_classes=2, normalize="image", **settings):
     pair = [build.build_model(job.model, channels, num_classes) for _ in range(2)]
     for model in pair:
         models.initialize_weights(model, 0)
-    transfer.begin(pair[1], transfer.describe(source), job)
+    init_from.begin(pair[1], init_from.describe(source), job)
     return pair
 
 
@@ -111,30 +111,30 @@ def test_another_normalisation_of_the_images_is_warned_of(source, caplog):
 
 def test_a_source_that_is_none_is_refused(source, tmp_path):
     with pytest.raises(InputError, match=f"^--init_from={tmp_path} has no run.json; name a folder"):
-        transfer.describe(str(tmp_path))
+        init_from.describe(str(tmp_path))
     shutil.copy(f"{source}/run.json", tmp_path)
     with pytest.raises(
         InputError, match=f"^--init_from={tmp_path} has no complete checkpoint in best"
     ):
-        transfer.describe(str(tmp_path))
+        init_from.describe(str(tmp_path))
 
 
 def test_a_source_that_has_changed_is_refused(tmp_path):
     source = write_run(tmp_path / "a", seed=1)
-    origin = transfer.describe(source)
+    origin = init_from.describe(source)
     write_run(tmp_path / "a", seed=2)
     model = build.build_model(config.Model(filters=4, depth=2), 1, 2)
     with pytest.raises(InputError, match="has other weights than step 7 of run 000000000000, with"):
-        transfer.begin(model, origin, config.Job(model=config.Model(filters=4, depth=2)))
+        init_from.begin(model, origin, config.Job(model=config.Model(filters=4, depth=2)))
 
 
 def test_a_run_that_resumes_needs_its_source_no_more_and_takes_no_other(source, tmp_path):
-    described = transfer.describe(source)
+    described = init_from.describe(source)
     gone = {**described, "run_dir": "gone"}
 
     def origin(given, known):
         old = {"init_from": known} if known != "none of that" else None
-        return transfer.origin(config.Run(run_dir="R", init_from=given), old)
+        return init_from.origin(config.Run(run_dir="R", init_from=given), old)
 
     assert origin(source, "none of that") == described
     assert origin("", "none of that") is None

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from trainer.data.dataset import schema
 from trainer.data.formats import images
-from trainer.data.prepare import agreement, classes, labels
+from trainer.data.prepare import classes, labels, mask_agreement
 from trainer.data.prepare.classes import Given
 from trainer.data.prepare.labels import Seen
 from trainer.errors import InputError
@@ -32,13 +32,13 @@ def _indexed(label, **colours):
 
 
 def _settle(seen, given=BINARY):
-    rule, notes, warnings = agreement.settle(seen, given)
+    rule, notes, warnings = mask_agreement.settle(seen, given)
     return [entry.value for entry in rule.classes], set(rule.as_shown), notes, warnings
 
 
 def _message(seen, given=BINARY):
     with pytest.raises(InputError) as error:
-        agreement.settle(seen, given)
+        mask_agreement.settle(seen, given)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -315,5 +315,5 @@ def test_many_classes_are_asked_for():
 
 
 def test_classes_have_their_values_for_names():
-    rule, _, _ = agreement.settle([_plain(0, 3)], FOUND)
+    rule, _, _ = mask_agreement.settle([_plain(0, 3)], FOUND)
     assert rule.classes == (schema.Class("0", 0), schema.Class("3", 3))

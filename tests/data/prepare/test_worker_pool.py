@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from trainer.data.prepare import pool
+from trainer.data.prepare import worker_pool
 from trainer.errors import InputError
 
 
@@ -31,7 +31,7 @@ def test_results_come_in_order_and_only_as_they_are_asked_for(count):
             asked.append(k)
             yield k
 
-    with pool.start(count) as run:
+    with worker_pool.start(count) as run:
         results = run(_double, items())
         assert next(results) == 0
         assert len(asked) <= 2 * count + 1
@@ -43,7 +43,7 @@ def test_one_process_works_where_the_system_has_no_locks(monkeypatch, caplog):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
     monkeypatch.setattr("_multiprocessing.SemLock", refuse)  # as without /dev/shm
-    with pool.start(2) as run:
+    with worker_pool.start(2) as run:
         assert list(run(_double, [1, 2, 3])) == [2, 4, 6]
     assert [record.getMessage() for record in caplog.records] == [
         "Warning: one process does all the work, for this system has no locks for several ([Errno "
@@ -52,12 +52,12 @@ def test_one_process_works_where_the_system_has_no_locks(monkeypatch, caplog):
 
 
 def test_an_error_in_a_worker_reaches_the_caller():
-    with pool.start(2) as run, pytest.raises(InputError, match=r"^3 is refused\.$"):
+    with worker_pool.start(2) as run, pytest.raises(InputError, match=r"^3 is refused\.$"):
         list(run(_refuse, [3]))
 
 
 def test_a_killed_worker_is_explained():
-    with pool.start(2) as run, pytest.raises(InputError) as error:
+    with worker_pool.start(2) as run, pytest.raises(InputError) as error:
         list(run(_die, [3]))
     assert str(error.value) == (
         "A worker process was killed, most likely because memory ran out; use fewer --workers."

@@ -6,7 +6,7 @@ What is saved of them is read by plain Keras, which knows none of our layers.
 import keras
 from keras import ops
 
-from trainer.models import axes, blocks, folding, functional, layers, norms
+from trainer.models import axes, blocks, functional, layers, norm_folding, norms
 from trainer.models.dropout import Dropout
 from trainer.models.instance_norm import InstanceNormalization
 from trainer.models.sync_norm import SyncBatchNormalization
@@ -56,7 +56,7 @@ def core(model):
     Returns:
         keras.Model, float32 [B, *S, C] → probabilities, float32 [B, *S, classes].
     """
-    folded = folding.fold(functional.prediction_model(model))
+    folded = norm_folding.fold(functional.prediction_model(model))
 
     def calling(layer, *inputs, **options):
         # With such sides neither layer of ours has anything to do.

@@ -8,7 +8,7 @@ import stat
 import pytest
 
 from trainer.errors import InputError
-from trainer.export import placement
+from trainer.export import output_folder
 from trainer.storage import files
 
 
@@ -18,11 +18,11 @@ def fill(folder, weights, *more):
     for name in ("saved_model.pb", "variables/variables.index", "model_card.md", *more):
         with open(os.path.join(folder, name), "w") as file:
             file.write(weights)
-    placement.seal(folder, {"weights": weights, "differences": {}})
+    output_folder.seal(folder, {"weights": weights, "differences": {}})
 
 
 def export(output, weights, *more):
-    with placement.opened("output", str(output)) as folder:
+    with output_folder.opened("output", str(output)) as folder:
         fill(folder, weights, *more)
 
 
@@ -71,19 +71,19 @@ def test_a_new_folder_has_the_mode_that_the_user_gives_all_folders(tmp_path):
 def test_a_reader_finds_the_old_export_until_the_new_one_is_whole(tmp_path):
     output = tmp_path / "out"
     export(output, "old")
-    with placement.opened("output", str(output)) as folder:
+    with output_folder.opened("output", str(output)) as folder:
         os.makedirs(f"{folder}/variables")
         for name in ("saved_model.pb", "variables/variables.index", "model_card.md"):
             with open(os.path.join(folder, name), "w") as file:
                 file.write("new")
             assert contents(output) == of("old")
-        placement.seal(folder, {"weights": "new"})
+        output_folder.seal(folder, {"weights": "new"})
     assert contents(output) == of("new")
 
 
 def test_an_export_that_fails_leaves_the_old_one_and_nothing_else(tmp_path):
     def fail(output):
-        with placement.opened("output", str(output)) as folder:
+        with output_folder.opened("output", str(output)) as folder:
             with open(os.path.join(folder, "saved_model.pb"), "w") as file:
                 file.write("new")
             raise KeyError
@@ -103,7 +103,7 @@ def test_what_a_killed_export_left_is_removed_and_what_another_writes_is_not(tmp
     (left / "saved_model.pb").write_text("half")
     others = tmp_path / ".out.mine.unfinished"
     others.mkdir()
-    with placement.opened("output", str(output)) as folder:
+    with output_folder.opened("output", str(output)) as folder:
         export(output, "other")
         assert os.path.exists(folder)
         fill(folder, "new")
@@ -147,14 +147,14 @@ def test_so_do_files_that_are_put_beside_an_export_and_a_card_that_was_edited(tm
 def test_what_comes_while_the_folder_is_exchanged_is_kept(tmp_path, monkeypatch):
     output = tmp_path / "out"
     export(output, "old")
-    exchange = placement._exchange
+    exchange = output_folder._exchange
 
     def write_then_exchange(folder, output):
         with open(os.path.join(output, "notes.txt"), "w") as file:
             file.write("mine")
         return exchange(folder, output)
 
-    monkeypatch.setattr(placement, "_exchange", write_then_exchange)
+    monkeypatch.setattr(output_folder, "_exchange", write_then_exchange)
     export(output, "new")
     (kept,) = [path for path in tmp_path.iterdir() if path != output]
     assert contents(kept) == {"notes.txt": "mine"}
@@ -183,11 +183,11 @@ def test_file_systems_without_exchange_rename_twice(tmp_path, monkeypatch):
     class System:
         @staticmethod
         def renameat2(*arguments):
-            placement.ctypes.set_errno(errno.EINVAL)
+            output_folder.ctypes.set_errno(errno.EINVAL)
             return -1
 
     export(tmp_path / "out", "old", "model.onnx")
-    monkeypatch.setattr(placement.ctypes, "CDLL", lambda *arguments, **options: System)
+    monkeypatch.setattr(output_folder.ctypes, "CDLL", lambda *arguments, **options: System)
     export(tmp_path / "out", "new")
     assert contents(tmp_path / "out") == of("new")
     assert os.listdir(tmp_path) == ["out"]
@@ -196,7 +196,7 @@ def test_file_systems_without_exchange_rename_twice(tmp_path, monkeypatch):
 def test_a_mounted_folder_takes_one_export_and_no_other(tmp_path, monkeypatch):
     output = tmp_path / "7"
     output.mkdir()
-    monkeypatch.setattr(placement, "_can_swap", lambda output: False)
+    monkeypatch.setattr(output_folder, "_can_swap", lambda output: False)
     export(output, "old")
     assert contents(output) == of("old")
     assert refusal(output) == (
@@ -210,7 +210,7 @@ def test_in_a_store_the_file_that_makes_it_loadable_comes_last(gcs, bucket, monk
     sent = []
     upload = files.copy_to_store
     monkeypatch.setattr(
-        placement.files,
+        output_folder.files,
         "copy_to_store",
         lambda local, path: (sent.append(path.removeprefix(f"{bucket}/out/")), upload(local, path)),
     )
@@ -236,7 +236,7 @@ def test_in_a_store_an_export_is_continued_kept_and_never_mixed_with_another(
         upload(local, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(placement.files, "copy_to_store", fail_at_the_end)
+        patch.setattr(output_folder.files, "copy_to_store", fail_at_the_end)
         with pytest.raises(KeyError):
             export(output, "half", "model.onnx")
     assert "model.onnx" in gcs.names(f"{output}/")
@@ -249,8 +249,8 @@ def test_in_a_store_an_export_is_continued_kept_and_never_mixed_with_another(
     )
     assert refusal(output) == line
     assert gcs.read(f"{output}/saved_model.pb") == b"old"
-    placement.check("model_dir", output)
+    output_folder.check("model_dir", output)
     with pytest.raises(InputError, match=f"^--model_dir={output} holds another export"):
-        placement.check("model_dir", output, will_differ=True)
+        output_folder.check("model_dir", output, will_differ=True)
     gcs.write(f"{output}/variables/mine", b"mine")
     assert f"{output}/variables/mine is there, and no signature.json names it" in refusal(output)
