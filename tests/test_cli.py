@@ -57,7 +57,7 @@ def test_a_defect_keeps_its_traceback_and_ends_in_status_1():
 def test_a_full_disk_ends_in_one_line_and_status_2():
     result = run_flags("raise OSError(28, 'No space left on device', '/data/x')")
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
-    assert result.stderr == "No space is left on the disk of /data/x; free some.\n"
+    assert result.stderr == "No space is left on the disk of /data/x; free some space.\n"
 
 
 def test_help_ends_in_status_0_short_or_full():
@@ -149,7 +149,7 @@ def test_json_replaces_figures_of_a_command_and_no_other_file(tmp_path, capsys):
             with pytest.raises(SystemExit):
                 cli.run(config.Preflight, called.append, argv)
             assert capsys.readouterr().err == (
-                f"--json={tmp_path}/x.json is there, and no command like this one wrote it; move "
+                f"--json={tmp_path}/x.json exists, and no such command wrote it; move "
                 "it away, or name another file.\n"
             )
         else:

@@ -149,7 +149,8 @@ def test_a_run_that_cannot_be_written_to_is_evaluated_into_another_folder(finish
     with pytest.raises(InputError) as error:
         evaluate_run(config.Evaluate(**settings))
     assert str(error.value) == (
-        f"--output={run_dir}/evaluation/test cannot be made: Not a directory; name another folder."
+        f"--output={run_dir}/evaluation/test cannot be created: Not a directory; name another "
+        "folder."
     )
     for _ in range(2):  # of which the second replaces what the first wrote
         evaluate_run(config.Evaluate(**settings, output=str(tmp_path / "out")))
@@ -226,7 +227,7 @@ def test_a_folder_that_cannot_be_is_found_before_training(tmp_path, name):
     with pytest.raises(InputError) as error:
         loop.train(config.from_dict(config.Job, settings))
     assert str(error.value) == (
-        f"--{name}={path} cannot be made: Not a directory; name another folder."
+        f"--{name}={path} cannot be created: Not a directory; name another folder."
     )
     assert not (tmp_path / "run").exists()
     files.check_folder(name, str(tmp_path / "new" / "folder"))
@@ -240,8 +241,8 @@ def test_a_model_dir_with_files_of_others_is_refused_before_training(data_dir, t
     result = train(data_dir, tmp_path / "run", f"--model_dir={tmp_path}/model")
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1] == (
-        f"{tmp_path}/model/mine.txt is there, and no signature.json names it as an export's; move "
-        "it away, or name another --model_dir."
+        f"{tmp_path}/model/mine.txt exists, and no signature.json lists it as part of an export; "
+        "move it away, or name another --model_dir."
     )
     assert not (tmp_path / "run").exists()
     assert os.listdir(tmp_path / "model") == ["mine.txt"]

@@ -272,7 +272,7 @@ def test_workers_that_see_different_checkpoints_stop_and_remove_none(
     for output in outputs:
         assert (
             "The workers do not see the same checkpoint in run/checkpoints: worker 0: step 12; "
-            "worker 1: none. Let --run_dir be one folder that all of them share, and start again."
+            "worker 1: none. Give all workers one shared folder as --run_dir, and start again."
         ) in output.splitlines()
     assert checksums(tmp_path / "0" / "run") == before
 

@@ -171,7 +171,7 @@ def _of_a_file(error: OSError) -> str | None:
     """Returns a line on what is wrong with a file or its disk, or None for any other error."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = error.filename or f"the output, or of {tempfile.gettempdir()} for what is between"
-        return f"No space is left on the disk of {place}; free some."
+        return f"No space is left on the disk of {place}; free some space."
     if error.errno in REFUSALS and isinstance(error.filename, str):
         return f"{error.filename}: {error.strerror}; name another path, or change who may use it."
     return None

@@ -148,7 +148,7 @@ def test_workers_that_restored_different_checkpoints_are_all_stopped():
     assert check_same(None, None) == []
     start, end = (
         "The workers do not see the same checkpoint in DIR: ",
-        (". Let --run_dir be one folder that all of them share, and start again."),
+        ". Give all workers one shared folder as --run_dir, and start again.",
     )
     for commits, found in (
         ([commit(4, 4), commit(2, 2)], "worker 0: step 4; worker 1: step 2"),
@@ -335,8 +335,8 @@ def test_list_and_verify_show_steps_sizes_and_what_is_not_whole(checkpoints, tmp
     assert "has crc32c" in second
     assert verified.returncode == 2
     assert verified.stderr == (
-        "2 of 3 checkpoints are not whole; trainer.task skips them and resumes from the "
-        "newest that is.\n"
+        "2 of 3 checkpoints are damaged or incomplete; trainer.task skips them and resumes from "
+        "the newest complete one.\n"
     )
 
 

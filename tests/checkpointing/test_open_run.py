@@ -71,15 +71,17 @@ def refusal(old, job, num_replicas):
             ("batch", 1),
             ("batch", 2),
             "--run_dir=runs/demo was begun on 1 replicas and this job has 2, but --norm=batch "
-            "takes its statistics from each replica's part of the batch; resume it on as many, "
-            "or resume it with --norm=auto, whose statistics are the whole batch's on any number.",
+            "takes its statistics from each replica's part of the batch; resume it on as many "
+            "replicas, or resume it with --norm=auto, whose statistics are the whole batch's on "
+            "any number.",
         ),
         (
             ("batch", 2),
             ("batch", 1),
             "--run_dir=runs/demo was begun on 2 replicas and this job has 1, but --norm=batch "
-            "takes its statistics from each replica's part of the batch; resume it on as many, "
-            "or begin a run with --norm=auto, group or instance, which any number may resume.",
+            "takes its statistics from each replica's part of the batch; resume it on as many "
+            "replicas, or begin a run with --norm=auto, group or instance, which any number may "
+            "resume.",
         ),
         (
             ("auto", 2),
@@ -121,7 +123,7 @@ def test_fewer_steps_than_before_are_refused_and_more_are_not():
         open_run.check_length(describe(total_steps=100), config.Job(), 99)
     assert str(error.value) == (
         "--run_dir=runs/demo holds a run of 100 steps, and this is one of 99; give --steps=100 to "
-        "resume it, more to train it on, or another --run_dir."
+        "resume it, more steps to train further, or another --run_dir."
     )
 
 
@@ -164,8 +166,8 @@ def test_a_folder_with_results_of_another_program_is_no_run_folder(data_dir, tmp
     with pytest.raises(InputError) as error:
         open_run.open_run(job, strategy_of(1), manifest)
     assert str(error.value) == (
-        f"{theirs} is there, and no run.json that says whose it is; move it away, or name another "
-        "--run_dir."
+        f"{theirs} exists, but there is no run.json that it belongs to; move it away, or name "
+        "another --run_dir."
     )
 
 

@@ -75,8 +75,8 @@ def test_a_full_disk_is_one_line(tmp_path):
     with pytest.raises(InputError) as error, run_metadata.ending(str(tmp_path), describe(), True):
         raise full
     assert str(error.value) == (
-        f"No space is left on the disk of --run_dir={tmp_path}; free some and start again: the "
-        "last complete checkpoint is kept."
+        f"No space is left on the disk of --run_dir={tmp_path}; free some space and start again: "
+        "the last complete checkpoint is kept."
     )
 
 

@@ -128,7 +128,7 @@ def test_a_sheet_replaces_a_sheet_and_no_other_picture(data, tmp_path, capsys):
         if theirs == path:
             Image.new("L", (8, 8)).save(path)
         before = theirs.read_bytes()
-        assert f"--sheet={theirs} is there, and no command like this one wrote it" in _refusal(
+        assert f"--sheet={theirs} exists, and no such command wrote it" in _refusal(
             capsys, data, f"--sheet={theirs}"
         ).replace("DIR", str(data))
         assert theirs.read_bytes() == before

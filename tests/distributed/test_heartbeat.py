@@ -200,8 +200,8 @@ def test_a_port_that_is_taken_is_named():
         with pytest.raises(InputError) as error:
             heartbeat.join(membership.Membership((address, "127.0.0.1:1"), 0), rendezvous.TIMEOUTS)
     assert str(error.value) == (
-        f"Worker 0's own address {address} cannot be listened at (Address already in use); end "
-        "what holds the port, or name another in TF_CONFIG."
+        f"Worker 0's own address {address} cannot be opened for listening (Address already in "
+        "use); end the process that holds the port, or name another in TF_CONFIG."
     )
 
 

@@ -62,7 +62,7 @@ def test_sums_by_nccl_take_gpus(monkeypatch):
     with pytest.raises(RetryableError) as error:
         strategies.connect("multi_worker", collectives="nccl")
     assert str(error.value) == (
-        "--collectives=nccl finds no GPU, between which alone it sums; drop it."
+        "--collectives=nccl finds no GPU, and sums between GPUs only; drop it."
     )
 
 

@@ -81,14 +81,14 @@ def test_the_launchers_variable_stands_in_for_the_region(service):
         (
             [403],
             {},
-            "This job may not cancel itself: its account takes the permission "
+            "This job may not cancel itself: its account needs the permission "
             "aiplatform.customJobs.cancel (docs/vertex.md has a role with no more than that)",
         ),
         ([503, 503], {}, 'This job could not be cancelled: Vertex AI answers 503 {"error": '),
         (
             [],
             {"CLOUDSDK_API_ENDPOINT_OVERRIDES_AIPLATFORM": "http://127.0.0.1:9"},
-            "This job could not be cancelled: Vertex AI is not reached (ConnectionError)",
+            "This job could not be cancelled: Vertex AI cannot be reached (ConnectionError)",
         ),
         (
             [],
@@ -99,7 +99,7 @@ def test_the_launchers_variable_stands_in_for_the_region(service):
         (
             [],
             {"CLOUD_ML_TRIAL_ID": "7"},
-            "This trial does not cancel its job, as its study goes on",
+            "This trial does not cancel its job, because its study continues",
         ),
     ],
 )

@@ -121,8 +121,8 @@ def test_files_of_others_are_named_and_stay(tmp_path, name):
     path.write_text('{"theirs": 1}')
     named = tmp_path / "out" / name.replace("deep/x", "deep")
     assert refusal(tmp_path / "out") == (
-        f"{named} is there, and no signature.json names it as an export's; move it away, or name "
-        "another --output."
+        f"{named} exists, and no signature.json lists it as part of an export; move it away, or "
+        "name another --output."
     )
     assert path.read_text() == '{"theirs": 1}'
 
@@ -131,7 +131,7 @@ def test_so_do_files_that_are_put_beside_an_export_and_a_card_that_was_edited(tm
     output = tmp_path / "out"
     export(output, "old")
     (output / "notes.txt").write_text("mine")
-    assert f"{output}/notes.txt is there, and no signature.json names it" in refusal(output)
+    assert f"{output}/notes.txt exists, and no signature.json lists it" in refusal(output)
     (output / "notes.txt").unlink()
     (output / "model_card.md").write_text("odl")  # as long as it was
     assert refusal(output) == (
@@ -167,7 +167,7 @@ def test_a_list_of_files_that_leaves_the_folder_is_no_list(tmp_path):
     entry = {"bytes": 4, "crc32c": files.crc32c(str(tmp_path / "mine"))}
     listed = {"contents": {"../mine": entry}}
     (output / "signature.json").write_text(json.dumps(listed))
-    assert "signature.json is there, and no signature.json names it" in refusal(output)
+    assert "signature.json exists, and no signature.json lists it" in refusal(output)
     assert (tmp_path / "mine").exists()
 
 
@@ -253,4 +253,4 @@ def test_in_a_store_an_export_is_continued_kept_and_never_mixed_with_another(
     with pytest.raises(InputError, match=f"^--model_dir={output} holds another export"):
         output_folder.check("model_dir", output, will_differ=True)
     gcs.write(f"{output}/variables/mine", b"mine")
-    assert f"{output}/variables/mine is there, and no signature.json names it" in refusal(output)
+    assert f"{output}/variables/mine exists, and no signature.json lists it" in refusal(output)

@@ -161,7 +161,7 @@ def _refusal(module, *arguments):
 
 def test_a_bucket_that_is_not_there_is_one_line(s3, s3_data, pictures):
     missing = s3.rpartition("/")[0] + "/missing"
-    line = f"{missing}/run: there is no {missing}/, or no access to it; make it, or name another."
+    line = f"{missing}/run: there is no {missing}/, or no access to it; create it, or name another."
     assert _refusal("trainer.task", *_job(s3_data, f"{missing}/run", "--steps=5")) == line
     here = [f"--images={pictures}/images", f"--masks={pictures}/masks"]
     line = _refusal("trainer.data.prepare", *here, f"--output={missing}/data")

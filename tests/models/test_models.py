@@ -492,7 +492,7 @@ def test_fit_on_numpy_arrays_learns():
             {"norm": "layer"},
             "norm=layer is not a choice; use one of: batch, sync_batch, group, instance, none.",
         ),
-        ({"activation": "rely"}, "activation=rely is no activation of Keras; use relu."),
+        ({"activation": "rely"}, "activation=rely is not an activation of Keras; use relu."),
         ({"padding": "full"}, "padding=full is not a choice; use one of: same, valid."),
         (
             {"upsampling": "nearest"},
@@ -519,7 +519,7 @@ def test_fit_on_numpy_arrays_learns():
         ({"depth": 0}, "depth=0 must be at least 1."),
         ({"n_filters": 0}, "n_filters=0 must be at least 1."),
         ({"num_classes": 0}, "num_classes=0 must be at least 1."),
-        ({"dropout": 1.0}, "dropout=1.0 is a share; use at least 0 and less than 1."),
+        ({"dropout": 1.0}, "dropout=1.0 is not a fraction; use at least 0 and less than 1."),
         (
             {"input_shape": (32, 32)},
             "input_shape=(32, 32) is not (height, width, channels) with a known number of"

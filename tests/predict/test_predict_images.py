@@ -188,7 +188,7 @@ def test_other_settings_do_not_mix_with_what_is_there(run_dir, pictures):
 def test_unreadable_images_stop_it_or_are_left_out(run_dir, pictures, caplog):
     data = (pictures / "b.jpg").read_bytes()
     (pictures / "b.jpg").write_bytes(data[: len(data) // 2])
-    with pytest.raises(InputError, match=r"b.jpg cannot be read: .* skip it: --skip_bad"):
+    with pytest.raises(InputError, match=r"b.jpg cannot be read: .* skip it with --skip_bad"):
         predict(*arguments(run_dir, pictures))
     with caplog.at_level("INFO", logger="absl"):
         predict(*arguments(run_dir, pictures, "--skip_bad"))
@@ -302,7 +302,7 @@ def test_nor_are_they_in_a_store(run_dir, tmp_path, gcs, bucket, place):
     assert f"--output={bucket}/{place} is where the images are" in refusal(*argv, "--overlays")
     gcs.write(f"{bucket}/out/a.png", b"drawn by hand")
     argv[2] = f"--output={bucket}/out"
-    assert f"{bucket}/out/a.png is there, and no earlier start" in refusal(*argv)
+    assert f"{bucket}/out/a.png exists, and no earlier start" in refusal(*argv)
     assert gcs.names(f"{bucket}/out/") == ["a.png"]
     assert gcs.read(f"{bucket}/out/a.png") == b"drawn by hand"
 
@@ -334,7 +334,7 @@ def test_a_file_that_no_prediction_wrote_is_named_and_left_alone(
     before = contents(tmp_path)
     argv = [f"--run_dir={run_dir}", f"--images={tmp_path}/images", f"--output={tmp_path}/out"]
     assert refusal(*argv, flag) == (
-        f"{path} is there, and no earlier start of this command wrote it; move it away, or name "
+        f"{path} exists, and no earlier start of this command wrote it; move it away, or name "
         "another --output."
     )
     assert contents(tmp_path) == before
@@ -382,8 +382,9 @@ def test_another_folder_with_the_same_names_is_no_stale_done(run_dir, tmp_path):
     predict(*argv, f"--images={tmp_path}/first")
     before = contents(tmp_path / "out")
     assert refusal(*argv, f"--images={tmp_path}/second") == (
-        f"{tmp_path}/out/a.png was made of {tmp_path}/first/a.png, not of {tmp_path}/second/a.png; "
-        "name another --output, or remove what was made of the other images."
+        f"{tmp_path}/out/a.png was made from {tmp_path}/first/a.png, not from "
+        f"{tmp_path}/second/a.png; name another --output, or remove what was made from the other "
+        "images."
     )
     assert contents(tmp_path / "out") == before
     (tmp_path / "link").symlink_to("first")
@@ -401,7 +402,7 @@ def test_an_image_that_has_changed_is_predicted_anew(run_dir, loaded, tmp_path, 
     with caplog.at_level("INFO", logger="absl"):
         predict(*argv)
     assert (
-        "1 images have changed since their masks were written, and are predicted anew: "
+        "1 images have changed since their masks were written, and are predicted again: "
         f"{tmp_path}/images/b.png"
     ) in caplog.messages
     assert "Wrote 1 masks" in caplog.messages[-1]
@@ -556,7 +557,7 @@ def test_a_folder_of_an_earlier_release_is_refused_by_the_name_of_a_mask(run_dir
     predict(*argv)
     path = tmp_path / "out/prediction.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "files": {}}))
-    assert f"{tmp_path}/out/a.png is there, and no earlier start" in refusal(*argv)
+    assert f"{tmp_path}/out/a.png exists, and no earlier start" in refusal(*argv)
 
 
 def test_a_png_cannot_hold_negative_values(tmp_path):

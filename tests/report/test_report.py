@@ -280,7 +280,7 @@ def test_a_page_replaces_a_page_and_nothing_else(tmp_path):
     result = command("trainer.report", folder, f"--output={folder}/run.json")
     assert result.returncode == 2
     assert result.stderr == (
-        f"--output={folder}/run.json is there, and no command like this one wrote it; move it "
+        f"--output={folder}/run.json exists, and no such command wrote it; move it "
         "away, or name another file.\n"
     )
     assert runs.read(folder, 1)

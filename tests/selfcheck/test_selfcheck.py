@@ -80,7 +80,7 @@ def test_nothing_to_compare_is_one_line(monkeypatch):
     with pytest.raises(InputError) as error:
         invariance.check(config.SelfCheck())
     assert str(error.value) == (
-        "--strategy=auto has one replica, and there is nothing to compare; use "
+        "--strategy=auto has one replica only, so there is nothing to compare; use "
         "--virtual_devices=2, or a machine with several devices."
     )
 
@@ -90,5 +90,5 @@ def test_a_name_of_no_case_is_one_line(monkeypatch):
     with pytest.raises(InputError) as error:
         invariance.check(config.SelfCheck(only="norm=layer"))
     assert str(error.value).startswith(
-        f"--only=norm=layer is in no name of a case; the names are: {FIRST}; "
+        f"--only=norm=layer matches no case; the names are: {FIRST}; "
     )

@@ -35,7 +35,7 @@ def test_other_errors_are_not():
 def test_a_store_that_stays_closed_is_one_line(monkeypatch):
     monkeypatch.setattr(azure, "SECONDS", 0.2)
     with pytest.raises(
-        UnreachableError, match=r"^az:// could not be reached \(Connection was .*on.$"
+        UnreachableError, match=r"^az:// could not be reached \(Connection was .*resume.$"
     ):
         azure._persistent(_failing(99, CLOSED))()
 
@@ -44,7 +44,7 @@ def test_a_store_that_stays_closed_is_one_line(monkeypatch):
 def test_what_tensorflow_says_of_connections_becomes_one_line(said):
     assert files.explain(f"{said} [Op:IteratorGetNext]") == (
         f"The store could not be reached ({said} [Op:IteratorGetNext]); check the account's name, "
-        "or start again to go on."
+        "or start again to resume."
     )
 
 

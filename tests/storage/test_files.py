@@ -215,7 +215,6 @@ def test_only_files_like_those_that_are_written_are_replaced(place, tmp_path, re
     with pytest.raises(InputError) as error:
         files.check_replaceable("json", path, ['"columns"'])
     assert str(error.value) == (
-        f"--json={path} is there, and no command like this one wrote it; move it away, or name "
-        "another file."
+        f"--json={path} exists, and no such command wrote it; move it away, or name another file."
     )
     files.check_replaceable("json", "/dev/null", ['"columns"'])

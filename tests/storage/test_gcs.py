@@ -81,7 +81,7 @@ def test_what_is_missing_is_named(gcs, bucket, tmp_path):
         with pytest.raises(InputError) as missing:
             ask("gs://missing/run")
         assert str(missing.value) == (
-            "gs://missing/run: there is no bucket missing; make it, or name another."
+            "gs://missing/run: there is no bucket missing; create it, or name another."
         )
     with pytest.raises(InputError, match="gs://_/x does not name a bucket; write gs://BUCKET"):
         buckets.check("gs://_/x")
@@ -115,7 +115,7 @@ def test_tensorflows_errors_become_one_line(gcs, bucket, capsys):
         return lambda: list(tf.data.TFRecordDataset(path))
 
     assert _refusal(capsys, read("gs://missing/x")) == (
-        "gs://missing/x: there is no bucket missing; make it, or name another."
+        "gs://missing/x: there is no bucket missing; create it, or name another."
     )
     assert _refusal(capsys, read(f"{bucket}/x")).startswith(f"{bucket}/x does not exist;")
     assert _refusal(capsys, read("gs://closed/x")).startswith(

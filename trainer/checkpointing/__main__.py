@@ -32,8 +32,8 @@ def main(settings: config.Checkpoint) -> None:
     print("\n".join(text_table.aligned(rows)))
     if damaged:
         raise InputError(
-            f"{damaged} of {len(rows) - 1} checkpoints are not whole; trainer.task skips them "
-            "and resumes from the newest that is."
+            f"{damaged} of {len(rows) - 1} checkpoints are damaged or incomplete; trainer.task "
+            "skips them and resumes from the newest complete one."
         )
 
 

@@ -134,7 +134,7 @@ class Checkpoints:
             folder = os.path.join(self.directory, name)
             is_ours = name.isdecimal() and folder == self._folder(int(name))
             if is_ours and not files.exists(os.path.join(folder, COMMIT)):
-                logging.info("Removing %s, a checkpoint that was never finished.", folder)
+                logging.info("Removing %s, an unfinished checkpoint.", folder)
                 _clear(folder)
 
     def remove(self, steps: Collection[int]) -> None:
@@ -207,8 +207,8 @@ def check_same(
             for k, (step, evaluated) in enumerate(found)
         )
         raise InputError(
-            f"The workers do not see the same checkpoint in {directory}: {'; '.join(said)}. Let "
-            "--run_dir be one folder that all of them share, and start again."
+            f"The workers do not see the same checkpoint in {directory}: {'; '.join(said)}. Give "
+            "all workers one shared folder as --run_dir, and start again."
         )
 
 

@@ -105,7 +105,7 @@ def _find_begun(run_dir: str) -> dict[str, Any] | None:
             path = os.path.join(run_dir, name)
             if files.exists(path):
                 raise InputError(
-                    f"{path} is there, and no run.json that says whose it is; move it away, or "
+                    f"{path} exists, but there is no run.json that it belongs to; move it away, or "
                     "name another --run_dir."
                 )
     return old if begun else None
@@ -160,8 +160,8 @@ def check_length(old: dict[str, Any], job: config.Job, total_steps: int) -> None
     if total_steps < old["total_steps"]:
         raise InputError(
             f"--run_dir={job.run.run_dir} holds a run of {old['total_steps']} steps, and this is "
-            f"one of {total_steps}; give --steps={old['total_steps']} to resume it, more to train "
-            "it on, or another --run_dir."
+            f"one of {total_steps}; give --steps={old['total_steps']} to resume it, more steps to "
+            "train further, or another --run_dir."
         )
 
 
@@ -177,7 +177,7 @@ def check_same_replicas(old: dict[str, Any], job: config.Job, num_replicas: int)
         raise InputError(
             f"--run_dir={job.run.run_dir} was begun on {old['num_replicas']} replicas and this job "
             f"has {num_replicas}, but --norm=batch takes its statistics from each replica's part "
-            f"of the batch; resume it on as many, or {remedy}."
+            f"of the batch; resume it on as many replicas, or {remedy}."
         )
 
 

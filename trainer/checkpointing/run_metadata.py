@@ -222,8 +222,8 @@ def ending(run_dir: str, metadata: dict[str, Any], chief: bool) -> Iterator[Endi
         if "No space left" not in str(error):
             raise
         raise RetryableError(
-            f"No space is left on the disk of --run_dir={run_dir}; free some and start again: the "
-            "last complete checkpoint is kept."
+            f"No space is left on the disk of --run_dir={run_dir}; free some space and start "
+            "again: the last complete checkpoint is kept."
         ) from None
     except BaseException as error:
         has_reason = (InputError, preemption.StoppedError, rendezvous.LostWorkerError)

@@ -115,9 +115,9 @@ def _listen(members: Membership) -> socket.socket:
         return socket.create_server(("", int(address.rsplit(":", 1)[1])), backlog=128)
     except OSError as error:
         raise RetryableError(
-            f"Worker {members.index}'s own address {address} cannot be listened at "
-            f"({os.strerror(error.errno or 0)}); end what holds the port, or name another in "
-            "TF_CONFIG."
+            f"Worker {members.index}'s own address {address} cannot be opened for listening "
+            f"({os.strerror(error.errno or 0)}); end the process that holds the port, or name "
+            "another in TF_CONFIG."
         ) from None
 
 

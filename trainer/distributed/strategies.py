@@ -121,7 +121,7 @@ def _multi_worker(timeouts: rendezvous.Timeouts, collectives: str) -> tf.distrib
         )
     if collectives == "nccl" and not tf.config.list_physical_devices("GPU"):
         raise RetryableError(
-            "--collectives=nccl finds no GPU, between which alone it sums; drop it."
+            "--collectives=nccl finds no GPU, and sums between GPUs only; drop it."
         )
     _grow_gpu_memory()
     others = heartbeat.join(members, timeouts) if len(members.addresses) > 1 else None

@@ -36,7 +36,10 @@ def end_job(environment: Mapping[str, str] = os.environ) -> None:
         except NotAskedError as error:
             logging.warning("%s; Vertex AI will start it again, up to its limits.", error)
             return
-        logging.warning("Vertex AI is asked to cancel this job, as it would end so again: %s", name)
+        logging.warning(
+            "Asking Vertex AI to cancel this job, because a restart would fail in the same way: %s",
+            name,
+        )
         give_up = time.monotonic() + END_SECONDS
         while not stop and time.monotonic() < give_up:
             time.sleep(0.05)
@@ -49,7 +52,7 @@ def ask(environment: Mapping[str, str]) -> str:
         NotAskedError: it may not, or the service is not reached.
     """
     if vertex.is_trial(environment):
-        raise NotAskedError("This trial does not cancel its job, as its study goes on")
+        raise NotAskedError("This trial does not cancel its job, because its study continues")
     name = _name(environment)
     address = environment.get(
         vertex.ENDPOINT, f"https://{name.split('/')[3]}-aiplatform.googleapis.com"
@@ -61,7 +64,7 @@ def ask(environment: Mapping[str, str]) -> str:
         answer = _post(url)
     if answer.status_code == 403:
         raise NotAskedError(
-            "This job may not cancel itself: its account takes the permission "
+            "This job may not cancel itself: its account needs the permission "
             "aiplatform.customJobs.cancel (docs/vertex.md has a role with no more than that)"
         )
     if answer.status_code != 200:
@@ -101,5 +104,5 @@ def _post(url: str) -> Any:
             return session.post(url, timeout=ANSWER_SECONDS)
     except (exceptions.GoogleAuthError, requests.RequestException) as error:
         raise NotAskedError(
-            f"This job could not be cancelled: Vertex AI is not reached ({type(error).__name__})"
+            f"This job could not be cancelled: Vertex AI cannot be reached ({type(error).__name__})"
         ) from None

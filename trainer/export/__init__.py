@@ -44,8 +44,8 @@ def write(
         found = exporting.export(folder, settings)
     if re.search(r"\[.*\]|\\", output):
         logging.warning(
-            "TensorFlow cannot load a SavedModel from %s: it takes brackets and backslashes in a "
-            "path for a pattern; give that folder another name before you serve it.",
+            "TensorFlow cannot load a SavedModel from %s: it reads brackets and backslashes in a "
+            "path as a pattern; give that folder another name before you serve it.",
             output,
         )
     return found

@@ -148,14 +148,14 @@ def _plain(value: Any) -> str:
 def _limits(settings: dict[str, Any], described: dict[str, Any]) -> list[str]:
     limits = [
         "Tested on images like those of the training data only; other stains, microscopes or "
-        "scales may give worse masks without a word.",
+        "scales may give worse masks without a warning.",
         "Probabilities are the network's own and were not calibrated.",
         "Objects that touch are one region: the classes are of pixels, not of objects.",
     ]
     if settings["normalize"] == "image":
         limits.append(
-            "Each image is normalised by its own pixels: a window cut out of it may get another "
-            "mask than the same place in the whole."
+            "Each image is normalised by its own pixels: a window cut out of an image may get "
+            "another mask than the same place in the whole image."
         )
     if described["tile"] and settings["norm"] in ("group", "instance"):
         limits.append(

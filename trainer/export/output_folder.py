@@ -143,7 +143,9 @@ def _check_ours(
 ) -> None:
     remedy = f"move it away, or name another --{flag}."
     if expected is None:
-        raise InputError(f"{path} is there, and no {SIGNATURE} names it as an export's; {remedy}")
+        raise InputError(
+            f"{path} exists, and no {SIGNATURE} lists it as part of an export; {remedy}"
+        )
     checksum = entry.crc32c
     if checksum is None and entry.bytes == expected["bytes"] and not files.is_remote(path):
         checksum = files.crc32c(path)  # of s3:// and az:// only the size is asked

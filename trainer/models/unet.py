@@ -120,7 +120,7 @@ def _check_numbers(input_shape, rank, n_filters, num_classes, depth, kernel_size
         if value < 1:
             raise InputError(f"{name}={value} must be at least 1.")
     if not 0 <= dropout < 1:
-        raise InputError(f"dropout={dropout} is a share; use at least 0 and less than 1.")
+        raise InputError(f"dropout={dropout} is not a fraction; use at least 0 and less than 1.")
 
 
 def _check_activations(activation, head_activation, num_classes):
@@ -128,7 +128,9 @@ def _check_activations(activation, head_activation, num_classes):
     try:
         keras.activations.get(activation)
     except ValueError:
-        raise InputError(f"activation={activation} is no activation of Keras; use relu.") from None
+        raise InputError(
+            f"activation={activation} is not an activation of Keras; use relu."
+        ) from None
     if head_activation == "softmax" and num_classes == 1:
         raise InputError(
             "head_activation=softmax of num_classes=1 is 1 everywhere; use sigmoid or two classes."

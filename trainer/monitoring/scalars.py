@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from trainer.evaluate import case_metrics
 
-LOSS = ("", "What training makes small: of the whole val split, the mean of training steps.")
+LOSS = ("", "What training minimises: for val over the whole split, for train the mean over steps.")
 # Of training, name → (unit, meaning).
 OF_TRAINING: Mapping[str, tuple[str, str]] = {
     "learning_rate": ("", "Of the next step."),
@@ -14,7 +14,7 @@ OF_TRAINING: Mapping[str, tuple[str, str]] = {
     "input_share": ("", "Share of the loop's time in which steps waited for their batch."),
     "host_memory_gib": ("GiB", "Resident memory of the chief's process."),
     "device_memory_gib": ("GiB", "Highest use of the chief's first GPU or TPU so far."),
-    "goodput": ("", "Share of all time of the run's processes that brought it forward."),
+    "goodput": ("", "Share of the time of the run's processes in which training advanced."),
     "share_startup": ("", "Share of that time until the first steps were taken."),
     "share_input": ("", "Share of that time in which steps waited for their batch."),
     "share_evaluation": ("", "Share of that time spent in evaluations."),
@@ -23,7 +23,7 @@ OF_TRAINING: Mapping[str, tuple[str, str]] = {
 }
 
 CHARTS_OF_TRAINING: Mapping[str, Mapping[str, str]] = {
-    "Is the optimizer well?": {
+    "Optimizer health": {
         "Learning rate": "learning_rate$",
         "Gradient norm": "gradient_norm$",
         "Weight norm": "weight_norm$",
@@ -31,7 +31,7 @@ CHARTS_OF_TRAINING: Mapping[str, Mapping[str, str]] = {
     "Is it fast?": {
         "Images per second": "images_per_second$",
         "Goodput": "goodput$",
-        "Where the rest of the time went": "share_",
+        "Time not spent on training": "share_",
         "Waiting for input": "input_share$",
         "Memory, GiB": ".*_memory_gib$",
     },

@@ -117,7 +117,7 @@ class Folder:
                 changed.append(task.source.label)
         if changed:
             logging.warning(
-                "%d images have changed since their masks were written, and are predicted anew: "
+                "%d images have changed since their masks were written, and are predicted again: "
                 "%s%s",
                 len(changed),
                 ", ".join(changed[:3]),
@@ -211,7 +211,7 @@ class Folder:
     def _check_folder(self, name: str) -> None:
         path = os.path.join(self.path, name)
         if not os.path.isdir(path):
-            raise InputError(f"{path} is a file, where a folder would be; {REMEDY}")
+            raise InputError(f"{path} is a file, but a folder is needed; {REMEDY}")
 
     def _state(self, task: Task, name: str, found: tuple[str, listing.Entry] | None) -> str:
         """Returns "missing", "done", or "changed" of a file whose image has changed since.
@@ -230,8 +230,8 @@ class Folder:
             raise InputError(f"{path} has changed since this command wrote it; {REMEDY}")
         if not written.image.is_place_of(task.origin):
             raise InputError(
-                f"{path} was made of {_shown(written.image)}, not of {_shown(task.origin)}; name "
-                "another --output, or remove what was made of the other images."
+                f"{path} was made from {_shown(written.image)}, not from {_shown(task.origin)}; "
+                "name another --output, or remove what was made from the other images."
             )
         return "done" if written.image == task.origin else "changed"
 
@@ -350,7 +350,7 @@ def _check_names(tasks: Sequence[Task], key: Callable[[str], str]) -> None:
 
 
 def _foreign(path: str) -> str:
-    return f"{path} is there, and no earlier start of this command wrote it; {REMEDY}"
+    return f"{path} exists, and no earlier start of this command wrote it; {REMEDY}"
 
 
 def _shown(image: records.Origin) -> str:

@@ -164,7 +164,7 @@ class Work:
         local = os.path.join(tempfile.mkdtemp(dir=self._scratch), os.path.basename(path))
         files.copy_from_store(path, local)
         if os.path.getsize(local) != tasks[0].origin.bytes:
-            raise InputError(f"{path} was written anew meanwhile; start again.")
+            raise InputError(f"{path} was written again meanwhile; start again.")
         self._copies[local] = len(tasks)
         return [(task, dataclasses.replace(task.source, path=local)) for task in tasks]
 
@@ -188,7 +188,7 @@ class Work:
         if not isinstance(failure.error, reading.UnreadableError):
             raise failure.error
         if not self._settings.skip_bad:
-            raise InputError(f"{failure.error} Fix or remove it, or skip it: --skip_bad.")
+            raise InputError(f"{failure.error} Fix or remove it, or skip it with --skip_bad.")
         logging.warning("Skipped: %s", failure.error)
         self._bad.add(failure.key)
         page = pages.pop(failure.key)

@@ -149,8 +149,7 @@ def from_json(entries: Mapping[str, Any], path: str) -> Record:
         }
     except (AttributeError, KeyError, TypeError):
         raise InputError(
-            f"{path} does not say of each file what it was made of; restore it, or name another "
-            "folder."
+            f"{path} does not record the source of each file; restore it, or name another folder."
         ) from None
 
 

@@ -139,13 +139,13 @@ def check(settings: config.SelfCheck) -> bool:
     strategy = strategies.connect_several(settings.strategy, settings.tpu, settings.virtual_devices)
     if strategy.num_replicas_in_sync == 1:
         raise InputError(
-            f"--strategy={settings.strategy} has one replica, and there is nothing to compare; use "
-            "--virtual_devices=2, or a machine with several devices."
+            f"--strategy={settings.strategy} has one replica only, so there is nothing to compare; "
+            "use --virtual_devices=2, or a machine with several devices."
         )
     names = [name for name in CASES if any(part in name for part in settings.only.split(","))]
     if not names:
         raise InputError(
-            f"--only={settings.only} is in no name of a case; the names are: {'; '.join(CASES)}."
+            f"--only={settings.only} matches no case; the names are: {'; '.join(CASES)}."
         )
     # One and many would round to its 10 bits on two sides of a step; the arithmetic is no matter.
     tf.config.experimental.enable_tensor_float_32_execution(False)

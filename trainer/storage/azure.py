@@ -115,7 +115,7 @@ def _persistent(verb: Callable[..., Any]) -> Callable[..., Any]:
             return again(verb)(*arguments)
         except exceptions.RetryError as error:
             raise UnreachableError(
-                f"{SCHEME} could not be reached ({error.cause}); start again to go on."
+                f"{SCHEME} could not be reached ({error.cause}); start again to resume."
             ) from None
 
     return try_again

@@ -188,7 +188,7 @@ def make_folder_of(flag: str, path: str) -> list[str]:
         if error.errno == errno.ENOSPC:
             raise
         raise InputError(
-            f"--{flag}={path} cannot be made: {error.strerror}; name another folder."
+            f"--{flag}={path} cannot be created: {error.strerror}; name another folder."
         ) from None
 
 
@@ -229,7 +229,7 @@ def check_replaceable(flag: str, path: str, marks: Collection[str]) -> None:
         head = file.read(BLOCK)
     if head and not any(mark.encode() in head for mark in marks):
         raise InputError(
-            f"--{flag}={path} is there, and no command like this one wrote it; move it away, or "
+            f"--{flag}={path} exists, and no such command wrote it; move it away, or "
             "name another file."
         )
 
@@ -385,7 +385,7 @@ def explain(text: str) -> str | None:
     if azure.says_unreached(text):
         return (
             f"The store could not be reached ({said[:200]}); check the account's name, or start "
-            "again to go on."
+            "again to resume."
         )
     if re.search(REFUSALS, text) is None:
         return gcs.explain(text)
@@ -405,7 +405,7 @@ def _check_root(path: str) -> None:
         raise InputError(f"{path} names no folder; write {root}FOLDER.")
     if not gfile(path).isdir(root):
         raise InputError(
-            f"{path}: there is no {root}, or no access to it; make it, or name another."
+            f"{path}: there is no {root}, or no access to it; create it, or name another."
         )
 
 

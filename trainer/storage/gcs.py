@@ -238,7 +238,7 @@ def explain(text: str) -> str | None:
 def _line(path: str, status: int, said: str) -> str:
     bucket = split(path)[0]
     if status == 404 and "specified bucket does not exist" in said:
-        return f"{path}: there is no bucket {bucket}; make it, or name another."
+        return f"{path}: there is no bucket {bucket}; create it, or name another."
     if status == 404 or "was not found" in said:
         return f"{path} does not exist; name another, or check what wrote it."
     if status == 401:
@@ -255,7 +255,7 @@ def _line(path: str, status: int, said: str) -> str:
         return f"{path} was written by another process meanwhile; name another folder."
     if 400 <= status < 500 and status not in (408, 429):
         return f"{path}: the request was refused ({status}: {said})."
-    return f"{path} could not be reached ({status or said}); start again to go on."
+    return f"{path} could not be reached ({status or said}); start again to resume."
 
 
 @contextlib.contextmanager

@@ -297,8 +297,8 @@ def test_a_bomb_is_not_decoded(tmp_path):
     content = _saved(one)
     assert len(content) < 100_000
     assert _refusal(tmp_path, content) == (
-        "X has 2000×2000 = 4000000 pixels, more than --max_pixels=1000000; if it is what it should "
-        "be, raise --max_pixels, else remove it."
+        "X has 2000×2000 = 4000000 pixels, more than --max_pixels=1000000; if that is right, raise "
+        "--max_pixels; if not, remove it."
     )
 
 

@@ -146,16 +146,16 @@ def test_what_else_is_there_is_counted_and_said(tmp_path, caplog):
         "files without a suffix": 1,
         "hidden files": 2,
         "folders": 1,
-        "links that lead nowhere": 1,
+        "broken links": 1,
     }
     said = [record.getMessage().replace(str(tmp_path), "DIR") for record in caplog.records]
     assert sorted(said) == [
         "Left out of --images: .heic files: 2 (DIR/b.heic is HEIC, a format that is not read; "
         "convert it to PNG or TIFF).",
         "Left out of --images: .txt files: 1 (DIR/notes.txt is text).",
+        "Left out of --images: broken links: 1 (DIR/gone.png).",
         "Left out of --images: files without a suffix: 1 (DIR/LICENSE is text).",
         "Left out of --images: folders: 1 (DIR/more).",
-        "Left out of --images: links that lead nowhere: 1 (DIR/gone.png).",
     ]
 
 

@@ -161,11 +161,11 @@ def test_a_sixteen_bit_tiff_is_held_to_the_limit_before_it_is_decoded(tmp_path, 
     values = np.zeros((9, 9, 3) if tile else (1000, 1001, 3), np.uint16)
     source = _save_tiff(tmp_path / "x.tif", values, compression="zlib", tile=tile)
     assert refusal(images.read_image, source, LIMIT) == (
-        "A tile of X has 2048×2048 = 4194304 pixels, more than --max_pixels=1000000; if it is what "
-        "it should be, raise --max_pixels, else remove it."
+        "A tile of X has 2048×2048 = 4194304 pixels, more than --max_pixels=1000000; if that is "
+        "right, raise --max_pixels; if not, remove it."
         if tile
-        else "X has 1000×1001 = 1001000 pixels, more than --max_pixels=1000000; if it is what it "
-        "should be, raise --max_pixels, else remove it."
+        else "X has 1000×1001 = 1001000 pixels, more than --max_pixels=1000000; if that is right, "
+        "raise --max_pixels; if not, remove it."
     )
 
 
@@ -274,8 +274,8 @@ def test_a_decompression_bomb_is_not_decoded(tmp_path):
     (tmp_path / "x.png").write_bytes(bomb())
     assert len(bomb()) < 500_000
     assert refusal(images.read_image, source_of(tmp_path / "x.png"), 2**28) == (
-        "X has 20000×30000 = 600000000 pixels, more than --max_pixels=268435456; if it is what it "
-        "should be, raise --max_pixels, else remove it."
+        "X has 20000×30000 = 600000000 pixels, more than --max_pixels=268435456; if that is right, "
+        "raise --max_pixels; if not, remove it."
     )
 
 
@@ -306,7 +306,7 @@ def test_pixels_that_are_not_finite_are_refused(tmp_path, value):
 def test_integers_that_float32_cannot_hold_are_refused(tmp_path):
     np.save(tmp_path / "x.npy", np.array([[1, 2**24 + 1]]))
     assert refusal(images.read_image, source_of(tmp_path / "x.npy"), LIMIT) == (
-        "X has the value 16777217, beyond 16777216, the last up to which float32 holds every "
+        "X has the value 16777217, above 16777216, up to which float32 holds every "
         "integer; scale the image."
     )
 

@@ -131,8 +131,8 @@ def test_an_array_is_held_to_the_limit_before_it_is_unpacked(tmp_path, shape, co
     (tmp_path / "scratch").mkdir()
     arguments = (str(path), "images", str(tmp_path / "scratch"))
     assert refusal(discovery.find, *arguments, LIMIT) == (
-        f"Each image of {path} has {counted} --max_pixels=1000000; if it is what it should be, "
-        "raise --max_pixels, else remove it."
+        f"Each image of {path} has {counted} --max_pixels=1000000; if that is right, raise "
+        "--max_pixels; if not, remove it."
     )
     assert list((tmp_path / "scratch").iterdir()) == []
     # Without a limit, what is not there is missed.
@@ -144,7 +144,7 @@ def test_an_array_in_a_file_of_its_own_is_held_to_the_limit(tmp_path):
     os.truncate(tmp_path / "x.npy", 32 * 32 * 10**7 + 128)  # with a hole, which takes no space
     assert refusal(images.read_image, source_of(tmp_path / "x.npy"), LIMIT) == (
         "X has 32×32×10000000 = 10240000000 values, more than 4 for each pixel of --max_pixels="
-        "1000000; if it is what it should be, raise --max_pixels, else remove it."
+        "1000000; if that is right, raise --max_pixels; if not, remove it."
     )
 
 

@@ -40,8 +40,8 @@ def test_what_the_system_refuses_is_no_damage(tmp_path, monkeypatch, number, suf
         images.read_image(source_of(path), LIMIT)
     assert not isinstance(stop.value, reading.UnreadableError)
     assert str(stop.value) == (
-        "X cannot be read now: the reason. That says nothing about what is in it: see to the disk, "
-        "the network or the limits of this machine, and start again."
+        "X cannot be read now: the reason. The image itself may be fine: check the disk, the "
+        "network and the limits of this machine, then start again."
     )
 
 
@@ -119,7 +119,7 @@ KINDS = {
     "text": (b"not here", "text"),
     "zeros": (bytes(700), "zeros only, most likely a copy that failed"),
     "none": (b"", "empty (0 bytes)"),
-    "unknown": (b"\1\2\3\4\5", "of a kind that is not known (it begins 01 02 03 04 05)"),
+    "unknown": (b"\1\2\3\4\5", "of an unknown kind (it begins 01 02 03 04 05)"),
     "PNG": (b"\x89PNG\r\n\x1a\n\0", "PNG, and damaged where it begins"),
 }
 

@@ -79,16 +79,16 @@ def test_one_channel_for_each_class_gives_the_place_of_the_one_that_is_set():
     assert labels.read(_mask(ones), Given(), "M").pixels.tolist() == [[0, 2, 1]]
     for broken in ([[[1, 1, 0, 0]]], [[[0, 0, 0, 0], [0, 0, 0, 1]]], [[[0, 1, 2, 0]]]):
         assert _message(labels.read, _mask(broken), Given(), "M") == (
-            "M has 4 channels, of which not one alone is set at each pixel; a mask has one class a "
-            "pixel: one channel of values, or a channel for each class."
+            "M has 4 channels, but not exactly one of them is set at each pixel; a mask has one "
+            "class a pixel: one channel of values, or a channel for each class."
         )
 
 
 def test_a_channel_for_each_class_must_be_hard_also_where_there_are_three():
     soft = _mask([[[0.2, 0.7, 0.1]]], np.float32)
     assert _message(labels.read, soft, Given(), "M") == (
-        "M has 3 channels, of which not one alone is set at each pixel; a mask has one class a "
-        "pixel: one channel of values, or a channel for each class."
+        "M has 3 channels, but not exactly one of them is set at each pixel; a mask has one class "
+        "a pixel: one channel of values, or a channel for each class."
     )
 
 
@@ -104,12 +104,12 @@ def test_booleans_whole_numbers_and_equal_channels_are_class_values(values):
 
 def test_values_that_are_not_exact_are_refused():
     assert _message(labels.read, _mask([[0, 1]], lossy=True), Given(), "M") == (
-        "M has a lossy compression, as JPEG's, which changes class values; save masks as PNG, or "
-        "have two classes told apart by --threshold=128."
+        "M has lossy compression, such as JPEG's, which changes class values; save masks as PNG, "
+        "or separate two classes with --threshold=128."
     )
     assert _message(labels.read, _mask([[0.5]], np.float32), Given(), "M") == (
-        "M has values that are not whole numbers; a mask has class values: save those, or have two "
-        "classes told apart by --threshold=0.5 or the like."
+        "M has values that are not whole numbers; a mask has class values: save those, or separate "
+        "two classes with --threshold=0.5 or the like."
     )
 
 
@@ -163,10 +163,10 @@ def test_a_colour_that_is_no_class_is_named():
     assert _message(labels.look, mask, COLOURS, "M") == (
         "M has the colour #800000 (25.00% of its pixels), which is not in "
         "--classes=background:#000000,tumour:#ff0000; add it, give it as --ignore, or, if it comes "
-        "of smoothed edges or a lossy format, save masks without either."
+        "from smoothed edges or a lossy format, save masks without either."
     )
     assert _message(labels.look, _mask([[[0, 0, 0]]], lossy=True), COLOURS, "M") == (
-        "M has a lossy compression, as JPEG's, which changes colours; save masks as PNG."
+        "M has lossy compression, such as JPEG's, which changes colours; save masks as PNG."
     )
     assert _message(labels.look, _mask([[0, 300]], np.uint16), COLOURS, "M") == (
         "M has uint16 values, and --classes names colours, which are of 8 bits; save it as RGB or "
@@ -177,8 +177,8 @@ def test_a_colour_that_is_no_class_is_named():
 def test_a_value_that_was_not_there_before_is_refused():
     given = classes.parse("0,255", "", None)
     assert _message(_ids, _mask([[0, 254]]), given) == (
-        "M changed while it was prepared: it has a value now that is of no class; prepare again "
-        "when nothing writes to it."
+        "M changed while it was prepared: it now has a value that belongs to no class; prepare "
+        "again when nothing writes to it."
     )
 
 

@@ -113,8 +113,8 @@ def test_a_white_bit_or_index_is_the_255_of_the_others(given):
     values, as_shown, notes, warnings = _settle([_plain(0, 255), _bits(0, 1), palette], given)
     assert (values, as_shown, warnings) == ([0, 255], {"bits", "palette"}, [])
     assert notes[:2] == [
-        "1 of 3 masks are of 1 to 4 bits; their greys are taken for values, as in the others.",
-        "1 of 3 masks are with a palette; their greys are taken for values, as in the others.",
+        "1 of 3 masks are of 1 to 4 bits; their greys are used as values, as in the others.",
+        "1 of 3 masks are with a palette; their greys are used as values, as in the others.",
     ]
 
 
@@ -176,7 +176,7 @@ def test_masks_that_show_0_as_white_are_warned_of():
 
 def test_a_palette_of_greys_the_other_way_round_is_warned_of():
     assert _settle([_indexed("P", i0=WHITE, i1=BLACK)], FOUND)[3] == [
-        "Warning: P shows index 0 as #ffffff and index 1 as #000000, and indices are taken for "
+        "Warning: P shows index 0 as #ffffff and index 1 as #000000, and indices are used as "
         "classes. If the colours are meant, give --classes=background:#000000,foreground:#ffffff."
     ]
     for usual in ({"i0": BLACK, "i1": WHITE}, {"i0": WHITE, "i1": RED}, {"i0": 0, "i3": 0}):
@@ -187,8 +187,7 @@ def test_a_threshold_must_tell_something_apart():
     given = classes.parse("", "", 128)
     assert _settle([_plain(0.0, 100.0), _plain(90.0, 128.0)], given)[0] == [0, 255]
     assert _message([_plain(0.0, 1.0)], given) == (
-        "--threshold=128 tells nothing apart in masks whose values are 0 to 1; give one between "
-        "them."
+        "--threshold=128 separates nothing in masks whose values are 0 to 1; give one between them."
     )
     assert "values are 128 to 128" in _message([_plain(128.0, 128.0)], given)
     deep = Seen("D", "plain", (0.0, 65535.0), bits=16)

@@ -148,7 +148,7 @@ def test_a_damaged_tiff_of_several_pages_is_named_or_skipped_as_one(folder, capf
     stacks.append("--split=0.5,0.5")
     message = preparing.refusal(capfd, folder, *stacks)
     assert message.startswith(f"DIR/{damaged} cannot be read: ")
-    assert message.endswith(" Fix or remove it, or skip it: --skip_bad.")
+    assert message.endswith(" Fix or remove it, or skip it with --skip_bad.")
     manifest = preparing.prepare(folder, *stacks, "--skip_bad")
     assert manifest.skipped == ("x",)
     assert sum(split.examples for split in manifest.splits.values()) == 3

@@ -342,8 +342,8 @@ def _truncate(path):
 def test_a_truncated_image_is_named(folder, capfd, workers):
     _truncate(folder / "images/05.png")
     assert preparing.refusal(capfd, folder, f"--workers={workers}") == (
-        "DIR/images/05.png cannot be read: image file is truncated. Fix or remove it, or skip "
-        "it: --skip_bad."
+        "DIR/images/05.png cannot be read: image file is truncated. Fix or remove it, or skip it "
+        "with --skip_bad."
     )
 
 
@@ -434,7 +434,7 @@ def test_an_output_that_cannot_be_a_folder_is_refused(folder, capfd):
         "--output=DIR/file is a file; name a folder."
     )
     assert preparing.refusal(capfd, folder, f"--output={folder}/file/x") == (
-        "--output=DIR/file/x cannot be made: Not a directory; name another folder."
+        "--output=DIR/file/x cannot be created: Not a directory; name another folder."
     )
 
 
@@ -515,14 +515,14 @@ def test_a_damaged_tiff_gives_one_line(folder, capfd):
         for workers in (1, 2):
             message = preparing.refusal(capfd, folder, f"--workers={workers}")
             assert message.startswith("DIR/images/03.tif cannot be read: ")
-            assert message.endswith(" Fix or remove it, or skip it: --skip_bad.")
+            assert message.endswith(" Fix or remove it, or skip it with --skip_bad.")
 
 
 def test_an_array_too_large_is_refused(folder, capfd):
     np.savez_compressed(folder / "x.npz", np.zeros((10, 60, 50), np.uint8))
     assert preparing.refusal(capfd, folder, f"--images={folder}/x.npz", "--max_pixels=2999") == (
-        "Each image of DIR/x.npz has 60×50 = 3000 pixels, more than --max_pixels=2999; if it is "
-        "what it should be, raise --max_pixels, else remove it."
+        "Each image of DIR/x.npz has 60×50 = 3000 pixels, more than --max_pixels=2999; if that is "
+        "right, raise --max_pixels; if not, remove it."
     )
 
 
@@ -538,7 +538,7 @@ def test_a_decompression_bomb_is_refused(folder, capfd):
     (folder / "images/05.png").write_bytes(bomb())
     assert preparing.refusal(capfd, folder) == (
         "DIR/images/05.png has 20000×30000 = 600000000 pixels, more than --max_pixels=268435456; "
-        "if it is what it should be, raise --max_pixels, else remove it."
+        "if that is right, raise --max_pixels; if not, remove it."
     )
 
 
@@ -562,8 +562,7 @@ def test_only_shards_of_a_start_that_was_killed_are_replaced(folder, capsys, con
         cli.run(config.Prepare, preparation.prepare, argv)
     assert stop.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"{path} is there, and this command did not write it; move it away, or name another "
-        "--output."
+        f"{path} exists, and this command did not write it; move it away, or name another --output."
     )
     assert path.read_bytes() == content
 
@@ -586,7 +585,7 @@ def test_a_full_disk_leaves_nothing_behind(folder, capsys, name, monkeypatch):
     line = capsys.readouterr().err.splitlines()[-1]
     assert line == (
         f"No space is left on the disk of the output, or of {tempfile.gettempdir()} for what is "
-        "between; free some."
+        "between; free some space."
     )
 
 
@@ -679,7 +678,7 @@ def test_a_tile_with_the_name_of_an_image_is_refused(folder, capfd):
     others = [f"--splits={folder}/splits.json", "--tile=4", f"--output={folder}/second"]
     assert preparing.refusal(capfd, folder, *others, num_notes=2) == (
         f"DIR/images/{train[1]}.png and DIR/images/{train[1]}_y4_x0.png both give an example "
-        f"{train[1]}_y4_x0, since --tile names parts of images so; rename one."
+        f"{train[1]}_y4_x0, because --tile names parts of images like that; rename one."
     )
 
 

@@ -139,7 +139,7 @@ def test_an_object_of_another_kind_is_not_overwritten(gcs, bucket, pictures, cap
     path = f"{bucket}/set/val-00000-of-00001.tfrecord"
     gcs.write(path, b"theirs")
     line = _refusal(capsys, *_arguments(pictures, f"{bucket}/set"))
-    assert line.startswith(f"{path} is there, and this command did not write it; ")
+    assert line.startswith(f"{path} exists, and this command did not write it; ")
     assert gcs.names(f"{bucket}/set/") == ["val-00000-of-00001.tfrecord"]
 
 
@@ -165,7 +165,7 @@ def test_faults_do_not_change_what_is_prepared(gcs, bucket, pictures):
 def test_a_bucket_that_does_not_exist_is_named_at_once(gcs, pictures, capsys, flag, name):
     arguments = [one for one in _arguments(pictures, "out") if not one.startswith(flag)]
     assert _refusal(capsys, *arguments, f"{flag}=gs://{name}/set").endswith(
-        f": there is no bucket {name}; make it, or name another."
+        f": there is no bucket {name}; create it, or name another."
     )
     assert sum(gcs.counts().requests.values()) <= 4
 

@@ -160,8 +160,8 @@ def test_lists_name_an_image_in_either_spelling_of_unicode(tmp_path):
 def test_lists_that_tear_a_group_are_refused(tmp_path):
     path = _file(tmp_path, {"train": ["p0_0", "p1_2"], "val": ["p0_1"]})
     assert _message(NAMES, path, "", "^p[0-9]", 0) == (
-        "--splits puts group 'p0' of --group_by on two sides, train and val (p0_1); move its "
-        "images to one side, or drop --group_by."
+        "--splits puts group 'p0' of --group_by in two splits, train and val (p0_1); move its "
+        "images to one split, or drop --group_by."
     )
 
 

@@ -46,8 +46,9 @@ def test_one_process_works_where_the_system_has_no_locks(monkeypatch, caplog):
     with worker_pool.start(2) as run:
         assert list(run(_double, [1, 2, 3])) == [2, 4, 6]
     assert [record.getMessage() for record in caplog.records] == [
-        "Warning: one process does all the work, for this system has no locks for several ([Errno "
-        "2] No such file or directory); give it a /dev/shm that can be written, or --workers=1."
+        "Warning: one process does all the work, because this system has no locks for several "
+        "([Errno 2] No such file or directory); give it a /dev/shm that can be written, or "
+        "--workers=1."
     ]
 
 

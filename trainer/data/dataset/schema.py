@@ -142,7 +142,7 @@ class Manifest:
         draw: how the splits were drawn; None: by lists, or by a version that did not write it.
         origin: where the data come from, in the words of whoever prepared them.
         licence: of the data.
-        leaks: groups of images with equal pixels on two sides, each named split/case.
+        leaks: groups of images with equal pixels in two splits, each named split/case.
         skipped: unreadable images that were left out.
     """
 

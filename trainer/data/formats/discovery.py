@@ -148,7 +148,7 @@ def _kind_of_other(path: str) -> str | None:
     if os.path.isdir(path):
         return "folders"
     if not os.path.isfile(path):
-        return "links that lead nowhere" if os.path.islink(path) else "special files"
+        return "broken links" if os.path.islink(path) else "special files"
     return None if name.endswith(SUFFIXES) else _by_suffix(name)
 
 

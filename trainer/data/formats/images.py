@@ -279,8 +279,8 @@ def as_stored(values: np.ndarray, label: str) -> np.ndarray:
         largest = max(abs(int(values.min())), abs(int(values.max())))
         if largest > EXACT_IN_FLOAT32:
             raise InputError(
-                f"{label} has the value {largest}, beyond {EXACT_IN_FLOAT32}, the last up to "
-                "which float32 holds every integer; scale the image."
+                f"{label} has the value {largest}, above {EXACT_IN_FLOAT32}, up to which float32 "
+                "holds every integer; scale the image."
             )
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which is refused
         stored = values.astype(np.float32)

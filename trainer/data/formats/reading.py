@@ -114,8 +114,8 @@ def translate_errors(label: str) -> Iterator[None]:
                 raise  # of the disk that is copied to
             reason = error.strerror or type(error).__name__
             raise InputError(
-                f"{label} cannot be read now: {reason}. That says nothing about what is in it: see "
-                "to the disk, the network or the limits of this machine, and start again."
+                f"{label} cannot be read now: {reason}. The image itself may be fine: check the "
+                "disk, the network and the limits of this machine, then start again."
             ) from None
         if not _is_damage(error):
             raise
@@ -157,7 +157,7 @@ def kind_of(path: str) -> str:
         if re.match(pattern, head, re.DOTALL):
             return f"{name}, {remedy}" if remedy else name
     is_text = not re.search(rb"[^\t\n\f\r\x20-\x7e\x80-\xff]", head)
-    return "text" if is_text else f"of a kind that is not known (it begins {head[:8].hex(' ')})"
+    return "text" if is_text else f"of an unknown kind (it begins {head[:8].hex(' ')})"
 
 
 def check_size(
@@ -175,13 +175,13 @@ def check_size(
     if height * width > max_pixels:
         raise InputError(
             f"{label} has {height}×{width} = {height * width} pixels, more than --max_pixels="
-            f"{max_pixels}; if it is what it should be, raise --max_pixels, else remove it."
+            f"{max_pixels}; if that is right, raise --max_pixels; if not, remove it."
         )
     if height * width * samples > MOST_SAMPLES * max_pixels:
         raise InputError(
             f"{label} has {height}×{width}×{samples} = {height * width * samples} values, more "
-            f"than {MOST_SAMPLES} for each pixel of --max_pixels={max_pixels}; if it is what it "
-            "should be, raise --max_pixels, else remove it."
+            f"than {MOST_SAMPLES} for each pixel of --max_pixels={max_pixels}; if that is right, "
+            "raise --max_pixels; if not, remove it."
         )
 
 

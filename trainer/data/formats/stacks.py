@@ -102,7 +102,7 @@ def _full_pages(file: tifffile.TiffFile, label: str) -> list[int]:
         return list(range(len(pages)))  # of which all say that they are copies: of what?
     if not kept:
         raise InputError(
-            f"{label} has nothing but reduced copies as pages; its full image is beside them, in "
+            f"{label} has only reduced copies as pages; its full image is stored in "
             "SubIFDs: save it as a plain TIFF."
         )
     first = pages[kept[0]]

@@ -159,8 +159,8 @@ def _plain(mask: images.Mask, given: Given, label: str) -> np.ndarray:
         return values
     if mask.lossy:
         raise InputError(
-            f"{label} has a lossy compression, as JPEG's, which changes class values; save masks "
-            "as PNG, or have two classes told apart by --threshold=128."
+            f"{label} has lossy compression, such as JPEG's, which changes class values; save "
+            "masks as PNG, or separate two classes with --threshold=128."
         )
     if values.dtype == bool:
         return values.astype(np.uint8)
@@ -173,7 +173,7 @@ def _whole_numbers(values: np.ndarray, label: str) -> np.ndarray:
     if not np.array_equal(whole, values) or largest > images.EXACT_IN_FLOAT32:
         raise InputError(
             f"{label} has values that are not whole numbers; a mask has class values: save those, "
-            "or have two classes told apart by --threshold=0.5 or the like."
+            "or separate two classes with --threshold=0.5 or the like."
         )
     return whole.astype(np.int32)
 
@@ -189,8 +189,8 @@ def _one_channel(mask: images.Mask, given: Given, label: str) -> np.ndarray:
         if values.dtype.kind != "f":
             raise InputError(_of_colours(mask, label))
     raise InputError(
-        f"{label} has {values.shape[2]} channels, of which not one alone is set at each pixel; a "
-        "mask has one class a pixel: one channel of values, or a channel for each class."
+        f"{label} has {values.shape[2]} channels, but not exactly one of them is set at each "
+        "pixel; a mask has one class a pixel: one channel of values, or a channel for each class."
     )
 
 
@@ -224,7 +224,8 @@ def _colours(mask: images.Mask, label: str) -> np.ndarray:
     values = mask.values
     if mask.lossy:
         raise InputError(
-            f"{label} has a lossy compression, as JPEG's, which changes colours; save masks as PNG."
+            f"{label} has lossy compression, such as JPEG's, which changes colours; save masks as "
+            "PNG."
         )
     if mask.palette is not None:
         return _table(mask.palette)[values]
@@ -337,7 +338,8 @@ def _check_colours(label: str, values: np.ndarray, counts: np.ndarray, given: Gi
     raise InputError(
         f"{label} has the colour {shown}{', …' if len(unknown) > SHOWN else ''} ({share:.2%} of "
         f"its pixels), which is not in --classes={as_text(given.classes)}; add it, give it as "
-        "--ignore, or, if it comes of smoothed edges or a lossy format, save masks without either."
+        "--ignore, or, if it comes from smoothed edges or a lossy format, save masks without "
+        "either."
     )
 
 
@@ -359,7 +361,7 @@ def class_ids(mask: images.Mask, rule: Rule, label: str) -> np.ndarray:
             ids[pixels == rule.given.ignore] = schema.IGNORE
     if (ids == classes.UNKNOWN).any():
         raise InputError(
-            f"{label} changed while it was prepared: it has a value now that is of no class; "
+            f"{label} changed while it was prepared: it now has a value that belongs to no class; "
             "prepare again when nothing writes to it."
         )
     return ids.astype(np.uint8)

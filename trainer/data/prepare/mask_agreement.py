@@ -86,7 +86,7 @@ def _check_threshold(seen: Sequence[Seen], threshold: float) -> None:
     if not ends or min(ends) >= threshold or max(ends) < threshold:
         between = f"{min(ends):g} to {max(ends):g}" if ends else "none that counts"
         raise InputError(
-            f"--threshold={threshold:g} tells nothing apart in masks whose values are {between}; "
+            f"--threshold={threshold:g} separates nothing in masks whose values are {between}; "
             "give one between them."
         )
     eight, sixteen = (_first(seen, bits) for bits in (8, 16))
@@ -129,7 +129,7 @@ def _as_shown(seen: Sequence[Seen], given: Given) -> tuple[frozenset[str], list[
             as_shown.add(kind)
             notes.append(
                 f"{len(masks)} of {len(seen)} masks are {described}; "
-                "their greys are taken for values, as in the others."
+                "their greys are used as values, as in the others."
             )
     return frozenset(as_shown), notes
 
@@ -173,7 +173,7 @@ def _warnings_of_order(seen: Sequence[Seen]) -> list[str]:
             return [
                 f"Warning: {one.label} shows index {one.values[0]} as "
                 f"{hexadecimal(one.shown[0])} and index {one.values[-1]} as "
-                f"{hexadecimal(one.shown[-1])}, and indices are taken for classes. If the colours "
+                f"{hexadecimal(one.shown[-1])}, and indices are used as classes. If the colours "
                 "are meant, give --classes=background:#000000,foreground:#ffffff."
             ]
     return []

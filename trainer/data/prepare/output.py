@@ -37,7 +37,7 @@ def check(path: str) -> None:
     for name in filter(SHARD.fullmatch, files.list_folder(path)):
         if not schema.is_shard(f"{path}/{name}"):
             raise InputError(
-                f"{path}/{name} is there, and this command did not write it; move it away, or "
+                f"{path}/{name} exists, and this command did not write it; move it away, or "
                 "name another --output."
             )
 

@@ -173,7 +173,7 @@ def _examine(
         return statistics.examine(pair, max_pixels, given)
     except reading.UnreadableError as error:
         if not skip_bad:
-            raise InputError(f"{error} Fix or remove it, or skip it: --skip_bad.") from None
+            raise InputError(f"{error} Fix or remove it, or skip it with --skip_bad.") from None
         return str(error)
 
 
@@ -243,7 +243,7 @@ def _check_tiles(order: dict[str, list[tiling.Tile]]) -> None:
         if other is not tile:
             raise InputError(
                 f"{other.pair.image.label} and {tile.pair.image.label} both give an example "
-                f"{tile.name}, since --tile names parts of images so; rename one."
+                f"{tile.name}, because --tile names parts of images like that; rename one."
             )
 
 

@@ -233,6 +233,6 @@ def _check_groups(sides: SplitAssignment, groups: Mapping[str, str]) -> None:
             if first != side:
                 shown = one_line(name)
                 raise InputError(
-                    f"--splits puts group {groups[name]!r} of --group_by on two sides, {first} and "
-                    f"{side} ({shown}); move its images to one side, or drop --group_by."
+                    f"--splits puts group {groups[name]!r} of --group_by in two splits, {first} "
+                    f"and {side} ({shown}); move its images to one split, or drop --group_by."
                 )

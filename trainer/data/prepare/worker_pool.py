@@ -46,7 +46,7 @@ def _pool(count: int) -> concurrent.futures.ProcessPoolExecutor | None:
         )
     except (OSError, ImportError, NotImplementedError) as error:
         logging.warning(
-            "Warning: one process does all the work, for this system has no locks for several "
+            "Warning: one process does all the work, because this system has no locks for several "
             "(%s); give it a /dev/shm that can be written, or --workers=1.",
             " ".join(str(error).split()),
         )
