@@ -57,9 +57,7 @@ class Parts:
 
 
 def train(job: config.Job) -> None:
-    """Trains until the last step, resuming from the run folder's newest checkpoint if it has one.
-
-    Ends with the evaluation of the best checkpoint on the test split (val where there is no test).
+    """Trains until the last step, resuming where the run stopped, then evaluates the best weights.
 
     Raises:
         InputError: settings, data and devices do not go together, another job writes into the run
@@ -92,7 +90,8 @@ def fit(session: Session, parts: Parts) -> str:
         )
         finished = state.step == schedule.total_steps
         ended = finished or state.progress.exhausted(session.job.run.patience)
-        if (schedule.saves_at(state.step) or ended or stopping) and session.is_chief:
+        due = schedule.saves_at(state.step) or ended or stopping
+        if due and session.is_chief and not state.is_saved:
             save(parts)
         if stopping:
             parts.writer.drain()
@@ -107,10 +106,8 @@ def validate(session: Session, parts: Parts) -> None:
     """Evaluates the val split; where a signal cuts that short, it is due again on resuming."""
     settings, state = session.job.run, parts.state
     selected = CaseSelector(first=settings.panels, worst=settings.worst_panels)
-    with (
-        parts.reporter.goodput.spending("evaluation"),
-        contextlib.suppress(CancelledError),
-    ):
+    spending = parts.reporter.goodput.spending
+    with spending("evaluation"), contextlib.suppress(CancelledError):
         scores = parts.evaluate("val", selected.add, session.is_cancelled)
         figures = figures_of(scores)
         parts.reporter.validated(figures, scores, selected)
@@ -121,8 +118,6 @@ def validate(session: Session, parts: Parts) -> None:
 def save(parts: Parts) -> None:
     """Copies the state, which is written while training continues, after the reports before it."""
     state, reporter = parts.state, parts.reporter
-    if state.is_saved:
-        return
     with reporter.goodput.spending("checkpoint"):
         reporter.log.rotate(state.step)
         snapshot = state.snapshot(reporter.unreported(), reporter.goodput.seconds())
@@ -153,7 +148,7 @@ def take_steps(session: Session, parts: Parts, stop: int) -> None:
 
 
 def evaluate_best(session: Session, parts: Parts) -> None:
-    """Evaluates the best weights on the final split, and exports them where that is asked for.
+    """Evaluates the best weights on the test split, or on val, and exports them if asked to.
 
     Raises:
         preemption.StoppedError: a worker was asked to stop.
