@@ -4,15 +4,20 @@ Each output is trained by the labels at its own resolution (deep supervision). `
 the image's resolution, is the prediction.
 """
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests import rounding
+from tests import jobs, rounding
 from tests.devices import strategy_of
 from tests.runs import draw, write_run
 from tests.shards import write_data
+from tests.training.test_adding_a_loss import BRIER
 from trainer import config, models
 from trainer.checkpointing import best_weights, run_metadata
 from trainer.evaluate import evaluator
@@ -43,7 +48,7 @@ BATCH = {
 
 @pytest.fixture
 def row(monkeypatch):
-    """`--model=unet` is the network above; a row of its own needs a choice in the settings, too."""
+    """The row of `--model=unet` is the network above."""
     monkeypatch.setitem(models.MODELS, "unet", supervised)
 
 
@@ -147,3 +152,49 @@ def test_evaluation_prediction_and_export_take_the_prediction(row, tmp_path):
 def test_the_settings_build_it(row):
     model = build.build_model(config.Model(filters=2, depth=1), channels=3, num_classes=4)
     assert model.output["half"].shape == (None, None, None, 4)
+
+
+PROGRAM = """
+from trainer import cli, config, task
+
+
+def main(job):
+    from tests.models.test_adding_a_network import supervised
+    from tests.training.test_adding_a_loss import BRIER
+    from trainer import models
+    from trainer.training import losses
+
+    models.MODELS["supervised"], losses.LOSSES["brier"] = supervised, BRIER
+    task.main(job)
+
+
+config.add_choice(config.Model, "model", "supervised")
+config.add_choice(config.Optimization, "loss", "brier")
+if __name__ == "__main__":
+    cli.run(config.Job, main)
+"""
+
+
+@pytest.mark.slow
+def test_a_program_trains_with_a_network_and_a_loss_of_its_own(data_dir, tmp_path):
+    (tmp_path / "own.py").write_text(PROGRAM, encoding="utf-8")
+    flags = [f"--data_dir={data_dir}", f"--run_dir={tmp_path / 'run'}", *jobs.SMALL]
+    result = subprocess.run(
+        [
+            sys.executable,
+            tmp_path / "own.py",
+            *flags,
+            "--model=supervised",
+            "--loss=brier",
+            "--ema=0.9",
+        ],
+        env={**os.environ, **jobs.COMMON},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    terms = [f"loss/{term.name}" for term in BRIER]
+    for split in ("train", "val"):
+        rows = jobs.only(jobs.lines(tmp_path / "run"), split, "loss", *terms)
+        for loss, square, fourth, recall in rows:
+            assert loss == pytest.approx(square + fourth / 2 + recall, rel=1e-5)
