@@ -179,15 +179,9 @@ if __name__ == "__main__":
 def test_a_program_trains_with_a_network_and_a_loss_of_its_own(data_dir, tmp_path):
     (tmp_path / "own.py").write_text(PROGRAM, encoding="utf-8")
     flags = [f"--data_dir={data_dir}", f"--run_dir={tmp_path / 'run'}", *jobs.SMALL]
+    flags += ["--model=supervised", "--loss=brier", "--ema=0.9"]
     result = subprocess.run(
-        [
-            sys.executable,
-            tmp_path / "own.py",
-            *flags,
-            "--model=supervised",
-            "--loss=brier",
-            "--ema=0.9",
-        ],
+        [sys.executable, tmp_path / "own.py", *flags],
         env={**os.environ, **jobs.COMMON},
         capture_output=True,
         text=True,

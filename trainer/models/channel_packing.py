@@ -69,7 +69,11 @@ def packed(model: keras.Model, lane_width: int) -> Forward:
         def call(layer, *args, **kwargs):
             return _compute(layer, args, kwargs, lane_width, training)
 
-        outputs = model._run_through_graph([Packed((tf.convert_to_tensor(images),))], call_fn=call)
+        outputs = model._run_through_graph(
+            [Packed((tf.convert_to_tensor(images),))],
+            operation_fn=lambda operation: operation,
+            call_fn=call,
+        )
         return keras.tree.map_structure(_unpack, outputs)
 
     return forward
