@@ -15,7 +15,7 @@ from trainer.distributed import strategies
 from trainer.errors import InputError
 from trainer.selfcheck import __main__ as selfcheck
 from trainer.selfcheck import invariance
-from trainer.training import losses, train_step
+from trainer.training import losses
 
 FIRST = next(iter(invariance.CASES))
 # What is summed over workers: a norm's statistics, batches in parts, only losses and gradients.
@@ -32,7 +32,7 @@ def divided_by_its_own_weight(terms, weights, labels, logits, valid, class_weigh
 @pytest.mark.slow
 def test_the_check_fails_where_a_replica_divides_by_its_own_pixels(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(strategies, "connect_several", lambda *given: strategy_of(2))
-    monkeypatch.setattr(train_step, "_shares", divided_by_its_own_weight)
+    monkeypatch.setattr(losses, "partial_losses", divided_by_its_own_weight)
     with pytest.raises(SystemExit) as error:
         selfcheck.main(config.SelfCheck(only="norm=none", json=str(tmp_path / "rows")))
     assert error.value.code == 1

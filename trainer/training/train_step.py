@@ -5,7 +5,7 @@ divided by its weight over *all* replicas, gradients are summed, and only then c
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -57,7 +57,7 @@ def train_loop(
         `loss/TERM` for each of several terms, `gradient_norm` and `wait_seconds`, the time for
         which a step waited for its input, each float32 [num_steps].
     """
-    step_of_replica = _step_of_replica(
+    step_of_replica = _StepOfReplica(
         model,
         optimizer,
         terms,
@@ -70,11 +70,31 @@ def train_loop(
         lane_width=lane_width,
     )
     around = accumulate_steps > 1 and _meet_outside_loops(strategy, model)
-    whole = (
-        _loop_around(strategy, step_of_replica, accumulate_steps)
-        if around
-        else _loop_within(step_of_replica, accumulate_steps)
-    )
+    whole = _loop_around(strategy, step_of_replica) if around else _loop_within(step_of_replica)
+
+    @tf.autograph.experimental.do_not_convert
+    def run(batch: Batch, after: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
+        figures = whole(batch, after) if around else strategy.run(whole, (batch, after))
+        return {key: _local(strategy, value)[0] for key, value in figures.items()}
+
+    return _timed_loop(strategy, run, ("loss", *_names_of_parts(terms), "gradient_norm"), timed)
+
+
+def _timed_loop(
+    strategy: tf.distribute.Strategy,
+    run: Callable[[Batch, Sequence[tf.Tensor]], dict[str, tf.Tensor]],
+    figures: Sequence[str],
+    timed: bool,
+) -> Callable[[Iterator, tf.Tensor], dict[str, tf.Tensor]]:
+    """Returns what `train_loop` does.
+
+    Args:
+        strategy: of the replicas.
+        run: takes a step, once what it is given has arrived; returns figures by name.
+        figures: their names.
+        timed: whether to time the input.
+    """
+    names = (*figures, "wait_seconds")
 
     def time_after(tensors: Iterable[tf.Tensor]) -> tf.Tensor:
         if not timed:
@@ -84,15 +104,12 @@ def train_loop(
 
     @tf.function
     def loop(iterator: Iterator, num_steps: tf.Tensor) -> dict[str, tf.Tensor]:
-        names = ("loss", *_names_of_parts(terms), "gradient_norm", "wait_seconds")
         series = {key: tf.TensorArray(tf.float32, num_steps, element_shape=()) for key in names}
         ended = time_after([])  # the step before
         for number in tf.range(num_steps):
             batch = next(iterator)
             arrived = time_after([x for value in batch.values() for x in _local(strategy, value)])
-            after = [arrived] if timed else []
-            figures = whole(batch, after) if around else strategy.run(whole, (batch, after))
-            step = {key: _local(strategy, value)[0] for key, value in figures.items()}
+            step = run(batch, [arrived] if timed else [])
             # A batch is fetched while the step before is computed: less than 0 is no wait.
             waited = tf.maximum(arrived - ended, 0) if timed else ended
             ended = time_after(step.values())
@@ -136,7 +153,7 @@ def step_of_one_replica(
         A `tf.function` of (images, labels, valid), a batch's parts, which returns (loss, gradient
         norm). `step.experimental_get_compiler_ir(*batch_spec(…))(stage="hlo")` is its program.
     """
-    step_of_replica = _step_of_replica(
+    step_of_replica = _StepOfReplica(
         model,
         optimizer,
         terms,
@@ -148,7 +165,7 @@ def step_of_one_replica(
         jit_compile=False,  # the whole is compiled
         lane_width=lane_width,
     )
-    whole = _loop_within(step_of_replica, accumulate_steps)
+    whole = _loop_within(step_of_replica)
 
     @tf.function(jit_compile=True, autograph=False)
     def step(images: tf.Tensor, labels: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -174,44 +191,95 @@ def batch_spec(batch_size: int, crop: Sequence[int], channels: int) -> tuple[tf.
     )
 
 
-class _StepOfReplica(NamedTuple):
-    """What a replica does in a step, to be called in its context one after the other.
+class _StepOfReplica:
+    """What a replica does in a step: `begin`, `part` for each part of its batch, `end`.
 
-    Attributes:
-        begin: (batch, what to wait for) → batch, and what the loss's sums are to be divided by, of
-            each output of the network.
-        part: (batch, divisors, i) → partial losses and gradients of the batch's i-th part.
-        zeros: () → zeros of the shapes and types of what `part` returns.
-        end: the sums of what `part` returned → figures by name, float32 scalars, on all replicas
-            the same.
+    All are called in the replica's context.
     """
 
-    begin: Callable[[Batch, Sequence[tf.Tensor]], tuple[Batch, list[tf.Tensor]]]
-    part: Callable[[Batch, list[tf.Tensor], Any], list[tf.Tensor]]
-    zeros: Callable[[], list[tf.Tensor]]
-    end: Callable[[list[tf.Tensor]], dict[str, tf.Tensor]]
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        terms: Sequence[losses.Term],
+        class_weights: tf.Tensor,
+        *,
+        clip_norm: float,
+        accumulate_steps: int,
+        average: keras.Model | None,
+        average_decay: float,
+        jit_compile: bool,
+        lane_width: int,
+    ):
+        """Computes nothing yet; see `train_loop` for the arguments."""
+        _sum_gradients_once(optimizer)
+        self._model, self._optimizer = model, optimizer
+        self._terms, self._class_weights = terms, class_weights
+        self._clip_norm, self.num_parts = clip_norm, accumulate_steps
+        self._average, self._average_decay = average, average_decay
+        self._variables = model.trainable_variables
+        self._statistics = norms.own_statistics(model)
+        self._forward = channel_packing.packed(model, lane_width)
+        # The XLA boundary: all that a replica computes by itself is one program. Collectives and
+        # the optimizer's variables, which may live on other devices, stay outside.
+        self._gradients = (
+            tf.function(self._forward_backward, jit_compile=True, autograph=False)
+            if jit_compile
+            else self._forward_backward
+        )
 
+    def begin(self, batch: Batch, after: Sequence[tf.Tensor]) -> tuple[Batch, list[tf.Tensor]]:
+        """Returns the batch, and by what each output's partial losses are divided.
 
-def _step_of_replica(
-    model: keras.Model,
-    optimizer: keras.optimizers.Optimizer,
-    terms: Sequence[losses.Term],
-    class_weights: tf.Tensor,
-    *,
-    clip_norm: float,
-    accumulate_steps: int,
-    average: keras.Model | None,
-    average_decay: float,
-    jit_compile: bool,
-    lane_width: int,
-) -> _StepOfReplica:
-    """Returns the step of one replica; see `train_loop`."""
-    _sum_gradients_once(optimizer)
-    variables = model.trainable_variables
-    statistics = norms.own_statistics(model)
-    forward = channel_packing.packed(model, lane_width)
+        Args:
+            batch: of this replica.
+            after: tensors to wait for.
+        """
+        # The only thread of a machine with one core would else take the step before the clock.
+        with tf.control_dependencies(after):
+            batch = {key: tf.identity(value) for key, value in batch.items()}
+        strides = functional.strides(self._model, batch["labels"].shape[1:])
+        weights = [self._weights(stride, batch["labels"], batch["valid"]) for stride in strides]
+        return batch, tf.distribute.get_replica_context().all_reduce(SUM, weights)
 
-    def forward_backward(
+    def part(self, batch: Batch, weights: list[tf.Tensor], i: Any) -> list[tf.Tensor]:
+        """Returns the partial losses and the gradients of the batch's i-th part."""
+        images, labels, valid = (
+            _part(batch[key], i, self.num_parts) for key in ("images", "labels", "valid")
+        )
+        return self._gradients(images, labels, valid, weights, self._loss_scale())
+
+    def zeros(self) -> list[tf.Tensor]:
+        """Returns zeros of the shapes and types of what `part` returns."""
+        gradients = (tf.zeros(v.shape, v.dtype) for v in self._variables)
+        return [tf.zeros(len(self._terms)), *gradients]
+
+    def end(self, sums: list[tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Updates the variables by the sums of what `part` returned.
+
+        Returns:
+            Figures by name, float32 scalars, the same on all replicas.
+        """
+        context = tf.distribute.get_replica_context()
+        values, *gradients = context.all_reduce(SUM, sums)
+        if context.num_replicas_in_sync > 1 and self._statistics:
+            _average_over_replicas(context, self._statistics)
+        norm = tf.linalg.global_norm(gradients) / self._loss_scale()
+        if self._clip_norm:
+            factor = self._clip_norm / tf.maximum(norm, self._clip_norm)
+            gradients = [gradient * factor for gradient in gradients]
+        self._optimizer.apply(gradients, self._variables)
+        if self._average is not None:
+            decay = warmed_up(self._average_decay, self._optimizer.iterations)
+            _follow(self._average, self._model, decay)
+        return {
+            "loss": _total(self._terms, values),
+            **dict(zip(_names_of_parts(self._terms), tf.unstack(values), strict=False)),
+            "gradient_norm": norm,
+        }
+
+    def _forward_backward(
+        self,
         images: tf.Tensor,
         labels: tf.Tensor,
         valid: tf.Tensor,
@@ -219,59 +287,19 @@ def _step_of_replica(
         scale: tf.Tensor,
     ) -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
-            outputs = forward(images, training=True)
-            partial = losses.partial_losses(terms, weights, labels, outputs, valid, class_weights)
-            scaled = _total(terms, partial) * scale
-        return [partial, *tape.gradient(scaled, variables)]
+            outputs = self._forward(images, training=True)
+            partial = losses.partial_losses(
+                self._terms, weights, labels, outputs, valid, self._class_weights
+            )
+            scaled = _total(self._terms, partial) * scale
+        return [partial, *tape.gradient(scaled, self._variables)]
 
-    # The XLA boundary: all that a replica computes by itself is one program. Collectives and the
-    # optimizer's variables, which may live on other devices, stay outside.
-    if jit_compile:
-        forward_backward = tf.function(forward_backward, jit_compile=True, autograph=False)
-
-    def weights_at(stride: Sequence[int], labels: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+    def _weights(self, stride: Sequence[int], labels: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         labels, valid = losses.coarse(labels, valid, stride)
-        return losses.weights(terms, labels, valid, class_weights)
+        return losses.weights(self._terms, labels, valid, self._class_weights)
 
-    def begin(batch: Batch, after: Sequence[tf.Tensor]) -> tuple[Batch, list[tf.Tensor]]:
-        # The only thread of a machine with one core would else take the step before the clock.
-        with tf.control_dependencies(after):
-            batch = {key: tf.identity(value) for key, value in batch.items()}
-        strides = functional.strides(model, batch["labels"].shape[1:])
-        weights = [weights_at(stride, batch["labels"], batch["valid"]) for stride in strides]
-        return batch, tf.distribute.get_replica_context().all_reduce(SUM, weights)
-
-    def loss_scale() -> tf.Tensor:
-        return tf.convert_to_tensor(optimizer.scale_loss(1.0), tf.float32)
-
-    def part(batch: Batch, weights: list[tf.Tensor], i: Any) -> list[tf.Tensor]:
-        images, labels, valid = (
-            _part(batch[key], i, accumulate_steps) for key in ("images", "labels", "valid")
-        )
-        return forward_backward(images, labels, valid, weights, loss_scale())
-
-    def zeros() -> list[tf.Tensor]:
-        return [tf.zeros(len(terms)), *(tf.zeros(v.shape, v.dtype) for v in variables)]
-
-    def end(sums: list[tf.Tensor]) -> dict[str, tf.Tensor]:
-        context = tf.distribute.get_replica_context()
-        values, *gradients = context.all_reduce(SUM, sums)
-        if context.num_replicas_in_sync > 1 and statistics:
-            _average_over_replicas(context, statistics)
-        norm = tf.linalg.global_norm(gradients) / loss_scale()
-        if clip_norm:
-            factor = clip_norm / tf.maximum(norm, clip_norm)
-            gradients = [gradient * factor for gradient in gradients]
-        optimizer.apply(gradients, variables)
-        if average is not None:
-            _follow(average, model, warmed_up(average_decay, optimizer.iterations))
-        return {
-            "loss": _total(terms, values),
-            **dict(zip(_names_of_parts(terms), tf.unstack(values), strict=False)),
-            "gradient_norm": norm,
-        }
-
-    return _StepOfReplica(begin, part, zeros, end)
+    def _loss_scale(self) -> tf.Tensor:
+        return tf.convert_to_tensor(self._optimizer.scale_loss(1.0), tf.float32)
 
 
 def _part(value: tf.Tensor, i: Any, number: int) -> tf.Tensor:
@@ -294,18 +322,13 @@ def _meet_outside_loops(strategy: tf.distribute.Strategy, model: keras.Model) ->
 # seconds of every start, here as in the stream.
 
 
-def _loop_within(step: _StepOfReplica, number: int) -> Callable[..., dict[str, tf.Tensor]]:
-    """Returns the step of one replica, (batch, what to wait for) → figures.
-
-    Args:
-        step: what the replica does.
-        number: of the parts of its batch.
-    """
+def _loop_within(step: _StepOfReplica) -> Callable[..., dict[str, tf.Tensor]]:
+    """Returns the step of one replica, (batch, what to wait for) → figures."""
 
     @tf.autograph.experimental.do_not_convert
     def whole(batch: Batch, after: Sequence[tf.Tensor] = ()) -> dict[str, tf.Tensor]:
         batch, weights = step.begin(batch, after)
-        if number == 1:
+        if step.num_parts == 1:
             return step.end(step.part(batch, weights, 0))
 
         def turn(i: tf.Tensor, sums: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -313,11 +336,11 @@ def _loop_within(step: _StepOfReplica, number: int) -> Callable[..., dict[str, t
             return i + 1, [a + b for a, b in zip(sums, found, strict=True)]
 
         _, sums = tf.while_loop(
-            lambda i, _: i < number,
+            lambda i, _: i < step.num_parts,
             turn,
             (tf.constant(0), step.zeros()),
             parallel_iterations=1,
-            maximum_iterations=number,
+            maximum_iterations=step.num_parts,
         )
         return step.end(sums)
 
@@ -325,7 +348,7 @@ def _loop_within(step: _StepOfReplica, number: int) -> Callable[..., dict[str, t
 
 
 def _loop_around(
-    strategy: tf.distribute.Strategy, step: _StepOfReplica, number: int
+    strategy: tf.distribute.Strategy, step: _StepOfReplica
 ) -> Callable[..., dict[str, tf.Tensor]]:
     """Returns the step of all replicas, which meet in each turn of the loop.
 
@@ -334,7 +357,6 @@ def _loop_around(
     Args:
         strategy: of the replicas.
         step: what each of them does.
-        number: of the parts of its batch.
     """
     with strategy.scope():
         sums = [
@@ -364,7 +386,7 @@ def _loop_around(
             strategy.run(add, (batch, weights, i))
             return [i + 1]
 
-        tf.while_loop(lambda i: i < number, turn, [tf.constant(0)], parallel_iterations=1)
+        tf.while_loop(lambda i: i < step.num_parts, turn, [tf.constant(0)], parallel_iterations=1)
         return strategy.run(lambda: step.end([held.read_value() for held in sums]))
 
     return whole
