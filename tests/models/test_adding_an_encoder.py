@@ -9,7 +9,7 @@ from tests.runs import draw, write_run
 from trainer import config, models
 from trainer.checkpointing import best_weights, init_from, run_metadata
 from trainer.errors import InputError
-from trainer.models import build, channel_packing, plain_keras
+from trainer.models import build, channel_packing, norms, plain_keras
 
 
 def pretrained(channels):
@@ -37,7 +37,7 @@ def brought(model):
     return [np.ptp(w) == 0 for w in model.get_layer("encoder").get_weights()]
 
 
-def test_initializing_draws_the_decoder_and_keeps_what_the_encoder_brought():
+def test_initializing_sets_the_decoder_and_keeps_what_the_encoder_brought():
     pair = [with_encoder((None, None, 3), 2, 1) for _ in range(2)]
     for model in pair:
         models.initialize_weights(model, 0)
@@ -58,6 +58,12 @@ def test_layers_of_an_encoder_that_is_no_layer_of_its_own_are_kept_as_well():
     assert np.ptp(model.get_layer("logits").kernel) > 0
 
 
+def test_statistics_of_its_norms_are_averaged_over_replicas():
+    model = with_encoder((None, None, 3), 2, 1)
+    statistics = [variable.name for variable in norms.own_statistics(model)]
+    assert statistics == ["moving_mean", "moving_variance"]
+
+
 def test_a_copy_for_the_moving_average_has_them():
     model = with_encoder((None, None, 3), 2, 1)
     models.initialize_weights(model, 0)
@@ -66,7 +72,7 @@ def test_a_copy_for_the_moving_average_has_them():
     assert all(brought(average))
 
 
-def test_an_encoder_without_weights_of_its_own_is_drawn_by_the_seed():
+def test_an_encoder_without_weights_of_its_own_is_initialized_by_the_seed():
     kernels = []
     for seed in (0, 0, 1):
         encoder = pretrained(2)
@@ -87,7 +93,7 @@ def test_weights_that_are_brought_without_saying_so_are_refused():
     with pytest.raises(InputError) as error:
         models.initialize_weights(model, 0)
     assert str(error.value) == (
-        "The layer stem has weights bias that --seed does not draw; if it brings its weights, call "
+        "The layer stem has weights bias that --seed does not set; if it brings its weights, call "
         "models.keep_weights where it is built, else give it the attribute bias_initializer."
     )
 
@@ -107,7 +113,7 @@ def test_weights_of_another_run_replace_those_that_fit_and_leave_the_encoders(
     assert all(brought(model))
     np.testing.assert_array_equal(model.layers[2].kernel, theirs.layers[2].kernel)
     rows = caplog.messages[-1].splitlines()
-    assert "  its own; there Functional " in rows[1]
+    assert rows[1] == "    0  Functional of 7 weights  its own; there Functional of 7 weights"
     assert rows[2].endswith("  transferred")
 
 

@@ -20,6 +20,16 @@ def test_the_arithmetic_of_a_network_is_that_of_its_convolutions_in_three_passes
     assert arithmetic.training_flops(network, (4, 4, 2), 7) == 7 * 3 * 2 * products
 
 
+def test_the_arithmetic_of_an_encoder_within_a_network_counts():
+    images = keras.Input((None, None, 2))
+    encoder = keras.Model(
+        images, keras.layers.DepthwiseConv2D(3, strides=2, padding="same")(images)
+    )
+    network = keras.Model(images, keras.layers.Conv2D(3, 1)(encoder(images)))
+    # 2×2 pixels, each of 9 products for each of two channels, and of 2×3.
+    assert arithmetic.training_flops(network, (4, 4, 2), 1) == 3 * 2 * (4 * 9 * 2 + 4 * 2 * 3)
+
+
 def test_a_layer_whose_arithmetic_is_not_known_is_named():
     images = keras.Input((8, 8, 2))
     network = keras.Model(images, keras.layers.Dense(3)(images))

@@ -124,6 +124,8 @@ def _kind(layer: keras.layers.Layer) -> tuple[Any, ...]:
 
 
 def _shapes(layer: keras.layers.Layer) -> str:
-    """Returns a layer's weights as in Conv2D kernel 3x3x1x16, bias 16."""
+    """Returns a layer's weights as in Conv2D kernel 3x3x1x16, bias 16; of a network, how many."""
+    if isinstance(layer, keras.Model):
+        return f"{type(layer).__name__} of {len(layer.weights)} weights"
     weights = (f"{weight.name} {'x'.join(map(str, weight.shape))}" for weight in layer.weights)
     return f"{type(layer).__name__} {', '.join(weights)}"

@@ -1,4 +1,4 @@
-"""First weights: drawn at random by the seed, or brought by a layer that was trained elsewhere."""
+"""First weights: at random by the seed, or brought by a layer that was trained elsewhere."""
 
 import hashlib
 
@@ -26,15 +26,15 @@ def brings_weights(layer: keras.layers.Layer) -> bool:
 
 
 def initialize_weights(model: keras.Model, seed: int) -> None:
-    """Draws a network's kernels, and the masks of its dropout, by the seed and each layer's place.
+    """Sets a network's random weights, and its dropout, by the seed and each layer's place.
 
-    Keras draws them by Python's global random numbers, of which other threads, such as a store's
-    client between two attempts, take theirs as well: the same seed would not give the same run.
-    Weights that a layer brought stay (see `keep_weights`).
+    Keras uses Python's global random numbers, of which other threads, such as a store's client
+    between two attempts, take theirs as well: the same seed would not give the same run. Weights
+    that a layer brought stay (see `keep_weights`).
 
     Raises:
-        InputError: a layer has weights that are neither constant nor drawn by an initializer of
-            Keras: it brought them unmarked, or drew them in a way that the seed does not reach.
+        InputError: a layer has weights that are neither constant nor from an initializer of Keras:
+            it brought them unmarked, or made them in a way that the seed does not reach.
     """
     for place, layer in enumerate(functional.layers_of(model)):
         digest = hashlib.sha256(f"{seed} {place}".encode()).digest()
@@ -42,11 +42,11 @@ def initialize_weights(model: keras.Model, seed: int) -> None:
         if hasattr(layer, "seed_generator"):
             layer.seed_generator.state.assign([numbers[0], 0])
         if not brings_weights(layer):
-            _draw(layer, numbers)
+            _initialize(layer, numbers)
 
 
-def _draw(layer, numbers):
-    """Draws a layer's own weights by numbers, of which each weight takes one."""
+def _initialize(layer, numbers):
+    """Sets a layer's own random weights by numbers, of which each weight takes one."""
     own = {variable.name: variable for variable in layer._trainable_variables}
     for name, number in zip(_initializers(layer), numbers, strict=False):
         initializer = getattr(layer, name)
@@ -56,12 +56,12 @@ def _draw(layer, numbers):
         if found:
             settings = {**initializer.get_config(), "seed": number}
             variable = own.pop(found[0])
-            drawn = type(initializer).from_config(settings)(variable.shape, variable.dtype)
-            variable.assign(drawn)
+            seeded = type(initializer).from_config(settings)
+            variable.assign(seeded(variable.shape, variable.dtype))
     for name, variable in own.items():
         if np.ptp(variable.numpy()) > 0:
             raise InputError(
-                f"The layer {layer.name} has weights {name} that --seed does not draw; if it "
+                f"The layer {layer.name} has weights {name} that --seed does not set; if it "
                 "brings its weights, call models.keep_weights where it is built, else give it "
                 f"the attribute {name}_initializer."
             )

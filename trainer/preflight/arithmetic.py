@@ -5,7 +5,12 @@ from typing import Any
 
 import keras
 
-FORWARD = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+FORWARD = (
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.DepthwiseConv2D,
+)
 TRANSPOSED = (
     keras.layers.Conv1DTranspose,
     keras.layers.Conv2DTranspose,
@@ -22,19 +27,27 @@ def training_flops(model: keras.Model, image_shape: tuple[int, ...], batch_size:
     number is the network's own, however it is computed.
 
     Args:
-        model: a functional model of one input.
+        model: a functional model of one input; a layer may be another.
         image_shape: (H, W, C).
         batch_size: images per step.
 
     Raises:
         TypeError: a layer has a kernel of which is not known what it multiplies.
     """
+    return PASSES * batch_size * _network_flops(model, image_shape)
+
+
+def _network_flops(model: keras.Model, image_shape: tuple[int, ...]) -> int:
+    """Returns the operations of a network on one image."""
     fixed = keras.models.clone_model(model, input_tensors=keras.Input(image_shape))
-    return PASSES * batch_size * sum(_forward_flops(layer) for layer in fixed.layers)
+    return sum(_forward_flops(layer) for layer in fixed.layers)
 
 
 def _forward_flops(layer: Any) -> int:
     """Returns the operations of a layer on one image."""
+    if isinstance(layer, keras.Function):
+        (node,) = layer._inbound_nodes
+        return _network_flops(layer, node.input_tensors[0].shape[1:])
     if not hasattr(layer, "kernel"):
         return 0
     if isinstance(layer, FORWARD):
