@@ -6,7 +6,7 @@ from trainer.storage import files
 
 
 def main(job: config.Job) -> None:
-    """Runs the job; TensorFlow is imported only once the flags are found to be good."""
+    """Runs the job; TensorFlow is imported only after the flags have been checked."""
     cli.set_verbosity(job.run.verbosity)
     with cli.importing():
         from trainer import loop

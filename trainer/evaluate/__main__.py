@@ -5,7 +5,7 @@ from trainer.storage import files
 
 
 def main(settings: config.Evaluate) -> None:
-    """Evaluates; TensorFlow is imported only once the flags are found to be good."""
+    """Evaluates; TensorFlow is imported only after the flags have been checked."""
     with cli.importing():
         from trainer.evaluate import evaluate_run
 

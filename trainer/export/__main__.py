@@ -7,7 +7,7 @@ from trainer.storage import files
 
 
 def main(settings: config.Export) -> None:
-    """Exports; TensorFlow is imported only once the flags are found to be good."""
+    """Exports; TensorFlow is imported only after the flags have been checked."""
     files.register_stores(settings.run_dir, settings.data_dir, settings.output)
     output = settings.output or f"{settings.run_dir.rstrip('/')}/export"
     export.write(settings.run_dir, output, settings)

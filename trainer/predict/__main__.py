@@ -6,7 +6,7 @@ from trainer.storage import files
 
 
 def main(settings: config.Predict) -> None:
-    """Predicts; TensorFlow is imported only once the flags are found to be good."""
+    """Predicts; TensorFlow is imported only after the flags have been checked."""
     with cli.importing():
         from trainer.predict import predict_images
 

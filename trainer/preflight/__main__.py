@@ -22,7 +22,7 @@ def main(settings: config.Preflight) -> None:
     accelerator = ACCELERATORS[target.accelerator]
     batch_size = batch_per_replica(settings, accelerator)
     compilation.check_installed(accelerator)
-    with cli.importing():  # TensorFlow, only once the flags are found to be good
+    with cli.importing():  # TensorFlow, only after the flags have been checked
         from trainer.preflight import lowering, report
 
     files.register_stores(job.data.data_dir)
