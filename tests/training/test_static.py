@@ -66,6 +66,18 @@ def test_the_training_step_is_one_program_of_fixed_shapes(norm, mixed_bfloat16):
 
 
 @pytest.mark.slow
+def test_the_training_step_of_volumes_is_one_program_of_fixed_shapes():
+    model = models.build_unet((None, None, None, 1), 4, rank=3, depth=2)
+    sgd = keras.optimizers.SGD(0.1)
+    sgd.build(model.trainable_variables)
+    step = train_step.step_of_one_replica(model, sgd, losses.LOSSES["ce_dice"], tf.ones(2))
+    volumes = train_step.batch_spec(2, (8, 16, 12), 1)
+    program = step.experimental_get_compiler_ir(*volumes)(stage="hlo")
+    assert "f32[2,8,16,12,4]" in program
+    assert_static(program)
+
+
+@pytest.mark.slow
 def test_the_evaluation_step_is_one_program_of_fixed_shapes(mixed_bfloat16):
     model, _, _ = build(ema=False)
     images = tf.TensorSpec((4, 64, 128, 1), tf.float32)

@@ -3,6 +3,8 @@
 Their spatial rank is 2 or 3. Docstrings write *S for the spatial axes, whichever they are.
 """
 
+import math
+
 import tensorflow as tf
 
 NAMES = {2: ("height", "width"), 3: ("depth", "height", "width")}
@@ -34,11 +36,14 @@ def as_images(x):
     if rank_of(x) == 2:
         return x
     *heights, width = sizes(x)
-    return tf.reshape(x, (tf.shape(x)[0], tf.reduce_prod(heights), width, x.shape[-1]))
+    batch = tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
+    return tf.reshape(x, (batch, math.prod(heights), width, x.shape[-1]))
 
 
 def restore(images, like):
     """Undoes `as_images`: returns the images in the shape of `like`."""
     if rank_of(like) == 2:
         return images
+    if like.shape.is_fully_defined():
+        return tf.reshape(images, like.shape)
     return tf.ensure_shape(tf.reshape(images, tf.shape(like)), like.shape)
