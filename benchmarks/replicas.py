@@ -97,8 +97,8 @@ def replicated(settings: Replicas, option: tuple[str, str]) -> Callable[[], Any]
         model = models.build_unet(
             (None, None, 3), settings.filters, depth=settings.depth, norm=norm
         )
-        descent = optimizers.build_optimizer("adamw", 1e-3, 1e-4)
-        descent.build(model.trainable_variables)
+        optimizer = optimizers.build_optimizer("adamw", 1e-3, 1e-4)
+        optimizer.build(model.trainable_variables)
     shape = (settings.batch_size // settings.replicas, settings.crop, settings.crop)
     batch = {
         "images": tf.random.stateless_normal((*shape, 3), (0, 0)),
@@ -110,7 +110,7 @@ def replicated(settings: Replicas, option: tuple[str, str]) -> Callable[[], Any]
     loop = train_step.train_loop(
         strategy,
         model,
-        descent,
+        optimizer,
         losses.LOSSES["ce_dice"],
         tf.ones(2),
         clip_norm=1.0,

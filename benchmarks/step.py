@@ -102,8 +102,8 @@ def ours(settings: Step, jit_compile: bool, accumulate_steps: int = 1) -> Callab
         model = build.build_model(
             config.Model(filters=settings.filters, depth=settings.depth), settings.channels, 2
         )
-        descent = optimizers.build_optimizer("adamw", 1e-3, 1e-4)
-        descent.build(model.trainable_variables)
+        optimizer = optimizers.build_optimizer("adamw", 1e-3, 1e-4)
+        optimizer.build(model.trainable_variables)
     shape = (settings.batch_size, settings.crop, settings.crop)
     batch = {
         "images": tf.random.stateless_normal((*shape, settings.channels), (0, 0)),
@@ -114,7 +114,7 @@ def ours(settings: Step, jit_compile: bool, accumulate_steps: int = 1) -> Callab
     loop = train_step.train_loop(
         strategy,
         model,
-        descent,
+        optimizer,
         losses.LOSSES["ce_dice"],
         tf.ones(2),
         clip_norm=1.0,
@@ -133,7 +133,7 @@ def pytorch(settings: Step, option: None) -> Callable[[], Any]:
     torch.set_num_threads(settings.threads)
     model = pytorch_unet.UNet(settings.channels, settings.filters, settings.depth)
     model = model.to(memory_format=torch.channels_last)
-    descent = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=1e-4)
     shape = (settings.batch_size, settings.crop, settings.crop)
     images = torch.randn(settings.batch_size, settings.channels, *shape[1:])
     images = images.to(memory_format=torch.channels_last)
@@ -141,13 +141,13 @@ def pytorch(settings: Step, option: None) -> Callable[[], Any]:
     bfloat16 = settings.precision == "bfloat16"
 
     def step() -> float:
-        descent.zero_grad()
+        optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             logits = model(images)[:, 0]
         loss = pytorch_unet.ce_dice(logits.float(), labels)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        descent.step()
+        optimizer.step()
         return loss.item()
 
     return step

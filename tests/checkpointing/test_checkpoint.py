@@ -52,9 +52,9 @@ def test_tensorflow_reads_the_tensors_by_group_place_and_shape(checkpoints, tmp_
 def test_a_second_network_of_a_process_restores_the_first_ones_checkpoint(tmp_path):
     def state():
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3), keras.layers.Dense(1)])
-        descent = keras.optimizers.Adam()
-        descent.build(model.trainable_variables)
-        return {"model": model.variables, "optimizer": descent.variables}
+        optimizer = keras.optimizers.Adam()
+        optimizer.build(model.trainable_variables)
+        return {"model": model.variables, "optimizer": optimizer.variables}
 
     one, other = (checkpoint.Checkpoints(str(tmp_path), state()) for _ in range(2))
     save(one, 1)

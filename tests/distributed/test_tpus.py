@@ -128,14 +128,14 @@ def test_tpu_strategy_takes_the_training_loop_and_the_host_only_feeds_it():
             model = models.build_unet((None, None, 1), 4, depth=2)
             average = keras.models.clone_model(model)
             schedule = optimizers.build_schedule("cosine", 1e-3, 100)
-            descent = optimizers.build_optimizer("adamw", schedule, 1e-4)
-            descent.build(model.trainable_variables)
+            optimizer = optimizers.build_optimizer("adamw", schedule, 1e-4)
+            optimizer.build(model.trainable_variables)
     finally:
         keras.mixed_precision.set_global_policy("float32")
     loop = train_step.train_loop(
         strategy,
         model,
-        descent,
+        optimizer,
         losses.LOSSES["ce_dice"],
         tf.ones(2),
         clip_norm=1.0,

@@ -193,8 +193,8 @@ def test_training_packed_gives_the_same_weights(number, norm):
         keras.utils.set_random_seed(0)
         with strategy.scope():
             model = models.build_unet((None, None, 1), 4, depth=2, norm=norm, activation="silu")
-            descent = keras.optimizers.SGD(0.5)
-            descent.build(model.trainable_variables)
+            optimizer = keras.optimizers.SGD(0.5)
+            optimizer.build(model.trainable_variables)
         images = images_of(8, 16, 16, 1)
         labels = tf.cast(images[..., 0] > 0.5, tf.int32)
         batch = {"images": images, "labels": labels, "valid": tf.ones((8, 16, 16))}
@@ -203,7 +203,7 @@ def test_training_packed_gives_the_same_weights(number, norm):
         loop = train_step.train_loop(
             strategy,
             model,
-            descent,
+            optimizer,
             losses.LOSSES["ce_dice"],
             tf.ones(2),
             lane_width=lane_width,

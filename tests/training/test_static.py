@@ -31,9 +31,9 @@ def build(norm="batch", ema=True):
     model = models.build_unet((None, None, 1), 4, depth=2, norm=norm)
     average = keras.models.clone_model(model) if ema else None
     schedule = optimizers.build_schedule("cosine", 1e-3, 100, 10)
-    descent = optimizers.build_optimizer("adamw", schedule, 1e-4)
-    descent.build(model.trainable_variables)
-    return model, average, descent
+    optimizer = optimizers.build_optimizer("adamw", schedule, 1e-4)
+    optimizer.build(model.trainable_variables)
+    return model, average, optimizer
 
 
 def assert_static(program):
@@ -49,10 +49,10 @@ def assert_static(program):
 @pytest.mark.slow
 @pytest.mark.parametrize("norm", ["batch", "group"])
 def test_the_training_step_is_one_program_of_fixed_shapes(norm, mixed_bfloat16):
-    model, average, descent = build(norm)
+    model, average, optimizer = build(norm)
     step = train_step.step_of_one_replica(
         model,
-        descent,
+        optimizer,
         losses.LOSSES["ce_dice"],
         tf.ones(2),
         clip_norm=1.0,
@@ -118,9 +118,9 @@ def test_one_trace_serves_100_steps_a_short_last_loop_and_a_resumed_stream(data_
     manifest = schema.read_manifest(data_dir)
     with strategy.scope():
         model = models.build_unet((None, None, 1), 4, depth=2, norm="none")
-        descent = keras.optimizers.SGD(0.01)
-        descent.build(model.trainable_variables)
-    loop = train_step.train_loop(strategy, model, descent, losses.LOSSES["ce_dice"], tf.ones(2))
+        optimizer = keras.optimizers.SGD(0.01)
+        optimizer.build(model.trainable_variables)
+    loop = train_step.train_loop(strategy, model, optimizer, losses.LOSSES["ce_dice"], tf.ones(2))
 
     def stream_from(step):
         return iter(

@@ -46,8 +46,8 @@ def train(
     strategy = strategy_of(number)
     with strategy.scope():
         model = network(norm, dropout)
-        descent = new_optimizer() if new_optimizer else keras.optimizers.SGD(0.5)
-        descent.build(model.trainable_variables)
+        optimizer = new_optimizer() if new_optimizer else keras.optimizers.SGD(0.5)
+        optimizer.build(model.trainable_variables)
         average = keras.models.clone_model(model) if settings.get("average_decay") else None
     if average is not None:
         average.set_weights(model.get_weights())
@@ -57,7 +57,7 @@ def train(
     data = tf.data.Dataset.from_tensor_slices(batch).batch(8 // number, drop_remainder=True)
     iterator = iter(strategy.distribute_datasets_from_function(lambda context: data.repeat()))
     loop = train_step.train_loop(
-        strategy, model, descent, losses.LOSSES[loss], tf.ones(2), average=average, **settings
+        strategy, model, optimizer, losses.LOSSES[loss], tf.ones(2), average=average, **settings
     )
     series_of = loop(iterator, tf.constant(num_steps))
     weights = (average or model).get_weights()
@@ -256,13 +256,13 @@ def test_volumes_are_trained_by_the_same_step(number):
     with strategy.scope():
         model = models.build_unet((None, None, None, 1), 4, rank=3, depth=1, norm="sync_batch")
         models.initialize_weights(model, 0)
-        descent = keras.optimizers.SGD(0.5)
-        descent.build(model.trainable_variables)
+        optimizer = keras.optimizers.SGD(0.5)
+        optimizer.build(model.trainable_variables)
     batch = {"images": volumes, "labels": labels, "valid": tf.ones(labels.shape)}
     data = tf.data.Dataset.from_tensor_slices(batch).batch(4 // number, drop_remainder=True)
     iterator = iter(strategy.distribute_datasets_from_function(lambda context: data.repeat()))
     sums = losses.sums(terms, labels, model(volumes, training=True), batch["valid"])
-    loop = train_step.train_loop(strategy, model, descent, terms, tf.ones(2))
+    loop = train_step.train_loop(strategy, model, optimizer, terms, tf.ones(2))
     found = loop(iterator, tf.constant(5))["loss"].numpy()
     apart = rounding.tolerance(4 * 4 * 8 * 6)
     assert found[0] == pytest.approx(float(tf.reduce_sum(sums / [4 * 4 * 8 * 6, 4])), rel=apart)
@@ -276,8 +276,8 @@ def test_the_step_of_one_replica_for_another_device_is_that_of_the_training_loop
     for lowered in (False, True):
         model = network("batch")
         # Not Adam, which makes a whole step of a gradient that is 0 but for rounding.
-        descent = keras.optimizers.SGD(0.5)
-        descent.build(model.trainable_variables)
+        optimizer = keras.optimizers.SGD(0.5)
+        optimizer.build(model.trainable_variables)
         average = keras.models.clone_model(model)
         average.set_weights(model.get_weights())
         settings = {
@@ -289,10 +289,10 @@ def test_the_step_of_one_replica_for_another_device_is_that_of_the_training_loop
         terms = losses.LOSSES["ce_dice"]
         batch = {"images": IMAGES, "labels": LABELS, "valid": VALID}
         if lowered:
-            step = train_step.step_of_one_replica(model, descent, terms, tf.ones(2), **settings)
+            step = train_step.step_of_one_replica(model, optimizer, terms, tf.ones(2), **settings)
             loss, norm = step(*batch.values())
         else:
-            loop = train_step.train_loop(strategy, model, descent, terms, tf.ones(2), **settings)
+            loop = train_step.train_loop(strategy, model, optimizer, terms, tf.ones(2), **settings)
             data = tf.data.Dataset.from_tensors(batch)
             series = loop(iter(data), tf.constant(1))
             loss, norm = series["loss"][0], series["gradient_norm"][0]
@@ -304,10 +304,10 @@ def test_the_step_of_one_replica_for_another_device_is_that_of_the_training_loop
 @pytest.mark.slow
 def test_the_step_of_one_replica_lowers_to_a_program_of_static_shapes():
     model = models.build_unet((None, None, 1), 2, depth=1)
-    descent = keras.optimizers.Adam(0.1)
-    descent.build(model.trainable_variables)
+    optimizer = keras.optimizers.Adam(0.1)
+    optimizer.build(model.trainable_variables)
     terms = losses.LOSSES["ce_dice"]
-    step = train_step.step_of_one_replica(model, descent, terms, tf.ones(2), clip_norm=1.0)
+    step = train_step.step_of_one_replica(model, optimizer, terms, tf.ones(2), clip_norm=1.0)
     program = step.experimental_get_compiler_ir(*train_step.batch_spec(2, (16, 16), 1))(stage="hlo")
     assert "f32[2,16,16,1]" in program
     assert "<=" not in program  # how a dynamic dimension is written

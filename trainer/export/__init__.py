@@ -37,11 +37,11 @@ def write(
             there is something in `output` that no export wrote.
     """
     with cli.importing():
-        from trainer.export import exporting
+        from trainer.export import export_run
 
     settings = dataclasses.replace(settings or config.Export(), run_dir=run_dir, output=output)
     with output_folder.opened(flag, output) as folder:
-        found = exporting.export(folder, settings)
+        found = export_run.export(folder, settings)
     if re.search(r"\[.*\]|\\", output):
         logging.warning(
             "TensorFlow cannot load a SavedModel from %s: it reads brackets and backslashes in a "
