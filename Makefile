@@ -1,12 +1,12 @@
 # make demo   installs, trains on the demo data, evaluates
 # make check  lint, types and the fast tests (at every save)
-# make test   the whole suite, but for what is long
+# make test   the whole suite, except the long tests
 # make test-long  drills, benchmarks, the site and its notebook, a browser, packages, the tests' own servers
-# make test-io  what takes tensorflow-io: s3:// and az://, with the TensorFlow that it fits
+# make test-io  tests that need tensorflow-io: s3:// and az://, with the TensorFlow that it fits
 # make test-image  the image's steps, without docker
 # make docs   the documentation as a site, into site/
-# make lock     requirements/*.txt anew, from setup.py and requirements/*.in
-# make test-preflight  what compiles for TPUs: the training step, and whether it fits
+# make lock     writes requirements/*.txt again, from setup.py and requirements/*.in
+# make test-preflight  tests that compile for TPUs: the training step, and whether it fits
 # make browser  Chromium, in which tests open TensorBoard; where it can be installed
 # make clean  removes the environments and what was built
 

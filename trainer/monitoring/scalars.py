@@ -23,7 +23,7 @@ OF_TRAINING: Mapping[str, tuple[str, str]] = {
 }
 
 CHARTS_OF_TRAINING: Mapping[str, Mapping[str, str]] = {
-    "Optimizer health": {
+    "Is the optimizer healthy?": {
         "Learning rate": "learning_rate$",
         "Gradient norm": "gradient_norm$",
         "Weight norm": "weight_norm$",
