@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks import step, table
 from trainer import cli, config
 
-CLUSTERS = "--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit"  # XLA, but for what it cannot compile
+CLUSTERS = "--tf_xla_auto_jit=2 --tf_xla_cpu_global_jit"  # XLA, except what it cannot compile
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -134,7 +134,7 @@ def stay(asked: settings.Vertex, service: Service, job: Job) -> Job:
 
 
 def has_no_room(job: Job) -> bool:
-    """Says whether a job ended because machines were not available."""
+    """Returns whether a job ended because machines were not available."""
     return (job.state == "EXPIRED" and job.started is None) or (
         job.state == "FAILED" and errors.kind_of(job.error) in ("quota", "capacity")
     )

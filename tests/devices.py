@@ -25,7 +25,7 @@ def strategy_of(number):
 
 
 def has_bfloat16():
-    """Says whether the CPU, and what oneDNN may use of it, computes bfloat16."""
+    """Returns whether the CPU, and what oneDNN may use of it, computes bfloat16."""
     from trainer.distributed import strategies
 
     return math.isfinite(strategies._time_small_step("bfloat16", False, repeats=1))

@@ -46,7 +46,7 @@ def evaluator_of(
 
 
 def assert_decided(data):
-    """Asserts that no pixel is of two classes but for rounding: counts do not depend on a batch."""
+    """Asserts that no pixel is of two classes up to rounding: counts do not depend on a batch."""
     for image, _ in read_split(data, "val"):
         operations = tf.size(image).numpy()  # of a mean over all pixels
         image = normalization.normalize(image, "image", (), ()).numpy()

@@ -31,7 +31,7 @@ def remember(environment):
 
 
 def is_able(environment):
-    """Says whether a process of this environment can be forked."""
+    """Returns whether a process of this environment can be forked."""
     differing = {name for name, _ in environment.items() ^ ENVIRONMENT.items()}
     return bool(ENVIRONMENT) and differing <= READ_LATE
 

@@ -29,7 +29,7 @@ def prepare(folder, *others):
 def refusal(capfd, folder, *others, num_notes=0):
     """Runs the command, checks that it fails as it must, and returns the line that says why.
 
-    That is the only one on stderr, but for so many notes on what has been found before.
+    That is the only one on stderr, except so many notes on what has been found before.
     """
     capfd.readouterr()
     before = sorted(folder.rglob("*"))

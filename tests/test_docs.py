@@ -49,7 +49,7 @@ def script(name):
 
 
 def is_quick(command):
-    """Says whether a command takes seconds and nothing else; the README's are in test_package."""
+    """Returns whether a command takes only seconds; the README's are in test_package."""
     found = re.match(r"python -m trainer\.(\S+)", command)
     elsewhere = command in README or "://" in command or "=…" in command
     return bool(found) and found[1] in QUICK and not elsewhere

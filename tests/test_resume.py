@@ -199,7 +199,7 @@ def assert_alike(run_dir, other, tolerance):
 
 @pytest.mark.parametrize(
     ("optimizer", "devices", "tolerance"),
-    # Adam divides a gradient by its own size: a weight whose gradient is 0 but for rounding moves
+    # Adam divides a gradient by its own size: a weight whose gradient is 0 up to rounding moves
     # by the rate of 1e-3, up or down, and the loss with some of the 1500 weights.
     [("sgd", 1, CLOSE), ("sgd", 4, CLOSE), ("adamw", 4, 1e-3)],
 )

@@ -44,8 +44,8 @@ def run(
         main: what to do with them.
         argv: the command line; the process's own if None.
         defaults: of flags, in place of those of `cls`.
-        is_job: whether this is what a Vertex AI job is there for: where its input is refused, the
-            job is to end, and not to be started again.
+        is_job: whether a Vertex AI job runs this command: if its input is refused, the job ends and
+            is not restarted.
 
     Exit status: 0 when done; 2, after one line on stderr, when the input breaks a rule; 143 when
     the job was asked to stop and has saved its state; 75 when another worker of the job is lost.
@@ -156,12 +156,12 @@ def _log_plainly() -> None:
         vertex.report_defects()
     handler.setFormatter(form("%(message)s"))
     handler.addFilter(_concerns_the_user)
-    # Of Google's client, years ahead; what it means for this package is for us to know.
+    # Google's client warns years ahead; users of this package need not see it.
     warnings.filterwarnings("ignore", "You are using a Python version", FutureWarning)
 
 
 def _concerns_the_user(record: standard_logging.LogRecord) -> bool:
-    """Says whether to show a record: of what TensorFlow logs through absl, only warnings."""
+    """Returns whether to show a record: of what TensorFlow logs through absl, only warnings."""
     if f"{os.sep}tensorflow{os.sep}" not in record.pathname or logging.level_debug():
         return True
     return record.levelno >= standard_logging.WARNING

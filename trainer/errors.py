@@ -16,7 +16,7 @@ class RetryableError(InputError):
 
 
 class UnreachableError(RetryableError):
-    """A store that has not answered for long; what goes on in the background may try again."""
+    """A store that has not answered for long; a task in the background may try again."""
 
 
 def one_line(path: str) -> str:

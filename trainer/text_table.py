@@ -14,7 +14,7 @@ def aligned(
     Args:
         rows: the cells, as many in each row.
         right: the columns that are set to the right, such as numbers.
-        gap: what stands between columns.
+        gap: the text between columns.
         ruled: whether a line is drawn below the first row.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -36,7 +36,7 @@ def test_each_convention_has_its_own_name():
     assert summary["per_image"]["all_classes"]["dice"] == pytest.approx(
         (background + 1 / 2 + 2 / 3) / 3
     )
-    # Precision of class a: 1/4 and 1/1. Of class b: 1/1, for it is predicted in one image.
+    # Precision of class a: 1/4 and 1/1. Of class b: 1/1, because it is predicted in one image.
     assert summary["per_image"]["foreground"]["precision"] == pytest.approx((0.625 + 1) / 2)
     # Pooled: background 14, 14, 12; class a 4, 5, 2; class b 2, 1, 1.
     assert summary["pooled"]["foreground"]["dice"] == pytest.approx((4 / 9 + 2 / 3) / 2)

@@ -222,7 +222,7 @@ def test_sync_batch_norm_is_batch_norm_of_the_whole_batch(number):
 def test_batch_and_sync_batch_name_their_variables_alike():
     paths = []
     for norm in ("batch", "sync_batch"):
-        keras.backend.clear_session()  # which counts names anew
+        keras.backend.clear_session()  # which restarts the count of names
         paths.append([variable.path for variable in small(norm=norm).variables])
     assert paths[0] == paths[1]
 

@@ -20,7 +20,7 @@ class Screen(io.StringIO):
 
 
 def open_screen(monkeypatch):
-    """Lets stderr be a terminal; within a test, for pytest sets stderr anew after its fixtures."""
+    """Lets stderr be a terminal; within a test, for pytest sets stderr again after its fixtures."""
     monkeypatch.setattr(sys, "stderr", Screen())
     return sys.stderr
 

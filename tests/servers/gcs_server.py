@@ -126,7 +126,7 @@ class Server:
         self.begin(Faults())
 
     def begin(self, faults: Faults) -> None:
-        """Puts faults in force and counts anew."""
+        """Puts faults in force and resets the counts."""
         self._http.term = Term(faults)
 
     def counts(self) -> Counts:
@@ -360,7 +360,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return busy, cut, slow
 
     def _is_let_in(self) -> bool:
-        """Says whether the request's token is good; on plain HTTP none is asked for."""
+        """Returns whether the request's token is good; on plain HTTP none is asked for."""
         faults, token = self.term.faults, self.headers.get("Authorization", "").split(" ")[-1]
         good = token != REFUSED_TOKEN
         if faults.token_seconds and isinstance(self.connection, ssl.SSLSocket):

@@ -275,7 +275,7 @@ def test_the_step_of_one_replica_for_another_device_is_that_of_the_training_loop
     results = []
     for lowered in (False, True):
         model = network("batch")
-        # Not Adam, which makes a whole step of a gradient that is 0 but for rounding.
+        # Not Adam, which makes a whole step of a gradient that is 0 up to rounding.
         optimizer = keras.optimizers.SGD(0.5)
         optimizer.build(model.trainable_variables)
         average = keras.models.clone_model(model)

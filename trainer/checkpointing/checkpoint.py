@@ -235,7 +235,7 @@ def _shown(shape: Iterable[int]) -> str:
 
 
 def read_commit(folder: str) -> dict[str, Any] | None:
-    """Returns the commit of a checkpoint's folder, or None if there is none that is whole."""
+    """Returns the commit of a checkpoint's folder, or None if it is not complete."""
     path = os.path.join(folder, COMMIT)
     if not files.exists(path):
         return None
@@ -288,7 +288,7 @@ def _scratch(folder: str) -> Iterator[str]:
 def _readable(folder: str, names: Iterable[str]) -> Iterator[str]:
     """Yields the prefix of a checkpoint's files in a folder that TensorFlow can read from.
 
-    It takes the prefix for a pattern, in which brackets and backslashes stand for something else.
+    It reads the prefix as a pattern, in which brackets and backslashes have another meaning.
     """
     with tempfile.TemporaryDirectory() as scratch:
         for name in names:

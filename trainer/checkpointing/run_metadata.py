@@ -102,7 +102,7 @@ def describe(job: config.Job, strategy: "tf.distribute.Strategy", **found: Any) 
 
 
 def describe_data(manifest: schema.Manifest) -> dict[str, Any]:
-    """Returns what prediction and export must know of the data, so that they need not be there."""
+    """Returns what prediction and export need of the data, so that they work without them."""
     return {
         "dtype": manifest.dtype,
         "class_values": [entry.value for entry in manifest.classes],

@@ -52,7 +52,7 @@ class Session:
         return "test" if "test" in self.manifest.splits else "val"
 
     def is_cancelled(self) -> bool:
-        """Says whether this worker was asked to stop."""
+        """Returns whether this worker was asked to stop."""
         return bool(self.request)
 
 
@@ -60,7 +60,7 @@ class Session:
 def open_session(job: config.Job) -> Iterator[Session]:
     """Connects to the devices, locks the run folder, and checks settings and data against both.
 
-    Writes into run.json why the job ended, if it came to have one.
+    Writes into run.json why the job ended, if there is a reason.
 
     Raises:
         InputError: settings, data and devices do not go together, or another job writes into the

@@ -33,7 +33,7 @@ def parse(
 ) -> Any:
     """Returns settings of class `cls` from a command line, `argv[0]` being the program.
 
-    Flags that are silent take their value from `defaults`, or else from `cls`.
+    Flags that are unset take their value from `defaults`, or else from `cls`.
 
     Raises:
         InputError: for an unknown flag, a value that is not of the flag's type or breaks its rule.
@@ -123,7 +123,7 @@ def common(cls: type) -> list[dataclasses.Field]:
 
 
 def kind(field: dataclasses.Field) -> type:
-    """Returns the type of a field's values, but for None."""
+    """Returns the type of a field's values, except None."""
     return next(kind for kind in typing.get_args(field.type) or (field.type,) if kind in DEFINERS)
 
 

@@ -78,7 +78,7 @@ class Peers:
             yield
 
     def loss_behind(self, error: Exception) -> Exception | None:
-        """Returns the loss that made another error, or None if there is none behind it."""
+        """Returns the lost worker's error that caused another error, or None."""
         is_sign, seconds = isinstance(error, self._signs), OWN_ERROR_SECONDS
         if is_sign:
             seconds = self._timeouts.heartbeat_seconds + 2 * self._timeouts.interval
@@ -131,7 +131,7 @@ class Peers:
                         selector.unregister(link)
                         self._drop(link)
                 now = time.monotonic()
-                # A process that was itself stopped for long must not take the others for silent.
+                # A process that was itself stopped for long must not call the others lost.
                 self._count_silence(min(now - checked, 2 * interval))
                 checked = now
                 if now - spoken >= interval and not is_asleep():
@@ -304,7 +304,7 @@ def _watch_for_another(argument: str) -> None:
 
 
 def _is_stopped(pid: int) -> bool:
-    """Says whether a process was stopped, which its watchdog must not hide from the others."""
+    """Returns whether a process was stopped, which its watchdog must not hide from the others."""
     with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
         return file.read().rpartition(")")[2].split()[0] in "tT"
 

@@ -38,7 +38,7 @@ class Membership:
 def read(environment: Mapping[str, str] = os.environ) -> Membership | None:
     """Returns the workers that the environment names, or None where it names none.
 
-    Tasks that do not train (`ps`, under which a Reduction Server may stand, and `evaluator`) are
+    Tasks that do not train (`ps`, which may be a Reduction Server, and `evaluator`) are
     left out: the others must not wait for them.
 
     Raises:

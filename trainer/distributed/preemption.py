@@ -24,7 +24,7 @@ class Request:
         self._time = 0.0
 
     def __bool__(self) -> bool:
-        """Says whether the process was asked to stop."""
+        """Returns whether the process was asked to stop."""
         return bool(self.name)
 
     @property

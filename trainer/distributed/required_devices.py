@@ -1,4 +1,4 @@
-"""What each worker must compute on (--require), so that no job falls back to a CPU in silence."""
+"""What each worker must compute on (--require), so that no job silently falls back to a CPU."""
 
 import ctypes
 import dataclasses

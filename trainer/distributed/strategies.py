@@ -322,7 +322,7 @@ def choose_arithmetic(
 
 
 def has_bfloat16(kind: str, capability: tuple[int, int] = (0, 0)) -> bool:
-    """Says whether a `GPU` of a compute capability, or a `TPU`, multiplies bfloat16 in hardware."""
+    """Returns whether a `GPU` of a compute capability, or a `TPU`, has bfloat16 in hardware."""
     return kind == "TPU" or (kind == "GPU" and capability >= (8, 0))
 
 

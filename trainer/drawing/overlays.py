@@ -1,6 +1,6 @@
 """What is drawn on the pixels of an image: outlines of masks, errors, quantities as colours.
 
-Colours are those of Okabe and Ito ("Color Universal Design", 2008), told apart with any kind of
+Colours are those of Okabe and Ito ("Color Universal Design", 2008), distinct with any kind of
 colour vision.
 """
 

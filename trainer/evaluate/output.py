@@ -44,7 +44,7 @@ def write(
 def check_output(folder: str) -> None:
     """Raises InputError if an evaluation cannot be written to a folder, or would replace others'.
 
-    What lies there under our names is ours if its summary is.
+    Files with our names are ours if the summary is.
     """
     files.check_folder("output", folder)
     taken = sorted({CASES, SUMMARY, "worst", "best"} & set(files.list_folder(folder)))

@@ -40,7 +40,7 @@ def _reversed_if(condition: tf.Tensor, image: tf.Tensor, axis: int) -> tf.Tensor
 
 
 def _orientation(data: tf.Tensor, is_jpeg: tf.Tensor) -> tf.Tensor:
-    """Returns EXIF's number for how a picture lies, 1 if its file, int64 [N], says nothing."""
+    """Returns EXIF's orientation of an image, 1 if its file, int64 [N], says nothing."""
     start = tf.cond(is_jpeg, lambda: _exif_of_jpeg(data), lambda: _exif_of_png(data))
     is_little = _number(data, start, 1) == ord("I")
 

@@ -1,4 +1,4 @@
-"""Where an export goes: whole or not at all, and over nothing but an earlier export.
+"""Where an export goes: complete or not at all, and only in place of an earlier export.
 
 `signature.json` lists every other file with size and checksum, so that what is in a folder can be
 told from what others put there. On a disk the files are written beside the folder and exchanged for
@@ -66,7 +66,7 @@ def check(flag: str, output: str, *, will_differ: bool = False) -> Existing:
     Args:
         flag: for messages.
         output: the folder; it need not exist.
-        will_differ: whether what is to be exported cannot be what is there.
+        will_differ: whether the export cannot be equal to the one that is there.
 
     Raises:
         InputError: a file in it is not of an export, or one is there that cannot be replaced.

@@ -48,7 +48,7 @@ class Server(tf.Module):
             mask_dtype: that holds them.
             normalize: a key of `normalization.NORMALIZATIONS`.
             mean: of each channel of the training split.
-            std: likewise.
+            std: as `mean`.
             multiple: to which sides are extended.
             tile: sides longer than this are cut into tiles; 0: never.
             halo: how far the network looks, see `tiles.halo_of`.

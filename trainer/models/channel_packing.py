@@ -47,7 +47,7 @@ Rule = Callable[[keras.layers.Layer, Sequence[Packed], int, bool], Packed | None
 
 
 def packed(model: keras.Model, lane_width: int) -> Forward:
-    """Returns a function equal to `model` but for rounding, which fills the lanes of narrow layers.
+    """Returns a function equal to `model` up to rounding, which fills the lanes of narrow layers.
 
     Args:
         model: a functional model of one input. A model of volumes is returned as it is.

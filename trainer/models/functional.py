@@ -72,7 +72,7 @@ def prediction_model(model: keras.Model) -> keras.Model:
 
 
 def strides(model: keras.Model, sizes: Sequence[int]) -> list[tuple[int, ...]]:
-    """Returns how many pixels of an image a place of each output stands for, along each axis.
+    """Returns how many pixels of an image a place of each output covers, along each axis.
 
     Args:
         model: a network.
@@ -98,7 +98,7 @@ def strides(model: keras.Model, sizes: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def stride_of(sizes: Sequence[int], places: Sequence[int]) -> tuple[int, ...]:
-    """Returns how many pixels of an image of *S a place of an output stands for, as `strides`."""
+    """Returns how many pixels of an image of *S a place of an output covers, as `strides`."""
     if any(size % number for size, number in zip(sizes, places, strict=True)):
         raise InputError(
             f"The network has an output of {_times(places)} for images of {_times(sizes)}, which "

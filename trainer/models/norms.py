@@ -83,7 +83,7 @@ NORMS = {
 
 
 def choose(norm, num_replicas):
-    """Returns the row of NORMS that a setting stands for; all but `auto` stand for themselves.
+    """Returns the row of NORMS for a setting; all except `auto` are rows themselves.
 
     `auto` takes the statistics of the whole batch, by the layer that is fastest at it: `batch` on
     one replica and `sync_batch` on several compute the same function, of the same variables.

@@ -1,4 +1,4 @@
-"""Networks of nothing but Keras' own layers and operations, from raw images to probabilities.
+"""Networks of only Keras' own layers and operations, from raw images to probabilities.
 
 What is saved of them is read by plain Keras, which knows none of our layers.
 """
@@ -28,7 +28,7 @@ def plain(model, normalize, mean, std, dtype, multiple):
             several outputs; of volumes with a spatial axis more.
         normalize: a key of `normalization.NORMALIZATIONS`.
         mean: of each channel of the training split, in stored units.
-        std: likewise.
+        std: as `mean`.
         dtype: of stored images, "uint8", "uint16" or "float32".
         multiple: to which sides are extended, as in a mirror; a multiple of the model's stride.
 

@@ -163,7 +163,7 @@ def _check_valid_size(input_shape, depth, kernel_size):
 
 
 def _fits_valid(size, depth, kernel_size):
-    """Says whether an unpadded U-Net takes images of this size along an axis."""
+    """Returns whether an unpadded U-Net takes images of this size along an axis."""
     shrink = 2 * (kernel_size - 1)
     for _ in range(depth):
         size -= shrink

@@ -81,7 +81,7 @@ class Speed:
         self._steps, self._seconds, self._waited = 0, 0.0, 0.0
         self.per_step = math.inf  # seconds; not known before the second call: the first compiles
         self._calls = 0
-        self._all_steps, self._all_seconds = 0, 0.0  # but for the first call
+        self._all_steps, self._all_seconds = 0, 0.0  # except the first call
 
     def add(self, steps: int, seconds: float, waited: float) -> None:
         """Adds one call of the loop."""
@@ -99,7 +99,7 @@ class Speed:
         return self._all_steps * self._batch_size / (self._all_seconds or math.inf)
 
     def take(self) -> dict[str, float]:
-        """Returns what metrics.jsonl says of speed, and begins anew."""
+        """Returns what metrics.jsonl says of speed, and resets it."""
         figures = {
             "images_per_second": self._steps * self._batch_size / self._seconds,
             "input_share": min(1.0, self._waited / self._seconds),

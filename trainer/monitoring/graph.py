@@ -48,7 +48,7 @@ def _path(name: str, places: dict[str, tuple[str, int]]) -> str:
 
 
 def _sources(config: Any) -> Iterator[str]:
-    """Yields the names of the layers whose tensors a layer takes, wherever they stand."""
+    """Yields the names of the layers whose tensors a layer takes, nested ones included."""
     if isinstance(config, dict):
         history = config.get("config", {}).get("keras_history")
         if history:

@@ -32,7 +32,7 @@ class MetricsLog:
 
     On a disk, each line and event is written as it comes. An object store takes whole objects only,
     so there both are held back until `flush`, which runs with each checkpoint: metrics.jsonl is
-    written anew, and each event file is uploaded once, for `rotate` begins the next. The names of
+    written again, and each event file is uploaded once, for `rotate` begins the next. The names of
     event files end with a sign of the run and the step after which they begin; a run that resumes
     from a step removes its own that begin there or later, and so TensorBoard shows one curve.
     """

@@ -116,7 +116,7 @@ class Reporter:
         self.log.validation(self._state.step, figures, draw)
 
     def end(self, scores: Scores, split: str, reason: str) -> None:
-        """Says what the run came to, where it is and what to do with it.
+        """Says how the run ended, where it is and what to do with it.
 
         Args:
             scores: of the best weights.
@@ -147,7 +147,7 @@ def reporting(
 ) -> Iterator[Reporter]:
     """Yields what reports a run; drops what the run folder says of steps after the state's.
 
-    The chief alone writes. Other workers keep the same clocks, for they stop where it does.
+    The chief alone writes. Other workers keep the same clocks, because they stop where it does.
 
     Args:
         job: the settings.

@@ -22,7 +22,7 @@ class Member:
         model: normalised images → logits.
         normalize: a key of `normalization.NORMALIZATIONS`.
         mean: of each channel of its training split.
-        std: likewise.
+        std: as `mean`.
         weights: which these are: the run's folder and fingerprint, their step and checksum.
         job: settings of the run.
     """

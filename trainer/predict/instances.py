@@ -53,7 +53,7 @@ def check_installed() -> None:
 
 
 def label(ids: RowFile, path: str) -> tuple[RowFile, Table]:
-    """Numbers the regions of equal class, connected by sides, but for the background.
+    """Numbers the regions of equal class, connected by sides, except the background.
 
     Bands are numbered by themselves first; regions that touch across their seams are one.
 

@@ -81,7 +81,7 @@ class Folder:
         found: Sequence[discovery.Source],
         origins: Sequence[records.Origin],
     ) -> list[Task]:
-        """Returns what is to be done for each image.
+        """Returns the tasks of each image.
 
         Args:
             facts: what the masks depend on; a folder holds those of one set of facts.
@@ -295,7 +295,7 @@ def opened(
     found: Sequence[discovery.Source],
     origins: Sequence[records.Origin],
 ) -> Iterator[tuple[Folder, list[Task]]]:
-    """Opens the folder for this process alone, and says what is to be done; see `Folder.plan`.
+    """Opens the folder for this process alone, and returns the tasks; see `Folder.plan`.
 
     Raises:
         InputError: if the folder cannot be written or is being written, or from `Folder.plan`.
@@ -319,7 +319,7 @@ def _folders_of(names: Iterable[str]) -> set[str]:
 
 
 def _key_of(folder: str) -> Callable[[str], str]:
-    """Returns what a file system makes of names: some take two that we tell apart for one."""
+    """Returns names as a file system compares them: some treat two different names as equal."""
     if files.is_remote(folder):
         return str
     stem = f".{uuid.uuid4().hex}"
@@ -382,7 +382,7 @@ class Page:
     Attributes:
         folder: where they go.
         networks: what predicts.
-        task: what is to be done.
+        task: of the image.
         source: the image, on the local disk.
         raster: the image, open; None until it is.
     """

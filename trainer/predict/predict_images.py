@@ -26,7 +26,7 @@ from trainer.predict import instances, outputs, predictor, record
 from trainer.storage import files
 
 DOWNLOADS = 8  # files of a bucket that are copied ahead
-WRITES = 2  # images that wait for the disk while the devices go on
+WRITES = 2  # images that wait for the disk while the devices continue
 
 
 def predict(settings: config.Predict) -> None:
@@ -211,7 +211,7 @@ def _check(settings: config.Predict) -> list[str]:
 def _check_place(
     settings: config.Predict, names: Sequence[str], origins: Sequence[record.Origin]
 ) -> None:
-    """Raises InputError if masks would lie among the images, where they would be taken for some."""
+    """Raises InputError if masks would be written among the images, and later read as images."""
     output = settings.output
     remote = files.is_remote(output)
     output = posixpath.normpath(output) if remote else os.path.realpath(output)

@@ -99,7 +99,7 @@ class Predictor:
         self._replicas = len(strategy.extended.worker_devices)
         on_cpu = strategies.device_kind(strategy) == "CPU"
         self._batch_size = batch_size or self._replicas * (1 if on_cpu else 4)
-        self._fixed_batches = not on_cpu  # XLA compiles each size of batch anew
+        self._fixed_batches = not on_cpu  # XLA compiles each size of batch again
         self._tile = tile // self.networks.stride * self.networks.stride
         self._multiple = max(pipeline.PADDED_SIDE, self.networks.stride)
         self._forward = eval_step.forward_step(
@@ -232,7 +232,7 @@ def _landed(group: Sequence[_Tile], result: tf.Tensor) -> Iterator[Rows]:
 
 
 def _mirrored_rows(raster: regions.Raster, top: int, count: int) -> np.ndarray:
-    """Returns rows of an image that goes on below its end as in a mirror: [count, W, C]."""
+    """Returns rows of an image continued below its end by its mirror image: [count, W, C]."""
     rows = mirror(np.arange(top, top + count), raster.height)
     first = int(rows.min())
     band = raster.read(first, int(rows.max()) + 1)

@@ -1,4 +1,4 @@
-"""An iterable that is read ahead by a thread, so that reading and computing go on side by side."""
+"""An iterable that is read ahead by a thread, so that reading and computing overlap."""
 
 import contextlib
 import queue

@@ -42,7 +42,7 @@ def _precision(accelerator: Accelerator, precision: str) -> Iterator[str]:
 
 
 def _has_units(accelerator: Accelerator, precision: str) -> bool:
-    """Says whether matrix units multiply values of a type; those of TPUs multiply all."""
+    """Returns whether matrix units multiply values of a type; those of TPUs multiply all."""
     if not isinstance(accelerator, Gpu):
         return True
     return accelerator.capability >= MATRIX_UNITS.get(precision, (99, 0))

@@ -49,7 +49,7 @@ def lower(job: config.Job, accelerator: Accelerator, batch_size: int, num_replic
     manifest = schema.read_manifest(job.data.data_dir or demo.folder())
     precision = _precision(job, accelerator)
     split = manifest.splits["train"]
-    keras.backend.clear_session()  # layers are numbered anew: the same settings, the same program
+    keras.backend.clear_session()  # restarts layer numbers: the same settings, the same program
     keras.mixed_precision.set_global_policy(strategies.POLICIES[precision])
     model = build.build_model(job.model, manifest.channels, manifest.num_classes, num_replicas)
     average = keras.models.clone_model(model) if job.optimization.ema else None

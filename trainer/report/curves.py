@@ -77,7 +77,7 @@ def draw(title: str, lines: Mapping[str, Line]) -> Markup:
 
 
 def cut(name: str) -> str:
-    """Returns a name without its middle where that is too long to stand beside a chart."""
+    """Returns a name without its middle if it is too long for the space beside a chart."""
     end = LABEL_LENGTH // 2 + 2  # where it says the split
     return name if len(name) <= LABEL_LENGTH else f"{name[: LABEL_LENGTH - end - 1]}…{name[-end:]}"
 

@@ -34,7 +34,7 @@ NUM_STEPS = 10
 # What rounding may add up to in NUM_STEPS steps. Losses, gradients and weights are of the order of
 # 1, and the layers of bfloat16 and float16 keep 8 and 11 bits of them.
 TOLERANCES = {"float32": 1e-5, "bfloat16": 3e-2, "float16": 4e-3}
-# The derivative of ReLU jumps where its input is 0 but for rounding, which happens to one of some
+# The derivative of ReLU jumps where its input is 0 up to rounding, which happens to one of some
 # 10,000 pixels in ten steps, and so does the gradient by what that pixel has in it. It would hide
 # any other cause, so the other cases have an activation without a jump.
 RELU_TOLERANCES = {"loss": 1e-3, "gradient": 1e-3, "weights": 3e-3}

@@ -1,6 +1,6 @@
 """az:// through tensorflow-io, whose client gives up where it finds several connections closed.
 
-Servers close connections that lie idle, Azurite after five seconds. The client comes again some
+Servers close idle connections, Azurite after five seconds. The client comes again some
 times, seconds apart, each time by another connection of those that it holds. So each verb of
 `tf.io.gfile` is tried again, a file that is read is opened again at the same place, and one is sent
 as a whole, from the local disk. What TensorFlow reads by itself, the

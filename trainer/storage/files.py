@@ -266,7 +266,7 @@ def list_folder(path: str) -> list[str]:
 
 
 def find_in_store(pattern: str) -> list[str]:
-    """Returns the sorted paths in an object store that match a glob; a star stands for no slash."""
+    """Returns the sorted paths in an object store that match a glob; a star matches no slash."""
     if not pattern.startswith(gcs.SCHEME):
         return sorted(gfile(pattern).glob(pattern))
     folder = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]

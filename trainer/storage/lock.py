@@ -1,7 +1,7 @@
 """One folder, one writer: a lease in the folder, renewed while its owner lives.
 
 `lease.json` names host and process. It is created only where there is none: by O_EXCL on a disk, by
-a generation precondition on Google Cloud Storage. Its owner writes it anew every quarter of
+a generation precondition on Google Cloud Storage. Its owner writes it again every quarter of
 `seconds`; whoever sees it unchanged for as long as `seconds` takes it over, at once where it can
 see that the owner's process has ended. Other object stores have no precondition that TensorFlow
 could use: there, two jobs that start in the same second may both believe that they hold it.
@@ -27,7 +27,7 @@ from trainer.errors import InputError, RetryableError
 from trainer.storage import files, gcs
 
 NAME = "lease.json"
-SECONDS = 60.0  # of silence, where no flag says how many
+SECONDS = 60.0  # without a renewal, unless a flag says otherwise
 BEGIN = '{"id":"'  # of its text, without spaces
 # What is wrong with a folder itself; other errors, such as broken connections, may pass.
 LASTING = {
@@ -157,7 +157,7 @@ def held(
 
     Args:
         folder: local path or address in an object store.
-        seconds: of silence after which an owner is taken for dead.
+        seconds: without a renewal after which an owner is considered dead.
         writer: whether this worker writes at all; the lease of another is never lost.
         flag: that named the folder, for messages.
 

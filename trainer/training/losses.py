@@ -145,7 +145,7 @@ def parts(terms, values):
 
 
 def weights(terms, labels, valid, class_weights=None):
-    """Returns what each term's sum is to be divided by, once added up over all replicas.
+    """Returns the divisor of each term's sum, once added up over all replicas.
 
     Args:
         terms: a row of LOSSES, of T terms.

@@ -75,7 +75,7 @@ class Progress:
         )
 
     def exhausted(self, patience: int) -> bool:
-        """Says whether `patience` evaluations in a row were no better; patience 0 is endless."""
+        """Returns whether `patience` evaluations in a row were no better; patience 0 is endless."""
         return 0 < patience <= self.worse
 
     def to_dict(self) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def check_finite(
 ) -> None:
     """Raises InputError if training has left the finite numbers.
 
-    The gradient counts too, for it spoils the weights one step before the loss shows it; except in
+    The gradient counts too: it spoils the weights one step before the loss shows it; except in
     float16, where steps with an infinite gradient are left out and the loss scale is lowered.
 
     Args:

@@ -25,7 +25,7 @@ class StepSchedule:
     traced: tuple[int, int] | None = None
 
     def evaluates_at(self, step: int, evaluated_step: int) -> bool:
-        """Says whether an evaluation is due after `step` steps.
+        """Returns whether an evaluation is due after `step` steps.
 
         Args:
             step: steps taken.
@@ -34,11 +34,11 @@ class StepSchedule:
         return step > evaluated_step and (step % self.eval_every == 0 or step == self.total_steps)
 
     def saves_at(self, step: int) -> bool:
-        """Says whether a checkpoint is due after `step` steps."""
+        """Returns whether a checkpoint is due after `step` steps."""
         return step % self.checkpoint_every == 0 or step == self.total_steps
 
     def reports_at(self, step: int) -> bool:
-        """Says whether the means of the last steps are due after `step` steps."""
+        """Returns whether the means of the last steps are due after `step` steps."""
         at_multiple = step % self.report_every == 0 or step % self.eval_every == 0
         return at_multiple or step == self.total_steps
 

@@ -134,7 +134,7 @@ def step_of_one_replica(
 ) -> Any:
     """Returns what `train_loop` makes one replica do at each step, as one XLA program.
 
-    It is to be lowered or compiled for a device that is not here, so nothing is split over devices:
+    It is lowered or compiled for a device that is not here, so nothing is split over devices:
     the sums over all replicas, which are no part of a replica's own work, are those of one.
 
     Args:
@@ -309,7 +309,7 @@ def _part(value: tf.Tensor, i: Any, number: int) -> tf.Tensor:
 
 
 def _meet_outside_loops(strategy: tf.distribute.Strategy, model: keras.Model) -> bool:
-    """Says whether replicas sum statistics, and are threads, which cannot meet inside a loop."""
+    """Returns whether replicas sum statistics, and are threads, which cannot meet inside a loop."""
     threads = not isinstance(strategy, tf.distribute.TPUStrategy)
     several = strategy.num_replicas_in_sync > 1
     layers = functional.layers_of(model)
@@ -352,7 +352,7 @@ def _loop_around(
 ) -> Callable[..., dict[str, tf.Tensor]]:
     """Returns the step of all replicas, which meet in each turn of the loop.
 
-    The sums lie in variables: each replica's stay on its own device.
+    The sums are in variables: each replica's stay on its own device.
 
     Args:
         strategy: of the replicas.

@@ -64,7 +64,7 @@ class Class:
     colour: str | None = None
 
     def as_given(self) -> str:
-        """Returns what stands for the class in the masks that were given, as --classes has it."""
+        """Returns the class's value or colour in the given masks, in the form of --classes."""
         return self.colour or f"{self.value}" + ("" if self.last is None else f"-{self.last}")
 
 
@@ -85,7 +85,7 @@ class Split:
     Attributes:
         examples: number of images.
         shards: the files, in order.
-        cases: the images' names, in the order in which they stand in the shards.
+        cases: the images' names, in the order of the shards.
         sizes: (height, width, count) of each size that occurs.
         pixels: number of pixels of each class.
         ignored_pixels: number of pixels that do not count.
@@ -298,7 +298,7 @@ def read_manifest(data_dir: str) -> Manifest:
     """Returns the manifest of a data folder, local or gs://.
 
     Raises:
-        InputError: if there is none, or none that this version can rely on.
+        InputError: if there is none, or this version cannot read it.
     """
     path = f"{data_dir}/{MANIFEST}"
     if not files.exists(path):
@@ -384,7 +384,7 @@ def encode(name: str, image: np.ndarray, mask: np.ndarray, encoding: str) -> byt
 
 
 def blank_example(manifest: Manifest) -> bytes:
-    """Returns what stands for an unreadable example: one nameless pixel that does not count."""
+    """Returns the replacement of an unreadable example: one nameless pixel that does not count."""
     image = np.zeros([1, 1, manifest.channels], manifest.dtype)
     return encode("", image, np.full([1, 1], IGNORE, np.uint8), manifest.encoding)
 

@@ -33,7 +33,7 @@ class Pixels:
 
     @property
     def colours(self) -> np.ndarray:
-        """The channels but for alpha."""
+        """The channels without alpha."""
         return self.values[..., :-1] if self.alpha else self.values
 
     @property
@@ -87,13 +87,13 @@ def pixels_of(values: np.ndarray, label: str, alpha: bool = False, extra: int = 
 
 @dataclasses.dataclass(frozen=True)
 class Mask:
-    """A mask as it was read, with all that says what its values stand for.
+    """A mask as it was read, with everything that defines the meaning of its values.
 
     Attributes:
         values: integers, booleans or floats [H, W] as they are stored, be they the indices of a
-            palette; of several channels, RGB be it grey among them, [H, W, C].
+            palette; of several channels, RGB which may be grey, [H, W, C].
         bits: of each sample in the file: of a picture 1, 2, 4, 8 …; of an array its dtype's.
-        palette: uint8 [N, 3], the colours that indices stand for; None if values are no indices.
+        palette: uint8 [N, 3], the colours of indices; None if values are not indices.
         white_is_zero: whether 0 is shown white, as a TIFF can say; values are not turned for it.
         lossy: whether the file's compression changes values, as JPEG's does.
     """

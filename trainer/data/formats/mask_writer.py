@@ -14,7 +14,7 @@ from trainer.errors import InputError
 
 TIFF_TILE = 256
 BAND_PIXELS = 2**22
-# Where a picture lies on Earth: ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeys.
+# An image's geographic position: ModelPixelScale, ModelTiepoint, ModelTransformation, GeoKeys.
 GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)
 # Descriptions by which readers find out how many images and channels there are: not a mask's.
 LAYOUTS = ("<?xml", "<OME", "ImageJ=", '{"shape"', "SCANIMAGE")

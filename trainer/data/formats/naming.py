@@ -7,7 +7,7 @@ So patient folders may hold files of equal names. Of a glob only the parts with 
 import glob
 import os
 
-ANY = "**"  # stands for any number of folders
+ANY = "**"  # matches any number of folders
 
 
 def below_folder(path: str, folder: str) -> str:
@@ -19,7 +19,7 @@ def below_folder(path: str, folder: str) -> str:
 def by_glob(path: str, pattern: str) -> str:
     """Returns the name of a file that matches a glob; its stem if there are no wildcards."""
     parts, wanted = _parts(path), _parts(pattern)
-    if ANY in wanted:  # what it stands for is as long as makes the rest fit
+    if ANY in wanted:  # it matches as many folders as make the rest fit
         first, last = wanted.index(ANY), len(wanted) - wanted[::-1].index(ANY)
         wide = len(parts) - first - (len(wanted) - last)
         wanted = [*wanted[:first], *[ANY] * wide, *wanted[last:]]

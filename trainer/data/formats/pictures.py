@@ -92,7 +92,7 @@ def palette_of(picture: Any) -> np.ndarray | None:
 
 
 def is_lossy(picture: Any, path: str) -> bool:
-    """Says whether the compression of an open picture changes values."""
+    """Returns whether the compression of an open picture changes values."""
     return picture.format in ("JPEG", "MPO") or _is_lossy_webp(picture, path)
 
 
@@ -102,7 +102,7 @@ def _values(picture: Any, path: str, label: str, others: tuple[str, ...] = ()) -
     if mode not in ("1", "L", "LA", "RGB", "RGBA", *others) and not mode.startswith("I"):
         raise InputError(f"{label} has mode {mode}, which is not read; convert it to RGB or grey.")
     if mode[0] != "I" and bits_of(picture, path) == 16:
-        picture.load()  # what follows the pixels may say how it lies
+        picture.load()  # the orientation may follow the pixels
         with open(path, "rb") as file:
             return imagecodecs.png_decode(file.read())  # of which Pillow would keep 8 bits
     values = np.asarray(picture)
@@ -133,7 +133,7 @@ def _with_alpha(values: np.ndarray, transparent: np.ndarray) -> np.ndarray:
 
 
 def _orientation(picture: Any) -> int:
-    """Returns EXIF's number for how a picture that is loaded lies, 1 if nothing is said.
+    """Returns EXIF's number for the orientation of a loaded image, 1 if nothing is said.
 
     Parts that are damaged say nothing, as in viewers; nor do other metadata (XMP).
     """

@@ -125,13 +125,13 @@ def translate_errors(label: str) -> Iterator[None]:
 
 
 def _is_of_storage(error: OSError) -> bool:
-    """Says whether an error comes from the system: damage has no number, but for a bad offset."""
+    """Returns whether an error comes from the system: damage has no number, except a bad offset."""
     is_of_offset = error.errno == errno.EINVAL and _is_damage(error)
     return isinstance(error, TimeoutError) or (error.errno is not None and not is_of_offset)
 
 
 def _is_damage(error: Exception) -> bool:
-    """Says whether an error is a decoder's about the bytes: of its own kind, or raised within it.
+    """Returns whether an error is a decoder's about the bytes: its own kind, or raised within it.
 
     Python's kinds, such as TypeError, are damage if this program called a decoder that raised them.
     """

@@ -132,7 +132,7 @@ def _is_copy(page: tifffile.TiffPage) -> bool:
 
 
 def _may_be_copy(page: tifffile.TiffPage, full: tifffile.TiffPage) -> bool:
-    """Says whether a page has a half, a third … of the rows and columns of another."""
+    """Returns whether a page has a half, a third … of the rows and columns of another."""
     return page.imagelength < full.imagelength and any(
         page.imagelength in (full.imagelength // n, -(-full.imagelength // n))
         and page.imagewidth in (full.imagewidth // n, -(-full.imagewidth // n))

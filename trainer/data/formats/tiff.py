@@ -60,13 +60,13 @@ class Image:
 
     @property
     def orientation(self) -> Any:
-        """How it lies; see `reading.upright`."""
+        """Its orientation; see `reading.upright`."""
         tag = self.page.tags.get("Orientation")
         return tag.value if tag else 1
 
     @property
     def is_white_zero(self) -> bool:
-        """Whether 0 is white, but for booleans of tifffile, which it writes so with True as 1."""
+        """Whether 0 is white, except booleans of tifffile, which it writes so with True as 1."""
         is_boolean = self.page.bitspersample == 1 and self.page.software.startswith("tifffile")
         return self.page.photometric == PHOTOMETRIC.MINISWHITE and not is_boolean
 
@@ -109,7 +109,7 @@ class Image:
 
 
 def is_tiff(path: str) -> bool:
-    """Says whether the content of a local file is a TIFF, whatever its name."""
+    """Returns whether the content of a local file is a TIFF, whatever its name."""
     with open(path, "rb") as file:
         return file.read(4) in MAGIC
 
@@ -196,7 +196,7 @@ def _check_samples(image: Image, label: str) -> None:
 
 
 def _can_decode(page: tifffile.TiffPage) -> bool:
-    """Says whether tifffile has the codec."""
+    """Returns whether tifffile has the codec."""
     try:
         page.decode(None, 0)
     except (ValueError, NotImplementedError):
@@ -231,7 +231,7 @@ def picture(image: Image, top: int, bottom: int) -> tuple[np.ndarray, bool, int]
 
 
 def kind_of_alpha(image: Image) -> tifffile.EXTRASAMPLE | None:
-    """Returns what kind of alpha the last sample is; None if it is none.
+    """Returns the kind of alpha of the last sample; None if it is not alpha.
 
     A sample beyond grey or RGB of which nothing is said is taken for alpha, as viewers do; if it is
     said to be of no kind, or is one of several, it is a channel.

@@ -166,8 +166,8 @@ def crop_randomly(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Cuts a square at a random place, moved, turned and bent as the row says.
 
-    The place is uniform over those where the crop lies inside the image; a side shorter than the
-    crop lies at a random place within it.
+    The place is uniform over those where the crop is inside the image; a side shorter than the
+    crop is at a random place within it.
 
     Args:
         image: [H, W, C] of any real dtype.
@@ -263,7 +263,7 @@ def _take_lines(image, mask, centre, matrix, crop):
 
 
 def _sources(centre, matrix, displacements, crop):
-    """Returns where each pixel of the crop lies in the image: (rows, columns), float32."""
+    """Returns the place of each pixel of the crop in the image: (rows, columns), float32."""
     line = tf.range(crop, dtype=tf.float32) - (crop - 1) / 2
     y, x = line[:, tf.newaxis], line[tf.newaxis]
     for op, some in displacements:

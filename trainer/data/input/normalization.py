@@ -16,7 +16,7 @@ def normalize(
         image: [H, W, C] or [B, H, W, C], in stored units and before any padding.
         kind: a key of NORMALIZATIONS.
         mean: of each channel of the training split, in stored units (the manifest's).
-        std: likewise.
+        std: as `mean`.
 
     Returns:
         float32, of the same shape.

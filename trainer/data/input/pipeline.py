@@ -45,7 +45,7 @@ def num_streams(split: schema.Split, num_workers: int, streams: int = 0) -> int:
     Args:
         split: the training split.
         num_workers: must divide V.
-        streams: V, if it is to be this; 0: chosen.
+        streams: V, if it is given; 0: automatic.
 
     Raises:
         InputError: if `streams` is not possible or the workers do not divide V.
@@ -498,7 +498,7 @@ def _shards(data_dir: str, shards: tuple[schema.Shard, ...]) -> tuple[tf.Tensor,
 
 
 def _read(path: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
-    """Returns a shard's records; fails where it ends early, be it between two records."""
+    """Returns a shard's records; fails where it ends early, even between two records."""
     return tf.data.TFRecordDataset(path).apply(tf.data.experimental.assert_cardinality(count))
 
 

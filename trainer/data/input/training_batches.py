@@ -14,7 +14,7 @@ from trainer.distributed import strategies
 
 
 class TrainingBatches:
-    """The batches from a step on; each iterator begins there anew."""
+    """The batches from a step on; each iterator starts there again."""
 
     def __init__(
         self,

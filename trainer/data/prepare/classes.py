@@ -1,6 +1,6 @@
 """What --classes, --ignore and --threshold say of the masks, and of which class a value is.
 
-A class is a value, a range of values or a colour; or there are two classes, told apart by a
+A class is a value, a range of values or a colour; or there are two classes, separated by a
 threshold.
 """
 

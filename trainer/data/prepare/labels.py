@@ -44,7 +44,7 @@ class Values:
     Attributes:
         pixels: [H, W], integers; any numbers if they are held to a threshold.
         kind: "plain", "bits" (1 to 4 in the file), "palette" (indices) or "colours" (0xRRGGBB).
-        shown: the colours that bits and indices stand for.
+        shown: the colours of bits and indices.
     """
 
     pixels: np.ndarray
@@ -54,7 +54,7 @@ class Values:
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """How the pixels of a value lie.
+    """How the pixels of a value are arranged.
 
     Attributes:
         pixels: their number.
@@ -76,7 +76,7 @@ class Seen:
         kind: see `Values`.
         values: that occur, ascending; of a class that is given, its first value only; of masks
             that are held to a threshold, the least and the greatest.
-        shown: the colours they stand for, of bits and of indices.
+        shown: their colours, of bits and of indices.
         shapes: of each value, where classes are not given and there are more than two values.
         is_turned: whether the file says that 0 is shown white.
         bits: of a value in the file.
@@ -130,7 +130,7 @@ def _few_bits(mask: images.Mask) -> int:
 
 
 def shown_greys(values: Values, label: str) -> np.ndarray:
-    """Returns the greys that bits or indices stand for, uint8 [N], of those that occur.
+    """Returns the greys of the bits or indices that occur, uint8 [N].
 
     Raises:
         InputError: a colour is among them.
@@ -146,7 +146,7 @@ def shown_greys(values: Values, label: str) -> np.ndarray:
 
 
 def _plain(mask: images.Mask, given: Given, label: str) -> np.ndarray:
-    """Returns the values of a mask that stand for themselves: integers, or any for a threshold."""
+    """Returns the values of a mask that are classes as they are: integers, any with a threshold."""
     values = mask.values
     if values.ndim == 3:
         if _is_one_hot(values):
@@ -243,7 +243,7 @@ def _colours(mask: images.Mask, label: str) -> np.ndarray:
 
 
 def _table(palette: np.ndarray) -> np.ndarray:
-    """Returns what each index stands for, int32 0xRRGGBB [256]; black beyond the palette."""
+    """Returns the colour of each index, int32 0xRRGGBB [256]; black after the palette's end."""
     return _packed(np.pad(palette, ((0, 256 - len(palette)), (0, 0))))
 
 

@@ -168,7 +168,7 @@ def _survey(
 def _examine(
     max_pixels: int, skip_bad: bool, given: classes.Given, pair: statistics.Pair
 ) -> statistics.Survey | str:
-    """Returns what there is in a pair, or why it is to be skipped."""
+    """Returns what is in a pair, or why it is skipped."""
     try:
         return statistics.examine(pair, max_pixels, given)
     except reading.UnreadableError as error:

@@ -29,7 +29,7 @@ def assign(
     Args:
         names: of all images.
         splits: a JSON file of lists of names; if empty, `split` says how to draw.
-        split: the shares of train, val and, if there is to be one, test.
+        split: the shares of train, val and, if given, test.
         group_by: regular expression whose first group, or match, names an image's group; every
             group goes to one side. If empty, each image is its own group.
         seed: of the draw.
@@ -132,7 +132,7 @@ def draw(
 
     A group's place on [0, 1) depends on the seed and its own name alone, and each side has its
     share of that line; so other groups that come or go do not move it. Only a side without any
-    group takes the one that lies nearest to its part, of a side that has others.
+    group takes the one nearest to its part, from a split that has others.
 
     Args:
         groups: their names.
@@ -174,7 +174,7 @@ def describe(sides: SplitAssignment, draw: schema.Draw) -> str:
 
 
 def _place(group: str, seed: int) -> float:
-    """Returns where on [0, 1) a group lies: the first 53 bits of a hash, which a float holds."""
+    """Returns the place of a group on [0, 1): the first 53 bits of a hash, which a float holds."""
     digest = hashlib.sha256(f"{seed}:{group}".encode()).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
 

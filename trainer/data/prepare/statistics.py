@@ -48,7 +48,7 @@ class Survey:
         height: of both, in pixels.
         width: of both, in pixels.
         dtype: of the image.
-        colours: number of its channels but for alpha.
+        colours: number of its channels without alpha.
         is_grey: whether it has one channel or three equal ones.
         alpha: "none", "opaque" or "varies".
         mask: what there is in the mask.
@@ -157,7 +157,7 @@ def parse_channels(text: str) -> int | None:
 def choose_channels(surveys: Sequence[Survey], channels: int | None) -> tuple[int, list[str]]:
     """Returns the number of channels of every example, and notes.
 
-    If `channels` is None: 1 if every image is grey, be it in three equal channels; 3 if some are
+    If `channels` is None: 1 if every image is grey, perhaps in three equal channels; 3 if some are
     in colour; alpha counts only if it is asked for.
 
     Raises:
@@ -172,7 +172,7 @@ def choose_channels(surveys: Sequence[Survey], channels: int | None) -> tuple[in
 
 
 def _check_further_channels(surveys: Sequence[Survey], channels: int) -> None:
-    """Raises InputError where infrared of some images would stand beside alpha of others."""
+    """Raises InputError where infrared of some images would share channels with alpha of others."""
     taken = next((one for one in surveys if one.extra and one.colours == channels), None)
     for one in surveys:
         if taken and (one.colours, one.extra) != (taken.colours, taken.extra):

@@ -54,7 +54,7 @@ def _divide(length: int, side: int) -> list[tuple[int, int]]:
 
 
 def by_pair(tiles: Iterable[Tile]) -> Iterator[statistics.Pair]:
-    """Yields each pair once for its tiles that stand together, as what is to be cut out of it."""
+    """Yields each pair once for its consecutive tiles, with what to cut out of it."""
     for pair, together in itertools.groupby(tiles, lambda tile: tile.pair):
         boxes = tuple((t.name, t.top, t.left, t.height, t.width) for t in together)
         yield dataclasses.replace(pair, boxes=boxes)
