@@ -67,7 +67,7 @@ def run(
     except InputError as error:
         refused = not isinstance(error, RetryableError)
         logging.error("%s", error, extra={"refused": refused})
-        # A person in the container's shell does not end the job that runs beside it.
+        # A command in the container's shell does not end the job that runs there.
         if refused and is_job and vertex.is_here() and not sys.stderr.isatty():
             vertex_cancel.end_job()
         sys.exit(EXIT_STATUS)
@@ -91,18 +91,18 @@ def run(
 
 def prepare_environment() -> None:
     """Sets what matters once TensorFlow is imported; variables only if the user has not."""
-    # Importing and tracing make many objects and few cycles: Python need not look so often.
+    # Importing and tracing make many objects and few cycles: Python may check less often.
     gc.set_threshold(*GC_THRESHOLDS)
     # TensorFlow leaves oneDNN's kernels off on CPUs that are not Intel's newest; where they were
     # off, they take a third less CPU time per training step (docs/performance.md).
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    # What one request to gs:// reads; 64 MB of TensorFlow's own are late, and held for each stream
+    # What one request to gs:// reads; TensorFlow's own 64 MB are slow, and kept for each stream
     # (docs/storage.md). The user's GCS_READ_CACHE_BLOCK_SIZE_MB comes before it.
     os.environ.setdefault("GCS_READAHEAD_BUFFER_SIZE_BYTES", str(8 * 2**20))
 
 
 def set_verbosity(level: str) -> None:
-    """Says no less and no more than `level`: error, warning, info or debug.
+    """Sets the log level: error, warning, info or debug.
 
     To be called before TensorFlow is imported, of which debug also shows the notices.
     """
@@ -113,7 +113,7 @@ def set_verbosity(level: str) -> None:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Imports TensorFlow in two thirds of the time, and without its notices.
+    """Imports TensorFlow in two thirds of the time, without its notices.
 
     What is imported stays: Python neither looks for garbage among its objects meanwhile, nor ever
     after, nor counts them at its end, which alone takes a second on a slow core.
@@ -137,7 +137,7 @@ def _program(argv: Sequence[str]) -> str:
 
 
 def _print_for_readers(text: str) -> None:
-    """Prints; a reader that has seen enough, such as `head`, is no error."""
+    """Prints; a reader that stops early, such as `head`, is not an error."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -149,7 +149,7 @@ def _log_plainly() -> None:
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()
-    handler.python_handler.setStream(sys.stderr)  # not that of the moment of import
+    handler.python_handler.setStream(sys.stderr)  # not the one at import
     form = standard_logging.Formatter
     if vertex.is_here():
         form = vertex.Formatter

@@ -1,4 +1,4 @@
-"""The exceptions that are the user's to fix, and how their messages show a name."""
+"""The exceptions that the user can fix, and how their messages show a name."""
 
 import os
 
@@ -12,7 +12,7 @@ class InputError(ValueError):
 
 
 class RetryableError(InputError):
-    """What another start may find otherwise: a store, a device, a port, the lease of a folder."""
+    """What may be different at the next start: a store, a device, a port, a folder's lock."""
 
 
 class UnreachableError(RetryableError):

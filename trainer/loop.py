@@ -223,7 +223,7 @@ def build_parts(session: Session, state: TrainState, started: float) -> Iterator
 
 
 def begin_run(session: Session, state: TrainState, evaluate: Evaluator) -> None:
-    """Makes the last checks; then the run folder is this run's, and run.json says so.
+    """Makes the last checks, then writes run.json, which makes the run folder this run's.
 
     Raises:
         InputError: images cannot be cut into tiles, or --model_dir holds files of others.
@@ -270,7 +270,7 @@ def build_train_steps(session: Session, state: TrainState) -> TrainSteps:
 
 
 def build_evaluator(session: Session, state: TrainState) -> Evaluator:
-    """Returns what evaluates the splits with the weights that are used."""
+    """Returns the evaluator of the splits, with the weights that are used."""
     job = session.job
     return Evaluator(
         session.strategy,

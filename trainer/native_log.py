@@ -1,8 +1,8 @@
-"""What TensorFlow's C++ writes on standard error: errors get through, notices do not.
+"""A filter of what TensorFlow's C++ writes on standard error: errors pass, notices do not.
 
-TensorFlow has levels, but at each of them it prints notices while it is imported, and some errors
-that are none. So standard error goes through a small process, which decides line by line. It is a
-process rather than a thread so that the last words of a crash get through.
+TensorFlow has levels, but at each of them it prints notices while it is imported, and some false
+errors. So standard error goes through a small process, which decides line by line. It is a
+process rather than a thread so that the last lines of a crash pass.
 """
 
 import atexit
@@ -16,7 +16,7 @@ from absl import logging
 
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 DETAIL = "TF_CPP_VMODULE"
-# Errors that are none: TensorFlow takes another way, or does not need what is missing.
+# False errors: TensorFlow has an alternative, or does not need what is missing.
 HARMLESS = (
     r"oneDNN supports DT_\w+ only on platforms with",
     r"Unable to register cu\w+ factory",
@@ -64,13 +64,13 @@ def begin() -> None:
         return
     if sys.stderr is None or sys.stderr is not sys.__stderr__:
         return
-    with contextlib.suppress(OSError):  # where no process can be started, all is shown
+    with contextlib.suppress(OSError):  # if no process can be started, everything is shown
         _running = _Filter(level)
         atexit.register(end)
 
 
 def end() -> None:
-    """Stops filtering, once all that was written has come through."""
+    """Stops filtering, after everything written has passed."""
     global _running
     ended, _running = _running, None
     if ended and ended.owner == os.getpid():

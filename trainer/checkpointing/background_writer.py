@@ -1,4 +1,4 @@
-"""Writes in the background while training continues, and again where it fails."""
+"""Writes in the background while training continues, and retries what fails."""
 
 import contextlib
 import threading
@@ -14,7 +14,7 @@ LONGEST_PAUSE_SECONDS = 60.0
 
 
 class Writer:
-    """Does one task at a time; used as a context, which ends when all is written.
+    """Does one task at a time; used as a context, which ends when everything is written.
 
     A task that fails is tried again after 1, 2, 4, … seconds. While it fails, a newer task takes
     its place, so that no more than one state is kept in memory.
@@ -52,7 +52,7 @@ class Writer:
             stack.callback(self._close)
             if error is None:
                 self.drain()
-            else:  # which is what the user must hear
+            else:  # the user must see it
                 with self._changed:
                     self._changed.wait_for(lambda: self._task is None or self._error is not None)
 

@@ -1,9 +1,9 @@
-"""Checkpoints that count only when they are whole.
+"""Checkpoints that count only when they are complete.
 
 A checkpoint is a folder named by its step: tensors in TensorFlow's format, as
 `tf.train.load_checkpoint` reads them, and then `commit.json`, which names their files with size and
 crc32c. A folder whose commit cannot be read, or whose files differ from it, is not a checkpoint.
-That takes no rename, which object stores do not have.
+This needs no rename, which object stores lack.
 """
 
 import contextlib
@@ -57,9 +57,9 @@ class Checkpoints:
         Args:
             directory: local path or address in an object store.
             state: group → variables, of Keras or TensorFlow; each is saved by its group, its place
-                there and its shape. Names would not do: Keras counts them over the process.
+                there and its shape. Names do not work: Keras counts them over the process.
             fingerprint: of the settings and data that the state belongs to; checkpoints of another
-                are not restored. Empty: not asked for.
+                are not restored. Empty: not compared.
             optional: groups that a checkpoint may lack, which then stay as they are.
         """
         self.directory = directory
@@ -138,7 +138,7 @@ class Checkpoints:
                 _clear(folder)
 
     def remove(self, steps: Collection[int]) -> None:
-        """Removes checkpoints, each commit first, so that none is seen without its files."""
+        """Removes checkpoints, each commit first, so that no checkpoint lacks files."""
         for step in steps:
             files.remove(os.path.join(self._folder(step), COMMIT))
             _clear(self._folder(step))
@@ -159,7 +159,7 @@ class Checkpoints:
         import tensorflow as tf  # `list` and `verify` start without it
 
         with _readable(folder, names) as prefix:
-            # `tf.train.load_checkpoint` first asks whether this is a folder, which az:// says of
+            # `tf.train.load_checkpoint` first asks whether this is a folder, which az:// affirms of
             # all.
             reader = tf.compat.v1.train.NewCheckpointReader(prefix)
             shapes = reader.get_variable_to_shape_map()

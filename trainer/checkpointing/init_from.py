@@ -37,7 +37,7 @@ def describe(run_dir: str) -> dict[str, Any]:
 
 
 def origin(run: config.Run, old: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Returns whose weights a run begins or began with, as `describe`; None where they are random.
+    """Returns whose weights a run begins or began with, as `describe`; None if they are random.
 
     A run that resumes does not need them, and its flag may be left out.
 

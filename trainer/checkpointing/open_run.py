@@ -92,10 +92,10 @@ def _check_job(job: config.Job, num_replicas: int, manifest: schema.Manifest) ->
 
 
 def _find_begun(run_dir: str) -> dict[str, Any] | None:
-    """Returns the run.json of a run that has checkpoints; None where there is nothing to resume.
+    """Returns the run.json of a run that has checkpoints; None if there is nothing to resume.
 
     Raises:
-        InputError: if the folder holds results of no run, which a run would replace.
+        InputError: if the folder holds results without a run.json, which a run would replace.
     """
     old = run_metadata.find(run_dir)
     kinds = (os.path.join(run_dir, name) for name in ("checkpoints", "best"))
@@ -203,7 +203,7 @@ def fingerprint(
         job: the settings.
         data_fingerprint: of the data.
         num_replicas: on which the run begins.
-        origin: of its first weights, see `transfer.describe`; None if they are random.
+        origin: of its first weights, see `init_from.describe`; None if they are random.
     """
     settings = config.identifying(job)
     if origin is not None:

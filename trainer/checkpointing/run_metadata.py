@@ -1,6 +1,6 @@
 """run.json: what made a run, written at its start and read by all that use the run.
 
-Starts without TensorFlow, for a report of runs is written in a moment.
+Starts without TensorFlow, because a report of runs must be quick.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class RunMetadata:
-    """What programs read of run.json. It says more, for people."""
+    """What programs read of run.json. It has more, for people."""
 
     settings: Settings
     command: tuple[str, ...]
@@ -119,7 +119,7 @@ def describe_data(manifest: schema.Manifest) -> dict[str, Any]:
 def data_of(metadata: dict[str, Any]) -> dict[str, Any]:
     """Returns what run.json says of the run's data, see `describe_data`.
 
-    Those of 0.1.0 before its release say nothing; then the data folder is asked.
+    Runs before release 0.1.0 lack it; then the data folder is read.
     """
     if "data" in metadata:
         return metadata["data"]
@@ -146,7 +146,7 @@ def find(run_dir: str) -> dict[str, Any] | None:
         try:
             found = json.loads(file.read())
             schema.build(RunMetadata, found, "")
-        except (ValueError, RecursionError) as error:  # also of bytes that are no text
+        except (ValueError, RecursionError) as error:  # also for bytes that are not text
             raise InputError(
                 f"{path} is not JSON ({error}); restore it, or name another run folder."
             ) from None

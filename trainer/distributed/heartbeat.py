@@ -201,7 +201,7 @@ def join(members: Membership, timeouts: Timeouts) -> Peers:
 
     Raises:
         LostWorkerError: one has not joined in time.
-        RetryableError: this worker's port is taken, or the workers differ about who they are.
+        RetryableError: this worker's port is taken, or the workers have different lists of workers.
     """
     if not _JOINED:
         _JOINED.append(Peers(members, meet(members, timeouts), timeouts))
@@ -273,7 +273,7 @@ def ending() -> Iterator[None]:
 
 
 def end_process(status: int) -> None:
-    """Ends without TensorFlow's leave, once what was logged is written."""
+    """Ends without TensorFlow's shutdown, after the log is flushed."""
     logging.flush()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -300,7 +300,7 @@ def _watch_for_another(argument: str) -> None:
     peers._watch(sys.stdin.fileno(), lambda: _is_stopped(parent))
     if peers._loss is not None and os.getppid() == parent:
         print(peers._loss, file=sys.stderr, flush=True)
-        os.kill(parent, signal.SIGKILL)  # nothing less reaches it
+        os.kill(parent, signal.SIGKILL)  # no other signal reaches it
 
 
 def _is_stopped(pid: int) -> bool:

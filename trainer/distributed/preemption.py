@@ -54,9 +54,9 @@ class Request:
 
 @contextlib.contextmanager
 def listening() -> Iterator[Request]:
-    """Yields what SIGTERM and SIGINT are turned into while the block runs.
+    """Yields the request that SIGTERM and SIGINT set while the block runs.
 
-    Outside the main thread, which alone receives signals, nothing is changed.
+    Only the main thread receives signals; in others, nothing is changed.
     """
     request = Request()
     if threading.current_thread() is not threading.main_thread():

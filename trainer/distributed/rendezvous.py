@@ -1,4 +1,4 @@
-"""How the workers of a job come together, and the connections that they keep."""
+"""How the workers of a job connect, and the connections that they keep."""
 
 import contextlib
 import dataclasses
@@ -13,14 +13,14 @@ from trainer.distributed.membership import Membership
 from trainer.errors import RetryableError
 
 LONGEST_LINE = 2**16
-ANSWER_SECONDS = 5.0  # for the chief's word to arrive
+ANSWER_SECONDS = 5.0  # for the chief's answer to arrive
 
 
 class LostWorkerError(Exception):
     """Another worker is lost; commands print the line and exit with EXIT_STATUS."""
 
     def __init__(self, cause: str, consequence: str):
-        """Takes what became of the worker, and what follows."""
+        """Takes the cause and the consequence, each a text."""
         super().__init__(f"{cause}; {consequence}")
         self.cause = cause
 
@@ -30,16 +30,16 @@ class Timeouts:
     """How long to wait for other workers.
 
     Attributes:
-        join_seconds: until all have come.
+        join_seconds: until all have joined.
         heartbeat_seconds: until one that sends no heartbeat counts as lost.
     """
 
     join_seconds: float = 60.0
-    heartbeat_seconds: float = 45.0  # so that what follows it is over within a minute
+    heartbeat_seconds: float = 45.0  # so that the rest takes less than a minute
 
     @property
     def interval(self) -> float:
-        """Seconds between two signs of life."""
+        """Seconds between two heartbeats."""
         return min(5.0, self.heartbeat_seconds / 6)
 
 
@@ -47,7 +47,7 @@ TIMEOUTS = Timeouts()
 
 
 class Link:
-    """A connection on which lines go both ways."""
+    """A connection that carries lines both ways."""
 
     def __init__(self, connection: socket.socket, index: int | None = None):
         """Takes a connected socket, and the worker at its other end if it is known."""
@@ -58,16 +58,16 @@ class Link:
         connection.setblocking(False)
 
     def fileno(self) -> int:
-        """Lets a selector wait for it."""
+        """Returns the descriptor that a selector waits for."""
         return self._socket.fileno()
 
     def send(self, line: str) -> None:
-        """Sends a line; one that is no longer wanted is noticed by whoever reads."""
+        """Sends a line; a closed connection is noticed when it is read."""
         with contextlib.suppress(OSError):
             self._socket.send(line.encode()[:LONGEST_LINE] + b"\n")
 
     def receive(self, most: int = LONGEST_LINE) -> list[str] | None:
-        """Returns the lines that have come, or None if the other end is closed or no worker."""
+        """Returns the received lines, or None if the other end is closed or not a worker."""
         try:
             data = self._socket.recv(most)
         except BlockingIOError:
@@ -81,7 +81,7 @@ class Link:
         return [line.decode(errors="replace") for line in lines]
 
     def receive_one(self) -> list[str] | None:
-        """As `receive`, but leaves what follows the first line to whoever reads next."""
+        """As `receive`, but leaves the rest after the first line for the next call."""
         try:
             ahead = self._socket.recv(LONGEST_LINE, socket.MSG_PEEK)
         except BlockingIOError:
@@ -96,11 +96,11 @@ class Link:
 
 
 def meet(members: Membership, timeouts: Timeouts) -> list[Link]:
-    """Waits until all workers have come; returns the chief's links to them, or one to the chief.
+    """Waits until all workers have joined; returns the chief's links to them, or one to the chief.
 
     Raises:
         LostWorkerError: one has not joined in time.
-        RetryableError: this worker's port is taken, or the workers differ about who they are.
+        RetryableError: this worker's port is taken, or the workers have different lists of workers.
     """
     with _listen(members) as listener:
         if members.index == 0:
@@ -132,7 +132,7 @@ def _gather(members: Membership, listener: socket.socket, timeouts: Timeouts) ->
             for key, _ in selector.select(max(0.0, deadline - time.monotonic())):
                 link = key.data
                 if link is None:
-                    with contextlib.suppress(OSError):  # it is gone again
+                    with contextlib.suppress(OSError):  # it has disconnected
                         link = Link(listener.accept()[0])
                         selector.register(link, selectors.EVENT_READ, link)
                 elif not _welcome(link, members, here):
@@ -147,10 +147,10 @@ def _gather(members: Membership, listener: socket.socket, timeouts: Timeouts) ->
 
 
 def _welcome(link: Link, members: Membership, here: dict[int, Link]) -> bool:
-    """Reads the greeting of who has come; returns False if the connection is to be closed."""
+    """Reads the greeting of a new connection; returns False if the connection is to be closed."""
     lines = link.receive()
     if lines is None:
-        if link.index is not None:  # it may come again, having been started again
+        if link.index is not None:  # it may connect again after a restart
             del here[link.index]
         return False
     for line in lines if link.index is None else ():
@@ -158,7 +158,7 @@ def _welcome(link: Link, members: Membership, here: dict[int, Link]) -> bool:
             greeting = json.loads(line)
             index, addresses = int(greeting["index"]), tuple(greeting["addresses"])
         except (ValueError, KeyError, TypeError):
-            return False  # somebody else
+            return False  # another program
         if addresses != members.addresses or not 0 < index < len(addresses):
             link.send(f"refused of the workers {', '.join(members.addresses)}")
             return False
@@ -184,13 +184,13 @@ def _greet(members: Membership, timeouts: Timeouts) -> Link:
         link.send(greeting)
         if _is_accepted(link, members, timeouts):
             return link
-        link.close()  # the chief of before, perhaps, which is about to end
+        link.close()  # perhaps the previous chief, which is about to end
         time.sleep(0.2)
     raise _absent(members, [0], timeouts)
 
 
 def _is_accepted(link: Link, members: Membership, timeouts: Timeouts) -> bool:
-    """Waits for the chief's word; returns False where it is no chief that waits for workers."""
+    """Waits for the chief's answer; returns False if it is not a chief that waits for workers."""
     with selectors.DefaultSelector() as selector:
         selector.register(link, selectors.EVENT_READ)
         while selector.select(timeouts.join_seconds + ANSWER_SECONDS):

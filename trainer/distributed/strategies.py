@@ -1,4 +1,4 @@
-"""The devices: which strategy, which worker, which arithmetic. Only this module asks for them."""
+"""The devices: which strategy, which worker, which arithmetic. Only this module queries them."""
 
 import functools
 import math
@@ -35,7 +35,7 @@ def connect(
         tpu: `local`, a TPU's name or its `grpc://host:port`.
         virtual_devices: number of logical CPU devices to make; 0 leaves the CPU whole.
         timeouts: how long to wait for other workers.
-        collectives: how sums travel between workers, a row of COLLECTIVES.
+        collectives: how workers exchange sums, a row of COLLECTIVES.
         require: devices that this worker must compute on, see `required`.
 
     Raises:
@@ -47,7 +47,7 @@ def connect(
     gpus = tf.config.list_physical_devices("GPU")
     if name == "auto":
         name = _choose_strategy(tpu, len(gpus), virtual_devices)
-    if name != "tpu" and not gpus:  # before the other workers are waited for
+    if name != "tpu" and not gpus:  # before waiting for the other workers
         required_devices.check(require, required_devices.Devices("cpu", None))
     builders: Mapping[str, Callable[[], tf.distribute.Strategy]] = {
         "one_device": _one_device,
@@ -64,7 +64,7 @@ def connect(
 
 
 def connect_several(name: str, tpu: str = "", virtual_devices: int = 0) -> tf.distribute.Strategy:
-    """Connects as `connect` does, but splits the CPU in two where `auto` would be one device."""
+    """Connects as `connect` does, but splits the CPU in two if `auto` would be one device."""
     if name == "auto" and not virtual_devices:
         gpus = tf.config.list_physical_devices("GPU")
         if _choose_strategy(tpu, len(gpus), 0) == "one_device":
@@ -125,7 +125,7 @@ def _multi_worker(timeouts: rendezvous.Timeouts, collectives: str) -> tf.distrib
         )
     _grow_gpu_memory()
     others = heartbeat.join(members, timeouts) if len(members.addresses) > 1 else None
-    # TF_CONFIG itself may name tasks that do not train, for which TensorFlow would wait for ever.
+    # TF_CONFIG itself may name tasks that do not train, for which TensorFlow would wait forever.
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(members.addresses)}),
         task_type="worker",
@@ -160,7 +160,7 @@ SIGNS_OF_LOSS = (
 def _configure_heartbeats(num_workers: int, timeouts: rendezvous.Timeouts) -> None:
     """Configures TensorFlow's own watch as the strategy would, but with twice our timeout.
 
-    Its 10 s would end a job at a pause that `timeouts` allow. There is no public name for it.
+    Its 10 s would end a job in a pause that `timeouts` allow. There is no public name for it.
     """
     job = context.coordination_config_pb2.CoordinatedJob(name="worker", num_tasks=num_workers)
     context.context().configure_coordination_service(
@@ -207,7 +207,7 @@ def device_memory(strategy: tf.distribute.Strategy) -> int | None:
 
 
 def peak_bytes(device: str) -> int | None:
-    """Returns the most bytes that a device has held, by its full name; None if it does not tell."""
+    """Returns the most bytes that a device has held, by its full name; None if it is not known."""
     spec = tf.DeviceSpec.from_string(device)
     try:
         found = tf.config.experimental.get_memory_info(f"{spec.device_type}:{spec.device_index}")

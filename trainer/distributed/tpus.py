@@ -1,4 +1,4 @@
-"""TPUs: connecting to one, and one clear line for each reason why that cannot be."""
+"""TPUs: connecting to one, and one clear line for each reason why that fails."""
 
 import os
 import pathlib

@@ -9,9 +9,9 @@ import tensorflow as tf
 def for_each_shape(function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns a function that is traced once for each shape and type of its tensors.
 
-    TensorFlow warns of a `tf.function` that is traced again and again, which is right: most are
-    defects, as where one is made at each call. Here a trace for each shape is what is meant, and
-    asking for the graph by name says so; the warning is left for what is not.
+    TensorFlow rightly warns of a `tf.function` that is traced again and again: most are defects,
+    such as one made at each call. Here a trace for each shape is intended. Asking for the graph by
+    name says so, and leaves the warning for other cases.
 
     Args:
         function: of tensors, or structures of them.

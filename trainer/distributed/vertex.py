@@ -1,4 +1,4 @@
-"""What Vertex AI tells a job by its environment, and the forms in which it wants to be told.
+"""What Vertex AI tells a job by its environment, and the forms in which it reads reports.
 
 https://docs.cloud.google.com/vertex-ai/docs/training/code-requirements
 """
@@ -55,7 +55,7 @@ class Formatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """Returns the record as a line, which says so where starting again would not help."""
+        """Returns the record as a line, with a mark if a restart would not help."""
         fields: dict[str, Any] = {"time": _time(record.created)}
         if getattr(record, "refused", False):
             fields["refused"] = True

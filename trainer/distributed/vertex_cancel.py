@@ -1,7 +1,7 @@
-"""Ends the Vertex AI job that this process is part of, which no exit status can.
+"""Cancels the Vertex AI job of this process, which no exit status can do.
 
-Vertex AI starts again whatever ends with another status than 0. Input that was refused would be
-refused again, so the job asks the service for its end:
+Vertex AI restarts every process that ends with a status other than 0. Refused input would be
+refused again, so the job asks the service to cancel it:
 https://docs.cloud.google.com/vertex-ai/docs/reference/rest/v1/projects.locations.customJobs/cancel
 """
 
@@ -26,9 +26,9 @@ class NotAskedError(Exception):
 
 
 def end_job(environment: Mapping[str, str] = os.environ) -> None:
-    """Asks Vertex AI to cancel the job, says in a line what came of it, and waits for the end.
+    """Asks Vertex AI to cancel the job, logs the result, and waits for the end.
 
-    Whoever ended before the SIGTERM comes would be started again at once.
+    A process that ends before the SIGTERM would be restarted at once.
     """
     with preemption.listening() as stop:
         try:
@@ -97,7 +97,7 @@ def _post(url: str) -> Any:
     try:
         session = (
             requests.Session()
-            if url.startswith("http://")  # over which no token travels
+            if url.startswith("http://")  # which sends no token
             else AuthorizedSession(google.auth.default(scopes=[SCOPE])[0])
         )
         with session:

@@ -156,7 +156,7 @@ class PadToStride(keras.layers.Layer):
         return (batch, *sizes, channels)
 
     def get_config(self):
-        """Returns what `__init__` takes."""
+        """Returns the arguments of `__init__`."""
         return {**super().get_config(), "stride": self.stride}
 
 

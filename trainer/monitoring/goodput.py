@@ -11,10 +11,10 @@ PARTS = ("steps", "redone", "input", "evaluation", "checkpoint", "startup")
 class Goodput:
     """Seconds by part.
 
-    `steps` are those that brought the run forward; `redone` those that had been taken before the
+    `steps` are those that advanced the run; `redone` those that had been taken before the
     run was stopped, after its last checkpoint; `input` is what steps waited for their batch;
     `checkpoint` what they waited for a snapshot or for the writer; `startup` the time from the
-    start of the job to the end of its first step. Time in which no process ran is not known.
+    start of the job to the end of its first step. Time in which no process ran is not included.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Speed:
         return self._all_steps * self._batch_size / (self._all_seconds or math.inf)
 
     def take(self) -> dict[str, float]:
-        """Returns what metrics.jsonl says of speed, and resets it."""
+        """Returns the figures of speed for metrics.jsonl, and resets them."""
         figures = {
             "images_per_second": self._steps * self._batch_size / self._seconds,
             "input_share": min(1.0, self._waited / self._seconds),

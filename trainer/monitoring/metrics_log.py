@@ -33,7 +33,7 @@ class MetricsLog:
     On a disk, each line and event is written as it comes. An object store takes whole objects only,
     so there both are held back until `flush`, which runs with each checkpoint: metrics.jsonl is
     written again, and each event file is uploaded once, for `rotate` begins the next. The names of
-    event files end with a sign of the run and the step after which they begin; a run that resumes
+    event files end with a mark of the run and the step after which they begin; a run that resumes
     from a step removes its own that begin there or later, and so TensorBoard shows one curve.
     """
 
@@ -107,7 +107,7 @@ class MetricsLog:
     def end(self, write: Callable[[], None]) -> None:
         """Lets `write` write the summaries with which a run ends, of the run as a whole.
 
-        The terminal's bar is left as it is, so that what is said next has lines of its own.
+        The terminal's bar is left as it is, so that the next message has its own lines.
         """
         self._terminal.close()
         if self._chief:
@@ -185,7 +185,7 @@ class MetricsLog:
         error: BaseException | None,
         trace: types.TracebackType | None,
     ) -> None:
-        """Writes and closes everything; if it cannot, an error of the block is the one to hear."""
+        """Writes and closes everything; if that fails, an error of the block comes first."""
         try:
             self.close()
         except files.failures() as failure:
@@ -209,7 +209,7 @@ class MetricsLog:
         with self._lock:
             self._lines.append(json_text.dumps(entry) + "\n")
         self._trial.report(step, split, figures)
-        scalars = Summary()  # all in one event: it is the number of calls that costs
+        scalars = Summary()  # all in one event: the number of calls is what costs time
         for name, value in figures.items():
             text = self._description(split, name)
             scalars.MergeFrom(scalar.scalar_pb(name, value, text))
@@ -229,7 +229,7 @@ class MetricsLog:
                 writer.flush()
 
     def _summarize(self, split: str, step: int, write: Callable[[], Any]) -> None:
-        """Lets `write` write summaries; what a full disk does not take is lost, but not the run."""
+        """Lets `write` write summaries; on a full disk they are lost, but the run continues."""
         try:
             with self._writer(split).as_default(step):
                 write()

@@ -1,4 +1,4 @@
-"""What a run says of itself while it trains, and the clocks behind it."""
+"""What a run reports while it trains, and the clocks behind it."""
 
 import contextlib
 import functools
@@ -45,7 +45,7 @@ class Reporter:
         profiler: Profiler,
         started: float,
     ):
-        """Says nothing yet; see `reporting` for the arguments."""
+        """Reports nothing yet; see `reporting` for the arguments."""
         self._job, self._manifest = job, manifest
         self._state, self._schedule = state, schedule
         self.log, self._profiler = log, profiler
@@ -116,7 +116,7 @@ class Reporter:
         self.log.validation(self._state.step, figures, draw)
 
     def end(self, scores: Scores, split: str, reason: str) -> None:
-        """Says how the run ended, where it is and what to do with it.
+        """Logs the scores, how the run ended, where it is and the next commands.
 
         Args:
             scores: of the best weights.

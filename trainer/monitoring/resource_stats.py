@@ -1,4 +1,4 @@
-"""How a run is besides its loss: the size of its weights and of its memory."""
+"""Statistics of a run besides its loss: the size of its weights and of its memory."""
 
 import os
 
@@ -20,7 +20,7 @@ class ResourceStats:
         self._weight_norm = tf.function(lambda: tf.linalg.global_norm(weights))
 
     def figures(self) -> dict[str, float]:
-        """Returns what metrics.jsonl says of weights and memory."""
+        """Returns the figures of weights and memory for metrics.jsonl."""
         found = {
             "weight_norm": float(self._weight_norm()),
             "host_memory_gib": resident_bytes() / GIB,

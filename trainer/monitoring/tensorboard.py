@@ -67,7 +67,7 @@ def write_start(
 
 
 def write_end() -> None:
-    """Writes into the table of runs that this one has ended."""
+    """Marks this run as ended in the table of runs."""
     _write_proto(hparams.session_end_pb(api_pb2.STATUS_SUCCESS))
 
 
@@ -122,7 +122,7 @@ RELIABILITY = (
 def image(tag: str, picture: np.ndarray, text: str) -> None:
     """Writes a picture, uint8 [H, W, 3], as JPEG.
 
-    TensorFlow's own function writes PNG, which takes ten times as long and twice the room.
+    TensorFlow's own function writes PNG, which takes ten times as long and twice the space.
     """
     metadata = tf.compat.v1.SummaryMetadata(
         plugin_data=tf.compat.v1.SummaryMetadata.PluginData(plugin_name="images"),

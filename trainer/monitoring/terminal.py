@@ -1,4 +1,4 @@
-"""What a run says on the terminal: a progress bar or plain lines, and a box at the end."""
+"""What a run prints on the terminal: a progress bar or plain lines, and a box at the end."""
 
 import sys
 import time
@@ -18,7 +18,7 @@ class Terminal:
     """Shows how far a run is: a bar on a terminal, else a line at each evaluation and at times."""
 
     def __init__(self, chief: bool, step: int, total_steps: int):
-        """Shows nothing on workers other than the chief, nor where notices are not wanted."""
+        """Shows nothing on workers other than the chief, nor if notices are turned off."""
         self._total_steps = total_steps
         self._start, self._start_step = time.monotonic(), step
         self._last_line = time.monotonic()

@@ -146,7 +146,7 @@ class Folder:
         try:
             self._text = files.read_text(path)
             old = json.loads(self._text)
-        except ValueError:  # also of bytes that are no text
+        except ValueError:  # also for bytes that are not text
             old = None
         if not isinstance(old, dict) or "weights" not in old:
             raise InputError(_foreign(path))

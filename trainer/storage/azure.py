@@ -53,7 +53,7 @@ def upload(local: str, path: str) -> None:
 
 
 class _Reader(io.RawIOBase):
-    """A file that is opened again where it broke off."""
+    """A file that is reopened where a read failed."""
 
     def __init__(self, path: str):
         self._path, self._place = path, 0
@@ -92,7 +92,7 @@ class _Reader(io.RawIOBase):
 
 def _send(local: str, path: str) -> None:
     with open(local, "rb") as source, _open(path, "wb") as file:
-        file.write(b"")  # an object of nothing is one, too
+        file.write(b"")  # an empty object is one, too
         while block := source.read(BLOCK):
             file.write(block)
 
@@ -104,7 +104,7 @@ def _open(path: str, mode: str) -> Any:
 
 
 def _persistent(verb: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns what a verb does, as often as it takes."""
+    """Returns the result of a verb, with retries."""
     from google.api_core import exceptions, retry
 
     again = retry.Retry(predicate=_passes, initial=0.1, maximum=5.0, timeout=SECONDS)
@@ -122,4 +122,4 @@ def _persistent(verb: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _passes(error: Exception) -> bool:
-    return CLOSED.search(str(error)) is not None  # no account of a wrong name comes into being
+    return CLOSED.search(str(error)) is not None  # a retry makes no missing account

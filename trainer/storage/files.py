@@ -1,4 +1,4 @@
-"""Files on a local disk or in an object store, by the same few verbs.
+"""Files on a local disk or in an object store, by the same functions.
 
 Local paths use the standard library, so that a full disk is an `OSError` and a process that only
 prepares data does not spend seconds and 500 MB on TensorFlow. Paths with a scheme, such as gs://,
@@ -35,7 +35,7 @@ STORES = (gcs.SCHEME, *IO_SCHEMES)
 PLAIN_SCHEMES = ("file://", "ram://")  # TensorFlow's own: a local path, and a process's memory
 BLOCK = 2**20
 
-# By which S3 and Azure refuse a request for good, as tensorflow-io passes their words on.
+# With these S3 and Azure refuse a request for good, as tensorflow-io passes their words on.
 REFUSALS = (
     "NoSuchBucket|ContainerNotFound|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|"
     "ExpiredToken|AuthenticationFailed|AuthorizationFailure|AuthorizationPermissionMismatch"
@@ -59,7 +59,7 @@ def is_remote(path: str) -> bool:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """Returns the exceptions by which disks and stores fail, of the libraries that are in use."""
+    """Returns the exceptions that disks and stores raise, of the libraries that are in use."""
     found: list[type[Exception]] = [OSError, UnreachableError]
     if "tensorflow" in sys.modules:
         found.append(sys.modules["tensorflow"].errors.OpError)
@@ -168,7 +168,7 @@ def make_folder(path: str) -> list[str]:
     if is_remote(path):
         if path.startswith(IO_SCHEMES):
             _check_root(path)
-        if not path.startswith(azure.SCHEME):  # which would ask for each level, to no end
+        if not path.startswith(azure.SCHEME):  # which would query each level, in vain
             gfile(path).makedirs(path)
         return []
     missing = []
@@ -235,7 +235,7 @@ def check_replaceable(flag: str, path: str, marks: Collection[str]) -> None:
 
 
 def prepare_file(flag: str, path: str, marks: Collection[str]) -> None:
-    """Makes the folder of a file that a flag names, before the work that the file is to tell of.
+    """Makes the folder of a file that a flag names, before the work that it reports.
 
     Raises:
         InputError: if no file can be written there, or one is there; see `check_replaceable`.
@@ -380,7 +380,7 @@ def remove(path: str) -> None:
 
 
 def explain(text: str) -> str | None:
-    """Returns one line on what TensorFlow says of a store's refusal; None of other texts."""
+    """Returns one line for TensorFlow's text on a store's refusal; None for other texts."""
     said = " ".join(text.split())
     if azure.says_unreached(text):
         return (

@@ -1,4 +1,4 @@
-"""gs:// by Google's own Python client: what TensorFlow's does not do, or does without a word.
+"""gs:// by Google's own Python client: what TensorFlow's does not do, or does silently.
 
 Uploads are checked by the server, listings come with checksums, a bucket that is not there is said
 to be missing, and processes that only prepare data need no TensorFlow. Training data, checkpoints
@@ -199,7 +199,7 @@ def write_version(path: str, text: str, generation: int) -> int | None:
                 )
             )
         except exceptions.PreconditionFailed:
-            # A second try meets the first where only the answer to that one was lost.
+            # A retry finds the first try's object if only its answer was lost.
             written, found = read_version(path)
             return found if written == text else None
     return blob.generation
@@ -225,7 +225,7 @@ def split(path: str) -> tuple[str, str]:
 
 
 def explain(text: str) -> str | None:
-    """Returns one line on what TensorFlow says of a failed gs:// request; None of other texts."""
+    """Returns one line for TensorFlow's text on a failed gs:// request; None for other texts."""
     path = re.search(r"gs://[^\s'\"]+", text)
     status = re.search(r"HTTP response code (\d+)", text)
     if path is None or not (status or "was not found" in text or "HTTP request" in text):
@@ -276,7 +276,7 @@ def _explained(path: str) -> Iterator[None]:
 
 
 def _said(error: Any) -> str:
-    """Returns the server's own words, without the request that the client puts before them."""
+    """Returns the server's own words, without the request, which the client puts first."""
     given = re.search(r'"message": ?"([^"]*)"', error.message)
     request = re.match(r"[A-Z]+ http\S+: (.*)", error.message)
     found = given or request

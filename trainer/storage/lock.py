@@ -1,10 +1,10 @@
-"""One folder, one writer: a lease in the folder, renewed while its owner lives.
+"""One folder, one writer: a lock in the folder, renewed while its owner lives.
 
 `lease.json` names host and process. It is created only where there is none: by O_EXCL on a disk, by
 a generation precondition on Google Cloud Storage. Its owner writes it again every quarter of
 `seconds`; whoever sees it unchanged for as long as `seconds` takes it over, at once where it can
 see that the owner's process has ended. Other object stores have no precondition that TensorFlow
-could use: there, two jobs that start in the same second may both believe that they hold it.
+could use: there, two jobs that start in the same second may both take it.
 """
 
 import contextlib
@@ -121,7 +121,7 @@ class Lease:
         if self._thread.is_alive():
             self._thread.join()
         if not self._taken_by and self._version is not None:
-            with contextlib.suppress(*files.failures(), InputError):  # it goes stale by itself
+            with contextlib.suppress(*files.failures(), InputError):  # it expires by itself
                 self._file.remove(self._version)
 
     def _keep_renewing(self) -> None:
@@ -216,7 +216,7 @@ def _process_start(pid: int) -> int | None:
 
 
 def _state(text: str) -> str:
-    """Says of a lease's owner: `alive`, `ended`, or `unknown` if it is on another machine."""
+    """Returns the state of a lock's owner: `alive`, `ended`, or `unknown` on another machine."""
     try:
         owner = json.loads(text)
         if owner["machine"] != _machine():
@@ -227,7 +227,7 @@ def _state(text: str) -> str:
 
 
 def _is_ours(text: str) -> bool:
-    """Whether a text begins as a lease does; that of an owner who was killed may end anywhere."""
+    """Whether a text begins like a lock; that of an owner that was killed may end anywhere."""
     begin = "".join(text.split())[: len(BEGIN)]
     return BEGIN.startswith(begin)
 

@@ -1,8 +1,8 @@
 """Losses, unreduced: the caller divides their sums by weights counted over every replica.
 
 Here and below the letters are B batch, S space (height and width; of volumes depth before them),
-C classes. Logits of one channel are those of a binary task. All is computed in float32, whatever
-the model's precision.
+C classes. Logits of one channel are those of a binary task. Everything is computed in float32,
+whatever the model's precision.
 """
 
 import collections.abc
@@ -108,9 +108,9 @@ class Term:
 
     Attributes:
         name: by which metrics.jsonl reports it, `loss/NAME`; no other term of the loss has it.
-        coefficient: what its value is multiplied by in the loss.
+        coefficient: factor of its value in the loss.
         function: unreduced; parameters are bound by functools.partial.
-        per: what the function has a value for. "pixel": (labels, logits) -> [B, *S]; "image":
+        per: the unit of the function's values. "pixel": (labels, logits) -> [B, *S]; "image":
             (labels, logits, valid, class_weights) -> [B].
     """
 

@@ -57,14 +57,14 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, step):
         """Returns the rate of step 0, 1, … as float32 []."""
         step = tf.cast(step, tf.float32)
-        # From 1/warmup_steps, for a first step at rate 0 would be a step for nothing.
+        # From 1/warmup_steps, because a first step at rate 0 would change nothing.
         warmup = tf.minimum((step + 1.0) / max(self.warmup_steps, 1), 1.0)
         progress = (step - self.warmup_steps) / (self.steps - self.warmup_steps)
         decay = SCHEDULES[self.name](tf.clip_by_value(progress, 0.0, 1.0))
         return self.learning_rate * warmup * decay
 
     def get_config(self):
-        """Returns what `__init__` takes."""
+        """Returns the arguments of `__init__`."""
         return {
             "name": self.name,
             "learning_rate": self.learning_rate,

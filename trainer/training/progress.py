@@ -13,7 +13,7 @@ from trainer.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a run has come.
+    """The progress of a run.
 
     Attributes:
         evaluated_step: of the last evaluation of the val split.
@@ -79,7 +79,7 @@ class Progress:
         return 0 < patience <= self.worse
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns what JSON can hold; `Progress(**…)` is its inverse."""
+        """Returns a dict for JSON; `Progress(**…)` is its inverse."""
         return dataclasses.asdict(self)
 
 
@@ -96,7 +96,7 @@ class Series:
     """
 
     def __init__(self, unreported: Mapping[str, Sequence[float]]):
-        """Goes on from what `values()` returned."""
+        """Continues from what `values()` returned."""
         self._values = {
             name: [math.nan if number is None else number for number in numbers]  # null in JSON
             for name, numbers in unreported.items()
@@ -124,7 +124,7 @@ def check_finite(
     precision: str,
     saved_steps: Callable[[], Sequence[int]],
 ) -> None:
-    """Raises InputError if training has left the finite numbers.
+    """Raises InputError if a loss or gradient is not finite.
 
     The gradient counts too: it spoils the weights one step before the loss shows it; except in
     float16, where steps with an infinite gradient are left out and the loss scale is lowered.

@@ -3,7 +3,7 @@
 import dataclasses
 
 STEPS_PER_LOOP = {"CPU": 10, "GPU": 50, "TPU": 100}
-LOOP_SECONDS = 5.0  # of one call, so that a job that is asked to stop notices it in time
+LOOP_SECONDS = 5.0  # of one call, so that a job told to stop notices it in time
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -86,7 +86,7 @@ def _timed_loop(
     figures: Sequence[str],
     timed: bool,
 ) -> Callable[[Iterator, tf.Tensor], dict[str, tf.Tensor]]:
-    """Returns what `train_loop` does.
+    """Returns the function that `train_loop` returns.
 
     Args:
         strategy: of the replicas.
@@ -235,7 +235,7 @@ class _StepOfReplica:
             batch: of this replica.
             after: tensors to wait for.
         """
-        # The only thread of a machine with one core would else take the step before the clock.
+        # Otherwise the only thread of a machine with one core runs the step before the clock.
         with tf.control_dependencies(after):
             batch = {key: tf.identity(value) for key, value in batch.items()}
         strides = functional.strides(self._model, batch["labels"].shape[1:])
@@ -309,7 +309,7 @@ def _part(value: tf.Tensor, i: Any, number: int) -> tf.Tensor:
 
 
 def _meet_outside_loops(strategy: tf.distribute.Strategy, model: keras.Model) -> bool:
-    """Returns whether replicas sum statistics, and are threads, which cannot meet inside a loop."""
+    """Returns whether replicas sum statistics and are threads, which cannot meet in a loop."""
     threads = not isinstance(strategy, tf.distribute.TPUStrategy)
     several = strategy.num_replicas_in_sync > 1
     layers = functional.layers_of(model)
@@ -350,7 +350,7 @@ def _loop_within(step: _StepOfReplica) -> Callable[..., dict[str, tf.Tensor]]:
 def _loop_around(
     strategy: tf.distribute.Strategy, step: _StepOfReplica
 ) -> Callable[..., dict[str, tf.Tensor]]:
-    """Returns the step of all replicas, which meet in each turn of the loop.
+    """Returns the step of all replicas, which synchronise in each turn of the loop.
 
     The sums are in variables: each replica's stay on its own device.
 
@@ -409,7 +409,7 @@ def _average_over_replicas(
 def warmed_up(decay: float, step: tf.Tensor) -> tf.Tensor:
     """Returns the decay of a moving average at a step, 1, 2, …: at first it follows fast.
 
-    A decay of 0.999 would leave two thirds of the weights that were drawn in the average of 400
+    A decay of 0.999 would keep two thirds of the initial weights in the average of 400
     steps. As in TensorFlow's ExponentialMovingAverage, step t has min(decay, t / (9 + t)).
     """
     t = tf.cast(step, tf.float32)
