@@ -37,7 +37,7 @@ from trainer.storage import files, listing, lock
 
 NAME = "prediction.json"
 SCRATCH = ".unfinished"
-LINES = "record.jsonl"  # in the scratch folder: what prediction.json does not say yet
+LINES = "record.jsonl"  # in the scratch folder: what prediction.json does not list yet
 BATCH = 16  # images that are uploaded, and recorded, together
 LONGEST_OVERLAY = 2048  # pixels; of larger images every second, third, … pixel is shown
 BETWEEN = (".ids", ".values", ".numbers", ".numbers.first")  # suffixes in the scratch folder
@@ -72,7 +72,7 @@ class Folder:
         self._record: records.Record = {}
         self._text = ""  # of prediction.json
         self._waiting: list[records.Record] = []  # images that are finished, to be uploaded
-        # Of a store, a folder on the disk for what is on its way.
+        # For a store, a folder on the disk for files to upload.
         self.scratch = tempfile.mkdtemp() if self._remote else os.path.join(self.path, SCRATCH)
 
     def plan(
@@ -126,7 +126,7 @@ class Folder:
         return tasks
 
     def begin(self) -> None:
-        """Writes what is known so far; from here on the folder is this prediction's."""
+        """Writes what is known so far; from now on the folder belongs to this prediction."""
         self._write_record()
         files.remove_folder(os.path.join(self.path, SCRATCH))  # of a process that was killed
         os.makedirs(self.scratch, exist_ok=True)
@@ -358,7 +358,7 @@ def _shown(image: records.Origin) -> str:
 
 
 def _said(fact: Any) -> str:
-    """Returns a fact as messages say it."""
+    """Returns a fact as messages show it."""
     if isinstance(fact, list):
         return ", ".join(map(_said, fact))
     if isinstance(fact, dict) and "run_dir" in fact:
@@ -418,7 +418,7 @@ class Page:
             self._probabilities.append(rows.probabilities)
 
     def finish(self) -> None:
-        """Writes what is made of the whole prediction, and puts all files in their place."""
+        """Writes the outputs of the whole prediction, and puts all files in their place."""
         assert self._ids is not None
         if self._probabilities is not None:
             self._probabilities.close()
@@ -435,11 +435,11 @@ class Page:
         self.folder.place(self.task)
 
     def discard(self) -> None:
-        """Removes what is in the scratch folder, and lets the image go."""
+        """Removes what is in the scratch folder, and closes the image."""
         self._close("", *BETWEEN)
 
     def _close(self, *suffixes: str) -> None:
-        """Removes files of some suffixes from the scratch folder, and lets the image go."""
+        """Removes files of some suffixes from the scratch folder, and closes the image."""
         self.raster = None
         for file in (self._ids, self._probabilities):
             if file is not None:

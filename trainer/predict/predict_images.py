@@ -116,7 +116,7 @@ class Work:
                 yield 1
 
     def closing_line(self, seconds: float) -> str:
-        """Returns what the command says last."""
+        """Returns the last line of the command."""
         parts = [f"Wrote {self._written} masks to {self._settings.output} in {seconds:.1f} s"]
         if self._written:
             parts[0] += f" ({self._pixels / 1e6 / seconds:.2f} megapixels/s, start included)"
@@ -153,7 +153,7 @@ class Work:
                 yield from copies
 
     def _copied(self, tasks: Sequence[outputs.Task]) -> list[tuple[outputs.Task, discovery.Source]]:
-        """Returns the images of a file where they can be read; copies one of which any is needed.
+        """Returns the images of a file where they can be read; copies it if any is needed.
 
         Raises:
             InputError: the file is another than it was.
@@ -218,7 +218,7 @@ def _check_place(
     for folder in {os.path.dirname(origin.path) for origin in origins if not _is_row(origin)}:
         same = posixpath.normpath(folder) == output
         if not (same or remote) and os.path.exists(output) and os.path.exists(folder):
-            same = os.path.samefile(folder, output)  # by another way, such as a bind mount
+            same = os.path.samefile(folder, output)  # by another path, such as a bind mount
         if same:
             raise InputError(
                 f"--output={settings.output} is where the images are; masks would take their "

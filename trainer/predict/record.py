@@ -1,4 +1,4 @@
-"""What a folder of predictions remembers of each file: which image it was made of, and its bytes.
+"""What a folder of predictions records of each file: its source image, and its bytes.
 
 A file counts as this command's own only if it is named here and is as it was written. It is named
 before it gets its place, so that a process that is killed leaves no file that nobody would know.
@@ -46,7 +46,7 @@ class Written:
     Attributes:
         bytes: its size.
         crc32c: of its content.
-        image: what it was made of.
+        image: its source.
     """
 
     bytes: int

@@ -44,7 +44,7 @@ class Lost:
     reason: str
 
     def __str__(self) -> str:
-        """Returns the line that a warning says of it."""
+        """Returns the line of the warning."""
         place = f"record {self.record} ({self.case}) at byte {self.offset}"
         return f"{self.path}: {place}: {self.reason}"
 
@@ -187,7 +187,8 @@ def verify_shards(
     """Reads shards of a split, each once, in the order of their places in the manifest.
 
     Raises:
-        InputError: at the first that is not as it was written, or holds what cannot be decoded.
+        InputError: at the first that is not as it was written, or has an example that cannot be
+            decoded.
     """
     shards, cases = manifest.splits[split].shards, manifest.splits[split].cases
     decoding_error = recovery.decoder(manifest)

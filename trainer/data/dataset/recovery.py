@@ -52,7 +52,7 @@ def read_pieces(
     with concurrent.futures.ThreadPoolExecutor() as pool:
         pieces = list(pool.map(lambda piece: _decoded(piece, decoding_error), pieces))
     if not is_whole and all(piece.example is not None for piece in pieces):
-        schema.verify_shard(data_dir, shard)  # nothing is lost, so it was replaced: says so
+        schema.verify_shard(data_dir, shard)  # nothing is lost, so it was replaced: raises that
     return pieces
 
 
@@ -108,7 +108,7 @@ def _decoded(piece: Piece, decoding_error: Callable[[bytes], str]) -> Piece:
 
 
 def decoder(manifest: schema.Manifest) -> Callable[[bytes], str]:
-    """Returns a function that says why an example cannot be decoded; nothing where it can."""
+    """Returns a function that says why an example cannot be decoded; empty if it can."""
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)])
     def decode(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

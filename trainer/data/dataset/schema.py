@@ -124,7 +124,7 @@ class Draw:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What is in a data folder; written last, so that a folder that has one is whole.
+    """What is in a data folder; written last, so that a folder that has one is complete.
 
     Attributes:
         schema: version of this layout.
@@ -313,7 +313,7 @@ def read_manifest(data_dir: str) -> Manifest:
 
 
 def write_manifest(manifest: Manifest, data_dir: str) -> None:
-    """Writes the manifest: one that is seen is whole."""
+    """Writes the manifest, which appears only when it is complete."""
     files.write_whole(f"{data_dir}/{MANIFEST}", manifest.to_json())
 
 
@@ -490,7 +490,7 @@ def decode(serialized, manifest: Manifest) -> dict[str, Any]:
 
 
 def write_shard(data_dir: str, name: str, examples: Iterable[bytes]) -> Shard:
-    """Writes serialized examples as a shard: one that is seen is whole.
+    """Writes serialized examples as a shard, which appears only when it is complete.
 
     Args:
         data_dir: the data folder, local or gs://; it exists.

@@ -28,7 +28,7 @@ LOSSY = tuple(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 81, 91))
 
 
 def import_pydicom(label: str) -> types.ModuleType:
-    """Returns pydicom, which then writes nothing to stderr: what it raises says it.
+    """Returns pydicom, which then writes nothing to stderr: its exceptions say enough.
 
     Args:
         label: what needs it, for the message.
@@ -92,7 +92,7 @@ def _opened(path: str, label: str) -> Any:
         syntax = None
     if not syntax:
         raise reading.DamagedError("it is not a DICOM file")
-    if syntax not in SYNTAXES:  # such as deflate, which would be inflated without a limit
+    if syntax not in SYNTAXES:  # such as deflate, which is inflated without a limit
         raise InputError(
             f"{label} has transfer syntax {syntax}, which is not read; convert it to Explicit VR "
             "Little Endian."
@@ -146,7 +146,7 @@ def _values(dataset: Any) -> np.ndarray:
 
 
 def _with_transformation(dataset: Any) -> Any:
-    """Returns the part of a dataset of one frame that says how values are rescaled."""
+    """Returns the part of a dataset of one frame that defines how values are rescaled."""
     for name in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
         for group in dataset.get(name) or ():
             for part in group.get("PixelValueTransformationSequence") or ():

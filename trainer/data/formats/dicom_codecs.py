@@ -44,7 +44,7 @@ def decode_frame(data: bytes, runner: Any) -> bytes:
 
     Args:
         data: the codestream.
-        runner: pydicom's `DecodeRunner`, which knows the header and is told of the result.
+        runner: pydicom's `DecodeRunner`, which knows the header and gets the result.
 
     Raises:
         DamagedError: the codestream has another size than the header.

@@ -65,7 +65,7 @@ class Found:
 
 
 def find(where: str, flag: str, scratch: str, max_pixels: int | None = None) -> Found:
-    """Returns the images of a folder, a glob or an array, and warns of what is no image.
+    """Returns the images of a folder, a glob or an array, and warns of other files.
 
     Args:
         where: the folder, glob, `.npy` (N×H×W[×C]) or `.npz` file; a folder's or glob's own `.npy`
@@ -95,14 +95,14 @@ def find(where: str, flag: str, scratch: str, max_pixels: int | None = None) -> 
             raise InputError(
                 f"--{flag}={where} {why}; name a folder, a quoted glob, or a .npy or .npz file."
             )
-        if "**" in where:  # folders are on the way to what is meant
+        if "**" in where:  # folders lead to the files
             paths = [path for path in paths if not os.path.isdir(path)]
     images, left_out = _sorted_out(paths, where, flag)
     return _joined([_images_of(path, called(path)) for path in images], left_out)
 
 
 def told(left_out: Mapping[str, int]) -> str:
-    """Returns the end of a command's last line, on what matched and is left out; or nothing."""
+    """Returns the end of a command's last line, with what matched and is left out, if any."""
     others = ", ".join(f"{kind}: {count}" for kind, count in left_out.items() if count)
     return f" Left out: {others}." if others else ""
 
@@ -120,7 +120,7 @@ def _sorted_out(
     """Returns the paths that have an image's name, in order, and what the others are.
 
     Raises:
-        InputError: there are no images; it says what is there instead.
+        InputError: there are no images; the message says what is there instead.
     """
     images, others = [], collections.defaultdict(list)
     for path in sorted(paths):
@@ -167,7 +167,7 @@ def _told(kind: str, paths: Sequence[str]) -> str:
 
 
 def _joined(found: Sequence[Found], left_out: collections.Counter[str] | None = None) -> Found:
-    """Returns what is in several files; says how many pages of them are left out."""
+    """Returns what is in several files; warns of pages that are left out."""
     whole = Found([], collections.Counter(left_out or {}))
     for one in found:
         whole.sources.extend(one.sources)
@@ -238,7 +238,7 @@ def _rows(path: str, where: str, flag: str, scratch: str, max_pixels: int | None
 def with_pages(found: Found, scratch: str) -> Found:
     """Returns images of a store with those of each TIFF in the place of the file.
 
-    One with several is copied once and for all: its pages are far apart in the order of the data.
+    One with several is copied once: its pages are far apart in the order of the data.
 
     Args:
         found: what was found.
@@ -274,7 +274,7 @@ def _opened_in_store(found: Found) -> list[Found]:
 
 def _images_of(path: str, name: str) -> Found:
     if is_dicom(path):
-        dicom.import_pydicom(path)  # what is missing is said before any work
+        dicom.import_pydicom(path)  # missing packages are reported before any work
     whole = _file_source(path, name)
     if not path.lower().endswith((".tif", ".tiff")):
         return Found([whole])
@@ -299,7 +299,7 @@ def _images_of(path: str, name: str) -> Found:
 
 
 def _opened(source: Source) -> stacks.Found | None:
-    """Returns what a TIFF holds, None if it is damaged: reading it will say how."""
+    """Returns what a TIFF holds, None if it is damaged: reading it raises the error."""
     try:
         with reading.translate_errors(source.label), files.opened(source.path) as file:
             return stacks.find(file, source.label)

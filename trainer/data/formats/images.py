@@ -1,4 +1,4 @@
-"""Reads pictures and arrays as they are: no scaling, no loss, no more memory than one image takes.
+"""Reads images and arrays as they are: no scaling, no loss, the memory of one image at most.
 
 They come upright, as uint8, uint16 or float32: 1-bit pictures as 0 and 255, palettes as the colours
 they stand for, integers of other widths as float32. Masks come with what is stored: 1-bit ones as 0
@@ -43,7 +43,7 @@ class Pixels:
 
     @property
     def is_grey(self) -> bool:
-        """Whether one channel says it all: a single one, or three equal ones."""
+        """Whether one channel is enough: a single one, or three equal ones."""
         colours = self.colours
         if colours.shape[2] == 3 and not self.extra:
             return all(np.array_equal(colours[..., 0], colours[..., k]) for k in (1, 2))
@@ -282,7 +282,7 @@ def as_stored(values: np.ndarray, label: str) -> np.ndarray:
                 f"{label} has the value {largest}, above {EXACT_IN_FLOAT32}, up to which float32 "
                 "holds every integer; scale the image."
             )
-    with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which is refused
+    with np.errstate(over="ignore"):  # above float32's range it becomes infinite, which is refused
         stored = values.astype(np.float32)
     if not np.isfinite(stored).all():
         raise InputError(

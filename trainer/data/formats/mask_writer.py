@@ -79,10 +79,10 @@ def _tiles(mask: RowFile, height: int, width: int) -> Iterator[np.ndarray]:
 
 
 def _tags(source: discovery.Source) -> dict[str, Any]:
-    """Returns what a TIFF says of itself and a mask of it must say as well.
+    """Returns the metadata of a TIFF that its mask must have as well.
 
     The mask is upright: where its rows are the image's columns, so are the resolutions; where it is
-    turned, the image's place on Earth, which counts its stored rows, is not the mask's.
+    turned, the image's geographic position, which counts its stored rows, is not the mask's.
     """
     if discovery.is_array(source.path) or not tiff.is_tiff(source.path):
         return {}

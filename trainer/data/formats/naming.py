@@ -1,4 +1,4 @@
-"""What images and masks are called: their path below what was named, without the suffix.
+"""The names of images and masks: their path below the given folder, without the suffix.
 
 So patient folders may hold files of equal names. Of a glob only the parts with wildcards count, and
 `images/*/scan/*.png` pairs with `masks/*/label/*.png`.

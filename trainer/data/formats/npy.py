@@ -18,7 +18,7 @@ from trainer.storage import files
 
 @dataclasses.dataclass(frozen=True)
 class _Header:
-    """What a `.npy` file says of its array, and how many bytes it has if that is true."""
+    """The header of a `.npy` file, and how many bytes it has by that."""
 
     shape: tuple[int, ...]
     file_bytes: int
@@ -168,10 +168,10 @@ def read(path: str, row: int | None, label: str, max_pixels: int) -> np.ndarray:
     """
     array = map_image(path, row, label)
     _check_size(label, array.shape, max_pixels)
-    # The one copy: what was mapped is let go.
+    # The only copy: the mapping is released.
     return np.array(array, array.dtype.newbyteorder("="))
 
 
 def _check_size(label: str, shape: tuple[int, ...], max_pixels: int) -> None:
-    """Holds an array to the pixels of a picture, and to as many values as its pixels can have."""
+    """Compares an array with the limits of pixels, and of values for each pixel."""
     reading.check_size(label, shape[0], shape[1], max_pixels, math.prod(shape[2:]))

@@ -77,7 +77,7 @@ def shown(picture: Any, path: str, label: str) -> tuple[np.ndarray, bool]:
 
 
 def stored(picture: Any, path: str, label: str) -> np.ndarray:
-    """Returns what is stored of an open picture, as `shown` but for indices and few bits."""
+    """Returns what is stored in an open picture, as `shown` except for indices and few bits."""
     values = _values(picture, path, label, ("P",))
     if picture.mode == "L":
         values = values // _scale(bits_of(picture, path))
@@ -133,9 +133,9 @@ def _with_alpha(values: np.ndarray, transparent: np.ndarray) -> np.ndarray:
 
 
 def _orientation(picture: Any) -> int:
-    """Returns EXIF's number for the orientation of a loaded image, 1 if nothing is said.
+    """Returns EXIF's number for the orientation of a loaded image, 1 if it is unknown.
 
-    Parts that are damaged say nothing, as in viewers; nor do other metadata (XMP).
+    Damaged parts and other metadata (XMP) are ignored, as in viewers.
     """
     data = picture.info.get("exif") or b""
     data = data[6:] if data.startswith(b"Exif\0\0") else data

@@ -1,4 +1,4 @@
-"""What goes wrong while a picture or an array is read, told in one line.
+"""Errors while an image or an array is read, in one line each.
 
 Damage is what a decoder says about bytes, and no more: disks that fail, memory that is short and
 defects of this program leave a file as sound as it was.
@@ -74,14 +74,14 @@ class UnreadableError(InputError):
 
 
 class DamagedError(ValueError):
-    """Says within `translate_errors` what is wrong with the bytes of a file."""
+    """Raised within `translate_errors` for what is wrong with the bytes of a file."""
 
 
 @functools.cache
 def quieten() -> None:
-    """Keeps Pillow, its libtiff and tifffile from writing to stderr: what they raise says it.
+    """Keeps Pillow, its libtiff and tifffile from writing to stderr: their exceptions are enough.
 
-    For the whole process and for good. To turn file descriptor 2 away while a picture is decoded
+    For the whole process, permanently. To turn file descriptor 2 away while a picture is decoded
     would lose what other threads say meanwhile, and all that follows if two of them do it at once.
     """
     for name in ("PIL", "tifffile"):
@@ -190,8 +190,8 @@ def upright(values: np.ndarray, orientation: int) -> np.ndarray:
 
     Args:
         values: as they are stored.
-        orientation: EXIF's and TIFF's number for how that is; of others than 2 to 8 nothing is
-            turned, as viewers do.
+        orientation: EXIF's and TIFF's number for how that is; values other than 2 to 8 turn
+            nothing, as in viewers.
     """
     is_across, axes = TURNS.get(orientation, (False, ()))
     return np.flip(values.swapaxes(0, 1) if is_across else values, axes)

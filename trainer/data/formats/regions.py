@@ -1,6 +1,6 @@
-"""Images that are read band by band, so that one of any size fits into memory.
+"""Images that are read in bands, so that an image of any size fits into memory.
 
-Large `.npy` arrays and TIFFs are read where they are touched; all else is decoded whole by
+Large `.npy` arrays and TIFFs are read where they are touched; other files are decoded whole by
 `images`, as `prepare` does. Either way a band has the channels and dtype of the data set.
 """
 
@@ -130,7 +130,7 @@ def _statistics_by_counts(raster: Raster) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _open_array(source: discovery.Source) -> _Large | None:
-    """Returns a large array, of which each read maps what it needs and lets it go again."""
+    """Returns a large array, whose reads map only what they need."""
     if not discovery.is_array(source.path):
         return None
     shape = npy.map_image(source.path, source.row, source.label).shape

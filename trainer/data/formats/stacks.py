@@ -15,13 +15,13 @@ import tifffile
 from trainer.data.formats import reading
 from trainer.errors import InputError
 
-# Kinds of file, as tifffile tells them, that say how pages belong together.
+# Kinds of file, by tifffile's names, that define how pages belong together.
 LAYOUTS = (
     *("shaped", "lsm", "mmstack", "ome", "imagej", "fluoview", "stk", "sis"),
     *("svs", "scn", "qpi", "ndpi", "bif", "avs", "philips"),
 )
 BESIDES = ("Thumbnail", "Label", "Macro", "Map")  # pictures of a slide besides its scan
-LARGEST_STEP = 64  # by which a page that does not say so is taken for a reduced copy
+LARGEST_STEP = 64  # factor by which an unmarked page may be smaller and look like a reduced copy
 CHANNELS = "CS"  # of tifffile's letters for axes; T, Z and others count images
 
 # The planes of an image, one a channel: the page, and how many bytes its pixels lie behind the
@@ -46,7 +46,7 @@ def find(file: IO[bytes], label: str) -> Found:
     """Returns what an open file holds; messages call it `label`.
 
     Raises:
-        InputError: it does not say what belongs together.
+        InputError: it does not define which pages belong together.
         Exception: it is damaged; see `reading.translate_errors`.
     """
     reading.quieten()
@@ -69,7 +69,7 @@ def images_in(file: tifffile.TiffFile, label: str) -> Found:
 def _check_links(file: tifffile.TiffFile) -> None:
     """Raises DamagedError if a link from page to page leads out of the file.
 
-    There tifffile ends the list of pages and says nothing.
+    There tifffile ends the list of pages silently.
     """
     handle, form = file.filehandle, file.tiff
 
@@ -99,7 +99,7 @@ def _full_pages(file: tifffile.TiffFile, label: str) -> list[int]:
         check_numbers(page)
     kept = [k for k, page in enumerate(pages) if not _is_copy(page)]
     if not kept and not any(page.subifds for page in pages):
-        return list(range(len(pages)))  # of which all say that they are copies: of what?
+        return list(range(len(pages)))  # all are marked as copies, but of what?
     if not kept:
         raise InputError(
             f"{label} has only reduced copies as pages; its full image is stored in "
@@ -118,7 +118,7 @@ def _full_pages(file: tifffile.TiffFile, label: str) -> list[int]:
 
 
 def check_numbers(page: tifffile.TiffPage) -> None:
-    """Raises DamagedError where a page says something else than numbers of its size."""
+    """Raises DamagedError if the size of a page is not given as numbers."""
     for name in (
         *("imagelength", "imagewidth", "imagedepth", "samplesperpixel", "compression"),
         *("photometric", "planarconfig", "rowsperstrip", "tilelength", "tilewidth", "subfiletype"),
@@ -141,9 +141,9 @@ def _may_be_copy(page: tifffile.TiffPage, full: tifffile.TiffPage) -> bool:
 
 
 def _by_layout(file: tifffile.TiffFile, label: str) -> list[Planes]:
-    """Returns the images of a file that says how its pages belong together."""
+    """Returns the images of a file that defines how its pages belong together."""
     series = file.series
-    if series[0].kind in ("generic", "uniform"):  # tifffile did not find what is said
+    if series[0].kind in ("generic", "uniform"):  # tifffile did not find what is described
         raise reading.DamagedError(
             "it describes planes (ImageJ, OME) that it does not hold, or that are in other files"
         )

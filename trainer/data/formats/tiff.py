@@ -1,8 +1,8 @@
 """Reads any rows of an image of a TIFF by tifffile, with all their bits.
 
-Tags say what samples mean: colours, alpha, or more channels than that. Rows are put together here
-from what tifffile decodes: its own store of regions takes Zarr 3, which needs Python 3.11, and
-fills what is missing with a constant.
+Tags define what samples mean: colours, alpha, or further channels. Rows are put together here from
+what tifffile decodes: its own store of regions takes Zarr 3, which needs Python 3.11, and fills
+what is missing with a constant.
 """
 
 import contextlib
@@ -233,7 +233,7 @@ def picture(image: Image, top: int, bottom: int) -> tuple[np.ndarray, bool, int]
 def kind_of_alpha(image: Image) -> tifffile.EXTRASAMPLE | None:
     """Returns the kind of alpha of the last sample; None if it is not alpha.
 
-    A sample beyond grey or RGB of which nothing is said is taken for alpha, as viewers do; if it is
+    A sample after grey or RGB without a description is read as alpha, as in viewers; if it is
     said to be of no kind, or is one of several, it is a channel.
     """
     page, alpha = image.page, tifffile.EXTRASAMPLE.UNASSALPHA
@@ -288,7 +288,7 @@ def _rows(page: tifffile.TiffPage, shift: int, top: int, bottom: int) -> np.ndar
             if segment is None:
                 continue  # a part without data
             begin, end = max(top, y), min(bottom, y + height)
-            width = min(width, page.imagewidth - x)  # tiles may go beyond
+            width = min(width, page.imagewidth - x)  # tiles may extend past the edge
             part = segment[0, begin - y : end - y, :width]
             place = rows[begin - top : end - top, x : x + width, samples]
             if part.shape != place.shape:

@@ -233,9 +233,9 @@ def adjust(
 
 
 def mirror(index: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Folds int32 indices into [0, size) by reflection at the first and the last, which repeat not.
+    """Folds int32 indices into [0, size) by reflection, without repeating the first and the last.
 
-    Indices any number of sizes away are folded as often as it takes, so `tf.gather` with them pads
+    Indices any number of sizes away are folded as often as needed, so `tf.gather` with them pads
     an image by more than its own size, which `tf.pad` cannot.
     """
     period = tf.maximum(2 * (size - 1), 1)

@@ -285,7 +285,7 @@ def key_of_epoch(seed: int, stream: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
 
 
 def _key(seed: int, number: tf.Tensor) -> tf.Tensor:
-    """Returns a key of the run's, int64 [2]; Philox makes unrelated numbers of neighbours."""
+    """Returns a key of the run's, int64 [2]; Philox makes unrelated numbers of adjacent keys."""
     return tf.stack([tf.constant(seed, tf.int64), number])
 
 

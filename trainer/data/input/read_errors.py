@@ -1,4 +1,4 @@
-"""What is wrong with the data where TensorFlow says that something is, without reading all of them.
+"""Finds what is wrong with the data after an error of TensorFlow, without reading all of them.
 
 TensorFlow's errors name neither file nor example. So what had been read when one was raised is
 found by arithmetic, and only those shards are read again.
@@ -18,7 +18,7 @@ from trainer.data.input import pipeline
 def translate_errors(
     data_dir: str, manifest: schema.Manifest, split: str, places: Callable[[], list[int]]
 ) -> Iterator[None]:
-    """Turns what TensorFlow raises at missing or damaged data into an InputError naming the place.
+    """Turns TensorFlow's errors at missing or damaged data into an InputError naming the place.
 
     What has another cause, so that every example that had been read is found sound, is raised as it
     was.

@@ -1,4 +1,4 @@
-"""What --classes, --ignore and --threshold say of the masks, and of which class a value is.
+"""What --classes, --ignore and --threshold define, and the class of a value.
 
 A class is a value, a range of values or a colour; or there are two classes, separated by a
 threshold.
@@ -24,7 +24,7 @@ THRESHOLDED = (schema.Class("background", 0), schema.Class("foreground", 255))
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """What the user says of the masks.
+    """What the user says about the masks.
 
     Attributes:
         classes: in the order of their ids; none if those that occur are to be taken.

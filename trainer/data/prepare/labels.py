@@ -15,7 +15,7 @@ from trainer.data.prepare.classes import Given, as_text, bounds, hexadecimal, is
 from trainer.errors import InputError
 
 MAX_VALUES = schema.MAX_CLASSES + 1  # of a mask whose classes are not given: one may be --ignore
-NEAR_GREY = 8  # by which lossy compression may part the three channels of a grey
+NEAR_GREY = 8  # difference that lossy compression may make between the channels of a grey
 SHOWN = 5  # values in a message before "…"
 WHITE = 0xFFFFFF
 FEW_BITS = (1, 2, 4)  # whose white is the 255 of 8 bits
@@ -121,7 +121,7 @@ def read(mask: images.Mask, given: Given, label: str) -> Values:
 def _few_bits(mask: images.Mask) -> int:
     """Returns the bits of a grey mask that has fewer than 8, else 0.
 
-    What stands for black is the writer's affair in one bit; in more, as in ImageJ's bytes, it is
+    With one bit the writer chooses which value is black; with more, as in ImageJ's bytes,
     not.
     """
     bits = 1 if mask.values.dtype == bool else mask.bits
@@ -179,7 +179,7 @@ def _whole_numbers(values: np.ndarray, label: str) -> np.ndarray:
 
 
 def _one_channel(mask: images.Mask, given: Given, label: str) -> np.ndarray:
-    """Returns the one channel that says it all of a mask that has several."""
+    """Returns the channel of a mask that has several, if one is enough."""
     values = mask.values
     if values.shape[2] == 3:
         if images.Pixels(values, False).is_grey:
@@ -294,9 +294,9 @@ def look(mask: images.Mask, given: Given, label: str) -> Seen:
 
 
 def _shapes(pixels: np.ndarray, values: np.ndarray) -> tuple[Shape, ...]:
-    """Counts as Euler did: pieces less holes are pixels - neighbours + blocks.
+    """Counts by Euler's formula: pieces less holes are pixels - neighbours + blocks.
 
-    Band by band, for what counts takes eight bytes a pixel.
+    Band by band, because counting takes eight bytes a pixel.
     """
     height, width = pixels.shape
     rows = max(1, BAND_PIXELS // width)

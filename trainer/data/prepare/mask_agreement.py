@@ -1,6 +1,6 @@
-"""Whether the masks of a set mean the same by their values, and which classes they have.
+"""Whether the values of all masks of a set have one meaning, and which classes they are.
 
-What may not be what the user means is refused or warned of, with the flag that says what is meant.
+Doubtful cases are refused or warned of, with the flag that decides them.
 """
 
 import collections
@@ -35,7 +35,7 @@ def settle(seen: Sequence[Seen], given: Given) -> tuple[Rule, list[str], list[st
 
     Args:
         seen: the masks, in order.
-        given: what the user says of them.
+        given: what the user says about them.
 
     Raises:
         InputError: masks contradict one another or what is given, or their values look like
@@ -137,7 +137,7 @@ def _as_shown(seen: Sequence[Seen], given: Given) -> tuple[frozenset[str], list[
 def _of_mixed(one: Seen, seen: Sequence[Seen], described: str, is_either: bool) -> str:
     other = next(other for other in seen if other.kind == "plain" and set(other.values) - {0})
     greys = _some([colour & 0xFF for colour in one.shown])
-    # By value it would be as open as before.
+    # By value it would stay undecided.
     named = "background:#000000,nucleus:#ffffff" if is_either else "background:0,nucleus:255"
     return (
         f"{one.label} is {described}: its values {_some(one.values)} are shown as {greys}. Which "

@@ -1,6 +1,6 @@
-"""Where prepared data go: a folder, or a bucket that takes each shard as it is finished.
+"""Where prepared data go: a folder, or a bucket that gets each shard when it is finished.
 
-Either way the manifest comes last, so what has one is whole.
+Either way the manifest comes last, so a folder that has one is complete.
 """
 
 import collections
@@ -86,7 +86,7 @@ class Folder:
 
 @contextlib.contextmanager
 def _open_folder(path: str) -> Iterator[Output]:
-    """If what is within fails, removes all that was written."""
+    """If the block fails, removes all that was written."""
     folder = Folder(path)
     try:
         yield folder
@@ -104,14 +104,14 @@ class Bucket:
     """
 
     def __init__(self, path: str, scratch: str, pool: concurrent.futures.Executor) -> None:
-        """Lists what is there; `scratch` is a local folder for the shards on their way."""
+        """Lists what is there; `scratch` is a local folder for shards that wait for an upload."""
         self._path, self._scratch, self._pool = path, scratch, pool
         self._there = gcs.contents(path)
         self._pending: collections.deque[concurrent.futures.Future] = collections.deque()
         self._skipped = self._sent = 0
 
     def add(self, name: str, examples: Iterable[bytes]) -> schema.Shard:
-        """Writes a shard and has it uploaded; waits if too many are on their way."""
+        """Writes a shard and has it uploaded; waits if too many are being uploaded."""
         shard = schema.write_shard(self._scratch, name, examples)
         if self._there.get(name) == gcs.Content(shard.bytes, shard.crc32c):
             os.remove(os.path.join(self._scratch, name))

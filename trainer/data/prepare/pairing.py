@@ -113,7 +113,7 @@ def _image_name(mask: str, suffix: str) -> str | None:
 def _first_pages(found: Sequence[discovery.Source], stems: set[str]) -> list[discovery.Source]:
     """Makes one case of the pages of each of some files.
 
-    So it pairs with its partner, whose pages cannot be counted: reading that one says why.
+    So it pairs with its partner, whose pages cannot be counted: reading it gives the reason.
     """
     kept = []
     for source in found:

@@ -1,7 +1,7 @@
-"""Pictures of an object store, copied to the local disk shortly before they are read.
+"""Images in an object store, copied to the local disk shortly before they are read.
 
 Threads of this process copy ahead of the workers, as many at a time as hide the store's latency,
-and each copy goes as soon as it has been used: the disk holds AHEAD pairs, not the data.
+and each copy is removed as soon as it has been used: the disk holds AHEAD pairs, not the data.
 """
 
 import collections

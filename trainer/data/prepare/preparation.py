@@ -48,7 +48,7 @@ class Plan:
 
     Attributes:
         order: the examples of each split.
-        draw: how splits were drawn; None if a list says them.
+        draw: how splits were drawn; None if a list names them.
         leaks: names of images with identical pixels in two splits.
         skipped: names of the pairs that cannot be read.
     """
@@ -87,7 +87,7 @@ def prepare(settings: config.Prepare) -> schema.Manifest:
         left_out["images in no list of --splits"] += len(pairs) - len(listed)
         with worker_pool.start(_num_workers(settings.workers, len(listed))) as run:
             found, skipped = _survey(run, listed, settings, given)
-            if skipped and draw:  # what is left may have to fill a split
+            if skipped and draw:  # the rest may have to fill a split
                 names, draw = _assign(settings, [one.pair for one in found.values()])
             names = {side: [n for n in names[side] if n in found] for side in names}
             splitting.check_none_empty(names, "--skip_bad")
@@ -151,7 +151,7 @@ def _survey(
     settings: config.Prepare,
     given: classes.Given,
 ) -> tuple[dict[str, statistics.Survey], tuple[str, ...]]:
-    """Returns what there is, by name, and the names of the pairs that were skipped."""
+    """Returns what was found, by name, and the names of the pairs that were skipped."""
     task = functools.partial(_examine, settings.max_pixels, settings.skip_bad, given)
     found, skipped = {}, []
     results = prefetch.results(run, task, pairs, "reading")
@@ -200,7 +200,7 @@ def _plan(
     draw: schema.Draw | None,
     skipped: tuple[str, ...],
 ) -> Plan:
-    """Decides what is written, in which order, and says what of it the user should know."""
+    """Decides what is written, in which order, and warns where the user should know."""
     if draw:
         _log_draw(names, draw)
     leaks = splitting.find_leaks(names, {name: one.digest for name, one in found.items()})

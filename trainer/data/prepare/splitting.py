@@ -24,7 +24,7 @@ SplitAssignment = dict[str, list[str]]  # the names of each split's images
 def assign(
     names: Sequence[str], splits: str, split: str, group_by: str, seed: int
 ) -> tuple[SplitAssignment, schema.Draw | None]:
-    """Returns the names of each split's images, and how they were drawn if no list says them.
+    """Returns the names of each split's images, and how they were drawn if no list names them.
 
     Args:
         names: of all images.
@@ -81,7 +81,7 @@ def parse_shares(split: str) -> dict[str, float]:
         shares = [float(part) for part in split.split(",")]
     except ValueError:
         shares = []
-    adds_up = abs(sum(shares) - 1) <= 1e-6  # which nothing does that is not finite
+    adds_up = abs(sum(shares) - 1) <= 1e-6  # false if one is not finite
     if len(shares) not in (2, 3) or min(shares) < 0 or not adds_up:
         raise InputError(
             f"--split={split} is not two or three shares that add up to 1, of train, val and test; "
@@ -115,7 +115,7 @@ def find_leaks(sides: SplitAssignment, digests: Mapping[str, bytes]) -> tuple[tu
 
 
 def shuffle(sides: SplitAssignment, seed: int) -> SplitAssignment:
-    """Returns the sides with their names in a random order that depends on the seed alone."""
+    """Returns the splits with their names in a random order that depends only on the seed."""
     shuffled = {}
     for number, name in enumerate(SPLITS):
         if name in sides:

@@ -1,4 +1,4 @@
-"""The first pass over pictures and masks: what there is, and how it will be stored.
+"""The first pass over images and masks: what they contain, and how it will be stored.
 
 What acts on the data, such as dropping an alpha channel, is said once for the whole set: functions
 that choose return a choice and a list of notes for the user.
@@ -85,7 +85,7 @@ class Format:
 
 
 def examine(pair: Pair, max_pixels: int, given: classes.Given) -> Survey:
-    """Reads a pair and says what there is.
+    """Reads a pair and returns what was found.
 
     Raises:
         InputError: if a file is unreadable or too large, or the two do not fit, or the mask has
@@ -207,7 +207,7 @@ def _needed_channels(surveys: Sequence[Survey]) -> int:
 
 
 def _acts(one: Survey, channels: int) -> Iterator[str]:
-    """Yields what is done to an image on the way to so many channels, if anything."""
+    """Yields what converts an image to so many channels, if anything."""
     if one.extra and channels < one.colours:
         yield "have channels that are neither colours nor alpha; --channels drops them."
         one = dataclasses.replace(one, colours=one.colours - one.extra, extra=0)

@@ -1,7 +1,7 @@
 """Cutting large training images into tiles, each an example of its own.
 
 A crop is drawn from each example, whatever its size. Where sizes differ, the pixels of large images
-are seen the less often: tiles of one size give each pixel of a set about the same chance, and save
+are seen less often: tiles of one size give each pixel of a set about the same chance, and save
 the decoding of a large image for one small crop.
 """
 
