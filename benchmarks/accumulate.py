@@ -32,7 +32,7 @@ class Accumulate(config.Settings):
 
 
 def main(settings: Accumulate) -> None:
-    """Measures each in turn and prints what it took."""
+    """Measures each in turn and prints the results."""
     part = settings.batch_size // settings.parts
     contenders = {
         "whole batch": (settings.batch_size, 1),

@@ -33,7 +33,7 @@ class Replicas(config.Settings):
 
 
 def main(settings: Replicas) -> None:
-    """Lets each contender step, one after the other, and prints what they took."""
+    """Lets each contender step, one after the other, and prints their times."""
     contenders = {
         "batch": ("batch", ""),
         "sync_batch": ("sync_batch", ""),
@@ -120,7 +120,7 @@ def replicated(settings: Replicas, option: tuple[str, str]) -> Callable[[], Any]
 
 
 def show_difference(replicas: int) -> None:
-    """Prints what `trainer.selfcheck` would say of norm=batch."""
+    """Prints what `trainer.selfcheck` would print for norm=batch."""
     cli.prepare_environment()
     with cli.importing():
         from trainer.distributed import strategies

@@ -31,7 +31,7 @@ LONG = 6.0  # minutes of training, in which stronger augmentation pays
 
 @dataclasses.dataclass(frozen=True)
 class Set:
-    """A set of images, how it is trained on, and what it is judged by.
+    """A set of images, how it is trained on, and its score.
 
     Attributes:
         prepare: flags of `trainer.data.prepare`.
@@ -95,7 +95,7 @@ class Scores(config.Settings):
 
 
 def main(settings: Scores) -> None:
-    """Runs what is not finished, and prints all."""
+    """Runs what is not finished, and prints everything."""
     rows: dict[str, dict[str, Any]] = {}
     names = settings.sets.split(",")
     if unknown := sorted(set(names) - set(SETS)):
@@ -133,7 +133,7 @@ def prepare(settings: Scores, name: str) -> str:
 
 
 def train(settings: Scores, name: str, data: str, steps: int, seed: int) -> dict[str, Any]:
-    """Returns what summary.json says of a run's test split."""
+    """Returns the scores of a run's test split from summary.json."""
     run_dir = os.path.join(settings.output, f"{name}-{steps}-{seed}")
     summary = os.path.join(run_dir, "evaluation/test/summary.json")
     if not os.path.exists(summary):

@@ -18,7 +18,7 @@ from trainer.config import flags
 from trainer.errors import InputError
 
 JOIN_SECONDS = 900  # machines start minutes apart, where images are pulled
-# Flags of trainer.task that nobody else gives → what they follow from.
+# Flags of trainer.task that only the launcher gives → what they follow from.
 FOLLOWING = dict.fromkeys(("--run_dir", "--tensorboard_dir", "--model_dir"), "--name and --bucket")
 FOLLOWING["--require"] = "--accelerator and --count"
 # What a job may do with Vertex AI: look at itself, and end itself.

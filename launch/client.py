@@ -46,7 +46,7 @@ class Job:
 
     @property
     def id(self) -> str:
-        """The service's number for it."""
+        """The service's id for it."""
         return self.name.rpartition("/")[2]
 
     @property

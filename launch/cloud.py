@@ -1,6 +1,6 @@
-"""Google Cloud's services by REST: credentials, and what goes wrong as one of our errors.
+"""Google Cloud's services by REST: credentials, and failures as our errors.
 
-Google's clients retry only some of what they read, and without a word. So they are told not to, and
+Google's clients retry only some requests, and silently. So this is turned off, and
 `call_with_retries` retries what may be sent again.
 """
 
@@ -22,7 +22,7 @@ LONGEST_PAUSE = 30.0
 
 
 class BusyError(Exception):
-    """The service did not answer, or asks to come again; what was asked may have been done."""
+    """The service did not answer, or is busy; the request may have been carried out."""
 
 
 class NoRoomError(Exception):
@@ -38,7 +38,7 @@ class Api(NamedTuple):
 
     @property
     def variable(self) -> str:
-        """Returns gcloud's name of the variable by which requests go to another address."""
+        """Returns gcloud's variable that sends requests to another address."""
         return f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{self.name.upper()}"
 
     def address(self, region: str = "") -> str:
@@ -74,7 +74,7 @@ def credentials(address: str) -> Any:
 
 
 def connect(client: Any, address: str) -> Any:
-    """Returns a client of this class of Google's; nothing is sent yet."""
+    """Returns a client of this class of Google's; sends nothing yet."""
     return client(
         transport="rest",
         credentials=credentials(address),

@@ -1,4 +1,4 @@
-"""What a job costs, from the list in prices.json; what is not in it is unknown."""
+"""What a job costs, from the list in prices.json; other prices are unknown."""
 
 import json
 import pathlib
@@ -38,7 +38,7 @@ def estimate(asked: settings.Vertex, machines: Machines) -> str:
 
 
 def resources(asked: settings.Vertex, machines: Machines) -> dict[str, int]:
-    """Returns what is paid for by the hour, name → number.
+    """Returns the resources that are paid by the hour, name → number.
 
     Machine types that are made for an accelerator include it; an N1 does not.
     """

@@ -75,7 +75,7 @@ def choose(asked: settings.Vertex) -> list[Machines]:
     """Returns the machines to try, in order: each accelerator in each region.
 
     Raises:
-        InputError: for what cannot be, with what can be.
+        InputError: for a combination that does not exist, with those that do.
     """
     path = asked.hardware.hardware or TABLE
     try:

@@ -20,7 +20,7 @@ from launch.hardware import Machines
 from trainer.errors import InputError
 
 ROOT = pathlib.Path(__file__).parents[1]
-# What the Dockerfile copies; .dockerignore lets nothing else through.
+# What the Dockerfile copies; .dockerignore excludes the rest.
 PARTS = (
     "Dockerfile",
     "LICENSE",

@@ -23,7 +23,7 @@ from trainer.errors import InputError
 
 TERM_SECONDS = 5.0  # between SIGTERM and SIGKILL for a worker that does not end
 USERS_FAULT = 2  # as an exit status
-# Statuses from good to bad: any other, such as 1 for a defect, comes before the user's.
+# Statuses from good to bad: others, such as 1 for a defect, rank before the user's.
 RANKS = {0: 0, preemption.EXIT_STATUS: 1, heartbeat.EXIT_STATUS: 2, USERS_FAULT: 4}
 PR_SET_PDEATHSIG = 1
 
@@ -77,7 +77,7 @@ def run_workers(number: int, job_flags: Sequence[str], grace: float) -> tuple[in
                 deadline = time.monotonic() + TERM_SECONDS if means else math.inf
             for future in ended:
                 index, code = running.pop(future), future.result()
-                # One that had to be killed is not what made the job fail.
+                # A worker that had to be killed did not make the job fail.
                 killed = not means and code < 0
                 statuses[index] = heartbeat.EXIT_STATUS if killed else status_of(code)
                 failed = statuses[index] not in (0, preemption.EXIT_STATUS)
@@ -97,7 +97,7 @@ def start(index: int, addresses: Sequence[str], job_flags: Sequence[str]) -> sub
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # A terminal's Ctrl-C comes to all processes of a group; they shall get it once, from here.
+        # A terminal's Ctrl-C reaches all processes of a group; they get it once, from here.
         start_new_session=True,
         preexec_fn=functools.partial(_end_with, os.getpid(), ctypes.CDLL(None)),
     )
@@ -136,7 +136,7 @@ def signals_passed_to(workers: Sequence[subprocess.Popen]) -> Iterator[list[int]
 
 
 def reserve_ports(number: int) -> list[int]:
-    """Returns free ports of the loopback interface that the system gives to nobody for a minute.
+    """Returns free loopback ports that the system gives to no other process for a minute.
 
     A connection that was closed from its server's side leaves the port waiting: the system does
     not choose it for others, but whoever asks for it by its number, as the workers do, gets it.
@@ -158,7 +158,7 @@ def status_of(code: int) -> int:
 
 
 def say(text: str) -> None:
-    """Says something of the launcher's own."""
+    """Prints a line of the launcher's own."""
     print(f"[launch] {text}", file=sys.stderr, flush=True)
 
 

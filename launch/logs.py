@@ -25,7 +25,7 @@ class Entry:
 
     Attributes:
         severity: INFO, WARNING, ERROR…
-        replica: workerpool0-0, …; empty where Vertex AI itself speaks.
+        replica: workerpool0-0, …; empty for lines of Vertex AI itself.
         text: what was said.
         refused: whether the trainer says that it would end so again.
     """

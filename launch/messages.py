@@ -22,7 +22,7 @@ def describe(asked: settings.Vertex, machines: Machines) -> str:
 
 
 def gcloud(asked: settings.Vertex, machines: Machines, body: Mapping[str, Any]) -> str:
-    """Returns the commands by which gcloud would ask for the same job."""
+    """Returns the gcloud commands that create the same job."""
     body = dict(body)
     file = f"{asked.job.name}.json"
     command = ["gcloud", "ai", request.COLLECTIONS[request.collection(asked)], "create"]
@@ -40,7 +40,7 @@ def gcloud(asked: settings.Vertex, machines: Machines, body: Mapping[str, Any]) 
 
 
 def warn_of_other_flags(job: Job, body: Mapping[str, Any]) -> None:
-    """Says so if the job that runs was started with other flags."""
+    """Warns if the running job was started with other flags."""
     spec = body.get("jobSpec") or body["trialJobSpec"]
     wanted = tuple(spec["workerPoolSpecs"][0]["containerSpec"]["args"])
     if job.args != wanted:
@@ -87,7 +87,7 @@ def no_room(tried: Sequence[tuple[Machines, str]]) -> str:
 
 
 def closing_lines(asked: settings.Vertex, job: Job) -> str:
-    """Returns what is said of a job that is done."""
+    """Returns the lines about a finished job."""
     lines = [f"{asked.job.name} has finished after {watch.clock(watch.elapsed(job))}."]
     if asked.job.bucket:
         lines.append(f"run folder: {asked.run_dir()}\nmodel: {asked.run_dir()}/model")

@@ -143,7 +143,7 @@ class Scheduling(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Access(Settings):
-    """As whom it runs, and what it may reach."""
+    """The account it runs as, and what it has access to."""
 
     service_account: str = setting(
         "", "E-mail of the service account that the job runs as.", common=True
@@ -292,7 +292,7 @@ class Vertex:
             )
 
     def _check_regions(self) -> None:
-        """Raises InputError for what is in another region than the job may be."""
+        """Raises InputError for a resource in a region where the job may not run."""
         named = {
             "tensorboard": self.access.tensorboard,
             "kms_key": self.access.kms_key,

@@ -1,4 +1,4 @@
-"""What a hyperparameter tuning job varies, and what it makes large or small."""
+"""What a hyperparameter tuning job varies, and the metric that it optimises."""
 
 import re
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def build(asked: settings.Tuning, args: Sequence[str]) -> dict[str, Any]:
     study: dict[str, Any] = {
         "metrics": [_metric(asked.metric)],
         "parameters": parameters,
-        # A run keeps its best weights, whatever comes after them.
+        # A run keeps its best weights, whatever follows.
         "measurementSelectionType": "BEST_MEASUREMENT",
     }
     if asked.algorithm in ALGORITHMS:

@@ -141,7 +141,7 @@ def has_no_room(job: Job) -> bool:
 
 
 def end(asked: settings.Vertex, job: Job, final: Job) -> None:
-    """Says how the job ended and exits with its status."""
+    """Logs how the job ended and exits with its status."""
     if final.state == "SUCCEEDED":
         logging.info("%s", messages.closing_lines(asked, final))
         sys.exit(0)

@@ -15,11 +15,11 @@ from launch.cloud import BusyError, NoRoomError
 from trainer.cli import EXIT_STATUS as REFUSED
 from trainer.errors import InputError
 
-LATE_LOOKS = 2  # at the log, whose last entries may come after the job's last state
+LATE_LOOKS = 2  # at the log, where entries may follow the job's last state
 
 
 def follow(asked: settings.Vertex, service: Service, job: Job) -> Job:
-    """Returns the job once its state is its last.
+    """Returns the job once its state is final.
 
     Raises:
         NoRoomError: it had no machines within `--max_wait`, and was cancelled.
@@ -67,7 +67,7 @@ class LogLines:
         self._is_interrupted = False
 
     def show_new(self) -> str:
-        """Shows what is new; returns the words with which the trainer refuses its input, if any."""
+        """Shows new entries; returns the trainer's line that refuses its input, if any."""
         refusal = ""
         for entry in self._new_entries():
             self._line.print(str(entry))
@@ -84,7 +84,7 @@ class LogLines:
         return ""
 
     def _new_entries(self) -> Iterator[logs.Entry]:
-        """Yields what is new; says once that a log cannot be read, or does not answer for now."""
+        """Yields new entries; logs once that a log cannot be read, or does not answer for now."""
         if self._log is None:
             return
         try:

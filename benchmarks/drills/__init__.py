@@ -1,1 +1,1 @@
-"""Drills: what is promised when things go wrong, tried many times over."""
+"""Drills: promises about failures, tested many times."""

@@ -1,4 +1,4 @@
-"""Kills runs again and again, and compares what they become with a run that was left alone.
+"""Kills runs again and again, and compares the results with a run that was left alone.
 
     python -m benchmarks.drills.kill [--kills=50 --runs=10]
     python -m benchmarks.drills.kill --store=gs --kills=20 --runs=4 --checkpoint_every=75
@@ -40,7 +40,7 @@ JOB = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kill(config.Settings):
-    """Kills runs at random moments and compares what they become with a run left alone."""
+    """Kills runs at random moments and compares the results with a run left alone."""
 
     kills: int = config.setting(50, "SIGKILLs in all.", low=1)
     runs: int = config.setting(10, "Runs among which they are dealt out.", low=1)
@@ -164,7 +164,7 @@ class Drill:
         return self._kill(run_dir, lambda begun: begun > passed)
 
     def _kill(self, run_dir: str, is_time: Callable[[int], bool]) -> bool:
-        """Kills a run once `is_time` says so of the number of checkpoints that were begun."""
+        """Kills a run once `is_time` is true for the number of checkpoints that were begun."""
         strays = self._unfinished(run_dir)  # of kills before: removed at the start
         saving: set[str] = set()
         begun = 0

@@ -1,4 +1,4 @@
-"""Trains into a bucket over a slow line, and counts what its checkpoints cost.
+"""Trains into a bucket over a slow connection, and measures the cost of checkpoints.
 
     python -m benchmarks.drills.stall [--latency_ms=50 --steps=1600 --checkpoint_every=400]
 

@@ -65,7 +65,7 @@ def display(image: np.ndarray) -> np.ndarray:
 
 
 def outline(region: np.ndarray) -> np.ndarray:
-    """Returns the pixels of a region that touch, by a side, what is not of it: bool [H, W]."""
+    """Returns the pixels of a region that touch another region by a side: bool [H, W]."""
     padded = np.pad(region, 1, mode="edge")
     inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return region & ~inner

@@ -103,7 +103,7 @@ def of_maps() -> dict[str, CaseMetric]:
 
 
 def conventions() -> dict[str, dict[str, str]]:
-    """Returns what summary.json says of each metric."""
+    """Returns the entries of summary.json about each metric."""
     return {
         name: {
             "meaning": metric.meaning,
@@ -165,14 +165,14 @@ class Column(NamedTuple):
     name: str
 
     def shown(self, entry: Mapping[str, Mapping[str, float | None]]) -> str:
-        """Returns what a summary says of a class; a dash where that is nothing."""
+        """Returns a class's entry of a summary; a dash if there is none."""
         value = entry[self.group].get(self.name)
         is_number = isinstance(value, int | float)
         return f"{value:{METRICS[self.name].form}}" if is_number else str(value or "–")
 
 
 def columns() -> Iterator[Column]:
-    """Yields the columns of the tables of classes: what is tracked first, per image and pooled."""
+    """Yields the columns of the tables of classes: tracked metrics first, per image and pooled."""
     for name in tracked():
         yield Column(f"per image {name}", "per_image", name)
     for name in tracked():

@@ -36,7 +36,7 @@ class Case:
     confidence: np.ndarray
 
 
-# Kind → where a case stands among those of the kind; of equals, the first in the split comes first.
+# Kind → rank of a case within the kind; of equal cases, the first in the split comes first.
 ORDERS: Mapping[str, Callable[[Case], Any]] = {
     "first": lambda case: case.index,
     "worst": lambda case: (case.dice, case.index),
@@ -88,7 +88,7 @@ def case_of(
 
 
 def _stored(image: tf.Tensor, offset: tf.Tensor, scale: tf.Tensor, dtype: str) -> np.ndarray:
-    """Returns a normalised image as it is stored, for people to look at."""
+    """Returns a normalised image as it is stored, to be shown."""
     values = image.numpy() * scale.numpy() + offset.numpy()
     if not np.issubdtype(dtype, np.integer):
         return values

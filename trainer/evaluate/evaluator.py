@@ -64,7 +64,7 @@ class Evaluator:
         self._batches: dict[str, tf.data.Dataset] = {}  # of each split, once it was asked for
         self._score = eval_step.score_step(terms, class_weights, manifest.num_classes)
         # On a CPU, XLA takes longer to compile a new size of images than it saves; on a TPU the
-        # strategy compiles, and what is counted of the logits is counted by the host.
+        # strategy compiles, and the host counts the logits.
         kind = strategies.device_kind(strategy)
         forward = channel_packing.packed(
             functional.prediction_model(model), channel_packing.LANE_WIDTHS[kind]
@@ -146,14 +146,14 @@ class Evaluator:
         counts: np.ndarray,
         soft: np.ndarray,
     ) -> None:
-        """Adds what was found of one case."""
+        """Adds the results of one case."""
         found = {"counts": counts, "soft": soft, "times_seen": 1}
         found |= case_metrics.measure(case.labels, case.predicted, case.valid, len(counts))
         for key, value in found.items():
             sums[key][case.index] += value
 
     def _scores(self, split: str, sums: Mapping[str, np.ndarray]) -> Scores:
-        """Returns the scores of what was summed over all workers."""
+        """Returns the scores from the sums over all workers."""
         counts, soft, evaluated = sums["counts"], sums["soft"], sums["times_seen"] > 0
         measured = {name: sums[name] for name in case_metrics.of_maps()}
         pairs = zip(sums["loss_sums"], sums["loss_weights"], strict=True)

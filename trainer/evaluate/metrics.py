@@ -1,4 +1,4 @@
-"""What evaluation counts of a batch, in TensorFlow, and the curves that such counts give.
+"""What evaluation counts in a batch, with TensorFlow, and the curves from these counts.
 
 Integer counts of images add up exactly, so a result depends on neither batch size, replicas nor
 order. docs/metrics.md names the conventions.

@@ -153,7 +153,7 @@ def _mean(values: np.ndarray) -> float | None:
 
 
 def figures_of(scores: Scores) -> dict[str, float]:
-    """Returns what metrics.jsonl says of an evaluation; a score that is undefined is left out.
+    """Returns the figures of an evaluation for metrics.jsonl, without undefined scores.
 
     A loss of several terms and foreground classes come as `loss/TERM`, `dice/CLASS`, `iou/CLASS`.
     """

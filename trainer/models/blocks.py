@@ -78,7 +78,7 @@ def up_conv(x, filters, *, activation="relu", norm="batch", upsampling="transpos
 
 
 def attention_gate(skip, signal, *, norm="batch"):
-    """Weighs each pixel of a skip connection by its accord with the decoder (Oktay et al., 2018).
+    """Weights the pixels of a skip connection by agreement with the decoder (Oktay et al., 2018).
 
     Args:
         skip: [B, *S, C], the encoder's features.
@@ -106,8 +106,8 @@ def crop_center(x, like):
 def pad_to_stride(x, stride):
     """Pads the end of each spatial axis of [B, *S, C] with zeros to a multiple of `stride`.
 
-    Static sizes take a layer of Keras, or none where nothing is missing; sizes known only at run
-    time take a layer of ours.
+    Static sizes take a layer of Keras, or none if nothing is missing; sizes known only at run time
+    take our own layer.
     """
     rank = axes.rank_of(x)
     if None in x.shape[1:-1]:

@@ -286,7 +286,7 @@ RULES: Mapping[type, Rule] = {
 
 
 def _group(filters: int, width: int | None, lane_width: int) -> int:
-    """Returns how many pixels of so many channels fill the lanes, 1 if they had better not."""
+    """Returns how many pixels of so many channels fill the lanes, 1 if that would not be faster."""
     group = lane_width // filters
     fits = 1 < group <= LARGEST_GROUP and group * filters == lane_width and group % 2 == 0
     return group if fits and width is not None and width % group == 0 else 1
@@ -299,7 +299,7 @@ def _add_bias(layer: keras.layers.Layer, x: tf.Tensor, group: int) -> tf.Tensor:
 
 
 def _width(value: Packed) -> int | None:
-    """Returns the width of the images in pixels; None of what are no images."""
+    """Returns the width of the images in pixels; None for other tensors."""
     shape = value.parts[0].shape
     return shape[2] * value.group if len(shape) == 4 and shape[2] is not None else None
 

@@ -1,4 +1,4 @@
-"""What the trainer asks of a network, whoever built it: one input, and logits among its outputs.
+"""What the trainer requires of any network: one input, and logits among its outputs.
 
 A network with several outputs is trained by all of them (deep supervision, Lee et al., 2015). One
 is its prediction, at the image's resolution: the first of a list, or `logits` of a dict.
@@ -108,7 +108,7 @@ def stride_of(sizes: Sequence[int], places: Sequence[int]) -> tuple[int, ...]:
 
 
 def layers_of(model: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
-    """Yields the layers of a network, each followed by those that it is made of itself.
+    """Yields the layers of a network, each followed by its own layers.
 
     A layer that is a network, as an encoder may be, has layers of its own.
     """

@@ -28,7 +28,7 @@ def brings_weights(layer: keras.layers.Layer) -> bool:
 def initialize_weights(model: keras.Model, seed: int) -> None:
     """Sets a network's random weights, and its dropout, by the seed and each layer's place.
 
-    Keras uses Python's global random numbers, of which other threads, such as a store's client
+    Keras uses Python's global random numbers, from which other threads, such as a store's client
     between two attempts, take theirs as well: the same seed would not give the same run. Weights
     that a layer brought stay (see `keep_weights`).
 
@@ -46,7 +46,7 @@ def initialize_weights(model: keras.Model, seed: int) -> None:
 
 
 def _initialize(layer, numbers):
-    """Sets a layer's own random weights by numbers, of which each weight takes one."""
+    """Sets a layer's own random weights by numbers, one for each weight."""
     own = {variable.name: variable for variable in layer._trainable_variables}
     for name, number in zip(_initializers(layer), numbers, strict=False):
         initializer = getattr(layer, name)

@@ -10,7 +10,7 @@ from trainer.models import axes
 class InstanceNormalization(keras.layers.GroupNormalization):
     """Keras' GroupNormalization of [B, *S, C] with a group for each channel, in fewer passes.
 
-    The gradient is written by hand, and a row of pixels is taken for one pixel of W × C channels:
+    The gradient is written by hand, and a row of pixels is treated as one pixel of W × C channels:
     a CPU takes twice as long for what is broadcast along a short last axis. Results differ by
     rounding only, and variables are the same, so that weights go from one to the other.
     """

@@ -1,6 +1,6 @@
-"""Networks for prediction: batch normalisation becomes part of the convolution before it.
+"""Networks for prediction: batch normalisation is folded into the convolution before it.
 
-What is normalised by fixed statistics is scaled and shifted; a convolution can do both by itself.
+Normalising by fixed statistics scales and shifts; a convolution can do both by itself.
 """
 
 import keras
@@ -61,7 +61,7 @@ def _following_norm(layer, outputs):
 
 
 def _folded_weights(layer, norm):
-    """Returns kernel and bias that do what a convolution and its normalisation did."""
+    """Returns kernel and bias equal to a convolution with its normalisation."""
     scale = norm.moving_variance.numpy() + norm.epsilon
     scale = (norm.gamma.numpy() if norm.scale else 1.0) / np.sqrt(scale)
     shift = norm.beta.numpy() if norm.center else 0.0

@@ -21,7 +21,7 @@ KERAS_LAYERS = {
 
 
 def plain(model, normalize, mean, std, dtype, multiple):
-    """Returns a network of any image size that does all that prediction does with a whole image.
+    """Returns a network of any image size that does everything prediction does with a whole image.
 
     Args:
         model: normalised images [B, None, None, C] → logits [B, H, W, K], or its prediction among

@@ -17,7 +17,7 @@ DOES_NOT_FIT = 3  # exit status
 
 
 def main(settings: config.Preflight) -> None:
-    """Compiles, says what was found, and exits with DOES_NOT_FIT where the step does not fit."""
+    """Compiles, prints the findings, and exits with DOES_NOT_FIT if the step does not fit."""
     job, target = settings.job, settings.target
     accelerator = ACCELERATORS[target.accelerator]
     batch_size = batch_per_replica(settings, accelerator)

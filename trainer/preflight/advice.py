@@ -1,4 +1,4 @@
-"""Advice, one line each, on what is sure to be better another way."""
+"""Advice, one line each, on settings that are certainly better."""
 
 from collections.abc import Iterator
 

@@ -17,7 +17,7 @@ from trainer.training import losses, optimizers, train_step
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Lowered:
-    """The program of one replica's training step, and what there is to say of it.
+    """The program of one replica's training step, and its properties.
 
     Attributes:
         program: a serialized HLO module.

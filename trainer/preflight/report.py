@@ -26,7 +26,7 @@ def figures(
     lowered: Lowered,
     compiled: Compiled,
 ) -> dict[str, Any]:
-    """Returns the figures of a step; None where nothing is known.
+    """Returns the figures of a step; None where they are unknown.
 
     Args:
         job: the settings.

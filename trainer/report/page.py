@@ -91,7 +91,7 @@ def _curves(runs: Sequence[Run]) -> list[markupsafe.Markup]:
 
 
 def _short_names(runs: Sequence[Run]) -> list[str]:
-    """Returns what tells the runs apart: the ends of their folders' names; of one run nothing."""
+    """Returns names that distinguish the runs: the ends of their folders' names; "" for one run."""
     if len(runs) == 1:
         return [""]
     parts = [run.folder.split("/") for run in runs]

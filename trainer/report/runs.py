@@ -67,7 +67,7 @@ def read(folder: str, num_cases: int) -> Run:
 
 
 def _line(path: str, text: str) -> dict[str, Any]:
-    """Returns a line of metrics.jsonl, of which all but the split are numbers or null."""
+    """Returns a line of metrics.jsonl; everything except the split is a number or null."""
     line = _json(path, text)
     figures = dict(line) if isinstance(line, dict) else {}
     whole = isinstance(figures.pop("split", None), str) and isinstance(figures.get("step"), int)
@@ -77,7 +77,7 @@ def _line(path: str, text: str) -> dict[str, Any]:
 
 
 def _summary(path: str) -> dict[str, Any]:
-    """Returns the summary of an evaluation, which has what is shown of it."""
+    """Returns the summary of an evaluation, with all that the page shows."""
     summary = _json(path, files.read_text(path))
     try:
         for entry in summary["classes"].values():

@@ -101,7 +101,7 @@ class Row:
 
     @property
     def same(self) -> bool:
-        """Whether the two are the same; what is not a number is not."""
+        """Whether the difference is within the tolerance; never if it is NaN."""
         return self.difference <= self.tolerance
 
 
@@ -161,7 +161,7 @@ def check(settings: config.SelfCheck) -> bool:
 
 
 def compare(strategy: tf.distribute.Strategy, jobs: Mapping[str, config.Job]) -> list[Row]:
-    """Trains each job, by its case's name, on one replica and on all; returns what was compared.
+    """Trains each job, by its case's name, on one replica and on all; returns the comparison.
 
     Half of what a side takes is TensorFlow's time, in which Python is free for the other: a thread
     trains one replica ahead. The precision that Keras is told is a thread's own.
@@ -267,7 +267,7 @@ def _train(
     after = [variable.numpy() for variable in model.trainable_variables]
     rest = advance(batches, tf.constant(NUM_STEPS - 1))["loss"].numpy()
     gradient = []
-    if job.optimization.optimizer == "sgd":  # its first step goes down the gradient itself
+    if job.optimization.optimizer == "sgd":  # its first step follows the gradient itself
         rate = job.optimization.learning_rate
         gradient = [(a - b) / rate for a, b in zip(before, after, strict=True)]
     return Trained(model, np.concatenate([first, rest]), gradient, model.get_weights())
