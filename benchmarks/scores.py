@@ -3,7 +3,7 @@
     python -m benchmarks.scores --data=DATA [--minutes=4 --seeds=3 --sets=wbc1 --output=runs/scores]
 
 DATA holds a folder for each set: images/, masks/ and splits.json. What is finished is not done
-again, and a run that was stopped goes on, so that hours of training may be had in pieces.
+again, and a stopped run resumes, so that hours of training can be divided.
 """
 
 import dataclasses

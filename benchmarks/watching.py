@@ -2,7 +2,7 @@
 
     python -m benchmarks.watching [--run_dir=runs/watching and the other flags of trainer.task]
 
-Runs a job, the demo where flags are silent, with a clock around each function that writes for
+Runs a job, by default the demo, with a clock around each function that writes for
 people: of the wall, and of the CPU time of all the process's threads, which other work on the
 machine stretches little. What an evaluation counts for its pictures and curves is part of its
 compiled step, and is timed by itself, on a batch of the val split's largest images, as often as

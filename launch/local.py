@@ -139,7 +139,7 @@ def reserve_ports(number: int) -> list[int]:
     """Returns free loopback ports that the system gives to no other process for a minute.
 
     A connection that was closed from its server's side leaves the port waiting: the system does
-    not choose it for others, but whoever asks for it by its number, as the workers do, gets it.
+    not choose it for others, but a process that asks for it by number, as the workers do, gets it.
     """
     with contextlib.ExitStack() as stack:
         servers = [

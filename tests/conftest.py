@@ -122,7 +122,7 @@ def _finished_once(data_dir, shared):
 def finished(_finished_once, tmp_path):
     """A copy of the run folder of a finished job, with pictures; `said` is beside it.
 
-    That is what the job wrote on the terminal, as if it had been into the copy.
+    That is what the job wrote on the terminal, with the path of the copy.
     """
     said = (_finished_once / "said").read_text()
     (tmp_path / "finished").mkdir()

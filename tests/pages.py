@@ -43,7 +43,7 @@ def commands_of(path):
 def words(command):
     """Returns a command's words, those of its comment and of what reads its output left out.
 
-    An ellipsis stands for other words, and brackets for words that may be left out.
+    An ellipsis means other words, and brackets for words that may be left out.
     """
     optional = re.compile(r"(?<!\S)\[([^\]]*)\]")
     command = optional.sub(lambda found: found[1] if found[1].startswith("--") else "", command)

@@ -1,4 +1,4 @@
-"""Which commands of the tests are forked, and that they are as if started."""
+"""Which commands of the tests are forked, and that they behave like started ones."""
 
 import os
 

@@ -472,7 +472,7 @@ def test_a_wrong_byte_stops_the_job_before_its_first_step(damaged_dir, tmp_path)
 
 
 @pytest.mark.slow
-def test_a_job_goes_on_without_damaged_records_and_always_in_the_same_way(damaged_dir, tmp_path):
+def test_a_job_continues_without_damaged_records_and_always_in_the_same_way(damaged_dir, tmp_path):
     argv = ["--skip_bad_records=2", "--deterministic"]
     result = train(damaged_dir, tmp_path / "one", *argv)
     assert result.returncode == 0, result.stderr
@@ -506,7 +506,7 @@ def test_a_job_goes_on_without_damaged_records_and_always_in_the_same_way(damage
 
 
 @pytest.mark.slow
-def test_evaluation_as_a_command_goes_on_without_damaged_records(damaged_dir, finished, tmp_path):
+def test_evaluation_as_a_command_continues_without_damaged_records(damaged_dir, finished, tmp_path):
     argv = [f"--run_dir={finished}", f"--data_dir={damaged_dir}", f"--json={tmp_path / 's'}"]
     result = command("trainer.evaluate", *argv)
     assert result.returncode == 2
@@ -553,7 +553,7 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.slow
-def test_on_a_full_disk_training_goes_on_then_stops_in_one_line_and_keeps_what_is_whole(
+def test_on_a_full_disk_training_continues_then_stops_in_one_line_and_keeps_what_is_whole(
     data_dir, small_disk
 ):
     run_dir = small_disk / "run"

@@ -277,7 +277,7 @@ def test_workers_that_see_different_checkpoints_stop_and_remove_none(
     assert checksums(tmp_path / "0" / "run") == before
 
 
-def test_a_second_job_on_the_same_folder_is_refused_and_the_first_goes_on(data_dir, tmp_path):
+def test_a_second_job_on_the_same_folder_is_refused_and_the_first_continues(data_dir, tmp_path):
     first = start(data_dir, tmp_path, "--steps=100000", "--eval_every=50000")
     wait_for(first, tmp_path / "lease.json")
     second = train(data_dir, tmp_path, "--steps=100000", "--eval_every=50000")

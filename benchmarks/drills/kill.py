@@ -3,9 +3,9 @@
     python -m benchmarks.drills.kill [--kills=50 --runs=10]
     python -m benchmarks.drills.kill --store=gs --kills=20 --runs=4 --checkpoint_every=75
 
-A third of the kills wait for a checkpoint that is being written, the others come at any time, be it
+A third of the kills wait for a checkpoint that is being written, the others come at any time, even
 before the first step. A run passes if its weights, optimizer and best weights are equal bit for bit
-to those of the run that was left alone, and metrics.jsonl but for measurements of time. Then as
+to those of the run that was left alone, and metrics.jsonl except for measurements of time. Then as
 many runs are stopped by SIGTERM, to see how soon their checkpoint is complete.
 """
 
@@ -145,7 +145,7 @@ class Drill:
         self._environment = {**os.environ, **environment}
 
     def finish(self, run_dir: str) -> None:
-        """Lets a run go on to its end."""
+        """Lets a run continue to its end."""
         with self._started(run_dir) as process:
             _, output = process.communicate()
             if process.returncode:

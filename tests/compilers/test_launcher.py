@@ -29,7 +29,7 @@ def launch(service, *argv, flags):
     )
 
 
-def test_what_fits_goes_on_and_what_does_not_is_one_line_before_anything_is_sent():
+def test_what_fits_continues_and_what_does_not_is_one_line_before_anything_is_sent():
     with vertex_server.serve() as service:
         fits = launch(service, "--count=4", "--dry_run", flags=SMALL)
         too_large = (*SMALL, "--batch_size=8000000")

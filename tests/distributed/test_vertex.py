@@ -23,7 +23,7 @@ AIP = {
 }
 
 
-def test_folders_come_from_the_environment_where_flags_are_silent():
+def test_folders_come_from_the_environment_where_flags_are_unset():
     job = flags.parse(config.Job, ["trainer.task"], vertex.defaults(AIP))
     assert job.run.run_dir == BASE
     assert job.run.model_dir == f"{BASE}/model"

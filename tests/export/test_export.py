@@ -222,7 +222,7 @@ def answer(model, body):
     """Answers a request as TensorFlow Serving's REST interface does.
 
     https://www.tensorflow.org/tfx/serving/api_rest: rows of `instances`, a signature of one input
-    may be given values alone; {"b64": …} stands for bytes; outputs whose name ends in _bytes come
+    may be given values alone; {"b64": …} means bytes; outputs whose name ends in _bytes come
     so, too; one output comes without its name.
     """
     request = json.loads(body)

@@ -13,7 +13,7 @@ from trainer.storage import files
 
 
 def fill(folder, weights, *more):
-    """Writes what stands for an export."""
+    """Writes a stand-in for an export."""
     os.makedirs(os.path.join(folder, "variables"))
     for name in ("saved_model.pb", "variables/variables.index", "model_card.md", *more):
         with open(os.path.join(folder, name), "w") as file:

@@ -112,7 +112,7 @@ def test_a_run_of_five_steps_is_trained_and_evaluated(bucket, data):
     assert "per image dice" in _run("trainer.evaluate", f"--run_dir={run}", "--split=val")
 
 
-def test_a_run_that_was_killed_goes_on_where_it_stopped(bucket, data):
+def test_a_run_that_was_killed_resumes_where_it_stopped(bucket, data):
     run = f"{bucket}/killed"
     job = _job(data, run, "--steps=12", "--eval_every=12", "--checkpoint_every=2")
     process = _start("trainer.task", *job)

@@ -101,7 +101,7 @@ def children(pid):
 
 
 @pytest.mark.slow
-def test_a_job_whose_worker_hangs_is_started_again_goes_on_and_stops_when_asked(data_dir, tmp_path):
+def test_a_job_whose_worker_hangs_is_restarted_resumes_and_stops_when_asked(data_dir, tmp_path):
     run_dir = tmp_path / "run"
     launcher = subprocess.Popen(
         [sys.executable, "-m", "launch.local", "--restart=1", "--grace=0.5", "--"]

@@ -433,7 +433,7 @@ def test_logs_that_cannot_be_read_are_said_so_once(service, capsys):
     assert capsys.readouterr().err.count(line) == 1
 
 
-def test_ctrl_c_leaves_the_job_running_and_says_how_to_go_on(service, said, monkeypatch):
+def test_ctrl_c_leaves_the_job_running_and_says_how_to_continue(service, said, monkeypatch):
     def interrupt(seconds):
         raise KeyboardInterrupt
 

@@ -36,7 +36,7 @@ def test_shares_add_up_to_one_and_each_second_counts_once():
     assert sum(shares.values()) == pytest.approx(1)
 
 
-def test_a_run_that_goes_on_adds_to_what_it_had():
+def test_a_run_that_resumes_adds_to_what_it_had():
     clock = Clock()
     goodput = Goodput(clock.now, {"steps": 30.0, "startup": 5.0}, lambda: clock.now)
     clock.now += 5

@@ -39,11 +39,11 @@ def test_a_figure_that_is_no_finite_number_is_null(tmp_path):
     assert lines(tmp_path)[1] == {"step": 5, "split": "val", "loss": None}
 
 
-def test_a_run_that_goes_on_drops_lines_of_later_steps_and_a_cut_line(tmp_path):
+def test_a_run_that_resumes_drops_lines_of_later_steps_and_a_cut_line(tmp_path):
     reporter = metrics_log.MetricsLog(str(tmp_path), True, 0, 10)
     for step in (2, 4, 6):
         reporter.train(step, FIGURES)
-    reporter.test(2, {"dice": 0.7})  # of the best step; the run that goes on writes it again
+    reporter.test(2, {"dice": 0.7})  # of the best step; the resumed run writes it again
     reporter.close()
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 3, "spl')
@@ -77,7 +77,7 @@ def test_other_workers_write_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_that_goes_on_begins_its_event_files_anew(tmp_path):
+def test_a_run_that_resumes_begins_its_event_files_again(tmp_path):
     def scalars(split):
         return sorted(
             (event.step, round(float(tf.make_ndarray(value.tensor)), 3))
@@ -99,7 +99,7 @@ def test_a_run_that_goes_on_begins_its_event_files_anew(tmp_path):
     assert scalars("train") == [(1, 0.1), (2, 0.2), (3, 0.3)]
 
 
-def test_what_a_run_begins_with_is_written_once_however_often_it_goes_on(tmp_path):
+def test_what_a_run_begins_with_is_written_once_however_often_it_resumes(tmp_path):
     def texts():
         return [
             (event.step, value.tag)
@@ -206,7 +206,7 @@ def test_what_an_object_store_is_sent_is_linear_in_what_was_written(gcs, bucket)
     assert sent[1] == pytest.approx(2 * sent[0], rel=0.1)
 
 
-def test_lines_for_an_object_store_are_whole_and_go_on(gcs, bucket):
+def test_lines_for_an_object_store_are_complete_and_continue(gcs, bucket):
     with metrics_log.MetricsLog(bucket, True, 0, 10) as reporter:
         for step in (1, 2, 3):
             reporter.train(step, FIGURES)

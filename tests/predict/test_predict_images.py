@@ -365,7 +365,7 @@ def test_a_mask_that_was_corrected_by_hand_is_not_replaced(run_dir, pictures, tm
         assert not (tmp_path / "out" / "overlays").exists()
 
 
-def test_a_copied_folder_of_masks_goes_on(run_dir, pictures, tmp_path, caplog):
+def test_a_copied_folder_of_masks_resumes(run_dir, pictures, tmp_path, caplog):
     predict(*arguments(run_dir, pictures))
     copy = shutil.copytree(tmp_path / "out", tmp_path / "copy", copy_function=shutil.copyfile)
     argv = [f"--run_dir={run_dir}", f"--images={pictures}", f"--output={copy}"]
@@ -393,7 +393,7 @@ def test_another_folder_with_the_same_names_is_no_stale_done(run_dir, tmp_path):
     assert after["a.png"] == before["a.png"]
 
 
-def test_an_image_that_has_changed_is_predicted_anew(run_dir, loaded, tmp_path, caplog):
+def test_an_image_that_has_changed_is_predicted_again(run_dir, loaded, tmp_path, caplog):
     for name in ("a", "b"):
         grey(tmp_path / f"images/{name}.png")
     argv = [f"--run_dir={run_dir}", f"--images={tmp_path}/images", f"--output={tmp_path}/out"]
@@ -422,7 +422,7 @@ def test_what_is_left_out_is_counted_in_the_last_line(run_dir, tmp_path, caplog)
     assert caplog.messages[-1].endswith(" Left out: hidden files: 1, .svg files: 2.")
 
 
-def test_a_run_that_was_trained_anew_is_another(tmp_path):
+def test_a_run_that_was_trained_again_is_another(tmp_path):
     grey(tmp_path / "images/a.png")
     argv = [f"--images={tmp_path}/images", f"--output={tmp_path}/out"]
     first = runs.write_run(tmp_path / "run", depth=1, filters=2)
@@ -460,7 +460,7 @@ def test_pages_of_stacks_have_names_of_their_own_or_are_refused(run_dir, tmp_pat
     assert not (tmp_path / "out").exists()
 
 
-def test_pages_in_a_store_are_checked_likewise(run_dir, tmp_path, gcs, bucket):
+def test_pages_in_a_store_are_checked_in_the_same_way(run_dir, tmp_path, gcs, bucket):
     grey(tmp_path / "images/e_p001.png")
     tifffile.imwrite(
         tmp_path / "images/e.tif", np.zeros((2, 9, 7), np.uint8), photometric="minisblack"
@@ -681,7 +681,7 @@ def test_load_predicts_as_the_command_does(run_dir, loaded, tmp_path):
     runs.assert_same_mask(np.load(tmp_path / "y.npy"), mask, loaded.probabilities(image))
 
 
-def test_a_killed_prediction_goes_on_and_leaves_no_part_of_a_mask(run_dir, tmp_path):
+def test_a_killed_prediction_resumes_and_leaves_no_part_of_a_mask(run_dir, tmp_path):
     (tmp_path / "images").mkdir()
     rng = np.random.default_rng(0)
     for n in range(40):

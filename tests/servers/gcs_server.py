@@ -38,7 +38,7 @@ from tests.servers import gcs_store
 
 HOSTS = ("www.googleapis.com", "storage.googleapis.com")
 PIECE = 256 * 1024  # sent at once where bandwidth is limited
-REFUSED_TOKEN = "refused"  # whoever comes with it is answered 401
+REFUSED_TOKEN = "refused"  # a client with this token gets 401
 MARGIN_SECONDS = 60  # by which TensorFlow renews a token before it ends
 METADATA = "/computeMetadata/v1/"
 
@@ -172,7 +172,7 @@ class Server:
             "GCE_METADATA_IP": address,
             "GCE_METADATA_ROOT": address,
             "GOOGLE_CLOUD_PROJECT": "project",
-            "CLOUDSDK_CONFIG": self._folder.name,  # no login of whoever runs this
+            "CLOUDSDK_CONFIG": self._folder.name,  # not the user's own login
         }
         if token:
             variables |= {"GOOGLE_AUTH_TOKEN_FOR_TESTING": token, "NO_GCE_CHECK": "true"}
@@ -287,7 +287,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._answer()
 
     def do_CONNECT(self) -> None:
-        """Becomes the host that the client wants to reach, and goes on with TLS."""
+        """Becomes the host that the client wants to reach, and continues with TLS."""
         self.term = self.server.term
         host = self.path.partition(":")[0]
         if host not in HOSTS:

@@ -77,7 +77,7 @@ def test_checkpoints_and_event_files_go_through(gcs, bucket):
     assert tags == ["loss"]
 
 
-def test_tensorflow_goes_on_after_busy_answers_and_cut_connections(gcs, bucket):
+def test_tensorflow_continues_after_busy_answers_and_cut_connections(gcs, bucket):
     content = bytes(range(256)) * 8192  # 2 MiB
     gcs.begin(gcs_server.Faults(seed=2, busy=0.15, cut=0.15))
     for number in range(3):
@@ -87,7 +87,7 @@ def test_tensorflow_goes_on_after_busy_answers_and_cut_connections(gcs, bucket):
     assert gcs.counts().faults["cut"] > 0
 
 
-def test_tensorflow_goes_on_after_an_outage(gcs, bucket):
+def test_tensorflow_continues_after_an_outage(gcs, bucket):
     _write(f"{bucket}/x", b"1")
     gcs.begin(gcs_server.Faults(outage_seconds=1.5))
     assert _read(f"{bucket}/x") == b"1"
@@ -181,7 +181,7 @@ def test_what_is_not_there_is_not_found(gcs, bucket):
         storage.Client().bucket("nothing").blob("x").upload_from_string(b"")
 
 
-def test_the_python_client_goes_on_after_faults(gcs, bucket):
+def test_the_python_client_continues_after_faults(gcs, bucket):
     gcs.begin(gcs_server.Faults(seed=1, busy=0.1, cut=0.1))
     content = bytes(range(256)) * 4096
     for number in range(3):

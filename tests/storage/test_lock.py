@@ -36,7 +36,7 @@ def test_a_second_job_is_refused_at_once_while_the_first_lives(tmp_path):
         start = time.monotonic()
         with pytest.raises(RetryableError) as error, lock.held(str(tmp_path), 60):
             pass
-        assert time.monotonic() - start < 30  # of the 60 after which a silent lease is taken
+        assert time.monotonic() - start < 30  # of the 60 after which an unrenewed lock is taken
         assert f"is being written by process {os.getpid()} on " in str(error.value)
         assert "s; wait for that job, stop it, or name another --run_dir." in str(error.value)
     assert not (tmp_path / "lease.json").exists()
@@ -51,11 +51,11 @@ def test_the_lease_of_a_process_that_has_ended_is_taken_at_once(tmp_path):
     assert (tmp_path / "lease.json").exists()
     start = time.monotonic()
     with lock.held(str(tmp_path), 60):
-        assert time.monotonic() - start < 30  # of the 60 after which a silent lease is taken
+        assert time.monotonic() - start < 30  # of the 60 after which an unrenewed lock is taken
         assert content(tmp_path)["pid"] == os.getpid()
 
 
-def test_the_silent_lease_of_another_machine_is_taken_after_its_time(tmp_path):
+def test_the_unrenewed_lock_of_another_machine_is_taken_after_its_time(tmp_path):
     other_machine(tmp_path)
     start = time.monotonic()
     with lock.held(str(tmp_path), 1):

@@ -99,7 +99,7 @@ class Writer:
                 task()
             except files.failures() as error:
                 self._failed(error)
-            except BaseException as error:  # a defect: whoever waits raises it
+            except BaseException as error:  # a defect: the thread that waits raises it
                 self._give_up(error)
             else:
                 self._done(task)

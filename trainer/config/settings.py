@@ -1,7 +1,7 @@
 """Every setting of every command: default, help line and rule, each written once.
 
 A command's settings are a frozen dataclass, of which `trainer.config.flags` derives its flags.
-Building the dataclass checks it, so whoever holds one holds a valid one.
+Building the dataclass checks it, so every instance is valid.
 """
 
 import dataclasses

@@ -19,7 +19,7 @@ VERTEX = (
 def examples(signatures: Collection[str]) -> dict[str, str]:
     """Returns commands for a shell; `image.png` and what begins with $ are the user's.
 
-    Where images cannot be sent as files, an array of one pixel stands for them.
+    Where images cannot be sent as files, an array of one pixel represents them.
     """
     if "png" in signatures:
         request = (

@@ -32,7 +32,7 @@ def training_flops(model: keras.Model, image_shape: tuple[int, ...], batch_size:
         batch_size: images per step.
 
     Raises:
-        TypeError: a layer has a kernel of which is not known what it multiplies.
+        TypeError: a layer has a kernel whose use is not known.
     """
     return PASSES * batch_size * _network_flops(model, image_shape)
 

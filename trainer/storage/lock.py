@@ -2,9 +2,9 @@
 
 `lease.json` names host and process. It is created only where there is none: by O_EXCL on a disk, by
 a generation precondition on Google Cloud Storage. Its owner writes it again every quarter of
-`seconds`; whoever sees it unchanged for as long as `seconds` takes it over, at once where it can
-see that the owner's process has ended. Other object stores have no precondition that TensorFlow
-could use: there, two jobs that start in the same second may both take it.
+`seconds`. Another job that sees it unchanged for `seconds` takes it over, or at once if it can see
+that the owner's process has ended. Other object stores have no precondition that TensorFlow could
+use: there, two jobs that start in the same second may both take it.
 """
 
 import contextlib

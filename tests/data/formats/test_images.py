@@ -110,7 +110,7 @@ def test_the_fourth_sample_of_a_tiff_is_what_it_is_said_to_be(tmp_path, scale):
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_a_tiff_that_lies_on_its_side_is_set_upright(tmp_path, channels, dtype):
+def test_a_tiff_that_is_stored_sideways_is_set_upright(tmp_path, channels, dtype):
     values = np.arange(6 * channels, dtype=dtype).reshape(2, 3, channels)
     side = values.swapaxes(0, 1)
     upright = [values, values[:, ::-1], values[::-1, ::-1], values[::-1]]

@@ -229,7 +229,7 @@ def hashes(data, start_step, steps, num_workers, num_replicas):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("num_workers", "num_replicas"), [(1, 1), (1, 4), (2, 1), (2, 2)])
-def test_a_run_of_two_replicas_that_goes_on_elsewhere_takes_the_same_batches(
+def test_a_run_of_two_replicas_that_resumes_elsewhere_takes_the_same_batches(
     tmp_path, num_workers, num_replicas
 ):
     data = write_data(tmp_path, [3, 4, 3, 4], noisy_image)

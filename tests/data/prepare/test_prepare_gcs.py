@@ -122,7 +122,7 @@ def test_a_second_start_uploads_only_what_is_missing(gcs, bucket, pictures, capl
     manifest = _prepare(*_arguments(pictures, f"{bucket}/set"))
     second = f"{bucket}/second"
     shards = [shard for split in manifest.splits.values() for shard in split.shards]
-    for shard in shards[:4]:  # as if a first start had been stopped in the middle
+    for shard in shards[:4]:  # like a first start that was stopped in the middle
         gcs.write(f"{second}/{shard.name}", gcs.read(f"{bucket}/set/{shard.name}"))
     of_other_settings = gcs.read(f"{bucket}/set/{shards[5].name}")
     gcs.write(f"{second}/{shards[4].name}", of_other_settings)

@@ -38,7 +38,7 @@ def test_the_draw_depends_on_the_seed_and_the_names_alone():
     assert _draw(NAMES, seed=1) != drawn
 
 
-def test_a_group_lies_where_the_rule_in_the_docs_puts_it():
+def test_a_group_is_placed_where_the_rule_in_the_docs_puts_it():
     assert hashlib.sha256(b"0:p0").hexdigest().startswith("c7d9")  # 51161 / 65536 = 0.7807
     groups = ["p0", *(f"q{k}" for k in range(99))]
     assert splitting.draw(groups, {"train": 0.7, "val": 0.15, "test": 0.15}, 0)[0]["p0"] == "val"
@@ -84,7 +84,7 @@ def test_a_split_that_would_be_empty_takes_the_nearest_group(monkeypatch):
     places = {"a": 0.1, "b": 0.5, "c": 0.69, "d": 0.8}
     monkeypatch.setattr(splitting, "_place", lambda group, seed: places[group])
     side_of, moved = splitting.draw(places, {"train": 0.7, "val": 0.15, "test": 0.15}, 0)
-    # d lies nearer to 0.85, where test begins, but is all that val has.
+    # d is nearer to 0.85, where test begins, but is all that val has.
     assert side_of == {"a": "train", "b": "train", "c": "test", "d": "val"}
     assert moved == ("c",)
 

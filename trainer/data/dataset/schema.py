@@ -140,7 +140,7 @@ class Manifest:
         splits: "train", "val" and, if there is one, "test".
         seed: of the order; also of the split, where it was drawn.
         draw: how the splits were drawn; None: by lists, or by a version that did not write it.
-        origin: where the data come from, in the words of whoever prepared them.
+        origin: where the data come from, in the words of the person who prepared them.
         licence: of the data.
         leaks: groups of images with equal pixels in two splits, each named split/case.
         skipped: unreadable images that were left out.

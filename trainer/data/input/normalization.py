@@ -31,7 +31,7 @@ def rescale(image: tf.Tensor, offset: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
     Args:
         image: float32 [H, W, C] or [B, H, W, C], or a crop of the image that the figures are of.
         offset: float32 [1, C] or [B, 1, 1, C], one of the NORMALIZATIONS' results.
-        scale: likewise.
+        scale: as `offset`.
     """
     return tf.math.divide_no_nan(image - _line(offset, image), _line(scale, image))
 

@@ -8,7 +8,7 @@ i mod V, goes to worker i mod W, and is augmented by (seed, i); step s trains on
 s·B … (s + 1)·B - 1.
 
 So each W that divides V and B gives the same global batches, and a worker reads only the shards of
-its own streams. Nothing but the step needs to be saved: where a stream stands at step s is
+its own streams. Only the step needs to be saved: the position of a stream at step s is
 arithmetic, and opening it there skips records of one shard and of one block per stream at most. A
 fresh run is the case s = 0.
 """
