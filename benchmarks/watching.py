@@ -79,7 +79,7 @@ def count_seconds(job: config.Job, repeats: int = 5) -> np.ndarray:
 
     from trainer.data import demo
     from trainer.data.dataset import schema
-    from trainer.evaluate import metrics
+    from trainer.evaluate import counting
 
     manifest = schema.read_manifest(job.data.data_dir or demo.folder())
     split, classes = manifest.splits["val"], manifest.num_classes
@@ -92,9 +92,9 @@ def count_seconds(job: config.Job, repeats: int = 5) -> np.ndarray:
     def count() -> tuple[tf.Tensor, ...]:
         valid = tf.ones(shape)
         return (
-            metrics.confidence(logits),
-            metrics.count_confusions(labels, logits, valid, classes),
-            metrics.count_probabilities(labels, logits, valid, classes),
+            counting.confidence(logits),
+            counting.count_confusions(labels, logits, valid, classes),
+            counting.count_probabilities(labels, logits, valid, classes),
         )
 
     count()

@@ -3,7 +3,7 @@
 import numpy as np
 
 from trainer.drawing import captions, charts, overlays
-from trainer.evaluate import metrics
+from trainer.evaluate import counting
 
 
 def test_a_confusion_matrix_colours_shares_of_its_rows():
@@ -25,7 +25,7 @@ def test_a_confusion_matrix_colours_shares_of_its_rows():
 def test_a_reliability_diagram_has_a_point_where_pixels_are():
     counts = np.zeros((1, 101, 2), int)
     counts[0, 95] = 60, 20  # given 0.955, true in a quarter
-    picture = charts.reliability([metrics.calibration(counts[0])], ["nucleus"])
+    picture = charts.reliability([counting.calibration(counts[0])], ["nucleus"])
     across = charts.MARGIN + round(charts.SIDE * 0.955)
     up = charts.MARGIN + round(charts.SIDE * 0.75)
     assert tuple(int(v) for v in picture[up, across]) == overlays.class_colour(1)
@@ -34,5 +34,5 @@ def test_a_reliability_diagram_has_a_point_where_pixels_are():
 def test_many_classes_are_drawn():
     names = [f"class{k}" for k in range(12)]
     assert charts.confusion_matrix(np.eye(12), names).shape[1] > 12 * charts.CELL
-    calibrations = [metrics.calibration(np.ones((101, 2)))] * 11
+    calibrations = [counting.calibration(np.ones((101, 2)))] * 11
     assert charts.reliability(calibrations, names[1:]).ndim == 3

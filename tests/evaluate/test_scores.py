@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests import rounding
-from trainer.evaluate import metrics
+from trainer.evaluate import counting
 from trainer.evaluate import scores as scoring
 
 # Two images, background and two classes: pixels of truth, prediction and both.
@@ -112,7 +112,7 @@ def test_soft_dice_equals_nvidias_formula_on_random_images():
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, (3, 8, 8)).astype(np.int32)
     logits = random.normal(size=(3, 8, 8, 2)).astype(np.float32)
-    soft = metrics.soft_sums(labels, logits, tf.ones([3, 8, 8]), 2)
+    soft = counting.soft_sums(labels, logits, tf.ones([3, 8, 8]), 2)
     probability = np.asarray(tf.nn.softmax(logits)).reshape(3, 64, 2)
     truth = np.eye(2)[labels].reshape(3, 64, 2)
     intersection = (probability * truth).sum(axis=1)

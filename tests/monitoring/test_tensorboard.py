@@ -8,7 +8,7 @@ from tensorboard.plugins.hparams import metadata as hparams
 
 from tests.shards import write_data
 from trainer import config
-from trainer.evaluate import metrics
+from trainer.evaluate import counting
 from trainer.evaluate.cases import Case, CaseSelector
 from trainer.evaluate.scores import Scores
 from trainer.models import build_unet
@@ -87,7 +87,7 @@ def test_an_evaluation_gives_pictures_and_precision_recall(written, tmp_path_fac
     for index, dice in enumerate((0.5, 0.9, 0.1)):
         image = np.zeros((24, 16, 1), np.uint16)
         selected.add(Case(index, dice, image, blank, blank + 1.0, blank, blank))
-    probabilities = np.zeros((2, metrics.BINS + 1, 2), np.int64)
+    probabilities = np.zeros((2, counting.BINS + 1, 2), np.int64)
     probabilities[:, 75] = 1, 3
     scores = Scores(
         np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), {}, np.ones(3, bool), np.eye(3), probabilities, {}

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from trainer.distributed import tracing
-from trainer.evaluate import metrics
+from trainer.evaluate import counting
 from trainer.training import losses
 
 Batch = Mapping[str, tf.Tensor]
@@ -79,12 +79,12 @@ def score(
     """
     labels, valid = batch["labels"], batch["valid"]
     return {
-        "counts": metrics.count_pixels(labels, logits, valid, num_classes),
-        "soft": metrics.soft_sums(labels, logits, valid, num_classes),
-        "predicted": tf.cast(metrics.predict_labels(logits), tf.uint8),
-        "confidence": metrics.confidence(logits),
-        "confusions": metrics.count_confusions(labels, logits, valid, num_classes),
-        "probabilities": metrics.count_probabilities(labels, logits, valid, num_classes),
+        "counts": counting.count_pixels(labels, logits, valid, num_classes),
+        "soft": counting.soft_sums(labels, logits, valid, num_classes),
+        "predicted": tf.cast(counting.predict_labels(logits), tf.uint8),
+        "confidence": counting.confidence(logits),
+        "confusions": counting.count_confusions(labels, logits, valid, num_classes),
+        "probabilities": counting.count_probabilities(labels, logits, valid, num_classes),
         "loss_sums": losses.sums(terms, labels, logits, valid, class_weights),
         "loss_weights": losses.weights(terms, labels, valid, class_weights),
     }

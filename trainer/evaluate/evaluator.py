@@ -12,14 +12,7 @@ import tensorflow as tf
 from trainer.data.dataset import schema
 from trainer.data.input import pipeline, read_errors
 from trainer.distributed import strategies
-from trainer.evaluate import (
-    case_metrics,
-    cases,
-    eval_step,
-    metrics,
-    sliding_window,
-    symmetries,
-)
+from trainer.evaluate import case_metrics, cases, counting, eval_step, sliding_window, symmetries
 from trainer.evaluate.scores import Scores, summarize
 from trainer.models import channel_packing, functional
 from trainer.training import losses
@@ -135,7 +128,7 @@ class Evaluator:
             "loss_sums": np.zeros(len(self._terms)),
             "loss_weights": np.zeros(len(self._terms)),
             "confusions": np.zeros((num_classes, num_classes), np.int64),
-            "probabilities": np.zeros((num_classes - 1, metrics.BINS + 1, 2), np.int64),
+            "probabilities": np.zeros((num_classes - 1, counting.BINS + 1, 2), np.int64),
             **{name: np.zeros((num_cases, num_classes)) for name in case_metrics.of_maps()},
         }
 

@@ -20,7 +20,7 @@ from tensorboard.plugins.pr_curve import summary as pr_curve
 from trainer import config, json_text
 from trainer.data.dataset import schema
 from trainer.drawing import captions, charts, overlays, panels
-from trainer.evaluate import case_metrics, metrics
+from trainer.evaluate import case_metrics, counting
 from trainer.evaluate.cases import CaseSelector, panel_of
 from trainer.evaluate.scores import Scores
 from trainer.monitoring import graph, scalars
@@ -86,10 +86,10 @@ def write_evaluation(
         image(f"worst/{rank}", panel_of(case, manifest, split), WORST)
     classes = [entry.name for entry in manifest.classes]
     image("confusion", charts.confusion_matrix(scores.confusions, classes), CONFUSION)
-    calibrations = [metrics.calibration(counts) for counts in scores.probabilities]
+    calibrations = [counting.calibration(counts) for counts in scores.probabilities]
     image("reliability", charts.reliability(calibrations, classes[1:]), RELIABILITY)
     for index, name in enumerate(classes[1:]):
-        counts = metrics.precision_recall(scores.probabilities[index])
+        counts = counting.precision_recall(scores.probabilities[index])
         _write_proto(
             pr_curve.raw_data_pb(
                 name,
@@ -99,7 +99,7 @@ def write_evaluation(
                 counts["false_negative"],
                 counts["precision"],
                 counts["recall"],
-                num_thresholds=metrics.BINS + 1,
+                num_thresholds=counting.BINS + 1,
                 description="Pixels of the whole split, at each hundredth of the probability.",
             )
         )

@@ -7,13 +7,13 @@ import pytest
 import tensorflow as tf
 
 from tests import rounding
-from trainer.evaluate import metrics
+from trainer.evaluate import counting
 
 LOG3 = math.log(3.0)  # the logit of probability 3/4
 
 
 def test_one_logit_of_zero_is_foreground():
-    labels = metrics.predict_labels(tf.constant([[[[-0.5], [0.0], [0.5]]]]))
+    labels = counting.predict_labels(tf.constant([[[[-0.5], [0.0], [0.5]]]]))
     np.testing.assert_array_equal(labels, [[[0, 1, 1]]])
 
 
@@ -21,14 +21,14 @@ def test_pixels_are_counted_per_image_and_class():
     labels = tf.constant([[[0, 1, 2, 2]], [[0, 0, 0, 1]]])
     logits = tf.one_hot([[[0, 2, 2, 1]], [[0, 0, 1, 1]]], 3)
     valid = tf.constant([[[1.0, 1.0, 1.0, 1.0]], [[1.0, 1.0, 1.0, 0.0]]])
-    counts = metrics.count_pixels(labels, logits, valid, 3)
+    counts = counting.count_pixels(labels, logits, valid, 3)
     assert counts.dtype == tf.int32
     np.testing.assert_array_equal(
         counts, [[[1, 1, 1], [1, 1, 0], [2, 2, 1]], [[3, 2, 2], [0, 1, 0], [0, 0, 0]]]
     )
 
 
-@pytest.mark.parametrize("function", [metrics.count_pixels, metrics.soft_sums])
+@pytest.mark.parametrize("function", [counting.count_pixels, counting.soft_sums])
 def test_a_volume_is_counted_as_its_planes_side_by_side(function):
     random = np.random.default_rng(0)
     labels = random.integers(0, 3, (2, 3, 4, 5)).astype(np.int32)
@@ -43,14 +43,16 @@ def test_a_volume_is_counted_as_its_planes_side_by_side(function):
 def test_one_logit_counts_two_classes():
     labels = tf.constant([[[0, 1, 1]]])
     logits = tf.constant([[[[3.0], [3.0], [-3.0]]]])
-    counts = metrics.count_pixels(labels, logits, tf.ones([1, 1, 3]), 2)
+    counts = counting.count_pixels(labels, logits, tf.ones([1, 1, 3]), 2)
     np.testing.assert_array_equal(counts, [[[1, 1, 0], [2, 2, 1]]])
 
 
 def test_counts_are_exact_beyond_the_integers_of_float32():
     side = 4097  # side * side is odd and larger than 2 ** 24
     labels = tf.zeros([1, side, side], tf.int32)
-    counts = metrics.count_pixels(labels, -tf.ones([1, side, side, 1]), tf.ones([1, side, side]), 2)
+    counts = counting.count_pixels(
+        labels, -tf.ones([1, side, side, 1]), tf.ones([1, side, side]), 2
+    )
     np.testing.assert_array_equal(counts, [[[side**2] * 3, [0, 0, 0]]])
 
 
@@ -60,7 +62,7 @@ def test_counts_equal_numpy_on_random_images():
     logits = random.normal(size=(3, 7, 9, 4)).astype(np.float32)
     valid = (random.random((3, 7, 9)) < 0.7).astype(np.float32)
     prediction = logits.argmax(-1)
-    counts = metrics.count_pixels(labels, logits, valid, 4).numpy()
+    counts = counting.count_pixels(labels, logits, valid, 4).numpy()
     for image in range(3):
         for label in range(4):
             keep = valid[image] > 0
@@ -73,7 +75,7 @@ def test_soft_sums_are_those_of_the_hand():
     # Probabilities of class 1: 3/4, 1/2, and an ignored pixel; truth 1 and 0.
     logits = tf.constant([[[[LOG3], [0.0], [9.0]]]])
     valid = tf.constant([[[1.0, 1.0, 0.0]]])
-    sums = metrics.soft_sums(tf.constant([[[1, 0, 0]]]), logits, valid, 2)
+    sums = counting.soft_sums(tf.constant([[[1, 0, 0]]]), logits, valid, 2)
     expected = [[[1 / 2, 1 / 16 + 1 / 4, 1], [3 / 4, 9 / 16 + 1 / 4, 1]]]
     np.testing.assert_allclose(sums, expected, rtol=rounding.tolerance(operations=12))
 
@@ -82,7 +84,7 @@ def test_confusions_are_counted_where_pixels_are_valid():
     labels = tf.constant([[[0, 1, 2, 2]]])
     logits = tf.one_hot([[[0, 2, 2, 1]]], 3)
     valid = tf.constant([[[1.0, 1.0, 1.0, 0.0]]])
-    found = metrics.count_confusions(labels, logits, valid, 3)
+    found = counting.count_confusions(labels, logits, valid, 3)
     np.testing.assert_array_equal(found, [[1, 0, 0], [0, 0, 1], [0, 0, 1]])
 
 
@@ -90,7 +92,7 @@ def test_probabilities_are_counted_by_hundredths_and_truth():
     labels = tf.constant([[[0, 1, 1, 1]]])
     logits = tf.constant([[[[-LOG3], [LOG3], [200.0], [LOG3]]]])  # 1/4, 3/4, 1, 3/4
     valid = tf.constant([[[1.0, 1.0, 1.0, 0.0]]])
-    found = metrics.count_probabilities(labels, logits, valid, 2).numpy()
+    found = counting.count_probabilities(labels, logits, valid, 2).numpy()
     assert found.shape == (1, 101, 2)
     places = {tuple(place): int(found[tuple(place)]) for place in np.argwhere(found)}
     quarter = [b for _, b, true in places if not true]
@@ -100,7 +102,7 @@ def test_probabilities_are_counted_by_hundredths_and_truth():
 
 def test_probabilities_of_three_classes_are_counted_apart():
     logits = tf.math.log([[[[0.605, 0.295, 0.1], [0.205, 0.095, 0.7]]]])
-    found = metrics.count_probabilities(tf.constant([[[1, 2]]]), logits, tf.ones([1, 1, 2]), 3)
+    found = counting.count_probabilities(tf.constant([[[1, 2]]]), logits, tf.ones([1, 1, 2]), 3)
     assert [tuple(place) for place in np.argwhere(found.numpy())][:2] == [(0, 9, 0), (0, 29, 1)]
     assert int(found[1, 70, 1] + found[1, 69, 1]) == 1
 
@@ -109,7 +111,7 @@ def test_precision_and_recall_at_every_threshold():
     counts = np.zeros((101, 2), int)
     counts[25] = 3, 1  # three pixels of others and one of the class, at 0.25
     counts[75] = 1, 2
-    found = metrics.precision_recall(counts)
+    found = counting.precision_recall(counts)
     for threshold, row in ((0, (3, 4, 0, 0)), (50, (2, 1, 3, 1)), (76, (0, 0, 4, 3))):
         names = ("true_positive", "false_positive", "true_negative", "false_negative")
         assert tuple(int(found[name][threshold]) for name in names) == row
@@ -121,13 +123,13 @@ def test_precision_and_recall_equal_a_plain_count():
     random = np.random.default_rng(1)
     truth = random.integers(0, 2, 999)
     logits = random.normal(size=999).astype(np.float32)
-    counts = metrics.count_probabilities(
+    counts = counting.count_probabilities(
         tf.constant(truth[None, None], tf.int32),
         logits[None, None, :, None],
         np.ones((1, 1, 999)),
         2,
     )
-    found = metrics.precision_recall(counts[0])
+    found = counting.precision_recall(counts[0])
     probability = tf.sigmoid(logits).numpy()
     for threshold in (10, 50, 90):
         positive = probability >= threshold / 100
@@ -140,7 +142,7 @@ def test_calibration_compares_given_and_true_shares():
     counts[10] = 3, 1
     counts[19] = 4, 0
     counts[100] = 0, 2
-    mean, share, pixels = metrics.calibration(counts)
+    mean, share, pixels = counting.calibration(counts)
     assert pixels.tolist() == [0, 8, 0, 0, 0, 0, 0, 0, 0, 2]
     assert [mean[1], share[1]] == pytest.approx([(0.105 + 0.195) / 2, 1 / 8])
     assert [mean[9], share[9]] == pytest.approx([0.995, 1.0])
@@ -149,4 +151,4 @@ def test_calibration_compares_given_and_true_shares():
 
 def test_confidence_is_that_of_the_most_probable_class():
     logits = tf.constant([[[[-LOG3], [0.0], [200.0]]]])
-    assert metrics.confidence(logits).numpy().tolist() == [[[191, 128, 255]]]
+    assert counting.confidence(logits).numpy().tolist() == [[[191, 128, 255]]]
