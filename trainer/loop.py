@@ -17,7 +17,7 @@ from trainer.checkpointing.train_state import TrainState
 from trainer.data.input import pipeline
 from trainer.data.input.training_batches import TrainingBatches
 from trainer.distributed import strategies
-from trainer.evaluate import case_metrics, output
+from trainer.evaluate import metrics, output
 from trainer.evaluate.cases import CaseSelector
 from trainer.evaluate.evaluator import CancelledError, Evaluator
 from trainer.evaluate.scores import figures_of
@@ -111,7 +111,7 @@ def validate(session: Session, parts: Parts) -> None:
         scores = parts.evaluate("val", selected.add, session.is_cancelled)
         figures = figures_of(scores)
         parts.reporter.validated(figures, scores, selected)
-        higher_is_better = case_metrics.higher_is_better(settings.best_metric)
+        higher_is_better = metrics.higher_is_better(settings.best_metric)
         state.add_evaluation(settings.best_metric, figures, higher_is_better)
 
 

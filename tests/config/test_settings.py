@@ -8,7 +8,7 @@ from trainer import config, models
 from trainer.data.input import augment, normalization
 from trainer.distributed import strategies
 from trainer.errors import InputError
-from trainer.evaluate import case_metrics
+from trainer.evaluate import metrics
 from trainer.models import norms
 from trainer.training import losses, optimizers
 
@@ -17,7 +17,7 @@ def test_choices_are_the_rows_of_the_tables():
     rules = {name: rule for name, _, rule in config.walk(config.Job())}
     tables = {
         "augment": augment.AUGMENTATIONS,
-        "best_metric": {"loss", *case_metrics.tracked()},
+        "best_metric": {"loss", *metrics.tracked()},
         "collectives": strategies.COLLECTIVES,
         "normalize": normalization.NORMALIZATIONS,
         "model": models.MODELS,

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from tests.evaluations import evaluator_of, pointwise_model
 from trainer import config, json_text
-from trainer.evaluate import case_metrics, output
+from trainer.evaluate import metrics, output
 from trainer.evaluate import scores as scoring
 from trainer.monitoring import scalars
 from trainer.report import page
@@ -28,7 +28,7 @@ def hausdorff(truth, prediction, num_classes, spacing):
     return found
 
 
-ROW = case_metrics.CaseMetric(
+ROW = metrics.CaseMetric(
     "Hausdorff distance",
     "Largest distance between the regions of truth and prediction",
     "undefined where the class is missing from truth or prediction",
@@ -43,7 +43,7 @@ ROW = case_metrics.CaseMetric(
 @pytest.fixture
 def row(monkeypatch):
     """The row above, and its name among the choices of --best_metric."""
-    monkeypatch.setitem(case_metrics.METRICS, "hausdorff", ROW)
+    monkeypatch.setitem(metrics.METRICS, "hausdorff", ROW)
     config.add_choice(config.Run, "best_metric", "hausdorff")
     yield
     config.Run.__dataclass_fields__["best_metric"].metadata["choices"].remove("hausdorff")
@@ -55,7 +55,7 @@ def test_a_metric_of_maps_is_that_of_the_hand(row):
     truth[0, 0] = prediction[0, 0] = 1  # does not count
     valid = np.ones((8, 8))
     valid[0, 0] = 0
-    found = case_metrics.measure(truth, prediction, valid, 3)["hausdorff"]
+    found = metrics.measure(truth, prediction, valid, 3)["hausdorff"]
     assert found[1] == 5.0
     assert np.isnan(found[2])
 
@@ -95,6 +95,6 @@ def test_a_metric_that_is_better_where_lower_picks_the_best_checkpoint(row):
     metric = config.Run(best_metric="hausdorff").best_metric
     progress = Progress()
     for step, value in ((1, 9.0), (2, 4.0), (3, 6.0)):
-        higher = case_metrics.higher_is_better(metric)
+        higher = metrics.higher_is_better(metric)
         progress = progress.after(step, metric, {"hausdorff": value}, higher)
     assert (progress.best, progress.best_step, progress.worse) == (4.0, 2, 1)

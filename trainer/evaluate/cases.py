@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from trainer.data.dataset import schema
 from trainer.drawing import panels
-from trainer.evaluate import case_metrics
+from trainer.evaluate import metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _stored(image: tf.Tensor, offset: tf.Tensor, scale: tf.Tensor, dtype: str) -
 
 
 def _case_dice(counts: np.ndarray) -> float:
-    dice = case_metrics.METRICS["dice"].compute(counts)[1:]
+    dice = metrics.METRICS["dice"].compute(counts)[1:]
     return float(np.nanmean(dice)) if not np.isnan(dice).all() else 1.0
 
 

@@ -7,7 +7,7 @@ order. docs/metrics.md names the conventions.
 import numpy as np
 import tensorflow as tf
 
-from trainer.evaluate.case_metrics import divide
+from trainer.evaluate.metrics import divide
 from trainer.models import axes
 from trainer.training.losses import two_class_logits
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from trainer.data.dataset import schema
 from trainer.data.input import pipeline, read_errors
 from trainer.distributed import strategies
-from trainer.evaluate import case_metrics, cases, counting, eval_step, sliding_window, symmetries
+from trainer.evaluate import cases, counting, eval_step, metrics, sliding_window, symmetries
 from trainer.evaluate.scores import Scores, summarize
 from trainer.models import channel_packing, functional
 from trainer.training import losses
@@ -129,7 +129,7 @@ class Evaluator:
             "loss_weights": np.zeros(len(self._terms)),
             "confusions": np.zeros((num_classes, num_classes), np.int64),
             "probabilities": np.zeros((num_classes - 1, counting.BINS + 1, 2), np.int64),
-            **{name: np.zeros((num_cases, num_classes)) for name in case_metrics.of_maps()},
+            **{name: np.zeros((num_cases, num_classes)) for name in metrics.of_maps()},
         }
 
     def _add_case(
@@ -141,14 +141,14 @@ class Evaluator:
     ) -> None:
         """Adds the results of one case."""
         found = {"counts": counts, "soft": soft, "times_seen": 1}
-        found |= case_metrics.measure(case.labels, case.predicted, case.valid, len(counts))
+        found |= metrics.measure(case.labels, case.predicted, case.valid, len(counts))
         for key, value in found.items():
             sums[key][case.index] += value
 
     def _scores(self, split: str, sums: Mapping[str, np.ndarray]) -> Scores:
         """Returns the scores from the sums over all workers."""
         counts, soft, evaluated = sums["counts"], sums["soft"], sums["times_seen"] > 0
-        measured = {name: sums[name] for name in case_metrics.of_maps()}
+        measured = {name: sums[name] for name in metrics.of_maps()}
         pairs = zip(sums["loss_sums"], sums["loss_weights"], strict=True)
         values = [float(part / weight) if weight else 0.0 for part, weight in pairs]
         parts = losses.parts(self._terms, values)

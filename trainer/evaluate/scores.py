@@ -9,8 +9,8 @@ import numpy as np
 
 from trainer import text_table
 from trainer.errors import one_line
-from trainer.evaluate import case_metrics
-from trainer.evaluate.case_metrics import divide
+from trainer.evaluate import metrics
+from trainer.evaluate.metrics import divide
 
 NVIDIA_EPSILON = 1e-6  # NVIDIA's smoothing term, in numerator and denominator
 
@@ -62,12 +62,12 @@ def summarize(
     per_image = {
         name: _mean_over_images(values) for name, values in per_case(counts, measured).items()
     }
-    pooled = case_metrics.score(total)
+    pooled = metrics.score(total)
     right = divide(counts[..., 2].sum(axis=1), counts[..., 0].sum(axis=1))
     # Of each class against the others; no row, for its mean over classes has no name.
     accuracies = _mean_over_images(_accuracy(counts)), _accuracy(total)
     return {
-        **{name: _mean(per_image[name][1:]) for name in case_metrics.tracked()},
+        **{name: _mean(per_image[name][1:]) for name in metrics.tracked()},
         "images": len(counts),
         "accuracy": {
             "per_image": _mean(right),
@@ -90,14 +90,14 @@ def summarize(
             }
             for k, name in enumerate(classes)
         },
-        "metrics": case_metrics.conventions(),
+        "metrics": metrics.conventions(),
     }
 
 
 def per_case(counts: np.ndarray, measured: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Returns every metric of each case and class, float64 [N, K] by name, in their rows' order."""
-    found = {**case_metrics.score(counts), **measured}
-    return {name: found[name] for name in case_metrics.METRICS}
+    found = {**metrics.score(counts), **measured}
+    return {name: found[name] for name in metrics.METRICS}
 
 
 def _of_class(
@@ -157,7 +157,7 @@ def figures_of(scores: Scores) -> dict[str, float]:
 
     A loss of several terms and foreground classes come as `loss/TERM`, `dice/CLASS`, `iou/CLASS`.
     """
-    summary, names = scores.summary, list(case_metrics.tracked())
+    summary, names = scores.summary, list(metrics.tracked())
     found = {name: summary[name] for name in ("loss", *names)}
     if len(summary["loss_parts"]) > 1:
         found.update((f"loss/{name}", part) for name, part in summary["loss_parts"].items())
@@ -168,7 +168,7 @@ def figures_of(scores: Scores) -> dict[str, float]:
 
 def table(summary: Mapping[str, Any]) -> str:
     """Returns the scores of each class, and their means, as lines for a terminal."""
-    columns = list(case_metrics.columns())
+    columns = list(metrics.columns())
     groups = {
         **{name: (entry, str(entry["images"])) for name, entry in summary["classes"].items()},
         **{

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from trainer.evaluate import case_metrics
+from trainer.evaluate import metrics
 from trainer.storage import files
 
 SERVING = "http://localhost:8501/v1/models/unet:predict"
@@ -126,7 +126,7 @@ def _scores(run_dir: str) -> list[str]:
             break
     else:
         return ["Not evaluated: `python -m trainer.evaluate` would say."]
-    columns = list(case_metrics.columns())
+    columns = list(metrics.columns())
     lines = [
         f"On {_plain(summary['images'])} whole images of the {split} split:",
         "",

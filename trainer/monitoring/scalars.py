@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from trainer.evaluate import case_metrics
+from trainer.evaluate import metrics
 
 LOSS = ("", "What training minimises: for val over the whole split, for train the mean over steps.")
 # Of training, name → (unit, meaning).
@@ -42,7 +42,7 @@ def figures() -> dict[str, tuple[str, str]]:
     """Returns name → (unit, meaning); `name/part` is of one class, or of one term of the loss."""
     scores = {
         name: (metric.unit, f"{metric.meaning}, mean over images, then foreground classes.")
-        for name, metric in case_metrics.tracked().items()
+        for name, metric in metrics.tracked().items()
     }
     return {"loss": LOSS, **scores, **OF_TRAINING}
 
@@ -50,7 +50,7 @@ def figures() -> dict[str, tuple[str, str]]:
 def charts() -> dict[str, Mapping[str, str]]:
     """Returns category → chart → regular expression of its tags, as one page shows them."""
     learns = {"Loss": "loss$"}
-    for name, metric in case_metrics.tracked().items():
+    for name, metric in metrics.tracked().items():
         learns |= {metric.title: f"{name}$", f"{metric.title} by class": f"{name}/"}
     return {"Does it learn?": learns | {"Parts of the loss": "loss/"}, **CHARTS_OF_TRAINING}
 

@@ -20,7 +20,7 @@ from tensorboard.plugins.pr_curve import summary as pr_curve
 from trainer import config, json_text
 from trainer.data.dataset import schema
 from trainer.drawing import captions, charts, overlays, panels
-from trainer.evaluate import case_metrics, counting
+from trainer.evaluate import counting, metrics
 from trainer.evaluate.cases import CaseSelector, panel_of
 from trainer.evaluate.scores import Scores
 from trainer.monitoring import graph, scalars
@@ -164,7 +164,7 @@ def _layout() -> layout_pb2.Layout:
 def _experiment(settings: Mapping[str, Any], first: Collection[str]) -> Any:
     """Returns the columns of the table of runs."""
     kinds = {bool: "DATA_TYPE_BOOL", str: "DATA_TYPE_STRING"}
-    compared = {name: ("val", name) for name in (*case_metrics.tracked(), "loss")}
+    compared = {name: ("val", name) for name in (*metrics.tracked(), "loss")}
     compared["images/s"] = ("train", "images_per_second")  # column → (folder, tag)
     return hparams.experiment_pb(
         hparam_infos=[

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import tqdm
 from absl import logging
 
-from trainer.evaluate import case_metrics
+from trainer.evaluate import metrics
 
 SECONDS_BETWEEN_LINES = 30.0
 SPARKS = "▁▂▃▄▅▆▇█"
@@ -46,7 +46,7 @@ class Terminal:
         self._val = figures
         if "dice" in figures:
             self._curve = [*self._curve, figures["dice"]][-SPARKLINE:]
-        forms = {"loss": ".4f"} | {name: row.form for name, row in case_metrics.tracked().items()}
+        forms = {"loss": ".4f"} | {name: row.form for name, row in metrics.tracked().items()}
         shown = (
             f"{name} {figures[name]:{form}}" for name, form in forms.items() if name in figures
         )

@@ -8,7 +8,7 @@ from typing import Any
 import markupsafe
 
 from trainer import json_text
-from trainer.evaluate import case_metrics
+from trainer.evaluate import metrics
 from trainer.monitoring import scalars
 from trainer.report import curves, templates
 from trainer.report.runs import Run
@@ -65,7 +65,7 @@ def _row(run: Run) -> dict[str, str]:
         "evaluated": run.split or "–",
         **{
             metric.title: _score(run.summary.get(name), metric.form)
-            for name, metric in case_metrics.tracked().items()
+            for name, metric in metrics.tracked().items()
         },
         "images/s": f"{sum(speed) / len(speed):.1f}" if speed else "–",
         "devices": f"{run.metadata['num_replicas']} × {run.metadata['precision']}",
@@ -130,7 +130,7 @@ def _scores(summary: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
     classes = summary["classes"]
     columns = [
         column  # what an evaluation did not measure has none
-        for column in case_metrics.columns()
+        for column in metrics.columns()
         if any(column.name in entry[column.group] for entry in classes.values())
     ]
     rows = [[name, *(column.shown(entry) for column in columns)] for name, entry in classes.items()]
