@@ -1,4 +1,8 @@
-"""Writes in the background while training continues, and retries what fails."""
+"""Writes in the background while training continues, and retries what fails.
+
+An executor of concurrent.futures with tenacity would queue the states behind one that fails, each
+as large as the network. Here a newer state takes the place of the failing one.
+"""
 
 import contextlib
 import threading
