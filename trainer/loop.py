@@ -22,7 +22,7 @@ from trainer.evaluate.cases import CaseSelector
 from trainer.evaluate.evaluator import CancelledError, Evaluator
 from trainer.evaluate.scores import figures_of
 from trainer.export import output_folder
-from trainer.models import channel_packing
+from trainer.models import channel_packing, functional
 from trainer.monitoring.reporter import Reporter, reporting
 from trainer.training import losses, train_step
 from trainer.training.progress import check_finite
@@ -226,9 +226,11 @@ def begin_run(session: Session, state: TrainState, evaluate: Evaluator) -> None:
     """Makes the last checks, then writes run.json, which makes the run folder this run's.
 
     Raises:
-        InputError: images cannot be cut into tiles, or --model_dir holds files of others.
+        InputError: an output of the network does not fit the crop, images cannot be cut into tiles,
+            or --model_dir holds files of others.
     """
     job, metadata = session.job, session.metadata
+    functional.strides(state.model, (job.data.crop, job.data.crop))
     evaluate.check_tile("val", session.final_split)
     if session.is_chief:
         if job.run.model_dir:

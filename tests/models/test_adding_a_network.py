@@ -18,8 +18,9 @@ from tests.devices import strategy_of
 from tests.runs import draw, write_run
 from tests.shards import write_data
 from tests.training.test_adding_a_loss import BRIER
-from trainer import config, models
+from trainer import config, loop, models
 from trainer.checkpointing import best_weights, run_metadata
+from trainer.errors import InputError
 from trainer.evaluate import evaluator
 from trainer.models import build, channel_packing, plain_keras
 from trainer.predict import ensemble
@@ -192,3 +193,19 @@ def test_a_program_trains_with_a_network_and_a_loss_of_its_own(data_dir, tmp_pat
         rows = jobs.only(jobs.lines(tmp_path / "run"), split, "loss", *terms)
         for loss, square, fourth, recall in rows:
             assert loss == pytest.approx(square + fourth / 2 + recall, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_prediction_of_another_size_is_refused_before_the_run_begins(
+    data_dir, tmp_path, monkeypatch
+):
+    def halved(*arguments, **options):
+        model = supervised(*arguments, **options)
+        return keras.Model(model.inputs[0], model.output["half"])
+
+    monkeypatch.setitem(models.MODELS, "unet", halved)
+    settings = {"data_dir": data_dir, "run_dir": str(tmp_path / "run"), "strategy": "one_device"}
+    settings |= {"crop": 32, "batch_size": 4, "filters": 4, "depth": 1, "steps": 1}
+    with pytest.raises(InputError, match="predicts 16×16 pixels of images of 32×32; give the pred"):
+        loop.train(config.from_dict(config.Job, settings))
+    assert not (tmp_path / "run").exists()

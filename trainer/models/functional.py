@@ -84,8 +84,6 @@ def strides(model: keras.Model, sizes: Sequence[int]) -> list[tuple[int, ...]]:
     Raises:
         InputError: a size is no multiple of an output's, or that of the prediction is another.
     """
-    if len(model.outputs) == 1:
-        return [(1,) * len(sizes)]
     images = keras.KerasTensor((1, *sizes, model.inputs[0].shape[-1]))
     outputs = model.compute_output_spec(images)
     found = tuple(prediction(outputs).shape[1:-1])
