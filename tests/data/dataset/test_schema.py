@@ -236,10 +236,10 @@ def _refusal(change):
 
 def test_a_newer_schema_is_refused():
     def change(raw):
-        raw.update(schema=2, unheard_of=1)
+        raw.update(schema=3, unheard_of=1)
 
     assert _refusal(change) == (
-        "DIR/manifest.json has schema 2, newer than 1, the newest that this version reads; upgrade "
+        "DIR/manifest.json has schema 3, newer than 2, the newest that this version reads; upgrade "
         "this package or prepare the data again with it."
     )
 
@@ -267,6 +267,10 @@ def test_a_shard_name_that_leaves_its_folder_is_refused(name):
         ),
         (lambda raw: raw.update(channels=0), "0 channels are too few"),
         (lambda raw: raw["splits"].clear(), "it has no train split"),
+        (
+            lambda raw: raw["splits"]["train"].update(sizes=[[4, 5]]),
+            "the sizes of its train split are not of 2 axes",
+        ),
         (
             lambda raw: raw["splits"]["train"].update(examples=3),
             "the counts of its train split disagree",
@@ -333,7 +337,6 @@ WHOLE = "a whole number of at most 18 digits"
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("sizes", [[4, 5]], "sizes[0] is [4, 5], not a list of 3"),
         ("sizes", [["4", 5, 2]], f"sizes[0][0] is '4', not {WHOLE}"),
         ("sizes", [7], "sizes[0] is 7, not a list"),
         ("pixels", [30, None], f"pixels[1] is missing, not {WHOLE}"),

@@ -16,7 +16,7 @@ import reprlib
 import sys
 import typing
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
 import google_crc32c
@@ -24,17 +24,19 @@ import numpy as np
 from PIL import Image
 
 from trainer import json_text
-from trainer.data.dataset import tfrecord
+from trainer.data.dataset import tfrecord, volume_examples
+from trainer.data.dataset.volume_examples import Volumes
 from trainer.errors import InputError
 from trainer.ignore_label import IGNORE
 from trainer.storage import files
 
-SCHEMA = 1
+SCHEMA = 2  # the newest: 1 has images, 2 has volumes, too
 MAX_CLASSES = 255  # ids 0 … 254
 MANIFEST = "manifest.json"
 BIT_DEPTHS = {"uint8": 8, "uint16": 16, "float32": 32}
 MAX_DIGITS = 18  # of a number in the manifest: 64 bits hold it
 KINDS = {
+    bool: "true or false",
     int: f"a whole number of at most {MAX_DIGITS} digits",
     float: "a finite number",
     str: "a text",
@@ -70,12 +72,22 @@ class Class:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A TFRecord file: its name in the data folder, and what it must hold."""
+    """A TFRecord file: its name in the data folder, and what it must hold.
+
+    Attributes:
+        name: plain, without a folder.
+        examples: their number.
+        bytes: its size.
+        crc32c: of the whole file, eight hexadecimal digits.
+        foreground: whether all of its examples (True) or none (False) have a class other than the
+            background; None where that is not known.
+    """
 
     name: str
     examples: int
     bytes: int
-    crc32c: str  # of the whole file, eight hexadecimal digits
+    crc32c: str
+    foreground: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +98,9 @@ class Split:
         examples: number of images.
         shards: the files, in order.
         cases: the images' names, in the order of the shards.
-        sizes: (height, width, count) of each size that occurs.
-        pixels: number of pixels of each class.
+        sizes: (*S, count) of each size that occurs; *S is height and width, of volumes depth,
+            height and width.
+        pixels: number of pixels, or voxels, of each class.
         ignored_pixels: number of pixels that do not count.
         mean: of each channel's pixels, in stored units.
         std: of each channel's pixels, in stored units.
@@ -96,7 +109,7 @@ class Split:
     examples: int
     shards: tuple[Shard, ...]
     cases: tuple[str, ...]
-    sizes: tuple[tuple[int, int, int], ...]
+    sizes: tuple[tuple[int, ...], ...]
     pixels: tuple[int, ...]
     ignored_pixels: int
     mean: tuple[float, ...]
@@ -127,7 +140,6 @@ class Manifest:
     """What is in a data folder; written last, so that a folder that has one is complete.
 
     Attributes:
-        schema: version of this layout.
         classes: in the order of their ids; the first is the background.
         ignore_value: the value of masks, as given, that marked pixels not to count.
         ignore_colour: #rrggbb of masks that did, where classes are colours.
@@ -144,6 +156,8 @@ class Manifest:
         licence: of the data.
         leaks: groups of images with equal pixels in two splits, each named split/case.
         skipped: unreadable images that were left out.
+        volumes: how volumes were prepared; None: the data are images.
+        schema: version of this layout, 1 for images and 2 for volumes.
     """
 
     classes: tuple[Class, ...]
@@ -161,7 +175,13 @@ class Manifest:
     licence: str = ""
     leaks: tuple[tuple[str, ...], ...] = ()
     skipped: tuple[str, ...] = ()
-    schema: int = SCHEMA
+    volumes: Volumes | None = None
+    schema: int = 1
+
+    @property
+    def rank(self) -> int:
+        """Number of spatial axes: 2 of images, 3 of volumes."""
+        return 2 if self.volumes is None else 3
 
     @property
     def num_classes(self) -> int:
@@ -275,6 +295,11 @@ def _rules(manifest: Manifest) -> Iterator[tuple[str, bool]]:
     yield f"dtype {manifest.dtype!r} is unknown", manifest.dtype in BIT_DEPTHS
     yield f"{manifest.channels} channels are too few", manifest.channels >= 1
     encoding = choose_encoding(manifest.dtype, manifest.channels)
+    if manifest.volumes is not None:
+        encoding = "zlib"
+        yield f"volumes are not of {manifest.dtype}", manifest.dtype == "float32"
+        named = len(manifest.volumes.channels)
+        yield f"{named} of {manifest.channels} channels are described", named == manifest.channels
     of = f"{manifest.channels} channels of {manifest.dtype}"
     rule = f"encoding {manifest.encoding!r} is not {encoding!r}, that of {of}"
     yield rule, manifest.encoding == encoding
@@ -284,8 +309,10 @@ def _rules(manifest: Manifest) -> Iterator[tuple[str, bool]]:
             # A name such as ../x would read, and a tool that cleans up would remove, other files.
             rule = f"shard name {shard.name!r} is not a plain file name"
             yield rule, bool(re.fullmatch(r"\w[\w.-]*", shard.name))
+        sound = all(len(size) == manifest.rank + 1 for size in split.sizes)
+        yield f"the sizes of its {name} split are not of {manifest.rank} axes", sound
         counts = {split.examples, len(split.cases), sum(shard.examples for shard in split.shards)}
-        counts.add(sum(count for _, _, count in split.sizes))
+        counts.add(sum(count for *_, count in split.sizes))
         yield f"the counts of its {name} split disagree", len(counts) == 1
         yield f"its {name} split is empty", split.examples > 0
         sound = len(split.pixels) == manifest.num_classes
@@ -372,7 +399,7 @@ def encode(name: str, image: np.ndarray, mask: np.ndarray, encoding: str) -> byt
     """
     height, width = mask.shape
     assert image.shape[:2] == mask.shape
-    return _serialize(
+    return tfrecord.serialize(
         {
             "name": name.encode(),
             "image": _png(image) if encoding == "png" else _deflated(image),
@@ -385,6 +412,8 @@ def encode(name: str, image: np.ndarray, mask: np.ndarray, encoding: str) -> byt
 
 def blank_example(manifest: Manifest) -> bytes:
     """Returns the replacement of an unreadable example: one nameless pixel that does not count."""
+    if manifest.rank == 3:
+        return volume_examples.blank(manifest.channels)
     image = np.zeros([1, 1, manifest.channels], manifest.dtype)
     return encode("", image, np.full([1, 1], IGNORE, np.uint8), manifest.encoding)
 
@@ -399,36 +428,6 @@ def _png(image: np.ndarray) -> bytes:
 
 def _deflated(image: np.ndarray) -> bytes:
     return zlib.compress(image.astype(image.dtype.newbyteorder("<")).tobytes(), PNG_LEVEL)
-
-
-def _serialize(features: Mapping[str, bytes | int]) -> bytes:
-    """Returns a `tf.train.Example` of single values, features in the order given.
-
-    Every field of these messages is a protocol buffer's length-delimited one: Example.features is
-    1, the entries of the map Features.feature are 1 (key 1, value 2), and a Feature holds a
-    bytes_list (1) or an int64_list (3), whose values are 1.
-    """
-    entries = b""
-    for name, value in features.items():
-        feature = (
-            _field(3, _field(1, _varint(value)))
-            if isinstance(value, int)
-            else _field(1, _field(1, value))
-        )
-        entries += _field(1, _field(1, name.encode()) + _field(2, feature))
-    return _field(1, entries)
-
-
-def _field(number: int, payload: bytes) -> bytes:
-    return bytes([number << 3 | 2]) + _varint(len(payload)) + payload
-
-
-def _varint(value: int) -> bytes:
-    digits = bytearray()
-    while value > 0x7F:
-        digits.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*digits, value])
 
 
 def name_of(serialized: bytes) -> str:
@@ -448,7 +447,7 @@ def name_of(serialized: bytes) -> str:
 
 
 def decode_size(serialized):
-    """Returns the height and width of the example that `encode` wrote, int64 [] each."""
+    """Returns the height and width of an image's example, int64 [] each."""
     import tensorflow as tf  # see the module's docstring
 
     feature = tf.io.FixedLenFeature([], tf.int64)
@@ -457,15 +456,18 @@ def decode_size(serialized):
 
 
 def decode(serialized, manifest: Manifest) -> dict[str, Any]:
-    """Returns the example that `encode` wrote, as tensors; for use inside `tf.data`.
+    """Returns an example as tensors; for use inside `tf.data`.
 
     Args:
         serialized: string [], a record of a shard.
         manifest: of the shard's folder.
 
     Returns:
-        name: string []; image: `manifest.dtype` [H, W, C], with C static; mask: uint8 [H, W].
+        name: string []; image: `manifest.dtype` [*S, C], with C static; mask: uint8 [*S]; of
+        volumes also places, see `volume_examples`.
     """
+    if manifest.rank == 3:
+        return volume_examples.decode(serialized, manifest.channels)
     import tensorflow as tf  # see the module's docstring
 
     example = tf.io.parse_single_example(
@@ -527,7 +529,7 @@ def read_shard(data_dir: str, shard: Shard) -> Iterator[bytes]:
             record = tfrecord.frame(example)
             count, crc = count + 1, google_crc32c.extend(crc, record)
             offset += len(record)
-    found = Shard(shard.name, count, offset, f"{crc:08x}")
+    found = dataclasses.replace(shard, examples=count, bytes=offset, crc32c=f"{crc:08x}")
     if found != shard:
         differing = [
             f"{field.name} {getattr(found, field.name)} instead of {getattr(shard, field.name)}"
