@@ -17,7 +17,7 @@ from tests import preparing
 from tests.pictures import bomb
 from trainer import cli, config
 from trainer.data.dataset import schema
-from trainer.data.prepare import output, pairing, preparation, splitting
+from trainer.data.prepare import kinds, output, pairing, preparation, splitting, statistics
 from trainer.errors import InputError, RetryableError
 from trainer.storage import files
 
@@ -590,14 +590,14 @@ def test_a_full_disk_leaves_nothing_behind(folder, capsys, name, monkeypatch):
 
 
 def test_an_image_that_changes_between_the_passes_leaves_nothing_behind(folder, monkeypatch):
-    examine = preparation.statistics.examine
+    examine = statistics.examine
 
     def damage_after_reading(pair, *others):
         found = examine(pair, *others)
         _truncate(pathlib.Path(pair.image.path))
         return found
 
-    monkeypatch.setattr(preparation.statistics, "examine", damage_after_reading)
+    monkeypatch.setattr(statistics, "examine", damage_after_reading)
     settings = config.Prepare(
         images=str(folder / "images"),
         masks=str(folder / "masks"),
@@ -610,13 +610,13 @@ def test_an_image_that_changes_between_the_passes_leaves_nothing_behind(folder, 
 
 
 def test_a_mask_that_changes_between_the_passes_is_named(folder, capfd, monkeypatch):
-    settle = preparation.mask_agreement.settle
+    settle = kinds.mask_agreement.settle
 
     def change(*arguments):
         Image.new("L", (6, 8), 7).save(folder / "masks/05.png")
         return settle(*arguments)
 
-    monkeypatch.setattr(preparation.mask_agreement, "settle", change)
+    monkeypatch.setattr(kinds.mask_agreement, "settle", change)
     message = preparing.refusal(capfd, folder, "--classes=0,255", num_notes=1)
     assert message == (
         "DIR/images/05.png or its mask DIR/masks/05.png changed while the data were prepared; "

@@ -9,13 +9,14 @@ from PIL import Image
 from trainer.data.formats import discovery
 from trainer.data.prepare import labels, statistics
 from trainer.data.prepare.classes import Given
+from trainer.data.prepare.pairs import Pair
 from trainer.errors import InputError
 
 
 def _seen(colours=1, is_grey=None, alpha="none", dtype="uint8", label="X"):
     source = discovery.Source(label, label, None, label)
     grey = colours == 1 if is_grey is None else is_grey
-    pair = statistics.Pair(source, discovery.Source(label, label, None, f"{label}-mask"))
+    pair = Pair((source,), discovery.Source(label, label, None, f"{label}-mask"))
     mask = labels.Seen(f"{label}-mask", "plain", (0, 255))
     return statistics.Survey(pair, 2, 2, dtype, colours, grey, alpha, mask, b"", b"")
 
@@ -31,7 +32,8 @@ def _pair(tmp_path, image, mask):
     paths = str(tmp_path / "i.png"), str(tmp_path / "m.png")
     Image.fromarray(image).save(paths[0])
     Image.fromarray(mask).save(paths[1])
-    return statistics.Pair(*(discovery.Source("x", path, None, path) for path in paths))
+    image, mask = (discovery.Source("x", path, None, path) for path in paths)
+    return Pair((image,), mask)
 
 
 def test_a_pair_is_described(tmp_path):

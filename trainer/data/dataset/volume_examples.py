@@ -26,18 +26,18 @@ class Channel:
         scheme: "ct" (clipped to `low` and `high`, then `mean` and `std` of the data set), "zscore"
             (mean and deviation of each volume), "nonzero" (the same over the nonzero voxels; the
             others are 0) or "none".
-        mean: of the foreground's voxels in the training split, in the units of the files.
+        mean: for "ct", of the foreground's voxels in the training split, in the units of the files.
         std: as `mean`.
-        low: 0.5th percentile of the same voxels.
-        high: 99.5th percentile of the same voxels.
+        low: for "ct", the 0.5th percentile of the same voxels.
+        high: for "ct", the 99.5th percentile of the same voxels.
     """
 
     name: str
     scheme: str
-    mean: float
-    std: float
-    low: float
-    high: float
+    mean: float | None = None
+    std: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ def blank(channels: int) -> bytes:
 
 
 def _deflated(values: np.ndarray, dtype: str) -> bytes:
-    return zlib.compress(np.ascontiguousarray(values, dtype), LEVEL)
+    return zlib.compress(np.ascontiguousarray(values, dtype).data, LEVEL)
 
 
 def decode(serialized, channels: int) -> dict[str, Any]:

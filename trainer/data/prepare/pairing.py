@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from trainer import config
 from trainer.data.formats import discovery
-from trainer.data.prepare import classes, statistics
+from trainer.data.prepare import classes
+from trainer.data.prepare.pairs import Pair
 from trainer.errors import InputError, one_line
 
 
 def find_pairs(
     settings: config.Prepare, scratch: str
-) -> tuple[list[statistics.Pair], collections.Counter[str]]:
+) -> tuple[list[Pair], collections.Counter[str]]:
     """Returns images with their masks, in the order of their names, and what else matched.
 
     Args:
@@ -46,7 +47,7 @@ def find_pairs(
     image_of = _by_name(_first_pages(found, uncounted), "images")
     mask_of = _by_name(_first_pages(masks, uncounted), "masks")
     _check_partners(image_of, mask_of, settings)
-    pairs = [statistics.Pair(image_of[name], mask_of[name]) for name in sorted(image_of)]
+    pairs = [Pair((image_of[name],), mask_of[name]) for name in sorted(image_of)]
     _check_apart(pairs)
     return pairs, left_out
 
@@ -86,7 +87,7 @@ def _check_partners(
             )
 
 
-def _check_apart(pairs: Sequence[statistics.Pair]) -> None:
+def _check_apart(pairs: Sequence[Pair]) -> None:
     """Raises InputError if an image is its own mask."""
     for pair in pairs:
         if (pair.image.path, pair.image.row) == (pair.mask.path, pair.mask.row):

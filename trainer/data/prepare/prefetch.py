@@ -16,7 +16,8 @@ from typing import Any
 import tqdm
 
 from trainer.data.formats import discovery
-from trainer.data.prepare import statistics, worker_pool
+from trainer.data.prepare import worker_pool
+from trainer.data.prepare.pairs import Pair
 from trainer.storage import files
 
 AHEAD = 16  # pairs; two requests each
@@ -24,8 +25,8 @@ AHEAD = 16  # pairs; two requests each
 
 def results(
     run: worker_pool.Run,
-    task: Callable[[statistics.Pair], Any],
-    pairs: Sequence[statistics.Pair],
+    task: Callable[[Pair], Any],
+    pairs: Sequence[Pair],
     what: str,
 ) -> Iterator[Any]:
     """Yields `task(pair)` of every pair, in order; pairs in a store have local paths by then.
@@ -39,7 +40,7 @@ def results(
 
 
 def _results(
-    run: worker_pool.Run, task: Callable[[statistics.Pair], Any], pairs: Sequence[statistics.Pair]
+    run: worker_pool.Run, task: Callable[[Pair], Any], pairs: Sequence[Pair]
 ) -> Iterator[Any]:
     if not any(files.is_remote(source.path) for pair in pairs for source in _sources(pair)):
         yield from run(task, pairs)
@@ -48,7 +49,7 @@ def _results(
         tempfile.TemporaryDirectory() as folder,
         concurrent.futures.ThreadPoolExecutor(AHEAD) as executor,
     ):
-        used: collections.deque[statistics.Pair] = collections.deque()
+        used: collections.deque[Pair] = collections.deque()
         for result in run(task, _copies(executor, pairs, folder, used)):
             yield result
             for source in _sources(used.popleft()):
@@ -58,10 +59,10 @@ def _results(
 
 def _copies(
     executor: concurrent.futures.Executor,
-    pairs: Sequence[statistics.Pair],
+    pairs: Sequence[Pair],
     folder: str,
-    used: collections.deque[statistics.Pair],
-) -> Iterator[statistics.Pair]:
+    used: collections.deque[Pair],
+) -> Iterator[Pair]:
     """Yields pairs with local paths, and notes them in `used`."""
     pending: collections.deque[concurrent.futures.Future] = collections.deque()
     with contextlib.ExitStack() as stack:
@@ -76,10 +77,13 @@ def _copies(
             yield used[-1]
 
 
-def _copy(pair: statistics.Pair, folder: str, index: int) -> statistics.Pair:
+def _copy(pair: Pair, folder: str, index: int) -> Pair:
     return dataclasses.replace(
         pair,
-        image=_local(pair.image, os.path.join(folder, f"image-{index}")),
+        images=tuple(
+            _local(image, os.path.join(folder, f"image-{index}-{k}"))
+            for k, image in enumerate(pair.images)
+        ),
         mask=_local(pair.mask, os.path.join(folder, f"mask-{index}")),
     )
 
@@ -92,5 +96,5 @@ def _local(source: discovery.Source, path: str) -> discovery.Source:
     return dataclasses.replace(source, path=path)
 
 
-def _sources(pair: statistics.Pair) -> tuple[discovery.Source, discovery.Source]:
-    return pair.image, pair.mask
+def _sources(pair: Pair) -> tuple[discovery.Source, ...]:
+    return *pair.images, pair.mask

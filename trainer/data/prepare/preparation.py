@@ -17,7 +17,8 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from absl import logging
 
@@ -26,16 +27,16 @@ from trainer.data.dataset import schema
 from trainer.data.formats import discovery, reading
 from trainer.data.prepare import (
     classes,
-    mask_agreement,
     output,
     pairing,
     prefetch,
     shards,
     splitting,
     statistics,
-    tiling,
     worker_pool,
 )
+from trainer.data.prepare.kinds import Images, Kind
+from trainer.data.prepare.pairs import Example, Pair
 from trainer.errors import InputError, one_line
 from trainer.storage import files
 
@@ -47,13 +48,13 @@ class Plan:
     """What the second pass does, decided when the first has seen every pair.
 
     Attributes:
-        order: the examples of each split.
+        order: the examples of each split, by what is known of their foreground.
         draw: how splits were drawn; None if a list names them.
         leaks: names of images with identical pixels in two splits.
         skipped: names of the pairs that cannot be read.
     """
 
-    order: dict[str, list[tiling.Tile]]
+    order: Mapping[str, Mapping[bool | None, Sequence[Example]]]
     draw: schema.Draw | None
     leaks: tuple[tuple[str, ...], ...]
     skipped: tuple[str, ...]
@@ -78,24 +79,25 @@ def prepare(settings: config.Prepare) -> schema.Manifest:
     """
     _check_paths(settings)
     given = classes.parse(settings.classes, settings.ignore, settings.threshold)
-    channels = statistics.parse_channels(settings.channels)
+    statistics.parse_channels(settings.channels)  # which may be refused before any work
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
+        kind: Kind = Images(settings, given)
         pairs, left_out = pairing.find_pairs(settings, scratch)
         names, draw = _assign(settings, pairs)
         listed = _listed(pairs, names)
         left_out["images in no list of --splits"] += len(pairs) - len(listed)
         with worker_pool.start(_num_workers(settings.workers, len(listed))) as run:
-            found, skipped = _survey(run, listed, settings, given)
+            found, skipped = _survey(run, listed, kind, settings.skip_bad)
             if skipped and draw:  # the rest may have to fill a split
                 names, draw = _assign(settings, [one.pair for one in found.values()])
             names = {side: [n for n in names[side] if n in found] for side in names}
             splitting.check_none_empty(names, "--skip_bad")
-            form = _choose_format(list(found.values()), given, channels)
-            plan = _plan(found, names, settings, draw, skipped)
+            form = kind.settle(found, names["train"])
+            plan = _plan(run, kind, form, found, names, settings, draw, skipped)
             with output.open_output(settings.output) as folder:
-                splits = shards.write(run, plan.order, form, settings, folder)
-                manifest = _manifest(settings, given, plan, form, splits)
+                splits = shards.write(run, plan.order, kind, form, settings, folder)
+                manifest = _manifest(settings, given, plan, form, splits, kind.entries(form))
                 folder.finish(manifest)
     _warn_of_absent_classes(manifest)
     left_out["unreadable images"] += len(skipped)
@@ -116,7 +118,7 @@ def _check_paths(settings: config.Prepare) -> None:
 
 
 def _assign(
-    settings: config.Prepare, pairs: Sequence[statistics.Pair]
+    settings: config.Prepare, pairs: Sequence[Pair]
 ) -> tuple[splitting.SplitAssignment, schema.Draw | None]:
     return splitting.assign(
         [pair.name for pair in pairs],
@@ -127,9 +129,7 @@ def _assign(
     )
 
 
-def _listed(
-    pairs: Sequence[statistics.Pair], names: splitting.SplitAssignment
-) -> list[statistics.Pair]:
+def _listed(pairs: Sequence[Pair], names: splitting.SplitAssignment) -> list[Pair]:
     known = set(itertools.chain.from_iterable(names.values()))
     listed = [pair for pair in pairs if pair.name in known]
     if len(listed) < len(pairs):
@@ -146,13 +146,10 @@ def _num_workers(asked: int, num_images: int) -> int:
 
 
 def _survey(
-    run: worker_pool.Run,
-    pairs: Sequence[statistics.Pair],
-    settings: config.Prepare,
-    given: classes.Given,
-) -> tuple[dict[str, statistics.Survey], tuple[str, ...]]:
+    run: worker_pool.Run, pairs: Sequence[Pair], kind: Kind, skip_bad: bool
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Returns what was found, by name, and the names of the pairs that were skipped."""
-    task = functools.partial(_examine, settings.max_pixels, settings.skip_bad, given)
+    task = functools.partial(_examine, kind, skip_bad)
     found, skipped = {}, []
     results = prefetch.results(run, task, pairs, "reading")
     for pair, result in zip(pairs, results, strict=True):
@@ -165,36 +162,24 @@ def _survey(
     return found, tuple(skipped)
 
 
-def _examine(
-    max_pixels: int, skip_bad: bool, given: classes.Given, pair: statistics.Pair
-) -> statistics.Survey | str:
-    """Returns what is in a pair, or why it is skipped."""
+def _examine(kind: Kind, skip_bad: bool, pair: Pair) -> Any:
+    """Returns the survey of a pair, or, as a text, why it is skipped."""
     try:
-        return statistics.examine(pair, max_pixels, given)
+        return kind.examine(pair)
     except reading.UnreadableError as error:
         if not skip_bad:
             raise InputError(f"{error} Fix or remove it, or skip it with --skip_bad.") from None
         return str(error)
 
 
-def _choose_format(
-    found: Sequence[statistics.Survey], given: classes.Given, channels: int | None
-) -> statistics.Format:
-    rule, class_notes, warnings = mask_agreement.settle([one.mask for one in found], given)
-    chosen_channels, channel_notes = statistics.choose_channels(found, channels)
-    dtype, dtype_notes = statistics.choose_dtype(found)
-    for note in (*class_notes, *channel_notes, *dtype_notes):
-        logging.info("%s", note)
-    for warning in warnings:
-        logging.warning("%s", warning)
-    return statistics.Format(rule, chosen_channels, dtype)
-
-
 # What needs the whole set ------------------------------------------------------------------------
 
 
 def _plan(
-    found: Mapping[str, statistics.Survey],
+    run: worker_pool.Run,
+    kind: Kind,
+    form: Any,
+    found: Mapping[str, Any],
     names: splitting.SplitAssignment,
     settings: config.Prepare,
     draw: schema.Draw | None,
@@ -205,15 +190,19 @@ def _plan(
         _log_draw(names, draw)
     leaks = splitting.find_leaks(names, {name: one.digest for name, one in found.items()})
     _warn_of_leaks(leaks)
-    order = {
+    listed = {
         side: [
-            tile
+            Example(found[name].pair, part)
             for name in shuffled
-            for tile in tiling.cut(found[name], settings.tile if side == "train" else 0)
+            for part in kind.parts(found[name], form, side)
         ]
         for side, shuffled in splitting.shuffle(names, settings.seed).items()
     }
-    _check_tiles(order)
+    _check_names(itertools.chain.from_iterable(listed.values()))
+    order: dict[str, Mapping[bool | None, Sequence[Example]]] = {
+        side: kind.groups(run, form, examples) if side == "train" else {None: examples}
+        for side, examples in listed.items()
+    }
     return Plan(order, draw, leaks, skipped)
 
 
@@ -235,15 +224,16 @@ def _warn_of_leaks(leaks: Sequence[Sequence[str]]) -> None:
         logging.warning("Warning: %d more leaks; the manifest lists them.", len(leaks) - SHOWN)
 
 
-def _check_tiles(order: dict[str, list[tiling.Tile]]) -> None:
+def _check_names(examples: Iterable[Example]) -> None:
     """Raises InputError if an example cut from an image has the name of another image."""
-    seen: dict[str, tiling.Tile] = {}
-    for tile in itertools.chain.from_iterable(order.values()):
-        other = seen.setdefault(tile.name, tile)
-        if other is not tile:
+    seen: dict[str, Example] = {}
+    for example in examples:
+        name = example.part.name
+        other = seen.setdefault(name, example)
+        if other is not example:
             raise InputError(
-                f"{other.pair.image.label} and {tile.pair.image.label} both give an example "
-                f"{tile.name}, because --tile names parts of images like that; rename one."
+                f"{other.pair.image.label} and {example.pair.image.label} both give an example "
+                f"{name}, because --tile names parts of images like that; rename one."
             )
 
 
@@ -251,8 +241,9 @@ def _manifest(
     settings: config.Prepare,
     given: classes.Given,
     plan: Plan,
-    form: statistics.Format,
+    form: Any,
     splits: dict[str, schema.Split],
+    entries: Mapping[str, Any],
 ) -> schema.Manifest:
     return schema.Manifest(
         classes=form.rule.classes,
@@ -270,6 +261,7 @@ def _manifest(
         licence=settings.licence,
         leaks=plan.leaks,
         skipped=plan.skipped,
+        **entries,
     )
 
 

@@ -12,31 +12,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from trainer.data.dataset import schema
-from trainer.data.formats import discovery, images
+from trainer.data.formats import images
 from trainer.data.prepare import classes, labels
+from trainer.data.prepare.pairs import Pair
 from trainer.errors import InputError
-
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-    """An image and its mask.
-
-    Attributes:
-        image: where the image is.
-        mask: where its mask is.
-        boxes: (name, top, left, height, width) of the examples to be made of them.
-        content: digest of the pixels of both, as the first pass found them.
-    """
-
-    image: discovery.Source
-    mask: discovery.Source
-    boxes: tuple[tuple[str, int, int, int, int], ...] = ()
-    content: bytes = b""
-
-    @property
-    def name(self) -> str:
-        """The case's name."""
-        return self.image.name
 
 
 @dataclasses.dataclass(frozen=True)

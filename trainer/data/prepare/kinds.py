@@ -1,0 +1,117 @@
+"""What preparation asks of a kind of data, images or volumes, and the kind that images are."""
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+from absl import logging
+
+from trainer import config
+from trainer.data.dataset import schema
+from trainer.data.formats import images
+from trainer.data.prepare import classes, labels, mask_agreement, pixel_counts, statistics
+from trainer.data.prepare.pairs import Example, Pair, Part, cut
+from trainer.data.prepare.worker_pool import Run
+
+Encoded = tuple[bytes, pixel_counts.Tally]
+
+
+class Kind(Protocol):
+    """A kind of data; the processes that prepare it get a copy each.
+
+    A survey says what there is in a pair (its `pair`, `mask`, `digest` and `content`), a form how
+    every example is stored (its `rule`, `channels`, `dtype` and `encoding`).
+    """
+
+    def examine(self, pair: Pair) -> Any:
+        """Reads a pair and returns its survey.
+
+        Raises:
+            UnreadableError: a file is damaged.
+            InputError: a file is too large, the two do not fit, or the mask has no classes.
+        """
+
+    def settle(self, found: Mapping[str, Any], train: Collection[str]) -> Any:
+        """Returns the form of all examples, and logs what it does to the data.
+
+        Args:
+            found: the survey of each pair, by its name.
+            train: the names of the training split.
+
+        Raises:
+            InputError: the pairs do not fit together.
+        """
+
+    def parts(self, survey: Any, form: Any, side: str) -> list[Part]:
+        """Returns the examples that a pair gives in a split."""
+
+    def groups(
+        self, run: Run, form: Any, train: Sequence[Example]
+    ) -> Mapping[bool | None, Sequence[Example]]:
+        """Returns the training examples by what their shards say, see `schema.Shard.foreground`."""
+
+    def encode(self, form: Any, pair: Pair) -> list[Encoded]:
+        """Reads a pair again and returns an example of each of its parts.
+
+        Raises:
+            InputError: it is not what was seen before.
+        """
+
+    def entries(self, form: Any) -> dict[str, Any]:
+        """Returns the fields of the manifest that only this kind has."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Images, each with its mask."""
+
+    settings: config.Prepare
+    given: classes.Given
+
+    def examine(self, pair: Pair) -> statistics.Survey:
+        """See `Kind`."""
+        return statistics.examine(pair, self.settings.max_pixels, self.given)
+
+    def settle(
+        self, found: Mapping[str, statistics.Survey], train: Collection[str]
+    ) -> statistics.Format:
+        """See `Kind`; images do not depend on their split."""
+        surveys = list(found.values())
+        rule, class_notes, warnings = mask_agreement.settle(
+            [one.mask for one in surveys], self.given
+        )
+        asked = statistics.parse_channels(self.settings.channels)
+        channels, channel_notes = statistics.choose_channels(surveys, asked)
+        dtype, dtype_notes = statistics.choose_dtype(surveys)
+        for note in (*class_notes, *channel_notes, *dtype_notes):
+            logging.info("%s", note)
+        for warning in warnings:
+            logging.warning("%s", warning)
+        return statistics.Format(rule, channels, dtype)
+
+    def parts(self, survey: statistics.Survey, form: statistics.Format, side: str) -> list[Part]:
+        """See `Kind`: training images may be cut into tiles."""
+        shape = (survey.height, survey.width)
+        return cut(survey.pair.name, shape, self.settings.tile if side == "train" else 0)
+
+    def groups(
+        self, run: Run, form: statistics.Format, train: Sequence[Example]
+    ) -> Mapping[bool | None, Sequence[Example]]:
+        """See `Kind`: it is not known which images have a foreground."""
+        return {None: train}
+
+    def encode(self, form: statistics.Format, pair: Pair) -> list[Encoded]:
+        """See `Kind`."""
+        pixels, given_mask = statistics.read(pair, self.settings.max_pixels)
+        image = images.convert(pixels, form.channels, form.dtype, pair.image.label)
+        mask = labels.class_ids(given_mask, form.rule, pair.mask.label)
+        examples = []
+        for part in pair.parts:
+            values, ids = image[part.box], mask[part.box]
+            example = schema.encode(part.name, values, ids, form.encoding)
+            examples.append((example, pixel_counts.of_example(values, ids, len(form.rule.classes))))
+        return examples
+
+    def entries(self, form: statistics.Format) -> dict[str, Any]:
+        """See `Kind`."""
+        return {}
