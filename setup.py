@@ -46,6 +46,8 @@ setuptools.setup(
         "google-cloud-storage>=3.1,<4",
         "numpy>=1.26,<3",
         "Pillow>=10.3,<14",
+        # Distances between surfaces, connected regions.
+        "scipy>=1.13,<2",
         # The codecs of TIFF, LZW and JPEG among them, and PNG of 16 bits.
         "imagecodecs>=2025.3,<2027",
         # Escapes what the pages of trainer.report show.
@@ -57,8 +59,6 @@ setuptools.setup(
     extras_require={
         # DICOM.
         "medical": ["pydicom>=3.0.2,<4"],
-        # Instance tables.
-        "predict": ["scipy>=1.13,<2"],
         "tflite": ["ai-edge-litert>=2,<3"],
         "onnx": ["tf2onnx==1.17.0", "onnx>=1.17,<2", "onnxruntime>=1.20,<2"],
         "docs": DOCS,
@@ -80,7 +80,6 @@ setuptools.setup(
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
             "ruff>=0.17,<0.18",
-            "scipy>=1.13,<2",
             "tensorboard-plugin-profile>=2.24.2,<2.25",
             "tf2onnx==1.17.0",
         ],

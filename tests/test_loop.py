@@ -356,7 +356,7 @@ def test_names_of_any_kind_in_older_data_end_no_training(data_dir, tmp_path):
         assert {row["case"] for row in csv.DictReader(file)} == set(names)
     assert len(list((folder / "worst").iterdir())) == 3
     summary = json.loads((folder / "summary.json").read_text())
-    assert len(scoring.table(summary).splitlines()) == 1 + 2 + 2
+    assert len(scoring.table(summary).splitlines()) == 2 * (1 + 2 + 2) + 1
     report.main(config.Report(runs=str(tmp_path / "run")))
 
 

@@ -161,7 +161,7 @@ def evaluate_best(session: Session, parts: Parts) -> None:
         )
     selected = CaseSelector(worst=settings.worst_cases, best=settings.best_cases)
     try:
-        scores = parts.evaluate(split, selected.add, session.is_cancelled)
+        scores = parts.evaluate(split, selected.add, session.is_cancelled, settings.tolerance_mm)
     except CancelledError:
         raise session.request.stopped(state.step) from None
     if not session.is_chief:
@@ -230,7 +230,7 @@ def begin_run(session: Session, state: TrainState, evaluate: Evaluator) -> None:
             or --model_dir holds files of others.
     """
     job, metadata = session.job, session.metadata
-    functional.strides(state.model, job.data.box(session.manifest.rank))
+    functional.strides(state.model, (job.data.crop, job.data.crop))
     evaluate.check_tile("val", session.final_split)
     if session.is_chief:
         if job.run.model_dir:

@@ -55,7 +55,7 @@ def test_a_metric_of_maps_is_that_of_the_hand(row):
     truth[0, 0] = prediction[0, 0] = 1  # does not count
     valid = np.ones((8, 8))
     valid[0, 0] = 0
-    found = metrics.measure(truth, prediction, valid, 3)["hausdorff"]
+    found = metrics.measure(truth, prediction, valid, 3, (1.0, 1.0), None)["hausdorff"]
     assert found[1] == 5.0
     assert np.isnan(found[2])
 
@@ -81,9 +81,9 @@ def test_all_that_is_said_of_an_evaluation_follows_from_the_row(row, data, repli
         "better": "lower",
         "unit": "pixels",
     }
-    assert "per image hausdorff" in scoring.table(summary)
+    assert "per image hausdorff (pixels)" in scoring.table(summary)
     assert f"{means[1]:.2f}" in scoring.table(summary)
-    assert "per image hausdorff" in page._scores(summary)["heads"]
+    assert "per image hausdorff (pixels)" in page._scores(summary)["heads"]
 
     figures = scoring.figures_of(found)
     assert figures["hausdorff/class1"] == pytest.approx(means[1])

@@ -15,14 +15,14 @@ from trainer.evaluate.cases import CaseSelector
 def test_the_worst_cases_come_worst_first():
     worst = CaseSelector(worst=2)
     for index, dice in enumerate([0.9, 0.2, 0.5, 0.4]):
-        worst.add(cases.Case(index, dice, *[np.zeros(0)] * 5))
+        worst.add(cases.Case(index, dice, *[np.zeros(0)] * 5, ()))
     assert [case.index for case in worst.cases("worst")] == [1, 3]
 
 
 def test_the_best_cases_come_best_first_and_the_first_in_order():
     selected = CaseSelector(first=2, best=2)
     for index, dice in [(1, 0.9), (0, 0.2), (3, 0.5), (2, 0.95)]:
-        selected.add(cases.Case(index, dice, *[np.zeros(0)] * 5))
+        selected.add(cases.Case(index, dice, *[np.zeros(0)] * 5, ()))
     assert [case.index for case in selected.cases("best")] == [2, 1]
     assert [case.index for case in selected.cases("first")] == [0, 1]
     assert selected.cases("worst") == []

@@ -56,6 +56,7 @@ def test_each_class_has_its_own_scores():
             "iou": 1 / 2,
             "precision": 1.0,
             "recall": 1 / 2,
+            "volume_error": -1 / 2,
             "accuracy": pytest.approx((9 / 10 + 1) / 2),  # missed in a pixel; rightly absent
         },
         "pooled": {
@@ -63,6 +64,7 @@ def test_each_class_has_its_own_scores():
             "iou": 1 / 2,
             "precision": 1.0,
             "recall": 1 / 2,
+            "volume_error": -1 / 2,
             "accuracy": pytest.approx(19 / 20),
         },
     }
@@ -129,7 +131,8 @@ def test_figures_name_classes_and_terms(scores):
 
 
 def test_the_table_has_a_line_for_each_class_and_mean(scores):
-    lines = scoring.table(scores.summary).splitlines()
-    heads = [line.split("  ")[0] for line in lines]
-    assert heads == ["class", "class0", "class1", "class2", "mean, foreground", "mean, all"]
-    assert len({len(line) for line in lines[:4]}) == 1
+    tracked, others = scoring.table(scores.summary).split("\n\n")
+    for lines in (tracked.splitlines(), others.splitlines()):
+        heads = [line.split("  ")[0] for line in lines]
+        assert heads == ["class", "class0", "class1", "class2", "mean, foreground", "mean, all"]
+        assert len({len(line) for line in lines[:4]}) == 1

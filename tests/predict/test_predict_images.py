@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from scipy import ndimage
 
 from tests import jobs, runs
 from tests.devices import strategy_of
@@ -588,7 +589,6 @@ def test_a_gs_folder_gives_and_takes_what_a_local_one_does(run_dir, pictures, gc
 
 
 def test_regions_across_the_seams_of_bands_are_one(tmp_path, monkeypatch):
-    ndimage = pytest.importorskip("scipy.ndimage")
     rng = np.random.default_rng(0)
     ids = (ndimage.gaussian_filter(rng.normal(size=(60, 50)), 2) > 0.02).astype(np.uint8)
     ids[ids > 0] += (np.arange(50) > 25)[np.newaxis].repeat(60, 0)[ids > 0].astype(np.uint8)
@@ -615,7 +615,6 @@ def test_regions_across_the_seams_of_bands_are_one(tmp_path, monkeypatch):
 
 
 def test_a_mask_without_objects_has_an_empty_table(tmp_path):
-    pytest.importorskip("scipy.ndimage")
     file = RowFile(str(tmp_path / "ids"), (4, 5), np.dtype(np.uint8))
     file.append(np.zeros((4, 5), np.uint8))
     numbers, table = instances.label(file, str(tmp_path / "numbers"))
@@ -641,14 +640,6 @@ def test_bands_are_let_go_while_others_come():
             assert sum(band() is not None for band in given) <= 1  # the one just taken
 
     assert outputs._every(4, bands()).shape == (20, 2)
-
-
-def test_a_missing_scipy_is_named_before_any_work(monkeypatch, tmp_path):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    argv = [f"--{name}={tmp_path}/{name}" for name in ("run_dir", "images", "output")]
-    with pytest.raises(InputError) as error:
-        predict(*argv, "--instances")
-    assert str(error.value) == '--instances needs SciPy; pip install ".[predict]".'
 
 
 def test_importing_the_package_does_not_import_tensorflow():

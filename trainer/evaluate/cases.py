@@ -25,6 +25,7 @@ class Case:
         valid: float32 [H, W].
         predicted: uint8 [H, W].
         confidence: uint8 [H, W], the probability of what is predicted, 255 for 1.
+        spacing: of the pixels, along each axis: mm of volumes, 1 of images.
     """
 
     index: int
@@ -34,6 +35,7 @@ class Case:
     valid: np.ndarray
     predicted: np.ndarray
     confidence: np.ndarray
+    spacing: tuple[float, ...]
 
 
 # Kind → rank of a case within the kind; of equal cases, the first in the split comes first.
@@ -84,6 +86,7 @@ def case_of(
         valid=batch["valid"][here].numpy(),
         predicted=found["predicted"][here],
         confidence=found["confidence"][here],
+        spacing=(1.0, 1.0),
     )
 
 

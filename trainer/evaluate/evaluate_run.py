@@ -39,7 +39,7 @@ def evaluate_run(settings: config.Evaluate) -> None:
         output.check_output(folder)
     step, evaluate = _load(settings, run, job, strategy, data_dir, manifest)
     selected = CaseSelector(worst=settings.worst_cases, best=settings.best_cases)
-    found = evaluate(settings.split, selected.add)
+    found = evaluate(settings.split, selected.add, tolerance=settings.tolerance_mm)
     if worker == 0:
         output.write(folder, found, selected, manifest, settings.split)
         if settings.json:

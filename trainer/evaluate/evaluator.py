@@ -83,6 +83,7 @@ class Evaluator:
         split: str,
         add: Callable[[cases.Case], None] = lambda case: None,
         is_cancelled: Callable[[], bool] = lambda: False,
+        tolerance: float | None = None,
     ) -> Scores:
         """Evaluates every image of a split once.
 
@@ -90,13 +91,15 @@ class Evaluator:
             split: a key of `manifest.splits`.
             add: called with each case in turn.
             is_cancelled: whether this worker was asked to stop; asked before each batch.
+            tolerance: up to which two surfaces agree, in mm of volumes, pixels of images; None:
+                only tracked metrics are measured.
 
         Raises:
             CancelledError: if it was cancelled.
         """
         worker, num_workers = strategies.worker_of(self._strategy)
         total = functools.partial(strategies.sum_over_workers, self._strategy)
-        sums = self._empty_sums(split)
+        sums = self._empty_sums(split, tolerance)
 
         def places() -> list[int]:
             entry = self._manifest.splits[split]
@@ -114,11 +117,12 @@ class Evaluator:
                 for row, index in enumerate(batch["case"].numpy()):
                     if index >= 0:
                         case = cases.case_of(batch, found, row, self._manifest.dtype)
-                        self._add_case(sums, case, found["counts"][row], found["soft"][row])
+                        counts, soft = found["counts"][row], found["soft"][row]
+                        self._add_case(sums, case, counts, soft, tolerance)
                         add(case)
-        return self._scores(split, {key: total(value) for key, value in sums.items()})
+        return self._scores(split, {key: total(value) for key, value in sums.items()}, tolerance)
 
-    def _empty_sums(self, split: str) -> dict[str, np.ndarray]:
+    def _empty_sums(self, split: str, tolerance: float | None) -> dict[str, np.ndarray]:
         """Returns what is summed over a split before its first case."""
         num_cases, num_classes = self._manifest.splits[split].examples, self._manifest.num_classes
         return {
@@ -129,7 +133,10 @@ class Evaluator:
             "loss_weights": np.zeros(len(self._terms)),
             "confusions": np.zeros((num_classes, num_classes), np.int64),
             "probabilities": np.zeros((num_classes - 1, counting.BINS + 1, 2), np.int64),
-            **{name: np.zeros((num_cases, num_classes)) for name in metrics.of_maps()},
+            **{
+                name: np.zeros((num_cases, num_classes))
+                for name in metrics.of_maps(tolerance is not None)
+            },
         }
 
     def _add_case(
@@ -138,17 +145,21 @@ class Evaluator:
         case: cases.Case,
         counts: np.ndarray,
         soft: np.ndarray,
+        tolerance: float | None,
     ) -> None:
         """Adds the results of one case."""
         found = {"counts": counts, "soft": soft, "times_seen": 1}
-        found |= metrics.measure(case.labels, case.predicted, case.valid, len(counts))
+        maps = case.labels, case.predicted, case.valid
+        found |= metrics.measure(*maps, len(counts), case.spacing, tolerance)
         for key, value in found.items():
             sums[key][case.index] += value
 
-    def _scores(self, split: str, sums: Mapping[str, np.ndarray]) -> Scores:
+    def _scores(
+        self, split: str, sums: Mapping[str, np.ndarray], tolerance: float | None
+    ) -> Scores:
         """Returns the scores from the sums over all workers."""
         counts, soft, evaluated = sums["counts"], sums["soft"], sums["times_seen"] > 0
-        measured = {name: sums[name] for name in metrics.of_maps()}
+        measured = {name: sums[name] for name in metrics.of_maps(tolerance is not None)}
         pairs = zip(sums["loss_sums"], sums["loss_weights"], strict=True)
         values = [float(part / weight) if weight else 0.0 for part, weight in pairs]
         parts = losses.parts(self._terms, values)
@@ -161,6 +172,8 @@ class Evaluator:
                 soft[evaluated],
                 [entry.name for entry in self._manifest.classes],
                 {name: value[evaluated] for name, value in measured.items()},
+                length="mm" if self._manifest.rank == 3 else "px",
+                tolerance=tolerance,
             ),
             "unreadable": [name for name, seen in zip(names, evaluated, strict=True) if not seen],
         }

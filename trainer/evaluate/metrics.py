@@ -5,12 +5,15 @@ metrics.jsonl with their charts in TensorBoard, the tables of commands and the r
 these rows. docs/metrics.md names the conventions.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from trainer.evaluate import surfaces
 from trainer.ignore_label import IGNORE
+
+LENGTH = "mm or px"  # a unit: millimetres in volumes, pixels in images
 
 
 class CaseMetric(NamedTuple):
@@ -22,12 +25,14 @@ class CaseMetric(NamedTuple):
         absent: its convention for a class that is absent from the truth, the prediction or both.
         needs: what `compute` takes. "counts" are integers [..., K, 3], pixels of truth, of
             prediction and of both; such a metric is also pooled. "maps" are the truth and the
-            prediction of a case, uint8 [H, W], both IGNORE where a pixel does not count, the number
-            of classes K, and the spacing of pixels along each axis.
-        compute: returns floats [..., K] of counts, [K] of maps; NaN where the metric is undefined.
-        higher_is_better: the direction in which a network improves.
+            prediction of a case, uint8 [*S], both IGNORE where a pixel does not count, the number
+            of classes K, and the spacing of pixels along each axis. "surfaces" are the
+            `surfaces.Distances` of one foreground class that is in truth or prediction.
+        compute: returns floats [..., K] of counts, [K] of maps, one float of surfaces; NaN where
+            the metric is undefined.
+        higher_is_better: the direction in which a network improves; None: towards 0.
         tracked: whether each evaluation reports it, as a figure that --best_metric may name;
-            otherwise only the final tables have it.
+            otherwise only the final tables have it, and only for them maps are measured.
         unit: of its values; empty if they have none.
         form: how a person reads a value, as a format.
     """
@@ -35,9 +40,9 @@ class CaseMetric(NamedTuple):
     title: str
     meaning: str
     absent: str
-    needs: Literal["counts", "maps"]
-    compute: Callable[..., np.ndarray]
-    higher_is_better: bool = True
+    needs: Literal["counts", "maps", "surfaces"]
+    compute: Callable[..., Any]
+    higher_is_better: bool | None = True
     tracked: bool = True
     unit: str = ""
     form: str = ".4f"
@@ -68,7 +73,13 @@ def _recall(counts):
     return divide(counts[..., 2], counts[..., 0])
 
 
+def _volume_error(counts):
+    return divide(counts[..., 1] - counts[..., 0], counts[..., 0])
+
+
 IN_NEITHER = "undefined where the class is in neither truth nor prediction"
+NO_SURFACE = "undefined where it is in neither, and for the background"
+IN_ONE = f"the diagonal of the map where the class is in only one of the two; {NO_SURFACE}"
 
 METRICS: dict[str, CaseMetric] = {
     "dice": CaseMetric("Dice", "2 both / (truth + prediction)", IN_NEITHER, "counts", _dice),
@@ -89,6 +100,46 @@ METRICS: dict[str, CaseMetric] = {
         _recall,
         tracked=False,
     ),
+    "volume_error": CaseMetric(
+        "Volume error",
+        "(prediction - truth) / truth",
+        "undefined where the class is not in the truth",
+        "counts",
+        _volume_error,
+        higher_is_better=None,
+        tracked=False,
+        form="+.4f",
+    ),
+    "hd95": CaseMetric(
+        "Hausdorff distance, 95 %",
+        "The larger of the 95th percentiles of the distances from each surface to the other",
+        IN_ONE,
+        "surfaces",
+        surfaces.hd95,
+        higher_is_better=False,
+        tracked=False,
+        unit=LENGTH,
+        form=".2f",
+    ),
+    "assd": CaseMetric(
+        "Average surface distance",
+        "Mean distance of the voxels of both surfaces to the other surface",
+        IN_ONE,
+        "surfaces",
+        surfaces.assd,
+        higher_is_better=False,
+        tracked=False,
+        unit=LENGTH,
+        form=".3f",
+    ),
+    "nsd": CaseMetric(
+        "Normalised surface Dice",
+        "Share of the voxels of both surfaces within the tolerance of the other surface",
+        f"0 where the class is in only one of the two; {NO_SURFACE}",
+        "surfaces",
+        surfaces.nsd,
+        tracked=False,
+    ),
 }
 
 
@@ -97,27 +148,32 @@ def tracked() -> dict[str, CaseMetric]:
     return {name: metric for name, metric in METRICS.items() if metric.tracked}
 
 
-def of_maps() -> dict[str, CaseMetric]:
-    """Returns the rows that need the whole truth and prediction of a case."""
-    return {name: metric for name, metric in METRICS.items() if metric.needs == "maps"}
+def of_maps(is_final: bool) -> dict[str, CaseMetric]:
+    """Returns the rows that need the maps of a case: the tracked ones, or all in the end."""
+    rows = METRICS.items()
+    return {name: row for name, row in rows if row.needs != "counts" and (row.tracked or is_final)}
 
 
-def conventions() -> dict[str, dict[str, str]]:
-    """Returns the entries of summary.json about each metric."""
+BETTER = {True: "higher", False: "lower", None: "near 0"}
+
+
+def conventions(names: Collection[str], length: str = LENGTH) -> dict[str, dict[str, str]]:
+    """Returns the entries of summary.json about these metrics; `length` is the unit of lengths."""
     return {
         name: {
             "meaning": metric.meaning,
             "absent": metric.absent,
-            "better": "higher" if metric.higher_is_better else "lower",
-            "unit": metric.unit,
+            "better": BETTER[metric.higher_is_better],
+            "unit": length if metric.unit == LENGTH else metric.unit,
         }
         for name, metric in METRICS.items()
+        if name in names
     }
 
 
 def higher_is_better(figure: str) -> bool:
     """Says in which direction a figure of an evaluation is better: a metric, or a loss."""
-    return figure in METRICS and METRICS[figure].higher_is_better
+    return figure in METRICS and bool(METRICS[figure].higher_is_better)
 
 
 def score(counts: np.ndarray) -> dict[str, np.ndarray]:
@@ -128,34 +184,48 @@ def score(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def measure(
-    labels: np.ndarray, predicted: np.ndarray, valid: np.ndarray, num_classes: int
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    valid: np.ndarray,
+    num_classes: int,
+    spacing: Sequence[float],
+    tolerance: float | None,
 ) -> dict[str, np.ndarray]:
     """Returns the metrics of one case that need its maps, by name: float64 [K].
 
     Args:
-        labels: integers [H, W], class ids.
-        predicted: integers [H, W], class ids.
-        valid: [H, W], 0 where a pixel does not count.
+        labels: integers [*S], class ids.
+        predicted: integers [*S], class ids.
+        valid: [*S], 0 where a pixel does not count, neither of truth nor of prediction.
         num_classes: K.
+        spacing: of the pixels, along each axis.
+        tolerance: up to which two surfaces agree; None: only tracked metrics are measured.
     """
-    rows = of_maps()
+    rows = of_maps(tolerance is not None)
     if not rows:
         return {}
     truth, prediction = (
         np.where(valid > 0, ids, IGNORE).astype(np.uint8) for ids in (labels, predicted)
     )
-    spacing = (1.0,) * truth.ndim
-    return {
-        name: np.asarray(metric.compute(truth, prediction, num_classes, spacing), np.float64)
-        for name, metric in rows.items()
+    found = {
+        name: np.asarray(row.compute(truth, prediction, num_classes, spacing), np.float64)
+        for name, row in rows.items()
+        if row.needs == "maps"
     }
+    of_surfaces = {name: row for name, row in rows.items() if row.needs == "surfaces"}
+    if of_surfaces:
+        apart = surfaces.distances(truth, prediction, num_classes, spacing, tolerance or 0.0)
+        for name, row in of_surfaces.items():
+            values = [np.nan if one is None else row.compute(one) for one in apart]
+            found[name] = np.array([np.nan, *values])
+    return found
 
 
 class Column(NamedTuple):
     """A column of the tables of classes.
 
     Attributes:
-        head: its name.
+        head: its name, with the unit.
         group: "per_image" or "pooled", where it is among the scores of a class in summary.json.
         name: of the metric.
     """
@@ -171,13 +241,17 @@ class Column(NamedTuple):
         return f"{value:{METRICS[self.name].form}}" if is_number else str(value or "–")
 
 
-def columns() -> Iterator[Column]:
-    """Yields the columns of the tables of classes: tracked metrics first, per image and pooled."""
-    for name in tracked():
-        yield Column(f"per image {name}", "per_image", name)
-    for name in tracked():
-        if METRICS[name].needs == "counts":
-            yield Column(f"pooled {name}", "pooled", name)
-    for name, metric in METRICS.items():
-        if not metric.tracked:
-            yield Column(name, "pooled" if metric.needs == "counts" else "per_image", name)
+def columns(summary: Mapping[str, Any]) -> Iterator[Column]:
+    """Yields the columns of a table of classes, for the metrics that a summary has.
+
+    Tracked metrics come first, per image and pooled; others are pooled where they can be.
+    """
+    pooled = {name for name, row in METRICS.items() if row.needs == "counts"}
+    named = [(f"per image {name}", "per_image", name) for name in tracked()]
+    named += [(f"pooled {name}", "pooled", name) for name in tracked() if name in pooled]
+    others = [name for name in METRICS if name not in tracked()]
+    named += [(name, "pooled" if name in pooled else "per_image", name) for name in others]
+    for head, group, name in named:
+        if any(name in entry[group] for entry in summary["classes"].values()):
+            unit = summary.get("metrics", {}).get(name, {}).get("unit")
+            yield Column(f"{head} ({unit})" if unit else head, group, name)

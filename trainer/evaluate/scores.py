@@ -43,6 +43,9 @@ def summarize(
     soft: np.ndarray,
     classes: Sequence[str],
     measured: Mapping[str, np.ndarray] = types.MappingProxyType({}),
+    *,
+    length: str = "px",
+    tolerance: float | None = None,
 ) -> dict[str, Any]:
     """Returns every score of a split, each convention by its own name.
 
@@ -51,6 +54,8 @@ def summarize(
         soft: floats [N, K, 3], what `metrics.soft_sums` summed.
         classes: the K names, background first.
         measured: floats [N, K] by name, of the metrics that need the maps of a case.
+        length: unit of lengths.
+        tolerance: up to which two surfaces agreed; None if no surface was measured.
 
     Returns:
         dict for JSON: floats, integers, and None for what is undefined (a class that occurs in no
@@ -90,14 +95,15 @@ def summarize(
             }
             for k, name in enumerate(classes)
         },
-        "metrics": metrics.conventions(),
+        "metrics": metrics.conventions(per_image, length),
+        "tolerance": None if tolerance is None else {"value": tolerance, "unit": length},
     }
 
 
 def per_case(counts: np.ndarray, measured: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Returns every metric of each case and class, float64 [N, K] by name, in their rows' order."""
+    """Returns the metrics of each case and class, float64 [N, K] by name, in their rows' order."""
     found = {**metrics.score(counts), **measured}
-    return {name: found[name] for name in metrics.METRICS}
+    return {name: found[name] for name in metrics.METRICS if name in found}
 
 
 def _of_class(
@@ -167,8 +173,10 @@ def figures_of(scores: Scores) -> dict[str, float]:
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """Returns the scores of each class, and their means, as lines for a terminal."""
-    columns = list(metrics.columns())
+    """Returns the scores of each class, and their means, as lines for a terminal.
+
+    Tracked metrics and the others are two tables: one would be wider than a terminal.
+    """
     groups = {
         **{name: (entry, str(entry["images"])) for name, entry in summary["classes"].items()},
         **{
@@ -176,7 +184,11 @@ def table(summary: Mapping[str, Any]) -> str:
             for label, key in (("mean, foreground", "foreground"), ("mean, all", "all_classes"))
         },
     }
-    rows = [["class", *(column.head for column in columns), "images"]]
-    for name, (entry, images) in groups.items():
-        rows.append([one_line(name), *(column.shown(entry) for column in columns), images])
-    return "\n".join(text_table.aligned(rows, right=range(1, len(rows[0]))))
+    columns, tables = list(metrics.columns(summary)), []
+    for is_tracked in (True, False):
+        shown = [x for x in columns if metrics.METRICS[x.name].tracked == is_tracked]
+        rows = [["class", *(column.head for column in shown), "images"]]
+        for name, (entry, images) in groups.items():
+            rows.append([one_line(name), *(column.shown(entry) for column in shown), images])
+        tables.append("\n".join(text_table.aligned(rows, right=range(1, len(rows[0])))))
+    return "\n\n".join(tables)

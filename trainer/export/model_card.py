@@ -126,11 +126,11 @@ def _scores(run_dir: str) -> list[str]:
             break
     else:
         return ["Not evaluated: `python -m trainer.evaluate` would say."]
-    columns = list(metrics.columns())
+    columns = list(metrics.columns(summary))
     lines = [
         f"On {_plain(summary['images'])} whole images of the {split} split:",
         "",
-        f"| class | {' | '.join(column.head for column in columns)} |",
+        f"| class | {' | '.join(_plain(column.head) for column in columns)} |",
         "|---" * (1 + len(columns)) + "|",
     ]
     for name, entry in summary["classes"].items():

@@ -2,14 +2,13 @@
 
 import csv
 import dataclasses
-import importlib.util
 import io
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import ndimage, sparse
 
 from trainer.data.formats.npy_stream import RowFile
-from trainer.errors import InputError
 
 BAND_PIXELS = 2**22
 COLUMNS = (
@@ -46,12 +45,6 @@ class Table:
         return text.getvalue()
 
 
-def check_installed() -> None:
-    """Raises InputError unless SciPy is there."""
-    if importlib.util.find_spec("scipy") is None:
-        raise InputError('--instances needs SciPy; pip install ".[predict]".')
-
-
 def label(ids: RowFile, path: str) -> tuple[RowFile, Table]:
     """Numbers the regions of equal class, connected by sides, except the background.
 
@@ -61,8 +54,6 @@ def label(ids: RowFile, path: str) -> tuple[RowFile, Table]:
         ids: uint8 [H, W], class ids.
         path: of the file to make for the numbers, uint16 or int32 [H, W].
     """
-    from scipy import sparse
-
     provisional = RowFile(f"{path}.first", ids.shape, np.dtype(np.int32))
     parts: list[np.ndarray] = []
     seams: list[np.ndarray] = []
@@ -100,8 +91,6 @@ _FIELDS = [
 
 def _label_band(band: np.ndarray, top: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns the numbers, from count + 1 on, int32 [h, W], and what was measured of each."""
-    from scipy import ndimage
-
     numbers = np.zeros(band.shape, np.int32)
     parts: list[np.ndarray] = []
     for k in (int(k) for k in np.unique(band) if k > 0):

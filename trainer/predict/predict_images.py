@@ -22,7 +22,7 @@ from trainer.checkpointing import run_metadata
 from trainer.data.formats import discovery, reading
 from trainer.distributed import strategies
 from trainer.errors import InputError
-from trainer.predict import instances, outputs, predictor, record
+from trainer.predict import outputs, predictor, record
 from trainer.storage import files
 
 DOWNLOADS = 8  # files of a bucket that are copied ahead
@@ -203,8 +203,6 @@ def _check(settings: config.Predict) -> list[str]:
             raise InputError(f"--{name} is missing; give --run_dir, --images and --output.")
     if not files.is_remote(settings.output) and os.path.isfile(settings.output):
         raise InputError(f"--output={settings.output} is a file; name a folder.")
-    if settings.instances:
-        instances.check_installed()
     return run_metadata.folders(settings.run_dir)
 
 

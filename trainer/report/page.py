@@ -128,11 +128,7 @@ def _details(run: Run, colour: str) -> dict[str, Any]:
 def _scores(summary: Mapping[str, Any]) -> dict[str, Sequence[Any]]:
     """Returns heads and rows of the table of classes."""
     classes = summary["classes"]
-    columns = [
-        column  # what an evaluation did not measure has none
-        for column in metrics.columns()
-        if any(column.name in entry[column.group] for entry in classes.values())
-    ]
+    columns = list(metrics.columns(summary))
     rows = [[name, *(column.shown(entry) for column in columns)] for name, entry in classes.items()]
     return {"heads": ["class", *(column.head for column in columns)], "rows": rows}
 
