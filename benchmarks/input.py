@@ -20,7 +20,7 @@ class Input(config.Settings):
     """Times reading, decoding, augmenting and batching, without training."""
 
     data_dir: str = config.setting("", "Data folder; the demo data if empty.")
-    crop: int = config.setting(256, "Side of the training crop.", low=8)
+    crop: config.PerAxis = config.setting(256, "Sides of the training crop.", low=8)
     batch_size: int = config.setting(8, "Images per batch.", low=1)
     batches: int = config.setting(10, "Batches per round.", low=1)
     rounds: int = config.setting(5, "Rounds, after one that does not count.", low=1)
@@ -39,7 +39,7 @@ def main(settings: Input) -> None:
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as process:
         found = process.map(functools.partial(time_row, settings), names, chunksize=1)
     title = (
-        f"{settings.data_dir}: {settings.crop}×{settings.crop} crops, batches of "
+        f"{settings.data_dir}: {config.as_text(settings.crop)} crops, batches of "
         f"{settings.batch_size}; median (quartiles) of {settings.rounds} rounds of "
         f"{settings.batches} batches"
     )
@@ -59,7 +59,7 @@ def time_row(settings: Input, augmentation: str) -> dict[str, Any]:
             settings.data_dir,
             manifest,
             batch_size=settings.batch_size,
-            crop=settings.crop,
+            crop=config.Data(crop=settings.crop).box(manifest.rank),
             seed=0,
             num_streams=pipeline.num_streams(manifest.splits["train"], 1),
             augment=augmentation,

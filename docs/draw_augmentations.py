@@ -75,7 +75,7 @@ def read_case(data_dir, case):
 def draw(image, mask, key, row):
     """Returns one draw as a picture, uint8 [PANEL, PANEL, 3], by way of the model's units."""
     offset, scale = normalization.NORMALIZATIONS["image"](image, (), ())
-    crop, mask = augment.crop_randomly(image, mask, key, SIDE, row)
+    crop, mask = augment.crop_randomly(image, mask, key, (SIDE, SIDE), row)
     crop, mask = augment.adjust(normalization.rescale(crop, offset, scale), mask, key, row)
     picture = np.array(tf.image.resize(crop * scale + offset, [PANEL, PANEL], antialias=True))
     mask = tf.image.resize(mask[..., tf.newaxis], [PANEL, PANEL], "nearest").numpy()[..., 0]

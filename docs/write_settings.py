@@ -26,7 +26,13 @@ COMMANDS = {
     "launch.local": config.Local,
     "launch.vertex": settings.Vertex,
 }
-RULES = {bool: "true or false", int: "whole number", float: "number", str: "text"}
+RULES = {
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    config.PerAxis: "whole number, or one for each axis,",
+}
 INTRODUCTION = """# Settings
 
 Flags in bold are those that `--help` shows; `--helpfull` shows all. `--flagfile=FILE` reads flags

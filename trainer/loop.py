@@ -230,7 +230,7 @@ def begin_run(session: Session, state: TrainState, evaluate: Evaluator) -> None:
             or --model_dir holds files of others.
     """
     job, metadata = session.job, session.metadata
-    functional.strides(state.model, (job.data.crop, job.data.crop))
+    functional.strides(state.model, job.data.box(session.manifest.rank))
     evaluate.check_tile("val", session.final_split)
     if session.is_chief:
         if job.run.model_dir:

@@ -46,7 +46,7 @@ def main(settings: Read) -> None:
             settings.data_dir,
             manifest,
             batch_size=settings.batch_size,
-            crop=settings.crop,
+            crop=(settings.crop, settings.crop),
             seed=0,
             num_streams=streams,
             augment=settings.augment,

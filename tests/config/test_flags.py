@@ -23,6 +23,12 @@ def test_flags_become_settings_of_the_right_type():
     assert job.device.deterministic is True
 
 
+def test_a_flag_takes_a_number_or_one_for_each_axis():
+    argv = ["--crop=64,32,64"]
+    assert parse(*argv).data.crop == (64, 32, 64)
+    assert flags.command_line(parse(*argv)) == argv
+
+
 def test_a_flag_file_gives_flags(tmp_path):
     path = tmp_path / "small.cfg"
     path.write_text("# small\n--crop=64\n--filters=4\n")
@@ -53,7 +59,8 @@ def test_the_command_line_says_only_what_differs_from_the_defaults():
     [
         (["--crp=64"], "--crp is not a flag; did you mean --crop?"),
         (["--xyzzy=1"], "--xyzzy is not a flag; see --helpfull."),
-        (["--crop=big"], "--crop=big is not a whole number."),
+        (["--batch_size=big"], "--batch_size=big is not a whole number."),
+        (["--crop=64,big"], f"--crop=64,big is not {flags.NOUNS[config.PerAxis]}."),
         (["--ema=most"], "--ema=most is not a number."),
         (["--ema=nan"], "--ema=nan is not finite; give a number."),
         (["--histograms=maybe"], "--histograms=maybe is not true or false."),

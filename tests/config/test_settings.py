@@ -1,6 +1,8 @@
 """Settings: rules, defaults, and the tables that choices mirror."""
 
 import dataclasses
+import json
+import re
 
 import pytest
 
@@ -42,6 +44,31 @@ def test_a_crop_that_the_stride_does_not_divide_is_refused_with_its_neighbours()
 def test_a_crop_below_the_stride_is_refused_with_the_stride():
     with pytest.raises(InputError, match="stride of the deepest layer; use 32\\.$"):
         config.Job(data=config.Data(crop=24), model=config.Model(depth=5))
+
+
+def test_a_crop_is_one_side_for_all_axes_or_one_for_each():
+    assert config.Data(crop=64).box(2) == (64, 64)
+    assert config.Data(crop=64).box(3) == (64, 64, 64)
+    assert config.Data(crop=(40, 56, 40)).box(3) == (40, 56, 40)
+    with pytest.raises(InputError) as error:
+        config.Data(crop=(40, 56, 40)).box(2)
+    assert str(error.value) == (
+        "--crop=40,56,40 has 3 sides, but the data are images, which have 2 axes; give one for "
+        "each, or one number for all."
+    )
+
+
+@pytest.mark.parametrize(
+    ("crop", "message"),
+    [
+        ((64, 50), "--crop=64,50: 50 is not a multiple of 16, the stride of the deepest layer; "),
+        ((16, 0, 16), "--crop=0 is below 1, its smallest value."),
+        ((64,), "--crop=64 has 1 sides; give one for all axes, or 2 for images and 3 for volumes."),
+    ],
+)
+def test_each_side_of_a_crop_has_the_rules_of_one(crop, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        config.Job(data=config.Data(crop=crop))
 
 
 def test_steps_and_epochs_at_once_are_refused():
@@ -88,6 +115,17 @@ def test_the_length_comes_from_steps_epochs_or_the_default():
 def test_settings_survive_the_way_through_a_dict():
     job = config.Job(data=config.Data(crop=64), optimization=config.Optimization(epochs=3))
     assert config.from_dict(config.Job, config.to_dict(job)) == job
+
+
+def test_a_box_is_a_list_in_json_and_the_same_run_afterwards():
+    job = config.Job(data=config.Data(crop=(64, 32)))
+    written = json.loads(json.dumps(config.to_dict(job)))
+    assert written["crop"] == [64, 32]
+    assert config.from_dict(config.Job, written) == job
+    assert config.differences(written, job) == []
+    assert config.differences(written, config.Job()) == ["--crop=256 (was 64,32)"]
+    with pytest.raises(InputError, match="^--crop=.* is not of type int or tuple"):
+        config.from_dict(config.Job, {"crop": [64, 3.5]})
 
 
 def test_only_settings_that_change_the_result_count_as_differences():

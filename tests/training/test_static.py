@@ -129,7 +129,7 @@ def test_one_trace_serves_100_steps_a_short_last_loop_and_a_resumed_stream(data_
                     data_dir,
                     manifest,
                     batch_size=2,
-                    crop=16,
+                    crop=(16, 16),
                     seed=0,
                     augment="standard",
                     normalize="image",

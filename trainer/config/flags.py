@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import os
 import shutil
 import textwrap
@@ -17,13 +18,33 @@ from trainer.errors import InputError
 
 BOM = "\ufeff"
 MOST_SHOWN = 15  # flags that --help shows
-DEFINERS: Mapping[type, Callable[..., Any]] = {
+
+
+class _PerAxis(flags.ArgumentParser):
+    """Takes a whole number, or one for each axis with commas between them, as a tuple."""
+
+    def parse(self, argument: Any) -> config.PerAxis:
+        """Returns the value of a text; a default, which is no text, as it is."""
+        if not isinstance(argument, str):
+            return argument
+        numbers = tuple(map(int, argument.split(",")))
+        return numbers if len(numbers) > 1 else numbers[0]
+
+
+DEFINERS: Mapping[Any, Callable[..., Any]] = {
     bool: flags.DEFINE_boolean,
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
     str: flags.DEFINE_string,
+    config.PerAxis: functools.partial(flags.DEFINE, _PerAxis()),
 }
-NOUNS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+NOUNS: Mapping[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    config.PerAxis: "a whole number, or one for each axis with commas between them",
+}
 
 
 def parse(
@@ -122,16 +143,17 @@ def common(cls: type) -> list[dataclasses.Field]:
     return every if len(every) <= MOST_SHOWN else list(_marked(cls))
 
 
-def kind(field: dataclasses.Field) -> type:
-    """Returns the type of a field's values, except None."""
-    return next(kind for kind in typing.get_args(field.type) or (field.type,) if kind in DEFINERS)
+def kind(field: dataclasses.Field) -> Any:
+    """Returns what a field's values are, a key of DEFINERS; None is left out."""
+    options: tuple[Any, ...] = (field.type, *typing.get_args(field.type))
+    return next(option for option in options if option in DEFINERS)
 
 
 def command_line(settings: Any) -> list[str]:
     """Returns the flags, in order, that differ from their defaults."""
     defaults = config.to_dict(type(settings)())
     return [
-        f"--{name}={str(value).lower() if isinstance(value, bool) else value}"
+        f"--{name}={config.as_text(value)}"
         for name, value in config.to_dict(settings).items()
         if value != defaults[name]
     ]
@@ -151,7 +173,7 @@ def _marked(cls: type) -> Iterator[dataclasses.Field]:
 
 
 def _default(field: dataclasses.Field) -> str:
-    return "" if field.default is None else str(field.default)
+    return "" if field.default is None else config.as_text(field.default)
 
 
 def _first_line(cls: type) -> str:

@@ -7,6 +7,7 @@ Building the dataclass checks it, so every instance is valid.
 import dataclasses
 import difflib
 import math
+import types
 import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ ACTIVATIONS = (
     *("relu", "leaky_relu", "relu6", "elu", "selu", "celu", "gelu", "silu", "swish", "hard_silu"),
     *("mish", "softplus", "softsign", "tanh", "sigmoid", "linear"),
 )
+PerAxis = int | tuple[int, ...]  # one for all spatial axes, or one for each
 DEFAULT_STEPS = 1000  # when neither --steps nor --epochs is given
 COMPILED = (
     *("data_dir", "batch_size", "crop", "model", "filters", "depth", "norm", "loss", "optimizer"),
@@ -82,6 +84,10 @@ class Settings:
 def _check(name: str, value: Any, rule: Mapping[str, Any]) -> None:
     if value is None:
         return
+    if isinstance(value, tuple):
+        for number in value:
+            _check(name, number, rule)
+        return
     choices, low, high = rule["choices"], rule["low"], rule["high"]
     if choices and value not in choices:
         near = difflib.get_close_matches(str(value), choices, n=1)
@@ -106,7 +112,13 @@ class Data(Settings):
         common=True,
     )
     batch_size: int = setting(8, "Images per step, over all replicas.", low=1, common=True)
-    crop: int = setting(256, "Side of the square training crop, in pixels.", low=8, common=True)
+    crop: PerAxis = setting(
+        256,
+        "Sides of the training crop: one for a square or cube, or one for each axis with commas, "
+        "such as 40,56,40 (depth, height, width).",
+        low=1,
+        common=True,
+    )
     augment: str = setting(
         "standard",
         "Random changes of the training images.",
@@ -130,6 +142,31 @@ class Data(Settings):
         low=0,
         changes_result=False,
     )
+
+    def __post_init__(self) -> None:
+        """Checks each field, and the number of the crop's sides."""
+        super().__post_init__()
+        if isinstance(self.crop, tuple) and len(self.crop) not in (2, 3):
+            raise InputError(
+                f"--crop={as_text(self.crop)} has {len(self.crop)} sides; give one for all axes, "
+                "or 2 for images and 3 for volumes."
+            )
+
+    def box(self, rank: int) -> tuple[int, ...]:
+        """Returns the sides of the training crop of images (rank 2) or volumes (3).
+
+        Raises:
+            InputError: if the crop has another number of sides.
+        """
+        if isinstance(self.crop, int):
+            return (self.crop,) * rank
+        if len(self.crop) != rank:
+            data = {2: "images, which have 2 axes", 3: "volumes, which have 3"}[rank]
+            raise InputError(
+                f"--crop={as_text(self.crop)} has {len(self.crop)} sides, but the data are {data}; "
+                "give one for each, or one number for all."
+            )
+        return self.crop
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -454,20 +491,25 @@ class Job:
 
     def __post_init__(self) -> None:
         """Checks the rules that concern several settings."""
-        stride = 2**self.model.depth
-        crop = self.data.crop
-        if crop % stride:
-            below = crop // stride * stride
-            options = f"{below} or {below + stride}" if below else f"{stride}"
-            raise InputError(
-                f"--crop={crop} is not a multiple of {stride}, the stride of the deepest layer; "
-                f"use {options}."
-            )
+        self._check_stride()
         if self.data.batch_size % self.optimization.accumulate_steps:
             raise InputError(
                 f"--batch_size={self.data.batch_size} is not a multiple of --accumulate_steps="
                 f"{self.optimization.accumulate_steps}; change one of them."
             )
+
+    def _check_stride(self) -> None:
+        """Raises InputError if the deepest layer does not divide a side of the crop."""
+        crop, stride = self.data.crop, 2**self.model.depth
+        for side in (crop,) if isinstance(crop, int) else crop:
+            if side % stride:
+                below = side // stride * stride
+                options = f"{below} or {below + stride}" if below else f"{stride}"
+                place = "" if isinstance(crop, int) else f": {side}"
+                raise InputError(
+                    f"--crop={as_text(crop)}{place} is not a multiple of {stride}, the stride of "
+                    f"the deepest layer; use {options}."
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -776,6 +818,13 @@ def walk(settings: Any) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
             yield field.name, value, field.metadata
 
 
+def as_text(value: Any) -> str:
+    """Returns a setting's value as its flag takes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def to_dict(settings: Any) -> dict[str, Any]:
     """Returns the settings as one flat dict, name → value."""
     return {name: value for name, value, _ in walk(settings)}
@@ -787,17 +836,30 @@ def from_dict(cls: type, values: Mapping[str, Any]) -> Any:
     Raises:
         InputError: a value is of another type than its field, or breaks a rule.
     """
-    fields = {}
+    fields: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
             fields[field.name] = from_dict(field.type, values)
         elif field.name in values:
-            value = fields[field.name] = values[field.name]
-            kinds = typing.get_args(field.type) or (field.type,)
-            if type(value) not in kinds and not (type(value) is int and float in kinds):
+            value = fields[field.name] = _of_json(values[field.name])
+            if not _is_of(field.type, value):
+                kinds = typing.get_args(field.type) or (field.type,)
                 names = " or ".join(kind.__name__ for kind in kinds)
                 raise InputError(f"--{field.name}={value!r} is not of type {names}.")
     return cls(**fields)
+
+
+def _of_json(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value  # JSON has no tuples
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Whether a value is of an annotation's type; a whole number is also a float."""
+    if isinstance(kind, types.UnionType):
+        return any(_is_of(option, value) for option in typing.get_args(kind))
+    if typing.get_origin(kind) is tuple:
+        return type(value) is tuple and all(type(entry) is int for entry in value)
+    return type(value) is kind or (kind is float and type(value) is int)
 
 
 def differences(old: Mapping[str, Any], new: Any) -> list[str]:
@@ -805,9 +867,9 @@ def differences(old: Mapping[str, Any], new: Any) -> list[str]:
 
     A setting that `old` does not know had its default.
     """
-    known = {**to_dict(type(new)()), **old}
+    known = {**to_dict(type(new)()), **{name: _of_json(value) for name, value in old.items()}}
     return [
-        f"--{name}={value} (was {known[name]})"
+        f"--{name}={as_text(value)} (was {as_text(known[name])})"
         for name, value in identifying(new).items()
         if known[name] != value
     ]

@@ -48,7 +48,7 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
     written = {"saved_model.pb": "TensorFlow Serving, Vertex AI", "model.keras": "Keras"}
     differences: dict[str, dict[str, Any]] = {}
     if settings.tflite:
-        size = settings.tflite_size or -(-job.data.crop // stride) * stride
+        size = settings.tflite_size or -(-max(job.data.box(2)) // stride) * stride
         differences |= _write_tflite(folder, settings, run, core, size, units)
         written |= dict.fromkeys(
             differences, f"TensorFlow Lite, normalised images of {size}×{size}"

@@ -51,7 +51,11 @@ def write_start(
         **{name: value for name, value, rule in config.walk(job) if rule["changes_result"]},
         **{name: run[name] for name in ("precision", "num_replicas")},
     }
-    settings = {name: value for name, value in settings.items() if value is not None}
+    settings = {
+        name: config.as_text(value) if isinstance(value, tuple) else value
+        for name, value in settings.items()
+        if value is not None
+    }
     changed = {flag[2:].split("=")[0] for flag in run["command"]}
     _write_proto(_experiment(settings, changed or LOOKED_AT))
     _write_proto(hparams.session_start_pb(settings, group_name=job.run.run_dir))

@@ -67,8 +67,7 @@ def lower(job: config.Job, accelerator: Accelerator, batch_size: int, num_replic
         average_decay=job.optimization.ema,
         lane_width=channel_packing.LANE_WIDTHS[accelerator.kind],
     )
-    crop = (job.data.crop, job.data.crop)
-    specs = train_step.batch_spec(batch_size, crop, manifest.channels)
+    specs = train_step.batch_spec(batch_size, job.data.box(manifest.rank), manifest.channels)
     image = tuple(specs[0].shape[1:])
     return Lowered(
         program=step.experimental_get_compiler_ir(*specs)(stage="hlo_serialized"),

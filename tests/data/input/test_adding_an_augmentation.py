@@ -45,7 +45,7 @@ def test_image_and_mask_move_together_and_what_is_known_behind_does_not_count():
 
 def test_the_stream_has_it_by_its_name(row, tmp_path):
     manifest = write_data(tmp_path, {"train": [(32, 32)] * 4})
-    options = {"batch_size": 4, "crop": 16, "seed": 1, "num_streams": 1}
+    options = {"batch_size": 4, "crop": (16, 16), "seed": 1, "num_streams": 1}
 
     def batch_of(augmentation):
         name = config.Data(augment=augmentation).augment

@@ -30,10 +30,11 @@ def numbers_of(number):
 
 def crops_of(image, mask, crop, row, numbers):
     """Returns the crops of keys, with the row's intensity operations, as NumPy arrays."""
+    box = crop if isinstance(crop, tuple) else (crop, crop)
 
     @tf.function
     def crop_of(key):
-        window, window_mask = augment.crop_randomly(image, mask, key, crop, row)
+        window, window_mask = augment.crop_randomly(image, mask, key, box, row)
         return augment.adjust(window, window_mask, key, row)
 
     return [[value.numpy() for value in crop_of(key_of(n))] for n in numbers]
@@ -90,15 +91,31 @@ def test_flips_and_turns_give_the_eight_symmetries_of_the_square():
     assert {crop.tobytes() for crop, _ in crops_of(image, mask, 4, row, range(100))} == symmetries
 
 
+def test_an_oblong_makes_half_turns_and_flips_only():
+    image, mask = numbered(4, 6)
+    row = augment.row_of("standard", (4, 6))._replace(intensities=())
+    flips = row._replace(matrices=row.matrices[:1])
+    whole = image.numpy()
+    symmetries = {x.tobytes() for x in (whole, whole[::-1], whole[:, ::-1], whole[::-1, ::-1])}
+    found = {crop.tobytes() for crop, _ in crops_of(image, mask, (4, 6), flips, range(40))}
+    assert found == symmetries
+    assert len(row.matrices) == 2  # the other is rotate_and_scale
+    # A turn of another program's row is interpolated: (row, column) ← (column, row).
+    turned = augment.Augmentation(matrices=(augment.Op(lambda n: tf.constant([[0.0, 1], [1, 0]])),))
+    ((crop, _),) = crops_of(*numbered(9, 9), (2, 4), turned, [0])
+    np.testing.assert_array_equal(crop[1, :, 0] - crop[0, 0, 0], [0, 1, 2, 3])
+    np.testing.assert_array_equal(crop[:, 1, 1] - crop[0, 0, 1], [0, 1])
+
+
 @pytest.mark.parametrize("on_pixels", [True, False])
 def test_gathered_lines_and_interpolation_agree(on_pixels):
     image, mask = numbered(7, 9)
     matrix = tf.constant([[0.0, -1.0], [1.0, 0.0]])
     centre = tf.constant([2.5, 4.5])
     if on_pixels:
-        crop, crop_mask = augment._take_lines(image, mask, centre, matrix, 4)
+        crop, crop_mask = augment._take_lines(image, mask, centre, matrix, (4, 4))
     else:
-        sources = augment._sources(centre, matrix, [], 4)
+        sources = augment._sources(centre, matrix, [], (4, 4))
         crop, crop_mask = augment._interpolate(image, mask, sources)
     window = image.numpy()[1:5, 3:7]
     np.testing.assert_array_equal(crop, np.rot90(window, 3))
@@ -122,7 +139,7 @@ def test_a_rotation_samples_the_image_beyond_the_crop():
     matrix = tf.constant(
         [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]], tf.float32
     )
-    sources = augment._sources(crop_middle, matrix, [], 16)
+    sources = augment._sources(crop_middle, matrix, [], (16, 16))
     crop, crop_mask = augment._interpolate(image, mask, sources)
     assert not crop_mask.numpy().any()
     rounding.assert_close(crop, np.stack(sources, -1), operations=10, magnitude=64)
@@ -171,7 +188,7 @@ def test_inside_tf_data_is_the_same_as_eagerly(row, dtype):
     row = augment.AUGMENTATIONS[row]
 
     def example(key):
-        crop, crop_mask = augment.crop_randomly(image, mask, key, 32, row)
+        crop, crop_mask = augment.crop_randomly(image, mask, key, (32, 32), row)
         return augment.adjust(crop, crop_mask, key, row)
 
     keys = tf.stack([key_of(n) for n in range(6)])
@@ -199,11 +216,11 @@ def test_the_key_alone_decides(row):
 
 
 def test_elastic_moves_by_ten_pixels_smoothly_and_by_less_on_small_crops():
-    fields = np.stack([augment.elastic(numbers_of(n), 256)[::8] for n in range(80)])
+    fields = np.stack([augment.elastic(numbers_of(n), (256, 256))[::8] for n in range(80)])
     # At a vector of the grid the displacement is that vector: standard deviation 10.
     assert fields[:, 16, 128].std() == pytest.approx(10, rel=0.2)
     assert np.abs(np.diff(fields, axis=2)).max() < 1  # neighbours never change places
-    small = np.stack([augment.elastic(numbers_of(n), 48) for n in range(80)])
+    small = np.stack([augment.elastic(numbers_of(n), (48, 48)) for n in range(80)])
     assert small[:, 24, 24].std() == pytest.approx(2, rel=0.2)
 
 

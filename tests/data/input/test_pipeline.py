@@ -70,7 +70,7 @@ def noisy_image(n):
 
 
 def plain_stream(data_dir, manifest, **changed):
-    options = {"batch_size": 4, "crop": 2, "seed": 3, "augment": "none", "normalize": "none"}
+    options = {"batch_size": 4, "crop": (2, 2), "seed": 3, "augment": "none", "normalize": "none"}
     return pipeline.training_stream(data_dir, manifest, **{**options, **changed})
 
 
@@ -185,7 +185,13 @@ def test_starting_late_opens_no_shard_before_the_one_it_needs(tmp_path):
 @pytest.mark.slow
 def test_workers_and_replicas_share_the_same_global_batches(tmp_path):
     data = write_data(tmp_path, [3] * 4, noisy_image)
-    options = {"batch_size": 8, "crop": 16, "num_streams": 4, "augment": "flip", "start_step": 1}
+    options = {
+        "batch_size": 8,
+        "crop": (16, 16),
+        "num_streams": 4,
+        "augment": "flip",
+        "start_step": 1,
+    }
     whole = [batch["images"].numpy() for batch in plain_stream(*data, **options).take(3)]
     shares = []
     for worker in range(2):
@@ -207,7 +213,7 @@ def dealt(parts):
 
 def hashes(data, start_step, steps, num_workers, num_replicas):
     """Returns the checksums of each step's global batch, its examples in the order of the run."""
-    options = {"batch_size": 8, "crop": 16, "num_streams": 4, "augment": "flip"}
+    options = {"batch_size": 8, "crop": (16, 16), "num_streams": 4, "augment": "flip"}
     options |= {"start_step": start_step, "num_workers": num_workers, "num_replicas": num_replicas}
     streams = [
         list(plain_stream(*data, **options, worker=worker).take(steps * num_replicas))
@@ -242,7 +248,7 @@ def test_a_run_of_two_replicas_that_resumes_elsewhere_takes_the_same_batches(
 @pytest.mark.parametrize("augment", ["standard", "strong"])
 def test_a_resumed_stream_equals_the_uninterrupted_one_to_the_last_bit(tmp_path, augment):
     data = write_data(tmp_path, [3, 4, 3, 4], noisy_image)
-    options = {"num_streams": 4, "crop": 16, "augment": augment, "normalize": "image"}
+    options = {"num_streams": 4, "crop": (16, 16), "augment": augment, "normalize": "image"}
     whole = list(plain_stream(*data, **options).take(7))
     resumed = plain_stream(*data, **options, start_step=5)
     for batch, expected in zip(resumed, whole[5:], strict=False):
@@ -253,7 +259,7 @@ def test_a_resumed_stream_equals_the_uninterrupted_one_to_the_last_bit(tmp_path,
 @pytest.mark.slow
 def test_the_same_example_looks_different_in_every_epoch(tmp_path):
     data = write_data(tmp_path, [1], noisy_image)
-    stream = plain_stream(*data, batch_size=1, num_streams=1, crop=16, augment="standard")
+    stream = plain_stream(*data, batch_size=1, num_streams=1, crop=(16, 16), augment="standard")
     images = [batch["images"].numpy() for batch in stream.take(6)]
     for one, other in itertools.combinations(images, 2):
         assert not np.array_equal(one, other)
@@ -262,7 +268,7 @@ def test_the_same_example_looks_different_in_every_epoch(tmp_path):
 @pytest.mark.slow
 def test_training_shapes_are_static_and_names_are_the_design_s(tmp_path):
     data = write_data(tmp_path, [2], lambda n: np.zeros([5 + n, 7, 3], np.uint8))
-    spec = plain_stream(*data, num_streams=1, crop=16, augment="strong").element_spec
+    spec = plain_stream(*data, num_streams=1, crop=(16, 16), augment="strong").element_spec
     assert {key: (value.shape.as_list(), value.dtype) for key, value in spec.items()} == {
         "images": ([4, 16, 16, 3], tf.float32),
         "labels": ([4, 16, 16], tf.int32),
@@ -282,7 +288,7 @@ def test_ignored_pixels_are_label_0_and_not_valid(tmp_path):
 def test_normalization_is_of_the_whole_image_and_not_of_the_crop(tmp_path):
     image = np.random.default_rng(0).integers(0, 90, (30, 30, 1), np.uint8)
     data = write_data(tmp_path, [1], lambda n: image)
-    stream = plain_stream(*data, num_streams=1, batch_size=1, crop=8, normalize="image")
+    stream = plain_stream(*data, num_streams=1, batch_size=1, crop=(8, 8), normalize="image")
     crop = next(iter(stream))["images"].numpy()[0]
     whole = normalization.normalize(image, "image", (0,), (1,)).numpy()
     windows = np.lib.stride_tricks.sliding_window_view(whole[..., 0], (8, 8))
@@ -454,7 +460,7 @@ def test_no_stream_is_tuned_and_a_kept_iterator_does_not_go(tmp_path):
 def test_a_blank_example_changes_no_other_and_counts_for_nothing(tmp_path):
     (tmp_path / "whole").mkdir()
     (tmp_path / "blank").mkdir()
-    options = {"num_streams": 2, "crop": 16, "augment": "strong", "normalize": "image"}
+    options = {"num_streams": 2, "crop": (16, 16), "augment": "strong", "normalize": "image"}
     whole = write_data(tmp_path / "whole", [3, 3], noisy_image)
     blank = write_data(tmp_path / "blank", [3, 3], noisy_image)
     blank_out(blank, 0, 1)

@@ -18,8 +18,9 @@ tf.data. `python docs/draw_augmentations.py` draws what each operation does.
 """
 
 import functools
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -41,7 +42,8 @@ class Augmentation(NamedTuple):
 
     Attributes:
         matrices: (numbers) → float32 [2, 2]. Image and mask move together.
-        displacements: (numbers, crop) → float32 [crop, crop, 2], in pixels. They move together.
+        displacements: (numbers, box) → float32 [*B, 2], in pixels, *B being the box's sides. They
+            move together.
         transforms: (numbers, image, mask) → (image, mask), float32 [H, W, C] and uint8 [H, W]; the
             mask is IGNORE where a pixel must not count.
         intensities: (numbers, image) → image, float32 [H, W, C]. The mask stays.
@@ -77,15 +79,15 @@ def rotate_and_scale(numbers: tf.Tensor, degrees: float, scale: float) -> tf.Ten
     return factor * tf.stack([[cos, -sin], [sin, cos]])
 
 
-def elastic(numbers: tf.Tensor, crop: int) -> tf.Tensor:
+def elastic(numbers: tf.Tensor, box: Sequence[int]) -> tf.Tensor:
     """Displaces smoothly: random vectors on a 3×3 grid, bicubic in between.
 
     The vectors are Gaussian with a standard deviation of 10 pixels (Ronneberger et al., 2015,
-    section 3.1). On crops below 240 it is crop / 24, so that the image does not fold over.
+    section 3.1). On crops below 240 it is a side / 24, so that the image does not fold over.
     """
     gaussian = tf.math.ndtri(numbers + 2.0**-24)  # the numbers are multiples of 2^-23: never 0, 1
-    vectors = tf.reshape(gaussian, [3, 3, 2]) * min(10.0, crop / 24)
-    return tf.image.resize(vectors, [crop, crop], "bicubic")
+    vectors = tf.reshape(gaussian, [3, 3, 2]) * min(10.0, min(box) / 24)
+    return tf.image.resize(vectors, box, "bicubic")
 
 
 # Intensity ----------------------------------------------------------------------------------------
@@ -161,44 +163,56 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 # Applying a row -----------------------------------------------------------------------------------
 
 
-def crop_randomly(
-    image: tf.Tensor, mask: tf.Tensor, key: tf.Tensor, crop: int, row: Augmentation
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Cuts a square at a random place, moved, turned and bent as the row says.
+def row_of(name: str, box: Sequence[int]) -> Augmentation:
+    """Returns the row of a name for crops with these sides; oblongs make no quarter turns."""
+    row = AUGMENTATIONS[name]
+    if len(set(box)) == 1:
+        return row
+    return row._replace(matrices=tuple(op for op in row.matrices if op.apply is not turn))
 
-    The place is uniform over those where the crop is inside the image; a side shorter than the
-    crop is at a random place within it.
+
+def crop_randomly(
+    image: tf.Tensor, mask: tf.Tensor, key: tf.Tensor, box: Sequence[int], row: Augmentation
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Cuts a box at a random place, moved, turned and bent as the row says.
+
+    The place is uniform over those where the box is inside the image; a side shorter than the
+    box's is at a random place within it.
 
     Args:
-        image: [H, W, C] of any real dtype.
-        mask: uint8 [H, W], IGNORE where a pixel must not count.
+        image: [*S, C] of any real dtype.
+        mask: uint8 [*S], IGNORE where a pixel must not count.
         key: int64 [2].
-        crop: side of the crop.
-        row: a value of AUGMENTATIONS.
+        box: *B, sides of the crop.
+        row: of operations for this rank and box, see `row_of`.
 
     Returns:
-        float32 [crop, crop, C] and uint8 [crop, crop].
+        float32 [*B, C] and uint8 [*B].
     """
+    rank = len(box)
     numbers = _draw(key, 1 + len(row.matrices) + len(row.displacements))
-    spare = tf.shape(image)[:2] - crop
+    spare = tf.shape(mask) - box
     low, high = tf.minimum(spare, 0), tf.maximum(spare, 0)
     places = tf.cast(high - low + 1, tf.float32)
-    corner = low + tf.cast(numbers[0][:2] * places, tf.int32)
-    centre = tf.cast(corner, tf.float32) + (crop - 1) / 2
+    corner = low + tf.cast(numbers[0][:rank] * places, tf.int32)
+    centre = tf.cast(corner, tf.float32) + [(side - 1) / 2 for side in box]
 
-    matrix = tf.eye(2)
+    matrix = tf.eye(rank)
     for op, some in zip(row.matrices, numbers[1:], strict=False):
-        change = tf.cond(_acts(op, some), functools.partial(op.apply, some[1:]), lambda: tf.eye(2))
+        change = tf.cond(
+            _acts(op, some), functools.partial(op.apply, some[1:]), lambda: tf.eye(rank)
+        )
         matrix = tf.linalg.matmul(matrix, change)
     displacements = list(zip(row.displacements, numbers[1 + len(row.matrices) :], strict=True))
 
-    # Flips and quarter turns map pixels onto pixels: whole rows and columns, no interpolation.
-    on_pixels = tf.reduce_all(tf.logical_or(matrix == 0.0, tf.abs(matrix) == 1.0))
+    # Flips and quarter turns map pixels onto pixels: whole lines, no interpolation.
+    whole = tf.logical_or(matrix == 0.0, tf.abs(matrix) == 1.0)
+    fits = tf.linalg.matvec(tf.abs(matrix), tf.constant(box, tf.float32)) == box
     bent = tf.reduce_any([_acts(op, some) for op, some in displacements] or [False])
     return tf.cond(
-        tf.logical_and(on_pixels, tf.logical_not(bent)),
-        lambda: _take_lines(image, mask, centre, matrix, crop),
-        lambda: _interpolate(image, mask, _sources(centre, matrix, displacements, crop)),
+        tf.reduce_all(whole) & tf.reduce_all(fits) & tf.logical_not(bent),
+        lambda: _take_lines(image, mask, centre, matrix, box),
+        lambda: _interpolate(image, mask, _sources(centre, matrix, displacements, box)),
     )
 
 
@@ -243,64 +257,76 @@ def mirror(index: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     return tf.minimum(index, period - index)
 
 
-def _take_lines(image, mask, centre, matrix, crop):
-    """Samples under a matrix of one ±1 per row and column: gathers rows, then columns."""
-    line = tf.range(crop, dtype=tf.float32) - (crop - 1) / 2
-    row, column = tf.unstack(
-        tf.cast(centre[:, tf.newaxis] + tf.reduce_sum(matrix, 1)[:, tf.newaxis] * line, tf.int32)
-    )
-    height, width = tf.unstack(tf.shape(mask))
-    rows, columns = mirror(row, height), mirror(column, width)
-    inside = tf.logical_and((row == rows)[:, tf.newaxis], (column == columns)[tf.newaxis])
-    image = tf.gather(tf.gather(image, rows), columns, axis=1)
-    mask = tf.where(inside, tf.gather(tf.gather(mask, rows), columns, axis=1), IGNORE)
-    image, mask = tf.cond(
-        matrix[0, 0] == 0.0,
-        lambda: (tf.transpose(image, [1, 0, 2]), tf.transpose(mask)),
-        lambda: (image, mask),
-    )
-    return tf.cast(image, tf.float32), mask
+def _take_lines(image, mask, centre, matrix, box):
+    """Samples under a matrix of one ±1 per row and column: gathers lines, axis by axis."""
+    inside = []
+    for axis, side in enumerate(box):
+        # An axis that another takes the place of is as long as that one.
+        line = tf.range(side, dtype=tf.float32) - (side - 1) / 2
+        place = tf.cast(centre[axis] + tf.reduce_sum(matrix[axis]) * line, tf.int32)
+        taken = mirror(place, tf.shape(mask)[axis])
+        image, mask = tf.gather(image, taken, axis=axis), tf.gather(mask, taken, axis=axis)
+        inside.append(tf.reshape(place == taken, _along(axis, len(box))))
+    mask = tf.where(functools.reduce(tf.logical_and, inside), mask, IGNORE)
+    if len(set(box)) < len(box):  # otherwise no axis can take another's place
+        order = tf.argmax(tf.abs(matrix), output_type=tf.int32)
+        image = tf.transpose(image, tf.concat([order, [len(box)]], 0))
+        mask = tf.transpose(mask, order)
+    image = tf.cast(tf.ensure_shape(image, [*box, image.shape[-1]]), tf.float32)
+    return image, tf.ensure_shape(mask, box)
 
 
-def _sources(centre, matrix, displacements, crop):
-    """Returns the place of each pixel of the crop in the image: (rows, columns), float32."""
-    line = tf.range(crop, dtype=tf.float32) - (crop - 1) / 2
-    y, x = line[:, tf.newaxis], line[tf.newaxis]
+def _sources(centre, matrix, displacements, box):
+    """Returns the place of each pixel of the crop in the image: float32 [*B] for each axis."""
+    rank = len(box)
+    points = [
+        tf.reshape(tf.range(side, dtype=tf.float32) - (side - 1) / 2, _along(axis, rank))
+        for axis, side in enumerate(box)
+    ]
     for op, some in displacements:
         change = tf.cond(
             _acts(op, some),
-            functools.partial(op.apply, some[1:], crop),
-            lambda: tf.zeros([crop, crop, 2]),
+            functools.partial(op.apply, some[1:], box),
+            lambda: tf.zeros([*box, rank]),
         )
-        y, x = y + change[..., 0], x + change[..., 1]
-    rows = centre[0] + matrix[0, 0] * y + matrix[0, 1] * x
-    columns = centre[1] + matrix[1, 0] * y + matrix[1, 1] * x
-    return rows, columns
+        points = [point + change[..., axis] for axis, point in enumerate(points)]
+    sources = tf.unstack(centre)
+    for axis, other in itertools.product(range(rank), repeat=2):
+        sources[axis] += matrix[axis, other] * points[other]
+    return sources
 
 
 def _interpolate(image, mask, sources):
-    """Samples at any positions: images bilinearly, masks from the nearest pixel."""
-    rows, columns = sources
-    height, width = tf.unstack(tf.shape(mask))
+    """Samples at any positions: images linearly along each axis, masks from the nearest pixel."""
+    sizes = tf.unstack(tf.shape(mask))
     pixels = tf.reshape(image, [-1, image.shape[-1]])
-    top, left = tf.floor(rows), tf.floor(columns)
-    down, right = (rows - top)[..., tf.newaxis], (columns - left)[..., tf.newaxis]
-    top, left = tf.cast(top, tf.int32), tf.cast(left, tf.int32)
-    line_above, line_below = (mirror(y, height) * width for y in (top, top + 1))
-    left, right_of_it = mirror(left, width), mirror(left + 1, width)
+    floors = [tf.floor(source) for source in sources]
+    shares = [(x - low)[..., tf.newaxis] for x, low in zip(sources, floors, strict=True)]
+    lows = [tf.cast(low, tf.int32) for low in floors]
+    pairs = [
+        (mirror(low, size), mirror(low + 1, size)) for low, size in zip(lows, sizes, strict=True)
+    ]
 
-    def between_columns(line):
-        near = tf.cast(tf.gather(pixels, line + left), tf.float32)
-        far = tf.cast(tf.gather(pixels, line + right_of_it), tf.float32)
-        return near + (far - near) * right
+    def between(axis, line):
+        """Interpolates along an axis and those after it; `line` is the place on those before."""
+        if axis == len(sizes):
+            return tf.cast(tf.gather(pixels, line), tf.float32)
+        near, far = (between(axis + 1, line * sizes[axis] + place) for place in pairs[axis])
+        return near + (far - near) * shares[axis]
 
-    above, below = between_columns(line_above), between_columns(line_below)
+    places = [tf.cast(tf.round(source), tf.int32) for source in sources]
+    nearest = [mirror(place, size) for place, size in zip(places, sizes, strict=True)]
+    inside = [place == taken for place, taken in zip(places, nearest, strict=True)]
+    line = nearest[0]
+    for size, place in zip(sizes[1:], nearest[1:], strict=True):
+        line = line * size + place
+    classes = tf.gather(tf.reshape(mask, [-1]), line)
+    return between(0, 0), tf.where(functools.reduce(tf.logical_and, inside), classes, IGNORE)
 
-    row, column = tf.cast(tf.round(rows), tf.int32), tf.cast(tf.round(columns), tf.int32)
-    inside_row, inside_column = mirror(row, height), mirror(column, width)
-    inside = tf.logical_and(row == inside_row, column == inside_column)
-    nearest = tf.gather(tf.reshape(mask, [-1]), inside_row * width + inside_column)
-    return above + (below - above) * down, tf.where(inside, nearest, IGNORE)
+
+def _along(axis: int, rank: int) -> list[int]:
+    """Returns the shape of what has the length of one axis only."""
+    return [-1 if other == axis else 1 for other in range(rank)]
 
 
 def _smooth_rows(image, weights):

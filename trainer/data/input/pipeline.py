@@ -17,7 +17,7 @@ import collections
 import ctypes
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
@@ -78,7 +78,7 @@ def training_stream(
     manifest: schema.Manifest,
     *,
     batch_size: int,
-    crop: int,
+    crop: Sequence[int],
     seed: int,
     num_streams: int,
     augment: str = "standard",
@@ -95,7 +95,7 @@ def training_stream(
         data_dir: the data folder, local or gs://.
         manifest: of that folder.
         batch_size: examples of a step, over all replicas of all workers.
-        crop: side of the square crops.
+        crop: *S, sides of the crops along each spatial axis.
         seed: of order and augmentation.
         num_streams: V, see `num_streams`.
         augment: a key of `augment.AUGMENTATIONS`.
@@ -110,8 +110,8 @@ def training_stream(
             normalisation sees with --accumulate_steps.
 
     Returns:
-        Batches of b = batch_size / (W·R) examples: images float32 [b, crop, crop, C], labels int32
-        [b, crop, crop], 0 where they are unknown, and valid float32 [b, crop, crop], 0 there.
+        Batches of b = batch_size / (W·R) examples: images float32 [b, *S, C], labels int32
+        [b, *S], 0 where they are unknown, and valid float32 [b, *S], 0 there.
 
     Raises:
         InputError: if all replicas do not divide the batch.
@@ -139,7 +139,7 @@ def training_stream(
         manifest=manifest,
         seed=seed,
         crop=crop,
-        row=augmentation.AUGMENTATIONS[augment],
+        row=augmentation.row_of(augment, crop),
         normalize=normalize,
     )
     data = data.map(example, DECODERS, deterministic=True)
@@ -164,7 +164,7 @@ def _training_example(
     *,
     manifest: schema.Manifest,
     seed: int,
-    crop: int,
+    crop: Sequence[int],
     row: augmentation.Augmentation,
     normalize: str,
 ) -> dict[str, tf.Tensor]:

@@ -74,7 +74,7 @@ class TrainingBatches:
             self._data_dir,
             self._manifest,
             batch_size=self._settings.batch_size,
-            crop=self._settings.crop,
+            crop=self._settings.box(self._manifest.rank),
             seed=self._seed,
             augment=self._settings.augment,
             normalize=self._settings.normalize,
