@@ -1,5 +1,7 @@
 """What TensorBoard finds in the event files beside scalars, read by TensorBoard's own plugins."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,6 +10,8 @@ from tensorboard.plugins.hparams import metadata as hparams
 
 from tests.shards import write_data
 from trainer import config
+from trainer.data.dataset.volume_examples import Volumes
+from trainer.drawing import captions
 from trainer.evaluate import counting
 from trainer.evaluate.cases import Case, CaseSelector
 from trainer.evaluate.scores import Scores
@@ -32,7 +36,7 @@ def written(tmp_path):
     return write
 
 
-def test_a_run_begins_with_settings_run_json_network_and_training_batch(written):
+def test_a_run_begins_with_settings_run_json_network_and_training_batch(written, tmp_path):
     job = config.Job()
     run = {
         "command": ["python", "-m", "trainer.task", "--data_dir=a b"],
@@ -46,9 +50,8 @@ def test_a_run_begins_with_settings_run_json_network_and_training_batch(written)
         "valid": np.ones((2, 16, 16), np.float32),
     }
     model = build_unet((None, None, 5), 4, 1, depth=1)
-    values, graphs = written(
-        lambda: tensorboard.write_start(job, run, model, batch, ["none", "disc"])
-    )
+    manifest = write_data(tmp_path, {"train": [(8, 8)]})
+    values, graphs = written(lambda: tensorboard.write_start(job, run, model, batch, manifest))
     assert len(graphs) == 1
     layout = layout_pb2.Layout.FromString(
         tf.make_ndarray(values["custom_scalars__config__"].tensor).item()
@@ -86,7 +89,7 @@ def test_an_evaluation_gives_pictures_and_precision_recall(written, tmp_path_fac
     blank = np.zeros((24, 16), np.uint8)
     for index, dice in enumerate((0.5, 0.9, 0.1)):
         image = np.zeros((24, 16, 1), np.uint16)
-        selected.add(Case(index, dice, image, blank, blank + 1.0, blank, blank))
+        selected.add(Case(index, dice, image, blank, blank + 1.0, blank, blank, (1.0, 1.0)))
     probabilities = np.zeros((2, counting.BINS + 1, 2), np.int64)
     probabilities[:, 75] = 1, 3
     scores = Scores(
@@ -110,3 +113,23 @@ def test_an_evaluation_gives_pictures_and_precision_recall(written, tmp_path_fac
     assert curve.shape == (6, 101)
     assert curve[:, 75].tolist() == [3.0, 1.0, 0.0, 0.0, 0.75, 1.0]
     assert curve[:, 76].tolist() == [0.0, 0.0, 1.0, 3.0, 1.0, 0.0]
+
+
+def test_volumes_are_drawn_by_their_slices(written, tmp_path_factory):
+    manifest = write_data(tmp_path_factory.mktemp("data"), {"train": [(8, 8)], "val": [(8, 8)]})
+    manifest = dataclasses.replace(manifest, volumes=Volumes((4.0, 1.0, 2.0), ()))
+    image, blank = np.zeros((4, 16, 8, 1), np.float32), np.zeros((4, 16, 8), np.uint8)
+    batch = {"images": image[None], "labels": blank[None], "valid": blank[None] + 1.0}
+    selected = CaseSelector(worst=1)
+    selected.add(Case(0, 0.5, image, blank, blank + 1.0, blank, blank, (4.0, 1.0, 2.0)))
+    side, gap, line = 160, captions.GAP, captions.LINE  # 16 mm at 10 pixels each
+    sheet = tensorboard._sheet(batch, manifest)
+    assert sheet.shape == (side + 4 * gap + 2 * line, 3 * (side + gap) + 3 * gap, 3)
+    counts = np.zeros((1, counting.BINS + 1, 2), np.int64)
+    scores = Scores(np.zeros((1, 2, 3)), np.zeros((1, 2, 3)), {}, np.ones(1), np.eye(2), counts, {})
+    values, _ = written(lambda: tensorboard.write_evaluation(scores, selected, manifest, "val"))
+    width, height, _ = tf.make_ndarray(values["worst/1"].tensor)
+    assert (int(height), int(width)) == (
+        3 * (side + gap + line) + gap + 2 * line,
+        5 * (side + gap) + gap,
+    )

@@ -43,33 +43,63 @@ def draw_row(
         truth = np.where(np.asarray(valid) > 0, truth, IGNORE)
     picture = _resized(overlays.display(image), side)
     size = picture.shape[1], picture.shape[0]
-    counts = np.bincount(truth.ravel(), minlength=256) + np.bincount(
-        prediction.ravel(), minlength=256
-    )
-    present = [int(k) for k in np.flatnonzero(counts) if k not in (0, IGNORE)]
-    truth, prediction = _resized_mask(truth, size), _resized_mask(prediction, size)
+    shown, found = (resized_mask(ids, size) for ids in (truth, prediction))
+    probability = None if confidence is None else resized_mask(confidence, size)
+    titled = compared(picture, shown, found, probability, len(classes))
+    tiles = [labelled(tile, title, above=True) for title, tile in titled.items()]
+    legend = legend_of((truth, prediction), classes, has_confidence=confidence is not None)
+    return footed(grid(tiles, len(tiles)), caption, legend)
+
+
+def compared(
+    picture: np.ndarray,
+    truth: np.ndarray,
+    prediction: np.ndarray,
+    confidence: np.ndarray | None,
+    num_classes: int,
+) -> dict[str, np.ndarray]:
+    """Returns what compares truth and prediction on a picture of their size, by its titles."""
     titled = {
         "input": picture,
         "truth": overlays.draw_outlines(picture, truth),
         "prediction": overlays.draw_outlines(picture, prediction),
         "errors": overlays.draw_errors(picture, truth, prediction),
     }
+    if confidence is not None:
+        least = _least(num_classes)
+        shares = np.clip((confidence / 255 - least) / (1 - least), 0, 1)
+        titled["confidence"] = overlays.draw_quantity(shares)
+    return titled
+
+
+def legend_of(
+    masks: Sequence[np.ndarray], classes: Sequence[str], has_confidence: bool
+) -> list[Entry]:
+    """Returns the legend of `compared`, with the classes that occur in the masks."""
+    counts = sum(np.bincount(mask.ravel(), minlength=256) for mask in masks)
+    present = [int(k) for k in np.flatnonzero(counts) if k not in (0, IGNORE)]
     names = {k: classes[k] if k < len(classes) else f"class {k}" for k in present}
     legend: list[Entry] = [(name, overlays.class_colour(k)) for k, name in names.items()]
     legend += [("      errors:", None), ("missed", overlays.MISSED), ("added", overlays.ADDED)]
     if any(k > 1 for k in present):
         legend.append(("wrong class", overlays.CONFUSED))
-    if confidence is not None:
-        least = 1 / max(2, len(classes))  # the most probable class has at least its share
-        shares = np.clip((_resized_mask(confidence, size) / 255 - least) / (1 - least), 0, 1)
-        titled["confidence"] = overlays.draw_quantity(shares)
+    if has_confidence:
         low, high = overlays.RAMP[0], overlays.RAMP[-1]
-        legend += [("      confidence:", None), (f"{least:.0%}", low), ("100%", high)]
-    tiles = [_labelled(tile, title, above=True) for title, tile in titled.items()]
-    row = grid(tiles, len(tiles))
-    width = row.shape[1]
+        least = f"{_least(len(classes)):.0%}"
+        legend += [("      confidence:", None), (least, low), ("100%", high)]
+    return legend
+
+
+def _least(num_classes: int) -> float:
+    """Returns the least confidence: the most probable class has at least its share."""
+    return 1 / max(2, num_classes)
+
+
+def footed(picture: np.ndarray, caption: str, legend: Sequence[Entry]) -> np.ndarray:
+    """Returns a picture, uint8 [H, W, 3], above its caption and its legend."""
+    width = picture.shape[1]
     footer = [text_line(caption, width, left=GAP, top=0), legend_line(width, legend)]
-    return np.concatenate([row, *footer])
+    return np.concatenate([picture, *footer])
 
 
 def draw_example(image: np.ndarray, mask: np.ndarray, caption: str, side: int = 224) -> np.ndarray:
@@ -94,9 +124,9 @@ def draw_example(image: np.ndarray, mask: np.ndarray, caption: str, side: int = 
     tile = np.full((side, side, 3), PAPER, np.uint8)
     top, left = (side - height) // 2, (side - width) // 2
     tile[top : top + height, left : left + width] = overlays.draw_outlines(
-        picture, _resized_mask(mask[middle], (width, height))
+        picture, resized_mask(mask[middle], (width, height))
     )
-    return _labelled(tile, caption, above=False)
+    return labelled(tile, caption, above=False)
 
 
 def _middle(length: int) -> slice:
@@ -141,11 +171,13 @@ def _resized(picture: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(picture).resize(size, method))
 
 
-def _resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns a mask as it is drawn on a picture of so many pixels, width and height."""
     picture = Image.fromarray(np.asarray(mask).astype(np.uint8))
     return np.asarray(picture.resize(size, Image.Resampling.NEAREST))
 
 
-def _labelled(tile: np.ndarray, text: str, above: bool) -> np.ndarray:
+def labelled(tile: np.ndarray, text: str, above: bool) -> np.ndarray:
+    """Returns a picture, uint8 [H, W, 3], with a line of text."""
     line = text_line(text, tile.shape[1])
     return np.concatenate([line, tile] if above else [tile, line])

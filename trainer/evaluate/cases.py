@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data.dataset import schema
-from trainer.drawing import panels
+from trainer.drawing import panels, volumes
 from trainer.evaluate import metrics
 
 
@@ -20,11 +20,11 @@ class Case:
         index: its place in the split's `cases`.
         dice: its mean Dice over the foreground classes that occur in it or in its prediction;
             1 if none does.
-        image: [H, W, C], as it is stored.
-        labels: int32 [H, W].
-        valid: float32 [H, W].
-        predicted: uint8 [H, W].
-        confidence: uint8 [H, W], the probability of what is predicted, 255 for 1.
+        image: [*S, C], as it is stored.
+        labels: integers [*S].
+        valid: float32 [*S].
+        predicted: uint8 [*S].
+        confidence: uint8 [*S], the probability of what is predicted, 255 for 1.
         spacing: of the pixels, along each axis: mm of volumes, 1 of images.
     """
 
@@ -106,12 +106,9 @@ def _case_dice(counts: np.ndarray) -> float:
 def panel_of(case: Case, manifest: schema.Manifest, split: str) -> np.ndarray:
     """Draws a case: input, truth, prediction, errors and confidence, uint8 [H, W, 3]."""
     name = manifest.splits[split].cases[case.index]
-    return panels.draw_row(
-        case.image,
-        case.labels,
-        case.predicted,
-        case.valid,
-        case.confidence,
-        caption=f"{name}   Dice {case.dice:.3f}",
-        classes=[entry.name for entry in manifest.classes],
-    )
+    caption = f"{name}   Dice {case.dice:.3f}"
+    classes = [entry.name for entry in manifest.classes]
+    maps = case.image, case.labels, case.predicted, case.valid, case.confidence
+    if manifest.rank == 3:
+        return volumes.draw_comparison(*maps, case.spacing, caption, classes)
+    return panels.draw_row(*maps, caption, classes)

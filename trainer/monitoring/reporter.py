@@ -68,10 +68,9 @@ class Reporter:
         """Draws what is known before the first step of a run: settings, network, first batch."""
         with batches.translate_errors(0, 1):
             examples = batches.first_examples(tensorboard.SHEET)
-        classes = [entry.name for entry in self._manifest.classes]
         self.log.start(
             lambda: tensorboard.write_start(
-                self._job, metadata, self._state.model, examples, classes
+                self._job, metadata, self._state.model, examples, self._manifest
             )
         )
 

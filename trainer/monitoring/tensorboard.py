@@ -3,6 +3,7 @@
 docs/tensorboard.md shows it.
 """
 
+import functools
 import shlex
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
@@ -19,7 +20,7 @@ from tensorboard.plugins.pr_curve import summary as pr_curve
 
 from trainer import config, json_text
 from trainer.data.dataset import schema
-from trainer.drawing import captions, charts, overlays, panels
+from trainer.drawing import captions, charts, overlays, panels, volumes
 from trainer.evaluate import counting, metrics
 from trainer.evaluate.cases import CaseSelector, panel_of
 from trainer.evaluate.scores import Scores
@@ -35,7 +36,7 @@ def write_start(
     run: Mapping[str, Any],
     model: keras.Model,
     batch: Mapping[str, np.ndarray],
-    classes: Sequence[str],
+    manifest: schema.Manifest,
 ) -> None:
     """Writes what is known before the first step: settings, run.json, network, training batch.
 
@@ -44,7 +45,7 @@ def write_start(
         run: the content of run.json.
         model: the network.
         batch: examples of the first training batch, see `pipeline.training_stream`.
-        classes: names.
+        manifest: of the data.
     """
     _write_proto(custom_scalar.pb(_layout()))
     settings = {
@@ -64,7 +65,7 @@ def write_start(
     tf.summary.graph(graph.of_layers(model))
     image(
         "training_batch",
-        _sheet(batch, classes),
+        _sheet(batch, manifest),
         "The first training batch as the network sees it: cropped, augmented and normalised, each "
         "picture stretched from black to white; masks as outlines.",
     )
@@ -137,14 +138,19 @@ def image(tag: str, picture: np.ndarray, text: str) -> None:
     tf.summary.write(tag, tf.constant(value), metadata=metadata)
 
 
-def _sheet(batch: Mapping[str, np.ndarray], classes: Sequence[str]) -> np.ndarray:
+def _sheet(batch: Mapping[str, np.ndarray], manifest: schema.Manifest) -> np.ndarray:
     masks = np.where(batch["valid"] > 0, batch["labels"], schema.IGNORE)
+    draw, columns = panels.draw_example, SHEET_COLUMNS
+    if manifest.volumes is not None:
+        spacing = manifest.volumes.spacing or (1.0, 1.0, 1.0)  # crops do not say their own
+        draw, columns = functools.partial(volumes.draw_example, spacing=spacing), 2
     tiles = [
-        panels.draw_example(picture, mask, f"example {number}")
+        draw(picture, mask, caption=f"example {number}")
         for number, (picture, mask) in enumerate(zip(batch["images"], masks, strict=True))
     ]
-    sheet = panels.grid(tiles, SHEET_COLUMNS)
-    entries = [(name, overlays.class_colour(k)) for k, name in enumerate(classes) if k]
+    sheet = panels.grid(tiles, columns)
+    names = [entry.name for entry in manifest.classes]
+    entries = [(name, overlays.class_colour(k)) for k, name in enumerate(names) if k]
     return np.concatenate([sheet, captions.legend_line(sheet.shape[1], entries)])
 
 
