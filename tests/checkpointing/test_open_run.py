@@ -1,8 +1,10 @@
 """Whether a run may be begun or resumed, and what is chosen for it."""
 
+import numpy as np
 import pytest
 
 from tests.devices import strategy_of
+from tests.volumes import write_volumes
 from trainer import config
 from trainer.checkpointing import open_run, run_metadata
 from trainer.data.dataset import schema
@@ -184,3 +186,37 @@ def test_a_run_does_not_resume_on_workers_that_do_not_divide_its_streams(
     monkeypatch.setattr(strategies, "num_input_hosts", lambda strategy: 2)
     with pytest.raises(InputError, match="2 workers do not divide the 1 input streams"):
         open_run.open_run(job, strategy_of(1), manifest)
+
+
+@pytest.mark.parametrize(
+    ("crop", "depth", "remedy"),
+    [
+        (
+            (64, 48, 48),
+            3,
+            "--crop=64,48,48 is larger than every training example, whose sides are "
+            "at most 38×60×47 voxels; use --crop=32,48,40.",
+        ),
+        ((40, 64, 48), 3, None),  # the next multiples of 8
+        (64, 6, None),
+        (
+            128,
+            6,
+            "--crop=128 is larger than every training example, whose sides are at most "
+            "38×60×47 voxels; use --crop=64,64,64.",
+        ),
+    ],
+)
+def test_a_crop_larger_than_all_volumes_is_refused_with_the_median_size(
+    tmp_path, crop, depth, remedy
+):
+    manifest = write_volumes(
+        tmp_path, [[np.ones(size, np.uint8)] for size in [(38, 51, 40), (35, 60, 47), (37, 50, 41)]]
+    )
+    job = config.Job(data=config.Data(crop=crop), model=config.Model(depth=depth))
+    if remedy is None:
+        open_run._check_crop(job, manifest)
+    else:
+        with pytest.raises(InputError) as error:
+            open_run._check_crop(job, manifest)
+        assert str(error.value) == remedy

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from trainer import config, models
-from trainer.data.input import augment, normalization
+from trainer.data.input import augment, normalization, volume_augment
 from trainer.distributed import strategies
 from trainer.errors import InputError
 from trainer.evaluate import metrics
@@ -29,6 +29,7 @@ def test_choices_are_the_rows_of_the_tables():
         "lr_scaling": optimizers.LR_SCALINGS,
         "schedule": optimizers.SCHEDULES,
     }
+    assert set(rules["augment"]["choices"]) == set(volume_augment.AUGMENTATIONS)
     for name, table in tables.items():
         assert set(rules[name]["choices"]) == set(table), name
 

@@ -1,9 +1,11 @@
 """Whether a job may begin or resume the run of its run folder, and with which choices."""
 
 import hashlib
+import math
 import os
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -19,6 +21,7 @@ from trainer.training import optimizers
 
 EVALUATIONS = 10  # in a run, where --eval_every is unset
 WHOLE_BATCH = "sync_batch"
+MOST_VOXELS = 128**3  # of a crop that is proposed
 
 
 def open_run(
@@ -27,8 +30,8 @@ def open_run(
     """Returns the content of run.json: new or, where the run resumes, as its start chose.
 
     Raises:
-        InputError: the devices do not divide the batch, there is no val split, or the run folder
-            holds another run.
+        InputError: the devices do not divide the batch, there is no val split, the crop does not
+            go with the data, or the run folder holds another run.
     """
     num_replicas, train_split = strategy.num_replicas_in_sync, manifest.splits["train"]
     _check_job(job, num_replicas, manifest)
@@ -89,6 +92,31 @@ def _check_job(job: config.Job, num_replicas: int, manifest: schema.Manifest) ->
             f"--data_dir={job.data.data_dir} has no val split, which picks the best checkpoint; "
             "prepare the data with one."
         )
+    _check_crop(job, manifest)
+
+
+def _check_crop(job: config.Job, manifest: schema.Manifest) -> None:
+    """Raises InputError for a crop of another rank than the data, or larger than all volumes.
+
+    A volume is continued up to the next multiple of the stride, and up to the largest; images are
+    continued as far as it takes, as they always were.
+    """
+    box = job.data.box(manifest.rank)
+    if manifest.volumes is None:
+        return
+    *sides, counts = np.array(manifest.splits["train"].sizes).T
+    stride = 2**job.model.depth
+    largest = [int(side.max()) for side in sides]
+    if all(side < most + stride for side, most in zip(box, largest, strict=True)):
+        return
+    fitting = [max(int(np.median(np.repeat(s, counts))) // stride, 1) * stride for s in sides]
+    while math.prod(fitting) > MOST_VOXELS and max(fitting) > stride:
+        fitting[int(np.argmax(fitting))] -= stride
+    raise InputError(
+        f"--crop={config.as_text(job.data.crop)} is larger than every training example, whose "
+        f"sides are at most {'×'.join(map(str, largest))} voxels; use "
+        f"--crop={config.as_text(tuple(fitting))}."
+    )
 
 
 def _find_begun(run_dir: str) -> dict[str, Any] | None:

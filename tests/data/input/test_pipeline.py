@@ -12,6 +12,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from tests import rounding
+from tests.volumes import write_volumes
 from trainer.data.dataset import schema
 from trainer.data.input import normalization, pipeline
 from trainer.errors import InputError
@@ -274,6 +275,22 @@ def test_training_shapes_are_static_and_names_are_the_design_s(tmp_path):
         "labels": ([4, 16, 16], tf.int32),
         "valid": ([4, 16, 16], tf.float32),
     }
+
+
+def test_volumes_are_cropped_to_a_box_and_taken_as_they_were_prepared(tmp_path):
+    mask = np.arange(3 * 4 * 5).reshape(3, 4, 5).astype(np.uint8)
+    manifest = write_volumes(tmp_path, [[mask], [mask]], num_classes=60)
+    options = {"crop": (2, 4, 3), "num_streams": 2, "augment": "flip", "normalize": "image"}
+    seen = set()
+    for batch in plain_stream(str(tmp_path), manifest, **options).take(8):
+        assert batch["images"].shape == (4, 2, 4, 3, 2)
+        # The example's number is in its second channel, halved; streams take turns.
+        assert batch["images"][:, 0, 0, 0, 1].numpy().tolist() == [0, 0.5, 0, 0.5]
+        np.testing.assert_array_equal(batch["images"][..., 0], batch["labels"])
+        assert batch["valid"].numpy().all()
+        steps = np.diff(batch["labels"].numpy()[:, :, 0, 0])[:, 0]
+        seen |= set(steps.tolist())
+    assert seen == {20, -20}  # a plane further, or mirrored
 
 
 def test_ignored_pixels_are_label_0_and_not_valid(tmp_path):

@@ -1,13 +1,16 @@
 """Random crops and augmentation inside the graph: a function of image, mask and key.
 
+Crops are of images or, by the number of their sides, of volumes, whose rows are in
+`volume_augment`. What is called a pixel here is of volumes a voxel.
+
 All geometric operations of a row are one map from the crop's pixels into the image,
 
     source(p) = centre + M (p + d(p))          p: a pixel, counted from the crop's middle
 
 with M the product of the operations' matrices and d the sum of their displacements, so the image is
-sampled once and only where the crop needs it. Images are interpolated bilinearly, masks take the
-nearest pixel. Beyond its edges an image is mirrored and its mask is IGNORE: only pixels which
-were really annotated count.
+sampled once and only where the crop needs it. Images are interpolated linearly along each axis,
+masks take the nearest pixel. Beyond its edges an image is mirrored and its mask is IGNORE: only
+pixels which were really annotated count.
 
 Operations on the crop itself follow, once it is normalised: those of image and mask, then those of
 the image alone.
@@ -41,12 +44,12 @@ class Augmentation(NamedTuple):
     """A row of operations, by what they give; each kind acts in the order written.
 
     Attributes:
-        matrices: (numbers) → float32 [2, 2]. Image and mask move together.
-        displacements: (numbers, box) → float32 [*B, 2], in pixels, *B being the box's sides. They
-            move together.
-        transforms: (numbers, image, mask) → (image, mask), float32 [H, W, C] and uint8 [H, W]; the
+        matrices: (numbers) → float32 [rank, rank]. Image and mask move together.
+        displacements: (numbers, box) → float32 [*B, rank], in pixels, *B being the box's sides.
+            They move together.
+        transforms: (numbers, image, mask) → (image, mask), float32 [*B, C] and uint8 [*B]; the
             mask is IGNORE where a pixel must not count.
-        intensities: (numbers, image) → image, float32 [H, W, C]. The mask stays.
+        intensities: (numbers, image) → image, float32 [*B, C]. The mask stays.
     """
 
     matrices: tuple[Op, ...] = ()
@@ -58,9 +61,9 @@ class Augmentation(NamedTuple):
 # Geometry -----------------------------------------------------------------------------------------
 
 
-def flip(numbers: tf.Tensor) -> tf.Tensor:
-    """Mirrors upside down, left to right, both or neither, each with the same chance."""
-    return tf.linalg.diag(tf.where(numbers[:2] < 0.5, -1.0, 1.0))
+def flip(numbers: tf.Tensor, rank: int = 2) -> tf.Tensor:
+    """Mirrors along each axis or not, each with the same chance."""
+    return tf.linalg.diag(tf.where(numbers[:rank] < 0.5, -1.0, 1.0))
 
 
 def turn(numbers: tf.Tensor) -> tf.Tensor:
@@ -73,8 +76,8 @@ def turn(numbers: tf.Tensor) -> tf.Tensor:
 
 def rotate_and_scale(numbers: tf.Tensor, degrees: float, scale: float) -> tf.Tensor:
     """Rotates by up to ±degrees and scales by a factor in [1 / scale, scale], even in its log."""
-    angle = _between(numbers[0], -math.radians(degrees), math.radians(degrees))
-    factor = tf.exp(_between(numbers[1], -math.log(scale), math.log(scale)))
+    angle = between(numbers[0], -math.radians(degrees), math.radians(degrees))
+    factor = tf.exp(between(numbers[1], -math.log(scale), math.log(scale)))
     cos, sin = tf.cos(angle), tf.sin(angle)
     return factor * tf.stack([[cos, -sin], [sin, cos]])
 
@@ -97,12 +100,12 @@ def elastic(numbers: tf.Tensor, box: Sequence[int]) -> tf.Tensor:
 
 def brightness(numbers: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
     """Adds up to ±0.3 standard deviations."""
-    return image + _between(numbers[0], -0.3, 0.3) * tf.math.reduce_std(image)
+    return image + between(numbers[0], -0.3, 0.3) * tf.math.reduce_std(image)
 
 
 def contrast(numbers: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
     """Stretches by 0.75 to 1.25 about the mean."""
-    factor = _between(numbers[0], 0.75, 1.25)
+    factor = between(numbers[0], 0.75, 1.25)
     return image * factor + tf.reduce_mean(image) * (1 - factor)
 
 
@@ -111,23 +114,27 @@ def gamma(numbers: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
     low, high = tf.reduce_min(image), tf.reduce_max(image)
     unit = tf.math.divide_no_nan(image - low, high - low)
     # exp(log) takes a quarter of the time of tf.pow; the floor keeps log finite.
-    power = tf.exp(_between(numbers[0], 0.7, 1.5) * tf.math.log(tf.maximum(unit, 1e-30)))
+    power = tf.exp(between(numbers[0], 0.7, 1.5) * tf.math.log(tf.maximum(unit, 1e-30)))
     return power * (high - low) + low
 
 
 def noise(numbers: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
     """Adds Gaussian noise of up to 0.3 standard deviations."""
-    size = _between(numbers[0], 0.0, 0.3) * tf.math.reduce_std(image)
+    size = between(numbers[0], 0.0, 0.3) * tf.math.reduce_std(image)
     key = tf.bitcast(numbers[1:3], tf.int32)  # a number for each pixel takes a draw of its own
     return image + size * tf.random.stateless_normal(tf.shape(image), key, alg="philox")
 
 
-def blur(numbers: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
-    """Smooths by a Gaussian of 0.5 to 1.5 pixels."""
-    weights = tf.exp(-0.5 * (tf.range(-4.0, 5.0) / _between(numbers[0], 0.5, 1.5)) ** 2)
-    weights /= tf.reduce_sum(weights)
-    for _ in range(2):  # along rows, then along columns
-        image = tf.transpose(_smooth_rows(image, weights), [1, 0, 2])
+def blur(numbers: tf.Tensor, image: tf.Tensor, spacing: Sequence[float] = (1, 1)) -> tf.Tensor:
+    """Smooths by a Gaussian of 0.5 to 1.5 pixels, of the finest axis where they differ."""
+    rank, finest = len(spacing), min(spacing)
+    for mm in spacing:  # each axis in turn is the first, and then the last but the channels
+        ratio = finest / mm
+        weights = tf.exp(
+            -0.5 * (tf.range(-4.0, 5.0) / between(numbers[0], 0.5 * ratio, 1.5 * ratio)) ** 2
+        )
+        weights /= tf.reduce_sum(weights)
+        image = tf.transpose(_smooth_rows(image, weights), [*range(1, rank), 0, rank])
     return image
 
 
@@ -164,7 +171,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
 
 
 def row_of(name: str, box: Sequence[int]) -> Augmentation:
-    """Returns the row of a name for crops with these sides; oblongs make no quarter turns."""
+    """Returns the row of a name for images' crops of these sides; oblongs make no quarter turns."""
     row = AUGMENTATIONS[name]
     if len(set(box)) == 1:
         return row
@@ -222,8 +229,8 @@ def adjust(
     """Applies the row's transforms and intensities to a normalised crop.
 
     Args:
-        image: float32 [H, W, C].
-        mask: uint8 [H, W], IGNORE where a pixel must not count.
+        image: float32 [*B, C].
+        mask: uint8 [*B], IGNORE where a pixel must not count.
         key: int64 [2].
         row: a value of AUGMENTATIONS.
 
@@ -259,20 +266,20 @@ def mirror(index: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
 
 def _take_lines(image, mask, centre, matrix, box):
     """Samples under a matrix of one ±1 per row and column: gathers lines, axis by axis."""
-    inside = []
+    channels, inside = image.shape[-1], []
     for axis, side in enumerate(box):
         # An axis that another takes the place of is as long as that one.
         line = tf.range(side, dtype=tf.float32) - (side - 1) / 2
         place = tf.cast(centre[axis] + tf.reduce_sum(matrix[axis]) * line, tf.int32)
         taken = mirror(place, tf.shape(mask)[axis])
         image, mask = tf.gather(image, taken, axis=axis), tf.gather(mask, taken, axis=axis)
-        inside.append(tf.reshape(place == taken, _along(axis, len(box))))
+        inside.append(tf.reshape(place == taken, along(axis, len(box))))
     mask = tf.where(functools.reduce(tf.logical_and, inside), mask, IGNORE)
     if len(set(box)) < len(box):  # otherwise no axis can take another's place
         order = tf.argmax(tf.abs(matrix), output_type=tf.int32)
         image = tf.transpose(image, tf.concat([order, [len(box)]], 0))
         mask = tf.transpose(mask, order)
-    image = tf.cast(tf.ensure_shape(image, [*box, image.shape[-1]]), tf.float32)
+    image = tf.cast(tf.ensure_shape(image, [*box, channels]), tf.float32)
     return image, tf.ensure_shape(mask, box)
 
 
@@ -280,7 +287,7 @@ def _sources(centre, matrix, displacements, box):
     """Returns the place of each pixel of the crop in the image: float32 [*B] for each axis."""
     rank = len(box)
     points = [
-        tf.reshape(tf.range(side, dtype=tf.float32) - (side - 1) / 2, _along(axis, rank))
+        tf.reshape(tf.range(side, dtype=tf.float32) - (side - 1) / 2, along(axis, rank))
         for axis, side in enumerate(box)
     ]
     for op, some in displacements:
@@ -324,7 +331,7 @@ def _interpolate(image, mask, sources):
     return between(0, 0), tf.where(functools.reduce(tf.logical_and, inside), classes, IGNORE)
 
 
-def _along(axis: int, rank: int) -> list[int]:
+def along(axis: int, rank: int) -> list[int]:
     """Returns the shape of what has the length of one axis only."""
     return [-1 if other == axis else 1 for other in range(rank)]
 
@@ -347,5 +354,6 @@ def _acts(op: Op, numbers: tf.Tensor) -> tf.Tensor:
     return numbers[0] < op.probability
 
 
-def _between(number: tf.Tensor, low: float, high: float) -> tf.Tensor:
+def between(number: tf.Tensor, low: float, high: float) -> tf.Tensor:
+    """Returns a number in [low, high) for one in [0, 1)."""
     return low + (high - low) * number

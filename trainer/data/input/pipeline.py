@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from trainer.data.dataset import schema
 from trainer.data.input import augment as augmentation
-from trainer.data.input import normalization
+from trainer.data.input import normalization, volume_augment
 from trainer.errors import InputError
 
 MAX_STREAMS = 16
@@ -98,8 +98,8 @@ def training_stream(
         crop: *S, sides of the crops along each spatial axis.
         seed: of order and augmentation.
         num_streams: V, see `num_streams`.
-        augment: a key of `augment.AUGMENTATIONS`.
-        normalize: a key of `normalization.NORMALIZATIONS`.
+        augment: a key of `augment.AUGMENTATIONS`, for volumes of `volume_augment.AUGMENTATIONS`.
+        normalize: a key of `normalization.NORMALIZATIONS`, for images.
         start_step: first step of the stream.
         shuffle_block: examples permuted together; V blocks of serialized examples are in memory.
         worker: index of this worker.
@@ -139,7 +139,9 @@ def training_stream(
         manifest=manifest,
         seed=seed,
         crop=crop,
-        row=augmentation.row_of(augment, crop),
+        row=augmentation.row_of(augment, crop)
+        if manifest.volumes is None
+        else volume_augment.row_of(augment, crop, manifest.volumes.spacing),
         normalize=normalize,
     )
     data = data.map(example, DECODERS, deterministic=True)
@@ -173,10 +175,11 @@ def _training_example(
     image, mask = augmentation.crop_randomly(
         decoded["image"], decoded["mask"], _key(seed, 2 * number), crop, row
     )
-    # By the whole image's figures, and before the operations that change its intensities.
-    split = manifest.splits["train"]
-    figures = normalization.NORMALIZATIONS[normalize](decoded["image"], split.mean, split.std)
-    image = normalization.rescale(image, *figures)
+    if manifest.volumes is None:  # volumes were normalised when they were prepared
+        # By the whole image's figures, and before the operations that change its intensities.
+        split = manifest.splits["train"]
+        figures = normalization.NORMALIZATIONS[normalize](decoded["image"], split.mean, split.std)
+        image = normalization.rescale(image, *figures)
     image, mask = augmentation.adjust(image, mask, _key(seed, 2 * number + 1), row)
     return {"images": image, **_targets(mask)}
 
