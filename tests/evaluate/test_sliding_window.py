@@ -70,3 +70,55 @@ def test_a_volume_is_put_together_from_boxes():
     rounding.assert_close(result, volume + 1, operations=8)
     # Tiles of 16 with 4 at each side and a ramp of 4 overlapping are 4 apart: 7 and 3.
     assert sizes == [(2, 6, 16, 16, 1)] * 11
+
+
+def test_windows_are_evenly_spread_and_at_most_half_a_window_apart():
+    assert list(sliding_window.window_weights(40, 40)) == [0]
+    assert list(sliding_window.window_weights(100, 40)) == [0, 20, 40, 60]
+    # 50 more than a window take three steps of at most 20: of 50/3.
+    assert list(sliding_window.window_weights(90, 40)) == [0, 17, 33, 50]
+
+
+def test_windows_count_by_a_normal_distribution_about_their_middle():
+    # Two windows of 16 on 24: deviation 2, so where one's middle is 3.5 away, the other's is 4.5.
+    first, second = sliding_window.window_weights(24, 16).values()
+    e = [np.exp(-0.5 * (away / 2) ** 2) for away in (3.5, 4.5)]
+    assert first[11] == np.float32(e[0] / sum(e))
+    np.testing.assert_array_equal(first[:8], np.ones(8))
+    rounding.assert_close(first[8:] + second[:8], np.ones(8), operations=2)
+    assert first.min() > 0
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_slabs_of_windows_come_in_order_and_are_the_whole(batch_size):
+    volume = np.random.default_rng(0).random((30, 5, 20, 2), np.float32)
+    sizes = []
+
+    def predict(parts):
+        sizes.append(parts.shape)
+        return parts[..., :1] * 2
+
+    found = sliding_window.predict_windows(volume, predict, box=(12, 8, 12), batch_size=batch_size)
+    first, slab = next(found)
+    # Along the first axis windows begin at 0, 6, 12 and 18: 6 slices are done when the second
+    # comes. The second axis is mirrored up to 8. Along the third there are 0, 4 and 8.
+    assert (first, slab.shape) == (0, (6, 5, 20, 1))
+    assert len(sizes) == {1: 4, 5: 1}[batch_size]
+    slabs = [(first, slab), *found]
+    assert [first for first, _ in slabs] == [0, 6, 12, 18]
+    whole = np.concatenate([slab for _, slab in slabs])
+    rounding.assert_close(whole, volume[..., :1] * 2, operations=8)
+    assert set(sizes) == {(batch_size, 12, 8, 12, 2)}
+
+
+def test_a_volume_smaller_than_a_window_is_mirrored_as_training_crops_are():
+    seen = []
+
+    def predict(parts):
+        seen.append(parts)
+        return parts
+
+    volume = np.arange(3, dtype=np.float32).reshape(1, 1, 3, 1)
+    ((_, found),) = sliding_window.predict_windows(volume, predict, box=(2, 2, 6), batch_size=1)
+    assert seen[0][0, 1, 1, :, 0].tolist() == [0, 1, 2, 1, 0, 1]
+    np.testing.assert_array_equal(found, volume)

@@ -7,13 +7,14 @@ import tensorflow as tf
 from scipy import special
 
 from tests import rounding
+from trainer.errors import InputError
 from trainer.evaluate import symmetries
 
 
 def test_the_eight_turns_are_different_and_are_undone():
     image = tf.reshape(tf.range(6), (1, 2, 3, 1))
     found = set()
-    for turn in symmetries.TURNS["d4"]:
+    for turn in symmetries.turns("d4", rank=2):
         turned = turn.apply(image)
         found.add((tuple(turned.shape), tuple(turned.numpy().ravel())))
         np.testing.assert_array_equal(turn.invert(turned), image)
@@ -48,3 +49,26 @@ def test_probabilities_of_turned_images_are_averaged(tta, number, classes, proba
 def of_logits(logits, classes):
     logits = logits.astype(np.float64)
     return special.expit(logits) if classes == 1 else special.softmax(logits, axis=-1)
+
+
+def test_volumes_are_mirrored_along_each_set_of_axes():
+    volume = tf.reshape(tf.range(24), (1, 2, 3, 4, 1))
+    turns = symmetries.turns("flips", rank=3)
+    turned = {tuple(turn.apply(volume).numpy().ravel()) for turn in turns}
+    assert len(turned) == len(turns) == 8
+    for turn in turns:
+        np.testing.assert_array_equal(turn.invert(turn.apply(volume)), volume)
+    # A network that says the same of a place whatever is there: one half sure, the other not.
+    place = 8.0 * tf.cast(volume > 11, tf.float32)
+    averaged = symmetries.averaging(lambda images, training: place, "flips")
+    found = averaged(volume, training=False).numpy()
+    expected = special.logit((special.expit(0) + special.expit(8)) / 2)
+    rounding.assert_close(found, np.full(found.shape, expected), operations=8)
+
+
+def test_axes_of_volumes_are_not_exchanged():
+    with pytest.raises(InputError) as error:
+        symmetries.turns("d4", rank=3)
+    assert str(error.value) == (
+        "--tta=d4 exchanges rows and columns, which are not alike in volumes; use --tta=flips."
+    )

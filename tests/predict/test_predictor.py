@@ -189,8 +189,8 @@ def test_an_image_that_fails_half_way_leaves_the_others_alone(run_dir):
 
 def test_the_mirror_is_that_of_evaluation():
     padded = pipeline.pad(tf.range(5)[:, tf.newaxis, tf.newaxis], 64)[:, 0, 0]
-    np.testing.assert_array_equal(predictor.mirror(np.arange(64), 5), padded)
-    assert predictor.mirror(np.arange(3), 1).tolist() == [0, 0, 0]
+    np.testing.assert_array_equal(sliding_window.mirror(np.arange(64), 5), padded)
+    assert sliding_window.mirror(np.arange(3), 1).tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def evaluate_run(settings: config.Evaluate) -> None:
     manifest = _read_manifest(settings, run, data_dir)
     strategy = strategies.connect(settings.strategy, settings.tpu, settings.virtual_devices)
     worker, _ = strategies.worker_of(strategy)
-    turned = len(symmetries.TURNS[settings.tta])
+    turned = len(symmetries.turns(settings.tta, manifest.rank))
     name = settings.split if turned == 1 else f"{settings.split}-{settings.tta}"
     folder = settings.output or os.path.join(settings.run_dir, "evaluation", name)
     if worker == 0:

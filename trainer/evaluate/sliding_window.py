@@ -1,17 +1,23 @@
 """Large images, or volumes, in overlapping tiles whose seams cannot be seen.
 
-A pixel takes its value from tiles that see its whole receptive field: the outermost `halo` of a
-tile's inner edges never counts, and between two tiles a linear ramp hands over. A tile is a box: it
-has a size, a halo and a stride along each axis, and what is said of an axis holds for each.
+Of images, a pixel takes its value from tiles that see its whole receptive field: the outermost
+`halo` of a tile's inner edges never counts, and between two tiles a linear ramp hands over. A tile
+is a box: it has a size, a halo and a stride along each axis, and what is said of an axis holds for
+each.
+
+Volumes have windows of the size of the training crops, as in nnU-Net (Isensee et al., 2021): the
+network may see more than a window holds, so windows overlap by half, and count most in the middle.
 """
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from trainer.errors import InputError
+from trainer.evaluate.stitching import Mosaic
 
 
 def halo_of(depth: int, kernel_size: int) -> int:
@@ -113,3 +119,67 @@ def predict_tiled(
 def _box(corner: Sequence[int], sides: Sequence[int]) -> tuple[slice, ...]:
     """Returns where a box is in an image, by its first corner and its sides."""
     return tuple(slice(start, start + side) for start, side in zip(corner, sides, strict=True))
+
+
+def predict_windows(
+    image: np.ndarray,
+    predict: Callable[[np.ndarray], np.ndarray],
+    *,
+    box: Sequence[int],
+    batch_size: int,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Predicts a whole volume, or image, in windows of one size; see `window_weights`.
+
+    Args:
+        image: float32 [*S, C]; *S is (D, H, W), or (H, W) of an image. Where it is smaller than a
+            window it is mirrored.
+        predict: float32 [batch_size, *box, C] → float32 [batch_size, *box, K].
+        box: sides of a window.
+        batch_size: windows per call; the last call repeats its last window.
+
+    Yields:
+        (first, float32 [n, *S without the first, K]): slabs along the first axis, without gaps from
+        its first slice to its last, each as soon as its windows are done.
+    """
+    shape = image.shape[:-1]
+    for axis, (length, side) in enumerate(zip(shape, box, strict=True)):
+        if length < side:
+            image = np.take(image, mirror(np.arange(side), length), axis)
+    mosaic = Mosaic(shape, list(map(window_weights, image.shape[:-1], box)))
+    for first in range(0, len(mosaic.corners), batch_size):
+        some = mosaic.corners[first : first + batch_size]
+        filled = some + [some[-1]] * (batch_size - len(some))
+        values = predict(np.stack([image[_box(corner, box)] for corner in filled]))
+        for corner, value in zip(some, values, strict=False):
+            yield from mosaic.add(corner, value)
+
+
+def window_weights(length: int, side: int) -> dict[int, np.ndarray]:
+    """Returns the weights of the windows along an axis, by where they start; they sum to 1.
+
+    Windows are evenly spread, at most half a side apart. Before they are made to sum to 1, weights
+    are a normal distribution about the middle with a deviation of an eighth of the side.
+
+    Args:
+        length: of the axis, at least `side`.
+        side: of a window.
+
+    Returns:
+        start → float32 [side], above 0 everywhere.
+    """
+    steps = math.ceil(2 * (length - side) / side)
+    starts = [round(n * (length - side) / max(steps, 1)) for n in range(steps + 1)]
+    importance = np.exp(-0.5 * ((np.arange(side) - (side - 1) / 2) / (side / 8)) ** 2)
+    total = np.zeros(length)
+    for start in starts:
+        total[start : start + side] += importance
+    return {
+        start: (importance / total[start : start + side]).astype(np.float32) for start in starts
+    }
+
+
+def mirror(index: np.ndarray, size: int) -> np.ndarray:
+    """Folds indices into [0, size) by reflection at the first and last, as evaluation pads."""
+    period = max(2 * (size - 1), 1)
+    index = index % period
+    return np.minimum(index, period - index)

@@ -224,7 +224,7 @@ def _windows(
         kind, mean, std = units
         values = normalization.normalize(image, kind, mean, std).numpy()
         rows, columns = (
-            predictor.mirror(np.arange(size) + max(0, (length - size) // 2), length)
+            sliding_window.mirror(np.arange(size) + max(0, (length - size) // 2), length)
             for length in mask.shape
         )
         place = np.ix_(rows, columns)

@@ -68,7 +68,7 @@ class Ensemble:
             for member in self.members
         ]
         self.halo = -(-max(halos) // self.stride) * self.stride
-        self._turns = symmetries.TURNS[tta]
+        self._turns = symmetries.turns(tta, rank=2)
 
     @property
     def uses_statistics(self) -> bool:

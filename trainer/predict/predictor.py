@@ -20,9 +20,9 @@ from trainer.data.formats import discovery, images, regions
 from trainer.data.input import pipeline
 from trainer.distributed import strategies
 from trainer.errors import InputError
-from trainer.evaluate import eval_step
+from trainer.evaluate import eval_step, sliding_window
+from trainer.evaluate.stitching import Mosaic
 from trainer.predict import ensemble, prefetch
-from trainer.predict.stitching import Mosaic
 
 READ_AHEAD = 8  # tiles
 BATCHES_IN_FLIGHT = 2
@@ -43,7 +43,7 @@ class Rows:
     """
 
     key: Any
-    size: tuple[int, int]
+    size: tuple[int, ...]
     top: int
     probabilities: np.ndarray
 
@@ -87,7 +87,7 @@ class Predictor:
         Args:
             run_dirs: run folders; several are averaged.
             strategy: the devices.
-            tta: a key of `symmetries.TURNS`: turned images whose predictions are averaged.
+            tta: see `symmetries.turns`: turned images whose predictions are averaged.
             tile: images longer than this are cut into overlapping tiles of this side.
             batch_size: full tiles per step; 0: one on a CPU, four on each accelerator.
 
@@ -189,7 +189,7 @@ class Predictor:
 
     def _tiles_of(self, key: Any, raster: regions.Raster) -> Iterator[_Tile]:
         size = raster.height, raster.width
-        plan = Mosaic(size, self._tile, self.networks.halo, self.networks.stride, self._multiple)
+        plan = Mosaic(size, [self._weights_along(length) for length in size])
         statistics = np.zeros((2, self.networks.channels), np.float32)
         if self.networks.uses_statistics:
             statistics[:] = regions.statistics(raster)
@@ -198,8 +198,14 @@ class Predictor:
             if y != band_top:
                 band, band_top = _mirrored_rows(raster, y, plan.sides[0]), y
             assert band is not None
-            columns = mirror(np.arange(x, x + plan.sides[1]), raster.width)
+            columns = sliding_window.mirror(np.arange(x, x + plan.sides[1]), raster.width)
             yield _Tile(key, plan, (y, x), band[:, columns], statistics)
+
+    def _weights_along(self, length: int) -> dict[int, np.ndarray]:
+        """Returns the weights of an axis' tiles, see `Mosaic`."""
+        padded = -(-length // self._multiple) * self._multiple
+        side = min(self._tile, padded)
+        return sliding_window.shares(padded, side, self.networks.halo, self.networks.stride)
 
     def _size_of_batch(self, shape: tuple[int, ...]) -> int:
         """Returns how many tiles of a shape make a step: as many pixels as full tiles have."""
@@ -233,17 +239,10 @@ def _landed(group: Sequence[_Tile], result: tf.Tensor) -> Iterator[Rows]:
 
 def _mirrored_rows(raster: regions.Raster, top: int, count: int) -> np.ndarray:
     """Returns rows of an image continued below its end by its mirror image: [count, W, C]."""
-    rows = mirror(np.arange(top, top + count), raster.height)
+    rows = sliding_window.mirror(np.arange(top, top + count), raster.height)
     first = int(rows.min())
     band = raster.read(first, int(rows.max()) + 1)
     return band if len(band) == count else band[rows - first]
-
-
-def mirror(index: np.ndarray, size: int) -> np.ndarray:
-    """Folds indices into [0, size) by reflection at the first and last, as evaluation pads."""
-    period = max(2 * (size - 1), 1)
-    index = index % period
-    return np.minimum(index, period - index)
 
 
 def every_class(probabilities: np.ndarray) -> np.ndarray:
