@@ -12,7 +12,7 @@ from PIL import Image
 from tests.jobs import ROOT, command
 from trainer import cli, config
 from trainer.data import inspect
-from trainer.data.dataset import schema
+from trainer.data.dataset import schema, volume_examples
 from trainer.data.prepare import preparation
 
 
@@ -179,3 +179,74 @@ def test_the_command_takes_the_folder_first(data):
     process = command("trainer.data.inspect", str(data), "--verrify")
     assert process.returncode == 2
     assert process.stderr.splitlines()[-1] == "--verrify is not a flag; did you mean --verify?"
+
+
+@pytest.fixture
+def volumes(tmp_path):
+    """Three volumes in train and one in val, 2 mm apart along the depth."""
+    shapes = {"train": [(4, 16, 8), (4, 16, 8), (6, 12, 8)], "val": [(4, 16, 8)]}
+    splits = {}
+    for name, sizes in shapes.items():
+        masks = [np.zeros(shape, np.uint8) for shape in sizes]
+        for mask in masks:
+            mask[2, 8, 4] = 1
+        examples = [
+            volume_examples.encode(
+                f"{name}{n}", np.float32(mask)[..., None], mask, np.zeros((0, 4))
+            )
+            for n, mask in enumerate(masks)
+        ]
+        shard = schema.write_shard(str(tmp_path), schema.shard_name(name, 0, 1), examples)
+        splits[name] = schema.Split(
+            examples=len(sizes),
+            shards=(shard,),
+            cases=tuple(f"{name}{n}" for n in range(len(sizes))),
+            sizes=tuple((*shape, sizes.count(shape)) for shape in sorted(set(sizes))),
+            pixels=(sum(mask.size for mask in masks) - len(masks), len(masks)),
+            ignored_pixels=0,
+            mean=(0.0,),
+            std=(1.0,),
+        )
+    manifest = schema.Manifest(
+        classes=(schema.Class("background", 0), schema.Class("disc", 1)),
+        channels=1,
+        bit_depth=32,
+        dtype="float32",
+        encoding="zlib",
+        splits=splits,
+        volumes=volume_examples.Volumes(
+            (2.0, 1.0, 1.0), (volume_examples.Channel("CT", "ct", 40.0, 12.5, -80.0, 300.0),)
+        ),
+        schema=2,
+    )
+    schema.write_manifest(manifest, str(tmp_path))
+    return tmp_path
+
+
+def test_of_volumes_spacing_sizes_and_intensities_are_printed(volumes, capsys):
+    _inspect(volumes)
+    printed = capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in printed.splitlines()]
+    assert "spacing 2 × 1 × 1 mm, to which all were resampled" in lines
+    assert "split volumes shards volumes/shard MB megavoxels ignored" in lines
+    assert "CT ct 40 12.5 -80 300" in lines
+    assert "smallest, voxels 4 × 12 × 8 4 × 16 × 8" in lines
+    assert "median, voxels 4 × 16 × 8 4 × 16 × 8" in lines
+    assert "largest, mm 12 × 16 × 8 8 × 16 × 8" in lines
+    assert max(len(line) for line in printed.splitlines()) <= 100
+
+
+def test_a_sheet_of_volumes_shows_the_middle_across_each_axis(volumes, tmp_path):
+    path = tmp_path / "sheet.png"
+    _inspect(volumes, f"--sheet={path}", "--sheet_examples=2")
+    drawn = np.asarray(Image.open(path))
+    tile = inspect.volumes.draw_example(
+        np.zeros((4, 16, 8, 1)), np.zeros((4, 16, 8), np.uint8), (2.0, 1.0, 1.0), ""
+    )
+    gap, line = inspect.captions.GAP, inspect.captions.LINE
+    assert drawn.shape == (
+        2 * (tile.shape[0] + gap) + gap + line,
+        2 * (tile.shape[1] + gap) + gap,
+        3,
+    )
+    assert (drawn == inspect.overlays.class_colour(1)).all(axis=2).any()

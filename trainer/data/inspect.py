@@ -3,12 +3,13 @@
 python -m trainer.data.inspect DIR [--verify] [--sheet=FILE.png]
 """
 
+import functools
 import importlib
 import io
 import itertools
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import tqdm
@@ -17,14 +18,15 @@ from PIL import Image, PngImagePlugin
 
 from trainer import cli, config, text_table
 from trainer.data import demo
-from trainer.data.dataset import schema
-from trainer.drawing import captions, overlays, panels
+from trainer.data.dataset import schema, volume_examples
+from trainer.drawing import captions, overlays, panels, volumes
 from trainer.errors import InputError, one_line
 from trainer.storage import files
 
 MARK = "trainer.data.inspect"  # in every sheet
 SIZES_SHOWN = 8
 SHEET_COLUMNS = 6
+VOLUME_COLUMNS = 2
 
 
 def main(settings: config.Inspect) -> None:
@@ -49,8 +51,10 @@ def describe(manifest: schema.Manifest, data_dir: str) -> list[str]:
     """Returns the manifest as lines of text."""
     known = {
         "folder": data_dir,
-        "images": f"{_counted(manifest.channels, 'channel')}, {manifest.dtype}, "
+        f"{_noun(manifest)}s": f"{_counted(manifest.channels, 'channel')}, {manifest.dtype}, "
         f"stored as {manifest.encoding}",
+        "spacing": _spacing(manifest.volumes) if manifest.volumes else "",
+        "blocks": _blocks(manifest.volumes) if manifest.volumes else "",
         "origin": manifest.origin,
         "licence": manifest.licence,
         "splits": _drawn(manifest.draw) if manifest.draw else "",
@@ -59,12 +63,17 @@ def describe(manifest: schema.Manifest, data_dir: str) -> list[str]:
         "fingerprint": schema.fingerprint(manifest),
     }
     lines = table([[name, text] for name, text in known.items() if text])
-    for title, rows in (
-        ("Splits", _split_rows(manifest)),
-        ("Classes, with their shares of the pixels", _class_rows(manifest)),
-        ("Channels, in stored units", _channel_rows(manifest)),
-        ("Sizes, height × width", _size_rows(manifest)),
-    ):
+    tables = {
+        "Splits": _split_rows(manifest),
+        f"Classes, with their shares of the {_point(manifest)}s": _class_rows(manifest),
+        "Channels, in stored units": _channel_rows(manifest),
+    }
+    if manifest.volumes is None:
+        tables["Sizes, height × width"] = _size_rows(manifest)
+    else:
+        tables["Normalisation, in the units of the files"] = _scheme_rows(manifest.volumes)
+        tables["Sizes, depth × height × width, along each axis"] = _extent_rows(manifest)
+    for title, rows in tables.items():
         lines += ["", title, *table(rows, heading=True)]
     if manifest.leaks:
         lines += ["", "Leaks: identical pixels in two splits"]
@@ -102,25 +111,32 @@ def verify(manifest: schema.Manifest, data_dir: str) -> str:
 
 
 def draw_sheet(manifest: schema.Manifest, data_dir: str, num_examples: int) -> np.ndarray:
-    """Returns a contact sheet: images of every split, in stored order, with their outlines.
+    """Returns a contact sheet: examples of every split, in stored order, with their outlines.
+
+    Of a volume it has the middle slice across each axis.
 
     Args:
         manifest: of the folder.
         data_dir: the folder.
-        num_examples: images on the sheet; every split gets its share, but at least one.
+        num_examples: images or volumes on the sheet; every split gets its share, at least one.
 
     Returns:
         uint8 [H, W, 3].
     """
+    draw, most, note = panels.draw_example, SHEET_COLUMNS, ""
+    if manifest.volumes is not None:
+        spacing = manifest.volumes.spacing or (1.0, 1.0, 1.0)
+        note = "" if manifest.volumes.spacing else ", voxels as cubes"
+        draw, most = functools.partial(volumes.draw_example, spacing=spacing), VOLUME_COLUMNS
     tiles = []
     total = sum(split.examples for split in manifest.splits.values())
     for name, split in manifest.splits.items():
         count = min(split.examples, max(1, round(num_examples * split.examples / total)))
         for example in itertools.islice(_examples(manifest, data_dir, split), count):
-            caption = f"{name}/{example['name'].numpy().decode()}"
+            caption = f"{name}/{example['name'].numpy().decode()}{note}"
             image, mask = example["image"].numpy(), example["mask"].numpy()
-            tiles.append(panels.draw_example(image, mask, caption))
-    columns = min(SHEET_COLUMNS, math.ceil(math.sqrt(len(tiles))))
+            tiles.append(draw(image, mask, caption=caption))
+    columns = min(most, math.ceil(math.sqrt(len(tiles))))
     sheet = panels.grid(tiles, columns)
     legend = [
         (entry.name, overlays.class_colour(index))
@@ -157,11 +173,34 @@ def _drawn(draw: schema.Draw) -> str:
     return f"drawn by {draw.rule}: {shares}{groups}"
 
 
+def _noun(manifest: schema.Manifest) -> str:
+    return "image" if manifest.volumes is None else "volume"
+
+
+def _point(manifest: schema.Manifest) -> str:
+    return "pixel" if manifest.volumes is None else "voxel"
+
+
+def _spacing(kind: volume_examples.Volumes) -> str:
+    if kind.spacing is None:
+        return "each volume's own"
+    return f"{_product(kind.spacing)} mm, to which all were resampled"
+
+
+def _blocks(kind: volume_examples.Volumes) -> str:
+    return f"of at most {_product(kind.block)} voxels in train" if kind.block else ""
+
+
+def _product(numbers: Iterable[float]) -> str:
+    return " × ".join(f"{number:g}" for number in numbers)
+
+
 def _split_rows(manifest: schema.Manifest) -> list[list[str]]:
-    rows = [["split", "images", "shards", "images/shard", "MB", "megapixels", "ignored"]]
+    noun, point = _noun(manifest), _point(manifest)
+    rows = [["split", f"{noun}s", "shards", f"{noun}s/shard", "MB", f"mega{point}s", "ignored"]]
     for name, split in manifest.splits.items():
         counts = [shard.examples for shard in split.shards]
-        pixels = sum(height * width * count for height, width, count in split.sizes)
+        pixels = sum(math.prod(size) for size in split.sizes)  # sides and how often
         rows.append(
             [
                 name,
@@ -197,19 +236,29 @@ def _channel_rows(manifest: schema.Manifest) -> list[list[str]]:
     rows = [
         ["channel", *(f"{name} {what}" for name in manifest.splits for what in ("mean", "std"))]
     ]
+    named = [entry.name for entry in manifest.volumes.channels] if manifest.volumes else ()
     for channel in range(manifest.channels):
         figures = [
             f"{values[channel]:.5g}"
             for split in manifest.splits.values()
             for values in (split.mean, split.std)
         ]
-        rows.append([str(channel), *figures])
+        rows.append([named[channel] if named else str(channel), *figures])
+    return rows
+
+
+def _scheme_rows(kind: volume_examples.Volumes) -> list[list[str]]:
+    rows = [["channel", "scheme", "mean", "std", "0.5 %", "99.5 %"]]
+    for entry in kind.channels:
+        figures = (entry.mean, entry.std, entry.low, entry.high)
+        shown = ("–" if value is None else f"{value:.5g}" for value in figures)
+        rows.append([entry.name, entry.scheme, *shown])
     return rows
 
 
 def _size_rows(manifest: schema.Manifest) -> list[list[str]]:
     counts = {
-        name: {(height, width): count for height, width, count in split.sizes}
+        name: {tuple(sides): count for *sides, count in split.sizes}
         for name, split in manifest.splits.items()
     }
     totals = {
@@ -218,13 +267,29 @@ def _size_rows(manifest: schema.Manifest) -> list[list[str]]:
     }
     common = sorted(totals, key=lambda size: -totals[size])
     rows = [["size", *counts]]
-    for height, width in common[:SIZES_SHOWN]:
-        shown = [str(split.get((height, width), 0)) for split in counts.values()]
-        rows.append([f"{height} × {width}", *shown])
+    for size in common[:SIZES_SHOWN]:
+        shown = [str(split.get(size, 0)) for split in counts.values()]
+        rows.append([_product(size), *shown])
     rare = common[SIZES_SHOWN:]
     if rare:
         sums = [sum(split.get(size, 0) for size in rare) for split in counts.values()]
         rows.append([f"{_counted(len(rare), 'other')}", *(str(count) for count in sums)])
+    return rows
+
+
+def _extent_rows(manifest: schema.Manifest) -> list[list[str]]:
+    """Returns how long the volumes are along each axis, which seldom are of one size."""
+    spacing = manifest.volumes.spacing if manifest.volumes else None
+    sides = [
+        np.repeat([size[:-1] for size in split.sizes], [size[-1] for size in split.sizes], axis=0)
+        for split in manifest.splits.values()
+    ]
+    rows = [["size", *manifest.splits]]
+    for unit, factor in {"voxels": (1, 1, 1), "mm": spacing}.items():
+        for name, share in (("smallest", 0), ("median", 50), ("largest", 100)):
+            if factor is not None:
+                found = (np.percentile(x, share, axis=0) * factor for x in sides)
+                rows.append([f"{name}, {unit}", *(_product(x.round(1)) for x in found)])
     return rows
 
 
