@@ -57,8 +57,8 @@ setuptools.setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
-        # DICOM.
-        "medical": ["pydicom>=3.0.2,<4"],
+        # DICOM; and NIfTI, NRRD and MetaImage with their geometry, which nibabel has of NIfTI only.
+        "medical": ["pydicom>=3.0.2,<4", "SimpleITK>=2.4,<3"],
         "tflite": ["ai-edge-litert>=2,<3"],
         "onnx": ["tf2onnx==1.17.0", "onnx>=1.17,<2", "onnxruntime>=1.20,<2"],
         "docs": DOCS,
@@ -80,6 +80,7 @@ setuptools.setup(
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
             "ruff>=0.17,<0.18",
+            "SimpleITK>=2.4,<3",
             "tensorboard-plugin-profile>=2.24.2,<2.25",
             "tf2onnx==1.17.0",
         ],

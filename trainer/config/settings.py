@@ -604,6 +604,11 @@ class Predict(Settings):
         "Images: a folder, a quoted glob, or a .npy or .npz array, as for trainer.data.prepare.",
         common=True,
     )
+    volumes: bool = setting(
+        False,
+        "Takes each TIFF, .npy array and folder of DICOM slices as a volume, as "
+        "trainer.data.prepare does.",
+    )
     output: str = setting(
         "", "Folder to write, local or gs://; a second start resumes in it.", common=True
     )
@@ -733,11 +738,21 @@ class Prepare(Settings):
     images: str = setting(
         "",
         "Images: a folder or quoted glob of image files, TIFF stacks or DICOM slices, or a .npy or "
-        ".npz array (N×H×W or N×H×W×C).",
+        ".npz array (N×H×W or N×H×W×C). Volumes: NIfTI, NRRD or MetaImage files in the same way, "
+        "or the folder of a dataset.json.",
         common=True,
     )
     masks: str = setting("", "Masks, in the same forms; paired by name, page or row.", common=True)
     output: str = setting("", "Folder to write, local or gs://.", common=True)
+    volumes: bool = setting(
+        False,
+        "Takes each TIFF, .npy array (D×H×W or D×H×W×C) and folder of DICOM slices as a volume.",
+    )
+    channel_names: str = setting(
+        "",
+        "What the channels of volumes are, in their order: CT, or T1,T2,FLAIR; empty: as "
+        "dataset.json has them, else numbers.",
+    )
     mask_suffix: str = setting(
         "",
         "Ending of a mask's name after its image's: _mask pairs x.png with x_mask.png.",
@@ -790,7 +805,10 @@ class Prepare(Settings):
         128.0, "Largest uncompressed size of a shard, in MB; at least 8 shards.", low=0.001
     )
     max_pixels: int = setting(
-        2**28, "Most pixels (height × width) of an image; larger files are not decoded.", low=1
+        2**28,
+        "Most pixels (height × width) of an image, or voxels of a volume; larger files are not "
+        "decoded.",
+        low=1,
     )
     skip_bad: bool = setting(False, "Leaves unreadable images out and lists them.", common=True)
     workers: int = setting(0, "Processes; 0: one for each core.", low=0, common=True)

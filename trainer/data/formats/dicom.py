@@ -5,7 +5,10 @@ a file says of its size is checked before its pixels are decoded.
 """
 
 import logging
+import os
+import re
 import types
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +45,27 @@ def import_pydicom(label: str) -> types.ModuleType:
         raise InputError(f'{label} needs pydicom; pip install ".[medical]".') from None
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     return pydicom
+
+
+def is_slice(path: str) -> bool:
+    """Whether a local file is a DICOM file: by its name or, if that has no suffix, its content."""
+    name = os.path.basename(path)
+    if name.lower().endswith(".dcm"):
+        return True
+    if re.search(r"\.\D", name) or name == "DICOMDIR" or not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def read_tags(path: str, label: str, names: Sequence[str]) -> Any:
+    """Returns some elements of a file as a pydicom dataset, without its pixels.
+
+    Raises:
+        InvalidDicomError: it is not a DICOM file; see `reading.translate_errors`.
+    """
+    pydicom = import_pydicom(label)
+    return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(names))
 
 
 def read_image(path: str, label: str, max_pixels: int) -> np.ndarray:

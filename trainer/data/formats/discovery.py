@@ -12,7 +12,7 @@ import glob
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from absl import logging
 
@@ -41,6 +41,7 @@ class Source:
         label: how messages call it.
         is_uncounted: whether the file is so damaged that its pages cannot be counted.
         planes: of an image of a TIFF that has several, see `stacks.Planes`; None of any other.
+        is_series: whether the path is a folder of DICOM slices, which make one volume.
     """
 
     name: str
@@ -49,6 +50,31 @@ class Source:
     label: str
     is_uncounted: bool = False
     planes: stacks.Planes | None = None
+    is_series: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class FileKind:
+    """What files are looked for.
+
+    Attributes:
+        noun: what messages call them.
+        suffixes: of their names.
+        has_slices: whether DICOM files without a suffix are among them.
+    """
+
+    noun: str
+    suffixes: tuple[str, ...]
+    has_slices: bool = False
+
+    def has(self, path: str) -> bool:
+        """Whether a file is of this kind."""
+        if path.lower().endswith(self.suffixes):
+            return True
+        return self.has_slices and not files.is_remote(path) and dicom.is_slice(path)
+
+
+IMAGES = FileKind("images", SUFFIXES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,22 +109,57 @@ def find(where: str, flag: str, scratch: str, max_pixels: int | None = None) -> 
         return _find_in_store(where, flag, scratch, max_pixels)
     if where.lower().endswith((".npy", ".npz")) and os.path.isfile(where):
         return Found(_rows(where, one_line(where), flag, scratch, max_pixels))
-    if os.path.isdir(where):
-        paths = _in_folder(where, flag)
-        called = functools.partial(naming.below_folder, folder=where)
-    else:
-        called = functools.partial(naming.by_glob, pattern=where)
-        paths = glob.glob(where, recursive=True)
-        if not paths:
-            pattern = glob.has_magic(where)
-            why = "matches no file where files may be listed" if pattern else "does not exist"
-            raise InputError(
-                f"--{flag}={where} {why}; name a folder, a quoted glob, or a .npy or .npz file."
-            )
-        if "**" in where:  # folders lead to the files
-            paths = [path for path in paths if not os.path.isdir(path)]
-    images, left_out = _sorted_out(paths, where, flag)
-    return _joined([_images_of(path, called(path)) for path in images], left_out)
+    images, left_out = named_files(where, flag)
+    return _joined([_images_of(path, name) for path, name in images.items()], left_out)
+
+
+def named_files(
+    where: str, flag: str, kind: FileKind = IMAGES
+) -> tuple[dict[str, str], collections.Counter[str]]:
+    """Returns the files of a kind at a place, path → name, and counts and warns of other files.
+
+    Args:
+        where: a folder, or a glob; of a folder without such files those of the folders in it.
+        flag: that named it, for messages.
+        kind: of the files.
+
+    Raises:
+        InputError: there are none, or they cannot be listed.
+    """
+    paths, called = _listing(where, flag, kind)
+    images, left_out = _sorted_out(paths, where, flag, kind)
+    return {path: called(path) for path in images}, left_out
+
+
+def listed_files(where: str, flag: str, kind: FileKind) -> list[str]:
+    """Returns all that `named_files` chooses from."""
+    return _listing(where, flag, kind)[0]
+
+
+def _listing(where: str, flag: str, kind: FileKind) -> tuple[list[str], Callable[[str], str]]:
+    """Returns all that is at a place, and what names each."""
+    is_remote = files.is_remote(where)
+    if os.path.isdir(where) or (is_remote and not glob.has_magic(where)):
+        folder = where.rstrip("/") if is_remote else where
+        in_folder = _in_remote_folder(folder, kind) if is_remote else _in_folder(where, flag, kind)
+        return in_folder, functools.partial(naming.below_folder, folder=folder)
+    paths = files.find_in_store(where) if is_remote else glob.glob(where, recursive=True)
+    if not paths and not is_remote:
+        is_pattern = glob.has_magic(where)
+        why = "matches no file where files may be listed" if is_pattern else "does not exist"
+        raise InputError(
+            f"--{flag}={where} {why}; name a folder, a quoted glob, or a .npy or .npz file."
+        )
+    if "**" in where and not is_remote:  # folders lead to the files
+        paths = [path for path in paths if not os.path.isdir(path)]
+    return paths, functools.partial(naming.by_glob, pattern=where)
+
+
+def _in_remote_folder(folder: str, kind: FileKind) -> list[str]:
+    paths = files.find_in_store(f"{folder}/*")
+    if any(_kind_of_other(path, kind) is None for path in paths):
+        return paths
+    return files.find_below(folder)
 
 
 def told(left_out: Mapping[str, int]) -> str:
@@ -115,7 +176,7 @@ def root_of(where: str) -> str:
 
 
 def _sorted_out(
-    paths: Sequence[str], where: str, flag: str
+    paths: Sequence[str], where: str, flag: str, file_kind: FileKind
 ) -> tuple[list[str], collections.Counter[str]]:
     """Returns the paths that have an image's name, in order, and what the others are.
 
@@ -124,7 +185,7 @@ def _sorted_out(
     """
     images, others = [], collections.defaultdict(list)
     for path in sorted(paths):
-        kind = _kind_of_other(path)
+        kind = _kind_of_other(path, file_kind)
         if kind is None:
             images.append(path)
         else:
@@ -132,28 +193,29 @@ def _sorted_out(
     told = [_told(kind, one) for kind, one in others.items() if kind != "hidden files"]
     if not images:
         there = "".join(f" It has {one}." for one in told)
-        raise InputError(f"--{flag}={where} holds no images ({', '.join(SUFFIXES)}).{there}")
+        suffixes = ", ".join(file_kind.suffixes)
+        raise InputError(f"--{flag}={where} holds no {file_kind.noun} ({suffixes}).{there}")
     for one in told:
         logging.warning("Left out of --%s: %s.", flag, one)
     return images, collections.Counter({kind: len(one) for kind, one in others.items()})
 
 
-def _kind_of_other(path: str) -> str | None:
-    """Returns what a path is, in the plural, None if it has the name of an image."""
+def _kind_of_other(path: str, kind: FileKind) -> str | None:
+    """Returns what a path is, in the plural, None if it is of the kind that is looked for."""
     name = os.path.basename(path).lower()
     if name.startswith(".") or name in HIDDEN:
         return "hidden files"
     if files.is_remote(path):
-        return None if name.endswith(SUFFIXES) else _by_suffix(name)
+        return None if kind.has(path) else _by_suffix(name)
     if os.path.isdir(path):
         return "folders"
     if not os.path.isfile(path):
         return "broken links" if os.path.islink(path) else "special files"
-    return None if name.endswith(SUFFIXES) else _by_suffix(name)
+    return None if kind.has(path) else _by_suffix(name)
 
 
 def _by_suffix(name: str) -> str:
-    suffix = one_line(os.path.splitext(name)[1])
+    suffix = one_line(naming.suffix(name))
     return f"{suffix} files" if suffix else "files without a suffix"
 
 
@@ -183,10 +245,10 @@ def _joined(found: Sequence[Found], left_out: collections.Counter[str] | None = 
     return whole
 
 
-def _in_folder(folder: str, flag: str) -> list[str]:
-    """Returns what is in a folder or, if no image is, in the folders in it."""
+def _in_folder(folder: str, flag: str, kind: FileKind) -> list[str]:
+    """Returns what is in a folder or, if no file of the kind is, in the folders in it."""
     paths = [os.path.join(folder, name) for name in _listed(folder, flag)]
-    if any(_kind_of_other(path) is None for path in paths):
+    if any(_kind_of_other(path, kind) is None for path in paths):
         return paths
     found, seen = [], set()
     while paths:
@@ -215,17 +277,8 @@ def _find_in_store(where: str, flag: str, scratch: str, max_pixels: int | None) 
         local = os.path.join(scratch, f"{flag}-{os.path.basename(where)}")
         files.copy_from_store(where, local)
         return Found(_rows(local, where, flag, scratch, max_pixels))
-    if glob.has_magic(where):
-        paths = files.find_in_store(where)
-        called = functools.partial(naming.by_glob, pattern=where)
-    else:
-        folder = where.rstrip("/")
-        paths = files.find_in_store(f"{folder}/*")
-        if not any(_kind_of_other(path) is None for path in paths):
-            paths = files.find_below(folder)
-        called = functools.partial(naming.below_folder, folder=folder)
-    images, left_out = _sorted_out(paths, where, flag)
-    return Found([_file_source(path, called(path)) for path in images], left_out)
+    images, left_out = named_files(where, flag)
+    return Found([_file_source(path, name) for path, name in images.items()], left_out)
 
 
 def _rows(path: str, where: str, flag: str, scratch: str, max_pixels: int | None) -> list[Source]:

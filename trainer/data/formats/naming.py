@@ -37,4 +37,12 @@ def _parts(path: str) -> list[str]:
 
 def stem(path: str) -> str:
     """Returns the name of a file by itself."""
-    return os.path.splitext(os.path.basename(path))[0]
+    name = os.path.basename(path)
+    return name.removesuffix(suffix(name))
+
+
+def suffix(path: str) -> str:
+    """Returns how the name of a file ends: of "scan.nii.gz" all of ".nii.gz"."""
+    rest, last = os.path.splitext(os.path.basename(path))
+    inner = os.path.splitext(rest)[1] if last.lower() == ".gz" else ""
+    return inner + last if inner.lower() == ".nii" else last

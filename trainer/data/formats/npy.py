@@ -47,7 +47,7 @@ def find_rows(
         with reading.translate_errors(where), open(path, "rb") as file:
             _check_kind(path)
             _check_rows(_read_header(file, where), where, flag, max_pixels)
-    return path, _memory_map(path, where).shape[0]
+    return path, map_array(path, where).shape[0]
 
 
 def _check_rows(header: _Header, where: str, flag: str, max_pixels: int | None) -> None:
@@ -90,7 +90,7 @@ def _unpack(path: str, where: str, flag: str, scratch: str, max_pixels: int | No
     return unpacked
 
 
-def _memory_map(path: str, label: str) -> np.ndarray:
+def map_array(path: str, label: str) -> np.ndarray:
     """Returns the array of a `.npy` file, read from disk where it is touched; never unpickles."""
     with reading.translate_errors(label):
         _check_kind(path)
@@ -144,7 +144,7 @@ def map_image(path: str, row: int | None, label: str) -> np.ndarray:
         UnreadableError: the file is damaged.
         InputError: it holds no numbers, or no image.
     """
-    array = _memory_map(path, label)
+    array = map_array(path, label)
     array = array if row is None else array[row]
     if 0 in array.shape:
         raise InputError(f"{label} has shape {array.shape}; expected H×W or H×W×C.")

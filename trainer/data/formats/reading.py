@@ -24,7 +24,10 @@ from PIL import Image
 from trainer.errors import InputError
 
 # Packages that decode, and whose own errors, or Python's from within them, are about the bytes.
-DECODERS = ("PIL", "tifffile", "imagecodecs", "pydicom", "numpy", "zipfile")
+DECODERS = (
+    *("PIL", "tifffile", "imagecodecs", "pydicom", "SimpleITK"),
+    *("numpy", "zipfile", "gzip", "xml"),
+)
 DAMAGE = (EOFError, struct.error, zlib.error, tokenize.TokenError, zipfile.BadZipFile)
 MOST_SAMPLES = 4  # of a pixel of a picture
 

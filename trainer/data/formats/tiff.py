@@ -136,10 +136,15 @@ def opened(path: str, planes: stacks.Planes | None, label: str) -> Iterator[Imag
                     "and each page is an image."
                 )
             (planes,) = found
-        pages = tuple(file.pages[page].aspage() for page, _ in planes)
-        for page in pages:
-            stacks.check_numbers(page)
-        yield Image(pages, tuple(shift for _, shift in planes))
+        yield image_of(file, planes)
+
+
+def image_of(file: tifffile.TiffFile, planes: stacks.Planes) -> Image:
+    """Returns an image of an open file."""
+    pages = tuple(file.pages[page].aspage() for page, _ in planes)
+    for page in pages:
+        stacks.check_numbers(page)
+    return Image(pages, tuple(shift for _, shift in planes))
 
 
 def check(image: Image, label: str, max_pixels: int | None) -> None:

@@ -3,10 +3,11 @@
 import collections
 import dataclasses
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from trainer import config
 from trainer.data.formats import discovery
+from trainer.data.formats.discovery import Source
 from trainer.data.prepare import classes
 from trainer.data.prepare.pairs import Pair
 from trainer.errors import InputError, one_line
@@ -24,12 +25,33 @@ def find_pairs(
     Raises:
         InputError: naming the first file without a partner or with an ambiguous name.
     """
-    at = {"images": _found(settings.images, "images", settings, scratch)}
+
+    def find(where: str, flag: str) -> discovery.Found:
+        found = discovery.find(where, flag, scratch, settings.max_pixels)
+        return discovery.with_pages(found, scratch)
+
+    return pair(settings, find, lambda images, masks: [])
+
+
+def pair(
+    settings: config.Prepare,
+    find: Callable[[str, str], discovery.Found],
+    group: Callable[[Sequence[Source], Sequence[Source]], Sequence[tuple[Source, ...]]],
+) -> tuple[list[Pair], collections.Counter[str]]:
+    """Returns images with their masks, see `find_pairs`.
+
+    Args:
+        settings: say where they are, and how their names differ.
+        find: (where, flag) → the files there.
+        group: (images, masks) → the images that have a file for each channel, each file with the
+            image's name; none if each file is an image.
+    """
+    at = {"images": find(settings.images, "images")}
     # One folder is listed once; an .npz holds an array for each.
     if settings.images == settings.masks and not settings.masks.lower().endswith(".npz"):
         at["masks"] = at["images"]
     else:
-        at["masks"] = _found(settings.masks, "masks", settings, scratch)
+        at["masks"] = find(settings.masks, "masks")
     left_out = collections.Counter[str]()
     for one in {id(one): one for one in at.values()}.values():
         left_out.update(one.left_out)
@@ -43,22 +65,22 @@ def find_pairs(
         found, masks = _told_apart(found, masks, suffix)
         used = {source.label for source in (*found, *masks)}
         left_out["images or masks by --mask_suffix"] += len(there - used)
+    channels = {one[0].name: one for one in group(found, masks)}
+    found = [one[0] for one in channels.values()] or found
     uncounted = {source.name for source in (*found, *masks) if source.is_uncounted}
     image_of = _by_name(_first_pages(found, uncounted), "images")
     mask_of = _by_name(_first_pages(masks, uncounted), "masks")
     _check_partners(image_of, mask_of, settings)
-    pairs = [Pair((image_of[name],), mask_of[name]) for name in sorted(image_of)]
+    pairs = [
+        Pair(channels.get(name, (image_of[name],)), mask_of[name]) for name in sorted(image_of)
+    ]
     _check_apart(pairs)
     return pairs, left_out
 
 
-def _found(where: str, flag: str, settings: config.Prepare, scratch: str) -> discovery.Found:
-    return discovery.with_pages(discovery.find(where, flag, scratch, settings.max_pixels), scratch)
-
-
 def _told_apart(
-    found: Sequence[discovery.Source], masks: Sequence[discovery.Source], suffix: str
-) -> tuple[list[discovery.Source], list[discovery.Source]]:
+    found: Sequence[Source], masks: Sequence[Source], suffix: str
+) -> tuple[list[Source], list[Source]]:
     """Returns the images, whose names lack the suffix, and the masks, by the images' names."""
     named = [(source, _image_name(source.name, suffix)) for source in masks]
     return (
@@ -68,8 +90,8 @@ def _told_apart(
 
 
 def _check_partners(
-    image_of: Mapping[str, discovery.Source],
-    mask_of: Mapping[str, discovery.Source],
+    image_of: Mapping[str, Source],
+    mask_of: Mapping[str, Source],
     settings: config.Prepare,
 ) -> None:
     for name, source in image_of.items():
@@ -111,7 +133,7 @@ def _image_name(mask: str, suffix: str) -> str | None:
     return stem.removesuffix(suffix) + page if stem.endswith(suffix) else None
 
 
-def _first_pages(found: Sequence[discovery.Source], stems: set[str]) -> list[discovery.Source]:
+def _first_pages(found: Sequence[Source], stems: set[str]) -> list[Source]:
     """Makes one case of the pages of each of some files.
 
     So it pairs with its partner, whose pages cannot be counted: reading it gives the reason.
@@ -126,8 +148,8 @@ def _first_pages(found: Sequence[discovery.Source], stems: set[str]) -> list[dis
     return kept
 
 
-def _by_name(found: Sequence[discovery.Source], flag: str) -> dict[str, discovery.Source]:
-    named: dict[str, discovery.Source] = {}
+def _by_name(found: Sequence[Source], flag: str) -> dict[str, Source]:
+    named: dict[str, Source] = {}
     for source in found:
         if source.name in named:
             other = named[source.name].label
@@ -140,6 +162,14 @@ def _by_name(found: Sequence[discovery.Source], flag: str) -> dict[str, discover
                 f"{other} and {source.label} {same}, which names a case; rename one, or narrow "
                 f"--{flag}."
             )
+        named[source.name] = source
+    check_names(found)
+    return named
+
+
+def check_names(found: Sequence[Source]) -> None:
+    """Raises InputError if a name cannot be a case's."""
+    for source in found:
         if any(unicodedata.category(letter) in classes.LINE_BREAKING for letter in source.name):
             raise InputError(
                 f"{source.label} has a line break or another control character in its name, which "
@@ -151,5 +181,3 @@ def _by_name(found: Sequence[discovery.Source], flag: str) -> dict[str, discover
             raise InputError(
                 f"{source.label} has a name that is not UTF-8, as a case's must be; rename it."
             ) from None
-        named[source.name] = source
-    return named

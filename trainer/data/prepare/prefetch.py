@@ -15,7 +15,7 @@ from typing import Any
 
 import tqdm
 
-from trainer.data.formats import discovery
+from trainer.data.formats import discovery, naming
 from trainer.data.prepare import worker_pool
 from trainer.data.prepare.pairs import Pair
 from trainer.storage import files
@@ -54,7 +54,8 @@ def _results(
             yield result
             for source in _sources(used.popleft()):
                 if os.path.dirname(source.path) == folder:
-                    os.remove(source.path)
+                    remove = files.remove_folder if source.is_series else os.remove
+                    remove(source.path)
 
 
 def _copies(
@@ -91,8 +92,13 @@ def _copy(pair: Pair, folder: str, index: int) -> Pair:
 def _local(source: discovery.Source, path: str) -> discovery.Source:
     if not files.is_remote(source.path):
         return source
-    path += os.path.splitext(source.path)[1]
-    files.copy_from_store(source.path, path)
+    if source.is_series:
+        os.mkdir(path)
+        for slice_path in files.find_in_store(f"{source.path}/*"):
+            files.copy_from_store(slice_path, os.path.join(path, os.path.basename(slice_path)))
+    else:
+        path += naming.suffix(source.path)
+        files.copy_from_store(source.path, path)
     return dataclasses.replace(source, path=path)
 
 
