@@ -15,6 +15,7 @@ PAGE = pathlib.Path(__file__).with_name("settings.md")
 COMMANDS = {
     "trainer.data.prepare": config.Prepare,
     "trainer.data.inspect": config.Inspect,
+    "trainer.data.synthetic": config.Synthetic,
     "trainer.task": config.Job,
     "trainer.evaluate": config.Evaluate,
     "trainer.predict": config.Predict,

@@ -817,6 +817,22 @@ class Prepare(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Synthetic(Settings):
+    """Writes made-up volumes or images with their truth, to try everything without data."""
+
+    output: str = setting("", "Folder to write, local or gs://.")
+    kind: str = setting(
+        "volumes",
+        "What to make: volumes in nnU-Net's layout, or images as PNG.",
+        choices=("volumes", "images"),
+    )
+    cases: int = setting(
+        24, "How many, of which every eighth is new: its mask is kept apart.", low=1, high=1000
+    )
+    seed: int = setting(0, "Seed of all that is drawn.", low=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Inspect(Settings):
     """Prints what is in a data folder: `python -m trainer.data.inspect DIR`."""
 
