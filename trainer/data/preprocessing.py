@@ -26,19 +26,19 @@ class Channel(Protocol):
         """A key of SCHEMES."""
 
     @property
-    def mean(self) -> float:
+    def mean(self) -> float | None:
         """Of the foreground of the training split, for "ct"."""
 
     @property
-    def std(self) -> float:
+    def std(self) -> float | None:
         """As `mean`."""
 
     @property
-    def low(self) -> float:
+    def low(self) -> float | None:
         """Lower values become it, for "ct"."""
 
     @property
-    def high(self) -> float:
+    def high(self) -> float | None:
         """Higher values become it, for "ct"."""
 
 
@@ -201,6 +201,8 @@ def normalize(values: np.ndarray, channels: Sequence[Channel]) -> np.ndarray:
     for c, channel in enumerate(channels):
         part = values[..., c]
         if channel.scheme == "ct":
+            assert channel.mean is not None
+            assert channel.std is not None
             np.clip(part, channel.low, channel.high, out=part)
             _rescale(part, channel.mean, channel.std)
         elif channel.scheme == "zscore":

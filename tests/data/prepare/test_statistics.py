@@ -18,7 +18,7 @@ def _seen(colours=1, is_grey=None, alpha="none", dtype="uint8", label="X"):
     grey = colours == 1 if is_grey is None else is_grey
     pair = Pair((source,), discovery.Source(label, label, None, f"{label}-mask"))
     mask = labels.Seen(f"{label}-mask", "plain", (0, 255))
-    return statistics.Survey(pair, 2, 2, dtype, colours, grey, alpha, mask, b"", b"")
+    return statistics.Survey(pair, 2, 2, dtype, colours, grey, alpha, mask, b"")
 
 
 def _message(function, *arguments):
@@ -70,7 +70,7 @@ def test_what_changed_since_it_was_seen_is_refused(tmp_path):
     image = np.array([[0, 1, 2]], np.uint8)
     mask = np.array([[0, 1, 1]], np.uint8)
     pair = _pair(tmp_path, image, mask)
-    content = statistics.examine(pair, 100, Given()).content
+    content = statistics.examine(pair, 100, Given()).pair.content
     seen = dataclasses.replace(pair, content=content)
     assert statistics.read(seen, 100)[1].values.tolist() == mask.tolist()
     for other in ((image + 1, mask), (image, 1 - mask), (image.astype(np.uint16), mask)):

@@ -19,9 +19,14 @@ Encoded = tuple[bytes, pixel_counts.Tally]
 class Kind(Protocol):
     """A kind of data; the processes that prepare it get a copy each.
 
-    A survey says what there is in a pair (its `pair`, `mask`, `digest` and `content`), a form how
+    A survey says what there is in a pair (its `mask` and `digest`, and its
+    `pair` with a digest of the content), a form how
     every example is stored (its `rule`, `channels`, `dtype` and `encoding`).
     """
+
+    @property
+    def given(self) -> classes.Given:
+        """What is known of the classes before any mask is read."""
 
     def examine(self, pair: Pair) -> Any:
         """Reads a pair and returns its survey.
@@ -77,16 +82,12 @@ class Images:
     ) -> statistics.Format:
         """See `Kind`; images do not depend on their split."""
         surveys = list(found.values())
-        rule, class_notes, warnings = mask_agreement.settle(
-            [one.mask for one in surveys], self.given
-        )
+        rule = settle_masks([one.mask for one in surveys], self.given)
         asked = statistics.parse_channels(self.settings.channels)
         channels, channel_notes = statistics.choose_channels(surveys, asked)
         dtype, dtype_notes = statistics.choose_dtype(surveys)
-        for note in (*class_notes, *channel_notes, *dtype_notes):
+        for note in (*channel_notes, *dtype_notes):
             logging.info("%s", note)
-        for warning in warnings:
-            logging.warning("%s", warning)
         return statistics.Format(rule, channels, dtype)
 
     def parts(self, survey: statistics.Survey, form: statistics.Format, side: str) -> list[Part]:
@@ -115,3 +116,13 @@ class Images:
     def entries(self, form: statistics.Format) -> dict[str, Any]:
         """See `Kind`."""
         return {}
+
+
+def settle_masks(seen: Sequence[labels.Seen], given: classes.Given) -> labels.Rule:
+    """Returns the rule for all masks, see `mask_agreement.settle`, and logs what it says."""
+    rule, notes, warnings = mask_agreement.settle(seen, given)
+    for note in notes:
+        logging.info("%s", note)
+    for warning in warnings:
+        logging.warning("%s", warning)
+    return rule

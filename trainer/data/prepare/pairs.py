@@ -36,12 +36,14 @@ class Pair:
         mask: where its mask is.
         parts: the examples to be made of them.
         content: digest of the pixels of both, as the first pass found them.
+        box: of a volume, first and last + 1 of what is not zero along each axis, likewise.
     """
 
     images: tuple[discovery.Source, ...]
     mask: discovery.Source
     parts: tuple[Part, ...] = ()
     content: bytes = b""
+    box: tuple[tuple[int, int], ...] = ()
 
     @property
     def image(self) -> discovery.Source:

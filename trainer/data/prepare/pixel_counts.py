@@ -53,12 +53,12 @@ def of_example(image: np.ndarray, mask: np.ndarray, num_classes: int) -> Tally:
     """Returns the counts and sums of one example.
 
     Args:
-        image: uint8, uint16 or float32 [H, W, C].
-        mask: uint8 [H, W], class ids; schema.IGNORE where a pixel does not count.
+        image: uint8, uint16 or float32 [*S, C].
+        mask: uint8 [*S], class ids; schema.IGNORE where a pixel does not count.
         num_classes: number of classes.
     """
     counts = np.bincount(mask.ravel(), minlength=schema.IGNORE + 1)
-    moments = [_power_sums(image[..., channel]) for channel in range(image.shape[2])]
+    moments = [_power_sums(image[..., channel]) for channel in range(image.shape[-1])]
     return Tally(
         pixels=counts[:num_classes],
         ignored_pixels=int(counts[schema.IGNORE]),

@@ -8,6 +8,7 @@ The second reads again, encodes and writes (`shards`). This process only ever ho
 examples, so memory is bounded by workers × one image, not by the data.
 """
 
+import collections
 import dataclasses
 import functools
 import itertools
@@ -33,13 +34,17 @@ from trainer.data.prepare import (
     shards,
     splitting,
     statistics,
+    volume_form,
+    volume_pairing,
     worker_pool,
 )
 from trainer.data.prepare.kinds import Images, Kind
 from trainer.data.prepare.pairs import Example, Pair
+from trainer.data.prepare.volume_kind import VolumeKind
 from trainer.errors import InputError, one_line
 from trainer.storage import files
 
+GIVE = "give --images, --masks and --output."
 SHOWN = 10  # leaks in the log; the manifest has all
 
 
@@ -78,12 +83,9 @@ def prepare(settings: config.Prepare) -> schema.Manifest:
             shards in gs://, which a second start need not upload again.
     """
     _check_paths(settings)
-    given = classes.parse(settings.classes, settings.ignore, settings.threshold)
-    statistics.parse_channels(settings.channels)  # which may be refused before any work
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
-        kind: Kind = Images(settings, given)
-        pairs, left_out = pairing.find_pairs(settings, scratch)
+        kind, pairs, left_out = _find(settings, scratch)
         names, draw = _assign(settings, pairs)
         listed = _listed(pairs, names)
         left_out["images in no list of --splits"] += len(pairs) - len(listed)
@@ -97,7 +99,7 @@ def prepare(settings: config.Prepare) -> schema.Manifest:
             plan = _plan(run, kind, form, found, names, settings, draw, skipped)
             with output.open_output(settings.output) as folder:
                 splits = shards.write(run, plan.order, kind, form, settings, folder)
-                manifest = _manifest(settings, given, plan, form, splits, kind.entries(form))
+                manifest = _manifest(settings, kind, plan, form, splits)
                 folder.finish(manifest)
     _warn_of_absent_classes(manifest)
     left_out["unreadable images"] += len(skipped)
@@ -107,14 +109,48 @@ def prepare(settings: config.Prepare) -> schema.Manifest:
 
 
 def _check_paths(settings: config.Prepare) -> None:
-    for name in ("images", "masks", "output"):
+    for name in ("images", "output"):
         if not getattr(settings, name):
-            raise InputError(f"--{name} is missing; give --images, --masks and --output.")
+            raise InputError(f"--{name} is missing; {GIVE}")
     output.check_unfinished(settings.output)
     if not files.is_remote(settings.output) and os.path.isfile(settings.output):
         raise InputError(f"--output={settings.output} is a file; name a folder.")
     files.check_folder("output", settings.output)
     output.check(settings.output)
+
+
+def _find(
+    settings: config.Prepare, scratch: str
+) -> tuple[Kind, list[Pair], collections.Counter[str]]:
+    """Returns the kind of the data, the pairs, and what else matched.
+
+    Raises:
+        InputError: files do not pair, or a setting is not of this kind.
+    """
+    given = classes.parse(settings.classes, settings.ignore, settings.threshold)
+    statistics.parse_channels(settings.channels)
+    volume_form.parse_spacing(settings.spacing)
+    if not volume_pairing.are_volumes(settings):
+        if not settings.masks:
+            raise InputError(f"--masks is missing; {GIVE}")
+        _refuse_others(settings, ("spacing", "block", "channel_names"), "images", "volumes")
+        return Images(settings, given), *pairing.find_pairs(settings, scratch)
+    _refuse_others(settings, ("tile", "channels"), "volumes", "images")
+    found = volume_pairing.find(settings)
+    given = classes.parse(found.classes, found.ignore, settings.threshold)
+    return VolumeKind(settings, given, found.channel_names), found.pairs, found.left_out
+
+
+def _refuse_others(settings: config.Prepare, names: Iterable[str], given: str, others: str) -> None:
+    """Raises InputError if a setting is set that is for another kind of data."""
+    default = config.Prepare()
+    for name in names:
+        value = getattr(settings, name)
+        if value != getattr(default, name):
+            raise InputError(
+                f"--{name}={config.as_text(value)} is for {others}, and --images="
+                f"{settings.images} has {given}; drop it."
+            )
 
 
 def _assign(
@@ -157,7 +193,8 @@ def _survey(
             logging.warning("Skipped: %s", result)
             skipped.append(pair.name)
         else:
-            seen = dataclasses.replace(pair, content=result.content)  # and not its local copy
+            # And not with its local copies.
+            seen = dataclasses.replace(result.pair, images=pair.images, mask=pair.mask)
             found[pair.name] = dataclasses.replace(result, pair=seen)
     return found, tuple(skipped)
 
@@ -239,12 +276,12 @@ def _check_names(examples: Iterable[Example]) -> None:
 
 def _manifest(
     settings: config.Prepare,
-    given: classes.Given,
+    kind: Kind,
     plan: Plan,
     form: Any,
     splits: dict[str, schema.Split],
-    entries: Mapping[str, Any],
 ) -> schema.Manifest:
+    given = kind.given
     return schema.Manifest(
         classes=form.rule.classes,
         ignore_value=None if given.by_colour else given.ignore,
@@ -261,7 +298,7 @@ def _manifest(
         licence=settings.licence,
         leaks=plan.leaks,
         skipped=plan.skipped,
-        **entries,
+        **kind.entries(form),
     )
 
 

@@ -32,7 +32,6 @@ class Survey:
         alpha: "none", "opaque" or "varies".
         mask: what there is in the mask.
         digest: of the image's pixels; equal for a grey image however it is stored.
-        content: of the pixels of both, as they are stored.
         extra: how many of `colours` are neither colours nor alpha.
     """
 
@@ -45,7 +44,6 @@ class Survey:
     alpha: str
     mask: labels.Seen
     digest: bytes
-    content: bytes
     extra: int = 0
 
 
@@ -74,7 +72,7 @@ def examine(pair: Pair, max_pixels: int, given: classes.Given) -> Survey:
     height, width = pixels.values.shape[:2]
     grey = pixels.is_grey
     return Survey(
-        pair=pair,
+        pair=dataclasses.replace(pair, content=_content(pixels, mask)),
         height=height,
         width=width,
         dtype=pixels.values.dtype.name,
@@ -83,8 +81,7 @@ def examine(pair: Pair, max_pixels: int, given: classes.Given) -> Survey:
         alpha="none" if not pixels.alpha else "opaque" if pixels.is_opaque else "varies",
         extra=pixels.extra,
         mask=labels.look(mask, given, pair.mask.label),
-        digest=_digest(pixels.colours[..., :1] if grey else pixels.colours),
-        content=_content(pixels, mask),
+        digest=digest(pixels.colours[..., :1] if grey else pixels.colours),
     )
 
 
@@ -114,14 +111,15 @@ def read(pair: Pair, max_pixels: int) -> tuple[images.Pixels, images.Mask]:
 def _content(pixels: images.Pixels, mask: images.Mask) -> bytes:
     palette = b"" if mask.palette is None else mask.palette.tobytes()
     return hashlib.blake2b(
-        _digest(pixels.values) + _digest(mask.values) + palette, digest_size=16
+        digest(pixels.values) + digest(mask.values) + palette, digest_size=16
     ).digest()
 
 
-def _digest(values: np.ndarray) -> bytes:
-    digest = hashlib.blake2b(repr((values.shape, values.dtype.name)).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(values).data)
-    return digest.digest()
+def digest(values: np.ndarray) -> bytes:
+    """Returns a digest of an array, of its shape and its dtype."""
+    hashed = hashlib.blake2b(repr((values.shape, values.dtype.name)).encode(), digest_size=16)
+    hashed.update(np.ascontiguousarray(values).data)
+    return hashed.digest()
 
 
 def parse_channels(text: str) -> int | None:
