@@ -79,8 +79,9 @@ def overlap(settings: Predict) -> float:
     """Returns the share of a tile that its neighbour covers, too."""
     from trainer.evaluate import sliding_window
 
-    stride = 2**settings.depth
-    return (2 * sliding_window.halo_of(settings.depth, 3) + stride) / settings.tile
+    network = config.Model(depth=settings.depth)
+    halo, stride = sliding_window.halo_of(network.levels(rank=2))[0], network.stride(rank=2)[0]
+    return (2 * halo + stride) / settings.tile
 
 
 def noise(settings: Predict) -> np.ndarray:

@@ -6,9 +6,10 @@ import tensorflow as tf
 
 from tests import rounding
 from tests.devices import strategy_of
+from trainer import config
 from trainer.data.dataset import schema
 from trainer.data.input import normalization
-from trainer.evaluate.evaluator import Evaluator
+from trainer.evaluate.evaluator import Evaluator, source_of
 from trainer.training import losses
 
 # Seven images of three sizes: no batch size but 1 and 7 divides them, and sides are not multiples
@@ -30,17 +31,15 @@ def pointwise_model(replicas=1):
 def evaluator_of(
     data, model, *, replicas=1, batch_size=2, tile=1024, normalize="image", tta="none"
 ):
+    strategy = strategy_of(replicas)
+    job = config.Job(data=config.Data(normalize=normalize), model=config.Model(depth=2))
     return Evaluator(
-        strategy_of(replicas),
+        strategy,
         model,
         *data,
+        source_of(job, strategy, *data, batch_size=batch_size, tile=tile),
         terms=losses.LOSSES["ce_dice"],
         class_weights=tf.ones(3),
-        normalize=normalize,
-        depth=2,
-        kernel_size=3,
-        batch_size=batch_size,
-        tile=tile,
         tta=tta,
     )
 

@@ -19,7 +19,7 @@ from trainer.data.input.training_batches import TrainingBatches
 from trainer.distributed import strategies
 from trainer.evaluate import metrics, output
 from trainer.evaluate.cases import CaseSelector
-from trainer.evaluate.evaluator import CancelledError, Evaluator
+from trainer.evaluate.evaluator import CancelledError, Evaluator, source_of
 from trainer.evaluate.scores import figures_of
 from trainer.export import output_folder
 from trainer.models import channel_packing, functional
@@ -231,7 +231,7 @@ def begin_run(session: Session, state: TrainState, evaluate: Evaluator) -> None:
     """
     job, metadata = session.job, session.metadata
     functional.strides(state.model, job.data.box(session.manifest.rank))
-    evaluate.check_tile("val", session.final_split)
+    evaluate.check("val", session.final_split)
     if session.is_chief:
         if job.run.model_dir:
             will_differ = state.step < metadata["total_steps"]
@@ -274,18 +274,22 @@ def build_train_steps(session: Session, state: TrainState) -> TrainSteps:
 def build_evaluator(session: Session, state: TrainState) -> Evaluator:
     """Returns the evaluator of the splits, with the weights that are used."""
     job = session.job
+    source = source_of(
+        job,
+        session.strategy,
+        session.data_dir,
+        session.manifest,
+        batch_size=job.run.eval_batch_size or job.data.batch_size,
+        tile=job.run.tile,
+    )
     return Evaluator(
         session.strategy,
         state.evaluated,
         session.data_dir,
         session.manifest,
+        source,
         terms=losses.LOSSES[job.optimization.loss],
         class_weights=class_weights_of(session),
-        normalize=job.data.normalize,
-        depth=job.model.depth,
-        kernel_size=job.model.kernel_size,
-        batch_size=job.run.eval_batch_size or job.data.batch_size,
-        tile=job.run.tile,
     )
 
 

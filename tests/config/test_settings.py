@@ -72,6 +72,74 @@ def test_each_side_of_a_crop_has_the_rules_of_one(crop, message):
         config.Job(data=config.Data(crop=crop))
 
 
+def test_levels_have_two_everywhere_and_the_kernel_size_if_nothing_else_is_given():
+    levels = config.Model(depth=2, kernel_size=5).levels(rank=3)
+    assert levels == (((2, 2, 2), (5, 5, 5)), ((2, 2, 2), (5, 5, 5)), ((1, 1, 1), (5, 5, 5)))
+    assert config.Model(depth=4).stride(rank=2) == (16, 16)
+
+
+def test_levels_have_the_numbers_of_each_axis_or_one_for_all():
+    network = config.Model(depth=3, strides="1,2,2/2/2", kernels="1,3,3/3/3/5")
+    assert [level.stride for level in network.levels(rank=3)] == [
+        *((1, 2, 2), (2, 2, 2), (2, 2, 2), (1, 1, 1)),
+    ]
+    assert [level.kernel for level in network.levels(rank=3)] == [
+        *((1, 3, 3), (3, 3, 3), (3, 3, 3), (5, 5, 5)),
+    ]
+    assert network.stride(rank=3) == (4, 8, 8)
+    with pytest.raises(InputError) as error:
+        network.levels(rank=2)
+    assert str(error.value) == (
+        "--strides=1,2,2/2/2 is for 3 axes and the data have 2; give 2 numbers a level, or one for "
+        "all axes."
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"strides": "2/2/2"},
+            "--strides=2/2/2 has 3 levels and --depth=4 takes 4; give --depth=3, or 4 levels.",
+        ),
+        (
+            {"kernels": "3/3"},
+            "--kernels=3/3 has 2 levels and --depth=4 takes 5; give --depth=1, or 5 levels.",
+        ),
+        ({"kernels": "3"}, "--kernels=3 has 1 level and --depth=4 takes 5; give 5 levels."),
+        (
+            {"strides": "2/0", "depth": 2},
+            "--strides=2/0 is not whole numbers from 1 up, with slashes between levels and commas "
+            "between axes; write for example --strides=1,2,2/2/2.",
+        ),
+        (
+            {"strides": "1,2/2,2,2", "depth": 2},
+            "--strides=1,2/2,2,2 has levels of different numbers of axes; give each as many, or a "
+            "number alone for all axes.",
+        ),
+        (
+            {"strides": "1,2", "kernels": "1,3,3/3", "depth": 1},
+            "--strides=1,2 is for 2 axes and --kernels=1,3,3/3 for 3; give both as many, or a "
+            "number alone for all axes.",
+        ),
+    ],
+)
+def test_levels_that_do_not_go_with_the_depth_or_each_other_are_refused(values, message):
+    with pytest.raises(InputError) as error:
+        config.Model(**values)
+    assert str(error.value) == message
+
+
+def test_a_crop_is_measured_by_the_strides_of_all_axes():
+    network = config.Model(depth=2, strides="1,2/2")  # 2 and 4
+    config.Job(data=config.Data(crop=12), model=network)
+    with pytest.raises(InputError) as error:
+        config.Job(data=config.Data(crop=14), model=network)
+    assert str(error.value) == (
+        "--crop=14 is not a multiple of 4, the stride of the deepest layer; use 12 or 16."
+    )
+
+
 def test_steps_and_epochs_at_once_are_refused():
     with pytest.raises(InputError) as error:
         config.Optimization(steps=10, epochs=2)

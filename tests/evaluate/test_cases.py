@@ -43,5 +43,5 @@ def test_cases_are_shown_as_they_are_stored(data, normalize):
 
 
 def test_a_perfect_case_without_foreground_has_dice_1():
-    assert cases._case_dice(np.array([[9, 9, 9], [0, 0, 0]])) == 1.0
-    assert cases._case_dice(np.array([[9, 9, 9], [2, 2, 1]])) == 0.5
+    assert cases.mean_dice(np.array([[9, 9, 9], [0, 0, 0]])) == 1.0
+    assert cases.mean_dice(np.array([[9, 9, 9], [2, 2, 1]])) == 0.5

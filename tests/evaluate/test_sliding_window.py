@@ -4,15 +4,26 @@ import numpy as np
 import pytest
 
 from tests import rounding
+from trainer import config
 from trainer.errors import InputError
 from trainer.evaluate import sliding_window
 
 
 def test_halo_covers_the_receptive_field_of_the_classic_unet():
     # 3×3 kernels, depth 4: 2·(3·16 - 2) + 2·16 = 124 pixels, 128 in multiples of 16.
-    assert sliding_window.halo_of(depth=4, kernel_size=3) == 128
+    assert sliding_window.halo_of(config.Model(depth=4).levels(rank=2)) == (128, 128)
     # Depth 1: 2·(3·2 - 2) + 2·2 = 12, a multiple of 2 already.
-    assert sliding_window.halo_of(depth=1, kernel_size=3) == 12
+    assert sliding_window.halo_of(config.Model(depth=1).levels(rank=2)) == (12, 12)
+
+
+def test_halo_along_each_axis_is_that_of_its_strides_and_kernels():
+    # Down and up, two convolutions each: 4 half kernels at the top and below, 2 at the bottom.
+    # Axis 1: 0 at the top, 1 at 1 pixel a place, 1 at 2: 4·1 + 2·2 + 2·2 = 12.
+    # Axis 2: 1 at 1 pixel a place, 1 at 2, 1 at 4: 4·1 + 4·2 + 2·4 + 2·4 = 28.
+    network = config.Model(depth=2, strides="1,2/2", kernels="1,3/3/3")
+    assert sliding_window.halo_of(network.levels(rank=2)) == (12, 28)
+    # A kernel of 2 reaches one pixel to the right: as far as one of 3.
+    assert sliding_window.halo_of(config.Model(depth=1, kernel_size=2).levels(rank=2)) == (12, 12)
 
 
 def test_tiles_cover_an_axis_and_end_with_it():

@@ -134,18 +134,15 @@ def test_evaluation_prediction_and_export_take_the_prediction(row, tmp_path):
     np.testing.assert_allclose(tf.sigmoid(predicting(IMAGES)), probability, rtol=0, atol=apart)
 
     manifest = write_data(tmp_path, {"train": [(8, 8)], "val": [(16, 16)]})
+    data = str(tmp_path), manifest
+    job = config.Job(model=config.Model(depth=1))
     evaluate = evaluator.Evaluator(
         strategy_of(1),
         model,
-        str(tmp_path),
-        manifest,
+        *data,
+        evaluator.source_of(job, strategy_of(1), *data, batch_size=1, tile=64),
         terms=losses.LOSSES["dice"],
         class_weights=tf.ones(2),
-        normalize="image",
-        depth=1,
-        kernel_size=3,
-        batch_size=1,
-        tile=64,
     )
     assert evaluate("val").summary["images"] == 1
 

@@ -74,6 +74,12 @@ def images_of(*shape):
         pytest.param(16, True, {"norm": "sync_batch", "dropout": 0.3}, marks=pytest.mark.slow),
         pytest.param(16, True, {"norm": "instance"}, marks=pytest.mark.slow),
         pytest.param(
+            16,
+            True,
+            {"strides": [(1, 2), (2, 1)], "kernels": [(3, 1), (1, 5), 3]},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             8,
             False,
             {"norm": "group", "num_classes": 3, "head_activation": "softmax"},

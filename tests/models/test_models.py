@@ -441,25 +441,58 @@ def test_a_network_of_volumes_makes_of_equal_planes_what_that_of_images_makes_of
         rounding.assert_close(ours.numpy(), theirs.numpy(), summed)
 
 
-def test_volumes_of_any_size_are_padded_and_cropped_back():
+@pytest.mark.parametrize("strides", [(), [(1, 2, 2), 2], [(2, 1, 1), (1, 1, 2)], [(3, 1, 2), 1]])
+def test_volumes_of_any_size_are_padded_and_cropped_back(strides):
     volume = random_images(1, 5, 6, 7, 1)
     fixed, free = (
-        build_unet(shape, 2, rank=3, depth=2) for shape in [(5, 6, 7, 1), (None, None, None, 1)]
+        build_unet(shape, 2, rank=3, depth=2, strides=strides)
+        for shape in [(5, 6, 7, 1), (None, None, None, 1)]
     )
     assert fixed.output.shape == (None, 5, 6, 7, 1)
     free.set_weights(fixed.get_weights())
     rounding.assert_close(free(volume), fixed(volume), rounding.operations_of(fixed))
 
 
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_along_an_axis_with_strides_and_kernels_of_1_each_plane_is_an_image_by_itself(axis):
+    def numbers(value):
+        """Returns `value` for all axes but this one, which has 1."""
+        return tuple(1 if place == axis else value for place in (1, 2, 3))
+
+    options = {"n_filters": 4, "depth": 2, "norm": "none", "residual": True, "attention": True}
+    of_images = build_unet((8, 12, 2), kernels=[1, 3, 3], **options)
+    of_volumes = build_unet(
+        np.insert((8, 12, 2), axis - 1, 5),
+        rank=3,
+        strides=[numbers(2)] * 2,
+        kernels=[1, numbers(3), numbers(3)],
+        **options,
+    )
+    for ours, theirs in zip(of_volumes.layers, of_images.layers, strict=True):
+        weights = theirs.get_weights()
+        if weights:
+            weights[0] = np.expand_dims(weights[0], axis - 1)
+        ours.set_weights(weights)
+    volume = random_images(1, *np.insert((8, 12, 2), axis - 1, 5))
+    planes = of_images(np.moveaxis(volume[0], axis - 1, 0))
+    expected = np.moveaxis(planes.numpy(), 0, axis - 1)[np.newaxis]
+    rounding.assert_close(of_volumes(volume), expected, rounding.operations_of(of_volumes))
+
+
 def test_valid_padding_takes_its_pixels_off_volumes_too():
     # 20 → 16 → 8 → 4 → 8 → 4, at depth 1; a skip of 16 is cropped to 8.
     model = build_unet((20, 20, 22, 1), 2, rank=3, depth=1, padding="valid")
     assert model.output.shape == (None, 4, 4, 6, 1)
+    # Along the first axis nothing is halved, and only the bottom's kernels take 2 · 2 off.
+    levels = {"strides": [(1, 2, 2)], "kernels": [(1, 3, 3), 3]}
+    model = build_unet((7, 20, 22, 1), 2, rank=3, depth=1, padding="valid", **levels)
+    assert model.output.shape == (None, 3, 4, 6, 1)
 
 
 @pytest.mark.slow
-def test_folding_and_export_take_networks_of_volumes_and_packing_leaves_them():
-    model = build_unet((None, None, None, 1), 4, rank=3, depth=1, num_classes=2)
+@pytest.mark.parametrize("strides", [(), [(1, 2, 2)]])
+def test_folding_and_export_take_networks_of_volumes_and_packing_leaves_them(strides):
+    model = build_unet((None, None, None, 1), 4, rank=3, depth=1, num_classes=2, strides=strides)
     volume = random_images(1, 8, 8, 8, 1)
     model(volume, training=True)  # moves the statistics
     logits = model(volume).numpy()
@@ -531,8 +564,16 @@ def test_fit_on_numpy_arrays_learns():
         ),
         (
             {"input_shape": (44, 50, 1), "padding": "valid"},
-            "width=50 cannot be halved 2 times with padding=valid and kernel_size=3;"
+            "width=50 cannot be reduced 2 times with padding=valid and kernels of 3/3/3;"
             " use 52 or padding=same.",
+        ),
+        (
+            {"strides": [2]},
+            "strides=[2] has 1 levels; give 2, by depth.",
+        ),
+        (
+            {"kernels": [3, (1, 3, 3), 3]},
+            "kernels=[3, (1, 3, 3), 3] is not whole numbers from 1 up, one or 2 for each level.",
         ),
     ],
 )

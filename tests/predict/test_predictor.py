@@ -61,7 +61,7 @@ def test_tiles_equal_the_whole_image_without_seams(run_dir, loaded):
 @pytest.mark.slow
 def test_a_halo_that_is_too_small_would_show(run_dir, loaded, monkeypatch):
     image = picture(333, 290)
-    monkeypatch.setattr(sliding_window, "halo_of", lambda depth, kernel_size: 0)
+    monkeypatch.setattr(sliding_window, "halo_of", lambda levels: (0, 0))
     tiled = predictor.Predictor([run_dir], strategy_of(1), tile=112)
     assert np.abs(tiled.probabilities(image) - loaded.probabilities(image)).max() > 1e-3
 

@@ -12,6 +12,7 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from trainer.config import network_levels
 from trainer.distributed import rendezvous, required_devices
 from trainer.errors import InputError
 
@@ -180,7 +181,17 @@ class Model(Settings):
         16, "Channels of the first level; each level below doubles them.", low=1, common=True
     )
     depth: int = setting(4, "How often the resolution is halved.", low=1, high=7)
+    strides: str = setting(
+        "",
+        "By how much each level's resolution is higher than the next one's, from the top, with "
+        "commas between axes: 1,2,2/2/2; empty: 2 everywhere.",
+    )
     kernel_size: int = setting(3, "Side of the convolution kernels.", low=1)
+    kernels: str = setting(
+        "",
+        "Sides of each level's kernels, the bottom's last, as in 1,3,3/3/3/3; empty: "
+        "--kernel_size everywhere.",
+    )
     activation: str = setting("relu", "Activation, by its Keras name.", choices=ACTIVATIONS)
     norm: str = setting(
         "auto",
@@ -190,8 +201,61 @@ class Model(Settings):
     )
     dropout: float = setting(0.0, "Fraction of features dropped in training.", low=0, high=0.95)
     upsampling: str = setting(
-        "transpose", "How the decoder doubles the resolution.", choices=("transpose", "bilinear")
+        "transpose", "How the decoder raises the resolution.", choices=("transpose", "bilinear")
     )
+
+    def __post_init__(self) -> None:
+        """Checks each field, and that strides and kernels go with the depth and each other."""
+        super().__post_init__()
+        strides, kernels = map(network_levels.axes_of, self._numbers())
+        if strides and kernels and strides != kernels:
+            raise InputError(
+                f"--strides={self.strides} is for {strides} axes and --kernels={self.kernels} for "
+                f"{kernels}; give both as many, or a number alone for all axes."
+            )
+
+    def axes(self) -> int | None:
+        """Returns for how many axes the settings have a number each; None: one for all axes."""
+        strides, kernels = self._numbers()
+        return network_levels.axes_of((*strides, *kernels))
+
+    def levels(self, rank: int) -> tuple[network_levels.Level, ...]:
+        """Returns stride and kernel of each level along each axis, the bottom's last.
+
+        Args:
+            rank: number of axes: 2 for images, 3 for volumes.
+
+        Raises:
+            InputError: the settings are for another number of axes.
+        """
+        axes = self.axes()
+        if axes not in (None, rank):
+            name = "strides" if network_levels.axes_of(self._numbers()[0]) else "kernels"
+            raise InputError(
+                f"--{name}={getattr(self, name)} is for {axes} axes and the data have {rank}; give "
+                f"{rank} numbers a level, or one for all axes."
+            )
+        strides, kernels = self._numbers()
+        return tuple(
+            network_levels.Level(
+                network_levels.along(stride, rank), network_levels.along(kernel, rank)
+            )
+            for stride, kernel in zip((*strides, (1,)), kernels, strict=True)
+        )
+
+    def stride(self, rank: int) -> tuple[int, ...]:
+        """Returns by how much the bottom's resolution is lower than the image's; see `levels`."""
+        return network_levels.total_stride(self.levels(rank))
+
+    def _numbers(self) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
+        """Returns strides and kernels of each level, one for all axes or one for each."""
+        strides: tuple[tuple[int, ...], ...] = ((2,),) * self.depth
+        kernels: tuple[tuple[int, ...], ...] = ((self.kernel_size,),) * (self.depth + 1)
+        if self.strides:
+            strides = network_levels.parse("strides", self.strides, self.depth, self.depth)
+        if self.kernels:
+            kernels = network_levels.parse("kernels", self.kernels, self.depth + 1, self.depth)
+        return strides, kernels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -500,8 +564,14 @@ class Job:
 
     def _check_stride(self) -> None:
         """Raises InputError if the deepest layer does not divide a side of the crop."""
-        crop, stride = self.data.crop, 2**self.model.depth
-        for side in (crop,) if isinstance(crop, int) else crop:
+        crop = self.data.crop
+        if isinstance(crop, int):
+            # Of how many axes is known with the data, or where the strides differ among them.
+            strides = self.model.stride(self.model.axes() or 2)
+            sides = (crop,) * len(strides)
+        else:
+            strides, sides = self.model.stride(len(crop)), crop
+        for side, stride in zip(sides, strides, strict=True):
             if side % stride:
                 below = side // stride * stride
                 options = f"{below} or {below + stride}" if below else f"{stride}"
@@ -799,6 +869,19 @@ class Prepare(Settings):
         "Cuts training images into tiles of about this side, each an example, so that every pixel "
         "of a set of mixed sizes is equally likely to be trained on; 0: keeps them whole.",
         low=0,
+        common=True,
+    )
+    spacing: str = setting(
+        "plan",
+        "Volumes: mm between voxels along depth, height and width, such as 3,0.8,0.8, to which all "
+        "are resampled; plan: the median of the training volumes; none: each keeps its own.",
+        common=True,
+    )
+    block: int = setting(
+        160,
+        "Volumes: side of the overlapping blocks that larger training volumes are cut into, in "
+        "voxels; larger than any crop.",
+        low=8,
         common=True,
     )
     shard_mb: float = setting(

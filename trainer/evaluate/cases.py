@@ -38,6 +38,19 @@ class Case:
     spacing: tuple[float, ...]
 
 
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """What comparing some cases with their truth gave.
+
+    Attributes:
+        totals: of all of them, see `eval_step.OF_BATCH`.
+        cases: each, with its `counts` and its `soft` sums, [K, 3], see `eval_step.score`.
+    """
+
+    totals: Mapping[str, np.ndarray]
+    cases: list[tuple[Case, np.ndarray, np.ndarray]]
+
+
 # Kind → rank of a case within the kind; of equal cases, the first in the split comes first.
 ORDERS: Mapping[str, Callable[[Case], Any]] = {
     "first": lambda case: case.index,
@@ -80,7 +93,7 @@ def case_of(
     here = np.s_[row, :height, :width]
     return Case(
         index=int(batch["case"][row]),
-        dice=_case_dice(found["counts"][row]),
+        dice=mean_dice(found["counts"][row]),
         image=_stored(batch["images"][here], batch["offset"][row], batch["scale"][row], dtype),
         labels=batch["labels"][here].numpy(),
         valid=batch["valid"][here].numpy(),
@@ -98,7 +111,8 @@ def _stored(image: tf.Tensor, offset: tf.Tensor, scale: tf.Tensor, dtype: str) -
     return np.clip(np.rint(values), 0, np.iinfo(dtype).max).astype(dtype)
 
 
-def _case_dice(counts: np.ndarray) -> float:
+def mean_dice(counts: np.ndarray) -> float:
+    """Returns the mean Dice of counts [K, 3] over the foreground that occurs; 1 if none does."""
     dice = metrics.METRICS["dice"].compute(counts)[1:]
     return float(np.nanmean(dice)) if not np.isnan(dice).all() else 1.0
 

@@ -12,6 +12,7 @@ from trainer.evaluate import counting
 from trainer.training import losses
 
 Batch = Mapping[str, tf.Tensor]
+OF_BATCH = ("loss_sums", "loss_weights", "confusions", "probabilities")  # of `score`, not of a case
 
 
 def forward_step(

@@ -15,7 +15,7 @@ from trainer.distributed import strategies
 from trainer.errors import InputError
 from trainer.evaluate import output, scores, symmetries
 from trainer.evaluate.cases import CaseSelector
-from trainer.evaluate.evaluator import Evaluator
+from trainer.evaluate.evaluator import Evaluator, source_of
 from trainer.training import losses
 
 
@@ -87,21 +87,17 @@ def _load(
         model, step = best_weights.best_model(settings.run_dir, run)
     commit = {"step": step, "progress": {}}
     checkpoint.check_same(settings.run_dir, commit, worker, num_workers, add)
+    data = data_dir, manifest
     evaluate = Evaluator(
         strategy,
         model,
-        data_dir,
-        manifest,
+        *data,
+        source_of(job, strategy, *data, batch_size=settings.batch_size, tile=settings.tile),
         terms=losses.LOSSES[job.optimization.loss],
         class_weights=losses.class_weights(
             job.optimization.class_weights, manifest.splits["train"].pixels
         ),
-        normalize=job.data.normalize,
-        depth=job.model.depth,
-        kernel_size=job.model.kernel_size,
-        batch_size=settings.batch_size,
-        tile=settings.tile,
         tta=settings.tta,
     )
-    evaluate.check_tile(settings.split)
+    evaluate.check(settings.split)
     return step, evaluate

@@ -1,28 +1,47 @@
-"""Exact evaluation of whole images, each of a split once, in however many workers and tiles."""
+"""Exact evaluation of whole images or volumes, each of a split once, in however many workers."""
 
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer import config
 from trainer.data.dataset import schema
-from trainer.data.input import pipeline, read_errors
+from trainer.data.input import read_errors
 from trainer.distributed import strategies
-from trainer.evaluate import cases, counting, eval_step, metrics, sliding_window, symmetries
+from trainer.evaluate import cases, counting, eval_step, metrics, symmetries
+from trainer.evaluate.images import TiledImages
 from trainer.evaluate.scores import Scores, summarize
+from trainer.evaluate.volumes import WindowedVolumes
 from trainer.models import channel_packing, functional
 from trainer.training import losses
 
 ROUND_SECONDS = 3.0  # of evaluation between two moments at which several workers may stop
-OF_BATCH = ("loss_sums", "loss_weights", "confusions", "probabilities")  # of `eval_step.score`
+Forward = Callable[[tf.Tensor], tf.Tensor]
 
 
 class CancelledError(Exception):
     """An evaluation was given up."""
+
+
+class Source(Protocol):
+    """Where cases come from: `TiledImages` or `WindowedVolumes`."""
+
+    def check(self, *splits: str) -> None:
+        """Raises InputError if these splits cannot be evaluated."""
+
+    def read(self, split: str, worker: int, num_workers: int) -> tf.data.Dataset:
+        """Returns what a worker reads of a split."""
+
+    def read_ahead(self, split: str) -> int:
+        """Returns how many examples may have been read after the last one that was evaluated."""
+
+    def score(self, element: Any, forward: Forward, score: Callable[..., Any]) -> cases.Scored:
+        """Predicts an element of what was read and compares it with the truth."""
 
 
 class Evaluator:
@@ -34,27 +53,28 @@ class Evaluator:
         model: keras.Model,
         data_dir: str,
         manifest: schema.Manifest,
+        source: Source,
         *,
         terms: tuple[losses.Term, ...],
         class_weights: tf.Tensor,
-        normalize: str,
-        depth: int,
-        kernel_size: int,
-        batch_size: int,
-        tile: int,
         tta: str = "none",
     ):
-        """Compiles nothing yet; see `config` for what the arguments mean."""
-        replicas = len(strategy.extended.worker_devices)
+        """Compiles nothing yet.
+
+        Args:
+            strategy: the devices.
+            model: that is evaluated.
+            data_dir: the data folder.
+            manifest: of that folder.
+            source: of its cases, see `source_of`.
+            terms: of the loss.
+            class_weights: float32 [K], in the loss.
+            tta: a key of `symmetries.TURNS`.
+        """
         self._strategy = strategy
-        self._data_dir, self._manifest = data_dir, manifest
+        self._data_dir, self._manifest, self._source = data_dir, manifest, source
         self._terms = terms
-        self._normalize = normalize
-        self._stride = 2**depth
-        self._halo = sliding_window.halo_of(depth, kernel_size)
-        self._batch_size = -(-batch_size // replicas) * replicas
-        self._tile = tile // self._stride * self._stride
-        self._batches: dict[str, tf.data.Dataset] = {}  # of each split, once it was asked for
+        self._elements: dict[str, tf.data.Dataset] = {}  # of each split, once it was asked for
         self._score = eval_step.score_step(terms, class_weights, manifest.num_classes)
         # On a CPU, XLA takes longer to compile a new size of images than it saves; on a TPU the
         # strategy compiles, and the host counts the logits.
@@ -69,14 +89,9 @@ class Evaluator:
             gather_on="CPU:0" if kind == "TPU" else None,
         )
 
-    def check_tile(self, *splits: str) -> None:
-        """Raises InputError if images of these splits are to be cut into too small tiles."""
-        multiple = pipeline.padded_to(self._stride)
-        for split in splits:
-            for *sides, _ in self._manifest.splits[split].sizes:
-                longest = -(-max(sides) // multiple) * multiple
-                if longest > self._tile:
-                    sliding_window.starts(longest, self._tile, self._halo, self._stride)
+    def check(self, *splits: str) -> None:
+        """Raises InputError if these splits cannot be evaluated."""
+        self._source.check(*splits)
 
     def __call__(
         self,
@@ -102,24 +117,18 @@ class Evaluator:
         sums = self._empty_sums(split, tolerance)
 
         def places() -> list[int]:
+            seen, ahead = sums["times_seen"] > 0, self._source.read_ahead(split)
             entry = self._manifest.splits[split]
-            sizes = (self._stride, self._batch_size, self._tile)
-            ahead = pipeline.examples_read_ahead(entry, *sizes)
-            seen = sums["times_seen"] > 0
             return read_errors.evaluation_shards(entry, seen, ahead, worker, num_workers)
 
         with read_errors.translate_errors(self._data_dir, self._manifest, split, places):
-            for batch in lockstep(self._read(split), is_cancelled, num_workers, total):
-                result = self._score(batch, self._logits(batch["images"]))
-                found = {key: value.numpy() for key, value in result.items()}
-                for key in OF_BATCH:
-                    sums[key] += found[key]
-                for row, index in enumerate(batch["case"].numpy()):
-                    if index >= 0:
-                        case = cases.case_of(batch, found, row, self._manifest.dtype)
-                        counts, soft = found["counts"][row], found["soft"][row]
-                        self._add_case(sums, case, counts, soft, tolerance)
-                        add(case)
+            for element in lockstep(self._read(split), is_cancelled, num_workers, total):
+                scored = self._source.score(element, self._forward, self._score)
+                for key, value in scored.totals.items():
+                    sums[key] += value
+                for case, counts, soft in scored.cases:
+                    self._add_case(sums, case, counts, soft, tolerance)
+                    add(case)
         return self._scores(split, {key: total(value) for key, value in sums.items()}, tolerance)
 
     def _empty_sums(self, split: str, tolerance: float | None) -> dict[str, np.ndarray]:
@@ -188,38 +197,45 @@ class Evaluator:
         )
 
     def _read(self, split: str) -> tf.data.Dataset:
-        """Returns this worker's batches of a split; to build them takes 0.3 s on a slow core."""
-        if split not in self._batches:
+        """Returns what this worker reads of a split; to build that takes 0.3 s on a slow core."""
+        if split not in self._elements:
             worker, num_workers = strategies.worker_of(self._strategy)
-            self._batches[split] = pipeline.evaluation_batches(
-                self._data_dir,
-                self._manifest,
-                split,
-                stride=self._stride,
-                batch_size=self._batch_size,
-                normalize=self._normalize,
-                tile=self._tile,
-                worker=worker,
-                num_workers=num_workers,
-            )
-        return self._batches[split]
+            self._elements[split] = self._source.read(split, worker, num_workers)
+        return self._elements[split]
 
-    def _logits(self, images: tf.Tensor) -> tf.Tensor:
-        """Returns the logits of a batch, tile by tile where its images are too large."""
-        if max(images.shape[1:3]) <= self._tile:
-            return self._forward(images)
-        whole = [
-            sliding_window.predict_tiled(
-                image.numpy(),
-                lambda parts: self._forward(tf.constant(parts)).numpy(),
-                tile=(self._tile, self._tile),
-                halo=(self._halo, self._halo),
-                stride=(self._stride, self._stride),
-                batch_size=len(self._strategy.extended.worker_devices),
-            )
-            for image in images
-        ]
-        return tf.constant(np.stack(whole))
+
+def source_of(
+    job: config.Job,
+    strategy: tf.distribute.Strategy,
+    data_dir: str,
+    manifest: schema.Manifest,
+    *,
+    batch_size: int,
+    tile: int,
+) -> Source:
+    """Returns the cases of a data folder, as a run's network takes them.
+
+    Args:
+        job: settings of the run.
+        strategy: the devices, which divide a batch.
+        data_dir: the data folder.
+        manifest: of that folder.
+        batch_size: images, or windows of volumes, that are predicted at once.
+        tile: side above which images are cut into tiles of this side.
+    """
+    replicas = len(strategy.extended.worker_devices)
+    batch_size = -(-batch_size // replicas) * replicas
+    if manifest.rank == 3:
+        return WindowedVolumes(data_dir, manifest, job.data.box(3), batch_size)
+    return TiledImages(
+        data_dir,
+        manifest,
+        job.model.levels(2),
+        normalize=job.data.normalize,
+        tile=tile,
+        batch_size=batch_size,
+        tiles_at_once=replicas,
+    )
 
 
 def lockstep(

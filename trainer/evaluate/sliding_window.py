@@ -12,23 +12,39 @@ network may see more than a window holds, so windows overlap by half, and count 
 import functools
 import itertools
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from trainer.config import network_levels
 from trainer.errors import InputError
 from trainer.evaluate.stitching import Mosaic
 
 
-def halo_of(depth: int, kernel_size: int) -> int:
-    """Returns how far a U-Net looks in pixels, rounded up to its stride.
+def halo_of(levels: Sequence[network_levels.Level]) -> tuple[int, ...]:
+    """Returns how far a U-Net looks along each axis, in pixels, rounded up to its stride.
 
-    Two k×k convolutions at each of the encoder's and decoder's `depth` levels and at the bottom
-    reach (k - 1)·(3·2^depth - 2) pixels; pooling and up-sampling add less than 2·2^depth.
+    Args:
+        levels: of the network, the bottom last.
     """
-    stride = 2**depth
-    radius = (kernel_size - 1) * (3 * stride - 2) + 2 * stride
-    return -(-radius // stride) * stride
+    strides = zip(*(level.stride for level in levels), strict=True)
+    kernels = zip(*(level.kernel for level in levels), strict=True)
+    return tuple(map(_halo_along, strides, kernels))
+
+
+def _halo_along(strides: Sequence[int], kernels: Sequence[int]) -> int:
+    """Returns the halo along one axis.
+
+    Two convolutions at each level of the encoder and of the decoder and at the bottom reach half a
+    kernel each, in places that are as many pixels as the strides above make them; pooling and
+    up-sampling add less than twice the whole stride.
+    """
+    pixels = list(itertools.accumulate(strides[:-1], operator.mul, initial=1))
+    radius = sum(4 * (kernel // 2) * size for kernel, size in zip(kernels, pixels, strict=True))
+    radius -= 2 * (kernels[-1] // 2) * pixels[-1]  # the bottom is passed once
+    stride = pixels[-1]
+    return -(-(radius + 2 * stride) // stride) * stride
 
 
 def starts(length: int, tile: int, halo: int, stride: int) -> list[int]:

@@ -1,5 +1,6 @@
 """The story of an export: load, build what is served, save in each form, measure, describe."""
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -35,7 +36,7 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
     data = run_metadata.data_of(run)
     keras.mixed_precision.set_global_policy("float32")  # a job that trained may have another
     model, step = best_weights.best_model(settings.run_dir, run)
-    stride = 2**job.model.depth
+    stride = math.lcm(*job.model.stride(rank=2))
     multiple = pipeline.padded_to(stride)
     units = (job.data.normalize, data["mean"], data["std"])
 
@@ -49,7 +50,7 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
     differences: dict[str, dict[str, Any]] = {}
     if settings.tflite:
         size = settings.tflite_size or -(-max(job.data.box(2)) // stride) * stride
-        differences |= _write_tflite(folder, settings, run, core, size, units)
+        differences |= _write_tflite(folder, settings, run, core, size, stride, units)
         written |= dict.fromkeys(
             differences, f"TensorFlow Lite, normalised images of {size}×{size}"
         )
@@ -88,7 +89,8 @@ def _server(
     multiple: int,
 ) -> serving.Server:
     """Returns what a SavedModel serves: preparing, the network, and masks of stored values."""
-    halo = sliding_window.halo_of(network.depth, network.kernel_size)
+    stride = math.lcm(*network.stride(rank=2))
+    halo = -(-max(sliding_window.halo_of(network.levels(rank=2))) // stride) * stride
     normalize, mean, std = units
     return serving.Server(
         core,
@@ -111,6 +113,7 @@ def _write_tflite(
     run: dict[str, Any],
     core: Callable[[np.ndarray], tf.Tensor],
     size: int,
+    stride: int,
     units: tuple[str, list[float], list[float]],
 ) -> dict[str, dict[str, Any]]:
     """Writes the network for TensorFlow Lite; returns how far each file is from it.
@@ -118,7 +121,6 @@ def _write_tflite(
     Raises:
         InputError: if the network's stride does not divide `size`.
     """
-    stride = 2 ** run["settings"]["depth"]
     if size % stride:
         raise InputError(
             f"--tflite_size={size} is not a multiple of {stride}, the network's stride."

@@ -28,6 +28,11 @@ def sizes(x):
     ]
 
 
+def along(number, rank):
+    """Returns a number for each of `rank` axes: those given, or one number for all of them."""
+    return (number,) * rank if isinstance(number, int) else tuple(number)
+
+
 def as_images(x):
     """Returns [B, *S, C] as [B, H, W, C]: an image as it is, a volume's planes below each other.
 

@@ -39,7 +39,7 @@ def conv_block(
     Args:
         x: [B, *S, C].
         filters: channels of the result.
-        kernel_size: side of both kernels.
+        kernel_size: side of both kernels, or their sides along each axis.
         activation: name of a Keras activation.
         padding: "same" or "valid"; "valid" takes kernel_size - 1 pixels off per convolution.
         norm: a row of NORMS.
@@ -57,20 +57,20 @@ def conv_block(
     return keras.layers.Activation(activation)(y)
 
 
-def up_conv(x, filters, *, activation="relu", norm="batch", upsampling="transpose"):
-    """Doubles each spatial axis: [B, *S, C] -> [B, 2 * S, filters].
+def up_conv(x, filters, *, stride=2, activation="relu", norm="batch", upsampling="transpose"):
+    """Multiplies each spatial axis: [B, *S, C] -> [B, stride * S, filters].
 
-    "transpose" is a transposed convolution of kernel 2 and stride 2. "bilinear", of images only,
-    interpolates what a 1x1 convolution made: the two commute, and this order convolves a quarter
-    of the pixels.
+    "transpose" is a transposed convolution whose kernel is as large as its stride, a number or one
+    for each axis. "bilinear", of images only, interpolates what a 1x1 convolution made: the two
+    commute, and this order convolves a quarter of the pixels.
     """
     if upsampling == "bilinear":
         x = keras.layers.Activation(activation)(convolve(x, filters, 1, norm))
-        return keras.layers.UpSampling2D(interpolation="bilinear")(x)
+        return keras.layers.UpSampling2D(stride, interpolation="bilinear")(x)
     x = layers.TRANSPOSED_CONVOLUTION[axes.rank_of(x)](
         filters,
-        kernel_size=2,
-        strides=2,
+        kernel_size=stride,
+        strides=stride,
         use_bias=norm == "none",
         kernel_initializer=INITIALIZER,
     )(x)
@@ -106,13 +106,14 @@ def crop_center(x, like):
 def pad_to_stride(x, stride):
     """Pads the end of each spatial axis of [B, *S, C] with zeros to a multiple of `stride`.
 
-    Static sizes take a layer of Keras, or none if nothing is missing; sizes known only at run time
-    take our own layer.
+    The stride is a number, or one for each axis. Static sizes take a layer of Keras, or none if
+    nothing is missing; sizes known only at run time take our own layer.
     """
     rank = axes.rank_of(x)
     if None in x.shape[1:-1]:
         return PadToStride(stride)(x)
-    missing = [-size % stride for size in x.shape[1:-1]]
+    strides = axes.along(stride, rank)
+    missing = [-size % step for size, step in zip(x.shape[1:-1], strides, strict=True)]
     if not any(missing):
         return x
     return layers.ZERO_PADDING[rank](tuple((0, number) for number in missing))(x)
@@ -138,13 +139,15 @@ class PadToStride(keras.layers.Layer):
     """Pads the spatial axes, where known only at run time, to multiples of `stride`."""
 
     def __init__(self, stride, **kwargs):
-        """Takes the stride, in pixels."""
+        """Takes the stride in pixels, of all axes or of each."""
         super().__init__(**kwargs)
         self.stride = stride
 
     def call(self, inputs):
         """Returns [B, *S', C], with zeros at the end of each axis."""
-        missing = [-size % self.stride for size in axes.sizes(inputs)]
+        sizes = axes.sizes(inputs)
+        strides = axes.along(self.stride, len(sizes))
+        missing = [-size % step for size, step in zip(sizes, strides, strict=True)]
         if all(isinstance(size, int) and size == 0 for size in missing):
             return inputs
         return tf.pad(inputs, [[0, 0], *([0, size] for size in missing), [0, 0]])
@@ -152,8 +155,12 @@ class PadToStride(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         """Rounds the spatial sizes up."""
         batch, *sizes, channels = input_shape
-        sizes = [size and math.ceil(size / self.stride) * self.stride for size in sizes]
-        return (batch, *sizes, channels)
+        strides = axes.along(self.stride, len(sizes))
+        padded = [
+            size and math.ceil(size / step) * step
+            for size, step in zip(sizes, strides, strict=True)
+        ]
+        return (batch, *padded, channels)
 
     def get_config(self):
         """Returns the arguments of `__init__`."""

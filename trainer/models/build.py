@@ -7,26 +7,35 @@ from trainer.models import functional, norms
 
 
 def build_model(
-    settings: config.Model, channels: int, num_classes: int, num_replicas: int = 1
+    settings: config.Model,
+    channels: int,
+    num_classes: int,
+    num_replicas: int = 1,
+    rank: int = 2,
 ) -> keras.Model:
-    """Builds the network of `settings` for images of any size.
+    """Builds the network of `settings` for images, or volumes, of any size.
 
     Args:
         settings: architecture and its sizes.
         channels: of the images.
         num_classes: of the data, the background included; two classes take one logit.
         num_replicas: that train it, by which norm=auto is chosen; nothing else depends on them.
+        rank: number of spatial axes: 2 for images, 3 for volumes.
 
     Raises:
-        InputError: what the row of MODELS built is no network for such data.
+        InputError: the settings are for data of another rank, or what the row of MODELS built is
+            no network for such data.
     """
     num_logits = 1 if num_classes == 2 else num_classes
+    levels = settings.levels(rank)
     model = models.MODELS[settings.model](
-        (None, None, channels),
+        (*[None] * rank, channels),
         settings.filters,
         num_logits,
+        rank=rank,
         depth=settings.depth,
-        kernel_size=settings.kernel_size,
+        strides=[level.stride for level in levels[:-1]],
+        kernels=[level.kernel for level in levels],
         activation=settings.activation,
         norm=norms.choose(settings.norm, num_replicas),
         dropout=settings.dropout,

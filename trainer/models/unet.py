@@ -1,6 +1,7 @@
 """The U-Net (Ronneberger, Fischer and Brox, 2015, arXiv:1505.04597), of images or of volumes."""
 
 import functools
+import math
 
 import keras
 
@@ -16,7 +17,9 @@ def build_unet(
     *,
     rank=2,
     depth=4,
+    strides=(),
     kernel_size=3,
+    kernels=(),
     activation="relu",
     padding="same",
     norm="batch",
@@ -26,17 +29,21 @@ def build_unet(
     attention=False,
     head_activation=None,
 ):
-    """Builds a U-Net, which doubles its filters at each of `depth` halvings of the resolution.
+    """Builds a U-Net, which doubles its filters whenever it reduces the resolution.
 
-    Sizes that 2**depth does not divide are padded with zeros inside, and the result cropped back.
+    Sizes that the product of the strides does not divide are padded with zeros inside, and the
+    result cropped back.
 
     Args:
         input_shape: (*S, C); sizes may be None with padding "same".
         n_filters: channels at full resolution.
         num_classes: channels of the result; 1 for a binary task (one logit per pixel).
         rank: of the space: 2 for images (H, W), 3 for volumes (D, H, W).
-        depth: how many times the resolution is halved.
+        depth: how many times the resolution is reduced.
+        strides: by how much each time, a number or one for each axis; empty: 2 everywhere.
         kernel_size: side of the kernels of `conv_block`.
+        kernels: their sides at each level, the bottom's last, a number or one for each axis;
+            empty: `kernel_size` everywhere.
         activation: name of a Keras activation.
         padding: "same", or "valid": the result is smaller than the image, as in the paper.
         norm: "batch", "sync_batch" (over all replicas), "group", "instance" or "none".
@@ -55,17 +62,18 @@ def build_unet(
     """
     _check_choice("rank", rank, tuple(axes.NAMES))
     _check_numbers(input_shape, rank, n_filters, num_classes, depth, kernel_size, dropout)
+    strides = _levels("strides", strides, 2, depth, rank)
+    kernels = _levels("kernels", kernels, kernel_size, depth + 1, rank)
     _check_choice("padding", padding, ("same", "valid"))
     _check_choice("norm", norm, tuple(norms.NORMS))
     _check_choice("head_activation", head_activation, (None, "sigmoid", "softmax"))
     _check_activations(activation, head_activation, num_classes)
     _check_upsampling(upsampling, rank)
     if padding == "valid":
-        _check_valid_size(input_shape, depth, kernel_size)
+        _check_valid_size(input_shape, strides, kernels)
 
     conv_block = functools.partial(
         blocks.conv_block,
-        kernel_size=kernel_size,
         activation=activation,
         padding=padding,
         norm=norm,
@@ -76,23 +84,26 @@ def build_unet(
     )
     images = keras.Input(input_shape, name="images")
     # With "valid" every size has been found to fit as it is.
-    x = blocks.pad_to_stride(images, 2**depth) if padding == "same" else images
+    total = tuple(map(math.prod, zip(*strides, strict=True)))
+    x = blocks.pad_to_stride(images, total) if padding == "same" else images
     skips = []
     for level in range(depth):
-        x = conv_block(x, n_filters * 2**level)
+        x = conv_block(x, n_filters * 2**level, kernel_size=kernels[level])
         if dropout and level == depth - 1:
             x = Dropout(dropout)(x)
         skips.append(x)
-        x = layers.MAX_POOLING[rank](2)(x)
-    x = conv_block(x, n_filters * 2**depth)
+        if max(strides[level]) > 1:
+            x = layers.MAX_POOLING[rank](strides[level])(x)
+    x = conv_block(x, n_filters * 2**depth, kernel_size=kernels[depth])
     if dropout:
         x = Dropout(dropout)(x)
     for level in reversed(range(depth)):
-        x = up_conv(x, n_filters * 2**level)
+        x = up_conv(x, n_filters * 2**level, stride=strides[level])
         skip = skips[level] if padding == "same" else blocks.crop_center(skips[level], x)
         if attention:
             skip = blocks.attention_gate(skip, x, norm=norm)
-        x = conv_block(keras.layers.Concatenate()([skip, x]), n_filters * 2**level)
+        x = keras.layers.Concatenate()([skip, x])
+        x = conv_block(x, n_filters * 2**level, kernel_size=kernels[level])
     # float32 from here on: a loss of bfloat16 logits would have three digits.
     x = layers.CONVOLUTION[rank](num_classes, 1, dtype="float32", name="logits")(x)
     if head_activation:
@@ -123,6 +134,22 @@ def _check_numbers(input_shape, rank, n_filters, num_classes, depth, kernel_size
         raise InputError(f"dropout={dropout} is not a fraction; use at least 0 and less than 1.")
 
 
+def _levels(name, given, default, number, rank):
+    """Returns the numbers of each level along each axis.
+
+    Raises:
+        InputError: they are not as many as levels and axes, or not whole numbers from 1 up.
+    """
+    found = [axes.along(level, rank) for level in given or [default] * number]
+    if len(found) != number:
+        raise InputError(f"{name}={given} has {len(found)} levels; give {number}, by depth.")
+    if any(len(level) != rank or min(level) < 1 for level in found):
+        raise InputError(
+            f"{name}={given} is not whole numbers from 1 up, one or {rank} for each level."
+        )
+    return found
+
+
 def _check_activations(activation, head_activation, num_classes):
     """Raises InputError for an activation that does not exist or that is 1 everywhere."""
     try:
@@ -144,38 +171,46 @@ def _check_upsampling(upsampling, rank):
         raise InputError(f"upsampling=bilinear is for images; with rank={rank} use transpose.")
 
 
-def _check_valid_size(input_shape, depth, kernel_size):
-    """Raises InputError unless unpadded convolutions leave an even size before every halving."""
+def _check_valid_size(input_shape, strides, kernels):
+    """Raises InputError unless unpadded convolutions leave sizes that the strides divide."""
     *sizes, _ = input_shape
-    for name, size in zip(axes.NAMES[len(sizes)], sizes, strict=True):
+    names = axes.NAMES[len(sizes)]
+    for name, size, *of_axis in zip(
+        names, sizes, zip(*strides, strict=True), zip(*kernels, strict=True), strict=True
+    ):
         if size is None:
             raise InputError(
                 f"{name}=None needs padding=same; padding=valid takes fixed sizes, as 572."
             )
-        if not _fits_valid(size, depth, kernel_size):
+        if not _fits_valid(size, *of_axis):
             fitting = size
-            while not _fits_valid(fitting, depth, kernel_size):
+            while not _fits_valid(fitting, *of_axis):
                 fitting += 1
             raise InputError(
-                f"{name}={size} cannot be halved {depth} times with padding=valid and"
-                f" kernel_size={kernel_size}; use {fitting} or padding=same."
+                f"{name}={size} cannot be reduced {len(strides)} times with padding=valid and"
+                f" kernels of {_slashes(of_axis[1])}; use {fitting} or padding=same."
             )
 
 
-def _fits_valid(size, depth, kernel_size):
-    """Returns whether an unpadded U-Net takes images of this size along an axis."""
-    shrink = 2 * (kernel_size - 1)
-    for _ in range(depth):
+def _fits_valid(size, strides, kernels):
+    """Returns whether an unpadded U-Net of such levels takes images of this size along an axis."""
+    *shrinks, bottom = (2 * (kernel - 1) for kernel in kernels)
+    levels = list(zip(strides, shrinks, strict=True))
+    for stride, shrink in levels:
         size -= shrink
-        if size <= 0 or size % 2:
+        if size <= 0 or size % stride:
             return False
-        size //= 2
-    size -= shrink
-    for _ in range(depth):
+        size //= stride
+    size -= bottom
+    for stride, shrink in reversed(levels):
         if size <= 0:
             return False
-        size = 2 * size - shrink
+        size = stride * size - shrink
     return size > 0
+
+
+def _slashes(numbers):
+    return "/".join(map(str, numbers))
 
 
 def _check_choice(name, value, choices):

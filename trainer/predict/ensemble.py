@@ -1,6 +1,7 @@
 """What the devices compute for a tile: probabilities, the mean over networks and turned images."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import tensorflow as tf
 
 from trainer import config, models
 from trainer.checkpointing import best_weights, run_metadata
+from trainer.config import network_levels
 from trainer.data.input import normalization
 from trainer.errors import InputError
 from trainer.evaluate import sliding_window, symmetries
@@ -43,7 +45,7 @@ class Ensemble:
         dtype: of the images, as stored.
         classes: their names, the background first.
         values: of the classes in masks.
-        stride: of the deepest level of any.
+        stride: a multiple of that of the deepest level of any, along any axis.
         halo: how far any looks, a multiple of `stride`.
     """
 
@@ -61,13 +63,11 @@ class Ensemble:
         self.classes: list[str] = runs[0]["classes"]
         self.values: list[int] = data[0]["class_values"]
         self.members = [_member(*entries) for entries in zip(run_dirs, runs, data, strict=True)]
-        depths = [member.job.model.depth for member in self.members]
-        self.stride = 2 ** max(depths)
-        halos = [
-            sliding_window.halo_of(member.job.model.depth, member.job.model.kernel_size)
-            for member in self.members
-        ]
-        self.halo = -(-max(halos) // self.stride) * self.stride
+        levels = [member.job.model.levels(rank=2) for member in self.members]
+        strides = [stride for one in levels for stride in network_levels.total_stride(one)]
+        self.stride = math.lcm(*strides)
+        farthest = max(halo for one in levels for halo in sliding_window.halo_of(one))
+        self.halo = -(-farthest // self.stride) * self.stride
         self._turns = symmetries.turns(tta, rank=2)
 
     @property

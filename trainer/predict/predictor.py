@@ -101,7 +101,7 @@ class Predictor:
         self._batch_size = batch_size or self._replicas * (1 if on_cpu else 4)
         self._fixed_batches = not on_cpu  # XLA compiles each size of batch again
         self._tile = tile // self.networks.stride * self.networks.stride
-        self._multiple = max(pipeline.PADDED_SIDE, self.networks.stride)
+        self._multiple = pipeline.padded_to(self.networks.stride)
         self._forward = eval_step.forward_step(
             strategy, self.networks, jit_compile=not on_cpu, trace_once=on_cpu
         )

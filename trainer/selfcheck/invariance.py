@@ -22,7 +22,7 @@ from trainer.data.input import pipeline
 from trainer.data.input.training_batches import TrainingBatches
 from trainer.distributed import strategies
 from trainer.errors import InputError
-from trainer.evaluate.evaluator import Evaluator
+from trainer.evaluate.evaluator import Evaluator, source_of
 from trainer.evaluate.scores import Scores
 from trainer.models import build
 from trainer.predict import prefetch
@@ -276,18 +276,15 @@ def _train(
 def evaluate(strategy: tf.distribute.Strategy, model: keras.Model, job: config.Job) -> Scores:
     """Evaluates the val split, as `trainer.task` does."""
     manifest = schema.read_manifest(job.data.data_dir)
+    data = job.data.data_dir, manifest
+    batch_size = max(4, strategy.num_replicas_in_sync)
     return Evaluator(
         strategy,
         model,
-        job.data.data_dir,
-        manifest,
+        *data,
+        source_of(job, strategy, *data, batch_size=batch_size, tile=job.run.tile),
         terms=losses.LOSSES[job.optimization.loss],
         class_weights=losses.class_weights("none", manifest.splits["train"].pixels),
-        normalize=job.data.normalize,
-        depth=job.model.depth,
-        kernel_size=job.model.kernel_size,
-        batch_size=max(4, strategy.num_replicas_in_sync),
-        tile=job.run.tile,
     )("val")
 
 

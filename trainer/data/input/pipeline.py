@@ -16,12 +16,13 @@ fresh run is the case s = 0.
 import collections
 import ctypes
 import functools
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
-from trainer.data.dataset import schema
+from trainer.data.dataset import schema, volume_examples
 from trainer.data.input import augment as augmentation
 from trainer.data.input import normalization, volume_augment
 from trainer.errors import InputError
@@ -331,7 +332,7 @@ def evaluation_batches(
         data_dir: the data folder, local or gs://.
         manifest: of that folder.
         split: a key of `manifest.splits`.
-        stride: of the model's deepest level, a power of two.
+        stride: a multiple of that of the model's deepest level along each axis.
         batch_size: b.
         normalize: a key of `normalization.NORMALIZATIONS`; figures are the training split's.
         tile: images with a longer padded side come alone (b = 1), to be cut into tiles.
@@ -344,20 +345,11 @@ def evaluation_batches(
         the true height and width, and offset and scale float32 [b, C], by which the image was
         normalised.
     """
-    paths, counts = _shards(data_dir, manifest.splits[split].shards)
-    first_cases = tf.cumsum(counts, exclusive=True)
     multiple = padded_to(stride)
-    blank = schema.blank_example(manifest)
     example = functools.partial(
         _whole_example, manifest=manifest, normalize=normalize, multiple=multiple
     )
-
-    def numbered(path: tf.Tensor, count: tf.Tensor, first_case: tf.Tensor) -> tf.data.Dataset:
-        return tf.data.Dataset.zip((tf.data.Dataset.counter(first_case), _read(path, count)))
-
-    data = tf.data.Dataset.from_tensor_slices((paths, counts, first_cases))
-    data = data.shard(num_workers, worker).flat_map(numbered)
-    data = data.filter(lambda case, serialized: serialized != blank)
+    data = _numbered_cases(data_dir, manifest, split, worker, num_workers)
     part = examples_in_part(manifest.splits[split], stride, batch_size, tile)
     if part == manifest.splits[split].examples:
         data = _by_shape(data, example, multiple, batch_size, tile)
@@ -368,6 +360,52 @@ def evaluation_batches(
             )
         )
     return data.prefetch(1).with_options(_options())
+
+
+VOLUMES_READ_AHEAD = 3  # one is prefetched, one is being read, one was not evaluated to its end
+
+
+@tf.autograph.experimental.do_not_convert
+def evaluation_volumes(
+    data_dir: str, manifest: schema.Manifest, split: str, *, worker: int = 0, num_workers: int = 1
+) -> tf.data.Dataset:
+    """Returns a split's volumes, each once and by itself.
+
+    Args:
+        data_dir: the data folder, local or gs://.
+        manifest: of that folder.
+        split: a key of `manifest.splits`.
+        worker: index of this worker, which reads the shards k with k mod num_workers = worker.
+        num_workers: number of workers.
+
+    Returns:
+        Volumes: image float32 [D, H, W, C], as networks take it; case int64 [], the place in
+        `cases` of the split; original_mask uint8 [D0, H0, W0], box int64 [3, 2] and geometry
+        float64 [15], see `volume_examples.Original`.
+    """
+
+    def volume(case: tf.Tensor, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        image = schema.decode(serialized, manifest)["image"]
+        return {"image": image, "case": case, **volume_examples.decode_original(serialized)}
+
+    data = _numbered_cases(data_dir, manifest, split, worker, num_workers)
+    return data.map(volume, 1, deterministic=True).prefetch(1).with_options(_options())
+
+
+def _numbered_cases(
+    data_dir: str, manifest: schema.Manifest, split: str, worker: int, num_workers: int
+) -> tf.data.Dataset:
+    """Returns (place in `cases` of the split, serialized example) of a worker's readable ones."""
+    paths, counts = _shards(data_dir, manifest.splits[split].shards)
+    first_cases = tf.cumsum(counts, exclusive=True)
+    blank = schema.blank_example(manifest)
+
+    def numbered(path: tf.Tensor, count: tf.Tensor, first_case: tf.Tensor) -> tf.data.Dataset:
+        return tf.data.Dataset.zip((tf.data.Dataset.counter(first_case), _read(path, count)))
+
+    data = tf.data.Dataset.from_tensor_slices((paths, counts, first_cases))
+    data = data.shard(num_workers, worker).flat_map(numbered)
+    return data.filter(lambda case, serialized: serialized != blank)
 
 
 def _whole_example(
@@ -464,7 +502,7 @@ def examples_read_ahead(split: schema.Split, stride: int, batch_size: int, tile:
 
 def padded_to(stride: int) -> int:
     """Returns what the sides of evaluated images are multiples of, for a model's stride."""
-    return max(PADDED_SIDE, stride)
+    return math.lcm(PADDED_SIDE, stride)
 
 
 def pad(image: tf.Tensor, multiple: int) -> tf.Tensor:
