@@ -2,12 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from tests.pictures import refusal
-from tests.volume_files import save
+from tests.volume_files import CT, LIMIT, save, save_series
 from trainer import config
-from trainer.data.prepare import volume_pairing
+from trainer.data.formats import volumes
+from trainer.data.prepare import prefetch, volume_pairing
 
 
 def find(folder, **settings):
@@ -65,3 +67,25 @@ def test_a_data_set_says_where_its_masks_are(tmp_path):
 def test_channel_names_that_are_none_are_refused(text):
     message = refusal(volume_pairing.parse_channel_names, text)
     assert message.startswith(f"--channel_names={text} names a channel twice, or not at all")
+
+
+def _shape_and_sum(pair):
+    image, header = volumes.read_volume(pair.images, LIMIT)
+    mask, _ = volumes.read_volume_mask(pair.mask, LIMIT)
+    return header.shape, int(image.sum()), int(mask.sum())
+
+
+@pytest.mark.slow  # a storage server
+def test_volumes_of_a_bucket_are_copied_with_their_whole_suffix(gcs, bucket, tmp_path):
+    save_series(tmp_path / "images/a/p1")
+    save(tmp_path / "images/a/p2.nii.gz")
+    for name in ("p1", "p2"):
+        save(tmp_path / f"masks/a/{name}.nrrd", np.ones(CT.shape, np.uint8))
+    for path in tmp_path.rglob("*"):
+        if path.is_file():  # in a store, slices are known by their names
+            name = str(path.relative_to(tmp_path)) + ("" if path.suffix else ".dcm")
+            gcs.write(f"{bucket}/{name}", path.read_bytes())
+    found = find(bucket, volumes=True)
+    assert [pair.name for pair in found.pairs] == ["a/p1", "a/p2"]
+    results = prefetch.results(map, _shape_and_sum, found.pairs, "reading")
+    assert list(results) == [(CT.shape, CT.sum(), CT.size)] * 2
