@@ -132,3 +132,20 @@ def test_a_mask_on_another_grid_is_refused(folder, capfd):
 def test_a_volume_of_zeros_is_refused(folder, capfd):
     volume_files.save(folder / "images/3.nii.gz", np.zeros((4, 6, 8), np.int16), SPACING)
     assert preparing.refusal(capfd, folder).startswith("DIR/images/3.nii.gz is zero everywhere; ")
+
+
+def test_masks_without_a_grid_have_that_of_their_image(folder, caplog):
+    spacing = "--spacing=1.5,0.5,0.4"
+    with_grid = preparing.prepare(folder, spacing, SPLIT)
+    for path in (folder / "masks").iterdir():
+        np.save(folder / f"masks/{path.name.removesuffix('.nii.gz')}.npy", load(path)[0])
+        path.unlink()
+    assert preparing.prepare(folder, spacing, SPLIT, "--volumes", f"--output={folder}/b") == (
+        with_grid
+    )
+    for path in (folder / "images").iterdir():
+        np.save(folder / f"images/{path.name.removesuffix('.nii.gz')}.npy", load(path)[0])
+        path.unlink()
+    caplog.clear()
+    preparing.prepare(folder, spacing, SPLIT, "--volumes", f"--output={folder}/c")
+    assert sum("do not say how far their voxels are apart" in line for line in caplog.messages) == 1

@@ -32,6 +32,7 @@ class Survey:
         spacing: mm along D, H, W.
         histograms: of each CT channel, by the value of the mask, or by class where classes were
             given; None of other channels.
+        has_spacing: whether its file says the spacing; if not, it is 1 mm.
     """
 
     pair: Pair
@@ -41,6 +42,7 @@ class Survey:
     channels: int
     spacing: tuple[float, ...]
     histograms: tuple[dict[int, intensities.Histogram] | None, ...]
+    has_spacing: bool = True
 
     @property
     def box(self) -> np.ndarray:
@@ -84,6 +86,14 @@ def choose(
         spacing: --spacing.
         side: of the blocks that larger training volumes are cut into.
     """
+    unknown = [one.pair.image.label for one in training if not one.has_spacing]
+    if unknown:
+        logging.warning(
+            "Warning: %d training volumes do not say how far their voxels are apart (%s, for one); "
+            "1 mm along each axis is assumed.",
+            len(unknown),
+            unknown[0],
+        )
     asked = parse_spacing(spacing)
     if asked == PLAN:
         asked = preprocessing.target_spacing(

@@ -13,6 +13,7 @@ from trainer.data import geometry, preprocessing
 from trainer.data.dataset import volume_examples
 from trainer.data.dataset.volume_examples import Original
 from trainer.data.formats import images, volumes
+from trainer.data.formats.volume_header import Header
 from trainer.data.prepare import (
     classes,
     intensities,
@@ -49,7 +50,7 @@ class VolumeKind:
 
     def examine(self, pair: Pair) -> Survey:
         """See `Kind`."""
-        values, grid, mask = self._read(pair)
+        values, header, mask = self._read(pair)
         box = preprocessing.nonzero_box(values)
         if not values.any():
             raise InputError(
@@ -57,14 +58,15 @@ class VolumeKind:
                 "it, or list the others with --splits."
             )
         found = labels.look(_as_image(mask), self.given, pair.mask.label)
-        content = _content(values, mask, grid)
+        content = _content(values, mask, header.grid)
         return Survey(
             pair=dataclasses.replace(pair, content=content, box=tuple(map(tuple, box.tolist()))),
             mask=found,
             digest=statistics.digest(values),
             shape=values.shape[:3],
             channels=values.shape[3],
-            spacing=grid.spacing,
+            spacing=header.grid.spacing,
+            has_spacing=header.has_spacing,
             histograms=tuple(
                 self._histograms(values[..., c], mask) if name.lower() == volume_form.CT else None
                 for c, name in enumerate(self.names)
@@ -100,7 +102,8 @@ class VolumeKind:
 
     def encode(self, form: Form, pair: Pair) -> list[Encoded]:
         """See `Kind`."""
-        values, grid, mask = self._read(pair)
+        values, header, mask = self._read(pair)
+        grid = header.grid
         if _content(values, mask, grid) != pair.content:
             raise InputError(
                 f"{pair.image.label} or its mask {pair.mask.label} changed while the data were "
@@ -129,20 +132,22 @@ class VolumeKind:
 
     def foreground_of(self, form: Form, pair: Pair) -> list[bool]:
         """Returns whether each part of a pair has a voxel of a class other than the background."""
-        mask, header = volumes.read_volume_mask(pair.mask, self.settings.max_pixels)
+        mask, _ = volumes.read_volume_mask(pair.mask, self.settings.max_pixels)
+        several = len(pair.images) > 1
+        grid = volumes.read_header(pair.image, 1 if several else len(self.names) or None).grid
         small = form.preprocessing.apply_to_mask(
-            self._ids(mask, form, pair), np.array(pair.box), header.grid.spacing
+            self._ids(mask, form, pair), np.array(pair.box), grid.spacing
         )
         is_foreground = (small > 0) & (small != IGNORE)
         return [bool(is_foreground[part.box].any()) for part in pair.parts]
 
-    def _read(self, pair: Pair) -> tuple[np.ndarray, geometry.Geometry, np.ndarray]:
-        """Returns a volume [D, H, W, C], its grid, and its mask [D, H, W]."""
+    def _read(self, pair: Pair) -> tuple[np.ndarray, Header, np.ndarray]:
+        """Returns a volume [D, H, W, C], its header, and its mask [D, H, W]."""
         most = self.settings.max_pixels
         values, header = volumes.read_volume(pair.images, most, len(self.names) or None)
         mask, of_mask = volumes.read_volume_mask(pair.mask, most)
         volumes.check_same_grid(pair.image.label, header, pair.mask.label, of_mask)
-        return values, header.grid, mask
+        return values, header, mask
 
     def _ids(self, mask: np.ndarray, form: Form, pair: Pair) -> np.ndarray:
         """Returns the class of each voxel, uint8 [D, H, W]."""
