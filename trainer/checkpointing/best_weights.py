@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from trainer import config
-from trainer.checkpointing import checkpoint
+from trainer.checkpointing import checkpoint, run_metadata
 from trainer.data.dataset import schema
 from trainer.errors import InputError
 from trainer.models.build import build_model
@@ -33,7 +33,12 @@ def best_model(
         InputError: if it has no complete checkpoint yet.
     """
     job = config.from_dict(config.Job, metadata["settings"])
-    model = build_model(job.model, metadata["channels"], len(metadata["classes"]))
+    model = build_model(
+        job.model,
+        metadata["channels"],
+        len(metadata["classes"]),
+        rank=run_metadata.rank_of(metadata),
+    )
     commit = best_checkpoints(run_dir, model).restore()
     if commit is None:
         raise no_weights(run_dir, flag)
@@ -58,6 +63,13 @@ def weights_digest(model: keras.Model) -> str:
 
 def check_same_kind(run_dir: str, metadata: dict[str, Any], manifest: schema.Manifest) -> None:
     """Raises InputError unless the model of a run fits the data of a manifest."""
+    rank = run_metadata.rank_of(metadata)
+    if rank != manifest.rank:
+        kinds = {2: "images", 3: "volumes"}
+        raise InputError(
+            f"The model of --run_dir={run_dir} takes {kinds[rank]} and the data are "
+            f"{kinds[manifest.rank]}; name data of the same kind."
+        )
     if metadata["channels"] != manifest.channels:
         raise InputError(
             f"The model of --run_dir={run_dir} takes {metadata['channels']} channels and the data "

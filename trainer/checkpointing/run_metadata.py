@@ -19,6 +19,7 @@ from trainer import config, json_text, version
 from trainer.config import flags
 from trainer.data import demo
 from trainer.data.dataset import schema
+from trainer.data.dataset.volume_examples import Volumes
 from trainer.distributed import preemption, rendezvous
 from trainer.errors import InputError, RetryableError
 from trainer.storage import files
@@ -42,6 +43,7 @@ class Data:
     licence: str | None
     images: dict[str, int] | None
     pixels: dict[str, tuple[int, ...]] | None
+    volumes: Volumes | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +115,7 @@ def describe_data(manifest: schema.Manifest) -> dict[str, Any]:
         "licence": manifest.licence,
         "images": {name: split.examples for name, split in manifest.splits.items()},
         "pixels": {name: list(split.pixels) for name, split in manifest.splits.items()},
+        "volumes": json.loads(manifest.to_json()).get("volumes"),
     }
 
 
@@ -125,6 +128,17 @@ def data_of(metadata: dict[str, Any]) -> dict[str, Any]:
         return metadata["data"]
     data_dir = metadata["settings"]["data_dir"] or demo.folder()
     return describe_data(schema.read_manifest(data_dir))
+
+
+def volumes_of(metadata: dict[str, Any]) -> Volumes | None:
+    """Returns how the volumes of a run were prepared; None if it is a run on images."""
+    described = data_of(metadata).get("volumes")
+    return schema.build(Volumes, described, "data.volumes") if described else None
+
+
+def rank_of(metadata: dict[str, Any]) -> int:
+    """Returns the number of spatial axes of a run's data: 2 of images, 3 of volumes."""
+    return 2 if volumes_of(metadata) is None else 3
 
 
 def write(run_dir: str, metadata: dict[str, Any]) -> None:

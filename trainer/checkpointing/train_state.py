@@ -172,7 +172,11 @@ def create(
     settings = dataclasses.replace(job.optimization, learning_rate=metadata["peak_learning_rate"])
     with strategy.scope():
         model = build_model(
-            job.model, manifest.channels, manifest.num_classes, strategy.num_replicas_in_sync
+            job.model,
+            manifest.channels,
+            manifest.num_classes,
+            strategy.num_replicas_in_sync,
+            manifest.rank,
         )
         models.initialize_weights(model, job.run.seed)
         average = keras.models.clone_model(model) if job.optimization.ema else None

@@ -246,7 +246,9 @@ def _train(
     manifest = schema.read_manifest(job.data.data_dir)
     num_replicas = strategy.num_replicas_in_sync
     with strategy.scope():
-        model = build.build_model(job.model, manifest.channels, manifest.num_classes, num_replicas)
+        model = build.build_model(
+            job.model, manifest.channels, manifest.num_classes, num_replicas, manifest.rank
+        )
         models.initialize_weights(model, job.run.seed)
         optimizer = optimizers.optimizer_of(job.optimization, NUM_STEPS, job.device.precision)
         optimizer.build(model.trainable_variables)
