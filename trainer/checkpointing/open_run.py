@@ -61,6 +61,7 @@ def open_run(
             train_split,
             strategies.num_input_hosts(strategy),
             chosen.get("streams") or job.data.streams,
+            job.data.foreground,
         ),
         begun_with_steps=chosen.get("begun_with_steps", chosen.get("total_steps", total_steps)),
         total_steps=total_steps,
@@ -93,6 +94,11 @@ def _check_job(job: config.Job, num_replicas: int, manifest: schema.Manifest) ->
             "prepare the data with one."
         )
     _check_crop(job, manifest)
+    if job.data.foreground and not any(manifest.splits["train"].pixels[1:]):
+        raise InputError(
+            f"--foreground={job.data.foreground} needs a class other than the background, and the "
+            "training split has none; use --foreground=0, or prepare the data again."
+        )
 
 
 def _check_crop(job: config.Job, manifest: schema.Manifest) -> None:
@@ -101,17 +107,21 @@ def _check_crop(job: config.Job, manifest: schema.Manifest) -> None:
     A volume is continued up to the next multiple of the stride, and up to the largest; images are
     continued as far as it takes, as they always were.
     """
-    box = job.data.box(manifest.rank)
+    box, strides = job.data.box(manifest.rank), job.model.stride(manifest.rank)
     if manifest.volumes is None:
         return
     *sides, counts = np.array(manifest.splits["train"].sizes).T
-    stride = 2**job.model.depth
     largest = [int(side.max()) for side in sides]
-    if all(side < most + stride for side, most in zip(box, largest, strict=True)):
+    limits = zip(box, largest, strides, strict=True)
+    if all(side < most + stride for side, most, stride in limits):
         return
-    fitting = [max(int(np.median(np.repeat(s, counts))) // stride, 1) * stride for s in sides]
-    while math.prod(fitting) > MOST_VOXELS and max(fitting) > stride:
-        fitting[int(np.argmax(fitting))] -= stride
+    medians = [int(np.median(np.repeat(of_axis, counts))) for of_axis in sides]
+    fitting = [
+        max(side // stride, 1) * stride for side, stride in zip(medians, strides, strict=True)
+    ]
+    while math.prod(fitting) > MOST_VOXELS and fitting != list(strides):
+        longest = max(range(len(fitting)), key=lambda n: fitting[n] - strides[n])
+        fitting[longest] -= strides[longest]
     raise InputError(
         f"--crop={config.as_text(job.data.crop)} is larger than every training example, whose "
         f"sides are at most {'×'.join(map(str, largest))} voxels; use "

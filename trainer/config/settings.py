@@ -120,6 +120,13 @@ class Data(Settings):
         low=1,
         common=True,
     )
+    foreground: float = setting(
+        0.0,
+        "Share of a batch's examples that are cropped about a place of a class other than the "
+        "background, drawn among those that the example has.",
+        low=0,
+        high=1,
+    )
     augment: str = setting(
         "standard",
         "Random changes of the training images.",

@@ -145,6 +145,22 @@ def test_a_rotation_samples_the_image_beyond_the_crop():
     rounding.assert_close(crop, np.stack(sources, -1), operations=10, magnitude=64)
 
 
+@pytest.mark.parametrize("row", [augment.Augmentation(), ROTATED])
+def test_a_crop_about_a_place_holds_it_however_it_is_turned_and_scaled(row):
+    image = np.zeros([40, 50, 1], np.float32)
+    image[:3, 47:] = 1  # in a corner, where the crop is clipped
+    image, mask = tf.constant(image), tf.constant(image[..., 0].astype(np.uint8))
+    for number in range(30):
+        place = tf.constant([1, 48])
+        crop, _ = augment.crop_randomly(image, mask, key_of(number), (16, 16), row, place)
+        assert crop.numpy().max() > 0.5
+    crop, _ = augment.crop_randomly(image, mask, key_of(0), (16, 12), augment.Augmentation(), place)
+    np.testing.assert_array_equal(crop, image[:16, 38:])
+    place = tf.constant([20, 30])
+    crop, _ = augment.crop_randomly(image, mask, key_of(0), (16, 12), augment.Augmentation(), place)
+    np.testing.assert_array_equal(crop, image[12:28, 24:36])
+
+
 def test_pixels_from_outside_the_image_never_count():
     image, mask = numbered(16, 16)
     rows = tf.constant([[-0.6, -0.4, 15.4, 15.6]])

@@ -255,4 +255,5 @@ def _make_temporary_folder() -> str:
 def _write_copy(folder: str, shard: schema.Shard, examples: Iterable[bytes]) -> schema.Shard:
     """Writes a shard of that name; returns it with its whole path for a name."""
     copy = schema.write_shard(folder, shard.name, examples)
-    return dataclasses.replace(copy, name=os.path.join(folder, copy.name))
+    name = os.path.join(folder, copy.name)
+    return dataclasses.replace(copy, name=name, foreground=shard.foreground)

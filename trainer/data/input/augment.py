@@ -179,7 +179,12 @@ def row_of(name: str, box: Sequence[int]) -> Augmentation:
 
 
 def crop_randomly(
-    image: tf.Tensor, mask: tf.Tensor, key: tf.Tensor, box: Sequence[int], row: Augmentation
+    image: tf.Tensor,
+    mask: tf.Tensor,
+    key: tf.Tensor,
+    box: Sequence[int],
+    row: Augmentation,
+    place: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Cuts a box at a random place, moved, turned and bent as the row says.
 
@@ -192,6 +197,8 @@ def crop_randomly(
         key: int64 [2].
         box: *B, sides of the crop.
         row: of operations for this rank and box, see `row_of`.
+        place: int32 [rank], a pixel that the crop is cut about, as far as it stays inside the
+            image, and that it holds however it is turned and scaled; negative: at random.
 
     Returns:
         float32 [*B, C] and uint8 [*B].
@@ -202,6 +209,9 @@ def crop_randomly(
     low, high = tf.minimum(spare, 0), tf.maximum(spare, 0)
     places = tf.cast(high - low + 1, tf.float32)
     corner = low + tf.cast(numbers[0][:rank] * places, tf.int32)
+    if place is not None:
+        around = tf.clip_by_value(place - [side // 2 for side in box], low, high)
+        corner = tf.where(place < 0, corner, around)
     centre = tf.cast(corner, tf.float32) + [(side - 1) / 2 for side in box]
 
     matrix = tf.eye(rank)
@@ -219,7 +229,9 @@ def crop_randomly(
     return tf.cond(
         tf.reduce_all(whole) & tf.reduce_all(fits) & tf.logical_not(bent),
         lambda: _take_lines(image, mask, centre, matrix, box),
-        lambda: _interpolate(image, mask, _sources(centre, matrix, displacements, box)),
+        lambda: _interpolate(
+            image, mask, _sources(_hold(centre, matrix, box, place), matrix, displacements, box)
+        ),
     )
 
 
@@ -281,6 +293,16 @@ def _take_lines(image, mask, centre, matrix, box):
         mask = tf.transpose(mask, order)
     image = tf.cast(tf.ensure_shape(image, [*box, channels]), tf.float32)
     return image, tf.ensure_shape(mask, box)
+
+
+def _hold(centre, matrix, box, place):
+    """Moves the centre as little as it takes for the crop to hold a place, if there is one."""
+    if place is None:
+        return centre
+    half = tf.constant([(side - 1) / 2 for side in box], tf.float32)
+    offset = tf.linalg.matvec(tf.linalg.inv(matrix), tf.cast(place, tf.float32) - centre)
+    beyond = offset - tf.clip_by_value(offset, -half, half)
+    return centre + tf.where(place < 0, 0.0, tf.linalg.matvec(matrix, beyond))
 
 
 def _sources(centre, matrix, displacements, box):

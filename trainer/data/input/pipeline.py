@@ -5,7 +5,8 @@ pass (epoch) of a stream over its examples takes its shards in an order drawn fr
 epoch), cuts the records, laid end to end, into blocks of `shuffle_block`, and permutes each block
 by (seed, stream, epoch, block). Example i of the run, i = 0, 1, …, is the next one of stream
 i mod V, goes to worker i mod W, and is augmented by (seed, i); step s trains on the examples
-s·B … (s + 1)·B - 1.
+s·B … (s + 1)·B - 1. With a share of foreground, a stream may be two such sequences, see
+`foreground`.
 
 So each W that divides V and B gives the same global batches, and a worker reads only the shards of
 its own streams. Only the step needs to be saved: the position of a stream at step s is
@@ -24,7 +25,7 @@ import tensorflow as tf
 
 from trainer.data.dataset import schema, volume_examples
 from trainer.data.input import augment as augmentation
-from trainer.data.input import normalization, volume_augment
+from trainer.data.input import foreground, normalization, volume_augment
 from trainer.errors import InputError
 
 MAX_STREAMS = 16
@@ -37,28 +38,38 @@ PADDED_SIDE = 64  # evaluation pads sides to multiples of it, so that few shapes
 # Training -----------------------------------------------------------------------------------------
 
 
-def num_streams(split: schema.Split, num_workers: int, streams: int = 0) -> int:
+def num_streams(split: schema.Split, num_workers: int, streams: int = 0, share: float = 0.0) -> int:
     """Returns V, the number of logical streams of a training split.
 
     A stream with fewer examples than another shows each of them more often, so V is the largest
-    power of two up to MAX_STREAMS for which the streams' sizes differ by a tenth at most.
+    power of two up to MAX_STREAMS for which the streams' sizes differ by a tenth at most, and so
+    do those of their examples with a foreground, where these are taken apart.
 
     Args:
         split: the training split.
         num_workers: must divide V.
         streams: V, if it is given; 0: automatic.
+        share: of examples that must have a foreground.
 
     Raises:
         InputError: if `streams` is not possible or the workers do not divide V.
     """
     shards = len(split.shards)
     powers = [2**k for k in range(shards.bit_length()) if 2**k <= shards]
+    if foreground.divides(split.shards, share):
+        able = [v for v in powers if min(_sizes(split, v, with_foreground=True))]
+        if streams in set(powers) - set(able):
+            raise InputError(
+                f"--streams={streams} leaves a stream without examples that have a foreground, for "
+                f"--foreground={share}; use {', '.join(map(str, able))}, or 0 to let it be chosen."
+            )
+        powers = able
     if streams and streams not in powers:
         raise InputError(
             f"--streams={streams} is not a power of two up to {shards}, the number of training "
             f"shards; use {', '.join(map(str, powers))}, or 0 to let it be chosen."
         )
-    chosen = streams or max(v for v in powers if v <= MAX_STREAMS and _balanced(split, v))
+    chosen = streams or max(v for v in powers if v <= MAX_STREAMS and _balanced(split, v, share))
     if chosen % num_workers:
         raise InputError(
             f"{num_workers} workers do not divide the {chosen} input streams of {shards} training "
@@ -68,9 +79,18 @@ def num_streams(split: schema.Split, num_workers: int, streams: int = 0) -> int:
     return chosen
 
 
-def _balanced(split: schema.Split, streams: int) -> bool:
-    sizes = [sum(shard.examples for shard in split.shards[v::streams]) for v in range(streams)]
-    return 10 * max(sizes) <= 11 * min(sizes)
+def _balanced(split: schema.Split, streams: int, share: float) -> bool:
+    kinds = [False, True] if foreground.divides(split.shards, share) else [False]
+    sizes = [_sizes(split, streams, with_foreground) for with_foreground in kinds]
+    return all(10 * max(of_kind) <= 11 * min(of_kind) for of_kind in sizes)
+
+
+def _sizes(split: schema.Split, streams: int, with_foreground: bool) -> list[int]:
+    """Returns the number of each stream's examples, or of those in shards with a foreground."""
+    return [
+        sum(s.examples for s in split.shards[v::streams] if s.foreground or not with_foreground)
+        for v in range(streams)
+    ]
 
 
 @tf.autograph.experimental.do_not_convert
@@ -84,6 +104,7 @@ def training_stream(
     num_streams: int,
     augment: str = "standard",
     normalize: str = "image",
+    share: float = 0.0,
     start_step: int = 0,
     shuffle_block: int = 64,
     worker: int = 0,
@@ -101,6 +122,7 @@ def training_stream(
         num_streams: V, see `num_streams`.
         augment: a key of `augment.AUGMENTATIONS`, for volumes of `volume_augment.AUGMENTATIONS`.
         normalize: a key of `normalization.NORMALIZATIONS`, for images.
+        share: of examples that are cropped about a place of a drawn class, see `foreground`.
         start_step: first step of the stream.
         shuffle_block: examples permuted together; V blocks of serialized examples are in memory.
         worker: index of this worker.
@@ -129,6 +151,7 @@ def training_stream(
         seed=seed,
         num_streams=num_streams,
         shuffle_block=shuffle_block,
+        share=share,
         start=start_step * batch_size,
         worker=worker,
         num_workers=num_workers,
@@ -144,6 +167,8 @@ def training_stream(
         if manifest.volumes is None
         else volume_augment.row_of(augment, crop, manifest.volumes.spacing),
         normalize=normalize,
+        num_streams=num_streams,
+        share=share,
     )
     data = data.map(example, DECODERS, deterministic=True)
     data = data.batch(batch_size // replicas, drop_remainder=True)
@@ -170,11 +195,22 @@ def _training_example(
     crop: Sequence[int],
     row: augmentation.Augmentation,
     normalize: str,
+    num_streams: int,
+    share: float,
 ) -> dict[str, tf.Tensor]:
     """Returns example `number` of the run as it is trained on: cropped, normalised, augmented."""
     decoded = schema.decode(serialized, manifest)
+    key, place = _key(seed, 2 * number), None
+    if share:
+        place = tf.cond(
+            foreground.is_forced(number, num_streams, share),
+            lambda: foreground.draw_place(
+                decoded, manifest.num_classes, tf.random.fold_in(key, 0, "philox")
+            ),
+            lambda: tf.fill([manifest.rank], -1),
+        )
     image, mask = augmentation.crop_randomly(
-        decoded["image"], decoded["mask"], _key(seed, 2 * number), crop, row
+        decoded["image"], decoded["mask"], key, crop, row, place
     )
     if manifest.volumes is None:  # volumes were normalised when they were prepared
         # By the whole image's figures, and before the operations that change its intensities.
@@ -192,6 +228,7 @@ def ordered_examples(
     seed: int,
     num_streams: int,
     shuffle_block: int,
+    share: float = 0.0,
     start: int = 0,
     worker: int = 0,
     num_workers: int = 1,
@@ -204,6 +241,7 @@ def ordered_examples(
         seed: of the order.
         num_streams: V.
         shuffle_block: examples permuted together.
+        share: of examples that must have a foreground.
         start: a multiple of `num_workers`.
         worker: index of this worker.
         num_workers: W, which divides V.
@@ -216,7 +254,7 @@ def ordered_examples(
 
     def stream_of(number: tf.Tensor) -> tf.data.Dataset:
         stream, position = number % num_streams, number // num_streams
-        return _stream(data_dir, split, stream, num_streams, position, seed, shuffle_block)
+        return _stream(data_dir, split, stream, num_streams, position, seed, shuffle_block, share)
 
     numbers = tf.data.Dataset.counter(start + worker, num_workers)
     # The worker's streams, each from its first example on, in the order of their first examples.
@@ -239,17 +277,48 @@ def _stream(
     position: tf.Tensor,
     seed: int,
     shuffle_block: int,
+    share: float,
 ) -> tf.data.Dataset:
     """Returns one stream's serialized examples, from its example number `position` on."""
     paths, counts = _shards(data_dir, split.shards)
     mine = tf.range(stream, len(split.shards), num_streams)
-    paths, counts = tf.gather(paths, mine), tf.gather(counts, mine)
+
+    def sequence(places: tf.Tensor, position: tf.Tensor, number: tf.Tensor) -> tf.data.Dataset:
+        mine = tf.gather(paths, places), tf.gather(counts, places)
+        return _sequence(
+            *mine, position, functools.partial(key_of_epoch, seed, number), shuffle_block
+        )
+
+    if not foreground.divides(split.shards, share):
+        return sequence(mine, position, stream)
+    phase = tf.gather(tf.constant(foreground.phases(num_streams)), stream)
+    forced = foreground.forced_before(position, phase, share)
+    has_foreground = tf.constant([bool(shard.foreground) for shard in split.shards])
+    theirs = tf.boolean_mask(mine, tf.gather(has_foreground, mine))
+    numbers = tf.data.Dataset.counter(position * num_streams + stream, num_streams)
+    return tf.data.Dataset.choose_from_datasets(
+        [
+            sequence(mine, position - forced, stream),
+            sequence(theirs, forced, stream + num_streams),  # in an order of its own
+        ],
+        numbers.map(lambda n: tf.cast(foreground.is_forced(n, num_streams, share), tf.int64)),
+    )
+
+
+def _sequence(
+    paths: tf.Tensor,
+    counts: tf.Tensor,
+    position: tf.Tensor,
+    key_of: Callable[[tf.Tensor], tf.Tensor],
+    shuffle_block: int,
+) -> tf.data.Dataset:
+    """Returns endless passes over some shards, from example number `position` of all on."""
     size = tf.reduce_sum(counts)
     first_epoch = position // size
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         start = tf.where(epoch == first_epoch, position % size, 0)
-        return _epoch(paths, counts, start, key_of_epoch(seed, stream, epoch), shuffle_block)
+        return _epoch(paths, counts, start, key_of(epoch), shuffle_block)
 
     return tf.data.Dataset.counter(first_epoch).flat_map(one_epoch)
 
@@ -283,7 +352,10 @@ def permutation(size: tf.Tensor, key: tf.Tensor) -> tf.Tensor:
 
 
 def key_of_epoch(seed: int, stream: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-    """Returns the key of a stream's pass: the first use of it is the order of its shards."""
+    """Returns the key of a sequence's pass: the first use of it is the order of its shards.
+
+    A stream's sequence has the stream's number; that of its foreground follows those of all.
+    """
     # Examples' keys have numbers from 0 on; negative ones are free.
     return tf.random.fold_in(_key(seed, -1 - stream), epoch, "philox")
 

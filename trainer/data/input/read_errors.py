@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data.dataset import integrity, schema
-from trainer.data.input import pipeline
+from trainer.data.input import foreground, pipeline
 
 
 @contextlib.contextmanager
@@ -48,6 +48,7 @@ def training_shards(
     seed: int,
     num_streams: int,
     shuffle_block: int,
+    share: float = 0.0,
     worker: int = 0,
     num_workers: int = 1,
 ) -> list[int]:
@@ -59,27 +60,60 @@ def training_shards(
         seed: of the order.
         num_streams: see `pipeline.ordered_examples`, as the others.
         shuffle_block: examples permuted together, and so read together.
+        share: of examples that must have a foreground.
         worker: index of this worker.
         num_workers: W.
     """
-    found = set()
+    found: set[int] = set()
     for stream in range(worker, num_streams, num_workers):
         places = np.arange(stream, len(split.shards), num_streams)
-        counts = np.array([split.shards[place].examples for place in places])
-        first, last = (end // num_streams for end in (examples[0], examples[-1]))
-        size = counts.sum()
-        for epoch in range(first // size, last // size + 1):
-            key = pipeline.key_of_epoch(
-                seed, tf.constant(stream, tf.int64), tf.constant(epoch, tf.int64)
-            )
-            order = pipeline.permutation(len(places), key).numpy()
-            ends = np.cumsum(counts[order])
-            low, high = ((end - epoch * size) // shuffle_block for end in (first, last))
-            is_read = (ends > low * shuffle_block) & (
-                ends - counts[order] < (high + 1) * shuffle_block
-            )
-            found |= set(places[order][is_read].tolist())
+        first, stop = examples[0] // num_streams, examples[-1] // num_streams + 1
+        if not foreground.divides(split.shards, share):
+            found |= _read(split, places, stream, range(first, stop), seed, shuffle_block)
+            continue
+        phase = int(foreground.phases(num_streams)[stream])
+        forced = [foreground.forced_before(end, phase, share) for end in (first, stop)]
+        others = range(first - forced[0], stop - forced[1])
+        theirs = places[[bool(split.shards[place].foreground) for place in places]]
+        found |= _read(split, places, stream, others, seed, shuffle_block)
+        number = stream + num_streams
+        found |= _read(split, theirs, number, range(*forced), seed, shuffle_block)
     return sorted(found)
+
+
+def _read(
+    split: schema.Split,
+    places: np.ndarray,
+    number: int,
+    examples: range,
+    seed: int,
+    shuffle_block: int,
+) -> set[int]:
+    """Returns the places of the shards that are read for some examples of a sequence of shards.
+
+    Args:
+        split: the training split.
+        places: int [N], those of the sequence's shards.
+        number: of the sequence, see `pipeline.key_of_epoch`.
+        examples: their numbers in the sequence.
+        seed: of the order.
+        shuffle_block: examples read together.
+    """
+    found: set[int] = set()
+    if not examples:
+        return found
+    counts = np.array([split.shards[place].examples for place in places])
+    first, last, size = examples[0], examples[-1], counts.sum()
+    for epoch in range(first // size, last // size + 1):
+        key = pipeline.key_of_epoch(
+            seed, tf.constant(number, tf.int64), tf.constant(epoch, tf.int64)
+        )
+        order = pipeline.permutation(len(places), key).numpy()
+        ends = np.cumsum(counts[order])
+        low, high = ((end - epoch * size) // shuffle_block for end in (first, last))
+        is_read = (ends > low * shuffle_block) & (ends - counts[order] < (high + 1) * shuffle_block)
+        found |= set(places[order][is_read].tolist())
+    return found
 
 
 def evaluation_shards(

@@ -64,6 +64,7 @@ class TrainingBatches:
             seed=self._seed,
             num_streams=self._num_streams,
             shuffle_block=self._settings.shuffle_block,
+            share=self._settings.foreground,
             worker=worker,
             num_workers=num_workers,
         )
@@ -78,6 +79,7 @@ class TrainingBatches:
             seed=self._seed,
             augment=self._settings.augment,
             normalize=self._settings.normalize,
+            share=self._settings.foreground,
             start_step=self._start_step,
             num_streams=self._num_streams,
             shuffle_block=self._settings.shuffle_block,
