@@ -32,7 +32,10 @@ README = set(
         .partition("\n## ")[0]
     )
 )
-QUICK = {"checkpointing", "data.inspect", "data.prepare", "evaluate", "predict", "report"}
+QUICK = {
+    *("checkpointing", "data.inspect", "data.prepare", "data.synthetic", "evaluate", "predict"),
+    "report",
+}
 COMMANDS = [
     pytest.param(command, id=f"{path.name}: {command}")
     for path in [*pages.PAGES, *pages.FLAG_FILES]
