@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests import rounding
-from tests.devices import strategy_of
+from tests.devices import strategy_of, without_bfloat16
 from trainer.errors import InputError
 from trainer.models import (
     MODELS,
@@ -17,6 +17,7 @@ from trainer.models import (
     channel_packing,
     fold,
     initialize_weights,
+    layers,
     norms,
     plain_keras,
 )
@@ -477,6 +478,29 @@ def test_along_an_axis_with_strides_and_kernels_of_1_each_plane_is_an_image_by_i
     planes = of_images(np.moveaxis(volume[0], axis - 1, 0))
     expected = np.moveaxis(planes.numpy(), 0, axis - 1)[np.newaxis]
     rounding.assert_close(of_volumes(volume), expected, rounding.operations_of(of_volumes))
+
+
+@pytest.mark.parametrize(("depth", "kernel"), [(2, 3), (3, 5), (1, 3), (4, 3)])
+def test_gradients_of_shallow_volumes_are_right_in_bfloat16(depth, kernel):
+    without_bfloat16()
+    layer = layers.CONVOLUTION[3](8, kernel, padding="same", dtype="mixed_bfloat16")
+    volume = tf.cast(tf.cast(random_images(2, depth, 4, 4, 8), tf.bfloat16), tf.float32)
+    layer.build(volume.shape)
+    layer.kernel.assign(tf.cast(tf.cast(layer.kernel, tf.bfloat16), tf.float32))
+
+    @tf.function
+    def gradients(convolve):
+        with tf.GradientTape() as tape:
+            tape.watch(volume)
+            outputs = tf.cast(convolve(volume), tf.float32)
+            loss = tf.reduce_sum(outputs * random_images(2, depth, 4, 4, 8))
+        return outputs, *tape.gradient(loss, [volume, layer.kernel.value])
+
+    exact = gradients(lambda x: tf.nn.convolution(x, layer.kernel.value, 1, "SAME"))
+    # Inputs, kernels and what comes back are rounded once each, and so is each result.
+    for found, expected in zip(gradients(layer), exact, strict=True):
+        apart = rounding.tolerance(2, np.abs(expected).max(), "bfloat16")
+        np.testing.assert_allclose(found, expected, rtol=0, atol=apart)
 
 
 def test_valid_padding_takes_its_pixels_off_volumes_too():

@@ -45,7 +45,7 @@ def open_run(
     origin = init_from.origin(job.run, old)
     chosen = old or {}
     norm = norms.choose(job.model.norm, num_replicas)
-    precision, jit_compile = _choose_arithmetic(job, strategy, chosen, norm)
+    precision, jit_compile = _choose_arithmetic(job, strategy, chosen, norm, manifest.rank)
     return run_metadata.describe(
         job,
         strategy,
@@ -150,7 +150,11 @@ def _find_begun(run_dir: str) -> dict[str, Any] | None:
 
 
 def _choose_arithmetic(
-    job: config.Job, strategy: tf.distribute.Strategy, chosen: dict[str, Any], norm: str
+    job: config.Job,
+    strategy: tf.distribute.Strategy,
+    chosen: dict[str, Any],
+    norm: str,
+    rank: int,
 ) -> tuple[str, bool]:
     """Returns (precision, whether XLA compiles); where a flag is auto, what the run began with."""
     synchronized = norm == "sync_batch" and strategy.num_replicas_in_sync > 1
@@ -165,6 +169,7 @@ def _choose_arithmetic(
         strategy,
         deterministic=job.device.deterministic,
         synchronized=synchronized,
+        rank=rank,
     )
     before = chosen.get("precision", precision)
     if before != precision:

@@ -274,14 +274,15 @@ def choose_arithmetic(
     *,
     deterministic: bool,
     synchronized: bool,
+    rank: int = 2,
 ) -> tuple[str, bool]:
     """Returns (precision, whether to compile with XLA), `auto` being replaced by a choice.
 
     On accelerators the choice is known: bfloat16 on TPUs, and on GPUs that multiply it in
     hardware (compute capability 8 and later); XLA on both. CPUs differ by an order of magnitude in
-    either direction, so there a small training step is timed in each form. Several workers must
-    not choose differently, nor may a deterministic run depend on a clock: on CPUs both take float32
-    and no XLA.
+    either direction, and on images and volumes (`rank` 2 and 3), so there a small training step of
+    that rank is timed in each form. Several workers must not choose differently, nor may a
+    deterministic run depend on a clock: on CPUs both take float32 and no XLA.
 
     Raises:
         InputError: if a CPU is asked for bfloat16 that has none, or XLA where it cannot be:
@@ -300,12 +301,12 @@ def choose_arithmetic(
     measurable = kind == "CPU" and worker_of(strategy)[1] == 1 and not deterministic
     if precision == "auto":
         if measurable:
-            slow, fast = (_time_small_step(p, False) for p in ("float32", "bfloat16"))
+            slow, fast = (_time_small_step(p, False, rank) for p in ("float32", "bfloat16"))
             precision = "bfloat16" if fast < slow else "float32"
         else:
             capability = _gpu_capability() if kind == "GPU" else (0, 0)
             precision = "bfloat16" if has_bfloat16(kind, capability) else "float32"
-    elif precision == "bfloat16" and kind == "CPU" and not _computes(precision, jit_compile):
+    elif precision == "bfloat16" and kind == "CPU" and not _computes(precision, jit_compile, rank):
         raise InputError(
             "--precision=bfloat16 cannot be computed by this CPU; use --precision=auto."
         )
@@ -313,7 +314,8 @@ def choose_arithmetic(
         use_jit = False
     elif jit_compile == "auto":
         if measurable:
-            use_jit = _time_small_step(precision, True) < _time_small_step(precision, False)
+            compiled, plain = (_time_small_step(precision, jit, rank) for jit in (True, False))
+            use_jit = compiled < plain
         else:
             use_jit = kind != "CPU"
     else:
@@ -331,18 +333,19 @@ def _gpu_capability() -> tuple[int, int]:
     return tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
 
 
-def _computes(precision: str, jit_compile: str) -> bool:
-    return math.isfinite(_time_small_step(precision, jit_compile == "true", repeats=1))
+def _computes(precision: str, jit_compile: str, rank: int) -> bool:
+    return math.isfinite(_time_small_step(precision, jit_compile == "true", rank, repeats=1))
 
 
-def _time_small_step(precision: str, jit_compile: bool, repeats: int = 3) -> float:
+def _time_small_step(precision: str, jit_compile: bool, rank: int, repeats: int = 3) -> float:
     """Returns the seconds that two normalised convolutions take, forward and backward.
 
     Infinity where the CPU, or what oneDNN may use of it, has no such convolution.
     """
     dtype = tf.as_dtype(precision)
-    images = tf.random.stateless_normal((4, 96, 96, 16), (0, 0))
-    kernel = tf.random.stateless_normal((3, 3, 16, 16), (0, 1)) / 12
+    shape = {2: (4, 96, 96), 3: (2, 24, 24, 24)}[rank]
+    images = tf.random.stateless_normal((*shape, 16), (0, 0))
+    kernel = tf.random.stateless_normal((*[3] * rank, 16, 16), (0, 1)) / 4 / 3 ** (rank / 2)
 
     @tf.function(jit_compile=jit_compile, autograph=False)
     def small_step(images: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
@@ -350,8 +353,8 @@ def _time_small_step(precision: str, jit_compile: bool, repeats: int = 3) -> flo
             tape.watch(kernel)
             x = tf.cast(images, dtype)
             for _ in range(2):
-                x = tf.nn.conv2d(x, tf.cast(kernel, dtype), 1, "SAME")
-                mean, variance = tf.nn.moments(tf.cast(x, tf.float32), (0, 1, 2))
+                x = tf.nn.convolution(x, tf.cast(kernel, dtype), 1, "SAME")
+                mean, variance = tf.nn.moments(tf.cast(x, tf.float32), [*range(rank + 1)])
                 x = tf.cast((tf.cast(x, tf.float32) - mean) * tf.math.rsqrt(variance + 1e-3), dtype)
                 x = tf.nn.relu(x)
             loss = tf.reduce_mean(tf.square(tf.cast(x, tf.float32)))

@@ -35,6 +35,7 @@ def build_model(
         rank=rank,
         depth=settings.depth,
         strides=[level.stride for level in levels[:-1]],
+        kernel_size=settings.kernel_size,
         kernels=[level.kernel for level in levels],
         activation=settings.activation,
         norm=norms.choose(settings.norm, num_replicas),

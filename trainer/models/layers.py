@@ -1,8 +1,10 @@
-"""Keras' layers by spatial rank: 2 for images, 3 for volumes."""
+"""Layers by spatial rank: 2 for images, 3 for volumes."""
 
 import keras
 
-CONVOLUTION = {2: keras.layers.Conv2D, 3: keras.layers.Conv3D}
+from trainer.models.convolution import Convolution3D
+
+CONVOLUTION = {2: keras.layers.Conv2D, 3: Convolution3D}
 TRANSPOSED_CONVOLUTION = {2: keras.layers.Conv2DTranspose, 3: keras.layers.Conv3DTranspose}
 MAX_POOLING = {2: keras.layers.MaxPooling2D, 3: keras.layers.MaxPooling3D}
 UPSAMPLING = {2: keras.layers.UpSampling2D, 3: keras.layers.UpSampling3D}

@@ -7,12 +7,14 @@ import keras
 from keras import ops
 
 from trainer.models import axes, blocks, functional, layers, norm_folding, norms
+from trainer.models.convolution import Convolution3D
 from trainer.models.dropout import Dropout
 from trainer.models.instance_norm import InstanceNormalization
 from trainer.models.sync_norm import SyncBatchNormalization
 
 # Layers of ours → those of Keras that have the same variables and, in prediction, results.
 KERAS_LAYERS = {
+    Convolution3D: keras.layers.Conv3D,
     Dropout: keras.layers.Dropout,
     InstanceNormalization: keras.layers.GroupNormalization,
     SyncBatchNormalization: keras.layers.BatchNormalization,

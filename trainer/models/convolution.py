@@ -1,0 +1,24 @@
+"""Convolution of volumes that may be less deep than the kernel, as at the bottom of a network."""
+
+import keras
+import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable("trainer")
+class Convolution3D(keras.layers.Conv3D):
+    """Keras' Conv3D of [B, D, H, W, C], with the right gradient in bfloat16 whatever D is.
+
+    What oneDNN computes on a CPU as the gradient of a bfloat16 kernel is wrong, or not finite,
+    where D is less than the kernel's depth and more than 1 (TensorFlow 2.21). Planes of zeros at
+    the end, of which "same" padding has some anyway, change no other result.
+    """
+
+    def call(self, inputs):
+        """Returns [B, D, H, W, filters]."""
+        depth = inputs.shape[1]
+        if self.compute_dtype != "bfloat16" or self.padding != "same" or self.strides != (1, 1, 1):
+            return super().call(inputs)
+        if depth is None or depth >= self.kernel_size[0]:
+            return super().call(inputs)
+        below = [[0, 0], [0, self.kernel_size[0] - depth], [0, 0], [0, 0], [0, 0]]
+        return super().call(tf.pad(inputs, below))[:, :depth]
