@@ -100,7 +100,7 @@ def ours(settings: Predict, option: None) -> Callable[[], Any]:
         from trainer.checkpointing import best_weights, run_metadata
         from trainer.distributed import strategies
         from trainer.models import build
-        from trainer.predict import predictor
+        from trainer.predict import load
 
     tf.config.threading.set_intra_op_parallelism_threads(settings.threads)
     keras.mixed_precision.set_global_policy(strategies.POLICIES[settings.precision])
@@ -119,7 +119,7 @@ def ours(settings: Predict, option: None) -> Callable[[], Any]:
             folder, build.build_model(job.model, settings.channels, 2)
         )
         best.write(best.snapshot(0, {}))
-        networks = predictor.load(os.fspath(folder), tile=settings.tile)
+        networks = load.load(os.fspath(folder), tile=settings.tile)
     image = noise(settings)
     return lambda: networks.probabilities(image)
 

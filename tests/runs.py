@@ -1,5 +1,7 @@
 """Run folders with drawn weights, made in a moment, for what reads them."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -25,11 +27,16 @@ def write_run(
     seed=0,
     filters=4,
     depth=2,
+    volumes=None,
+    crop=256,
     **settings,
 ):
-    """Writes run.json and best/ of a network whose statistics are drawn, too; returns the path."""
+    """Writes run.json and best/ of a network whose statistics are drawn, too; returns the path.
+
+    Of volumes (`volume_examples.Volumes`) it has three axes.
+    """
     job = config.Job(
-        data=config.Data(normalize=normalize),
+        data=config.Data(normalize=normalize, crop=crop),
         model=config.Model(filters=filters, depth=depth, **settings),
     )
     run = run_metadata.describe(
@@ -52,10 +59,12 @@ def write_run(
             "licence": "CC0",
             "images": {"train": 1},
             "pixels": {"train": [1] * len(classes)},
+            "volumes": volumes and dataclasses.asdict(volumes),
         },
     )
     run_metadata.write(str(folder), run)
-    model = build.build_model(job.model, channels, len(classes))
+    rank = 3 if volumes else 2
+    model = build.build_model(job.model, channels, len(classes), rank=rank)
     draw(model, seed)
     best = best_weights.best_checkpoints(str(folder), model)
     best.write(best.snapshot(7, {}))
@@ -72,10 +81,11 @@ def draw(model, seed=0):
             ranges = ((0.5, 1.5), (-0.5, 0.5), (-0.5, 0.5), (0.5, 2))  # γ, β, mean, variance
             layer.set_weights([rng.uniform(*ends, shape) for ends in ranges])
     if model.input_shape[1] is None:  # both sides of a half, on noise
-        noise = rng.normal(size=(1, 64, 64, model.input_shape[3])).astype(np.float32)
+        sides = {2: (64, 64), 3: (16, 16, 16)}[len(model.input_shape) - 2]
+        noise = rng.normal(size=(1, *sides, model.input_shape[-1])).astype(np.float32)
         kernel, bias = model.get_layer("logits").get_weights()
         logits = functional.prediction(model(noise, training=False))
-        bias = bias - np.median(logits, axis=(0, 1, 2))
+        bias = bias - np.median(logits, axis=tuple(range(len(sides) + 1)))
         model.get_layer("logits").set_weights([kernel, bias])
 
 

@@ -25,7 +25,7 @@ from trainer.errors import InputError
 from trainer.export import __main__ as command
 from trainer.export import lite, model_card, onnx_model, serving
 from trainer.models import plain_keras
-from trainer.predict import predictor
+from trainer.predict import masks, predictor
 
 pytestmark = pytest.mark.slow  # networks are traced and saved, and processes started
 
@@ -103,7 +103,7 @@ def server_of(loaded, *, tile=0, **changes):
         "channels": loaded.networks.channels,
         "dtype": loaded.networks.dtype,
         "values": loaded.networks.values,
-        "mask_dtype": predictor.smallest_dtype(loaded.networks.values).name,
+        "mask_dtype": masks.smallest_dtype(loaded.networks.values).name,
         "normalize": member.normalize,
         "mean": member.mean,
         "std": member.std,

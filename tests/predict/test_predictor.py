@@ -12,7 +12,7 @@ from trainer.data.formats import reading, regions
 from trainer.data.input import normalization, pipeline
 from trainer.errors import InputError
 from trainer.evaluate import sliding_window
-from trainer.predict import ensemble, predictor
+from trainer.predict import ensemble, masks, predictor
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def test_the_mirror_is_that_of_evaluation():
     [((0, 255), "uint8"), ((0, 256), "uint16"), ((-1, 1), "int16"), ((-1, 40000), "int32")],
 )
 def test_masks_take_the_smallest_integers_that_hold_their_values(values, dtype):
-    assert predictor.smallest_dtype(values) == dtype
+    assert masks.smallest_dtype(values) == dtype
 
 
 @pytest.mark.parametrize(

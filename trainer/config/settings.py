@@ -678,27 +678,28 @@ class Predict(Settings):
     )
     images: str = setting(
         "",
-        "Images: a folder, a quoted glob, or a .npy or .npz array, as for trainer.data.prepare.",
+        "Images: a folder, a quoted glob, or a .npy or .npz array, as for trainer.data.prepare; "
+        "volumes, for a run on volumes.",
         common=True,
-    )
-    volumes: bool = setting(
-        False,
-        "Takes each TIFF, .npy array and folder of DICOM slices as a volume, as "
-        "trainer.data.prepare does.",
     )
     output: str = setting(
         "", "Folder to write, local or gs://; a second start resumes in it.", common=True
     )
     format: str = setting(
         "auto",
-        "Format of the masks; auto: TIFF for TIFF, .npy for .npy, else PNG.",
-        choices=("auto", "png", "tif", "npy"),
+        "Format of the masks; auto: that of the image where it is TIFF, .npy, NRRD or MetaImage, "
+        "else PNG, and NIfTI of volumes.",
+        choices=("auto", "png", "tif", "npy", "nii.gz", "nrrd", "mha"),
         common=True,
     )
     probabilities: bool = setting(
         False, "Also writes probabilities, as float32 arrays.", common=True
     )
-    overlays: bool = setting(False, "Also writes the images with outlines, as PNG.", common=True)
+    overlays: bool = setting(
+        False,
+        "Also writes the images with outlines, as PNG; of volumes a strip of slices.",
+        common=True,
+    )
     instances: bool = setting(
         False,
         "Also numbers the connected regions and measures them.",
@@ -706,24 +707,32 @@ class Predict(Settings):
     )
     tta: str = setting(
         "none",
-        "Averages over mirrored images (flips: 4), or mirrored and rotated ones (d4: 8).",
+        "Averages over mirrored images (flips: 4, of volumes 8), or mirrored and rotated ones (d4: "
+        "8).",
         choices=("none", "flips", "d4"),
         common=True,
     )
     tile: int = setting(
         1024,
-        "Images longer than this are cut into overlapping tiles of this side.",
+        "Images longer than this are cut into overlapping tiles of this side; volumes into windows "
+        "of the training crop's size.",
         low=64,
         common=True,
     )
     batch_size: int = setting(
-        0, "Full tiles per step; 0: one on a CPU, four on each accelerator.", low=0, common=True
+        0,
+        "Full tiles, or windows of volumes, per step; 0: one on a CPU, four on each accelerator.",
+        low=0,
+        common=True,
     )
     precision: str = setting(
         "float32", "Arithmetic.", choices=("float32", "bfloat16", "float16"), common=True
     )
     max_pixels: int = setting(
-        2**28, "Most pixels of an image that can only be decoded as a whole.", low=1, common=True
+        2**28,
+        "Most pixels of an image that can only be decoded as a whole, or voxels of a volume.",
+        low=1,
+        common=True,
     )
     skip_bad: bool = setting(False, "Leaves unreadable images out and names them.", common=True)
     strategy: str = setting(

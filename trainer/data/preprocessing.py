@@ -19,11 +19,15 @@ ANISOTROPY = 3.0  # a voxel that is longer than this many of its shortest side i
 
 
 class Channel(Protocol):
-    """How a channel is normalised; see `SCHEMES`."""
+    """How a channel is normalised; see `normalize`."""
+
+    @property
+    def name(self) -> str:
+        """What the channel is, such as CT."""
 
     @property
     def scheme(self) -> str:
-        """A key of SCHEMES."""
+        """One of "ct", "zscore", "nonzero" and "none"."""
 
     @property
     def mean(self) -> float | None:

@@ -19,7 +19,7 @@ from trainer.errors import InputError
 from trainer.evaluate import sliding_window
 from trainer.export import lite, model_card, onnx_model, output_folder, serving
 from trainer.models import plain_keras
-from trainer.predict import predictor
+from trainer.predict import masks
 from trainer.storage import files
 
 CALIBRATION_IMAGES = 100
@@ -97,7 +97,7 @@ def _server(
         channels=channels,
         dtype=data["dtype"],
         values=data["class_values"],
-        mask_dtype=predictor.smallest_dtype(data["class_values"]).name,
+        mask_dtype=masks.smallest_dtype(data["class_values"]).name,
         normalize=normalize,
         mean=mean,
         std=std,
@@ -250,7 +250,7 @@ def _difference(
         beyond = np.abs(found - expected)
         largest, total = max(largest, float(beyond.max())), total + float(beyond.mean())
         known, truth = mask != schema.IGNORE, mask > 0
-        classes = [predictor.class_ids(values) for values in (found, expected)]
+        classes = [masks.class_ids(values) for values in (found, expected)]
         other += int((classes[0] != classes[1]).sum())
         images, pixels = images + 1, pixels + mask.size
         for row, ids in enumerate(classes):

@@ -8,10 +8,14 @@ from trainer.storage import files
 def main(settings: config.Predict) -> None:
     """Predicts; TensorFlow is imported only after the flags have been checked."""
     with cli.importing():
-        from trainer.predict import predict_images
+        from trainer.predict import predict_images, predict_volumes
 
-    files.register_stores(*run_metadata.folders(settings.run_dir), settings.images, settings.output)
-    predict_images.predict(settings)
+    run_dirs = run_metadata.folders(settings.run_dir)
+    files.register_stores(*run_dirs, settings.images, settings.output)
+    if run_dirs and run_metadata.rank_of(run_metadata.read(run_dirs[0])) == 3:
+        predict_volumes.predict(settings)
+    else:
+        predict_images.predict(settings)
 
 
 if __name__ == "__main__":

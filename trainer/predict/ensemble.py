@@ -1,8 +1,9 @@
-"""What the devices compute for a tile: probabilities, the mean over networks and turned images."""
+"""What the devices compute for a tile or window: the mean over networks and turned images."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -45,8 +46,8 @@ class Ensemble:
         dtype: of the images, as stored.
         classes: their names, the background first.
         values: of the classes in masks.
-        stride: a multiple of that of the deepest level of any, along any axis.
-        halo: how far any looks, a multiple of `stride`.
+        volumes: how the volumes were prepared that they are trained on; None of images.
+        members: the networks.
     """
 
     def __init__(self, run_dirs: Sequence[str], tta: str = "none"):
@@ -62,13 +63,27 @@ class Ensemble:
         self.dtype: str = data[0]["dtype"]
         self.classes: list[str] = runs[0]["classes"]
         self.values: list[int] = data[0]["class_values"]
+        self.volumes = run_metadata.volumes_of(runs[0])
+        self._turns = symmetries.turns(tta, rank=2 if self.volumes is None else 3)
         self.members = [_member(*entries) for entries in zip(run_dirs, runs, data, strict=True)]
+
+    @functools.cached_property
+    def stride(self) -> int:
+        """A multiple of the stride of the deepest level of any network, along any axis."""
         levels = [member.job.model.levels(rank=2) for member in self.members]
-        strides = [stride for one in levels for stride in network_levels.total_stride(one)]
-        self.stride = math.lcm(*strides)
+        return math.lcm(*(stride for one in levels for stride in network_levels.total_stride(one)))
+
+    @functools.cached_property
+    def halo(self) -> int:
+        """How far any network looks, a multiple of `stride`."""
+        levels = [member.job.model.levels(rank=2) for member in self.members]
         farthest = max(halo for one in levels for halo in sliding_window.halo_of(one))
-        self.halo = -(-farthest // self.stride) * self.stride
-        self._turns = symmetries.turns(tta, rank=2)
+        return -(-farthest // self.stride) * self.stride
+
+    @property
+    def box(self) -> tuple[int, ...]:
+        """Sides of the crops that networks of volumes were trained on."""
+        return self.members[0].job.data.box(rank=3)
 
     @property
     def uses_statistics(self) -> bool:
@@ -94,6 +109,23 @@ class Ensemble:
                 logits = member.model(turn.apply(normalised), training=training)
                 parts.append(turn.invert(probabilities(logits)))
         return tf.add_n(parts) / len(parts) if len(parts) > 1 else parts[0]
+
+    def logits(self, volumes: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Returns logits, which stand for the mean of the probabilities if there are several.
+
+        Args:
+            volumes: windows of prepared volumes, float32 [B, D, H, W, C].
+            training: False.
+
+        Returns:
+            float32 [B, D, H, W, K]; of two classes K is 1.
+        """
+        parts = [
+            turn.invert(tf.cast(member.model(turn.apply(volumes), training=training), tf.float32))
+            for member in self.members
+            for turn in self._turns
+        ]
+        return symmetries.mean_logits(parts) if len(parts) > 1 else parts[0]
 
 
 def probabilities(logits: tf.Tensor) -> tf.Tensor:
@@ -132,6 +164,7 @@ def _check_alike(
             "classes": ", ".join(run["classes"]),
             "mask values": ", ".join(map(str, facts["class_values"])),
             "pixels": facts["dtype"],
+            **_kind_of_volumes(run),
         }
         for run, facts in zip(runs, data, strict=True)
     ]
@@ -142,3 +175,26 @@ def _check_alike(
                     f"--run_dir: {run_dir} has the {name} {value} and {run_dirs[0]} has "
                     f"{kinds[0][name]}; an ensemble takes runs on the same kind of data."
                 )
+
+
+def _kind_of_volumes(run: dict[str, Any]) -> dict[str, str]:
+    """Returns what volumes must have in common to be prepared, and cut into windows, together."""
+    volumes = run_metadata.volumes_of(run)
+    if volumes is None:
+        return {"axes": "height, width"}
+    figures = ((one.mean, one.std, one.low, one.high) for one in volumes.channels)
+    schemes = (
+        one.scheme if None in numbers else f"{one.scheme} ({_joined(numbers, ', ')})"
+        for one, numbers in zip(volumes.channels, figures, strict=True)
+    )
+    box = config.from_dict(config.Job, run["settings"]).data.box(rank=3)
+    return {
+        "axes": "depth, height, width",
+        "spacing": "of each volume" if volumes.spacing is None else _joined(volumes.spacing),
+        "normalisation": ", ".join(schemes),
+        "crop": _joined(box),
+    }
+
+
+def _joined(numbers: Iterable[float | None], between: str = "×") -> str:
+    return between.join(f"{number:g}" for number in numbers)

@@ -31,7 +31,7 @@ from trainer.data.formats import discovery, mask_writer, regions
 from trainer.data.formats.npy_stream import RowFile
 from trainer.drawing import overlays
 from trainer.errors import InputError
-from trainer.predict import instances, predictor
+from trainer.predict import instances, masks, predictor
 from trainer.predict import record as records
 from trainer.storage import files, listing, lock
 
@@ -64,8 +64,11 @@ class Task:
 class Folder:
     """Where predictions go, and what is there already; see `opened`."""
 
-    def __init__(self, settings: config.Predict, owner: lock.Lease):
+    def __init__(
+        self, settings: config.Predict, owner: lock.Lease, format_of: Callable[[str], str]
+    ):
         """Reads what is there and changes nothing."""
+        self._format_of = format_of
         self.path, self._settings, self._owner = settings.output, settings, owner
         self._remote = files.is_remote(self.path)
         self._facts: Mapping[str, Any] = {}
@@ -180,11 +183,7 @@ class Folder:
             path: of the file it is in.
             is_all: whether to name those, too, that this start was not asked for.
         """
-        kind = (
-            mask_writer.format_of(path)
-            if self._settings.format == "auto"
-            else self._settings.format
-        )
+        kind = self._format_of(path) if self._settings.format == "auto" else self._settings.format
         wanted = {
             f"probabilities/{name}.npy": self._settings.probabilities,
             f"overlays/{name}.png": self._settings.overlays,
@@ -294,14 +293,22 @@ def opened(
     facts: Mapping[str, Any],
     found: Sequence[discovery.Source],
     origins: Sequence[records.Origin],
+    format_of: Callable[[str], str] = mask_writer.format_of,
 ) -> Iterator[tuple[Folder, list[Task]]]:
     """Opens the folder for this process alone, and returns the tasks; see `Folder.plan`.
+
+    Args:
+        settings: the user's.
+        facts: see `Folder.plan`.
+        found: the images.
+        origins: of them.
+        format_of: path of an image → format of its mask, where none is asked for.
 
     Raises:
         InputError: if the folder cannot be written or is being written, or from `Folder.plan`.
     """
     with lock.held(settings.output, lock.SECONDS, flag="output") as owner:
-        folder = Folder(settings, owner)
+        folder = Folder(settings, owner, format_of)
         try:
             tasks = folder.plan(facts, found, origins)
             folder.begin()
@@ -409,7 +416,7 @@ class Page:
         """Takes the next rows of its prediction."""
         if self._ids is None:
             self._ids = RowFile(self._local(self.names[-1]) + ".ids", rows.size, np.dtype(np.uint8))
-        self._ids.append(predictor.class_ids(rows.probabilities))
+        self._ids.append(masks.class_ids(rows.probabilities))
         for name in self._named("probabilities/"):
             if self._probabilities is None:
                 depth = rows.probabilities.shape[2]
@@ -460,7 +467,7 @@ class Page:
         """Returns the mask with the values of the training masks."""
         assert self._ids is not None
         values = self.networks.networks.values
-        lookup = np.array(values, predictor.smallest_dtype(values))
+        lookup = masks.lookup(values)
         mask = RowFile(self._local(self.names[-1]) + ".values", self._ids.shape, lookup.dtype)
         for band in self._ids.bands(mask_writer.BAND_PIXELS):
             mask.append(lookup[band])

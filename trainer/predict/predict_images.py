@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import itertools
 import os
-import posixpath
 import tempfile
 import threading
 import time
@@ -18,14 +17,14 @@ import tqdm
 from absl import logging
 
 from trainer import config
-from trainer.checkpointing import run_metadata
-from trainer.data.formats import discovery, reading
+from trainer.data.formats import discovery, mask_writer, volume_discovery
 from trainer.distributed import strategies
 from trainer.errors import InputError
-from trainer.predict import outputs, predictor, record
+from trainer.predict import command, outputs, predictor, record
 from trainer.storage import files
 
 DOWNLOADS = 8  # files of a bucket that are copied ahead
+FORMATS = ("auto", *mask_writer.FORMATS)
 WRITES = 2  # images that wait for the disk while the devices continue
 
 
@@ -37,13 +36,19 @@ def predict(settings: config.Predict) -> None:
             are named and left out.
     """
     started = time.monotonic()
-    run_dirs = _check(settings)
+    run_dirs = command.check(settings)
+    if settings.format not in FORMATS:
+        raise InputError(
+            f"--format={settings.format} is for volumes, and --run_dir={settings.run_dir} was "
+            f"trained on images; use {', '.join(FORMATS[1:])}."
+        )
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
-        there = discovery.in_place(discovery.find(settings.images, "images", scratch))
+        there = discovery.in_place(_find(settings, scratch))
         found = there.sources
         origins = record.origins(found, settings.images)
-        _check_place(settings, [source.name for source in found], origins)
+        folders = {os.path.dirname(origin.path) for origin in origins if not _is_row(origin)}
+        command.check_place(settings, [source.name for source in found], folders)
         strategy = strategies.connect(settings.strategy, settings.tpu, settings.virtual_devices)
         keras.mixed_precision.set_global_policy(strategies.POLICIES[settings.precision])
         networks = predictor.Predictor(
@@ -117,14 +122,14 @@ class Work:
 
     def closing_line(self, seconds: float) -> str:
         """Returns the last line of the command."""
-        parts = [f"Wrote {self._written} masks to {self._settings.output} in {seconds:.1f} s"]
-        if self._written:
-            parts[0] += f" ({self._pixels / 1e6 / seconds:.2f} megapixels/s, start included)"
-        if self._there:
-            parts.append(f"{self._there} existed already")
-        if self._bad:
-            parts.append(f"{len(self._bad)} could not be read and were left out")
-        return "; ".join(parts) + "."
+        return command.closing_line(
+            self._settings.output,
+            written=self._written,
+            speed=f"{self._pixels / 1e6 / seconds:.2f} megapixels/s",
+            there=self._there,
+            bad=len(self._bad),
+            seconds=seconds,
+        )
 
     def _openers(self, pages: dict[int, outputs.Page]) -> Iterator[tuple[int, predictor.Opener]]:
         """Yields the number of every image that is not done yet, and what opens it."""
@@ -185,51 +190,24 @@ class Work:
         Raises:
             InputError: unless it is unreadable and --skip_bad is given.
         """
-        if not isinstance(failure.error, reading.UnreadableError):
-            raise failure.error
-        if not self._settings.skip_bad:
-            raise InputError(f"{failure.error} Fix or remove it, or skip it with --skip_bad.")
-        logging.warning("Skipped: %s", failure.error)
+        command.skip(failure.error, self._settings.skip_bad)
         self._bad.add(failure.key)
         page = pages.pop(failure.key)
         page.discard()
         self._let_go(page.source)
 
 
-def _check(settings: config.Predict) -> list[str]:
-    """Returns the run folders; raises InputError for settings that do not go together."""
-    for name in ("run_dir", "images", "output"):
-        if not getattr(settings, name):
-            raise InputError(f"--{name} is missing; give --run_dir, --images and --output.")
-    if not files.is_remote(settings.output) and os.path.isfile(settings.output):
-        raise InputError(f"--output={settings.output} is a file; name a folder.")
-    return run_metadata.folders(settings.run_dir)
-
-
-def _check_place(
-    settings: config.Predict, names: Sequence[str], origins: Sequence[record.Origin]
-) -> None:
-    """Raises InputError if masks would be written among the images, and later read as images."""
-    output = settings.output
-    remote = files.is_remote(output)
-    output = posixpath.normpath(output) if remote else os.path.realpath(output)
-    for folder in {os.path.dirname(origin.path) for origin in origins if not _is_row(origin)}:
-        same = posixpath.normpath(folder) == output
-        if not (same or remote) and os.path.exists(output) and os.path.exists(folder):
-            same = os.path.samefile(folder, output)  # by another path, such as a bind mount
-        if same:
+def _find(settings: config.Predict, scratch: str) -> discovery.Found:
+    """Returns the images; raises InputError if there are none, or volumes in their place."""
+    try:
+        return discovery.find(settings.images, "images", scratch)
+    except InputError:
+        if volume_discovery.are_volumes(settings.images, "images", stacks=False):
             raise InputError(
-                f"--output={settings.output} is where the images are; masks would take their "
-                "names: name another folder."
-            )
-    root = discovery.root_of(settings.images)
-    root = posixpath.normpath(root) if remote else os.path.realpath(root)
-    is_nested = any("/" in name for name in names)
-    if is_nested and f"{output}/".startswith(f"{root}/"):
-        raise InputError(
-            f"--output={settings.output} is among the folders of --images={settings.images}, where "
-            "masks would be taken for images at the next start; name a folder elsewhere."
-        )
+                f"--images={settings.images} holds volumes, and --run_dir={settings.run_dir} was "
+                "trained on images; name a run on volumes, or images."
+            ) from None
+        raise
 
 
 def _is_row(origin: record.Origin) -> bool:
@@ -239,8 +217,4 @@ def _is_row(origin: record.Origin) -> bool:
 def _facts(settings: config.Predict, networks: predictor.Predictor) -> dict[str, object]:
     """Returns what the masks depend on."""
     names = ("tta", "tile", "precision", "format")
-    return {
-        "weights": [member.weights for member in networks.networks.members],
-        **{name: getattr(settings, name) for name in names},
-        "classes": dict(zip(networks.networks.classes, networks.networks.values, strict=True)),
-    }
+    return command.facts(settings, networks.networks, names)

@@ -22,7 +22,7 @@ from trainer.distributed import strategies
 from trainer.errors import InputError
 from trainer.evaluate import eval_step, sliding_window
 from trainer.evaluate.stitching import Mosaic
-from trainer.predict import ensemble, prefetch
+from trainer.predict import ensemble, masks, prefetch
 
 READ_AHEAD = 8  # tiles
 BATCHES_IN_FLIGHT = 2
@@ -137,14 +137,13 @@ class Predictor:
         for found in self.stream(openers):
             if isinstance(found, Failure):
                 raise found.error
-            whole[found.key].append(every_class(found.probabilities))
+            whole[found.key].append(masks.every_class(found.probabilities))
         results = [np.concatenate(whole[n]) for n in range(len(batch))]
         return np.stack(results) if image.ndim == 4 else results[0]
 
     def masks(self, probabilities: np.ndarray) -> np.ndarray:
-        """Returns the masks' values of probabilities [..., K], see `smallest_dtype`."""
-        values = np.array(self.networks.values, smallest_dtype(self.networks.values))
-        return values[class_ids(probabilities)]
+        """Returns the masks' values of probabilities [..., K], see `lookup`."""
+        return masks.lookup(self.networks.values)[masks.class_ids(probabilities)]
 
     def open(self, source: discovery.Source, max_pixels: int) -> regions.Raster:
         """Opens an image on the local disk, as the networks take it."""
@@ -243,34 +242,3 @@ def _mirrored_rows(raster: regions.Raster, top: int, count: int) -> np.ndarray:
     first = int(rows.min())
     band = raster.read(first, int(rows.max()) + 1)
     return band if len(band) == count else band[rows - first]
-
-
-def every_class(probabilities: np.ndarray) -> np.ndarray:
-    """Returns the probability of each class: [..., 1] becomes [..., 2]."""
-    if probabilities.shape[-1] > 1:
-        return probabilities
-    return np.concatenate([1 - probabilities, probabilities], axis=-1)
-
-
-def class_ids(probabilities: np.ndarray) -> np.ndarray:
-    """Returns the most probable class: uint8 [...]; of two the second from a half on."""
-    if probabilities.shape[-1] == 1:
-        return (probabilities[..., 0] >= 0.5).astype(np.uint8)
-    if probabilities.shape[-1] == 2:
-        return (probabilities[..., 1] >= 0.5).astype(np.uint8)
-    return np.argmax(probabilities, axis=-1).astype(np.uint8)
-
-
-def smallest_dtype(values: Sequence[int]) -> np.dtype:
-    """Returns the first of uint8, uint16, int16 and int32 that holds all values."""
-    for dtype in (np.uint8, np.uint16, np.int16):
-        if np.iinfo(dtype).min <= min(values) and max(values) <= np.iinfo(dtype).max:
-            return np.dtype(dtype)
-    return np.dtype(np.int32)
-
-
-def load(*run_dirs: str, tta: str = "none", tile: int = 1024, batch_size: int = 0) -> Predictor:
-    """Returns a predictor of one or several runs on the devices of this machine."""
-    return Predictor(
-        run_dirs, strategies.connect("auto"), tta=tta, tile=tile, batch_size=batch_size
-    )

@@ -70,6 +70,29 @@ class Written:
 Record = dict[str, Written]
 
 
+def origin_of_volume(paths: Sequence[str]) -> Origin:
+    """Returns what tells a volume from others: all its files as one, under the first's name.
+
+    Args:
+        paths: its files, one for each channel, or a folder of slices.
+    """
+    parts = [
+        f"{path}/{name}" if files.is_remote(path) else os.path.join(path, name)
+        for path in paths
+        for name in (files.list_folder(path) or [""])
+    ]
+    known = list(_known([part.rstrip("/") for part in parts]).values())
+    modified = [one.modified for one in known if one.modified is not None]
+    sums = [one.crc32c for one in known if one.crc32c is not None]
+    return Origin(
+        paths[0] if files.is_remote(paths[0]) else os.path.realpath(paths[0]),
+        None,
+        sum(one.bytes for one in known),
+        max(modified, default=None),
+        " ".join(sums) or None,
+    )
+
+
 def origins(found: Sequence[discovery.Source], images: str) -> list[Origin]:
     """Returns what tells images from others.
 
@@ -81,6 +104,15 @@ def origins(found: Sequence[discovery.Source], images: str) -> list[Origin]:
         images if source.row is not None and discovery.is_array(source.path) else source.path
         for source in found
     ]
+    known = _known(paths)
+    return [
+        dataclasses.replace(known[path], row=source.row)
+        for path, source in zip(paths, found, strict=True)
+    ]
+
+
+def _known(paths: Sequence[str]) -> dict[str, Origin]:
+    """Returns what tells files from others, by their paths."""
     remote = {os.path.dirname(path) for path in paths if files.is_remote(path)}
     listed = {folder: listing.list_folder(folder) for folder in remote}
     known: dict[str, Origin] = {}
@@ -92,10 +124,7 @@ def origins(found: Sequence[discovery.Source], images: str) -> list[Origin]:
         else:
             stat = os.stat(path)
             known[path] = Origin(os.path.realpath(path), None, stat.st_size, stat.st_mtime_ns)
-    return [
-        dataclasses.replace(known[path], row=source.row)
-        for path, source in zip(paths, found, strict=True)
-    ]
+    return known
 
 
 def present(folder: str, below: Sequence[str]) -> dict[str, listing.Entry]:

@@ -1,0 +1,182 @@
+"""The command on volumes: masks in the grids of their images, and on from where it stopped."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests import runs
+from tests.devices import strategy_of
+from trainer import config
+from trainer.config import flags
+from trainer.data.dataset.volume_examples import Channel, Volumes
+from trainer.data.formats import discovery, volumes
+from trainer.data.geometry import Geometry
+from trainer.errors import InputError
+from trainer.predict import __main__ as command
+from trainer.predict.volume_predictor import VolumePredictor
+
+pytest.importorskip("SimpleITK")
+pytestmark = pytest.mark.slow  # networks are traced
+
+SPACING = (3.0, 0.5, 0.75)
+# A quarter turn about the long axis of the body, so that no axis is where it would be by default.
+GRID = Geometry(SPACING, (-10.5, 20.25, 7.0), (0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0))
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    how = Volumes((3.0, 1.0, 0.75), (Channel("T1", "zscore"),))
+    return runs.write_run(
+        tmp_path_factory.mktemp("run"),
+        volumes=how,
+        crop=(4, 8, 8),
+        dtype="float32",
+        filters=2,
+        depth=1,
+        classes=("background", "front", "back"),
+        values=(0, 1, 300),
+    )
+
+
+@pytest.fixture(scope="module")
+def image_run_dir(tmp_path_factory):
+    return runs.write_run(tmp_path_factory.mktemp("images"), depth=1)
+
+
+@pytest.fixture(scope="module")
+def loaded(run_dir):
+    return VolumePredictor([run_dir], strategy_of(1))
+
+
+def scan(seed):
+    return np.random.default_rng(seed).integers(1, 1000, (5, 18, 9)).astype(np.int16)
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """A folder of three volumes: NIfTI, NRRD and an array, which says nothing of its grid."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    volumes.write(str(folder / "a.nii.gz"), scan(0), GRID)
+    volumes.write(str(folder / "b.nrrd"), scan(1), GRID)
+    np.save(folder / "c.npy", scan(2))
+    return folder
+
+
+def predict(*arguments):
+    command.main(flags.parse(config.Predict, ["predict", *arguments]))
+
+
+def arguments(run_dir, scans, *others):
+    return [
+        *(f"--run_dir={run_dir}", f"--images={scans}", f"--output={scans.parent / 'out'}"),
+        *others,
+    ]
+
+
+def read(path):
+    source = discovery.Source("x", str(path), None, "x")
+    values, header = volumes.read_volume_mask(source, 10**6)
+    return values, header.grid
+
+
+def test_masks_are_in_the_grids_and_kinds_of_their_images(run_dir, loaded, scans, caplog):
+    predict(*arguments(run_dir, scans))
+    out = scans.parent / "out"
+    assert sorted(os.listdir(out)) == ["a.nii.gz", "b.nrrd", "c.npy", "prediction.json"]
+    for seed, name in enumerate(("a.nii.gz", "b.nrrd")):
+        mask, grid = read(out / name)
+        expected = loaded.probabilities(scan(seed), SPACING)
+        runs.assert_same_mask(mask, np.array((0, 1, 300))[expected.argmax(-1)], expected)
+        np.testing.assert_allclose(grid.to_array(), GRID.to_array(), rtol=0, atol=1e-6)
+    expected = loaded.probabilities(scan(2), (1, 1, 1))
+    mask = np.load(out / "c.npy")
+    runs.assert_same_mask(mask, np.array((0, 1, 300))[expected.argmax(-1)], expected)
+    assert mask.dtype == np.uint16
+    assert "c.npy does not say how far its voxels are apart; 1 mm is assumed." in caplog.text
+
+
+def test_probabilities_and_strips_of_slices_come_when_asked_for(run_dir, loaded, scans):
+    predict(*arguments(run_dir, scans, "--probabilities", "--overlays", "--format=nii.gz"))
+    out = scans.parent / "out"
+    found = np.load(out / "probabilities" / "a.npy")
+    np.testing.assert_allclose(found, loaded.probabilities(scan(0), SPACING), atol=runs.CLOSE)
+    assert np.asarray(Image.open(out / "overlays" / "b.png")).shape[2] == 3
+    assert read(out / "c.nii.gz")[0].shape == (5, 18, 9)
+
+
+def test_a_second_start_does_only_what_is_missing_or_changed(run_dir, scans, caplog):
+    predict(*arguments(run_dir, scans))
+    out = scans.parent / "out"
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    (out / "b.nrrd").unlink()
+    np.save(scans / "c.npy", scan(3))
+    with caplog.at_level("INFO", logger="absl"):
+        predict(*arguments(run_dir, scans))
+    after = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert [name for name in sorted(before) if before[name] != after[name]] == [
+        *("b.nrrd", "c.npy", "prediction.json")
+    ]
+    assert "Wrote 2 masks" in caplog.text
+    assert "1 existed already." in caplog.text
+    origin = json.loads((out / "prediction.json").read_text())["files"]["c.npy"]["image"]
+    assert origin["path"] == str(scans / "c.npy")
+    with pytest.raises(InputError, match="holds predictions with another tta"):
+        predict(*arguments(run_dir, scans, "--tta=flips"))
+
+
+def test_the_channels_of_a_case_are_one_volume(tmp_path):
+    how = Volumes(None, (Channel("T1", "zscore"), Channel("T2", "zscore")))
+    settings = {"crop": 8, "dtype": "float32", "filters": 2, "depth": 1}
+    run_dir = runs.write_run(tmp_path / "run", volumes=how, channels=2, **settings)
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    for channel in range(2):
+        volumes.write(str(scans / f"case_000{channel}.nii.gz"), scan(channel), GRID)
+    predict(*arguments(run_dir, scans))
+    mask, grid = read(tmp_path / "out" / "case.nii.gz")
+    both = np.stack([scan(0), scan(1)], axis=-1)
+    networks = VolumePredictor([run_dir], strategy_of(1))
+    shares = networks.probabilities(both)
+    runs.assert_same_mask(mask, np.array((0, 255))[shares.argmax(-1)], shares)
+    np.save(scans / "other.npy", scan(2))
+    with pytest.raises(InputError, match=r"_0000.nii.gz has 1 channels and the networks take 2 "):
+        predict(*arguments(run_dir, scans))  # whose names are no longer all of channels
+
+
+def test_an_unreadable_volume_is_named_and_skipped_if_asked(run_dir, scans, caplog):
+    (scans / "b.nrrd").write_bytes((scans / "b.nrrd").read_bytes()[:200])
+    with pytest.raises(InputError, match="b.nrrd .* skip it with --skip_bad."):
+        predict(*arguments(run_dir, scans))
+    with caplog.at_level("INFO", logger="absl"):
+        predict(*arguments(run_dir, scans, "--skip_bad"))
+    assert "1 could not be read and were left out." in caplog.text
+    assert not (scans.parent / "out" / "b.nrrd").exists()
+
+
+def test_what_is_for_images_is_refused_for_volumes(run_dir, scans):
+    for argument, message in {
+        "--format=png": "--format=png is for images, and --run_dir=.* was trained on volumes; use",
+        "--instances": "--instances numbers regions of images, and",
+        "--tile=512": "--tile=512 is for images, and",
+        "--tta=d4": "--tta=d4 exchanges rows and columns",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            predict(*arguments(run_dir, scans, argument))
+
+
+def test_images_and_volumes_are_not_taken_for_each_other(run_dir, image_run_dir, tmp_path):
+    folders = [tmp_path / name for name in ("pictures", "scans")]
+    for folder in folders:
+        folder.mkdir()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folders[0] / "a.png")
+    volumes.write(str(folders[1] / "a.nii"), scan(0), GRID)
+    with pytest.raises(InputError, match=r"no volumes.* was trained on volumes\.$"):
+        predict(*arguments(run_dir, folders[0]))
+    with pytest.raises(InputError, match="holds volumes, and --run_dir=.* was trained on images"):
+        predict(*arguments(image_run_dir, folders[1]))
+    with pytest.raises(InputError, match=r"--format=nii.gz is for volumes, and .* use png, tif"):
+        predict(*arguments(image_run_dir, folders[0], "--format=nii.gz"))

@@ -1,0 +1,16 @@
+"""Networks for arrays, whatever their runs were trained on: `trainer.load`."""
+
+from trainer.checkpointing import run_metadata
+from trainer.distributed import strategies
+from trainer.predict.predictor import Predictor
+from trainer.predict.volume_predictor import VolumePredictor
+
+
+def load(
+    *run_dirs: str, tta: str = "none", tile: int = 1024, batch_size: int = 0
+) -> Predictor | VolumePredictor:
+    """Returns a predictor of one or several runs on the devices of this machine."""
+    strategy = strategies.connect("auto")
+    if run_metadata.rank_of(run_metadata.read(run_dirs[0])) == 3:
+        return VolumePredictor(run_dirs, strategy, tta=tta, batch_size=batch_size)
+    return Predictor(run_dirs, strategy, tta=tta, tile=tile, batch_size=batch_size)

@@ -1,0 +1,226 @@
+"""The story of a prediction of volumes: find them, leave out what is done, predict, write."""
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+import keras
+import numpy as np
+import tqdm
+from absl import logging
+from PIL import Image
+
+from trainer import config
+from trainer.checkpointing import run_metadata
+from trainer.data.formats import discovery, reading, volume_discovery, volumes
+from trainer.data.formats.npy_stream import RowFile
+from trainer.data.formats.volume_discovery import VolumeCase
+from trainer.data.formats.volume_header import Header
+from trainer.data.resampling import Slab
+from trainer.distributed import strategies
+from trainer.drawing import volumes as drawing
+from trainer.errors import InputError
+from trainer.predict import command, masks, outputs, record
+from trainer.predict.volume_predictor import VolumePredictor
+from trainer.storage import files
+
+FORMATS = ("auto", "nii.gz", "nrrd", "mha", "npy")
+
+
+def predict(settings: config.Predict) -> None:
+    """Writes the masks of all volumes that have none yet.
+
+    Raises:
+        InputError: a setting, a run or a volume breaks a rule; with --skip_bad, unreadable volumes
+            are named and left out.
+    """
+    started = time.monotonic()
+    run_dirs = command.check(settings)
+    _check(settings)
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory())
+        cases, left_out = _find(settings, run_metadata.read(run_dirs[0])["channels"])
+        found = [case.images[0] for case in cases]
+        origins = [
+            record.origin_of_volume([source.path for source in case.images]) for case in cases
+        ]
+        folders = {one.path if one.is_series else os.path.dirname(one.path) for one in found}
+        command.check_place(settings, [source.name for source in found], folders)
+        strategy = strategies.connect(settings.strategy, settings.tpu, settings.virtual_devices)
+        keras.mixed_precision.set_global_policy(strategies.POLICIES[settings.precision])
+        networks = VolumePredictor(
+            run_dirs, strategy, tta=settings.tta, batch_size=settings.batch_size
+        )
+        facts = command.facts(settings, networks.networks, ("tta", "precision", "format"))
+        folder, tasks = stack.enter_context(
+            outputs.opened(settings, facts, found, origins, format_of)
+        )
+        work = Work(settings, networks, folder, scratch)
+        for task, case in tqdm.tqdm(
+            list(zip(tasks, cases, strict=True)), "predicting", unit=" volumes", disable=None
+        ):
+            work.take(task, case)
+    closing = work.closing_line(time.monotonic() - started)
+    logging.info("%s%s", closing, discovery.told(left_out))
+
+
+class Work:
+    """The volumes, one after the other."""
+
+    def __init__(
+        self,
+        settings: config.Predict,
+        networks: VolumePredictor,
+        folder: outputs.Folder,
+        scratch: str,
+    ):
+        """Begins with nothing done."""
+        self._settings, self._networks = settings, networks
+        self._folder, self._scratch = folder, scratch
+        self._written = self._there = self._bad = self._voxels = 0
+
+    def take(self, task: outputs.Task, case: VolumeCase) -> None:
+        """Predicts a volume and writes its files, if they are not there yet.
+
+        Raises:
+            InputError: it cannot be read; with --skip_bad only if it is no volume for this run.
+        """
+        if task.is_done:
+            self._there += 1
+            return
+        try:
+            self._predict(task, case)
+        except reading.UnreadableError as error:
+            command.skip(error, self._settings.skip_bad)
+            self._bad += 1
+
+    def closing_line(self, seconds: float) -> str:
+        """Returns the last line of the command."""
+        return command.closing_line(
+            self._settings.output,
+            written=self._written,
+            speed=f"{self._voxels / 1e6 / seconds:.2f} megavoxels/s",
+            there=self._there,
+            bad=self._bad,
+            seconds=seconds,
+        )
+
+    def _predict(self, task: outputs.Task, case: VolumeCase) -> None:
+        """Predicts a volume and puts its files in their place."""
+        values, header = self._read(task, case)
+        prepared = self._networks.preprocessing.apply(values, header.grid.spacing)
+        shape, picture = values.shape[:3], values if self._settings.overlays else None
+        del values  # which would be in memory as long as the networks take
+        local = {name: self._local(name) for name in task.names}
+        ids = np.zeros(shape, np.uint8)
+        slabs = self._networks.fill(ids, prepared, header.grid.spacing)
+        probabilities = local.get(f"probabilities/{task.source.name}.npy")
+        if probabilities:
+            self._write_probabilities(probabilities, slabs, prepared.box, shape)
+        for _ in slabs:
+            pass
+        if picture is not None:
+            names = self._networks.networks.classes
+            strip = drawing.draw_strip(picture, ids, header.grid.spacing, task.source.name, names)
+            Image.fromarray(strip).save(local[f"overlays/{task.source.name}.png"])
+        self._write_mask(local[task.names[-1]], ids, header, task.source.path)
+        self._folder.place(task)
+        self._written += 1
+        self._voxels += ids.size
+
+    def _read(self, task: outputs.Task, case: VolumeCase) -> tuple[np.ndarray, Header]:
+        """Returns the values of a volume [D, H, W, C], and the header of its first file."""
+        label = task.source.label
+        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
+            sources = [_local(source, folder) for source in case.images]
+            if sum(map(_bytes, sources)) != task.origin.bytes:
+                raise InputError(f"{label} was written again meanwhile; start again.")
+            channels = self._networks.networks.channels
+            if len(sources) == 1:
+                header = volumes.read_header(sources[0], channels)
+                self._networks.check_channels(header.channels, label)
+            values, header = volumes.read_volume(sources, self._settings.max_pixels, channels)
+        if self._networks.preprocessing.spacing is not None and not header.has_spacing:
+            logging.warning("%s does not say how far its voxels are apart; 1 mm is assumed.", label)
+        return values, header
+
+    def _write_probabilities(
+        self, path: str, slabs: Iterator[Slab], box: np.ndarray, shape: tuple[int, ...]
+    ) -> None:
+        """Writes float32 [D, H, W], or [D, H, W, K] of more than two classes."""
+        classes = len(self._networks.networks.classes)
+        file = RowFile(path, (*shape, classes) if classes > 2 else shape, np.dtype(np.float32))
+        with contextlib.closing(file):
+            for _, slab in self._networks.whole_probabilities(slabs, box, shape):
+                file.append(slab)
+
+    def _write_mask(self, path: str, ids: np.ndarray, header: Header, image: str) -> None:
+        """Writes a mask in the values of the training masks, in the grid of its image."""
+        mask = masks.lookup(self._networks.networks.values)[ids]
+        if path.endswith(".npy"):
+            np.save(path, mask)
+        else:
+            volumes.write(path, mask, header.grid, "" if files.is_remote(image) else image)
+
+    def _local(self, name: str) -> str:
+        path = os.path.join(self._folder.scratch, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return path
+
+
+def format_of(path: str) -> str:
+    """Returns the format of the mask of a volume where none is asked for."""
+    suffix = path.lower().rpartition(".")[2]
+    return {"nrrd": "nrrd", "mha": "mha", "mhd": "mha", "npy": "npy"}.get(suffix, "nii.gz")
+
+
+def _check(settings: config.Predict) -> None:
+    """Raises InputError for settings that are for images."""
+    of = f"--run_dir={settings.run_dir} was trained on volumes"
+    if settings.format not in FORMATS:
+        raise InputError(
+            f"--format={settings.format} is for images, and {of}; use {', '.join(FORMATS[1:])}."
+        )
+    if settings.instances:
+        raise InputError(
+            f"--instances numbers regions of images, and {of}; number those of its masks with "
+            "scipy.ndimage.label."
+        )
+    if settings.tile != config.Predict().tile:
+        raise InputError(
+            f"--tile={settings.tile} is for images, and {of}, which are predicted in windows of "
+            "the training crop's size; leave it out."
+        )
+
+
+def _find(
+    settings: config.Predict, channels: int
+) -> tuple[Sequence[VolumeCase], Mapping[str, int]]:
+    """Returns the volumes and counts what else is there; raises InputError if there are none."""
+    try:
+        return volume_discovery.find_images(settings.images, "images", True, channels)
+    except InputError as error:
+        raise InputError(f"{error} --run_dir={settings.run_dir} was trained on volumes.") from None
+
+
+def _local(source: discovery.Source, folder: str) -> discovery.Source:
+    """Returns a source on the local disk; one in a store is copied into a folder."""
+    if not files.is_remote(source.path):
+        return source
+    path = os.path.join(tempfile.mkdtemp(dir=folder), os.path.basename(source.path))
+    if source.is_series:
+        os.mkdir(path)
+        for name in files.list_folder(source.path):
+            files.copy_from_store(f"{source.path}/{name}", os.path.join(path, name))
+    else:
+        files.copy_from_store(source.path, path)
+    return dataclasses.replace(source, path=path)
+
+
+def _bytes(source: discovery.Source) -> int:
+    names = os.listdir(source.path) if source.is_series else [""]
+    paths = (os.path.join(source.path, name).rstrip("/") for name in names)
+    return sum(map(os.path.getsize, paths))
