@@ -71,7 +71,7 @@ def draw_discs(rng, height, width, channels, num_classes):
     return image, mask
 
 
-def write_volumes(folder, shapes, *, num_classes=2, channels=1, num_shards=2, seed=0, margin=1):
+def write_balls(folder, shapes, *, num_classes=2, channels=1, num_shards=2, seed=0, margin=1):
     """Writes a data folder of balls on noise, in volumes, and returns its manifest.
 
     Args:

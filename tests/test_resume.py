@@ -10,6 +10,7 @@ import tensorflow as tf
 from tests import rounding
 from tests.jobs import lines, only, results, start, start_workers, train, wait_for, wait_until
 from tests.servers import gcs_server
+from tests.shards import write_balls
 from trainer import config
 from trainer.evaluate.evaluate_run import evaluate_run
 
@@ -85,6 +86,24 @@ def test_a_run_that_was_killed_ends_bit_equal_to_one_that_was_not(
     assert checksums(run_dir) == checksums(uninterrupted)
     for split, tag in (("train", "loss"), ("val", "dice")):
         assert curve(run_dir, split, tag) == curve(uninterrupted, split, tag) != []
+
+
+def test_a_run_on_volumes_that_was_killed_ends_bit_equal_to_one_that_was_not(tmp_path):
+    shapes = {"train": [(9, 14, 12)] * 8, "val": [(9, 14, 12)] * 2, "test": [(6, 20, 9)] * 2}
+    write_balls(tmp_path, shapes, num_classes=3)
+    argv = ["--crop=8,12,12", "--strides=1,2,2/2", "--depth=2", "--norm=instance", "--ema=0.9"]
+    argv += ["--activation=leaky_relu", "--augment=strong", "--foreground=0.5", "--deterministic"]
+    argv += ["--accumulate_steps=2", "--steps=8", "--eval_every=4", "--keep_checkpoints=3"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert train(tmp_path, whole, *argv).returncode == 0
+    process = start(tmp_path, killed, *argv)
+    wait_for(process, killed / "checkpoints/00000004/commit.json")
+    process.kill()
+    process.communicate()
+    result = train(tmp_path, killed, *argv)
+    assert result.returncode == 0, result.stderr
+    assert results(killed) == results(whole)
+    assert checksums(killed) == checksums(whole)
 
 
 def test_a_job_that_is_asked_to_stop_saves_ends_with_143_and_resumes(

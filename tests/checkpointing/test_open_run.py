@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tests.devices import strategy_of
+from tests.shards import write_balls
 from tests.volumes import write_volumes
 from trainer import config
 from trainer.checkpointing import open_run, run_metadata
@@ -220,3 +221,12 @@ def test_a_crop_larger_than_all_volumes_is_refused_with_the_median_size(
         with pytest.raises(InputError) as error:
             open_run._check_crop(job, manifest)
         assert str(error.value) == remedy
+
+
+def test_volumes_are_not_normalised_again(tmp_path):
+    shapes = {"train": [(8, 8, 8)] * 2, "val": [(8, 8, 8)]}
+    manifest = write_balls(tmp_path, shapes)
+    data = config.Data(data_dir=str(tmp_path), crop=8, batch_size=2, normalize="dataset")
+    job = config.Job(data=data, model=config.Model(depth=1), run=config.Run(run_dir=str(tmp_path)))
+    with pytest.raises(InputError, match="--normalize=dataset is for images; volumes were normali"):
+        open_run.open_run(job, strategy_of(1), manifest)

@@ -45,3 +45,14 @@ def test_cases_are_shown_as_they_are_stored(data, normalize):
 def test_a_perfect_case_without_foreground_has_dice_1():
     assert cases.mean_dice(np.array([[9, 9, 9], [0, 0, 0]])) == 1.0
     assert cases.mean_dice(np.array([[9, 9, 9], [2, 2, 1]])) == 0.5
+
+
+def test_a_large_volume_is_kept_with_fewer_voxels():
+    maps = np.arange(2 * 700 * 4).reshape(2, 700, 4)
+    case = cases.Case(0, 1.0, maps[..., None], maps, maps > 0, maps, maps, (3.0, 1.0, 0.5))
+    selector = cases.CaseSelector(first=1)
+    selector.add(case)
+    (kept,) = selector.cases("first")
+    np.testing.assert_array_equal(kept.labels, maps[::3, ::3, ::3])
+    assert kept.image.shape == (1, 234, 2, 1)
+    assert kept.spacing == (9.0, 3.0, 1.5)

@@ -20,7 +20,7 @@ SHAPES = {"train": [(6, 8, 8)], "val": [(6, 9, 7), (11, 8, 8), (5, 20, 13)], "te
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("volumes")
-    return str(folder), shards.write_volumes(folder, SHAPES, num_classes=3)
+    return str(folder), shards.write_balls(folder, SHAPES, num_classes=3)
 
 
 def evaluator_of(data, replicas=1, batch_size=2, tta="none"):

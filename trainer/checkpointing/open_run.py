@@ -94,6 +94,11 @@ def _check_job(job: config.Job, num_replicas: int, manifest: schema.Manifest) ->
             "prepare the data with one."
         )
     _check_crop(job, manifest)
+    if manifest.rank == 3 and job.data.normalize != config.Data().normalize:
+        raise InputError(
+            f"--normalize={job.data.normalize} is for images; volumes were normalised when they "
+            "were prepared, by the names of their channels: drop it."
+        )
     if job.data.foreground and not any(manifest.splits["train"].pixels[1:]):
         raise InputError(
             f"--foreground={job.data.foreground} needs a class other than the background, and the "

@@ -135,8 +135,8 @@ class Data(Settings):
     )
     normalize: str = setting(
         "image",
-        "Scale to zero mean and unit variance, by the pixels of each image or of the data set; or "
-        "not at all.",
+        "Images: scale to zero mean and unit variance, by the pixels of each image or of the data "
+        "set; or not at all. Volumes were normalised when they were prepared.",
         choices=("dataset", "image", "none"),
     )
     shuffle_block: int = setting(64, "Examples that are shuffled together, in memory.", low=1)

@@ -69,6 +69,7 @@ class CaseSelector:
 
     def add(self, case: Case) -> None:
         """Keeps the case where it is among those of a kind so far."""
+        case = reduced(case)
         for kind, number in self._numbers.items():
             found = sorted([*self._cases[kind], case], key=ORDERS[kind])
             self._cases[kind] = found[:number]
@@ -76,6 +77,20 @@ class CaseSelector:
     def cases(self, kind: str) -> list[Case]:
         """Returns the cases that are `first`, `worst` or `best`, in this order."""
         return list(self._cases[kind])
+
+
+def reduced(case: Case) -> Case:
+    """Returns a case as it is kept to be drawn: of large volumes every second, third … voxel."""
+    step = -(-max(case.labels.shape) // volumes.LONGEST)
+    if case.labels.ndim != 3 or step == 1:
+        return case
+    maps = ("image", "labels", "valid", "predicted", "confidence")
+    part = (slice(None, None, step),) * 3
+    return dataclasses.replace(
+        case,
+        spacing=tuple(step * length for length in case.spacing),
+        **{name: getattr(case, name)[part].copy() for name in maps},
+    )
 
 
 def case_of(

@@ -96,8 +96,8 @@ class WindowedVolumes:
             index=int(volume["case"]),
             dice=cases.mean_dice(total["counts"][0]),
             image=_nearest(volume["image"].numpy(), volume["box"].numpy(), mask.shape),
-            labels=np.where(mask == IGNORE, 0, mask),
-            valid=(mask != IGNORE).astype(np.float32),
+            labels=np.where(mask == IGNORE, np.uint8(0), mask),
+            valid=mask != IGNORE,
             spacing=tuple(spacing),
             **maps,
         )
