@@ -21,6 +21,9 @@ class Input(config.Settings):
 
     data_dir: str = config.setting("", "Data folder; the demo data if empty.")
     crop: config.PerAxis = config.setting(256, "Sides of the training crop.", low=8)
+    foreground: float = config.setting(
+        0.0, "Share of examples that must hold a drawn class.", low=0, high=1
+    )
     batch_size: int = config.setting(8, "Images per batch.", low=1)
     batches: int = config.setting(10, "Batches per round.", low=1)
     rounds: int = config.setting(5, "Rounds, after one that does not count.", low=1)
@@ -61,7 +64,10 @@ def time_row(settings: Input, augmentation: str) -> dict[str, Any]:
             batch_size=settings.batch_size,
             crop=config.Data(crop=settings.crop).box(manifest.rank),
             seed=0,
-            num_streams=pipeline.num_streams(manifest.splits["train"], 1),
+            num_streams=pipeline.num_streams(
+                manifest.splits["train"], 1, share=settings.foreground
+            ),
+            share=settings.foreground,
             augment=augmentation,
         )
     )
