@@ -139,7 +139,9 @@ class Data(Settings):
         "set; or not at all. Volumes were normalised when they were prepared.",
         choices=("dataset", "image", "none"),
     )
-    shuffle_block: int = setting(64, "Examples that are shuffled together, in memory.", low=1)
+    shuffle_block: int = setting(
+        64, "Examples that are shuffled together, in memory; fewer of large volumes.", low=1
+    )
     streams: int = setting(
         0, "Logical input streams, a power of two; 0: as many as the shards allow, at most 16."
     )

@@ -1,5 +1,6 @@
 """Tests of forced examples: how many of a batch, from which shards, and about which place."""
 
+import dataclasses
 import hashlib
 import itertools
 import shutil
@@ -212,6 +213,19 @@ def test_streams_are_as_many_as_have_foreground_of_about_one_size(blocks):
         "--streams=8 leaves a stream without examples that have a foreground, for "
         "--foreground=0.33; use 1, 2, 4, or 0 to let it be chosen."
     )
+
+
+def test_a_block_has_as_many_volumes_as_memory_holds(blocks, monkeypatch):
+    _, manifest = blocks
+    split = manifest.splits["train"]
+    one = sum(shard.bytes for shard in split.shards) // split.examples + 1
+    monkeypatch.setattr(pipeline, "SHUFFLED_BYTES", 4 * 10 * one)
+    assert pipeline.examples_per_block(manifest, 4, 64, 0.0) == 10
+    assert pipeline.examples_per_block(manifest, 4, 64, 0.33) == 5  # of each of two sequences
+    assert pipeline.examples_per_block(manifest, 4, 3, 0.33) == 3
+    assert pipeline.examples_per_block(manifest, 64, 64, 0.33) == 1
+    images = dataclasses.replace(manifest, volumes=None)
+    assert pipeline.examples_per_block(images, 64, 64, 0.33) == 64
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ from trainer.errors import InputError
 MAX_STREAMS = 16
 READERS = 4  # streams read at the same time
 DECODERS = os.cpu_count() or 1  # examples decoded and augmented at the same time
+SHUFFLED_BYTES = 2**30  # of encoded volumes in the blocks of all streams
 HELD_BYTES = 2**28  # of encoded examples that wait for others of their shape
 PADDED_SIDE = 64  # evaluation pads sides to multiples of it, so that few shapes occur
 
@@ -91,6 +92,25 @@ def _sizes(split: schema.Split, streams: int, with_foreground: bool) -> list[int
         sum(s.examples for s in split.shards[v::streams] if s.foreground or not with_foreground)
         for v in range(streams)
     ]
+
+
+def examples_per_block(
+    manifest: schema.Manifest, num_streams: int, shuffle_block: int, share: float
+) -> int:
+    """Returns how many examples are permuted together: of volumes as many as memory can hold.
+
+    Args:
+        manifest: of the data.
+        num_streams: V.
+        shuffle_block: that is asked for.
+        share: of examples that must have a foreground.
+    """
+    if manifest.volumes is None:
+        return shuffle_block
+    split = manifest.splits["train"]
+    blocks = num_streams * (2 if foreground.divides(split.shards, share) else 1)
+    bytes_of_one = sum(shard.bytes for shard in split.shards) // split.examples + 1
+    return min(shuffle_block, max(1, SHUFFLED_BYTES // (blocks * bytes_of_one)))
 
 
 @tf.autograph.experimental.do_not_convert

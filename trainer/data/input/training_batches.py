@@ -41,6 +41,9 @@ class TrainingBatches:
         self._settings, self._strategy = settings, strategy
         self._data_dir, self._manifest = data_dir, manifest
         self._seed, self._num_streams, self._start_step = seed, num_streams, start_step
+        self._shuffle_block = pipeline.examples_per_block(
+            manifest, num_streams, settings.shuffle_block, settings.foreground
+        )
         self._streams: list[tf.data.Dataset] = []  # that are read on this worker
         self._batches = strategy.distribute_datasets_from_function(self._stream_of_host)
 
@@ -63,7 +66,7 @@ class TrainingBatches:
             range(step * batch_size, stop * batch_size),
             seed=self._seed,
             num_streams=self._num_streams,
-            shuffle_block=self._settings.shuffle_block,
+            shuffle_block=self._shuffle_block,
             share=self._settings.foreground,
             worker=worker,
             num_workers=num_workers,
@@ -82,7 +85,7 @@ class TrainingBatches:
             share=self._settings.foreground,
             start_step=self._start_step,
             num_streams=self._num_streams,
-            shuffle_block=self._settings.shuffle_block,
+            shuffle_block=self._shuffle_block,
             worker=context.input_pipeline_id,
             num_workers=context.num_input_pipelines,
             num_replicas=self._strategy.num_replicas_in_sync // context.num_input_pipelines,
