@@ -1,11 +1,10 @@
-"""Pictures of volumes: slices across each axis, strips of slices, and films through them.
+"""Pictures of volumes: slices across each axis, and strips of slices.
 
 Slices are drawn as far as they are in the body: a voxel is as many pixels high and wide as its
 spacing says, so that no volume is squashed. Rows and columns are in the order of the arrays.
 """
 
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -17,7 +16,6 @@ from trainer.ignore_label import IGNORE
 AXES = "zyx"  # of [D, H, W]
 LONGEST, SHORTEST = 320, 160  # pixels of a volume's longest side; between, a voxel is a pixel
 STRIP, STRIP_COLUMNS = 12, 6  # slices
-FRAME_MILLISECONDS = 120
 
 
 def draw_comparison(
@@ -50,7 +48,7 @@ def draw_comparison(
     truth = np.where(np.asarray(valid) > 0, truth, IGNORE)
     wrong = (truth != prediction) & (truth != IGNORE)
     point = _fullest(wrong if wrong.any() else (truth > 0) & (truth != IGNORE))
-    pictures = _displayed([_slice(image, axis, point[axis]) for axis in range(3)])
+    pictures = _displayed([np.take(image, point[axis], axis) for axis in range(3)])
     maps = truth, prediction, confidence
     tiles, seen = [], []
     for axis, picture in enumerate(pictures):
@@ -78,7 +76,7 @@ def draw_example(
         caption: a line of text below, cut to the tile.
     """
     middle = [length // 2 for length in mask.shape]
-    pictures = _displayed([_slice(image, axis, middle[axis]) for axis in range(3)])
+    pictures = _displayed([np.take(image, middle[axis], axis) for axis in range(3)])
     tiles = []
     for axis, picture in enumerate(pictures):
         size = _size(mask.shape, spacing, axis)
@@ -113,49 +111,15 @@ def draw_strip(
     held = np.flatnonzero(((mask > 0) & (mask != IGNORE)).any(axis=others))
     first, last = (held[0], held[-1]) if len(held) else (0, mask.shape[axis] - 1)
     chosen = np.unique(np.linspace(first, last, STRIP).round().astype(int))
-    tiles = [
-        panels.labelled(frame, f"{AXES[axis]} = {place}", above=True)
-        for place, frame in zip(chosen, _frames(image, mask, spacing, axis, chosen), strict=True)
-    ]
+    size = _size(mask.shape, spacing, axis)
+    tiles = []
+    pictures = _displayed([np.take(image, place, axis) for place in chosen])
+    for place, picture in zip(chosen, pictures, strict=True):
+        outlines = _resized_slice(mask, axis, place, size)
+        tile = overlays.draw_outlines(_resized(picture, size), outlines)
+        tiles.append(panels.labelled(tile, f"{AXES[axis]} = {place}", above=True))
     legend: list[Entry] = [(name, overlays.class_colour(k)) for k, name in enumerate(classes) if k]
     return panels.footed(panels.grid(tiles, STRIP_COLUMNS), caption, legend)
-
-
-def encode_gif(image: np.ndarray, mask: np.ndarray, spacing: Sequence[float]) -> bytes:
-    """Returns a film through the slices with outlines, across the axis of `draw_strip`, as GIF.
-
-    Args:
-        image: any dtype [D, H, W, C], see `overlays.display`.
-        mask: integers [D, H, W], class ids; IGNORE where a voxel does not count.
-        spacing: of the voxels, along each axis.
-    """
-    axis = int(np.argmax(spacing))
-    frames = _frames(image, mask, spacing, axis, range(mask.shape[axis]))
-    first, *others = (Image.fromarray(frame).quantize(kmeans=0) for frame in frames)
-    file = io.BytesIO()
-    first.save(
-        *(file, "GIF"),
-        save_all=True,
-        append_images=others,
-        duration=FRAME_MILLISECONDS,
-        loop=0,
-    )
-    return file.getvalue()
-
-
-def _frames(
-    image: np.ndarray,
-    mask: np.ndarray,
-    spacing: Sequence[float],
-    axis: int,
-    places: Sequence[int] | np.ndarray,
-) -> Iterator[np.ndarray]:
-    """Yields slices across an axis with outlines, uint8 [H', W', 3], as bright as each other."""
-    size = _size(mask.shape, spacing, axis)
-    pictures = _displayed([_slice(image, axis, place) for place in places])
-    for place, picture in zip(places, pictures, strict=True):
-        outlines = _resized_slice(mask, axis, place, size)
-        yield overlays.draw_outlines(_resized(picture, size), outlines)
 
 
 def _fullest(voxels: np.ndarray) -> list[int]:
@@ -173,10 +137,6 @@ def _displayed(slices: Sequence[np.ndarray]) -> list[np.ndarray]:
     ends = np.cumsum([height * width for height, width in shapes])
     parts = np.split(flat, ends[:-1])
     return [part.reshape(*shape, 3) for part, shape in zip(parts, shapes, strict=True)]
-
-
-def _slice(array: np.ndarray, axis: int, place: int) -> np.ndarray:
-    return np.take(array, place, axis)
 
 
 def _size(shape: Sequence[int], spacing: Sequence[float], axis: int) -> tuple[int, int]:
@@ -200,4 +160,4 @@ def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _resized_slice(mask: np.ndarray, axis: int, place: int, size: tuple[int, int]) -> np.ndarray:
-    return panels.resized_mask(_slice(mask, axis, place), size)
+    return panels.resized_mask(np.take(mask, place, axis), size)
