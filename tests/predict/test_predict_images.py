@@ -588,15 +588,16 @@ def test_a_gs_folder_gives_and_takes_what_a_local_one_does(run_dir, pictures, gc
     predict(*remote, "--instances")  # all is there
 
 
-def test_regions_across_the_seams_of_bands_are_one(tmp_path, monkeypatch):
-    rng = np.random.default_rng(0)
-    ids = (ndimage.gaussian_filter(rng.normal(size=(60, 50)), 2) > 0.02).astype(np.uint8)
-    ids[ids > 0] += (np.arange(50) > 25)[np.newaxis].repeat(60, 0)[ids > 0].astype(np.uint8)
+@pytest.mark.parametrize("shape", [(60, 50), (20, 15, 10)])
+def test_regions_across_the_seams_of_bands_are_one(shape, tmp_path, monkeypatch):
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=shape), 2)
+    ids = (noise > 0.02).astype(np.uint8)
+    ids[..., shape[-1] // 2 :] *= 2
     file = RowFile(str(tmp_path / "ids"), ids.shape, np.dtype(np.uint8))
     file.append(ids)
-    monkeypatch.setattr(instances, "BAND_PIXELS", 7 * 50)
+    monkeypatch.setattr(instances, "BAND_PIXELS", 7 * ids[0].size)
     numbers, table = instances.label(file, str(tmp_path / "numbers"))
-    found = numbers.read(0, 60)
+    found = numbers.read(0, len(ids))
     expected = ndimage.label(ids == 1)[0]
     second = ndimage.label(ids == 2)[0]
     expected = expected + np.where(second > 0, second + expected.max(), 0)
@@ -606,12 +607,13 @@ def test_regions_across_the_seams_of_bands_are_one(tmp_path, monkeypatch):
     firsts = [np.flatnonzero(found == n)[0] for n in range(1, found.max() + 1)]
     assert firsts == sorted(firsts)
     for n in range(1, found.max() + 1):
-        rows, columns = np.nonzero(found == n)
-        assert table.areas[n - 1] == len(rows)
-        assert table.classes[n - 1] == ids[rows[0], columns[0]]
-        np.testing.assert_allclose(table.centroids[n - 1], [rows.mean(), columns.mean()])
-        box = [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]
+        places = np.argwhere(found == n)
+        assert table.areas[n - 1] == len(places)
+        assert table.classes[n - 1] == ids[tuple(places[0])]
+        np.testing.assert_allclose(table.centroids[n - 1], places.mean(axis=0))
+        box = [places.min(axis=0).tolist(), (places.max(axis=0) + 1).tolist()]
         assert table.boxes[n - 1].tolist() == box
+    assert found.max() > 3
 
 
 def test_a_mask_without_objects_has_an_empty_table(tmp_path):

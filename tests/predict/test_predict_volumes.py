@@ -1,5 +1,6 @@
 """The command on volumes: masks in the grids of their images, and on from where it stopped."""
 
+import csv
 import json
 import os
 
@@ -7,14 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import runs
+from tests import preparing, runs
 from tests.devices import strategy_of
 from trainer import config
 from trainer.config import flags
+from trainer.data import synthetic
 from trainer.data.dataset.volume_examples import Channel, Volumes
 from trainer.data.formats import discovery, volumes
 from trainer.data.geometry import Geometry
 from trainer.errors import InputError
+from trainer.evaluate import evaluate_run
 from trainer.predict import __main__ as command
 from trainer.predict.volume_predictor import VolumePredictor
 
@@ -99,13 +102,24 @@ def test_masks_are_in_the_grids_and_kinds_of_their_images(run_dir, loaded, scans
     assert "c.npy does not say how far its voxels are apart; 1 mm is assumed." in caplog.text
 
 
-def test_probabilities_and_strips_of_slices_come_when_asked_for(run_dir, loaded, scans):
-    predict(*arguments(run_dir, scans, "--probabilities", "--overlays", "--format=nii.gz"))
+def test_probabilities_strips_and_instances_come_when_asked_for(run_dir, loaded, scans):
+    more = ("--probabilities", "--overlays", "--instances", "--format=nii.gz")
+    predict(*arguments(run_dir, scans, *more))
     out = scans.parent / "out"
     found = np.load(out / "probabilities" / "a.npy")
     np.testing.assert_allclose(found, loaded.probabilities(scan(0), SPACING), atol=runs.CLOSE)
     assert np.asarray(Image.open(out / "overlays" / "b.png")).shape[2] == 3
     assert read(out / "c.nii.gz")[0].shape == (5, 18, 9)
+    mask, (numbers, grid) = read(out / "a.nii.gz")[0], read(out / "instances" / "a.nii.gz")
+    np.testing.assert_array_equal(numbers > 0, mask > 0)
+    np.testing.assert_allclose(grid.to_array(), GRID.to_array(), rtol=0, atol=1e-6)
+    with open(out / "instances" / "a.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["voxels"]) for row in rows] == np.bincount(numbers.ravel())[1:].tolist()
+    np.save(scans / "c.npy", scan(3))
+    predict(*arguments(run_dir, scans, "--format=nii.gz"))  # with what was asked for before
+    found = np.load(out / "probabilities" / "c.npy")
+    np.testing.assert_allclose(found, loaded.probabilities(scan(3), (1, 1, 1)), atol=runs.CLOSE)
 
 
 def test_a_second_start_does_only_what_is_missing_or_changed(run_dir, scans, caplog):
@@ -160,7 +174,6 @@ def test_an_unreadable_volume_is_named_and_skipped_if_asked(run_dir, scans, capl
 def test_what_is_for_images_is_refused_for_volumes(run_dir, scans):
     for argument, message in {
         "--format=png": "--format=png is for images, and --run_dir=.* was trained on volumes; use",
-        "--instances": "--instances numbers regions of images, and",
         "--tile=512": "--tile=512 is for images, and",
         "--tta=d4": "--tta=d4 exchanges rows and columns",
     }.items():
@@ -180,3 +193,36 @@ def test_images_and_volumes_are_not_taken_for_each_other(run_dir, image_run_dir,
         predict(*arguments(image_run_dir, folders[1]))
     with pytest.raises(InputError, match=r"--format=nii.gz is for volumes, and .* use png, tif"):
         predict(*arguments(image_run_dir, folders[0], "--format=nii.gz"))
+
+
+def test_a_score_is_a_score_of_these_masks(tmp_path):
+    synthetic.main(config.Synthetic(output=str(tmp_path / "made"), cases=5))
+    images = f"--images={tmp_path / 'made'}"
+    manifest = preparing.prepare(tmp_path, images, "--masks=", "--spacing=4,1.5,1.5")
+    run_dir = runs.write_run(
+        tmp_path / "run",
+        volumes=manifest.volumes,
+        crop=(8, 24, 24),
+        dtype="float32",
+        filters=2,
+        depth=1,
+        classes=[entry.name for entry in manifest.classes],
+        values=[entry.value for entry in manifest.classes],
+    )
+    data_dir = str(tmp_path / "out")
+    evaluate_run.evaluate_run(config.Evaluate(run_dir=run_dir, data_dir=data_dir, split="val"))
+    with open(tmp_path / "run" / "evaluation" / "val" / "cases.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    made, masks = tmp_path / "made", tmp_path / "masks"
+    predict(f"--run_dir={run_dir}", f"--images={made / 'imagesTr'}", f"--output={masks}")
+    values = {entry.name: entry.value for entry in manifest.classes}
+    for row in rows:
+        truth, predicted = (
+            read(folder / f"{row['case']}.nii.gz")[0] == values[row["class"]]
+            for folder in (made / "labelsTr", masks)
+        )
+        found = truth.sum(), predicted.sum(), (truth & predicted).sum()
+        expected = [int(row[name]) for name in ("truth", "prediction", "intersection")]
+        # Rounding may decide a voxel whose two best logits are equal.
+        np.testing.assert_allclose(found, expected, atol=1e-4 * truth.size)
+    assert len(rows) == 3 * manifest.splits["val"].examples > 0

@@ -1,8 +1,12 @@
-"""Objects of a mask: connected regions of one class, numbered and measured, in bounded memory."""
+"""Objects of a mask: connected regions of one class, numbered and measured, in bounded memory.
+
+Of images and of volumes: a band is some rows or slices; what is said of pixels holds for voxels.
+"""
 
 import csv
 import dataclasses
 import io
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,10 +15,13 @@ from scipy import ndimage, sparse
 from trainer.data.formats.npy_stream import RowFile
 
 BAND_PIXELS = 2**22
-COLUMNS = (
-    *("instance", "class", "area", "centroid_y", "centroid_x"),
-    *("top", "left", "height", "width"),
-)
+COLUMNS = {
+    2: ("instance", "class", "area", "centroid_y", "centroid_x", "top", "left", "height", "width"),
+    3: (
+        *("instance", "class", "voxels", "centroid_z", "centroid_y", "centroid_x"),
+        *("z", "y", "x", "depth", "height", "width"),
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +31,8 @@ class Table:
     Attributes:
         classes: int64 [N], class ids.
         areas: int64 [N], in pixels.
-        centroids: float64 [N, 2], rows and columns.
-        boxes: int64 [N, 4], first row and column, and those after the last.
+        centroids: float64 [N, rank], along each axis.
+        boxes: int64 [N, 2, rank], the first pixel along each axis, and the one after the last.
     """
 
     classes: np.ndarray
@@ -37,11 +44,11 @@ class Table:
         """Returns a line for each object; centroids to a hundredth of a pixel."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for n, (top, left, bottom, right) in enumerate(self.boxes):
-            y, x = (f"{value:.2f}" for value in self.centroids[n])
-            box = (top, left, bottom - top, right - left)
-            writer.writerow([n + 1, names[self.classes[n]], self.areas[n], y, x, *box])
+        writer.writerow(COLUMNS[self.centroids.shape[1]])
+        for n, (low, high) in enumerate(self.boxes):
+            centroid = (f"{value:.2f}" for value in self.centroids[n])
+            row = (n + 1, names[self.classes[n]], self.areas[n], *centroid, *low, *(high - low))
+            writer.writerow(row)
         return text.getvalue()
 
 
@@ -51,8 +58,8 @@ def label(ids: RowFile, path: str) -> tuple[RowFile, Table]:
     Bands are numbered by themselves first; regions that touch across their seams are one.
 
     Args:
-        ids: uint8 [H, W], class ids.
-        path: of the file to make for the numbers, uint16 or int32 [H, W].
+        ids: uint8 [*S], class ids.
+        path: of the file to make for the numbers, uint16 or int32 [*S].
     """
     provisional = RowFile(f"{path}.first", ids.shape, np.dtype(np.int32))
     parts: list[np.ndarray] = []
@@ -82,51 +89,55 @@ def label(ids: RowFile, path: str) -> tuple[RowFile, Table]:
     return result, table
 
 
-_FIELDS = [
-    *[("class", np.int64), ("area", np.int64), ("y", np.float64), ("x", np.float64)],
-    *[("top", np.int64), ("left", np.int64), ("bottom", np.int64), ("right", np.int64)],
-    ("first", np.int64),
-]
+def _fields(rank: int) -> np.dtype:
+    """Returns what is measured of a region: along each axis the sum of places, first and last."""
+    return np.dtype(
+        [
+            *(("class", np.int64), ("area", np.int64), ("sums", np.float64, (rank,))),
+            *(("low", np.int64, (rank,)), ("high", np.int64, (rank,)), ("first", np.int64)),
+        ]
+    )
 
 
 def _label_band(band: np.ndarray, top: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the numbers, from count + 1 on, int32 [h, W], and what was measured of each."""
+    """Returns the numbers, from count + 1 on, int32 [n, …], and what was measured of each."""
     numbers = np.zeros(band.shape, np.int32)
-    parts: list[np.ndarray] = []
+    parts: list[np.ndarray] = [np.zeros(0, _fields(band.ndim))]
+    above = np.array([top, *[0] * (band.ndim - 1)])
     for k in (int(k) for k in np.unique(band) if k > 0):
         labels, found = ndimage.label(band == k)
-        rows, columns = np.nonzero(labels)
-        at = labels[rows, columns] - 1
-        part = np.zeros(found, _FIELDS)
+        places = np.nonzero(labels)
+        at = labels[places] - 1
+        part = np.zeros(found, _fields(band.ndim))
         part["class"], part["area"] = k, np.bincount(at, minlength=found)
-        part["y"] = np.bincount(at, rows + top, found)
-        part["x"] = np.bincount(at, columns, found)
-        for n, (vertical, horizontal) in enumerate(ndimage.find_objects(labels)):
-            part["top"][n], part["bottom"][n] = vertical.start + top, vertical.stop + top
-            part["left"][n], part["right"][n] = horizontal.start, horizontal.stop
+        for axis, place in enumerate(places):
+            part["sums"][:, axis] = np.bincount(at, place + above[axis], found)
+        for n, box in enumerate(ndimage.find_objects(labels)):
+            part["low"][n] = [side.start for side in box] + above
+            part["high"][n] = [side.stop for side in box] + above
         first = np.unique(at, return_index=True)[1]
-        part["first"] = (rows[first] + top) * band.shape[1] + columns[first]
-        numbers[rows, columns] = at + 1 + count + sum(len(part) for part in parts)
+        lines = np.ravel_multi_index([place[first] for place in places], band.shape)
+        part["first"] = lines + top * math.prod(band.shape[1:])
+        numbers[places] = at + 1 + count + sum(map(len, parts))
         parts.append(part)
-    return numbers, np.concatenate(parts) if parts else np.zeros(0, _FIELDS)
+    return numbers, np.concatenate(parts)
 
 
 def _merge(measured: np.ndarray, groups: np.ndarray) -> tuple[Table, np.ndarray]:
     """Returns the objects, and the final number of each region that was measured."""
-    number = int(groups.max(initial=-1)) + 1
+    number, rank = int(groups.max(initial=-1)) + 1, measured["low"].shape[1]
     first = np.full(number, np.iinfo(np.int64).max)
     np.minimum.at(first, groups, measured["first"])
     place = np.empty(number, np.int64)
     place[np.argsort(first)] = np.arange(number)
     at = place[groups]
     areas = np.bincount(at, measured["area"], number).astype(np.int64)
-    sums = np.stack([np.bincount(at, measured[axis], number) for axis in "yx"], axis=1)
-    boxes = np.zeros((number, 4), np.int64)
-    for column, side in enumerate(("top", "left")):
-        boxes[:, column] = np.iinfo(np.int64).max
-        np.minimum.at(boxes[:, column], at, measured[side])
-    for column, side in enumerate(("bottom", "right"), 2):
-        np.maximum.at(boxes[:, column], at, measured[side])
+    sums = np.zeros((number, rank))
+    np.add.at(sums, at, measured["sums"])
+    boxes = np.zeros((number, 2, rank), np.int64)
+    boxes[:, 0] = np.iinfo(np.int64).max
+    np.minimum.at(boxes[:, 0], at, measured["low"])
+    np.maximum.at(boxes[:, 1], at, measured["high"])
     classes = np.zeros(number, np.int64)
     classes[at] = measured["class"]
     return Table(classes, areas, sums / np.maximum(areas, 1)[:, np.newaxis], boxes), at + 1

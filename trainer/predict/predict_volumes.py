@@ -23,7 +23,7 @@ from trainer.data.resampling import Slab
 from trainer.distributed import strategies
 from trainer.drawing import volumes as drawing
 from trainer.errors import InputError
-from trainer.predict import command, masks, outputs, record
+from trainer.predict import command, instances, masks, outputs, record
 from trainer.predict.volume_predictor import VolumePredictor
 from trainer.storage import files
 
@@ -112,9 +112,10 @@ class Work:
         """Predicts a volume and puts its files in their place."""
         values, header = self._read(task, case)
         prepared = self._networks.preprocessing.apply(values, header.grid.spacing)
-        shape, picture = values.shape[:3], values if self._settings.overlays else None
-        del values  # which would be in memory as long as the networks take
         local = {name: self._local(name) for name in task.names}
+        strip = local.get(f"overlays/{task.source.name}.png")
+        shape, picture = values.shape[:3], values if strip else None
+        del values  # which would be in memory as long as the networks take
         ids = np.zeros(shape, np.uint8)
         slabs = self._networks.fill(ids, prepared, header.grid.spacing)
         probabilities = local.get(f"probabilities/{task.source.name}.npy")
@@ -122,11 +123,17 @@ class Work:
             self._write_probabilities(probabilities, slabs, prepared.box, shape)
         for _ in slabs:
             pass
-        if picture is not None:
-            names = self._networks.networks.classes
-            strip = drawing.draw_strip(picture, ids, header.grid.spacing, task.source.name, names)
-            Image.fromarray(strip).save(local[f"overlays/{task.source.name}.png"])
-        self._write_mask(local[task.names[-1]], ids, header, task.source.path)
+        classes = self._networks.networks.classes
+        if strip and picture is not None:
+            drawn = drawing.draw_strip(picture, ids, header.grid.spacing, task.source.name, classes)
+            Image.fromarray(drawn).save(strip)
+        if f"instances/{task.names[-1]}" in local:
+            numbers, table = _label(ids, os.path.join(self._folder.scratch, "instances"))
+            _write(local[f"instances/{task.names[-1]}"], numbers, header, task)
+            path = local[f"instances/{task.source.name}.csv"]
+            files.write_whole(path, table.to_csv(classes))
+        mask = masks.lookup(self._networks.networks.values)[ids]
+        _write(local[task.names[-1]], mask, header, task)
         self._folder.place(task)
         self._written += 1
         self._voxels += ids.size
@@ -157,18 +164,34 @@ class Work:
             for _, slab in self._networks.whole_probabilities(slabs, box, shape):
                 file.append(slab)
 
-    def _write_mask(self, path: str, ids: np.ndarray, header: Header, image: str) -> None:
-        """Writes a mask in the values of the training masks, in the grid of its image."""
-        mask = masks.lookup(self._networks.networks.values)[ids]
-        if path.endswith(".npy"):
-            np.save(path, mask)
-        else:
-            volumes.write(path, mask, header.grid, "" if files.is_remote(image) else image)
-
     def _local(self, name: str) -> str:
         path = os.path.join(self._folder.scratch, name)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         return path
+
+
+def _label(ids: np.ndarray, folder: str) -> tuple[np.ndarray, instances.Table]:
+    """Returns the numbers of regions, integers [D, H, W], and their table; see `instances.label`.
+
+    Args:
+        ids: uint8 [D, H, W], class ids.
+        folder: for files between.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as between:
+        file = RowFile(os.path.join(between, "ids"), ids.shape, ids.dtype)
+        file.append(ids)
+        numbers, table = instances.label(file, os.path.join(between, "numbers"))
+        with contextlib.closing(file), contextlib.closing(numbers):
+            return numbers.read(0, len(ids)), table
+
+
+def _write(path: str, values: np.ndarray, header: Header, task: outputs.Task) -> None:
+    """Writes what has the grid of its image [D, H, W], in the format of the path's suffix."""
+    if path.endswith(".npy"):
+        np.save(path, values)
+    else:
+        image = "" if files.is_remote(task.source.path) else task.source.path
+        volumes.write(path, values, header.grid, image)
 
 
 def format_of(path: str) -> str:
@@ -183,11 +206,6 @@ def _check(settings: config.Predict) -> None:
     if settings.format not in FORMATS:
         raise InputError(
             f"--format={settings.format} is for images, and {of}; use {', '.join(FORMATS[1:])}."
-        )
-    if settings.instances:
-        raise InputError(
-            f"--instances numbers regions of images, and {of}; number those of its masks with "
-            "scipy.ndimage.label."
         )
     if settings.tile != config.Predict().tile:
         raise InputError(

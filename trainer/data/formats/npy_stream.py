@@ -34,8 +34,8 @@ class RowFile:
         return np.frombuffer(data, self.dtype).reshape(bottom - top, *self.shape[1:])
 
     def bands(self, pixels: int) -> Iterator[np.ndarray]:
-        """Yields all rows, about so many pixels at a time."""
-        step = max(1, pixels // self.shape[1])
+        """Yields all rows of [H, W], or slices of [D, H, W], about so many pixels at a time."""
+        step = max(1, pixels // int(np.prod(self.shape[1:])))
         for top in range(0, self.shape[0], step):
             yield self.read(top, min(top + step, self.shape[0]))
 
