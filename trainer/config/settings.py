@@ -835,11 +835,13 @@ class Prepare(Settings):
     volumes: bool = setting(
         False,
         "Takes each TIFF, .npy array (D×H×W or D×H×W×C) and folder of DICOM slices as a volume.",
+        common=True,
     )
     channel_names: str = setting(
         "",
         "What the channels of volumes are, in their order: CT, or T1,T2,FLAIR; empty: as "
         "dataset.json has them, else numbers.",
+        common=True,
     )
     mask_suffix: str = setting(
         "",
@@ -858,7 +860,6 @@ class Prepare(Settings):
         None,
         "First value of the foreground, for masks of two classes without exact values, such as "
         "smoothed ones and JPEG; unset: values are exact.",
-        common=True,
     )
     channels: str = setting(
         "auto",
@@ -881,7 +882,7 @@ class Prepare(Settings):
         "or its match; each goes to one split as a whole.",
         common=True,
     )
-    seed: int = setting(0, "Seed of the drawn split and of the order.", low=0, common=True)
+    seed: int = setting(0, "Seed of the drawn split and of the order.", low=0)
     tile: int = setting(
         0,
         "Cuts training images into tiles of about this side, each an example, so that every pixel "
@@ -900,7 +901,6 @@ class Prepare(Settings):
         "Volumes: side of the overlapping blocks that larger training volumes are cut into, in "
         "voxels; larger than any crop.",
         low=8,
-        common=True,
     )
     shard_mb: float = setting(
         128.0, "Largest uncompressed size of a shard, in MB; at least 8 shards.", low=0.001
@@ -912,7 +912,7 @@ class Prepare(Settings):
         low=1,
     )
     skip_bad: bool = setting(False, "Leaves unreadable images out and lists them.", common=True)
-    workers: int = setting(0, "Processes; 0: one for each core.", low=0, common=True)
+    workers: int = setting(0, "Processes; 0: one for each core.", low=0)
     origin: str = setting("", "Where the data come from, for the manifest.")
     licence: str = setting("", "Licence of the data, for the manifest.")
 

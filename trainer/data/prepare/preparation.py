@@ -315,12 +315,15 @@ def _warn_of_absent_classes(manifest: schema.Manifest) -> None:
 def _closing_line(
     manifest: schema.Manifest, where: str, seconds: float, left_out: Mapping[str, int]
 ) -> str:
+    what = "images"
+    if manifest.volumes is not None:
+        what = "volumes" if manifest.volumes.block is None else "blocks and volumes"
     total = sum(split.examples for split in manifest.splits.values())
     parts = [
         f"{side} {split.examples} in {len(split.shards)} shards"
         for side, split in manifest.splits.items()
     ]
     return (
-        f"Wrote {total} images to {where} in {seconds:.1f} s ({total / seconds:.1f} images/s): "
+        f"Wrote {total} {what} to {where} in {seconds:.1f} s ({total / seconds:.1f} {what}/s): "
         f"{', '.join(parts)}.{discovery.told(left_out)}"
     )
