@@ -36,7 +36,7 @@ def evaluator_of(data, replicas=1, batch_size=2, tta="none"):
         strategy,
         model,
         *data,
-        source_of(job, strategy, *data, batch_size=batch_size, tile=64),
+        source_of(job, strategy, *data, batch_size=batch_size, tile=1024),
         terms=losses.LOSSES["cross_entropy"],
         class_weights=tf.ones(3),
         tta=tta,
@@ -129,3 +129,9 @@ def test_blocks_of_volumes_are_not_evaluated():
     source.check("val", "test")
     with pytest.raises(InputError, match="--split=train has volumes that were cut into blocks"):
         source.check("train")
+
+
+def test_volumes_have_no_tiles(data):
+    job = config.Job(data=config.Data(crop=8), model=config.Model(depth=1))
+    with pytest.raises(InputError, match="--tile=64 is for images; volumes are predicted in wind"):
+        source_of(job, strategy_of(1), *data, batch_size=1, tile=64)

@@ -13,6 +13,7 @@ from trainer import config
 from trainer.data.dataset import schema
 from trainer.data.input import read_errors
 from trainer.distributed import strategies
+from trainer.errors import InputError
 from trainer.evaluate import cases, counting, eval_step, metrics, symmetries
 from trainer.evaluate.images import TiledImages
 from trainer.evaluate.scores import Scores, summarize
@@ -222,10 +223,18 @@ def source_of(
         manifest: of that folder.
         batch_size: images, or windows of volumes, that are predicted at once.
         tile: side above which images are cut into tiles of this side.
+
+    Raises:
+        InputError: a tile is set for volumes.
     """
     replicas = len(strategy.extended.worker_devices)
     batch_size = -(-batch_size // replicas) * replicas
     if manifest.rank == 3:
+        if tile != config.Run().tile:
+            raise InputError(
+                f"--tile={tile} is for images; volumes are predicted in windows of the training "
+                "crop's size: drop it."
+            )
         return WindowedVolumes(data_dir, manifest, job.data.box(3), batch_size)
     return TiledImages(
         data_dir,
