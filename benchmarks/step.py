@@ -1,6 +1,7 @@
 """Times the training step, beside a plain PyTorch U-Net of the same architecture.
 
     python -m benchmarks.step [--filters=16 --crop=256 --batch_size=4 --rounds=10]
+    python -m benchmarks.step --depth=3 --crop=40,56,40 --channels=1 [--norm=instance]
 
 Each contender lives in a process of its own; they take single steps in turn, so that whatever else
 the machine does hits all alike. PyTorch takes part where the extra [bench] is installed.
@@ -21,11 +22,14 @@ from trainer import cli, config
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Step(config.Settings):
-    """Times the training step of U-Net, cross-entropy + soft Dice and AdamW on random images."""
+    """Times the training step of U-Net, cross-entropy + soft Dice and AdamW on random numbers."""
 
     filters: int = config.setting(16, "Channels of the first level.", low=1)
     depth: int = config.setting(4, "Times that the resolution is halved.", low=1)
-    crop: int = config.setting(256, "Side of the images.", low=8)
+    norm: str = config.setting("batch", "Normalisation.", choices=("batch", "instance"))
+    crop: config.PerAxis = config.setting(
+        256, "Side of the images, or three sides, of volumes.", low=1
+    )
     channels: int = config.setting(3, "Channels of the images.", low=1)
     batch_size: int = config.setting(4, "Images per step.", low=1)
     precision: str = config.setting("float32", "Arithmetic.", choices=("float32", "bfloat16"))
@@ -34,10 +38,17 @@ class Step(config.Settings):
     rounds: int = config.setting(10, "Steps that count, of each contender.", low=1)
     json: str = config.setting("", "Also write the figures to this file.")
 
+    @property
+    def box(self) -> tuple[int, ...]:
+        """Sides of the images, or of the volumes."""
+        return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
+
 
 def main(settings: Step) -> None:
     """Lets the contenders step in turn and prints what they took."""
-    contenders = {"ours, graph": (ours, False), "ours, XLA": (ours, True)}
+    contenders: dict[str, tuple[Callable[..., Any], Any]] = {"ours, graph": (ours, False)}
+    if len(settings.box) == 2:  # of volumes XLA takes ten times as long on a CPU
+        contenders["ours, XLA"] = (ours, True)
     if importlib.util.find_spec("torch"):
         contenders["PyTorch, eager, channels-last"] = (pytorch, None)
     else:
@@ -67,9 +78,10 @@ def main(settings: Step) -> None:
             "peak MB": end.recv(),
         }
     title = (
-        f"{settings.filters} filters, depth {settings.depth}, {settings.crop}×{settings.crop}×"
-        f"{settings.channels}, batch {settings.batch_size}, {settings.precision}, "
-        f"{settings.threads} threads; median (quartiles) of {settings.rounds} steps"
+        f"{settings.filters} filters, depth {settings.depth}, {settings.norm} norm, "
+        f"{'×'.join(map(str, settings.box))}×{settings.channels}, batch {settings.batch_size}, "
+        f"{settings.precision}, {settings.threads} threads; median (quartiles) of "
+        f"{settings.rounds} steps"
     )
     table.show(title, rows, settings.json)
 
@@ -99,12 +111,11 @@ def ours(settings: Step, jit_compile: bool, accumulate_steps: int = 1) -> Callab
     keras.mixed_precision.set_global_policy(strategies.POLICIES[settings.precision])
     strategy = strategies.connect("one_device")
     with strategy.scope():
-        model = build.build_model(
-            config.Model(filters=settings.filters, depth=settings.depth), settings.channels, 2
-        )
+        network = config.Model(filters=settings.filters, depth=settings.depth, norm=settings.norm)
+        model = build.build_model(network, settings.channels, 2, rank=len(settings.box))
         optimizer = optimizers.build_optimizer("adamw", 1e-3, 1e-4)
         optimizer.build(model.trainable_variables)
-    shape = (settings.batch_size, settings.crop, settings.crop)
+    shape = (settings.batch_size, *settings.box)
     batch = {
         "images": tf.random.stateless_normal((*shape, settings.channels), (0, 0)),
         "labels": tf.random.stateless_uniform(shape, (0, 1), 0, 2, tf.int32),
@@ -131,13 +142,16 @@ def pytorch(settings: Step, option: None) -> Callable[[], Any]:
     from benchmarks import pytorch_unet
 
     torch.set_num_threads(settings.threads)
-    model = pytorch_unet.UNet(settings.channels, settings.filters, settings.depth)
-    model = model.to(memory_format=torch.channels_last)
+    rank = len(settings.box)
+    model = pytorch_unet.UNet(
+        settings.channels, settings.filters, settings.depth, rank=rank, norm=settings.norm
+    )
+    layout = {2: torch.channels_last, 3: torch.channels_last_3d}[rank]
+    model = model.to(memory_format=layout)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=1e-4)
-    shape = (settings.batch_size, settings.crop, settings.crop)
-    images = torch.randn(settings.batch_size, settings.channels, *shape[1:])
-    images = images.to(memory_format=torch.channels_last)
-    labels = torch.randint(0, 2, shape).float()
+    images = torch.randn(settings.batch_size, settings.channels, *settings.box)
+    images = images.to(memory_format=layout)
+    labels = torch.randint(0, 2, (settings.batch_size, *settings.box)).float()
     bfloat16 = settings.precision == "bfloat16"
 
     def step() -> float:
