@@ -10,7 +10,7 @@ from tests.devices import strategy_of, without_bfloat16
 from trainer import config
 from trainer.distributed import strategies
 from trainer.models import norms
-from trainer.selfcheck import invariance
+from trainer.selfcheck import hard_data, invariance
 from trainer.training import losses, optimizers
 
 FIRST = next(iter(invariance.CASES))
@@ -21,7 +21,7 @@ ON_FOUR = (FIRST, "accumulate_steps=2, clip_norm=0.1", "loss=tversky, norm=none,
 
 @pytest.fixture(scope="module")
 def folder():
-    with invariance.data_folder() as path:
+    with hard_data.data_folder() as path:
         yield path
 
 
@@ -64,8 +64,10 @@ def test_replicas_train_like_one(folder, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [2, 4])
-def test_replicas_evaluate_like_one_though_some_have_nothing(folder, trained_alone, number):
-    one, job = trained_alone, invariance.job_of(FIRST, folder, number)
+@pytest.mark.parametrize("name", invariance.EVALUATED)
+def test_replicas_evaluate_like_one_though_some_have_nothing(folder, trained_alone, name, number):
+    job = invariance.job_of(name, folder, number)
+    one = trained_alone if name == FIRST else trained(1, job)
     with strategy_of(number).scope():
         model = one.model.__class__.from_config(one.model.get_config())
     model.set_weights(one.weights)

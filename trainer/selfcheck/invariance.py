@@ -1,13 +1,12 @@
 """The proof that N replicas train like one: both are trained, and every figure is compared.
 
 What runs is what trains: the stream from shards, the network, the compiled step and the evaluation
-of `trainer.task`, on a data folder made to be hard on means. Most pixels do not count, so that some
-replicas get batches of nothing; no batch of the evaluation is full.
+of `trainer.task`, on a data folder that is hard on means (see `hard_data`).
 """
 
 import contextlib
 import dataclasses
-import tempfile
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,6 +25,7 @@ from trainer.evaluate.evaluator import Evaluator, source_of
 from trainer.evaluate.scores import Scores
 from trainer.models import build
 from trainer.predict import prefetch
+from trainer.selfcheck import hard_data
 from trainer.storage import files
 from trainer.training import losses, optimizers, train_step
 
@@ -41,10 +41,6 @@ RELU_TOLERANCES = {"loss": 1e-3, "gradient": 1e-3, "weights": 3e-3}
 # Adam divides a gradient by its own size: in its first steps a weight whose gradient is 0 but for
 # rounding moves by a whole learning rate, in a direction that rounding chooses.
 ADAM_TOLERANCES = {"loss": 1e-3, "weights": 4e-3}
-
-# Training images without a pixel that counts, so that each second replica has nothing in every
-# other step; and those with a row of such pixels.
-EMPTY, NEARLY_EMPTY = (1, 3, 5, 7, 9, 12), (2, 11, 14)
 
 _SETTINGS: Mapping[str, Any] = {
     "batch_size": 8,
@@ -78,7 +74,16 @@ CASES: Mapping[str, Mapping[str, Any]] = {
     "precision=bfloat16": {"precision": "bfloat16"},
     "precision=float16": {"precision": "float16"},
     "optimizer=adamw": {"optimizer": "adamw", "learning_rate": 1e-3},
+    "volumes, norm=instance, strides=1,2,2, foreground=0.5": {
+        "crop": (4, 8, 8),
+        "norm": "instance",
+        "strides": "1,2,2",
+        "kernels": "1,3,3/3",
+        "foreground": 0.5,
+    },
 }
+VOLUMES = list(CASES)[-1]
+EVALUATED = (next(iter(CASES)), VOLUMES)  # by the weights that the case has trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +154,7 @@ def check(settings: config.SelfCheck) -> bool:
         )
     # One and many would round to its 10 bits on two sides of a step; the arithmetic is no matter.
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    with data_folder() as data_dir:
+    with hard_data.data_folder() as data_dir:
         number = strategy.num_replicas_in_sync
         rows = compare(strategy, {name: job_of(name, data_dir, number) for name in names})
     if strategies.worker_of(strategy)[0] == 0:
@@ -167,14 +172,18 @@ def compare(strategy: tf.distribute.Strategy, jobs: Mapping[str, config.Job]) ->
     trains one replica ahead. The precision that Keras is told is a thread's own.
     """
     rows = []
-    alone, together = open_sides(strategy, next(iter(jobs.values())))
-    with prefetch.reading((train(alone, job) for job in jobs.values()), len(jobs)) as trained_alone:
+    of_data = {job.data: job for job in jobs.values()}
+    sides = {data: open_sides(strategy, job) for data, job in of_data.items()}
+    alone = (train(sides[job.data][0], job) for job in jobs.values())
+    with prefetch.reading(alone, len(jobs)) as trained_alone:
         for name, job in jobs.items():
-            many = train(together, job)
+            many = train(sides[job.data][1], job)
             one = next(trained_alone)
             found = compare_training(one, many, job, name)
-            if name == next(iter(CASES)):
-                found += compare_evaluation(alone, one, together, many, job)
+            if name in EVALUATED:
+                prefix = f"{name}: " if name == VOLUMES else ""
+                evaluated = compare_evaluation(*sides[job.data], one, many, job)
+                found += [dataclasses.replace(row, what=prefix + row.what) for row in evaluated]
             logging.info("%s: %s", name, verdict(found))
             rows += found
     return rows
@@ -189,7 +198,8 @@ def open_sides(strategy: tf.distribute.Strategy, job: config.Job) -> tuple[Side,
 def open_side(strategy: tf.distribute.Strategy, job: config.Job) -> Side:
     """Opens the batches of `job`; each case begins where the one before it ended."""
     manifest = schema.read_manifest(job.data.data_dir)
-    streams = pipeline.num_streams(manifest.splits["train"], strategies.worker_of(strategy)[1])
+    split, workers = manifest.splits["train"], strategies.worker_of(strategy)[1]
+    streams = pipeline.num_streams(split, workers, share=job.data.foreground)
     batches = TrainingBatches(
         job.data, strategy, job.data.data_dir, manifest, seed=job.run.seed, num_streams=streams
     )
@@ -217,11 +227,18 @@ def compare_training(one: Trained, many: Trained, job: config.Job, name: str) ->
 
 
 def job_of(name: str, data_dir: str, num_replicas: int) -> config.Job:
-    """Returns the settings of a case, its batch one that the replicas divide."""
+    """Returns the settings of a case, its batch one that the replicas divide.
+
+    Args:
+        name: of the case.
+        data_dir: see `hard_data.data_folder`.
+        num_replicas: that train it.
+    """
     parts = 2 * num_replicas  # 2: the case of accumulate_steps
     batch_size = -(-_SETTINGS["batch_size"] // parts) * parts
     values = {"precision": "float32", **_SETTINGS, **CASES[name]}
-    values |= {"batch_size": batch_size, "data_dir": data_dir}
+    kind = hard_data.VOLUMES if name == VOLUMES else hard_data.IMAGES
+    values |= {"batch_size": batch_size, "data_dir": os.path.join(data_dir, kind)}
     return config.from_dict(config.Job, values)
 
 
@@ -291,7 +308,7 @@ def evaluate(strategy: tf.distribute.Strategy, model: keras.Model, job: config.J
 
 
 def compare_evaluation(
-    alone: Side, one: Trained, together: Side, many: Trained, job: config.Job
+    alone: Side, together: Side, one: Trained, many: Trained, job: config.Job
 ) -> list[Row]:
     """Evaluates by the same weights, those of one replica, and compares the scores."""
     many.model.set_weights(one.weights)
@@ -348,61 +365,6 @@ def table(rows: list[Row], strategy: tf.distribute.Strategy) -> str:
         + (f"differ from one in {wrong} of {len(rows)} figures." if wrong else "train like one."),
     ]
     return "\n".join(text)
-
-
-@contextlib.contextmanager
-def data_folder() -> Iterator[str]:
-    """Yields a data folder of three classes, hard on means; removed at the end.
-
-    16 images are trained on, the first 8 of them in every other step. Five images of two sizes
-    validate, in batches of at least four.
-    """
-    rng = np.random.default_rng(0)
-    shapes = {"train": [(20, 20)] * 16, "val": [(40, 40)] * 3 + [(70, 40)] * 2}
-    with tempfile.TemporaryDirectory(prefix="selfcheck-") as folder:
-        splits = {split: _write_split(rng, folder, split, shapes[split]) for split in shapes}
-        manifest = schema.Manifest(
-            classes=tuple(schema.Class(f"class{k}", k) for k in range(3)),
-            channels=1,
-            bit_depth=8,
-            dtype="uint8",
-            encoding="png",
-            splits=splits,
-        )
-        schema.write_manifest(manifest, folder)
-        yield folder
-
-
-def _write_split(
-    rng: np.random.Generator, folder: str, split: str, shapes: list[tuple[int, int]]
-) -> schema.Split:
-    """Writes one shard per image: three bands, one per class, of noise of three brightnesses."""
-    shards, masks, cases = [], [], [f"{split}{n}" for n in range(len(shapes))]
-    for n, (height, width) in enumerate(shapes):
-        mask = np.repeat(np.arange(height) * 3 // height, width).reshape(height, width)
-        image = (rng.integers(0, 80, (height, width)) + 60 * mask).astype(np.uint8)
-        mask = mask.astype(np.uint8)
-        mask[0, : n + 1] = schema.IGNORE
-        if split == "train" and n in (*EMPTY, *NEARLY_EMPTY):
-            kept = mask[height // 2].copy()
-            mask[:] = schema.IGNORE
-            if n in NEARLY_EMPTY:
-                mask[height // 2] = kept
-        masks.append(mask.ravel())
-        example = schema.encode(cases[n], image[..., np.newaxis], mask, "png")
-        name = schema.shard_name(split, n, len(shapes))
-        shards.append(schema.write_shard(folder, name, [example]))
-    pixels = np.concatenate(masks)
-    return schema.Split(
-        examples=len(shapes),
-        shards=tuple(shards),
-        cases=tuple(cases),
-        sizes=tuple((*shape, shapes.count(shape)) for shape in sorted(set(shapes))),
-        pixels=tuple(int((pixels == k).sum()) for k in range(3)),
-        ignored_pixels=int((pixels == schema.IGNORE).sum()),
-        mean=(100.0,),
-        std=(50.0,),
-    )
 
 
 @contextlib.contextmanager
