@@ -503,6 +503,26 @@ def test_gradients_of_shallow_volumes_are_right_in_bfloat16(depth, kernel):
         np.testing.assert_allclose(found, expected, rtol=0, atol=apart)
 
 
+def test_a_graph_convolves_padded_volumes_as_python_does():
+    model = build_unet((5, 4, 7, 1), 2, rank=3, depth=1)  # padded to 6×4×8
+    volume = random_images(2, 5, 4, 7, 1)
+    expected = model(volume)
+    rounding.assert_close(tf.function(model)(volume), expected, rounding.operations_of(model))
+
+
+def test_a_graph_convolves_shallow_volumes_in_bfloat16_as_python_does():
+    without_bfloat16()
+    volume = keras.Input((2, 4, 4, 8))
+    convolution = layers.CONVOLUTION[3](8, 3, padding="same", dtype="mixed_bfloat16")
+    model = keras.Model(volume, convolution(volume))
+    found, expected = (
+        tf.cast(call(random_images(2, 2, 4, 4, 8)), tf.float32).numpy()
+        for call in (tf.function(model), model)
+    )
+    apart = rounding.tolerance(2, np.abs(expected).max(), "bfloat16")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=apart)
+
+
 def test_valid_padding_takes_its_pixels_off_volumes_too():
     # 20 → 16 → 8 → 4 → 8 → 4, at depth 1; a skip of 16 is cropped to 8.
     model = build_unet((20, 20, 22, 1), 2, rank=3, depth=1, padding="valid")

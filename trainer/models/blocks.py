@@ -106,8 +106,8 @@ def crop_center(x, like):
 def pad_to_stride(x, stride):
     """Pads the end of each spatial axis of [B, *S, C] with zeros to a multiple of `stride`.
 
-    The stride is a number, or one for each axis. Static sizes take a layer of Keras, or none if
-    nothing is missing; sizes known only at run time take our own layer.
+    The stride is a number, or one for each axis. Static sizes of images take a layer of Keras, or
+    none if nothing is missing; volumes and sizes known only at run time take our own layer.
     """
     rank = axes.rank_of(x)
     if None in x.shape[1:-1]:
@@ -116,6 +116,8 @@ def pad_to_stride(x, stride):
     missing = [-size % step for size, step in zip(x.shape[1:-1], strides, strict=True)]
     if not any(missing):
         return x
+    if rank == 3:
+        return PadToStride(stride)(x)
     return layers.ZERO_PADDING[rank](tuple((0, number) for number in missing))(x)
 
 
@@ -136,7 +138,11 @@ def _differences(x, like):
 
 @keras.saving.register_keras_serializable("trainer")
 class PadToStride(keras.layers.Layer):
-    """Pads the spatial axes, where known only at run time, to multiples of `stride`."""
+    """Pads the spatial axes to multiples of `stride`.
+
+    Of a Pad and a 3-D convolution TensorFlow makes one operation in a graph (2.21), which forgets
+    that "same" is to pad as well; it leaves a PadV2 alone, whose zeros are an argument.
+    """
 
     def __init__(self, stride, **kwargs):
         """Takes the stride in pixels, of all axes or of each."""
@@ -150,7 +156,11 @@ class PadToStride(keras.layers.Layer):
         missing = [-size % step for size, step in zip(sizes, strides, strict=True)]
         if all(isinstance(size, int) and size == 0 for size in missing):
             return inputs
-        return tf.pad(inputs, [[0, 0], *([0, size] for size in missing), [0, 0]])
+        paddings = [[0, 0], *([0, size] for size in missing), [0, 0]]
+        if len(sizes) == 2:
+            return tf.pad(inputs, paddings)
+        zero = tf.zeros([], inputs.dtype)
+        return tf.raw_ops.PadV2(input=inputs, paddings=paddings, constant_values=zero)
 
     def compute_output_shape(self, input_shape):
         """Rounds the spatial sizes up."""

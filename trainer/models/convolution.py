@@ -10,7 +10,9 @@ class Convolution3D(keras.layers.Conv3D):
 
     What oneDNN computes on a CPU as the gradient of a bfloat16 kernel is wrong, or not finite,
     where D is less than the kernel's depth and more than 1 (TensorFlow 2.21). Planes of zeros at
-    the end, of which "same" padding has some anyway, change no other result.
+    the end, of which "same" padding has some anyway, change no other result. They are appended, not
+    padded: in a graph TensorFlow makes one operation of a padding and a convolution, which forgets
+    that "same" is to pad as well.
     """
 
     def call(self, inputs):
@@ -20,5 +22,6 @@ class Convolution3D(keras.layers.Conv3D):
             return super().call(inputs)
         if depth is None or depth >= self.kernel_size[0]:
             return super().call(inputs)
-        below = [[0, 0], [0, self.kernel_size[0] - depth], [0, 0], [0, 0], [0, 0]]
-        return super().call(tf.pad(inputs, below))[:, :depth]
+        below = tf.zeros_like(inputs[:, :1])
+        planes = [inputs] + [below] * (self.kernel_size[0] - depth)
+        return super().call(tf.concat(planes, axis=1))[:, :depth]
