@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainer.data.dataset import recovery, schema, tfrecord
+from trainer.data.dataset import recovery, schema, tfrecord, volume_examples
 from trainer.errors import InputError
 
 CASES = [f"case{n}" for n in range(5)]
@@ -184,6 +184,19 @@ def png_of(image):
     buffer = io.BytesIO()
     Image.fromarray(image[..., 0]).save(buffer, "png", compress_level=schema.PNG_LEVEL)
     return buffer.getvalue()
+
+
+def test_a_sound_volume_is_kept_and_an_image_among_volumes_found():
+    volumes = volume_examples.Volumes((1.0, 1.0, 1.0), (volume_examples.Channel("MR", "zscore"),))
+    manifest = dataclasses.replace(
+        MANIFEST, volumes=volumes, schema=2, dtype="float32", encoding="zlib"
+    )
+    mask = np.ones([2, 3, 4], np.uint8)
+    sound = volume_examples.encode("case0", mask[..., None].astype("f4"), mask, np.zeros([0, 4]))
+    decoding_error = recovery.decoder(manifest)
+    assert not decoding_error(sound)
+    assert not decoding_error(schema.blank_example(manifest))
+    assert "cannot be decoded" in decoding_error(EXAMPLES[0])
 
 
 def test_a_missing_shard_stops(tmp_path, shard):

@@ -123,7 +123,7 @@ def decoder(manifest: schema.Manifest) -> Callable[[bytes], str]:
         # TensorFlow's message may quote the example, whose bytes Python takes for text.
         except (tf.errors.InvalidArgumentError, tf.errors.DataLossError, UnicodeDecodeError):
             return "its image or mask cannot be decoded"
-        same = np.array_equal(image[:2], mask)
+        same = np.array_equal(image[:-1], mask)
         return "" if same else "its image and mask differ in size"
 
     return decoding_error
