@@ -226,3 +226,24 @@ def test_a_score_is_a_score_of_these_masks(tmp_path):
         # Rounding may decide a voxel whose two best logits are equal.
         np.testing.assert_allclose(found, expected, atol=1e-4 * truth.size)
     assert len(rows) == 3 * manifest.splits["val"].examples > 0
+
+
+def test_a_gs_folder_gives_and_takes_what_a_local_one_does(run_dir, scans, gcs, bucket, caplog):
+    predict(*arguments(run_dir, scans))
+    for path in scans.iterdir():
+        gcs.write(f"{bucket}/scans/{path.name}", path.read_bytes())
+    remote = [f"--run_dir={run_dir}", f"--images={bucket}/scans", f"--output={bucket}/out"]
+    predict(*remote)
+    out = scans.parent / "out"
+    assert gcs.names(f"{bucket}/out/") == sorted(os.listdir(out))
+    for name in ("a.nii.gz", "b.nrrd", "c.npy"):
+        assert gcs.read(f"{bucket}/out/{name}") == (out / name).read_bytes(), name
+    with caplog.at_level("INFO", logger="absl"):
+        predict(*remote)
+    assert "; 3 existed already." in caplog.messages[-1]
+
+
+def test_a_volume_of_zeros_is_all_background(run_dir, tmp_path):
+    volumes.write(str(tmp_path / "a.nii"), np.zeros((3, 4, 5), np.int16), GRID)
+    predict(f"--run_dir={run_dir}", f"--images={tmp_path}/*.nii", f"--output={tmp_path / 'out'}")
+    assert read(tmp_path / "out" / "a.nii.gz")[0].shape == (3, 4, 5)

@@ -92,7 +92,8 @@ class Work:
             self._there += 1
             return
         try:
-            self._predict(task, case)
+            with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
+                self._predict(task, [_local(source, folder) for source in case.images])
         except reading.UnreadableError as error:
             command.skip(error, self._settings.skip_bad)
             self._bad += 1
@@ -108,9 +109,9 @@ class Work:
             seconds=seconds,
         )
 
-    def _predict(self, task: outputs.Task, case: VolumeCase) -> None:
-        """Predicts a volume and puts its files in their place."""
-        values, header = self._read(task, case)
+    def _predict(self, task: outputs.Task, sources: Sequence[discovery.Source]) -> None:
+        """Predicts a volume, whose files are on the local disk, and puts its own in their place."""
+        values, header = self._read(task, sources)
         prepared = self._networks.preprocessing.apply(values, header.grid.spacing)
         local = {name: self._local(name) for name in task.names}
         strip = local.get(f"overlays/{task.source.name}.png")
@@ -129,27 +130,27 @@ class Work:
             Image.fromarray(drawn).save(strip)
         if f"instances/{task.names[-1]}" in local:
             numbers, table = _label(ids, os.path.join(self._folder.scratch, "instances"))
-            _write(local[f"instances/{task.names[-1]}"], numbers, header, task)
+            _write(local[f"instances/{task.names[-1]}"], numbers, header, sources[0].path)
             path = local[f"instances/{task.source.name}.csv"]
             files.write_whole(path, table.to_csv(classes))
         mask = masks.lookup(self._networks.networks.values)[ids]
-        _write(local[task.names[-1]], mask, header, task)
+        _write(local[task.names[-1]], mask, header, sources[0].path)
         self._folder.place(task)
         self._written += 1
         self._voxels += ids.size
 
-    def _read(self, task: outputs.Task, case: VolumeCase) -> tuple[np.ndarray, Header]:
+    def _read(
+        self, task: outputs.Task, sources: Sequence[discovery.Source]
+    ) -> tuple[np.ndarray, Header]:
         """Returns the values of a volume [D, H, W, C], and the header of its first file."""
         label = task.source.label
-        with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
-            sources = [_local(source, folder) for source in case.images]
-            if sum(map(_bytes, sources)) != task.origin.bytes:
-                raise InputError(f"{label} was written again meanwhile; start again.")
-            channels = self._networks.networks.channels
-            if len(sources) == 1:
-                header = volumes.read_header(sources[0], channels)
-                self._networks.check_channels(header.channels, label)
-            values, header = volumes.read_volume(sources, self._settings.max_pixels, channels)
+        if sum(map(_bytes, sources)) != task.origin.bytes:
+            raise InputError(f"{label} was written again meanwhile; start again.")
+        channels = self._networks.networks.channels
+        if len(sources) == 1:
+            header = volumes.read_header(sources[0], channels)
+            self._networks.check_channels(header.channels, label)
+        values, header = volumes.read_volume(sources, self._settings.max_pixels, channels)
         if self._networks.preprocessing.spacing is not None and not header.has_spacing:
             logging.warning("%s does not say how far its voxels are apart; 1 mm is assumed.", label)
         return values, header
@@ -185,12 +186,11 @@ def _label(ids: np.ndarray, folder: str) -> tuple[np.ndarray, instances.Table]:
             return numbers.read(0, len(ids)), table
 
 
-def _write(path: str, values: np.ndarray, header: Header, task: outputs.Task) -> None:
+def _write(path: str, values: np.ndarray, header: Header, image: str) -> None:
     """Writes what has the grid of its image [D, H, W], in the format of the path's suffix."""
     if path.endswith(".npy"):
         np.save(path, values)
     else:
-        image = "" if files.is_remote(task.source.path) else task.source.path
         volumes.write(path, values, header.grid, image)
 
 
