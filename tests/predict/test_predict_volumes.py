@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import preparing, runs
+from tests import preparing, runs, volume_files
 from tests.devices import strategy_of
 from trainer import config
 from trainer.config import flags
@@ -247,3 +247,19 @@ def test_a_volume_of_zeros_is_all_background(run_dir, tmp_path):
     volumes.write(str(tmp_path / "a.nii"), np.zeros((3, 4, 5), np.int16), GRID)
     predict(f"--run_dir={run_dir}", f"--images={tmp_path}/*.nii", f"--output={tmp_path / 'out'}")
     assert read(tmp_path / "out" / "a.nii.gz")[0].shape == (3, 4, 5)
+
+
+def test_a_series_of_dicom_slices_is_a_volume(run_dir, loaded, tmp_path, caplog):
+    values = scan(4)
+    volume_files.save_series(tmp_path / "scans" / "patient", values)
+    predict(*arguments(run_dir, tmp_path / "scans"))
+    mask, grid = read(tmp_path / "out" / "patient.nii.gz")
+    np.testing.assert_allclose((*grid.spacing, *grid.origin), (3, 0.5, 0.4, -12.5, 7.5, 0))
+    expected = loaded.probabilities(values, grid.spacing)
+    runs.assert_same_mask(mask, np.array((0, 1, 300))[expected.argmax(-1)], expected)
+    with caplog.at_level("INFO", logger="absl"):
+        predict(*arguments(run_dir, tmp_path / "scans"))
+    assert "; 1 existed already." in caplog.messages[-1]
+    folder = tmp_path / "scans" / "patient"
+    with pytest.raises(InputError, match="is where the images are"):
+        predict(*arguments(run_dir, folder)[:2], f"--output={folder}")
