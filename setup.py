@@ -57,8 +57,15 @@ setuptools.setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
-        # DICOM; and NIfTI, NRRD and MetaImage with their geometry, which nibabel has of NIfTI only.
-        "medical": ["pydicom>=3.0.2,<4", "SimpleITK>=2.4,<3"],
+        "medical": [
+            # NIfTI's headers as its own community reads them, both versions; writes a mask's header
+            # as its image's is. SimpleITK has no version 2, and makes zeros of NaN.
+            "nibabel>=5.3,<6",
+            # DICOM: slices and series.
+            "pydicom>=3.0.2,<4",
+            # NRRD and MetaImage with their geometry.
+            "SimpleITK>=2.4,<3",
+        ],
         "tflite": ["ai-edge-litert>=2,<3"],
         "onnx": ["tf2onnx==1.17.0", "onnx>=1.17,<2", "onnxruntime>=1.20,<2"],
         "docs": DOCS,
@@ -73,6 +80,7 @@ setuptools.setup(
             "ipykernel>=6.29,<8",
             "mypy>=1.11,<3",
             "nbclient>=0.10,<1",
+            "nibabel>=5.3,<6",
             "onnx>=1.17,<2",
             "onnxruntime>=1.20,<2",
             "playwright>=1.48,<2",

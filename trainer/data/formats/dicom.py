@@ -39,10 +39,7 @@ def import_pydicom(label: str) -> types.ModuleType:
     Raises:
         InputError: it is not installed.
     """
-    try:
-        import pydicom
-    except ImportError:
-        raise InputError(f'{label} needs pydicom; pip install ".[medical]".') from None
+    pydicom = reading.import_medical("pydicom", label)
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     return pydicom
 

@@ -1,4 +1,4 @@
-"""Reads and writes NIfTI, NRRD and MetaImage with their grids, which SimpleITK knows."""
+"""Reads and writes NRRD and MetaImage with their grids, which SimpleITK knows; NIfTI by `nifti`."""
 
 import types
 from typing import Any
@@ -22,12 +22,9 @@ def import_simpleitk(label: str) -> types.ModuleType:
     Raises:
         InputError: it is not installed.
     """
-    try:
-        import SimpleITK
-    except ImportError:
-        raise InputError(f'{label} needs SimpleITK; pip install ".[medical]".') from None
-    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
-    return SimpleITK
+    sitk = reading.import_medical("SimpleITK", label)
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    return sitk
 
 
 def read_header(path: str, label: str, num_channels: int | None) -> Header:
@@ -43,10 +40,7 @@ def read_header(path: str, label: str, num_channels: int | None) -> Header:
         DamagedError: it is not such a file.
     """
     if _is_nifti(path):
-        fields = nifti.read_fields(path)
-        *shape, channels = nifti.shape_of(fields, label, num_channels)
-        dtype = nifti.dtype_of(fields, label)
-        return Header(tuple(shape), channels, dtype, _grid(_opened(path, label)))
+        return nifti.read_header(path, label, num_channels)
     reader = _opened(path, label)
     size, channels = reader.GetSize()[::-1], reader.GetNumberOfComponents()
     if len(size) == 4 and channels == 1:
@@ -93,23 +87,17 @@ def write(path: str, values: np.ndarray, grid: geometry.Geometry, metadata_of: s
         path: of a local file.
         values: [D, H, W].
         grid: where its voxels are.
-        metadata_of: a local file; if both are NIfTI, the new one says as it does whether its
-            coordinates are the scanner's, an atlas' or the like.
+        metadata_of: a local file on the same grid; if both are NIfTI, the new one has its header.
     """
+    if _is_nifti(path):
+        nifti.write(path, values, grid, metadata_of if _is_nifti(metadata_of) else "")
+        return
     sitk = import_simpleitk(path)
     image = sitk.GetImageFromArray(values)
     image.SetSpacing(grid.spacing[::-1])
     image.SetOrigin(grid.origin)
     image.SetDirection(grid.direction)
-    if not _is_nifti(path):
-        sitk.WriteImage(image, path, useCompression=True)
-        return
-    plain = f"{path}.plain.nii" if path.lower().endswith(".gz") else path
-    sitk.WriteImage(image, plain)
-    if _is_nifti(metadata_of):
-        nifti.copy_codes(metadata_of, plain)
-    if plain != path:
-        nifti.pack(plain, path)
+    sitk.WriteImage(image, path, useCompression=True)
 
 
 def _is_nifti(path: str) -> bool:
@@ -127,16 +115,8 @@ def _opened(path: str, label: str) -> Any:
         reader.ReadImageInformation()
     except RuntimeError as error:
         reason = _reason(error)
-        if "orthonormal" in reason:
-            raise InputError(
-                f"{label} has axes that are not at right angles (a sheared sform), which is not "
-                "read; resample it to a straight grid, or correct its header."
-            ) from None
         if "Unable to determine" in reason:
-            is_nifti = _is_nifti(path)  # whose fields have been read by then
-            reason = (
-                "it is damaged" if is_nifti else f"it is {reading.kind_of(path)} by its content"
-            )
+            reason = f"it is {reading.kind_of(path)} by its content"
         raise reading.DamagedError(reason) from None
     return reader
 

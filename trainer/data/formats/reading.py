@@ -8,11 +8,13 @@ import contextlib
 import ctypes
 import errno
 import functools
+import importlib
 import logging
 import re
 import struct
 import tokenize
 import traceback
+import types
 import warnings
 import zipfile
 import zlib
@@ -25,7 +27,7 @@ from trainer.errors import InputError
 
 # Packages that decode, and whose own errors, or Python's from within them, are about the bytes.
 DECODERS = (
-    *("PIL", "tifffile", "imagecodecs", "pydicom", "SimpleITK"),
+    *("PIL", "tifffile", "imagecodecs", "pydicom", "SimpleITK", "nibabel"),
     *("numpy", "zipfile", "gzip", "xml"),
 )
 DAMAGE = (EOFError, struct.error, zlib.error, tokenize.TokenError, zipfile.BadZipFile)
@@ -91,6 +93,22 @@ def quieten() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     with contextlib.suppress(AttributeError):  # a Pillow that hides its libtiff
         ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
+
+
+def import_medical(package: str, label: str) -> types.ModuleType:
+    """Returns a package of the extra `medical`.
+
+    Args:
+        package: its name.
+        label: what needs it, for the message.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise InputError(f'{label} needs {package}; pip install ".[medical]".') from None
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import logging
 
-from trainer.data.formats import discovery, medical, naming, volumes
+from trainer.data.formats import discovery, medical, naming, reading, volumes
 from trainer.data.formats.discovery import FileKind, Source
 from trainer.errors import InputError, one_line
 from trainer.storage import files
@@ -123,7 +123,8 @@ def find_files(where: str, flag: str, stacks: bool) -> discovery.Found:
             name = os.path.dirname(name) or os.path.basename(os.path.abspath(folder))
             found.setdefault(folder, Source(name, folder, None, one_line(folder), is_series=True))
     if any(one.path.lower().endswith(medical.SUFFIXES) for one in found.values()):
-        medical.import_simpleitk(f"--{flag}={where}")  # reported before any work
+        for package in ("SimpleITK", "nibabel"):
+            reading.import_medical(package, f"--{flag}={where}")  # reported before any work
     return discovery.Found(list(found.values()), left_out)
 
 
