@@ -85,11 +85,19 @@ def images_of(*shape):
             {"norm": "group", "num_classes": 3, "head_activation": "softmax"},
             marks=pytest.mark.slow,
         ),
+        pytest.param(16, True, {"rank": 3}, marks=pytest.mark.slow),
+        pytest.param(
+            8,
+            True,
+            {"rank": 3, "norm": "instance", "strides": [(1, 2, 2), (2, 2, 1)]},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_packed_network_computes_what_the_plain_one_does(lane_width, training, options):
-    model = small(**{"activation": "silu", **options})
-    images = images_of(2, 32, 32, 1)
+    sides = {2: (32, 32), 3: (8, 8, 16)}[options.get("rank", 2)]
+    model = small(**{"activation": "silu", "input_shape": (*[None] * len(sides), 1), **options})
+    images = images_of(2, *sides, 1)
     ours = computed(model, channel_packing.packed(model, lane_width), images, training)
     has_relu = "activation" in options or "attention" in options  # whose gates have it
     tolerance = TOLERANCE_OF_RELU if has_relu else TOLERANCE
@@ -107,6 +115,17 @@ def test_pixels_share_a_place_where_that_fills_the_lanes():
     # The head's one channel stays in its places.
     decoder = [[2, 16, 8, 16]] * 2 + [[2, 32, 8, 16]] * 2 + [[2, 32, 8, 4]]
     assert shapes == [*encoder, *[[2, 8, 8, 16]] * 2, *decoder]
+
+
+def test_voxels_share_a_place_along_the_width():
+    model = small(input_shape=(4, 8, 16, 1), rank=3, depth=1, strides=[(1, 2, 2)])
+    packed = channel_packing.packed(model, 16)
+    graph = tf.function(lambda volumes: packed(volumes, training=False))
+    graph = graph.get_concrete_function(tf.TensorSpec((2, 4, 8, 16, 1))).graph
+    shapes = [op.outputs[0].shape.as_list() for op in graph.get_operations() if op.type == "Conv3D"]
+    # 16 voxels of 4 channels are 4 places of 16 lanes, and so are 8 voxels of 8 channels.
+    top, bottom = [2, 4, 8, 4, 16], [2, 4, 4, 4, 16]
+    assert shapes == [top, top, bottom, bottom, top, top, [2, 4, 8, 4, 4]]
 
 
 def test_the_packed_kernel_by_hand():

@@ -14,7 +14,6 @@ from trainer.models import (
     MODELS,
     blocks,
     build_unet,
-    channel_packing,
     fold,
     initialize_weights,
     layers,
@@ -535,7 +534,7 @@ def test_valid_padding_takes_its_pixels_off_volumes_too():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strides", [(), [(1, 2, 2)]])
-def test_folding_and_export_take_networks_of_volumes_and_packing_leaves_them(strides):
+def test_folding_and_export_take_networks_of_volumes(strides):
     model = build_unet((None, None, None, 1), 4, rank=3, depth=1, num_classes=2, strides=strides)
     volume = random_images(1, 8, 8, 8, 1)
     model(volume, training=True)  # moves the statistics
@@ -543,7 +542,6 @@ def test_folding_and_export_take_networks_of_volumes_and_packing_leaves_them(str
     folded = fold(model)
     assert not layers_of(folded, keras.layers.BatchNormalization)
     rounding.assert_close(folded(volume), logits, rounding.operations_of(model))
-    assert channel_packing.packed(model, 128) is model
     whole = plain_keras.plain(model, "none", (0.0,), (1.0,), "float32", 4)
     apart = rounding.tolerance(rounding.operations_of(model), np.abs(logits).max())
     np.testing.assert_allclose(whole(volume), tf.nn.softmax(logits), rtol=0, atol=apart)

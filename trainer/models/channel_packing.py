@@ -3,7 +3,8 @@
 A TPU's registers, matrix units and memory tiles are 128 lanes wide, and hold the channels: 64 of
 them leave half of the lanes empty. Here `group` neighbours of a row share one place, channels side
 by side, [B, H, W, C] -> [B, H, W / group, group * C], from the first convolution of a narrow level
-to its last; a kernel becomes a larger one, of its own numbers and zeros.
+to its last; a kernel becomes a larger one, of its own numbers and zeros. Volumes are packed along
+their width, too; *R stands for the spatial axes before it: (H,), or (D, H).
 
 Only the computation differs: `packed` takes a network of plain layers and uses their variables, so
 that checkpoints and saved models know nothing of it. What has no rule here is computed as it is.
@@ -18,6 +19,7 @@ import keras
 import tensorflow as tf
 
 from trainer.models import axes, functional, norms, packed_norm
+from trainer.models.convolution import Convolution3D
 from trainer.models.instance_norm import InstanceNormalization
 from trainer.models.sync_norm import SyncBatchNormalization
 
@@ -36,11 +38,51 @@ ELEMENTWISE = tuple(
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-    """Features [B, H, W, C], kept as parts [B, H, W / group, group * C_i]; C is the sum of C_i."""
+    """Features [B, *R, W, C], as parts [B, *R, W / group, group * C_i]; C is the sum of C_i."""
 
     parts: tuple[tf.Tensor, ...]
     group: int = 1
 
+
+@dataclasses.dataclass(frozen=True)
+class Operations:
+    """TensorFlow's operations for a spatial rank.
+
+    Attributes:
+        forward: convolution.
+        at_input: its gradient at its input.
+        at_kernel: its gradient at its kernel.
+        transposed: transposed convolution.
+        spread: of its kernel [*r, w, F, C] → [*r, i, w, F, j, C], for pixel i of a place from j.
+        max_pool: largest of windows.
+    """
+
+    forward: Callable[..., tf.Tensor]
+    at_input: Callable[..., tf.Tensor]
+    at_kernel: Callable[..., tf.Tensor]
+    transposed: Callable[..., tf.Tensor]
+    spread: str
+    max_pool: Callable[..., tf.Tensor]
+
+
+CONVOLUTIONS = {
+    2: Operations(
+        forward=tf.nn.conv2d,
+        at_input=tf.raw_ops.Conv2DBackpropInput,
+        at_kernel=tf.raw_ops.Conv2DBackpropFilter,
+        transposed=tf.nn.conv2d_transpose,
+        spread="hwfc,ij->hiwfjc",
+        max_pool=tf.nn.max_pool2d,
+    ),
+    3: Operations(
+        forward=tf.nn.conv3d,
+        at_input=tf.raw_ops.Conv3DBackpropInputV2,
+        at_kernel=tf.raw_ops.Conv3DBackpropFilterV2,
+        transposed=tf.nn.conv3d_transpose,
+        spread="dhwfc,ij->dhiwfjc",
+        max_pool=tf.nn.max_pool3d,
+    ),
+}
 
 Forward = Callable[..., Any]
 Rule = Callable[[keras.layers.Layer, Sequence[Packed], int, bool], Packed | None]
@@ -50,11 +92,11 @@ def packed(model: keras.Model, lane_width: int) -> Forward:
     """Returns a function equal to `model` up to rounding, which fills the lanes of narrow layers.
 
     Args:
-        model: a functional model of one input. A model of volumes is returned as it is.
+        model: a functional model of one input.
         lane_width: channels that the device computes at a time; 1: `model` itself is returned.
 
     Returns:
-        `forward(images, training=False)`, with images [B, H, W, C], whose outputs have the
+        `forward(images, training=False)`, with images [B, *R, W, C], whose outputs have the
         structure of the model's. Where W is not static, or is not a multiple of the group, layers
         are computed as they are.
 
@@ -62,7 +104,7 @@ def packed(model: keras.Model, lane_width: int) -> Forward:
         InputError: the network is not functional.
     """
     functional.check(model)
-    if lane_width == 1 or axes.rank_of(model.inputs[0]) != 2:
+    if lane_width == 1:
         return model
 
     def forward(images: tf.Tensor, training: bool = False) -> Any:
@@ -103,49 +145,51 @@ def _as_it_is(layer, args, kwargs, training):
 
 
 def _convolution(layer, inputs, lane_width, training):
-    """Computes Conv2D: one output place of the packed kernel sees `group` pixels' worth of taps."""
+    """Computes a convolution: an output place of the packed kernel sees `group` pixels' taps."""
     (value,) = inputs
-    plain = layer.strides == layer.dilation_rate == (1, 1) and layer.groups == 1
+    plain = {*layer.strides, *layer.dilation_rate, layer.groups} == {1}
     odd = all(side % 2 for side in layer.kernel_size)
-    same = layer.padding == "same" or layer.kernel_size == (1, 1)
+    same = layer.padding == "same" or set(layer.kernel_size) == {1}
     if not (plain and odd and same) or layer.activation not in ELEMENTWISE:
         return None
     if layer.data_format != "channels_last":
         return None
-    width = value.parts[0].shape[2]
+    width = value.parts[0].shape[-2]
     group = value.group if value.group > 1 else _group(layer.filters, width, lane_width)
     if group == len(value.parts) == 1:
         return None
     value = _regroup(value, group)
     kernel = tf.cast(layer.kernel, layer.compute_dtype)
     sizes = [part.shape[-1] // group for part in value.parts]
-    kernels = [_widen(part, group) for part in tf.split(kernel, sizes, axis=2)]
+    kernels = [_widen(part, group) for part in tf.split(kernel, sizes, axis=-2)]
     parts = [tf.cast(part, layer.compute_dtype) for part in value.parts]
     x = _convolve(parts, kernels, layer.name)
     return Packed((layer.activation(_add_bias(layer, x, group)),), group)
 
 
 def _convolve(parts, kernels, name):
-    """Convolves parts [B, H, W, C_i] by kernels [h, w, C_i, F], and sums: [B, H, W, F].
+    """Convolves parts [B, *S, C_i] by kernels [*s, C_i, F], and sums: [B, *S, F].
 
     Forward it is one convolution of all parts. Backward it is one for each: the gradient of a part
     goes to another layer than its neighbour's, and is summed there in the pass that computes it.
     """
+    operations = CONVOLUTIONS[axes.rank_of(parts[0])]
+    strides = [1] * len(parts[0].shape)
 
     @tf.custom_gradient
     def convolve(*tensors):
         parts, kernels = tensors[: len(tensors) // 2], tensors[len(tensors) // 2 :]
-        outputs = tf.nn.conv2d(_concat(parts), tf.concat(kernels, 2), strides=1, padding="SAME")
+        outputs = operations.forward(_concat(parts), tf.concat(kernels, -2), strides, "SAME")
 
         def gradient(upstream):
-            settings = {"out_backprop": upstream, "strides": [1] * 4, "padding": "SAME"}
+            settings = {"out_backprop": upstream, "strides": strides, "padding": "SAME"}
             at_parts, at_kernels = [], []
             with tf.name_scope(f"{name}/"):  # so that profiles name the layer here, too
                 for part, kernel in zip(parts, kernels, strict=True):
-                    at_part = tf.raw_ops.Conv2DBackpropInput(
+                    at_part = operations.at_input(
                         input_sizes=tf.shape(part), filter=kernel, **settings
                     )
-                    at_kernel = tf.raw_ops.Conv2DBackpropFilter(
+                    at_kernel = operations.at_kernel(
                         input=part, filter_sizes=tf.shape(kernel), **settings
                     )
                     at_parts.append(at_part)
@@ -158,63 +202,72 @@ def _convolve(parts, kernels, name):
 
 
 def _widen(kernel, group):
-    """Returns the kernel [h, w, C, F] for packed pixels: [h, places, group * C, group * F]."""
-    height, width, channels, filters = kernel.shape
+    """Returns the kernel [*r, w, C, F] for packed pixels: [*r, places, group * C, group * F]."""
+    *rows, width, channels, filters = kernel.shape
     radius = width // 2
     places = 1 + 2 * -(-radius // group)  # as many to the left as to the right
     columns = []
     for pixel in range(group):
         before = group * (places // 2) + pixel - radius
         after = places * group - width - before
-        taps = tf.pad(kernel, [[0, 0], [before, after], [0, 0], [0, 0]])
-        columns.append(tf.reshape(taps, (height, places, group * channels, filters)))
-    return tf.concat(columns, axis=3)
+        taps = tf.pad(kernel, [*[[0, 0]] * len(rows), [before, after], [0, 0], [0, 0]])
+        columns.append(tf.reshape(taps, (*rows, places, group * channels, filters)))
+    return tf.concat(columns, axis=-1)
 
 
 def _transposed_convolution(layer, inputs, lane_width, training):
-    """Computes Conv2DTranspose of 2x2 with stride 2: each pixel becomes four by itself."""
+    """Computes a transposed convolution whose kernel is its stride, 2 along the width.
+
+    Each pixel becomes four, or eight, by itself.
+    """
     (value,) = inputs
-    if layer.kernel_size != (2, 2) or layer.strides != (2, 2) or layer.output_padding is not None:
+    *rows, across = layer.strides
+    if layer.kernel_size != layer.strides or across != 2 or layer.output_padding is not None:
         return None
-    if layer.dilation_rate != (1, 1) or layer.activation not in ELEMENTWISE:
+    if set(layer.dilation_rate) != {1} or layer.activation not in ELEMENTWISE:
         return None
     if layer.data_format != "channels_last":
         return None
-    width = value.parts[0].shape[2]
+    width = value.parts[0].shape[-2]
     group = _group(layer.filters, width and 2 * width * value.group, lane_width)
     if group == 1:
         return None
     before = group // 2
     x = tf.cast(_concat(_regroup(_join(value), before).parts), layer.compute_dtype)
-    kernel = tf.cast(layer.kernel, layer.compute_dtype)  # [2, 2, F, C]
-    kernel = tf.einsum("hwfc,ij->hiwfjc", kernel, tf.eye(before, dtype=kernel.dtype))
-    kernel = tf.reshape(kernel, (2, 1, group * layer.filters, x.shape[-1]))
-    batch, height, width = tf.unstack(tf.shape(x)[:3])
-    shape = tf.stack([batch, 2 * height, width, group * layer.filters])
-    x = tf.nn.conv2d_transpose(x, kernel, shape, strides=(2, 1), padding="VALID")
+    kernel = tf.cast(layer.kernel, layer.compute_dtype)  # [*rows, 2, F, C]
+    operations = CONVOLUTIONS[len(layer.strides)]
+    kernel = tf.einsum(operations.spread, kernel, tf.eye(before, dtype=kernel.dtype))
+    kernel = tf.reshape(kernel, (*rows, 1, group * layer.filters, x.shape[-1]))
+    batch, *sizes, width = tf.unstack(tf.shape(x)[:-1])
+    sizes = [stride * size for stride, size in zip(rows, sizes, strict=True)]
+    shape = tf.stack([batch, *sizes, width, group * layer.filters])
+    x = operations.transposed(x, kernel, shape, strides=(*rows, 1), padding="VALID")
     return Packed((layer.activation(_add_bias(layer, x, group)),), group)
 
 
 def _batch_normalization(layer, inputs, lane_width, training):
     """Computes BatchNormalization, its statistics over all pixels of all places."""
     value = _join(inputs[0])
-    is_whole = layer.axis in (-1, 3) and layer.center and layer.scale
+    (part,) = value.parts
+    is_whole = layer.axis in (-1, len(part.shape) - 1) and layer.center and layer.scale
     if value.group == 1 or not is_whole:
         return None
     output = packed_norm.normalize(
         layer,
-        value.parts[0],
+        axes.as_images(part),
         value.group,
         training=training,
         synchronized=norms.is_synchronized(layer),
     )
-    return Packed((output,), value.group)
+    return Packed((axes.restore(output, part),), value.group)
 
 
 def _instance_normalization(layer, inputs, lane_width, training):
     """Computes InstanceNormalization, its statistics over all pixels of an image's places."""
     value = _join(inputs[0])
-    return Packed((layer.normalize(value.parts[0], value.group),), value.group)
+    (part,) = value.parts
+    output = layer.normalize(axes.as_images(part), value.group)
+    return Packed((axes.restore(output, part),), value.group)
 
 
 def _activation(layer, inputs, lane_width, training):
@@ -227,24 +280,28 @@ def _activation(layer, inputs, lane_width, training):
 
 
 def _max_pooling(layer, inputs, lane_width, training):
-    """Takes the larger of two rows, then that of two neighbours in a place.
+    """Takes the largest of some rows, then that of two neighbours in a place.
 
     Of equal numbers in both rows and columns, the gradient may go to another one than that of the
     plain operation: of 1 2 above 2 1, to the lower 2.
     """
     value = _join(inputs[0])
-    if value.group == 1 or layer.pool_size != (2, 2) or layer.strides != (2, 2):
+    *sides, across = layer.pool_size
+    if value.group == 1 or layer.pool_size != layer.strides or across > 2:
         return None
     if layer.padding != "valid":
         return None
-    rows = tf.nn.max_pool2d(value.parts[0], (2, 1), (2, 1), "VALID")
+    pool = CONVOLUTIONS[len(layer.pool_size)].max_pool
+    rows = pool(value.parts[0], (*sides, 1), (*sides, 1), "VALID")
+    if across == 1:
+        return Packed((rows,), value.group)
     pixels = tf.split(rows, value.group, axis=-1)
     return Packed((tf.maximum(_concat(pixels[::2]), _concat(pixels[1::2])),), value.group // 2)
 
 
 def _concatenation(layer, inputs, lane_width, training):
     """Keeps the parts apart: packed side by side, their channels would be out of order."""
-    if layer.axis not in (-1, 3):
+    if layer.axis not in (-1, len(inputs[0].parts[0].shape) - 1):
         return None
     group = max(value.group for value in inputs)
     parts = [tf.cast(p, layer.compute_dtype) for v in inputs for p in _regroup(v, group).parts]
@@ -272,9 +329,13 @@ def _merge(function):
 
 RULES: Mapping[type, Rule] = {
     keras.layers.Conv2D: _convolution,
+    keras.layers.Conv3D: _convolution,
+    Convolution3D: _convolution,
     keras.layers.Conv2DTranspose: _transposed_convolution,
+    keras.layers.Conv3DTranspose: _transposed_convolution,
     keras.layers.Activation: _activation,
     keras.layers.MaxPooling2D: _max_pooling,
+    keras.layers.MaxPooling3D: _max_pooling,
     keras.layers.Concatenate: _concatenation,
     keras.layers.Add: _merge(tf.add),
     keras.layers.Multiply: _merge(tf.multiply),
@@ -301,7 +362,7 @@ def _add_bias(layer: keras.layers.Layer, x: tf.Tensor, group: int) -> tf.Tensor:
 def _width(value: Packed) -> int | None:
     """Returns the width of the images in pixels; None for other tensors."""
     shape = value.parts[0].shape
-    return shape[2] * value.group if len(shape) == 4 and shape[2] is not None else None
+    return shape[-2] * value.group if len(shape) > 3 and shape[-2] is not None else None
 
 
 def _concat(parts: Sequence[tf.Tensor]) -> tf.Tensor:
@@ -315,10 +376,12 @@ def _regroup(value: Packed, group: int) -> Packed:
     parts = []
     for part in value.parts:
         shape = tf.shape(part)
-        width = shape[2] if part.shape[2] is None else part.shape[2]
-        channels = part.shape[-1] // value.group
-        sizes = (shape[0], shape[1], width * value.group // group, channels * group)
-        parts.append(tf.ensure_shape(tf.reshape(part, sizes), (*part.shape[:2], None, sizes[3])))
+        before = len(part.shape) - 2
+        width = shape[before] if part.shape[before] is None else part.shape[before]
+        channels = part.shape[-1] // value.group * group
+        rows = [shape[axis] for axis in range(before)]
+        packed_part = tf.reshape(part, (*rows, width * value.group // group, channels))
+        parts.append(tf.ensure_shape(packed_part, (*part.shape[:before], None, channels)))
     return Packed(tuple(parts), group)
 
 
