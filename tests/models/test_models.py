@@ -522,6 +522,18 @@ def test_a_graph_convolves_shallow_volumes_in_bfloat16_as_python_does():
     np.testing.assert_allclose(found, expected, rtol=0, atol=apart)
 
 
+def test_networks_of_volumes_compute_in_float16_on_a_cpu(mixed_float16):
+    model = build_unet((4, 4, 4, 1), 2, rank=3, depth=1)
+    volume = random_images(1, 4, 4, 4, 1)
+    found = tf.function(model)(volume)
+    keras.mixed_precision.set_global_policy("float32")
+    exact = build_unet((4, 4, 4, 1), 2, rank=3, depth=1)
+    exact.set_weights(model.get_weights())
+    expected = exact(volume).numpy()
+    apart = rounding.tolerance(rounding.operations_of(exact), np.abs(expected).max(), "float16")
+    np.testing.assert_allclose(found, expected, rtol=0, atol=apart)
+
+
 def test_valid_padding_takes_its_pixels_off_volumes_too():
     # 20 → 16 → 8 → 4 → 8 → 4, at depth 1; a skip of 16 is cropped to 8.
     model = build_unet((20, 20, 22, 1), 2, rank=3, depth=1, padding="valid")

@@ -77,6 +77,14 @@ def up_conv(x, filters, *, stride=2, activation="relu", norm="batch", upsampling
     return keras.layers.Activation(activation)(normalize(x, norm))
 
 
+def max_pool(x, size):
+    """Keeps the largest of each `size` pixels, a number or one for each axis of [B, *S, C]."""
+    rank = axes.rank_of(x)
+    # TensorFlow has no 3-D pooling in float16 on a CPU; in float32 the largest is the same number.
+    in_half = keras.mixed_precision.dtype_policy().compute_dtype == "float16"
+    return layers.MAX_POOLING[rank](size, dtype="float32" if rank == 3 and in_half else None)(x)
+
+
 def attention_gate(skip, signal, *, norm="batch"):
     """Weights the pixels of a skip connection by agreement with the decoder (Oktay et al., 2018).
 

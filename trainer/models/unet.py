@@ -93,7 +93,7 @@ def build_unet(
             x = Dropout(dropout)(x)
         skips.append(x)
         if max(strides[level]) > 1:
-            x = layers.MAX_POOLING[rank](strides[level])(x)
+            x = blocks.max_pool(x, strides[level])
     x = conv_block(x, n_filters * 2**depth, kernel_size=kernels[depth])
     if dropout:
         x = Dropout(dropout)(x)
