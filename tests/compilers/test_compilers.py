@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from tests.shards import write_balls
+
 SMALL = ("--filters=8", "--depth=2", "--crop=32")
 INSTALLED = {
     "TPU": importlib.util.find_spec("libtpu") is not None,
@@ -83,6 +85,21 @@ def test_the_other_tpus_take_the_training_step_too(name, tmp_path):
     assert_whole(figures)
     assert figures["replicas"] == (2 if name in ("v2", "v3") else 1)
     assert ("TensorFlow does not run there." in text) == (name == "v6e")
+
+
+@for_tpu
+def test_the_step_of_volumes_goes_through_a_tpus_compiler(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    write_balls(data, {"train": [(8, 16, 16)] * 2, "val": [(8, 16, 16)]})
+    arguments = ("--filters=8", "--depth=1", "--strides=1,2,2", "--norm=instance")
+    figures, text, _ = preflight(
+        tmp_path, f"--data_dir={data}", "--crop=8,16,16", "--batch_size=2", *arguments
+    )
+    assert_whole(figures)
+    assert figures["image"] == [8, 16, 16, 1]
+    assert "8 filters, depth 1, 8×16×16×1, bfloat16, batch 2" in text
+    assert any("3d" in op["name"] or "normalization" in op["name"] for op in figures["top_ops"])
 
 
 @for_tpu

@@ -189,7 +189,7 @@ class Model(Settings):
     filters: int = setting(
         16, "Channels of the first level; each level below doubles them.", low=1, common=True
     )
-    depth: int = setting(4, "How often the resolution is halved.", low=1, high=7)
+    depth: int = setting(4, "How often the resolution is reduced, by --strides.", low=1, high=7)
     strides: str = setting(
         "",
         "By how much each level's resolution is higher than the next one's, from the top, with "
@@ -201,7 +201,11 @@ class Model(Settings):
         "Sides of each level's kernels, the bottom's last, as in 1,3,3/3/3/3; empty: "
         "--kernel_size everywhere.",
     )
-    activation: str = setting("relu", "Activation, by its Keras name.", choices=ACTIVATIONS)
+    activation: str = setting(
+        "relu",
+        "Activation, by its Keras name; leaky_relu has the slope 0.2 below 0.",
+        choices=ACTIVATIONS,
+    )
     norm: str = setting(
         "auto",
         "Normalisation after each convolution; auto: by the statistics of the whole batch "
