@@ -36,12 +36,18 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
     data = run_metadata.data_of(run)
     keras.mixed_precision.set_global_policy("float32")  # a job that trained may have another
     model, step = best_weights.best_model(settings.run_dir, run)
-    stride = math.lcm(*job.model.stride(rank=2))
-    multiple = pipeline.padded_to(stride)
-    units = (job.data.normalize, data["mean"], data["std"])
+    if run_metadata.rank_of(run) == 2:
+        stride = math.lcm(*job.model.stride(rank=2))
+        multiple: int | tuple[int, ...] = pipeline.padded_to(stride)
+        halo = -(-max(sliding_window.halo_of(job.model.levels(rank=2))) // stride) * stride
+        units = (job.data.normalize, data["mean"], data["std"])
+    else:
+        _check_volumes(settings)
+        multiple, stride, halo = job.model.stride(rank=3), 0, 0
+        units = ("none", data["mean"], data["std"])  # they come prepared
 
     core = plain_keras.core(model)
-    server = _server(core, job.model, settings.tile, run["channels"], data, units, multiple)
+    server = _server(core, settings.tile, run["channels"], data, units, multiple, halo)
     signatures = server.signatures()
     tf.saved_model.save(server, folder, signatures=signatures)
     whole = plain_keras.plain(model, *units, data["dtype"], multiple)
@@ -71,7 +77,8 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
         "signatures": {name: _described(function) for name, function in signatures.items()},
         "files": written,
         "differences": differences,
-        "examples": model_card.examples(signatures),
+        "volumes": data.get("volumes"),
+        "examples": model_card.examples(signatures, run_metadata.rank_of(run)),
     }
     card = model_card.write(settings.run_dir, run, data, described)
     files.write_whole(os.path.join(folder, "model_card.md"), card)
@@ -79,18 +86,26 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
     return described
 
 
+def _check_volumes(settings: config.Export) -> None:
+    """Raises InputError for what is for images only."""
+    for name in ("tile", "tflite", "onnx"):
+        if getattr(settings, name):
+            raise InputError(
+                f"--{name} is for images, and the run's data are volumes; leave it out: volumes "
+                "are exported as SavedModel and .keras, each computed as a whole."
+            )
+
+
 def _server(
     core: Any,
-    network: config.Model,
     tile: int,
     channels: int,
     data: dict[str, Any],
     units: tuple[str, list[float], list[float]],
-    multiple: int,
+    multiple: int | tuple[int, ...],
+    halo: int,
 ) -> serving.Server:
     """Returns what a SavedModel serves: preparing, the network, and masks of stored values."""
-    stride = math.lcm(*network.stride(rank=2))
-    halo = -(-max(sliding_window.halo_of(network.levels(rank=2))) // stride) * stride
     normalize, mean, std = units
     return serving.Server(
         core,
@@ -102,7 +117,7 @@ def _server(
         mean=mean,
         std=std,
         multiple=multiple,
-        tile=_checked_tile(tile, halo, multiple),
+        tile=_checked_tile(tile, halo, multiple) if isinstance(multiple, int) else 0,
         halo=halo,
     )
 

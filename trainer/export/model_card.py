@@ -16,10 +16,11 @@ VERTEX = (
 )
 
 
-def examples(signatures: Collection[str]) -> dict[str, str]:
+def examples(signatures: Collection[str], rank: int) -> dict[str, str]:
     """Returns commands for a shell; `image.png` and what begins with $ are the user's.
 
-    Where images cannot be sent as files, an array of one pixel represents them.
+    Where images cannot be sent as files, an array of one pixel represents them, or of one voxel
+    where their rank is 3.
     """
     if "png" in signatures:
         request = (
@@ -31,7 +32,8 @@ def examples(signatures: Collection[str]) -> dict[str, str]:
             """json.load(sys.stdin)['predictions'][0]['b64']))" > mask.png"""
         )
     else:
-        request, mask = """printf '{"instances": [[[[0]]]]}'""", ""
+        one = "[" * (rank + 1) + "0" + "]" * (rank + 1)
+        request, mask = f"""printf '{{"instances": [{one}]}}'""", ""
     header = '-H "Content-Type: application/json"'
     login = '-H "Authorization: Bearer $(gcloud auth print-access-token)"'
     return {
@@ -66,6 +68,7 @@ def write(
         described: what signature.json says.
     """
     settings = run["settings"]
+    normalisation = _PREPARED if data.get("volumes") else _NORMALIZED[settings["normalize"]]
     lines = ["# Model card", ""]
     lines += [
         f"A {_plain(settings['model'])} that gives each pixel of an image one of "
@@ -81,7 +84,7 @@ def write(
         f"- Images: {', '.join(f'{n} {_plain(name)}' for name, n in data['images'].items())}",
         f"- Pixels: {run['channels']} channels of {_plain(data['dtype'])}; fingerprint of the data "
         f"{_plain(run['data_fingerprint'][:12] or 'unknown')}",
-        f"- Normalisation: {_NORMALIZED[settings['normalize']]}",
+        f"- Normalisation: {normalisation}",
         "",
         "## Classes",
         "",
@@ -109,6 +112,10 @@ def write(
     return "\n".join(lines)
 
 
+_PREPARED = (
+    "volumes come cropped, normalised and resampled, as `volumes` of signature.json says and "
+    "`trainer.data.preprocessing` does"
+)
 _NORMALIZED = {
     "image": "each image by its own mean and standard deviation, channel by channel",
     "dataset": "by mean and standard deviation of the training split, channel by channel",
@@ -152,7 +159,7 @@ def _limits(settings: dict[str, Any], described: dict[str, Any]) -> list[str]:
         "Probabilities are the network's own and were not calibrated.",
         "Objects that touch are one region: the classes are of pixels, not of objects.",
     ]
-    if settings["normalize"] == "image":
+    if settings["normalize"] == "image" and not described["volumes"]:
         limits.append(
             "Each image is normalised by its own pixels: a window cut out of an image may get "
             "another mask than the same place in the whole image."

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from trainer.data.input import augment, normalization
 from trainer.export import orientation
+from trainer.models import axes
 
 Outputs = dict[str, tf.Tensor]
 
@@ -33,7 +34,7 @@ class Server(tf.Module):
         normalize: str,
         mean: Sequence[float],
         std: Sequence[float],
-        multiple: int,
+        multiple: int | Sequence[int],
         tile: int,
         halo: int,
     ):
@@ -41,7 +42,7 @@ class Server(tf.Module):
 
         Args:
             core: normalised images whose sides are multiples of `multiple` → probabilities
-                [B, H, W, K], for every class.
+                [B, H, W, K], for every class; or volumes, which come prepared, with an axis more.
             channels: of the images.
             dtype: of stored images.
             values: of the classes in masks.
@@ -49,7 +50,7 @@ class Server(tf.Module):
             normalize: a key of `normalization.NORMALIZATIONS`.
             mean: of each channel of the training split.
             std: as `mean`.
-            multiple: to which sides are extended.
+            multiple: to which sides are extended, of all axes or of each.
             tile: sides longer than this are cut into tiles; 0: never.
             halo: how far the network looks, see `tiles.halo_of`.
         """
@@ -59,11 +60,13 @@ class Server(tf.Module):
         self._channels, self._dtype, self._values = channels, dtype, list(values)
         self._mask_dtype = mask_dtype
         self._normalize, self._mean, self._std = normalize, tuple(mean), tuple(std)
-        self._multiple, self.tile, self._halo = multiple, tile, halo
+        self._rank = axes.rank_of(core.inputs[0])
+        self._multiple = axes.along(multiple, self._rank)
+        self.tile, self._halo = tile, halo
 
     def signatures(self) -> dict[str, Callable[..., Outputs]]:
         """Returns the functions to save, those that the images allow."""
-        pixels = [None, None, None, self._channels]
+        pixels = [None] * (1 + self._rank) + [self._channels]
         found = {"serving_default": self._traced(self.predict, pixels, self._dtype, "images")}
         if self._dtype == "uint16":
             found["uint8"] = self._traced(self._predict_uint8, pixels, "uint8", "images")
@@ -124,13 +127,13 @@ class Server(tf.Module):
         return _luminance(image) if self._channels == 1 else image
 
     def _probabilities(self, images: tf.Tensor) -> tf.Tensor:
-        size = tf.shape(images)[1:3]
+        size = tf.shape(images)[1:-1]
         x = normalization.normalize(images, self._normalize, self._mean, self._std)
-        for axis in (0, 1):
-            length = -(-size[axis] // self._multiple) * self._multiple
+        for axis, multiple in enumerate(self._multiple):
+            length = -(-size[axis] // multiple) * multiple
             x = tf.gather(x, augment.mirror(tf.range(length), size[axis]), axis=axis + 1)
         x = self._in_tiles(x) if self.tile else self._core(x, training=False)
-        return x[:, : size[0], : size[1]]
+        return x[(slice(None), *(slice(size[axis]) for axis in range(self._rank)))]
 
     def _in_tiles(self, x: tf.Tensor) -> tf.Tensor:
         """Computes tile by tile; each pixel is of a tile that sees all that the network looks at.

@@ -32,7 +32,8 @@ def plain(model, normalize, mean, std, dtype, multiple):
         mean: of each channel of the training split, in stored units.
         std: as `mean`.
         dtype: of stored images, "uint8", "uint16" or "float32".
-        multiple: to which sides are extended, as in a mirror; a multiple of the model's stride.
+        multiple: to which sides are extended, of all axes or of each, as in a mirror; multiples of
+            the model's stride.
 
     Returns:
         keras.Model, images [B, H, W, C] in stored units, of any dtype → float32 [B, H, W, classes].
@@ -40,8 +41,8 @@ def plain(model, normalize, mean, std, dtype, multiple):
     rank = axes.rank_of(model.inputs[0])
     images = keras.Input((*[None] * rank, model.input_shape[-1]), name="images")
     x = NORMALIZED[normalize](ops.cast(images, "float32"), mean, std, dtype)
-    for axis in axes.spatial(rank):
-        x = ops.take(x, _mirrored(images, axis, multiple), axis=axis)
+    for axis, of_axis in zip(axes.spatial(rank), axes.along(multiple, rank), strict=True):
+        x = ops.take(x, _mirrored(images, axis, of_axis), axis=axis)
     x = core(model)(x)
     for axis in axes.spatial(rank):
         x = ops.take(x, _places(images, axis), axis=axis)
