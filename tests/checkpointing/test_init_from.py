@@ -119,6 +119,15 @@ def test_a_source_that_is_none_is_refused(source, tmp_path):
         init_from.describe(str(tmp_path))
 
 
+def test_a_run_on_volumes_does_not_begin_with_one_on_images(source):
+    with pytest.raises(InputError) as error:
+        init_from.origin(config.Run(run_dir="R", init_from=source), None, rank=3)
+    assert str(error.value) == (
+        f"--init_from={source} was trained on images, and the data are volumes, whose kernels have "
+        "other axes; name a run on volumes, or leave it out."
+    )
+
+
 def test_a_source_that_has_changed_is_refused(tmp_path):
     source = write_run(tmp_path / "a", seed=1)
     origin = init_from.describe(source)
@@ -134,7 +143,7 @@ def test_a_run_that_resumes_needs_its_source_no_more_and_takes_no_other(source, 
 
     def origin(given, known):
         old = {"init_from": known} if known != "none of that" else None
-        return init_from.origin(config.Run(run_dir="R", init_from=given), old)
+        return init_from.origin(config.Run(run_dir="R", init_from=given), old, rank=2)
 
     assert origin(source, "none of that") == described
     assert origin("", "none of that") is None

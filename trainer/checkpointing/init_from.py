@@ -36,7 +36,7 @@ def describe(run_dir: str) -> dict[str, Any]:
     }
 
 
-def origin(run: config.Run, old: dict[str, Any] | None) -> dict[str, Any] | None:
+def origin(run: config.Run, old: dict[str, Any] | None, rank: int) -> dict[str, Any] | None:
     """Returns whose weights a run begins or began with, as `describe`; None if they are random.
 
     A run that resumes does not need them, and its flag may be left out.
@@ -44,13 +44,25 @@ def origin(run: config.Run, old: dict[str, Any] | None) -> dict[str, Any] | None
     Args:
         run: the settings.
         old: the content of its run.json where it resumes; None if it begins.
+        rank: 2 of a run on images, 3 on volumes.
 
     Raises:
-        InputError: if there are no such weights, or a run that resumes began with others.
+        InputError: if there are no such weights, those of a network of the other rank, or a run
+            that resumes began with others.
     """
     given = run.init_from
     if old is None:
-        return describe(given) if given else None
+        if not given:
+            return None
+        described, theirs = describe(given), run_metadata.rank_of(run_metadata.read(given, FLAG))
+        if theirs != rank:
+            kinds = {2: "images", 3: "volumes"}
+            raise InputError(
+                f"--init_from={given} was trained on {kinds[theirs]}, and the data are "
+                f"{kinds[rank]}, whose kernels have other axes; name a run on {kinds[rank]}, or "
+                "leave it out."
+            )
+        return described
     known = old.get("init_from")
     if not given or known and given == known["run_dir"]:
         return known

@@ -42,7 +42,7 @@ def open_run(
         check_same_run(old, job, data_fingerprint, num_replicas)
         check_length(old, job, total_steps)
         check_same_replicas(old, job, num_replicas)
-    origin = init_from.origin(job.run, old)
+    origin = init_from.origin(job.run, old, manifest.rank)
     chosen = old or {}
     norm = norms.choose(job.model.norm, num_replicas)
     precision, jit_compile = _choose_arithmetic(job, strategy, chosen, norm, manifest.rank)
