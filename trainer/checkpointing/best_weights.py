@@ -100,7 +100,7 @@ def check_same_kind(run_dir: str, metadata: dict[str, Any], manifest: schema.Man
 def _check_prepared_alike(run_dir: str, run: Volumes, data: Volumes) -> None:
     """Raises InputError if volumes were resampled otherwise; warns of other normalisation."""
     spacings = [one.spacing or (0.0,) * 3 for one in (run, data)]  # 0: each its own
-    if not np.allclose(*spacings, rtol=SPACING_TOLERANCE, atol=0):
+    if not np.allclose(spacings[0], spacings[1], rtol=SPACING_TOLERANCE, atol=0):
         texts = [",".join(f"{mm:.7g}" for mm in one) if any(one) else "none" for one in spacings]
         raise InputError(
             f"The model of --run_dir={run_dir} takes volumes of --spacing={texts[0]} and the data "
