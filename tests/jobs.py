@@ -48,6 +48,14 @@ def command(module, *argv, environment=None, cwd=ROOT):
     return subprocess.CompletedProcess([module, *argv], process.returncode, *said)
 
 
+def in_a_clean_process(code, *argv):
+    """Runs Python that must end well and cannot import this package, whatever PYTHONPATH says."""
+    code = f"import sys\nsys.modules['trainer'] = None\n{code}"
+    command = [sys.executable, "-I", "-c", code, *map(str, argv)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
+    assert result.returncode == 0, result.stderr
+
+
 def train(data_dir, run_dir, *argv, environment=None):
     argv = [f"--data_dir={data_dir}", f"--run_dir={run_dir}", *SMALL, *argv]
     return command("trainer.task", *argv, environment=environment)

@@ -8,10 +8,8 @@ import os
 import pathlib
 import shutil
 import subprocess
-import sys
 import threading
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -21,18 +19,14 @@ from tests import jobs, runs
 from tests.devices import strategy_of
 from tests.shards import write_data
 from trainer import cli, config, export
-from trainer.checkpointing import best_weights, run_metadata
-from trainer.data.dataset.volume_examples import Channel, Volumes
 from trainer.data.formats import discovery, images, pictures
 from trainer.errors import InputError
 from trainer.export import __main__ as command
-from trainer.export import export_run, lite, model_card, onnx_model, serving
+from trainer.export import lite, model_card, onnx_model, serving
 from trainer.models import plain_keras
 from trainer.predict import masks, predictor
 
 pytestmark = pytest.mark.slow  # networks are traced and saved, and processes started
-
-CLEAN = [sys.executable, "-I", "-c"]  # isolated: neither this folder nor PYTHONPATH is searched
 
 
 @pytest.fixture(scope="module")
@@ -63,38 +57,6 @@ def encoded(image, kind="PNG"):
     return file.getvalue()
 
 
-def in_a_clean_process(code, *argv):
-    command = [*CLEAN, f"import sys\nsys.modules['trainer'] = None\n{code}", *map(str, argv)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
-    assert result.returncode == 0, result.stderr
-
-
-def test_volumes_are_exported_for_what_prediction_prepares(tmp_path):
-    volumes = Volumes((3.0, 1.0, 1.0), (Channel("0", "zscore"),))
-    settings = {"dtype": "float32", "volumes": volumes, "crop": (4, 8, 8), "strides": "1,2,2"}
-    run_dir = runs.write_run(tmp_path / "run", depth=1, **settings)
-    folder = str(tmp_path / "export")
-    export.write(run_dir, folder)
-    volume = np.random.default_rng(0).normal(size=(1, 3, 7, 6, 1)).astype(np.float32)
-    model, _ = best_weights.best_model(run_dir, run_metadata.read(run_dir))
-    mirrored = np.concatenate([volume, volume[:, :, -2:-1]], axis=2)  # 8 rows, of a stride of 2
-    expected = tf.sigmoid(model(mirrored)).numpy()[:, :, :7, :, 0]
-    served = tf.saved_model.load(folder).signatures["serving_default"](tf.constant(volume))
-    whole = keras.models.load_model(os.path.join(folder, "model.keras"))(volume)
-    for found in (served["probabilities"], whole):
-        np.testing.assert_allclose(found[..., 1], expected, rtol=0, atol=runs.CLOSE)
-    wanted = np.where(expected >= 0.5, 255, 0)
-    runs.assert_same_mask(served["mask"].numpy(), wanted, served["probabilities"].numpy())
-    described = json.loads((tmp_path / "export" / "signature.json").read_text())
-    assert described["volumes"]["spacing"] == [3.0, 1.0, 1.0]
-    with pytest.raises(InputError) as error:
-        export_run.export(folder, config.Export(run_dir=run_dir, tile=64))
-    assert str(error.value) == (
-        "--tile is for images, and the run's data are volumes; leave it out: volumes are exported "
-        "as SavedModel and .keras, each computed as a whole."
-    )
-
-
 def test_the_saved_model_needs_nothing_of_ours(exported, loaded, tmp_path):
     batch = np.stack([picture(seed=n) for n in range(3)])
     np.save(tmp_path / "x.npy", batch)
@@ -104,7 +66,7 @@ def test_the_saved_model_needs_nothing_of_ours(exported, loaded, tmp_path):
         "found = model.signatures['serving_default'](tf.constant(numpy.load(sys.argv[2])))\n"
         "numpy.savez(sys.argv[3], **{name: value.numpy() for name, value in found.items()})"
     )
-    in_a_clean_process(code, exported, tmp_path / "x.npy", tmp_path / "y.npz")
+    jobs.in_a_clean_process(code, exported, tmp_path / "x.npy", tmp_path / "y.npz")
     found = np.load(tmp_path / "y.npz")
     np.testing.assert_allclose(found["probabilities"], loaded.probabilities(batch), atol=runs.CLOSE)
     runs.assert_same_mask(found["mask"], loaded.predict(batch), loaded.probabilities(batch))
@@ -121,7 +83,7 @@ def test_plain_keras_reads_the_keras_file(exported, loaded, tmp_path):
         "numpy.save(sys.argv[3], model(numpy.load(sys.argv[2])[None])[0])"
     )
     paths = (exported / "model.keras", tmp_path / "x.npy", tmp_path / "y.npy")
-    in_a_clean_process(code, *paths)
+    jobs.in_a_clean_process(code, *paths)
     expected = loaded.probabilities(image)
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=runs.CLOSE)
 

@@ -1,5 +1,6 @@
 """The story of an export: load, build what is served, save in each form, measure, describe."""
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -14,45 +15,69 @@ from trainer import config
 from trainer.checkpointing import best_weights, run_metadata
 from trainer.data import demo
 from trainer.data.dataset import schema
+from trainer.data.dataset.volume_examples import Volumes
 from trainer.data.input import normalization, pipeline
 from trainer.errors import InputError
 from trainer.evaluate import sliding_window
-from trainer.export import lite, model_card, onnx_model, output_folder, serving
+from trainer.export import lite, model_card, onnx_model, output_folder, serving, volume_serving
 from trainer.models import plain_keras
 from trainer.predict import masks
 from trainer.storage import files
 
 CALIBRATION_IMAGES = 100
+ALWAYS = {"saved_model.pb": "TensorFlow Serving, Vertex AI", "model.keras": "Keras"}
 
 
 def export(folder: str, settings: config.Export) -> dict[str, Any]:
     """Writes all files into a local folder and returns what signature.json says."""
+    run = run_metadata.read(settings.run_dir)
+    volumes = run_metadata.volumes_of(run)
+    if volumes is not None:
+        _check_for_volumes(settings)
     if settings.tflite:
         lite.check_installed()
     if settings.onnx:
         onnx_model.check_installed()
-    run = run_metadata.read(settings.run_dir)
-    job = config.from_dict(config.Job, run["settings"])
     data = run_metadata.data_of(run)
     keras.mixed_precision.set_global_policy("float32")  # a job that trained may have another
     model, step = best_weights.best_model(settings.run_dir, run)
-    if run_metadata.rank_of(run) == 2:
-        stride = math.lcm(*job.model.stride(rank=2))
-        multiple: int | tuple[int, ...] = pipeline.padded_to(stride)
-        halo = -(-max(sliding_window.halo_of(job.model.levels(rank=2))) // stride) * stride
-        units = (job.data.normalize, data["mean"], data["std"])
+    described = {
+        "run": run["fingerprint"],
+        "step": step,
+        "weights": best_weights.weights_digest(model),
+        "channels": run["channels"],
+        "dtype": data["dtype"],
+        "classes": _classes(run, data),
+    }
+    if volumes is None:
+        described |= _write_for_images(folder, settings, run, data, model)
     else:
-        _check_volumes(settings)
-        multiple, stride, halo = job.model.stride(rank=3), 0, 0
-        units = ("none", data["mean"], data["std"])  # they come prepared
+        described |= _write_for_volumes(folder, run, data, model, volumes)
+    card = model_card.write(settings.run_dir, run, data, described)
+    files.write_whole(os.path.join(folder, "model_card.md"), card)
+    output_folder.seal(folder, described)
+    return described
 
+
+def _write_for_images(
+    folder: str,
+    settings: config.Export,
+    run: dict[str, Any],
+    data: dict[str, Any],
+    model: keras.Model,
+) -> dict[str, Any]:
+    """Writes a network of images in each form; returns what signature.json says of them."""
+    job = config.from_dict(config.Job, run["settings"])
+    stride = math.lcm(*job.model.stride(rank=2))
+    multiple = pipeline.padded_to(stride)
+    units = (job.data.normalize, data["mean"], data["std"])
     core = plain_keras.core(model)
-    server = _server(core, settings.tile, run["channels"], data, units, multiple, halo)
+    server = _server(core, job.model, settings.tile, run["channels"], data, units, multiple)
     signatures = server.signatures()
     tf.saved_model.save(server, folder, signatures=signatures)
     whole = plain_keras.plain(model, *units, data["dtype"], multiple)
     whole.save(os.path.join(folder, "model.keras"))
-    written = {"saved_model.pb": "TensorFlow Serving, Vertex AI", "model.keras": "Keras"}
+    written = dict(ALWAYS)
     differences: dict[str, dict[str, Any]] = {}
     if settings.tflite:
         size = settings.tflite_size or -(-max(job.data.box(2)) // stride) * stride
@@ -65,47 +90,75 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
         written["model.onnx"] = "ONNX"
     for name, figures in differences.items():
         logging.info("%s: %s", name, model_card.difference_line(figures))
-    described = {
-        "run": run["fingerprint"],
-        "step": step,
-        "weights": best_weights.weights_digest(model),
-        "channels": run["channels"],
-        "dtype": data["dtype"],
-        "classes": _classes(run, data),
+    return {
         "normalize": {"kind": units[0], "mean": list(units[1]), "std": list(units[2])},
         "tile": server.tile,
         "signatures": {name: _described(function) for name, function in signatures.items()},
         "files": written,
         "differences": differences,
-        "volumes": data.get("volumes"),
-        "examples": model_card.examples(signatures, run_metadata.rank_of(run)),
+        "examples": model_card.examples(signatures, rank=2),
     }
-    card = model_card.write(settings.run_dir, run, data, described)
-    files.write_whole(os.path.join(folder, "model_card.md"), card)
-    output_folder.seal(folder, described)
-    return described
 
 
-def _check_volumes(settings: config.Export) -> None:
-    """Raises InputError for what is for images only."""
-    for name in ("tile", "tflite", "onnx"):
+def _write_for_volumes(
+    folder: str,
+    run: dict[str, Any],
+    data: dict[str, Any],
+    model: keras.Model,
+    volumes: Volumes,
+) -> dict[str, Any]:
+    """Writes a network of volumes in each form; returns what signature.json says of them."""
+    job = config.from_dict(config.Job, run["settings"])
+    server = volume_serving.VolumeServer(
+        plain_keras.network(model),
+        channels=volumes.channels,
+        values=data["class_values"],
+        mask_dtype=masks.smallest_dtype(data["class_values"]).name,
+        box=job.data.box(rank=3),
+    )
+    signatures = server.signatures()
+    tf.saved_model.save(server, folder, signatures=signatures)
+    # `none` of float32 leaves volumes as they are: normalised.
+    whole = plain_keras.plain(model, "none", (), (), "float32", job.model.stride(rank=3))
+    whole.save(os.path.join(folder, "model.keras"))
+    return {
+        "volumes": dataclasses.asdict(volumes),
+        "window": list(job.data.box(rank=3)),
+        "signatures": {name: _described(function) for name, function in signatures.items()},
+        "files": {**ALWAYS, "model.keras": "Keras, normalised volumes"},
+        "differences": {},
+        "examples": model_card.volume_examples(signatures),
+    }
+
+
+def _check_for_volumes(settings: config.Export) -> None:
+    """Raises InputError if something is asked for that only a network of images has."""
+    of = f"--run_dir={settings.run_dir} was trained on volumes"
+    if settings.tile:
+        raise InputError(
+            f"--tile={settings.tile} is for images, and {of}, which are predicted in windows of "
+            "the training crop's size; leave it out."
+        )
+    for name in ("tflite", "onnx"):
         if getattr(settings, name):
             raise InputError(
-                f"--{name} is for images, and the run's data are volumes; leave it out: volumes "
-                "are exported as SavedModel and .keras, each computed as a whole."
+                f"--{name} is for images, and {of}; leave it out: the SavedModel and model.keras "
+                "are written for volumes, too."
             )
 
 
 def _server(
     core: Any,
+    network: config.Model,
     tile: int,
     channels: int,
     data: dict[str, Any],
     units: tuple[str, list[float], list[float]],
-    multiple: int | tuple[int, ...],
-    halo: int,
+    multiple: int,
 ) -> serving.Server:
     """Returns what a SavedModel serves: preparing, the network, and masks of stored values."""
+    stride = math.lcm(*network.stride(rank=2))
+    halo = -(-max(sliding_window.halo_of(network.levels(rank=2))) // stride) * stride
     normalize, mean, std = units
     return serving.Server(
         core,
@@ -117,7 +170,7 @@ def _server(
         mean=mean,
         std=std,
         multiple=multiple,
-        tile=_checked_tile(tile, halo, multiple) if isinstance(multiple, int) else 0,
+        tile=_checked_tile(tile, halo, multiple),
         halo=halo,
     )
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import textwrap
 from collections.abc import Collection
 from typing import Any
 
@@ -46,6 +47,25 @@ def examples(signatures: Collection[str], rank: int) -> dict[str, str]:
     }
 
 
+def volume_examples(signatures: Collection[str]) -> dict[str, str]:
+    """Returns the same, and Python that asks a SavedModel for the mask of a volume."""
+    return {
+        **examples(signatures, rank=3),
+        "python": "\n".join(
+            (
+                "import numpy as np",
+                "import tensorflow as tf",
+                "",
+                'model = tf.saved_model.load("OUTPUT")',
+                'volume = np.load("volume.npy")  # [D, H, W, C], in the units of the files',
+                "volumes = tf.constant(volume[np.newaxis], tf.float32)",
+                'found = model.signatures["serving_default"](volumes=volumes)',
+                'np.save("mask.npy", found["mask"][0].numpy())',
+            )
+        ),
+    }
+
+
 def difference_line(figures: dict[str, Any]) -> str:
     """Returns a measured difference as a sentence."""
     return (
@@ -68,27 +88,32 @@ def write(
         described: what signature.json says.
     """
     settings = run["settings"]
-    normalisation = _PREPARED if data.get("volumes") else _NORMALIZED[settings["normalize"]]
+    of_volumes = data.get("volumes") is not None
+    pixel, image = ("voxel", "volume") if of_volumes else ("pixel", "image")
+    origin, licence = (_plain(data[key] or "not stated") for key in ("origin", "licence"))
+    counts = ", ".join(f"{n} {_plain(name)}" for name, n in data["images"].items())
     lines = ["# Model card", ""]
     lines += [
-        f"A {_plain(settings['model'])} that gives each pixel of an image one of "
-        f"{len(run['classes'])} classes. {_plain(settings['filters'])} filters, depth "
-        f"{_plain(settings['depth'])}, normalisation {_plain(run.get('norm', settings['norm']))}; "
+        f"A {_plain(settings['model'])} that gives each {pixel} of "
+        f"{'a' if of_volumes else 'an'} {image} one of {len(run['classes'])} classes. "
+        f"{_plain(settings['filters'])} filters, depth {_plain(settings['depth'])}, "
+        f"normalisation {_plain(run.get('norm', settings['norm']))}; "
         f"best weights of step {described['step']}, by {_plain(settings['best_metric'])} on the "
         "validation split.",
         "",
         "## Data",
         "",
-        f"- Origin: {_plain(data['origin'] or 'not stated')}",
-        f"- Licence of the data: {_plain(data['licence'] or 'not stated')}",
-        f"- Images: {', '.join(f'{n} {_plain(name)}' for name, n in data['images'].items())}",
-        f"- Pixels: {run['channels']} channels of {_plain(data['dtype'])}; fingerprint of the data "
+        f"- Origin: {origin}",
+        f"- Licence of the data: {licence}",
+        f"- {image.capitalize()}s: {counts}",
+        f"- {pixel.capitalize()}s: {run['channels']} channels of {_plain(data['dtype'])}; "
+        "fingerprint of the data "
         f"{_plain(run['data_fingerprint'][:12] or 'unknown')}",
-        f"- Normalisation: {normalisation}",
+        *(_prepared(described["volumes"]) if of_volumes else _normalised(settings)),
         "",
         "## Classes",
         "",
-        "| id | name | value in masks | share of training pixels |",
+        f"| id | name | value in masks | share of training {pixel}s |",
         "|---|---|---|---|",
     ]
     pixels = data["pixels"]["train"]
@@ -96,8 +121,11 @@ def write(
         share = f"{count / max(1, sum(pixels)):.1%}"
         lines.append(f"| {entry['id']} | {_plain(entry['name'])} | {entry['value']} | {share} |")
     if data["ignore_value"] is not None:
-        lines += ["", f"Pixels of value {data['ignore_value']} were ignored in training."]
-    lines += ["", "## Scores", "", *_scores(run_dir)]
+        lines += [
+            "",
+            f"{pixel.capitalize()}s of value {data['ignore_value']} were ignored in training.",
+        ]
+    lines += ["", "## Scores", "", *_scores(run_dir, image)]
     lines += ["", "## Files", ""]
     lines += [f"- `{name}`: {use}" for name, use in described["files"].items()]
     if described["differences"]:
@@ -105,17 +133,23 @@ def write(
         lines += [""]
         for name, figures in described["differences"].items():
             lines.append(f"- `{name}`: {difference_line(figures)}.")
-    lines += ["", "## Limits", "", *_limits(settings, described)]
+    lines += [
+        "",
+        "## Limits",
+        "",
+        *(_limits_of_volumes(described) if of_volumes else _limits(settings, described)),
+    ]
     lines += ["", "## Use", ""]
     for title, command in described["examples"].items():
-        lines += [f"{title.replace('_', ' ').capitalize()}:", "", f"    {command}", ""]
+        lines += [
+            f"{title.replace('_', ' ').capitalize()}:",
+            "",
+            textwrap.indent(command, "    "),
+            "",
+        ]
     return "\n".join(lines)
 
 
-_PREPARED = (
-    "volumes come cropped, normalised and resampled, as `volumes` of signature.json says and "
-    "`trainer.data.preprocessing` does"
-)
 _NORMALIZED = {
     "image": "each image by its own mean and standard deviation, channel by channel",
     "dataset": "by mean and standard deviation of the training split, channel by channel",
@@ -123,7 +157,42 @@ _NORMALIZED = {
 }
 
 
-def _scores(run_dir: str) -> list[str]:
+def _normalised(settings: dict[str, Any]) -> list[str]:
+    return [f"- Normalisation: {_NORMALIZED[settings['normalize']]}"]
+
+
+def _prepared(volumes: dict[str, Any]) -> list[str]:
+    """Returns how volumes are prepared, and by whom."""
+    spacing = volumes["spacing"]
+    lines = [
+        "- Axes: depth, height, width, channel; of NIfTI and DICOM z, y, x, as SimpleITK has them"
+    ]
+    if spacing is None:
+        lines.append("- Spacing: each volume keeps its own; nothing is resampled")
+    else:
+        lines.append(
+            f"- Spacing along them: {'×'.join(f'{mm:g}' for mm in spacing)} mm; the SavedModel "
+            "does not resample: give it volumes of this spacing"
+        )
+    lines.append(
+        "- Crop, inside the SavedModel: to what is nonzero in any channel; the rest is background"
+    )
+    for channel in volumes["channels"]:
+        how = _SCHEMES[channel["scheme"]].format(**channel)
+        lines.append(f"- Normalisation of {_plain(channel['name'])}, inside the SavedModel: {how}")
+    return lines
+
+
+_SCHEMES = {
+    "ct": "clipped to {low:.6g} … {high:.6g}, then minus {mean:.6g} and divided by {std:.6g}",
+    "zscore": "by the cropped volume's own mean and standard deviation",
+    "nonzero": "by mean and standard deviation of the nonzero voxels of each volume and of those "
+    "that they enclose; 0 elsewhere",
+    "none": "none",
+}
+
+
+def _scores(run_dir: str, image: str) -> list[str]:
     """Returns a table of the last evaluation on the test split, or on val."""
     for split in ("test", "val"):
         path = os.path.join(run_dir, "evaluation", split, "summary.json")
@@ -135,7 +204,7 @@ def _scores(run_dir: str) -> list[str]:
         return ["Not evaluated: `python -m trainer.evaluate` would say."]
     columns = list(metrics.columns(summary))
     lines = [
-        f"On {_plain(summary['images'])} whole images of the {split} split:",
+        f"On {_plain(summary['images'])} whole {image}s of the {split} split:",
         "",
         f"| class | {' | '.join(_plain(column.head) for column in columns)} |",
         "|---" * (1 + len(columns)) + "|",
@@ -152,6 +221,24 @@ def _plain(value: Any) -> str:
     return re.sub(r"[\\`*\[\]<>|&#~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)
 
 
+def _limits_of_volumes(described: dict[str, Any]) -> list[str]:
+    limits = [
+        "Tested on volumes like those of the training data only; other scanners, protocols or "
+        "parts of the body may give worse masks without a warning.",
+        "Probabilities are the network's own and were not calibrated.",
+        "Objects that touch are one region: the classes are of voxels, not of objects.",
+        "`model.keras` takes volumes that were cropped, normalised and resampled, and computes "
+        "each as a whole; the scores are those of windows of the training crop's size.",
+    ]
+    if described["volumes"]["spacing"] is not None:
+        limits.append(
+            "Volumes of another spacing than the above give worse masks without a warning. "
+            "Preparation normalises before it resamples: who resamples does both in this order "
+            "and asks the signature `prepared`, which only predicts."
+        )
+    return [f"- {limit}" for limit in limits]
+
+
 def _limits(settings: dict[str, Any], described: dict[str, Any]) -> list[str]:
     limits = [
         "Tested on images like those of the training data only; other stains, microscopes or "
@@ -159,7 +246,7 @@ def _limits(settings: dict[str, Any], described: dict[str, Any]) -> list[str]:
         "Probabilities are the network's own and were not calibrated.",
         "Objects that touch are one region: the classes are of pixels, not of objects.",
     ]
-    if settings["normalize"] == "image" and not described["volumes"]:
+    if settings["normalize"] == "image":
         limits.append(
             "Each image is normalised by its own pixels: a window cut out of an image may get "
             "another mask than the same place in the whole image."

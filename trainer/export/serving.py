@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from trainer.data.input import augment, normalization
 from trainer.export import orientation
-from trainer.models import axes
 
 Outputs = dict[str, tf.Tensor]
 
@@ -34,7 +33,7 @@ class Server(tf.Module):
         normalize: str,
         mean: Sequence[float],
         std: Sequence[float],
-        multiple: int | Sequence[int],
+        multiple: int,
         tile: int,
         halo: int,
     ):
@@ -42,7 +41,7 @@ class Server(tf.Module):
 
         Args:
             core: normalised images whose sides are multiples of `multiple` → probabilities
-                [B, H, W, K], for every class; or volumes, which come prepared, with an axis more.
+                [B, H, W, K], for every class.
             channels: of the images.
             dtype: of stored images.
             values: of the classes in masks.
@@ -50,7 +49,7 @@ class Server(tf.Module):
             normalize: a key of `normalization.NORMALIZATIONS`.
             mean: of each channel of the training split.
             std: as `mean`.
-            multiple: to which sides are extended, of all axes or of each.
+            multiple: to which sides are extended.
             tile: sides longer than this are cut into tiles; 0: never.
             halo: how far the network looks, see `tiles.halo_of`.
         """
@@ -60,13 +59,11 @@ class Server(tf.Module):
         self._channels, self._dtype, self._values = channels, dtype, list(values)
         self._mask_dtype = mask_dtype
         self._normalize, self._mean, self._std = normalize, tuple(mean), tuple(std)
-        self._rank = axes.rank_of(core.inputs[0])
-        self._multiple = axes.along(multiple, self._rank)
-        self.tile, self._halo = tile, halo
+        self._multiple, self.tile, self._halo = multiple, tile, halo
 
     def signatures(self) -> dict[str, Callable[..., Outputs]]:
         """Returns the functions to save, those that the images allow."""
-        pixels = [None] * (1 + self._rank) + [self._channels]
+        pixels = [None, None, None, self._channels]
         found = {"serving_default": self._traced(self.predict, pixels, self._dtype, "images")}
         if self._dtype == "uint16":
             found["uint8"] = self._traced(self._predict_uint8, pixels, "uint8", "images")
@@ -87,7 +84,7 @@ class Server(tf.Module):
         probabilities = self._probabilities(images)
         values = tf.constant(self._values, self._mask_dtype)
         return {
-            "mask": tf.gather(values, _class_ids(probabilities)),
+            "mask": tf.gather(values, class_ids(probabilities)),
             "probabilities": probabilities,
         }
 
@@ -127,13 +124,13 @@ class Server(tf.Module):
         return _luminance(image) if self._channels == 1 else image
 
     def _probabilities(self, images: tf.Tensor) -> tf.Tensor:
-        size = tf.shape(images)[1:-1]
+        size = tf.shape(images)[1:3]
         x = normalization.normalize(images, self._normalize, self._mean, self._std)
-        for axis, multiple in enumerate(self._multiple):
-            length = -(-size[axis] // multiple) * multiple
+        for axis in (0, 1):
+            length = -(-size[axis] // self._multiple) * self._multiple
             x = tf.gather(x, augment.mirror(tf.range(length), size[axis]), axis=axis + 1)
         x = self._in_tiles(x) if self.tile else self._core(x, training=False)
-        return x[(slice(None), *(slice(size[axis]) for axis in range(self._rank)))]
+        return x[:, : size[0], : size[1]]
 
     def _in_tiles(self, x: tf.Tensor) -> tf.Tensor:
         """Computes tile by tile; each pixel is of a tile that sees all that the network looks at.
@@ -176,7 +173,8 @@ class Server(tf.Module):
         return starts, owners * side + places - tf.gather(starts, owners), side
 
 
-def _class_ids(probabilities: tf.Tensor) -> tf.Tensor:
+def class_ids(probabilities: tf.Tensor) -> tf.Tensor:
+    """Returns the most probable class, int32 [...]; of two the second from a half on."""
     if probabilities.shape[-1] == 2:  # a half is foreground
         return tf.cast(probabilities[..., 1] >= 0.5, tf.int32)
     return tf.argmax(probabilities, axis=-1, output_type=tf.int32)

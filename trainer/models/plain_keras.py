@@ -50,6 +50,18 @@ def plain(model, normalize, mean, std, dtype, multiple):
 
 
 def core(model):
+    """Returns `network` with the final activation: float32 [B, *S, C] → [B, *S, classes]."""
+    inner = network(model)
+    x = inner.outputs[0]
+    if x.shape[-1] == 1:
+        x = ops.sigmoid(x)
+        x = ops.concatenate([1.0 - x, x], axis=-1)
+    else:
+        x = ops.softmax(x, axis=-1)
+    return keras.Model(inner.inputs[0], x, name="core")
+
+
+def network(model):
     """Returns the network for images whose sides are multiples of its stride, already normalised.
 
     Args:
@@ -57,7 +69,7 @@ def core(model):
             outputs.
 
     Returns:
-        keras.Model, float32 [B, *S, C] → probabilities, float32 [B, *S, classes].
+        keras.Model, float32 [B, *S, C] → logits, float32 [B, *S, K].
     """
     folded = norm_folding.fold(functional.prediction_model(model))
 
@@ -72,13 +84,7 @@ def core(model):
     for layer in folded.layers:
         if layer.weights:
             copy.get_layer(layer.name).set_weights(layer.get_weights())
-    x = copy.outputs[0]
-    if x.shape[-1] == 1:
-        x = ops.sigmoid(x)
-        x = ops.concatenate([1.0 - x, x], axis=-1)
-    else:
-        x = ops.softmax(x, axis=-1)
-    return keras.Model(copy.inputs[0], x, name="core")
+    return keras.Model(copy.inputs[0], copy.outputs[0], name="network")
 
 
 def _keras_layer(layer):
