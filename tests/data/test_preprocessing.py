@@ -8,6 +8,7 @@ import pytest
 from tests import rounding
 from trainer.data import preprocessing
 from trainer.data.preprocessing import Preprocessing
+from trainer.errors import InputError
 
 
 def channel(scheme, mean=0.0, std=1.0, low=0.0, high=0.0):
@@ -136,3 +137,18 @@ def test_a_mask_comes_to_the_grid_of_its_volume():
     box = preprocess.apply(values, (1, 1, 1)).box
     found = preprocess.apply_to_mask(ids, box, (1, 1, 1))
     assert found[0, 0].tolist() == [0, 0, 0, 0, 2, 2, 2, 2]
+
+
+def test_a_volume_that_gets_too_large_by_its_spacing_is_refused():
+    whole = np.array([[0, 10], [0, 20], [0, 30]])
+    made = Preprocessing([], (1.0, 0.5, 0.5))
+    made.check_size("scan", whole, (1.0, 1.0, 1.0), 10 * 40 * 60)
+    with pytest.raises(InputError) as error:
+        made.check_size("scan", whole, (1.0, 1.0, 1.0), 10 * 40 * 60 - 1)
+    assert str(error.value) == (
+        "scan has voxels of 1×1×1 mm, and of 1×0.5×0.5 mm it has 10×40×60, more than "
+        "--max_pixels=23999 or 65535 along an axis; correct the spacing in its header or the one "
+        "to which it is resampled, or raise --max_pixels."
+    )
+    with pytest.raises(InputError, match="it has 70000×1×1, more than"):
+        made.check_size("scan", np.array([[0, 70], [0, 1], [0, 1]]), (1000.0, 0.5, 0.5), 2**28)

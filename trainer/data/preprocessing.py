@@ -6,6 +6,7 @@ of grids these are.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -14,7 +15,9 @@ from scipy import ndimage
 
 from trainer.data import resampling
 from trainer.data.resampling import Slab
+from trainer.errors import InputError
 
+LONGEST = 2**16 - 1  # voxels along an axis: places are stored in 16 bits
 ANISOTROPY = 3.0  # a voxel that is longer than this many of its shortest side is flat
 
 
@@ -76,14 +79,17 @@ class Preprocessing:
     channels: Sequence[Channel]
     spacing: tuple[float, float, float] | None
 
-    def apply(self, values: np.ndarray, spacing: Sequence[float]) -> Prepared:
+    def apply(
+        self, values: np.ndarray, spacing: Sequence[float], box: np.ndarray | None = None
+    ) -> Prepared:
         """Prepares a volume.
 
         Args:
             values: [D, H, W, C], in stored units, none of them NaN.
             spacing: of its voxels, mm along D, H and W.
+            box: its `nonzero_box`, where that is known.
         """
-        box = nonzero_box(values)
+        box = nonzero_box(values) if box is None else box
         shape = self.shape_of(box, spacing)
         axis = self.coarse_axis(spacing)
         cropped = values[_part(box)].astype(np.float32)
@@ -127,6 +133,30 @@ class Preprocessing:
         if self.spacing is None:
             return sides_of(box)
         return target_shape(sides_of(box), spacing, self.spacing)
+
+    def check_size(
+        self, label: str, box: np.ndarray, spacing: Sequence[float], max_voxels: int
+    ) -> None:
+        """Raises InputError if a volume gets too large when it is resampled.
+
+        Args:
+            label: what the message calls it.
+            box: its `nonzero_box`.
+            spacing: of the original.
+            max_voxels: the most that it may have.
+        """
+        shape = self.shape_of(box, spacing)
+        if math.prod(shape) <= max_voxels and max(shape) <= LONGEST:
+            return
+        own, target = (
+            "×".join(f"{length:g}" for length in one) for one in (spacing, self.spacing or spacing)
+        )
+        raise InputError(
+            f"{label} has voxels of {own} mm, and of {target} mm it has "
+            f"{'×'.join(map(str, shape))}, more than --max_pixels={max_voxels} or {LONGEST} along "
+            "an axis; correct the spacing in its header or the one to which it is resampled, or "
+            "raise --max_pixels."
+        )
 
     def coarse_axis(self, spacing: Sequence[float]) -> int | None:
         """Returns the axis along which a volume is not interpolated: its own, or of the target."""

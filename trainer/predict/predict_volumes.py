@@ -15,6 +15,7 @@ from PIL import Image
 
 from trainer import config
 from trainer.checkpointing import run_metadata
+from trainer.data import preprocessing
 from trainer.data.formats import discovery, reading, volume_discovery, volumes
 from trainer.data.formats.npy_stream import RowFile
 from trainer.data.formats.volume_discovery import VolumeCase
@@ -112,13 +113,16 @@ class Work:
     def _predict(self, task: outputs.Task, sources: Sequence[discovery.Source]) -> None:
         """Predicts a volume, whose files are on the local disk, and puts its own in their place."""
         values, header = self._read(task, sources)
-        prepared = self._networks.preprocessing.apply(values, header.grid.spacing)
+        spacing, box = header.grid.spacing, preprocessing.nonzero_box(values)
+        made_by = self._networks.preprocessing
+        made_by.check_size(task.source.label, box, spacing, self._settings.max_pixels)
+        prepared = made_by.apply(values, spacing, box)
         local = {name: self._local(name) for name in task.names}
         strip = local.get(f"overlays/{task.source.name}.png")
         shape, picture = values.shape[:3], values if strip else None
         del values  # which would be in memory as long as the networks take
         ids = np.zeros(shape, np.uint8)
-        slabs = self._networks.fill(ids, prepared, header.grid.spacing)
+        slabs = self._networks.fill(ids, prepared, spacing)
         probabilities = local.get(f"probabilities/{task.source.name}.npy")
         if probabilities:
             self._write_probabilities(probabilities, slabs, prepared.box, shape)
@@ -126,7 +130,7 @@ class Work:
             pass
         classes = self._networks.networks.classes
         if strip and picture is not None:
-            drawn = drawing.draw_strip(picture, ids, header.grid.spacing, task.source.name, classes)
+            drawn = drawing.draw_strip(picture, ids, spacing, task.source.name, classes)
             Image.fromarray(drawn).save(strip)
         if f"instances/{task.names[-1]}" in local:
             numbers, table = _label(ids, os.path.join(self._folder.scratch, "instances"))

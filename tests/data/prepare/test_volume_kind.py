@@ -113,6 +113,7 @@ def test_at_most_so_many_places_of_a_class_are_drawn_and_always_the_same(monkeyp
         ("--tile=64", "--tile=64 is for images, and --images=DIR/images has volumes; drop it."),
         ("--channels=3", "--channels=3 is for images, and --images=DIR/images has volumes; "),
         ("--channel_names=T1,T2", "DIR/images/0.nii.gz has 1 channels, and 2 are named; "),
+        ("--spacing=1e-4,1,1", "DIR/images/0.nii.gz has voxels of 3×0.5×0.4 mm, and of 0.0001×1×1"),
         ("--spacing=1,2", "--spacing=1,2 is neither plan, none nor three lengths in mm; "),
     ],
 )

@@ -78,9 +78,14 @@ class VolumeKind:
         rule = settle_masks([one.mask for one in found.values()], self.given)
         volume_form.check_channels(found.values(), self.names)
         training = [found[name] for name in train]
-        return volume_form.choose(
+        form = volume_form.choose(
             rule, training, self.names, self.settings.spacing, self.settings.block
         )
+        for one in found.values():
+            form.preprocessing.check_size(
+                one.pair.image.label, one.box, one.spacing, self.settings.max_pixels
+            )
+        return form
 
     def parts(self, survey: Survey, form: Form, side: str) -> list[Part]:
         """See `Kind`: large training volumes are cut into blocks."""
