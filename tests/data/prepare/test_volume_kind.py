@@ -113,12 +113,17 @@ def test_at_most_so_many_places_of_a_class_are_drawn_and_always_the_same(monkeyp
         ("--tile=64", "--tile=64 is for images, and --images=DIR/images has volumes; drop it."),
         ("--channels=3", "--channels=3 is for images, and --images=DIR/images has volumes; "),
         ("--channel_names=T1,T2", "DIR/images/0.nii.gz has 1 channels, and 2 are named; "),
-        ("--spacing=1e-4,1,1", "DIR/images/0.nii.gz has voxels of 3×0.5×0.4 mm, and of 0.0001×1×1"),
         ("--spacing=1,2", "--spacing=1,2 is neither plan, none nor three lengths in mm; "),
     ],
 )
 def test_settings_that_do_not_go_with_volumes_are_refused(folder, capfd, flag, message):
     assert preparing.refusal(capfd, folder, flag).startswith(message)
+
+
+def test_a_spacing_that_makes_volumes_too_large_is_refused(folder, capfd):
+    # 3 slices are left, 9 mm; what is told before are classes, spacing, scheme and blocks.
+    message = preparing.refusal(capfd, folder, "--spacing=1e-4,1,1", num_notes=4)
+    assert "/0.nii.gz has voxels of 3×0.5×0.4 mm, and of 0.0001×1×1 mm it has 90000×3×2" in message
 
 
 def test_a_mask_on_another_grid_is_refused(folder, capfd):
