@@ -145,6 +145,12 @@ def test_arrays_of_another_kind_are_refused(loaded, array, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("spacing", [(1, 1), (1, 0, 1), (1, -1, 1), (1, 1, float("nan"))])
+def test_a_spacing_that_is_none_is_refused(loaded, spacing):
+    with pytest.raises(InputError, match=r"^spacing=\(1, .*\) is not three lengths in mm; give"):
+        loaded.predict(volume(*BOX), spacing=spacing)
+
+
 @pytest.mark.slow
 def test_load_knows_what_a_run_was_trained_on(run_dir, loaded):
     values = volume(*BOX)

@@ -7,6 +7,7 @@ The devices are given windows of the training crops' size, in batches of one sha
 memory, besides the volume before and after it was prepared, is a band of windows.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -167,7 +168,14 @@ class VolumePredictor:
                 f"The networks take voxels of {'×'.join(f'{one:g}' for one in target)} mm; give "
                 "spacing=(…, …, …), that of the volume along D, H and W, so that it is resampled."
             )
-        return values, (1.0, 1.0, 1.0) if spacing is None else spacing
+        if spacing is None:
+            return values, (1.0, 1.0, 1.0)
+        if len(spacing) != 3 or not all(0 < length < math.inf for length in spacing):
+            raise InputError(
+                f"spacing={tuple(spacing)} is not three lengths in mm; give those between the "
+                "volume's voxels along D, H and W, such as (3.0, 0.7, 0.7)."
+            )
+        return values, spacing
 
     def check_channels(self, channels: int, label: str) -> None:
         """Raises InputError unless a volume has as many channels as the networks take."""
