@@ -58,6 +58,16 @@ def test_volumes_of_a_folder_are_called_by_their_path_without_the_suffix(tmp_pat
     assert left_out == {".txt files": 1, "hidden files": 1}
 
 
+def test_the_voxels_of_a_metaimage_are_not_left_out_but_those_of_none_are(tmp_path, caplog):
+    save(tmp_path / "scan.mhd")
+    (tmp_path / "other.raw").write_bytes(b"voxels")
+    assert {path.suffix for path in tmp_path.glob("scan.*")} > {".mhd"}  # they are there
+    cases, left_out = volume_discovery.find_images(str(tmp_path), "images", False)
+    assert [case.name for case in cases] == ["scan"]
+    assert left_out == {".raw files": 1}
+    assert len(caplog.messages) == 1
+
+
 def test_any_volume_makes_a_place_one_of_volumes(tmp_path):
     (tmp_path / "x").mkdir()
     (tmp_path / "x/a.png").write_bytes(b"")

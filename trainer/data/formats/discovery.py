@@ -184,7 +184,7 @@ def _sorted_out(
         InputError: there are no images; the message says what is there instead.
     """
     images, others = [], collections.defaultdict(list)
-    for path in sorted(paths):
+    for path in sorted(_without_voxels(paths)):
         kind = _kind_of_other(path, file_kind)
         if kind is None:
             images.append(path)
@@ -198,6 +198,16 @@ def _sorted_out(
     for one in told:
         logging.warning("Left out of --%s: %s.", flag, one)
     return images, collections.Counter({kind: len(one) for kind, one in others.items()})
+
+
+def _without_voxels(paths: Sequence[str]) -> list[str]:
+    """Returns the paths but for the voxels of each MetaImage, which its `.mhd` is read with."""
+    headers = {path.removesuffix(".mhd") for path in paths if path.endswith(".mhd")}
+    return [
+        path
+        for path in paths
+        if not (path.endswith((".raw", ".zraw")) and os.path.splitext(path)[0] in headers)
+    ]
 
 
 def _kind_of_other(path: str, kind: FileKind) -> str | None:
