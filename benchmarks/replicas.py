@@ -124,11 +124,11 @@ def show_difference(replicas: int) -> None:
     cli.prepare_environment()
     with cli.importing():
         from trainer.distributed import strategies
-        from trainer.selfcheck import invariance
+        from trainer.selfcheck import hard_data, invariance
 
     strategy = strategies.connect("mirrored", virtual_devices=replicas)
     name = next(iter(invariance.CASES))
-    with invariance.data_folder() as data_dir:
+    with hard_data.data_folder() as data_dir:
         values = config.to_dict(invariance.job_of(name, data_dir, replicas))
         job = config.from_dict(config.Job, {**values, "norm": "batch"})
         one, many = (invariance.train(side, job) for side in invariance.open_sides(strategy, job))
