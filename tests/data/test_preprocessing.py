@@ -69,7 +69,7 @@ def test_a_volume_is_cropped_then_normalised_then_resampled():
     values[0, 0, 1:3, 0] = (2, 6)
     found = Preprocessing([channel("zscore")], (1.0, 1.0, 0.5)).apply(values, (1, 1, 1))
     assert found.box.tolist() == [[0, 1], [0, 1], [1, 3]]
-    assert found.cropped_shape == (1, 1, 2)
+    assert preprocessing.sides_of(found.box) == (1, 1, 2)
     assert found.values.shape == (1, 1, 4, 1)
     # A spline through -1 and 1 is as steep on both sides, and odd.
     left, right = found.values[0, 0, :2, 0], found.values[0, 0, 2:, 0]

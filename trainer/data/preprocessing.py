@@ -61,11 +61,6 @@ class Prepared:
     values: np.ndarray
     box: np.ndarray
 
-    @property
-    def cropped_shape(self) -> tuple[int, ...]:
-        """The sides of the part of the original."""
-        return sides_of(self.box)
-
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:

@@ -1,7 +1,6 @@
 """The story of a prediction of volumes: find them, leave out what is done, predict, write."""
 
 import contextlib
-import dataclasses
 import os
 import tempfile
 import time
@@ -94,7 +93,11 @@ class Work:
             return
         try:
             with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
-                self._predict(task, [_local(source, folder) for source in case.images])
+                copies = [
+                    discovery.local_copy(source, os.path.join(folder, str(k)))
+                    for k, source in enumerate(case.images)
+                ]
+                self._predict(task, copies)
         except reading.UnreadableError as error:
             command.skip(error, self._settings.skip_bad)
             self._bad += 1
@@ -226,20 +229,6 @@ def _find(
         return volume_discovery.find_images(settings.images, "images", True, channels)
     except InputError as error:
         raise InputError(f"{error} --run_dir={settings.run_dir} was trained on volumes.") from None
-
-
-def _local(source: discovery.Source, folder: str) -> discovery.Source:
-    """Returns a source on the local disk; one in a store is copied into a folder."""
-    if not files.is_remote(source.path):
-        return source
-    path = os.path.join(tempfile.mkdtemp(dir=folder), os.path.basename(source.path))
-    if source.is_series:
-        os.mkdir(path)
-        for name in files.list_folder(source.path):
-            files.copy_from_store(f"{source.path}/{name}", os.path.join(path, name))
-    else:
-        files.copy_from_store(source.path, path)
-    return dataclasses.replace(source, path=path)
 
 
 def _bytes(source: discovery.Source) -> int:

@@ -162,6 +162,25 @@ def _in_remote_folder(folder: str, kind: FileKind) -> list[str]:
     return files.find_below(folder)
 
 
+def local_copy(source: Source, path: str) -> Source:
+    """Returns a source on the local disk; what is in a store is copied, a series slice by slice.
+
+    Args:
+        source: where it is.
+        path: of the copy, without its suffix.
+    """
+    if not files.is_remote(source.path):
+        return source
+    if source.is_series:
+        os.mkdir(path)
+        for slice_path in files.find_in_store(f"{source.path}/*"):
+            files.copy_from_store(slice_path, os.path.join(path, os.path.basename(slice_path)))
+    else:
+        path += naming.suffix(source.path)
+        files.copy_from_store(source.path, path)
+    return dataclasses.replace(source, path=path)
+
+
 def told(left_out: Mapping[str, int]) -> str:
     """Returns the end of a command's last line, with what matched and is left out, if any."""
     others = ", ".join(f"{kind}: {count}" for kind, count in left_out.items() if count)

@@ -15,7 +15,7 @@ from typing import Any
 
 import tqdm
 
-from trainer.data.formats import discovery, naming
+from trainer.data.formats import discovery
 from trainer.data.prepare import worker_pool
 from trainer.data.prepare.pairs import Pair
 from trainer.storage import files
@@ -82,24 +82,11 @@ def _copy(pair: Pair, folder: str, index: int) -> Pair:
     return dataclasses.replace(
         pair,
         images=tuple(
-            _local(image, os.path.join(folder, f"image-{index}-{k}"))
+            discovery.local_copy(image, os.path.join(folder, f"image-{index}-{k}"))
             for k, image in enumerate(pair.images)
         ),
-        mask=_local(pair.mask, os.path.join(folder, f"mask-{index}")),
+        mask=discovery.local_copy(pair.mask, os.path.join(folder, f"mask-{index}")),
     )
-
-
-def _local(source: discovery.Source, path: str) -> discovery.Source:
-    if not files.is_remote(source.path):
-        return source
-    if source.is_series:
-        os.mkdir(path)
-        for slice_path in files.find_in_store(f"{source.path}/*"):
-            files.copy_from_store(slice_path, os.path.join(path, os.path.basename(slice_path)))
-    else:
-        path += naming.suffix(source.path)
-        files.copy_from_store(source.path, path)
-    return dataclasses.replace(source, path=path)
 
 
 def _sources(pair: Pair) -> tuple[discovery.Source, ...]:

@@ -16,6 +16,7 @@ from trainer.ignore_label import IGNORE
 
 # Names of channels, in small letters, that have a scheme of their own; of nnU-Net.
 CT, AS_STORED = "ct", "nonorm"
+PLAN = (0.0, 0.0, 0.0)  # the spacing that the volumes themselves suggest
 CROPPED = 0.75  # share of a volume that cropping leaves; below it, the zeros around say nothing
 
 
@@ -108,9 +109,6 @@ def choose(
     for line in _told(form.volumes, shapes):
         logging.info("%s", line)
     return form
-
-
-PLAN = (0.0, 0.0, 0.0)  # the spacing that the volumes themselves suggest
 
 
 def parse_spacing(text: str) -> tuple[float, float, float] | None:
