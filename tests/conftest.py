@@ -48,6 +48,15 @@ def _four_devices(cpus):
 
 
 @pytest.fixture(autouse=True)
+def _float32(_four_devices):
+    """A command that runs in this process leaves the precision it computed with."""
+    import keras
+
+    yield
+    keras.mixed_precision.set_global_policy("float32")
+
+
+@pytest.fixture(autouse=True)
 def _open_log():
     """Gives the log the stream of now: a test that ran a command left its own, which is closed."""
     logging.get_absl_handler().python_handler.setStream(sys.stderr)

@@ -530,13 +530,6 @@ def test_a_run_does_not_resume_with_other_data(data_dir, finished, tmp_path):
     assert message.startswith(f"--run_dir={run_dir} holds a run on other data: ")
 
 
-@pytest.fixture(autouse=True)
-def _float32():
-    """A job that runs in this process leaves its precision behind."""
-    yield
-    keras.mixed_precision.set_global_policy("float32")
-
-
 @pytest.fixture
 def small_disk(tmp_path):
     """A disk of 600 kB, in memory."""

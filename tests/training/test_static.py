@@ -23,8 +23,6 @@ HOST = re.compile(r"\b(infeed|outfeed|send|recv|[\w.]*callback[\w.]*)\b", re.IGN
 @pytest.fixture
 def mixed_bfloat16():
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    yield
-    keras.mixed_precision.set_global_policy("float32")
 
 
 def build(norm="batch", ema=True):
