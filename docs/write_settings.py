@@ -21,6 +21,7 @@ COMMANDS = {
     "trainer.predict": config.Predict,
     "trainer.export": config.Export,
     "trainer.report": config.Report,
+    "trainer.compare": config.Compare,
     "trainer.checkpointing": config.Checkpoint,
     "trainer.selfcheck": config.SelfCheck,
     "trainer.preflight": config.Preflight,

@@ -33,8 +33,8 @@ README = set(
     )
 )
 QUICK = {
-    *("checkpointing", "data.inspect", "data.prepare", "data.synthetic", "evaluate", "predict"),
-    "report",
+    *("checkpointing", "compare", "data.inspect", "data.prepare", "data.synthetic", "evaluate"),
+    *("predict", "report"),
 }
 COMMANDS = [
     pytest.param(command, id=f"{path.name}: {command}")

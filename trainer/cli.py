@@ -21,8 +21,8 @@ from trainer.distributed import heartbeat, preemption, rendezvous, vertex, verte
 from trainer.errors import InputError, RetryableError
 from trainer.storage import files
 
-# Keys of what --json writes: evaluate, preflight, selfcheck and benchmarks.
-JSON_MARKS = ('"per_image"', '"accelerator"', '"tolerance"', '"rows"')
+# Keys of what --json writes: evaluate, preflight, selfcheck, benchmarks and compare.
+JSON_MARKS = ('"per_image"', '"accelerator"', '"tolerance"', '"rows"', '"samples"')
 EXIT_STATUS = 2  # when the input breaks a rule
 REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
 GC_THRESHOLDS = (10_000, 10, 10)  # Python's own first one is 700

@@ -167,6 +167,7 @@ def evaluate_best(session: Session, parts: Parts) -> None:
     if not session.is_chief:
         return
     folder = os.path.join(settings.run_dir, "evaluation", split)
+    scores = scores.of_data(session.metadata["data_fingerprint"])
     output.write(folder, scores, selected, session.manifest, split)
     if split == "test":  # val has been reported
         parts.reporter.log.test(state.progress.best_step, figures_of(scores))

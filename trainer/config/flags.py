@@ -95,6 +95,13 @@ def _without_marks(lines: Sequence[str]) -> Iterator[str]:
             yield kept
 
 
+def with_name(argv: Sequence[str], name: str) -> list[str]:
+    """Returns a command line with the flag `name` for the words that are given without a flag."""
+    plain = [word for word in argv[1:] if not word.startswith("-")]
+    rest = [word for word in argv[1:] if word.startswith("-")]
+    return [argv[0], *([f"--{name}={','.join(plain)}"] if plain else []), *rest]
+
+
 def describe(cls: type, program: str, *, full: bool = False) -> str:
     """Returns the text of `--help`: what the command does and its flags, group by group.
 

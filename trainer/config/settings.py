@@ -824,6 +824,25 @@ class Report(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Compare(Settings):
+    """Compares two runs on the same cases: `python -m trainer.compare RUN_A RUN_B`."""
+
+    runs: str = setting("", "Two run folders, local or gs://, separated by a comma.")
+    split: str = setting(
+        "test", "Evaluation to compare, by its folder in both runs: test, val, test-flips …"
+    )
+    metric: str = setting("dice", "Metric of each case, a column of cases.csv.")
+    group_by: str = setting(
+        "",
+        "Regular expression that finds the patient or slide in a case's name, by its first group "
+        "or its match; the interval is over these, whose cases are alike. Empty: over cases.",
+    )
+    samples: int = setting(10_000, "Bootstrap samples.", low=100, high=1_000_000)
+    seed: int = setting(0, "Seed of the bootstrap.", low=0)
+    json: str = setting("", "Also writes the figures to this file.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepare(Settings):
     """Writes a data folder from images and their masks: sharded TFRecords and a manifest."""
 

@@ -40,6 +40,7 @@ def evaluate_run(settings: config.Evaluate) -> None:
     step, evaluate = _load(settings, run, job, strategy, data_dir, manifest)
     selected = CaseSelector(worst=settings.worst_cases, best=settings.best_cases)
     found = evaluate(settings.split, selected.add, tolerance=settings.tolerance_mm)
+    found = found.of_data(schema.fingerprint(manifest))
     if worker == 0:
         output.write(folder, found, selected, manifest, settings.split)
         if settings.json:

@@ -37,6 +37,11 @@ class Scores:
     probabilities: np.ndarray
     summary: dict[str, Any]
 
+    def of_data(self, fingerprint: str) -> "Scores":
+        """Returns these scores with the fingerprint of the data in their summary."""
+        summary = {**self.summary, "data_fingerprint": fingerprint}
+        return dataclasses.replace(self, summary=summary)
+
 
 def summarize(
     counts: np.ndarray,

@@ -2,12 +2,12 @@
 
 import os
 import sys
-from collections.abc import Sequence
 
 from absl import logging
 
 from trainer import cli, config
 from trainer.checkpointing import run_metadata
+from trainer.config import flags
 from trainer.errors import InputError
 from trainer.report import page, runs
 from trainer.storage import files
@@ -26,12 +26,5 @@ def main(settings: config.Report) -> None:
     logging.info("Written to %s", output)
 
 
-def _with_flag(argv: Sequence[str]) -> list[str]:
-    """Lets run folders be given without their flag's name."""
-    folders = [argument for argument in argv[1:] if not argument.startswith("-")]
-    rest = [argument for argument in argv[1:] if argument.startswith("-")]
-    return [argv[0], *([f"--runs={','.join(folders)}"] if folders else []), *rest]
-
-
 if __name__ == "__main__":
-    cli.run(config.Report, main, _with_flag(sys.argv))
+    cli.run(config.Report, main, flags.with_name(sys.argv, "runs"))
