@@ -116,6 +116,12 @@ def data_dir(shared):
 
 
 @pytest.fixture(scope="session")
+def folds_dir(shared):
+    """A data folder of three folds of four small images, and as many to test."""
+    return str(shared("folds", shards.write_folds))
+
+
+@pytest.fixture(scope="session")
 def _finished_once(data_dir, shared):
     def build(folder):
         pictures = ["--panels=4", "--worst_panels=4", "--worst_cases=8", "--best_cases=4"]

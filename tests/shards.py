@@ -1,8 +1,10 @@
 """Data folders of hand-made images: discs on noise."""
 
+import dataclasses
+
 import numpy as np
 
-from trainer.data.dataset import schema, volume_examples
+from trainer.data.dataset import folds, schema, volume_examples
 from trainer.data.dataset.volume_examples import Channel, Original, Volumes
 
 
@@ -54,6 +56,17 @@ def write_data(folder, sizes, *, num_classes=2, channels=1, num_shards=2, seed=0
         encoding="png",
         splits=splits,
     )
+    schema.write_manifest(manifest, str(folder))
+    return manifest
+
+
+def write_folds(folder, num_folds=3, cases=4, side=40):
+    """Writes a data folder of folds, each of so many images, and of a test split as large."""
+    names = [f"fold{k}" for k in range(num_folds)]
+    written = write_data(folder, {name: [(side, side)] * cases for name in [*names, "test"]})
+    parts = tuple(schema.Fold(written.splits[name], written.splits[name]) for name in names)
+    splits = {**folds.splits(parts, 0), "test": written.splits["test"]}
+    manifest = dataclasses.replace(written, splits=splits, folds=parts)
     schema.write_manifest(manifest, str(folder))
     return manifest
 

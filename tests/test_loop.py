@@ -382,6 +382,35 @@ def test_a_run_begins_with_the_best_weights_of_another_and_resumes_without_it(da
 
 
 @pytest.mark.slow
+def test_a_job_trains_on_the_other_folds_and_is_evaluated_on_its_own(folds_dir, tmp_path):
+    manifest, run_dir = schema.read_manifest(folds_dir), tmp_path / "run"
+    job = train(folds_dir, run_dir, "--fold=1", "--steps=3", "--eval_every=3")
+    assert job.returncode == 0, job.stderr
+    run = json.loads((run_dir / "run.json").read_text())
+    assert run["data"]["images"] == {"train": 8, "val": 4, "test": 4}
+    assert (run["data"]["folds"], run["settings"]["fold"]) == (3, 1)
+    assert run["data_fingerprint"] == schema.fingerprint(manifest)  # that of the whole folder
+    evaluate_run(config.Evaluate(run_dir=str(run_dir), split="val", worst_cases=0, best_cases=0))
+    with open(run_dir / "evaluation/val/cases.csv", newline="") as file:
+        cases = [row["case"] for row in csv.DictReader(file)]
+    assert cases[::2] == list(manifest.folds[1].val.cases)
+    other = train(folds_dir, run_dir, "--fold=2", "--steps=3", "--eval_every=3")
+    assert other.returncode == 2
+    assert "with other settings: --fold=2 (was 1)" in other.stderr
+
+
+@pytest.mark.slow
+def test_a_fold_of_data_without_folds_is_refused_and_leaves_nothing(data_dir, tmp_path):
+    job = train(data_dir, tmp_path / "run", "--fold=0")
+    assert job.returncode == 2
+    assert job.stderr.splitlines()[-1].endswith(
+        f"--fold=0: --data_dir={data_dir} has no folds; prepare the data again with --folds=5, or "
+        "drop --fold."
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
 def test_a_run_that_diverges_keeps_its_last_good_checkpoint(data_dir, tmp_path):
     argv = ["--optimizer=sgd", "--clip_norm=0", "--norm=none", "--schedule=constant"]
     argv += ["--learning_rate=1e4", "--checkpoint_every=1", "--steps_per_loop=1"]

@@ -147,15 +147,18 @@ def test_settings_bind_only_a_run_that_has_weights(data_dir, tmp_path, kind):
     settings = {"data_dir": str(data_dir), "run_dir": str(tmp_path), "precision": "float32"}
     settings["jit_compile"] = "false"
     wrong = config.from_dict(config.Job, {**settings, "learning_rate": 1e9})
-    run_metadata.write(str(tmp_path), open_run.open_run(wrong, strategy_of(1), manifest))
+    run_metadata.write(str(tmp_path), open_run.open_run(wrong, strategy_of(1), manifest, "data"))
     job = config.from_dict(config.Job, settings)
-    assert open_run.open_run(job, strategy_of(1), manifest)["settings"]["learning_rate"] == 1e-3
+    assert (
+        open_run.open_run(job, strategy_of(1), manifest, "data")["settings"]["learning_rate"]
+        == 1e-3
+    )
     write_commit(tmp_path, kind)
     with pytest.raises(InputError, match=r"other settings: --learning_rate=0.001 \(was 1000000000"):
-        open_run.open_run(job, strategy_of(1), manifest)
+        open_run.open_run(job, strategy_of(1), manifest, "data")
     (tmp_path / "run.json").write_text('{"settings": {}}')
     with pytest.raises(InputError, match="does not describe a run"):
-        open_run.open_run(job, strategy_of(1), manifest)
+        open_run.open_run(job, strategy_of(1), manifest, "data")
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "evaluation/test/summary.json"])
@@ -167,7 +170,7 @@ def test_a_folder_with_results_of_another_program_is_no_run_folder(data_dir, tmp
     job = config.from_dict(config.Job, {**settings, "jit_compile": "false"})
     manifest = schema.read_manifest(str(data_dir))
     with pytest.raises(InputError) as error:
-        open_run.open_run(job, strategy_of(1), manifest)
+        open_run.open_run(job, strategy_of(1), manifest, "data")
     assert str(error.value) == (
         f"{theirs} exists, but there is no run.json that it belongs to; move it away, or name "
         "another --run_dir."
@@ -180,13 +183,13 @@ def test_a_run_does_not_resume_on_workers_that_do_not_divide_its_streams(
     settings = {"data_dir": str(data_dir), "run_dir": str(tmp_path), "precision": "float32"}
     job = config.from_dict(config.Job, {**settings, "jit_compile": "false"})
     manifest = schema.read_manifest(str(data_dir))
-    begun = open_run.open_run(job, strategy_of(1), manifest)
+    begun = open_run.open_run(job, strategy_of(1), manifest, "data")
     run_metadata.write(str(tmp_path), {**begun, "streams": 1})
     write_commit(tmp_path)
-    assert open_run.open_run(job, strategy_of(1), manifest)["streams"] == 1
+    assert open_run.open_run(job, strategy_of(1), manifest, "data")["streams"] == 1
     monkeypatch.setattr(strategies, "num_input_hosts", lambda strategy: 2)
     with pytest.raises(InputError, match="2 workers do not divide the 1 input streams"):
-        open_run.open_run(job, strategy_of(1), manifest)
+        open_run.open_run(job, strategy_of(1), manifest, "data")
 
 
 @pytest.mark.parametrize(
@@ -229,4 +232,4 @@ def test_volumes_are_not_normalised_again(tmp_path):
     data = config.Data(data_dir=str(tmp_path), crop=8, batch_size=2, normalize="dataset")
     job = config.Job(data=data, model=config.Model(depth=1), run=config.Run(run_dir=str(tmp_path)))
     with pytest.raises(InputError, match="--normalize=dataset is for images; volumes were normali"):
-        open_run.open_run(job, strategy_of(1), manifest)
+        open_run.open_run(job, strategy_of(1), manifest, "data")

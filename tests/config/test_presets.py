@@ -27,7 +27,7 @@ def test_each_preset_opens_a_run_with_its_settings_when_made_small(tmp_path, nam
     argv = [f"--flagfile={ROOT / 'configs' / name}", f"--data_dir={tmp_path}", *SMALL, *length]
     argv += [f"--run_dir={tmp_path / 'run'}", "--warmup_steps=0", "--strategy=one_device"]
     job = flags.parse(config.Job, ["trainer.task", *argv])
-    opened = open_run.open_run(job, strategy_of(1), manifest)
+    opened = open_run.open_run(job, strategy_of(1), manifest, "data")
     build.build_model(job.model, manifest.channels, manifest.num_classes)
     optimizers.optimizer_of(job.optimization, opened["total_steps"], opened["precision"])
     assert opened["total_steps"] == 2

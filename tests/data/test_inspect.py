@@ -43,6 +43,13 @@ def _inspect(data, *others):
     cli.run(config.Inspect, inspect.main, ["inspect", f"--data_dir={data}", *others])
 
 
+def test_folds_are_counted_and_their_shards_verified(folds_dir):
+    manifest = schema.read_manifest(folds_dir)
+    said = "\n".join(inspect.describe(manifest, folds_dir))
+    assert "3, of 4, 4, 4 cases; the first is val" in said
+    assert inspect.verify(manifest, folds_dir).startswith("All 8 shards")
+
+
 def test_tables_say_what_is_there(data, capsys):
     _inspect(data)
     printed = capsys.readouterr().out

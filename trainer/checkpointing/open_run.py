@@ -25,9 +25,18 @@ MOST_VOXELS = 128**3  # of a crop that is proposed
 
 
 def open_run(
-    job: config.Job, strategy: tf.distribute.Strategy, manifest: schema.Manifest
+    job: config.Job,
+    strategy: tf.distribute.Strategy,
+    manifest: schema.Manifest,
+    data_fingerprint: str,
 ) -> dict[str, Any]:
     """Returns the content of run.json: new or, where the run resumes, as its start chose.
+
+    Args:
+        job: the settings.
+        strategy: the devices.
+        manifest: of the data, with the splits of the job's fold.
+        data_fingerprint: of the data folder, whatever the fold.
 
     Raises:
         InputError: the devices do not divide the batch, there is no val split, the crop does not
@@ -35,7 +44,6 @@ def open_run(
     """
     num_replicas, train_split = strategy.num_replicas_in_sync, manifest.splits["train"]
     _check_job(job, num_replicas, manifest)
-    data_fingerprint = schema.fingerprint(manifest)
     old = _find_begun(job.run.run_dir)
     total_steps = job.optimization.total_steps(train_split.examples, job.data.batch_size)
     if old:

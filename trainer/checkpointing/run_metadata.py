@@ -44,6 +44,7 @@ class Data:
     images: dict[str, int] | None
     pixels: dict[str, tuple[int, ...]] | None
     volumes: Volumes | None
+    folds: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +117,7 @@ def describe_data(manifest: schema.Manifest) -> dict[str, Any]:
         "images": {name: split.examples for name, split in manifest.splits.items()},
         "pixels": {name: list(split.pixels) for name, split in manifest.splits.items()},
         "volumes": json.loads(manifest.to_json()).get("volumes"),
+        "folds": manifest.folds and len(manifest.folds),
     }
 
 

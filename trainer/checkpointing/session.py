@@ -12,7 +12,7 @@ from trainer import config
 from trainer.checkpointing import run_metadata
 from trainer.checkpointing.open_run import open_run
 from trainer.data import demo
-from trainer.data.dataset import integrity, schema
+from trainer.data.dataset import folds, integrity, schema
 from trainer.distributed import heartbeat, preemption, rendezvous, strategies
 from trainer.storage import files, lock
 
@@ -80,13 +80,14 @@ def open_session(job: config.Job) -> Iterator[Session]:
         if path := getattr(job.run, name):
             files.check_folder(name, path)
     data_dir = job.data.data_dir or demo.folder()
-    manifest = schema.read_manifest(data_dir)
+    prepared = schema.read_manifest(data_dir)
+    manifest = folds.choose(prepared, job.data.fold, data_dir)
     chief = strategies.worker_of(strategy)[0] == 0
     with (
         preemption.listening() as request,
         lock.held(job.run.run_dir, job.run.lease_seconds, chief) as run_lock,
     ):
-        metadata = open_run(job, strategy, manifest)
+        metadata = open_run(job, strategy, manifest, schema.fingerprint(prepared))
         with (
             run_metadata.ending(job.run.run_dir, metadata, chief) as ending,
             heartbeat.translate_errors(),

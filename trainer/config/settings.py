@@ -133,6 +133,12 @@ class Data(Settings):
         choices=("none", "flip", "standard", "strong"),
         common=True,
     )
+    fold: int | None = setting(
+        None,
+        "Fold of the data that validates while the others train, from 0 (trainer.data.prepare "
+        "--folds); unset: the train and val splits.",
+        low=0,
+    )
     normalize: str = setting(
         "image",
         "Images: scale to zero mean and unit variance, by the pixels of each image or of the data "
@@ -898,6 +904,13 @@ class Prepare(Settings):
         "0.7,0.15,0.15",
         "Fractions of train, val and test, drawn by a hash of seed and name; without --splits.",
         common=True,
+    )
+    folds: int = setting(
+        0,
+        "Folds of all that is not tested, for cross-validation: the val split is the first, and "
+        "the train split is divided into the others, by groups; 0: none.",
+        low=0,
+        high=100,
     )
     group_by: str = setting(
         "",

@@ -58,6 +58,7 @@ def describe(manifest: schema.Manifest, data_dir: str) -> list[str]:
         "origin": manifest.origin,
         "licence": manifest.licence,
         "splits": _drawn(manifest.draw) if manifest.draw else "",
+        "folds": _folds(manifest.folds) if manifest.folds else "",
         "seed": str(manifest.seed),
         "schema": str(manifest.schema),
         "fingerprint": schema.fingerprint(manifest),
@@ -99,7 +100,7 @@ def verify(manifest: schema.Manifest, data_dir: str) -> str:
     Raises:
         InputError: naming the first shard that is not as it was written.
     """
-    shards = [shard for split in manifest.splits.values() for shard in split.shards]
+    shards = manifest.shards
     total = sum(shard.bytes for shard in shards)
     with tqdm.tqdm(total=total, desc="verifying", unit="B", unit_scale=True, disable=None) as bar:
         for shard in shards:
@@ -165,6 +166,11 @@ def _save(picture: Image.Image, path: str) -> None:
             f"--sheet={path} cannot be written: {error.strerror}; name another file."
         ) from None
     logging.info("Drew %s.", path)
+
+
+def _folds(folds: Sequence[schema.Fold]) -> str:
+    counts = ", ".join(str(fold.val.examples) for fold in folds)
+    return f"{len(folds)}, of {counts} cases; the first is val"
 
 
 def _drawn(draw: schema.Draw) -> str:

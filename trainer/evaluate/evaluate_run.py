@@ -10,7 +10,7 @@ from absl import logging
 from trainer import config
 from trainer.checkpointing import best_weights, checkpoint, run_metadata
 from trainer.data import demo
-from trainer.data.dataset import integrity, schema
+from trainer.data.dataset import folds, integrity, schema
 from trainer.distributed import strategies
 from trainer.errors import InputError
 from trainer.evaluate import output, scores, symmetries
@@ -29,7 +29,7 @@ def evaluate_run(settings: config.Evaluate) -> None:
     run = run_metadata.read(settings.run_dir)
     job = config.from_dict(config.Job, run["settings"])
     data_dir = settings.data_dir or job.data.data_dir or demo.folder()
-    manifest = _read_manifest(settings, run, data_dir)
+    manifest, fingerprint = _read_manifest(settings, run, job, data_dir)
     strategy = strategies.connect(settings.strategy, settings.tpu, settings.virtual_devices)
     worker, _ = strategies.worker_of(strategy)
     turned = len(symmetries.turns(settings.tta, manifest.rank))
@@ -40,7 +40,7 @@ def evaluate_run(settings: config.Evaluate) -> None:
     step, evaluate = _load(settings, run, job, strategy, data_dir, manifest)
     selected = CaseSelector(worst=settings.worst_cases, best=settings.best_cases)
     found = evaluate(settings.split, selected.add, tolerance=settings.tolerance_mm)
-    found = found.of_data(schema.fingerprint(manifest))
+    found = found.of_data(fingerprint)
     if worker == 0:
         output.write(folder, found, selected, manifest, settings.split)
         if settings.json:
@@ -51,17 +51,26 @@ def evaluate_run(settings: config.Evaluate) -> None:
 
 
 def _read_manifest(
-    settings: config.Evaluate, run: dict[str, Any], data_dir: str
-) -> schema.Manifest:
-    """Returns the manifest of the data; raises InputError where the run cannot be evaluated."""
+    settings: config.Evaluate, run: dict[str, Any], job: config.Job, data_dir: str
+) -> tuple[schema.Manifest, str]:
+    """Returns the manifest of the data, and its fingerprint.
+
+    Of the run's own data it has the splits of the run's fold; folds of others are not the run's.
+
+    Raises:
+        InputError: the run cannot be evaluated on the data.
+    """
     manifest = schema.read_manifest(data_dir)
+    fingerprint = schema.fingerprint(manifest)
+    if fingerprint == run["data_fingerprint"]:
+        manifest = folds.choose(manifest, job.data.fold, data_dir)
     best_weights.check_same_kind(settings.run_dir, run, manifest)
     if settings.split not in manifest.splits:
         raise InputError(
             f"--split={settings.split} is not in {data_dir}, which has "
             f"{', '.join(manifest.splits)}; name one of them."
         )
-    return manifest
+    return manifest, fingerprint
 
 
 def _load(

@@ -14,7 +14,7 @@ from absl import logging
 from trainer import config
 from trainer.checkpointing import best_weights, run_metadata
 from trainer.data import demo
-from trainer.data.dataset import schema
+from trainer.data.dataset import folds, schema
 from trainer.data.dataset.volume_examples import Volumes
 from trainer.data.input import normalization, pipeline
 from trainer.errors import InputError
@@ -272,6 +272,8 @@ def _images(
     data_dir = settings.data_dir or run["settings"]["data_dir"] or demo.folder()
     manifest = schema.read_manifest(data_dir)
     best_weights.check_same_kind(settings.run_dir, run, manifest)
+    if schema.fingerprint(manifest) == run["data_fingerprint"]:
+        manifest = folds.choose(manifest, run["settings"].get("fold"), data_dir)
     split = manifest.splits.get(side) or manifest.splits["val"]
     for shard in split.shards:
         for serialized in schema.read_shard(data_dir, shard):

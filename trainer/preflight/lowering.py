@@ -7,7 +7,7 @@ import numpy as np
 
 from trainer import config
 from trainer.data import demo
-from trainer.data.dataset import schema
+from trainer.data.dataset import folds, schema
 from trainer.distributed import strategies
 from trainer.models import build, channel_packing
 from trainer.preflight import arithmetic
@@ -46,7 +46,8 @@ def lower(job: config.Job, accelerator: Accelerator, batch_size: int, num_replic
         batch_size: images per replica.
         num_replicas: by which `--norm=auto` is decided.
     """
-    manifest = schema.read_manifest(job.data.data_dir or demo.folder())
+    data_dir = job.data.data_dir or demo.folder()
+    manifest = folds.choose(schema.read_manifest(data_dir), job.data.fold, data_dir)
     precision = _precision(job, accelerator)
     split = manifest.splits["train"]
     keras.backend.clear_session()  # restarts layer numbers: the same settings, the same program

@@ -669,6 +669,53 @@ def test_tiles_of_training_images_are_examples_and_cover_every_pixel_once(folder
         np.testing.assert_array_equal(np.vstack(rows)[..., 0], np.array(picture))
 
 
+def test_folds_have_each_case_once_to_validate_and_all_of_its_tiles_to_train(folder, caplog):
+    manifest = preparing.prepare(folder, "--folds=3", "--tile=4")
+    assert [fold.val.examples for fold in manifest.folds] == [2, 4, 3]
+    assert "Folds: 3, of 2, 4, 3 cases; the first is the val split." in caplog.messages
+    assert caplog.messages[-1].endswith("1 in 1 shards; 3 folds.")
+    whole = [name for fold in manifest.folds for name in fold.val.cases]
+    tested = manifest.splits["test"].cases
+    assert sorted((*whole, *tested)) == [f"{case:02}" for case in range(10)]
+    for fold in manifest.folds:
+        # 8 × 6 pixels in tiles of 4 are two rows, and 6 / 4 columns: two.
+        parts = [f"{name}_y{y}_x{x}" for name in fold.val.cases for y in (0, 4) for x in (0, 3)]
+        assert sorted(fold.train.cases) == sorted(parts)
+    assert manifest.splits["val"] == manifest.folds[0].val
+    for side in ("val", "train"):
+        names = [example["name"].decode() for example in preparing.examples(folder, manifest, side)]
+        assert tuple(names) == manifest.splits[side].cases
+
+
+def test_folds_of_what_is_not_cut_are_written_once_and_split_as_without_them(folder):
+    with_folds = preparing.prepare(folder, "--folds=3")
+    assert all(fold.train == fold.val for fold in with_folds.folds)
+    assert len(list((folder / "out").glob("fold*"))) == 2 + 4 + 3
+    (folder / "out").rename(folder / "folds")
+    plain = preparing.prepare(folder)
+    for side, split in plain.splits.items():
+        found = with_folds.splits[side]
+        assert set(found.cases) == set(split.cases)
+        assert (found.sizes, found.pixels) == (split.sizes, split.pixels)
+        assert found.mean == (pytest.approx(split.mean[0], rel=1e-15),)
+        assert found.std == (pytest.approx(split.std[0], rel=1e-14),)
+
+
+def test_too_many_folds_are_refused_before_anything_is_read(folder, capfd, monkeypatch):
+    monkeypatch.setattr(kinds.Images, "examine", lambda *pair: 1 / 0)
+    assert preparing.refusal(capfd, folder, "--folds=9") == (
+        "--folds=9 takes the val split and 8 groups of the train split, which has 7; use --folds=8."
+    )
+
+
+def test_a_class_that_a_fold_lacks_is_mentioned(folder, caplog):
+    (bare,) = preparing.prepare(folder, "--folds=8").folds[3].val.cases
+    Image.new("L", (6, 8)).save(folder / f"masks/{bare}.png")
+    (folder / "out").rename(folder / "before")
+    preparing.prepare(folder, "--folds=8", "--classes=a:0,b:255")
+    assert "Warning: class b does not occur in fold 3." in caplog.messages
+
+
 def test_a_tile_with_the_name_of_an_image_is_refused(folder, capfd):
     train = preparing.prepare(folder).splits["train"].cases
     for kind in ("images", "masks"):

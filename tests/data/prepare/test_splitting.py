@@ -209,3 +209,37 @@ def test_the_order_depends_on_the_seed_and_not_on_the_lists():
     assert shuffled["train"] != shuffled["val"]
     assert sorted(shuffled["train"]) == NAMES
     assert shuffled != splitting.shuffle(names, 4)
+
+
+def test_the_first_fold_is_val_and_the_groups_of_train_are_dealt_to_the_others():
+    names = {"train": NAMES, "val": ["v0_0", "v1_1"], "test": ["t0_0"]}
+    found = splitting.divide(names, 4, "^([^_]+)", 0)
+    assert list(found) == ["fold0", "fold1", "fold2", "fold3", "test"]
+    assert (found["fold0"], found["test"]) == (names["val"], names["test"])
+    dealt = [found[f"fold{k}"] for k in (1, 2, 3)]
+    assert sorted(sum(dealt, [])) == NAMES
+    groups = [{name.partition("_")[0] for name in fold} for fold in dealt]
+    assert [len(of_fold) for of_fold in groups] == [2, 2, 1]
+    assert sum(map(len, groups)) == len(set.union(*groups))
+    reversed_ = {**names, "train": NAMES[::-1]}
+    again = splitting.divide(reversed_, 4, "^([^_]+)", 0)
+    assert {side: sorted(of) for side, of in again.items()} == found
+    assert splitting.divide(names, 4, "^([^_]+)", 1) != found
+    assert splitting.divide(names, 0, "", 0) is names
+
+
+@pytest.mark.parametrize(
+    ("folds", "reason"),
+    [
+        (1, "--folds=1 leaves nothing to train on; give 2 or more."),
+        (
+            7,
+            "--folds=7 takes the val split and 6 groups of the train split, which has 5; use "
+            "--folds=6.",
+        ),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(folds, reason):
+    with pytest.raises(InputError) as error:
+        splitting.divide({"train": NAMES, "val": ["v"]}, folds, "^([^_]+)", 0)
+    assert str(error.value) == reason

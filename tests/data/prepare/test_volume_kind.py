@@ -80,6 +80,31 @@ def test_volumes_are_resampled_and_cut_into_blocks_with_the_same_bytes_by_any_wo
     assert alone.volumes.channels[0].scheme == "ct"
 
 
+def test_folds_of_volumes_train_on_blocks_and_validate_whole_by_the_figures_of_all(folder):
+    split = ("--split=0.4,0.4,0.2", "--channel_names=CT", "--block=8", "--spacing=3,0.25,0.2")
+    argv = (*split, "--classes=background:0,organ:7,other:9", "--folds=3")
+    one = preparing.prepare(folder, *argv)
+    assert one.volumes.block == (8, 8, 8)
+    voxels = []
+    for fold in one.folds:
+        assert len(fold.train.cases) > len(fold.val.cases)
+        assert {name.partition("_")[0] for name in fold.train.cases} == set(fold.val.cases)
+        for name in fold.val.cases:
+            values, _ = load(folder / f"images/{name}.nii.gz")
+            mask, _ = load(folder / f"masks/{name}.nii.gz")
+            voxels.append(values[mask > 0])
+    # The figures are those of all that is not tested, whichever fold validates.
+    assert one.volumes.channels[0].mean == pytest.approx(np.concatenate(voxels).mean())
+    for shard in one.folds[1].val.shards:
+        for serialized in schema.read_shard(f"{folder}/out", shard):
+            original = volume_examples.decode_original(serialized)
+            assert original["original_mask"].shape == (4, 6, 8)
+    kinds = [shard.foreground for shard in one.splits["train"].shards]
+    assert kinds == sorted(kinds, reverse=True)
+    (folder / "out").rename(folder / "one")
+    assert preparing.prepare(folder, *argv, "--workers=2") == one
+
+
 def test_blocks_without_a_foreground_have_shards_of_their_own(folder):
     flags = ["--spacing=0.375,0.5,0.4", "--block=8", "--classes=0,7", "--ignore=9", SPLIT]
     manifest = preparing.prepare(folder, *flags)

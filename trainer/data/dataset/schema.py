@@ -117,6 +117,19 @@ class Split:
 
 
 @dataclasses.dataclass(frozen=True)
+class Fold:
+    """A part of the cases that are not tested, for cross-validation; see `folds`.
+
+    Attributes:
+        train: its examples to train on.
+        val: its cases, whole.
+    """
+
+    train: Split
+    val: Split
+
+
+@dataclasses.dataclass(frozen=True)
 class Draw:
     """How images were drawn to the splits, if no lists said where each goes.
 
@@ -157,6 +170,7 @@ class Manifest:
         leaks: groups of images with equal pixels in two splits, each named split/case.
         skipped: unreadable images that were left out.
         volumes: how volumes were prepared; None: the data are images.
+        folds: of what is not tested, if there are several; the first is the val split.
         schema: version of this layout, 1 for images and 2 for volumes.
     """
 
@@ -176,6 +190,7 @@ class Manifest:
     leaks: tuple[tuple[str, ...], ...] = ()
     skipped: tuple[str, ...] = ()
     volumes: Volumes | None = None
+    folds: tuple[Fold, ...] | None = None
     schema: int = 1
 
     @property
@@ -187,6 +202,13 @@ class Manifest:
     def num_classes(self) -> int:
         """Number of classes, the background included."""
         return len(self.classes)
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """Every file of the folder once, those of all folds among them."""
+        splits = [*self.splits.values()]
+        splits += [split for fold in self.folds or () for split in (fold.train, fold.val)]
+        return tuple({shard.name: shard for split in splits for shard in split.shards}.values())
 
     def to_json(self) -> str:
         """Returns the text of manifest.json."""
@@ -304,7 +326,11 @@ def _rules(manifest: Manifest) -> Iterator[tuple[str, bool]]:
     rule = f"encoding {manifest.encoding!r} is not {encoding!r}, that of {of}"
     yield rule, manifest.encoding == encoding
     yield "it has no train split", "train" in manifest.splits
-    for name, split in manifest.splits.items():
+    yield "it has a single fold", manifest.folds is None or len(manifest.folds) > 1
+    splits = dict(manifest.splits)
+    for k, fold in enumerate(manifest.folds or ()):
+        splits |= {f"fold {k} train": fold.train, f"fold {k} val": fold.val}
+    for name, split in splits.items():
         for shard in split.shards:
             # A name such as ../x would read, and a tool that cleans up would remove, other files.
             rule = f"shard name {shard.name!r} is not a plain file name"

@@ -24,7 +24,7 @@ from typing import Any
 from absl import logging
 
 from trainer import config
-from trainer.data.dataset import schema
+from trainer.data.dataset import folds, schema
 from trainer.data.formats import discovery, reading
 from trainer.data.prepare import (
     classes,
@@ -53,7 +53,7 @@ class Plan:
     """What the second pass does, decided when the first has seen every pair.
 
     Attributes:
-        order: the examples of each split, by what is known of their foreground.
+        order: the examples of each split, or role of a fold, by what is known of their foreground.
         draw: how splits were drawn; None if a list names them.
         leaks: names of images with identical pixels in two splits.
         skipped: names of the pairs that cannot be read.
@@ -87,6 +87,7 @@ def prepare(settings: config.Prepare) -> schema.Manifest:
     with tempfile.TemporaryDirectory() as scratch:
         kind, pairs, left_out = _find(settings, scratch)
         names, draw = _assign(settings, pairs)
+        _divide(settings, names)  # refuses too many folds before anything is read
         listed = _listed(pairs, names)
         left_out["images in no list of --splits"] += len(pairs) - len(listed)
         with worker_pool.start(_num_workers(settings.workers, len(listed))) as run:
@@ -95,11 +96,12 @@ def prepare(settings: config.Prepare) -> schema.Manifest:
                 names, draw = _assign(settings, [one.pair for one in found.values()])
             names = {side: [n for n in names[side] if n in found] for side in names}
             splitting.check_none_empty(names, "--skip_bad")
-            form = kind.settle(found, names["train"])
+            # Folds share one form: each trains another model, and all of them are an ensemble.
+            form = kind.settle(found, names["train"] + (names["val"] if settings.folds else []))
             plan = _plan(run, kind, form, found, names, settings, draw, skipped)
             with output.open_output(settings.output) as folder:
-                splits = shards.write(run, plan.order, kind, form, settings, folder)
-                manifest = _manifest(settings, kind, plan, form, splits)
+                written = shards.write(run, plan.order, kind, form, settings, folder)
+                manifest = _manifest(settings, kind, plan, form, written)
                 folder.finish(manifest)
     _warn_of_absent_classes(manifest)
     left_out["unreadable images"] += len(skipped)
@@ -165,6 +167,12 @@ def _assign(
     )
 
 
+def _divide(
+    settings: config.Prepare, names: splitting.SplitAssignment
+) -> splitting.SplitAssignment:
+    return splitting.divide(names, settings.folds, settings.group_by, settings.seed)
+
+
 def _listed(pairs: Sequence[Pair], names: splitting.SplitAssignment) -> list[Pair]:
     known = set(itertools.chain.from_iterable(names.values()))
     listed = [pair for pair in pairs if pair.name in known]
@@ -225,22 +233,38 @@ def _plan(
     """Decides what is written, in which order, and warns where the user should know."""
     if draw:
         _log_draw(names, draw)
-    leaks = splitting.find_leaks(names, {name: one.digest for name, one in found.items()})
+    sides = _divide(settings, names)
+    if settings.folds:
+        counts = ", ".join(str(len(of)) for side, of in sides.items() if side != "test")
+        logging.info("Folds: %d, of %s cases; the first is the val split.", settings.folds, counts)
+    leaks = splitting.find_leaks(sides, {name: one.digest for name, one in found.items()})
     _warn_of_leaks(leaks)
-    listed = {
-        side: [
-            Example(found[name].pair, part)
-            for name in shuffled
-            for part in kind.parts(found[name], form, side)
-        ]
-        for side, shuffled in splitting.shuffle(names, settings.seed).items()
-    }
+    listed: dict[str, list[Example]] = {}
+    for side, shuffled in splitting.shuffle(sides, settings.seed).items():
+        for key, role in _roles(side).items():
+            examples = [
+                Example(found[name].pair, part)
+                for name in shuffled
+                for part in kind.parts(found[name], form, role)
+            ]
+            if examples not in listed.values():  # where nothing is cut, a fold is written once
+                listed[key] = examples
     _check_names(itertools.chain.from_iterable(listed.values()))
     order: dict[str, Mapping[bool | None, Sequence[Example]]] = {
-        side: kind.groups(run, form, examples) if side == "train" else {None: examples}
-        for side, examples in listed.items()
+        key: kind.groups(run, form, examples) if key.endswith("train") else {None: examples}
+        for key, examples in listed.items()
     }
     return Plan(order, draw, leaks, skipped)
+
+
+def _roles(side: str) -> dict[str, str]:
+    """Returns what is written of a split or fold: a name of the shards, and of the split it is for.
+
+    A fold trains some models and validates another.
+    """
+    if side in splitting.SPLITS:
+        return {side: side}
+    return {f"{side}-{role}": role for role in ("train", "val")}
 
 
 def _log_draw(names: splitting.SplitAssignment, draw: schema.Draw) -> None:
@@ -267,7 +291,7 @@ def _check_names(examples: Iterable[Example]) -> None:
     for example in examples:
         name = example.part.name
         other = seen.setdefault(name, example)
-        if other is not example:
+        if other.pair is not example.pair:
             raise InputError(
                 f"{other.pair.image.label} and {example.pair.image.label} both give an example "
                 f"{name}, because --tile names parts of images like that; rename one."
@@ -279,9 +303,14 @@ def _manifest(
     kind: Kind,
     plan: Plan,
     form: Any,
-    splits: dict[str, schema.Split],
+    written: dict[str, schema.Split],
 ) -> schema.Manifest:
     given = kind.given
+    splits, parts = written, None
+    if settings.folds:
+        parts = tuple(_fold(written, k) for k in range(settings.folds))
+        tested = {side: split for side, split in written.items() if side == "test"}
+        splits = folds.splits(parts, 0) | tested
     return schema.Manifest(
         classes=form.rule.classes,
         ignore_value=None if given.by_colour else given.ignore,
@@ -298,8 +327,16 @@ def _manifest(
         licence=settings.licence,
         leaks=plan.leaks,
         skipped=plan.skipped,
+        folds=parts,
         **kind.entries(form),
     )
+
+
+def _fold(written: Mapping[str, schema.Split], fold: int) -> schema.Fold:
+    names = _roles(splitting.fold_name(fold))
+    train, val = (written.get(name) for name in names)
+    assert train is not None
+    return schema.Fold(train, val or train)
 
 
 # What is said -------------------------------------------------------------------------------------
@@ -310,6 +347,10 @@ def _warn_of_absent_classes(manifest: schema.Manifest) -> None:
         for entry, count in zip(manifest.classes, split.pixels, strict=True):
             if not count:
                 logging.warning("Warning: class %s does not occur in %s.", entry.name, side)
+    for k, fold in enumerate(manifest.folds or ()):
+        for entry, count in zip(manifest.classes, fold.val.pixels, strict=True):
+            if not count and k:  # the first is val
+                logging.warning("Warning: class %s does not occur in fold %d.", entry.name, k)
 
 
 def _closing_line(
@@ -323,7 +364,8 @@ def _closing_line(
         f"{side} {split.examples} in {len(split.shards)} shards"
         for side, split in manifest.splits.items()
     ]
+    also = f"; {len(manifest.folds)} folds" if manifest.folds else ""
     return (
         f"Wrote {total} {what} to {where} in {seconds:.1f} s ({total / seconds:.1f} {what}/s): "
-        f"{', '.join(parts)}.{discovery.told(left_out)}"
+        f"{', '.join(parts)}{also}.{discovery.told(left_out)}"
     )

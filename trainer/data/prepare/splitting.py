@@ -101,6 +101,45 @@ def check_none_empty(sides: SplitAssignment, flag: str) -> None:
             )
 
 
+def divide(sides: SplitAssignment, folds: int, group_by: str, seed: int) -> SplitAssignment:
+    """Returns the names of each fold, fold0, fold1 …, in place of those of train and val.
+
+    The first fold is val. The groups of train are dealt to the others in the order of a hash of
+    the seed and their names: so each fold has as many of them, give or take one.
+
+    Args:
+        sides: the names of each split.
+        folds: their number; 0: there are none, and the splits are returned.
+        group_by: see `assign`.
+        seed: of the order.
+
+    Raises:
+        InputError: one fold is asked for, or train has too few groups.
+    """
+    if not folds:
+        return sides
+    if folds == 1:
+        raise InputError("--folds=1 leaves nothing to train on; give 2 or more.")
+    groups = group_names(sides["train"], group_by)
+    ordered = sorted(set(groups.values()), key=lambda group: (_place(group, seed), group))
+    if len(ordered) < folds - 1:
+        raise InputError(
+            f"--folds={folds} takes the val split and {folds - 1} groups of the train split, which "
+            f"has {len(ordered)}; use --folds={len(ordered) + 1}."
+        )
+    fold_of = {group: 1 + n % (folds - 1) for n, group in enumerate(ordered)}
+    found = {fold_name(0): list(sides["val"])}
+    found |= {fold_name(k): [] for k in range(1, folds)}
+    for name in sides["train"]:
+        found[fold_name(fold_of[groups[name]])].append(name)
+    return found | {side: names for side, names in sides.items() if side == "test"}
+
+
+def fold_name(fold: int) -> str:
+    """Returns the name of a fold among the splits."""
+    return f"fold{fold}"
+
+
 def find_leaks(sides: SplitAssignment, digests: Mapping[str, bytes]) -> tuple[tuple[str, ...], ...]:
     """Returns the groups of images with equal digests on more than one side, as split/name."""
     places = collections.defaultdict(list)
@@ -115,9 +154,10 @@ def find_leaks(sides: SplitAssignment, digests: Mapping[str, bytes]) -> tuple[tu
 
 
 def shuffle(sides: SplitAssignment, seed: int) -> SplitAssignment:
-    """Returns the splits with their names in a random order that depends only on the seed."""
+    """Returns splits or folds, their names in a random order that depends only on the seed."""
     shuffled = {}
-    for number, name in enumerate(SPLITS):
+    folds = map(fold_name, range(len(sides)))
+    for number, name in enumerate((*SPLITS, *folds)):
         if name in sides:
             order = np.random.default_rng([seed, number]).permutation(len(sides[name]))
             names = sorted(sides[name])
