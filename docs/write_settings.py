@@ -16,6 +16,7 @@ COMMANDS = {
     "trainer.data.prepare": config.Prepare,
     "trainer.data.inspect": config.Inspect,
     "trainer.data.synthetic": config.Synthetic,
+    "trainer.plan": config.Plan,
     "trainer.task": config.Job,
     "trainer.evaluate": config.Evaluate,
     "trainer.predict": config.Predict,

@@ -52,7 +52,9 @@ def words(command):
     found = list(lexer)
     ends = [place for place, word in enumerate(found) if word in END]
     named = re.compile(r"(?<==)(N|SEED)$")  # in place of a number
-    return [named.sub("2", word) for word in found[: min(ends, default=None)] if word != "…"]
+    plan = "--flagfile=DATA/plan.cfg"  # which another command writes
+    left_out = {"…", plan}
+    return [named.sub("2", w) for w in found[: min(ends, default=None)] if w not in left_out]
 
 
 def check(command):

@@ -106,6 +106,11 @@ def test_levels_have_the_numbers_of_each_axis_or_one_for_all():
             {"kernels": "3/3"},
             "--kernels=3/3 has 2 levels and --depth=4 takes 5; give --depth=1, or 5 levels.",
         ),
+        (
+            {"filters": 32, "max_filters": 16},
+            "--max_filters=16 is less than --filters=32, the channels of the first level; use 0 "
+            "for no limit.",
+        ),
         ({"kernels": "3"}, "--kernels=3 has 1 level and --depth=4 takes 5; give 5 levels."),
         (
             {"strides": "2/0", "depth": 2},

@@ -39,6 +39,15 @@ def layers_of(model, kind):
     return [layer for layer in model.layers if isinstance(layer, kind)]
 
 
+def test_filters_double_up_to_a_limit():
+    widths = {
+        layer.filters
+        for layer in layers_of(small(max_filters=5), keras.layers.Conv2D)
+        if layer.name != "logits"
+    }
+    assert widths == {2, 4, 5}  # of 2, 4, 8
+
+
 def test_the_default_network_has_the_known_31_million_parameters():
     widths = [64, 128, 256, 512, 1024]
     encoder = sum(9 * i * o + 9 * o * o for i, o in zip([1, *widths], widths, strict=False))
@@ -603,6 +612,10 @@ def test_fit_on_numpy_arrays_learns():
         ),
         ({"depth": 0}, "depth=0 must be at least 1."),
         ({"n_filters": 0}, "n_filters=0 must be at least 1."),
+        (
+            {"max_filters": 1},
+            "max_filters=1 is less than n_filters=2; use 0 for no limit.",
+        ),
         ({"num_classes": 0}, "num_classes=0 must be at least 1."),
         ({"dropout": 1.0}, "dropout=1.0 is not a fraction; use at least 0 and less than 1."),
         (

@@ -23,6 +23,10 @@ ACTIVATIONS = (
 )
 PerAxis = int | tuple[int, ...]  # one for all spatial axes, or one for each
 DEFAULT_STEPS = 1000  # when neither --steps nor --epochs is given
+ACCELERATORS = (
+    *("v2", "v3", "v4", "v5e", "v5p", "v6e"),
+    *("t4", "v100", "a100-40", "a100-80", "l4", "h100", "h200", "b200"),
+)
 COMPILED = (
     *("data_dir", "batch_size", "crop", "model", "filters", "depth", "norm", "loss", "optimizer"),
     *("accumulate_steps", "precision"),
@@ -195,7 +199,8 @@ class Model(Settings):
     filters: int = setting(
         16, "Channels of the first level; each level below doubles them.", low=1, common=True
     )
-    depth: int = setting(4, "How often the resolution is reduced, by --strides.", low=1, high=7)
+    max_filters: int = setting(0, "Most channels of any level; 0: no limit.", low=0)
+    depth: int = setting(4, "How often the resolution is reduced, by --strides.", low=1, high=10)
     strides: str = setting(
         "",
         "By how much each level's resolution is higher than the next one's, from the top, with "
@@ -224,8 +229,13 @@ class Model(Settings):
     )
 
     def __post_init__(self) -> None:
-        """Checks each field, and that strides and kernels go with the depth and each other."""
+        """Checks each field, and that filters, strides and kernels go with each other."""
         super().__post_init__()
+        if 0 < self.max_filters < self.filters:
+            raise InputError(
+                f"--max_filters={self.max_filters} is less than --filters={self.filters}, the "
+                "channels of the first level; use 0 for no limit."
+            )
         strides, kernels = map(network_levels.axes_of, self._numbers())
         if strides and kernels and strides != kernels:
             raise InputError(
@@ -608,10 +618,7 @@ class Target(Settings):
     accelerator: str = setting(
         "v5e",
         "Chip to compile for; v2 to v6e are TPUs, and TensorFlow does not run on v6e.",
-        choices=(
-            *("v2", "v3", "v4", "v5e", "v5p", "v6e"),
-            *("t4", "v100", "a100-40", "a100-80", "l4", "h100", "h200", "b200"),
-        ),
+        choices=ACCELERATORS,
         common=True,
     )
     chips: int = setting(1, "Chips among which --batch_size is divided.", low=1, common=True)
@@ -634,6 +641,23 @@ class Preflight:
     target: Target = dataclasses.field(default_factory=Target)
     # Those that make the compiled step, in place of those that are common in trainer.task.
     job: Job = dataclasses.field(default_factory=Job, metadata={"common": COMPILED})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan(Settings):
+    """Chooses the settings of trainer.task for a data folder, each with its reason."""
+
+    data_dir: str = setting(
+        "",
+        "Folder that `trainer.data.prepare` wrote, local or gs://; the demo data if empty.",
+    )
+    rules: str = setting(
+        "nnunet",
+        "nnunet: patch, batch and network as nnU-Net plans them, and its recipe.",
+        choices=("nnunet",),
+    )
+    memory_gb: float = setting(8.0, "Memory of the GPU that nnU-Net's rules plan for.", low=1)
+    output: str = setting("", "File to write; plan.cfg in the data folder if empty.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -285,7 +285,7 @@ def target_shape(
 ) -> tuple[int, ...]:
     """Returns how many voxels of another spacing a volume has along each axis, at least 1."""
     return tuple(
-        max(1, round(count * old / new))
+        max(1, round(old / new * count))
         for count, old, new in zip(shape, spacing, target, strict=True)
     )
 
@@ -294,18 +294,20 @@ def target_spacing(spacings: np.ndarray, shapes: np.ndarray) -> tuple[float, flo
     """Returns the spacing that suits all volumes of a data set: the median along each axis.
 
     Where that is flat, of an axis along which there are few voxels, the 10th percentile of its
-    spacings is taken, but no less than the others' median.
+    spacings is taken, but a little more than the others' median at least, so that it stays the
+    coarsest. Every digit is nnU-Net's.
 
     Args:
         spacings: float [N, 3], in mm.
         shapes: int [N, 3], sides of the (cropped) volumes.
     """
-    found, sides = np.median(spacings, axis=0), np.median(shapes, axis=0)
+    found, sides = np.percentile(spacings, 50, axis=0), np.percentile(shapes, 50, axis=0)
     axis = int(np.argmax(found))
     others = np.arange(3) != axis
     is_flat = found[axis] > ANISOTROPY * found[others].max()
     if is_flat and sides[axis] * ANISOTROPY < sides[others].min():
-        found[axis] = max(np.percentile(spacings[:, axis], 10), found[others].max())
+        finest, least = np.percentile(spacings[:, axis], 10), found[others].max()
+        found[axis] = finest if finest >= least else least + 1e-5
     first, second, third = found.tolist()
     return first, second, third
 

@@ -33,6 +33,7 @@ def build_model(
         settings.filters,
         num_logits,
         rank=rank,
+        max_filters=settings.max_filters,
         depth=settings.depth,
         strides=[level.stride for level in levels[:-1]],
         kernel_size=settings.kernel_size,

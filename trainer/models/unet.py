@@ -16,6 +16,7 @@ def build_unet(
     num_classes=1,
     *,
     rank=2,
+    max_filters=0,
     depth=4,
     strides=(),
     kernel_size=3,
@@ -29,7 +30,7 @@ def build_unet(
     attention=False,
     head_activation=None,
 ):
-    """Builds a U-Net, which doubles its filters whenever it reduces the resolution.
+    """Builds a U-Net, which doubles its filters whenever it reduces the resolution, up to a limit.
 
     Sizes that the product of the strides does not divide are padded with zeros inside, and the
     result cropped back.
@@ -39,6 +40,7 @@ def build_unet(
         n_filters: channels at full resolution.
         num_classes: channels of the result; 1 for a binary task (one logit per pixel).
         rank: of the space: 2 for images (H, W), 3 for volumes (D, H, W).
+        max_filters: at most so many channels at any level; 0: no limit.
         depth: how many times the resolution is reduced.
         strides: by how much each time, a number or one for each axis; empty: 2 everywhere.
         kernel_size: side of the kernels of `conv_block`.
@@ -62,6 +64,7 @@ def build_unet(
     """
     _check_choice("rank", rank, tuple(axes.NAMES))
     _check_numbers(input_shape, rank, n_filters, num_classes, depth, kernel_size, dropout)
+    filters = _filters(n_filters, max_filters, depth + 1)
     strides = _levels("strides", strides, 2, depth, rank)
     kernels = _levels("kernels", kernels, kernel_size, depth + 1, rank)
     _check_choice("padding", padding, ("same", "valid"))
@@ -88,22 +91,22 @@ def build_unet(
     x = blocks.pad_to_stride(images, total) if padding == "same" else images
     skips = []
     for level in range(depth):
-        x = conv_block(x, n_filters * 2**level, kernel_size=kernels[level])
+        x = conv_block(x, filters[level], kernel_size=kernels[level])
         if dropout and level == depth - 1:
             x = Dropout(dropout)(x)
         skips.append(x)
         if max(strides[level]) > 1:
             x = blocks.max_pool(x, strides[level])
-    x = conv_block(x, n_filters * 2**depth, kernel_size=kernels[depth])
+    x = conv_block(x, filters[depth], kernel_size=kernels[depth])
     if dropout:
         x = Dropout(dropout)(x)
     for level in reversed(range(depth)):
-        x = up_conv(x, n_filters * 2**level, stride=strides[level])
+        x = up_conv(x, filters[level], stride=strides[level])
         skip = skips[level] if padding == "same" else blocks.crop_center(skips[level], x)
         if attention:
             skip = blocks.attention_gate(skip, x, norm=norm)
         x = keras.layers.Concatenate()([skip, x])
-        x = conv_block(x, n_filters * 2**level, kernel_size=kernels[level])
+        x = conv_block(x, filters[level], kernel_size=kernels[level])
     # float32 from here on: a loss of bfloat16 logits would have three digits.
     x = layers.CONVOLUTION[rank](num_classes, 1, dtype="float32", name="logits")(x)
     if head_activation:
@@ -132,6 +135,17 @@ def _check_numbers(input_shape, rank, n_filters, num_classes, depth, kernel_size
             raise InputError(f"{name}={value} must be at least 1.")
     if not 0 <= dropout < 1:
         raise InputError(f"dropout={dropout} is not a fraction; use at least 0 and less than 1.")
+
+
+def _filters(first, most, number):
+    """Returns the channels of each level.
+
+    Raises:
+        InputError: at most so many are less than the first level has.
+    """
+    if most and most < first:
+        raise InputError(f"max_filters={most} is less than n_filters={first}; use 0 for no limit.")
+    return [min(first * 2**level, most or math.inf) for level in range(number)]
 
 
 def _levels(name, given, default, number, rank):

@@ -198,6 +198,11 @@ def test_the_fingerprint_follows_the_content():
     assert len(schema.fingerprint(MANIFEST)) == 64
 
 
+def test_the_fingerprint_is_of_the_examples_not_of_the_files_that_they_were_made_of():
+    known = dataclasses.replace(MANIFEST, grids=(schema.Grid((4, 5), None, 2),))
+    assert schema.fingerprint(known) == schema.fingerprint(MANIFEST)
+
+
 def test_data_that_an_older_version_prepared_keep_their_fingerprint():
     # As version 1 of the schema computed it, before draws, ranges, colours and thresholds.
     found = schema.read_manifest(demo.folder())
@@ -284,6 +289,14 @@ def test_a_shard_name_that_leaves_its_folder_is_refused(name):
         (
             lambda raw: raw["splits"]["train"].update(pixels=[1]),
             "its train split does not count every class",
+        ),
+        (
+            lambda raw: raw.update(grids=[{"shape": [4, 5], "spacing": [1.0], "count": 1}]),
+            "the shape and spacing of a grid are not of 2 axes",
+        ),
+        (
+            lambda raw: raw.update(grids=[{"shape": [4, 5], "count": 0}]),
+            "a grid is that of no case",
         ),
         (
             lambda raw: raw["splits"]["train"].update(mean=[]),

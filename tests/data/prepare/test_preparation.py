@@ -69,6 +69,7 @@ def test_the_manifest_counts_what_can_be_counted_by_hand(folder):
     assert split.pixels == (7 * 36, 7 * 12)
     assert split.ignored_pixels == 0
     assert split.sizes == ((8, 6, 7),)
+    assert schema.read_manifest(f"{folder}/out").grids == (schema.Grid((8, 6), None, 7),)
     assert [shard.examples for shard in split.shards] == [1] * 7
 
 

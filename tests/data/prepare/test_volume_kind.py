@@ -78,6 +78,10 @@ def test_volumes_are_resampled_and_cut_into_blocks_with_the_same_bytes_by_any_wo
     assert alone.splits["val"].sizes == ((6, 6, 5, alone.splits["val"].examples),)
     assert alone.volumes.block is None
     assert alone.volumes.channels[0].scheme == "ct"
+    # What is not zero, at the spacing of the files.
+    (grid,) = alone.grids
+    assert (grid.shape, grid.count) == ((3, 6, 6), alone.splits["train"].examples)
+    assert grid.spacing == pytest.approx(SPACING)
 
 
 def test_folds_of_volumes_train_on_blocks_and_validate_whole_by_the_figures_of_all(folder):

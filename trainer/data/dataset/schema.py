@@ -130,6 +130,21 @@ class Fold:
 
 
 @dataclasses.dataclass(frozen=True)
+class Grid:
+    """Shape and spacing of cases in the files that were given.
+
+    Attributes:
+        shape: height and width; of volumes depth, height and width of the part that is not zero.
+        spacing: of volumes, mm along the same axes.
+        count: of the cases that have both.
+    """
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...] | None
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Draw:
     """How images were drawn to the splits, if no lists said where each goes.
 
@@ -171,6 +186,8 @@ class Manifest:
         skipped: unreadable images that were left out.
         volumes: how volumes were prepared; None: the data are images.
         folds: of what is not tested, if there are several; the first is the val split.
+        grids: those of the training cases as they were given, from which `trainer.plan` plans; None
+            where a version wrote it that did not know them.
         schema: version of this layout, 1 for images and 2 for volumes.
     """
 
@@ -191,6 +208,7 @@ class Manifest:
     skipped: tuple[str, ...] = ()
     volumes: Volumes | None = None
     folds: tuple[Fold, ...] | None = None
+    grids: tuple[Grid, ...] | None = None
     schema: int = 1
 
     @property
@@ -326,6 +344,11 @@ def _rules(manifest: Manifest) -> Iterator[tuple[str, bool]]:
     rule = f"encoding {manifest.encoding!r} is not {encoding!r}, that of {of}"
     yield rule, manifest.encoding == encoding
     yield "it has no train split", "train" in manifest.splits
+    for grid in manifest.grids or ():
+        axes = {len(grid.shape), manifest.rank if grid.spacing is None else len(grid.spacing)}
+        sound = axes == {manifest.rank} and min(grid.shape) > 0 and min(grid.spacing or (1,)) > 0
+        yield f"the shape and spacing of a grid are not of {manifest.rank} axes", sound
+        yield "a grid is that of no case", grid.count > 0
     yield "it has a single fold", manifest.folds is None or len(manifest.folds) > 1
     splits = dict(manifest.splits)
     for k, fold in enumerate(manifest.folds or ()):
@@ -373,9 +396,11 @@ def write_manifest(manifest: Manifest, data_dir: str) -> None:
 def fingerprint(manifest: Manifest) -> str:
     """Returns the sha256 of the manifest's canonical JSON, in hexadecimal digits.
 
-    It holds the checksum of every shard, so equal fingerprints mean equal data.
+    It holds the checksum of every shard, so equal fingerprints mean equal data. What the files were
+    like before changes no example: data that are prepared again keep their fingerprint.
     """
-    canonical = json_text.dumps(_as_dict(manifest), sort_keys=True, separators=(",", ":"))
+    whole = _as_dict(dataclasses.replace(manifest, grids=None))
+    canonical = json_text.dumps(whole, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

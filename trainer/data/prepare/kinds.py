@@ -47,6 +47,9 @@ class Kind(Protocol):
             InputError: the pairs do not fit together.
         """
 
+    def grid(self, survey: Any) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
+        """Returns shape and spacing of a pair as it was given, see `schema.Grid`."""
+
     def parts(self, survey: Any, form: Any, side: str) -> list[Part]:
         """Returns the examples that a pair gives in a split."""
 
@@ -89,6 +92,10 @@ class Images:
         for note in (*channel_notes, *dtype_notes):
             logging.info("%s", note)
         return statistics.Format(rule, channels, dtype)
+
+    def grid(self, survey: statistics.Survey) -> tuple[tuple[int, ...], None]:
+        """See `Kind`: pixels have no spacing."""
+        return (survey.height, survey.width), None
 
     def parts(self, survey: statistics.Survey, form: statistics.Format, side: str) -> list[Part]:
         """See `Kind`: training images may be cut into tiles."""

@@ -97,11 +97,13 @@ def prepare(settings: config.Prepare) -> schema.Manifest:
             names = {side: [n for n in names[side] if n in found] for side in names}
             splitting.check_none_empty(names, "--skip_bad")
             # Folds share one form: each trains another model, and all of them are an ensemble.
-            form = kind.settle(found, names["train"] + (names["val"] if settings.folds else []))
+            training = names["train"] + (names["val"] if settings.folds else [])
+            form = kind.settle(found, training)
             plan = _plan(run, kind, form, found, names, settings, draw, skipped)
             with output.open_output(settings.output) as folder:
                 written = shards.write(run, plan.order, kind, form, settings, folder)
-                manifest = _manifest(settings, kind, plan, form, written)
+                grids = _grids(kind, [found[name] for name in training])
+                manifest = _manifest(settings, kind, plan, form, written, grids)
                 folder.finish(manifest)
     _warn_of_absent_classes(manifest)
     left_out["unreadable images"] += len(skipped)
@@ -298,12 +300,18 @@ def _check_names(examples: Iterable[Example]) -> None:
             )
 
 
+def _grids(kind: Kind, training: Iterable[Any]) -> tuple[schema.Grid, ...]:
+    counts = collections.Counter(map(kind.grid, training))
+    return tuple(schema.Grid(*grid, count) for grid, count in sorted(counts.items()))
+
+
 def _manifest(
     settings: config.Prepare,
     kind: Kind,
     plan: Plan,
     form: Any,
     written: dict[str, schema.Split],
+    grids: tuple[schema.Grid, ...],
 ) -> schema.Manifest:
     given = kind.given
     splits, parts = written, None
@@ -328,6 +336,7 @@ def _manifest(
         leaks=plan.leaks,
         skipped=plan.skipped,
         folds=parts,
+        grids=grids,
         **kind.entries(form),
     )
 

@@ -87,6 +87,10 @@ class VolumeKind:
             )
         return form
 
+    def grid(self, survey: Survey) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """See `Kind`: that of the part which is not zero."""
+        return preprocessing.sides_of(survey.box), survey.spacing
+
     def parts(self, survey: Survey, form: Form, side: str) -> list[Part]:
         """See `Kind`: large training volumes are cut into blocks."""
         shape = form.shape_of(survey)

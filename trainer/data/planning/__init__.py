@@ -1,0 +1,1 @@
+"""What follows from the data alone: nnU-Net's rules, and ours."""
