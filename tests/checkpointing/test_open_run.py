@@ -233,3 +233,29 @@ def test_volumes_are_not_normalised_again(tmp_path):
     job = config.Job(data=data, model=config.Model(depth=1), run=config.Run(run_dir=str(tmp_path)))
     with pytest.raises(InputError, match="--normalize=dataset is for images; volumes were normali"):
         open_run.open_run(job, strategy_of(1), manifest, "data")
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "flag"),
+    [
+        ({"norm": "auto"}, "ce_batch_dice", "--norm=sync_batch"),
+        ({"norm": "instance"}, "ce_batch_dice", "--loss=ce_batch_dice"),
+        ({"norm": "instance"}, "ce_linear_dice", None),
+    ],
+)
+def test_what_sums_over_replicas_in_the_forward_pass_does_not_go_with_xla(model, loss, flag):
+    job = config.Job(
+        model=config.Model(**model),
+        optimization=config.Optimization(loss=loss),
+        device=config.Device(precision="float32", jit_compile="true"),
+    )
+    norm = "sync_batch" if model["norm"] == "auto" else model["norm"]
+    assert open_run._choose_arithmetic(job, strategy_of(1), {}, norm, 2) == ("float32", True)
+    if flag is None:
+        assert open_run._choose_arithmetic(job, strategy_of(2), {}, norm, 2) == ("float32", True)
+        return
+    with pytest.raises(InputError) as error:
+        open_run._choose_arithmetic(job, strategy_of(2), {}, norm, 2)
+    assert str(error.value) == (
+        f"--jit_compile=true does not go with {flag} on several replicas; use --jit_compile=auto."
+    )

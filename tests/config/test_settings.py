@@ -165,8 +165,8 @@ def test_a_batch_that_accumulation_does_not_divide_is_refused():
         (
             config.Optimization,
             {"loss": "dize"},
-            "--loss=dize is not one of ce_dice, cross_entropy, dice, focal, tversky; "
-            "did you mean dice?",
+            "--loss=dize is not one of ce_dice, ce_linear_dice, ce_batch_dice, ce_dice_boundary, "
+            "cross_entropy, dice, focal, top_k, top_k_dice, tversky; did you mean dice?",
         ),
         (config.Device, {"precision": "fp8"}, "--precision=fp8 is not one of auto, float32, "),
         (config.Data, {"batch_size": 0}, "--batch_size=0 is below 1, its smallest value."),

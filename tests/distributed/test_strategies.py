@@ -127,7 +127,7 @@ def test_the_kind_of_the_devices_is_known():
 
 
 def choose(precision="auto", jit_compile="auto", number=1, **kinds):
-    kinds = {"deterministic": False, "synchronized": False, **kinds}
+    kinds = {"deterministic": False, **kinds}
     return strategies.choose_arithmetic(precision, jit_compile, strategy_of(number), **kinds)
 
 
@@ -144,8 +144,8 @@ def test_the_faster_arithmetic_is_chosen_on_a_cpu(monkeypatch):
     seconds = {("float32", False): 3, ("bfloat16", False): 2, ("bfloat16", True): 1}
     monkeypatch.setattr(strategies, "_time_small_step", lambda *key: seconds[key[:2]])
     assert choose() == ("bfloat16", True)
-    assert choose(number=2, synchronized=True) == ("bfloat16", False)
-    assert choose(number=1, synchronized=True) == ("bfloat16", True)
+    assert choose(number=2, collective="--norm=sync_batch") == ("bfloat16", False)
+    assert choose(number=1, collective="--norm=sync_batch") == ("bfloat16", True)
 
 
 def test_the_arithmetic_of_volumes_is_chosen_by_a_step_of_volumes(monkeypatch):
@@ -163,14 +163,14 @@ def test_the_arithmetic_of_volumes_is_chosen_by_a_step_of_volumes(monkeypatch):
 
 def test_on_a_tpu_the_strategy_compiles_and_nothing_within_it(monkeypatch):
     monkeypatch.setattr(strategies, "device_kind", lambda strategy: "TPU")
-    assert choose("bfloat16", "true", 2, synchronized=True) == ("bfloat16", False)
+    assert choose("bfloat16", "true", 2, collective="--norm=sync_batch") == ("bfloat16", False)
 
 
 @pytest.mark.parametrize(
     ("number", "kinds", "obstacle"),
     [
         (1, {"deterministic": True}, "--deterministic"),
-        (2, {"synchronized": True}, "--norm=sync_batch on several replicas"),
+        (2, {"collective": "--norm=sync_batch"}, "--norm=sync_batch on several replicas"),
     ],
 )
 def test_xla_where_it_cannot_be_is_refused(number, kinds, obstacle):
@@ -198,7 +198,7 @@ def test_a_cpu_without_bfloat16_takes_float32_and_refuses_it_in_one_line(monkeyp
         strategies.choose_arithmetic,
         strategy=strategy_of(1),
         deterministic=False,
-        synchronized=False,
+        collective="",
     )
     assert choose("auto", "false") == ("float32", False)
     with pytest.raises(InputError) as error:

@@ -83,9 +83,9 @@ def test_a_tpu_computes_in_bfloat16_and_is_asked_for_no_xla_of_its_own():
         extended=types.SimpleNamespace(worker_devices=["/device:TPU:0"])
     )
     for jit_compile in ("auto", "true"):
-        for synchronized in (False, True):
+        for collective in ("", "--norm=sync_batch"):
             assert strategies.choose_arithmetic(
-                "auto", jit_compile, strategy, deterministic=False, synchronized=synchronized
+                "auto", jit_compile, strategy, deterministic=False, collective=collective
             ) == ("bfloat16", False)
 
 

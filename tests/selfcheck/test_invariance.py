@@ -14,9 +14,12 @@ from trainer.selfcheck import hard_data, invariance
 from trainer.training import losses, optimizers
 
 FIRST = next(iter(invariance.CASES))
-# What a sum over more than two replicas is part of: a norm's statistics, batches in parts, or only
-# losses and gradients.
-ON_FOUR = (FIRST, "accumulate_steps=2, clip_norm=0.1", "loss=tversky, norm=none, dropout=0.3")
+# What a sum over more than two replicas is part of: a norm's statistics, a Dice, batches in parts,
+# or only losses and gradients.
+ON_FOUR = (
+    *(FIRST, "loss=ce_batch_dice", "loss=tversky, norm=none, dropout=0.3"),
+    "loss=ce_dice_boundary, accumulate_steps=2, clip_norm=0.1",
+)
 
 
 @pytest.fixture(scope="module")

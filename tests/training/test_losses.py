@@ -10,102 +10,23 @@ from tests import rounding
 from trainer.errors import InputError
 from trainer.training import losses
 
-LOG3 = math.log(3.0)  # the logit of probability 3/4
 # Some twelve operations, on numbers up to five times their result.
 CLOSE = rounding.tolerance(operations=12, magnitude=5)
 
 
-def test_one_logit_becomes_zero_and_itself():
-    logits = tf.constant([[[[2.0], [-1.0]]]], tf.bfloat16)
-    wide = losses.two_class_logits(logits)
-    assert wide.dtype == tf.float32
-    np.testing.assert_array_equal(wide, [[[[0, 2], [0, -1]]]])
-
-
-def test_cross_entropy_is_minus_the_logarithm_of_the_probability_of_the_truth():
-    logits = tf.constant([[[[LOG3], [LOG3], [0.0]]]])
-    values = losses.cross_entropy(tf.constant([[[1, 0, 1]]]), logits)
-    expected = [[[-math.log(3 / 4), -math.log(1 / 4), math.log(2)]]]
-    np.testing.assert_allclose(values, expected, rtol=CLOSE)
-
-
-def test_one_logit_equals_two_with_the_same_difference():
-    labels = tf.constant([[[1, 0, 1]]])
-    valid = tf.ones([1, 1, 3])
-    one = tf.constant([[[[2.0], [0.5], [-3.0]]]])
-    two = tf.concat([one * 0 + 5.0, one + 5.0], axis=-1)
-    for function in (losses.cross_entropy, losses.focal):
-        np.testing.assert_allclose(function(labels, one), function(labels, two), rtol=CLOSE)
-    for function in (losses.soft_dice, losses.tversky):
-        np.testing.assert_allclose(
-            function(labels, one, valid), function(labels, two, valid), rtol=CLOSE
-        )
-
-
-def test_focal_scales_cross_entropy_by_the_square_of_the_missing_probability():
-    logits = tf.constant([[[[LOG3], [LOG3]]]])
-    values = losses.focal(tf.constant([[[1, 0]]]), logits)
-    expected = [[[-((1 / 4) ** 2) * math.log(3 / 4), -((3 / 4) ** 2) * math.log(1 / 4)]]]
-    np.testing.assert_allclose(values, expected, rtol=CLOSE)
-
-
-def test_soft_dice_is_that_of_the_hand():
-    # Probabilities of class 1: 3/4 and 1/2; truth 1 and 0.
-    logits = tf.constant([[[[LOG3], [0.0]]]])
-    value = losses.soft_dice(tf.constant([[[1, 0]]]), logits, tf.ones([1, 1, 2]))
-    foreground = 2 * (3 / 4) / (9 / 16 + 1 / 4 + 1)
-    background = 2 * (1 / 2) / (1 / 16 + 1 / 4 + 1)
-    np.testing.assert_allclose(value, [1 - (foreground + background) / 2], rtol=CLOSE)
-
-
-def test_tversky_is_that_of_the_hand():
-    logits = tf.constant([[[[LOG3], [0.0]]]])
-    value = losses.tversky(tf.constant([[[1, 0]]]), logits, tf.ones([1, 1, 2]))
-    # Class 1: TP 3/4, FP 1/2, FN 1/4. Class 0: TP 1/2, FP 1/4, FN 1/2.
-    foreground = 0.75 / (0.75 + 0.3 * 0.5 + 0.7 * 0.25)
-    background = 0.5 / (0.5 + 0.3 * 0.25 + 0.7 * 0.5)
-    np.testing.assert_allclose(value, [1 - (foreground + background) / 2], rtol=CLOSE)
-
-
-@pytest.mark.parametrize("function", [losses.soft_dice, losses.tversky])
-def test_classes_absent_from_an_image_do_not_count(function):
-    # Sure and right everywhere: class 2 occurs nowhere, and must not pull the mean up to 1/3.
-    labels = tf.constant([[[0, 1]]])
-    logits = 100.0 * tf.one_hot(labels, 3)
-    np.testing.assert_allclose(function(labels, logits, tf.ones([1, 1, 2])), [0], atol=CLOSE)
-
-
-@pytest.mark.parametrize("function", [losses.soft_dice, losses.tversky])
-def test_classes_weigh_in_the_mean_over_those_present(function):
-    # Class 0 has three of its four pixels and class 1 its own and one more; class 2 is absent.
-    labels = tf.constant([[[0, 0, 0, 0, 1]]])
-    logits = 100.0 * tf.one_hot([[[0, 0, 0, 1, 1]]], 3)
-    valid = tf.ones([1, 1, 5])
-    background, cell = (
-        1 - function(labels, logits, valid, tf.one_hot(k, 3)).numpy() for k in range(2)
-    )
-    if function is losses.soft_dice:
-        np.testing.assert_allclose([background, cell], [[6 / 7], [2 / 3]], rtol=1e-6)
-    else:  # TP 3, FN 1; TP 1, FP 1
-        np.testing.assert_allclose([background, cell], [[3 / 3.7], [1 / 1.3]], rtol=1e-6)
-    weighted = function(labels, logits, valid, tf.constant([1.0, 3.0, 5.0]))
-    np.testing.assert_allclose(weighted, 1 - (background + 3 * cell) / 4, rtol=1e-5)
-    alike = function(labels, logits, valid, tf.fill([3], 2.0))
-    np.testing.assert_allclose(alike, function(labels, logits, valid), rtol=1e-6)
-    assert function(labels, logits, valid, tf.constant([0.0, 0.0, 1.0])) == [0]
-
-
 @pytest.mark.parametrize("name", losses.LOSSES)
 def test_class_weights_change_every_loss(name):
-    labels, valid = tf.constant([[[0, 0, 0, 1]]]), tf.ones([1, 1, 4])
-    logits = tf.constant([[[[-2.0], [-1.0], [1.0], [-0.5]]]])
+    labels, valid = tf.constant([[[0, 0, 1, 2]]]), tf.ones([1, 1, 4])
+    logits = tf.constant([[[[2.0, 0, 0], [1.0, 0, 0], [1.0, 0, 1.0], [0, 0, 0.5]]]])
 
     def value(class_weights):
         given = labels, valid, tf.constant(class_weights)
         weights = losses.weights(losses.LOSSES[name], *given)
         return losses.sums(losses.LOSSES[name], labels, logits, *given[1:]) / weights
 
-    assert np.all(np.abs(value([1.0, 9.0]) - value([1.0, 1.0])) > 0.01)
+    changes = np.abs(value([1.0, 9.0, 1.0]) - value([1.0, 1.0, 1.0]))
+    coefficients = [term.coefficient for term in losses.LOSSES[name]]
+    assert np.all(changes > 0.01 * np.array(coefficients))
 
 
 def test_the_terms_of_every_loss_have_names_of_their_own():
@@ -121,16 +42,6 @@ def test_two_terms_of_one_function_are_told_apart():
     assert losses.parts((sharp, soft), [0.5, 0.25]) == {"sharp": 0.5, "soft": 0.25}
     with pytest.raises(AssertionError, match="two terms of one name"):
         losses.parts((sharp, sharp), [0.5, 0.25])
-
-
-@pytest.mark.parametrize("function", [losses.soft_dice, losses.tversky])
-def test_invalid_pixels_do_not_count(function):
-    labels = tf.constant([[[0, 1, 0]]])
-    logits = tf.constant([[[[-1.0], [2.0], [50.0]]]])
-    valid = tf.constant([[[1.0, 1.0, 0.0]]])
-    expected = function(labels[:, :, :2], logits[:, :, :2], valid[:, :, :2])
-    np.testing.assert_allclose(function(labels, logits, valid), expected, rtol=CLOSE)
-    np.testing.assert_array_equal(function(labels, logits, 0 * valid), [0])
 
 
 @pytest.mark.parametrize("name", losses.LOSSES)
@@ -167,7 +78,7 @@ def test_sums_weigh_pixels_by_their_class():
 
 
 @pytest.mark.parametrize("name", losses.LOSSES)
-def test_two_halves_of_a_batch_equal_the_whole(name):
+def test_two_halves_of_a_split_equal_the_whole(name):
     terms = losses.LOSSES[name]
     random = np.random.default_rng(1)
     labels = random.integers(0, 3, (4, 5, 5)).astype(np.int32)
@@ -176,18 +87,29 @@ def test_two_halves_of_a_batch_equal_the_whole(name):
     valid[3] = 0
     class_weights = tf.constant([0.2, 1.0, 3.0])
 
-    def both(part):
-        sums = losses.sums(terms, labels[part], logits[part], valid[part], class_weights)
-        return sums, losses.weights(terms, labels[part], valid[part], class_weights)
+    def found(part):
+        batch = labels[part], logits[part], valid[part], class_weights
+        return losses.statistics(terms, *batch).numpy()
 
-    (first, first_weight), (second, second_weight) = both(slice(0, 1)), both(slice(1, 4))
-    whole, whole_weight = both(slice(0, 4))
-    apart = rounding.tolerance(operations=4 * 5 * 5 * 3)  # of which all are positive
-    np.testing.assert_allclose(first + second, whole, rtol=apart)
-    np.testing.assert_allclose(first_weight + second_weight, whole_weight, rtol=apart)
+    whole = found(slice(None))
+    assert len(whole) == losses.num_statistics(terms, 3)
+    apart = rounding.tolerance(operations=4 * 5 * 5 * 3, magnitude=np.abs(whole).max())
+    np.testing.assert_allclose(found(slice(0, 1)) + found(slice(1, 4)), whole, atol=apart)
+    # In a batch of all, a loss is that of its training step.
+    sums = losses.sums(terms, labels, logits, valid, class_weights)
+    weights = losses.weights(terms, labels, valid, class_weights)
+    values = losses.values(terms, whole, 3, class_weights)
+    np.testing.assert_allclose(values, sums / weights, atol=apart)
 
 
-@pytest.mark.parametrize("name", losses.LOSSES)
+def test_a_loss_of_nothing_is_0():
+    for terms in losses.LOSSES.values():
+        nothing = np.zeros(losses.num_statistics(terms, 2))
+        assert losses.values(terms, nothing, 2) == [0] * len(terms)
+
+
+# Distances are none of planes side by side.
+@pytest.mark.parametrize("name", [name for name in losses.LOSSES if "boundary" not in name])
 def test_a_volume_has_the_loss_of_its_planes_side_by_side(name):
     terms = losses.LOSSES[name]
     random = np.random.default_rng(1)

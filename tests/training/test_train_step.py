@@ -99,6 +99,21 @@ def test_the_terms_of_the_loss_add_up_to_it():
 
 
 @pytest.mark.slow
+def test_replicas_train_like_one_device_by_a_dice_over_the_whole_batch():
+    # Each has another Dice of its own: the last one has four images of nothing but background.
+    assert_same(train(2, loss="ce_batch_dice"), train(1, loss="ce_batch_dice"))
+
+
+def test_a_dice_over_the_whole_batch_is_refused_in_parts():
+    with pytest.raises(InputError) as error:
+        train(1, loss="ce_batch_dice", accumulate_steps=4)
+    assert str(error.value) == (
+        "--accumulate_steps=4 computes a batch in parts, and --loss has a Dice over the whole "
+        "batch; use --loss=ce_linear_dice, or --accumulate_steps=1."
+    )
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_a_batch_in_parts_trains_like_the_whole(jit_compile):
     assert_same(train(1, accumulate_steps=4, jit_compile=jit_compile), trained_alone())
@@ -243,7 +258,7 @@ def test_the_score_of_a_batch_leaves_out_fillers():
     result = eval_step.score(batch, logits, losses.LOSSES["ce_dice"], tf.ones(2), 2)
     np.testing.assert_array_equal(result["counts"][4:7], np.zeros((3, 2, 3)))
     # Four whole images and one row of 16 pixels; 5 of the 8 images have a valid pixel.
-    np.testing.assert_array_equal(result["loss_weights"], [4 * 256 + 16, 5])
+    np.testing.assert_array_equal(result["loss"][1::2], [4 * 256 + 16, 5])
     assert result["predicted"].dtype == tf.uint8
 
 

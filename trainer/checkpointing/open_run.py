@@ -17,7 +17,7 @@ from trainer.distributed import strategies
 from trainer.errors import InputError
 from trainer.models import norms
 from trainer.storage import files
-from trainer.training import optimizers
+from trainer.training import losses, optimizers
 
 EVALUATIONS = 10  # in a run, where --eval_every is unset
 WHOLE_BATCH = "sync_batch"
@@ -170,24 +170,33 @@ def _choose_arithmetic(
     rank: int,
 ) -> tuple[str, bool]:
     """Returns (precision, whether XLA compiles); where a flag is auto, what the run began with."""
-    synchronized = norm == "sync_batch" and strategy.num_replicas_in_sync > 1
+    collective = ""
+    if strategy.num_replicas_in_sync > 1:
+        collective = _collective(norm, job.optimization.loss)
     precision, jit_compile = job.device.precision, job.device.jit_compile
     if precision == "auto":
         precision = chosen.get("precision", "auto")
-    if jit_compile == "auto" and not synchronized:  # it may have begun on one replica, with XLA
+    if jit_compile == "auto" and not collective:  # it may have begun on one replica, with XLA
         jit_compile = str(chosen.get("jit_compile", "auto")).lower()
     precision, use_jit = strategies.choose_arithmetic(
         precision,
         jit_compile,
         strategy,
         deterministic=job.device.deterministic,
-        synchronized=synchronized,
+        collective=collective,
         rank=rank,
     )
     before = chosen.get("precision", precision)
     if before != precision:
         logging.info("The run began in %s and resumes in %s.", before, precision)
     return precision, use_jit
+
+
+def _collective(norm: str, loss: str) -> str:
+    """Returns the flag by which replicas exchange sums in the forward pass, if there is one."""
+    if norm == WHOLE_BATCH:
+        return f"--norm={norm}"
+    return f"--loss={loss}" if losses.of_whole_batch(losses.LOSSES[loss]) else ""
 
 
 def check_same_run(

@@ -293,8 +293,13 @@ class Optimization(Settings):
 
     loss: str = setting(
         "ce_dice",
-        "Loss; ce_dice is cross-entropy + soft Dice.",
-        choices=("ce_dice", "cross_entropy", "dice", "focal", "tversky"),
+        "Loss; ce_dice is cross-entropy + soft Dice. nnU-Net's Dice, of the foreground alone, is "
+        "ce_linear_dice (each image, for volumes) and ce_batch_dice (all of a step, for images); "
+        "top_k takes the hardest tenth of the pixels.",
+        choices=(
+            *("ce_dice", "ce_linear_dice", "ce_batch_dice", "ce_dice_boundary", "cross_entropy"),
+            *("dice", "focal", "top_k", "top_k_dice", "tversky"),
+        ),
         common=True,
     )
     class_weights: str = setting(

@@ -273,7 +273,7 @@ def choose_arithmetic(
     strategy: tf.distribute.Strategy,
     *,
     deterministic: bool,
-    synchronized: bool,
+    collective: str = "",
     rank: int = 2,
 ) -> tuple[str, bool]:
     """Returns (precision, whether to compile with XLA), `auto` being replaced by a choice.
@@ -286,16 +286,16 @@ def choose_arithmetic(
 
     Raises:
         InputError: if a CPU is asked for bfloat16 that has none, or XLA where it cannot be:
-            operations are `deterministic` (it has no such gradient of max-pooling), or
-            normalisation is `synchronized` over the replicas (collectives cannot be inside its
-            program, but on TPUs).
+            operations are `deterministic` (it has no such gradient of max-pooling), or the
+            forward pass has a `collective` of several replicas, by the flag that asks for it
+            (it cannot be inside XLA's program, but on TPUs).
     """
     kind = device_kind(strategy)
     if kind == "TPU":  # whose strategy compiles all of a replica's step, collectives included
         return ("bfloat16" if precision == "auto" else precision), False
     obstacle = "--deterministic" if deterministic else ""
-    if synchronized and strategy.num_replicas_in_sync > 1:
-        obstacle = "--norm=sync_batch on several replicas"
+    if collective and strategy.num_replicas_in_sync > 1:
+        obstacle = f"{collective} on several replicas"
     if obstacle and jit_compile == "true":
         raise InputError(f"--jit_compile=true does not go with {obstacle}; use --jit_compile=auto.")
     measurable = kind == "CPU" and worker_of(strategy)[1] == 1 and not deterministic

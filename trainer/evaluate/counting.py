@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from trainer.evaluate.metrics import divide
 from trainer.models import axes
-from trainer.training.losses import two_class_logits
+from trainer.training.loss_functions import two_class_logits
 
 BINS = 100  # of probabilities: bin b holds b / BINS <= p < (b + 1) / BINS, the last one p = 1
 

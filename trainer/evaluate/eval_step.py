@@ -12,7 +12,7 @@ from trainer.evaluate import counting
 from trainer.training import losses
 
 Batch = Mapping[str, tf.Tensor]
-OF_BATCH = ("loss_sums", "loss_weights", "confusions", "probabilities")  # of `score`, not of a case
+OF_BATCH = ("loss", "confusions", "probabilities")  # of `score`, not of a case
 
 
 def forward_step(
@@ -76,7 +76,7 @@ def score(
     Returns:
         `counts` int32 and `soft` float32 [B, num_classes, 3] (see `metrics`), `predicted` and
         `confidence` uint8 [B, *S]; and for the batch as a whole `confusions`, `probabilities`
-        (see `metrics`), `loss_sums` and `loss_weights`, float32 [T].
+        (see `counting`) and `loss` (see `losses.statistics`).
     """
     labels, valid = batch["labels"], batch["valid"]
     return {
@@ -86,8 +86,7 @@ def score(
         "confidence": counting.confidence(logits),
         "confusions": counting.count_confusions(labels, logits, valid, num_classes),
         "probabilities": counting.count_probabilities(labels, logits, valid, num_classes),
-        "loss_sums": losses.sums(terms, labels, logits, valid, class_weights),
-        "loss_weights": losses.weights(terms, labels, valid, class_weights),
+        "loss": losses.statistics(terms, labels, logits, valid, class_weights),
     }
 
 

@@ -74,7 +74,7 @@ class Evaluator:
         """
         self._strategy = strategy
         self._data_dir, self._manifest, self._source = data_dir, manifest, source
-        self._terms = terms
+        self._terms, self._class_weights = terms, class_weights
         self._elements: dict[str, tf.data.Dataset] = {}  # of each split, once it was asked for
         self._score = eval_step.score_step(terms, class_weights, manifest.num_classes)
         # On a CPU, XLA takes longer to compile a new size of images than it saves; on a TPU the
@@ -139,8 +139,7 @@ class Evaluator:
             "counts": np.zeros((num_cases, num_classes, 3), np.int64),
             "soft": np.zeros((num_cases, num_classes, 3)),
             "times_seen": np.zeros(num_cases, np.int64),
-            "loss_sums": np.zeros(len(self._terms)),
-            "loss_weights": np.zeros(len(self._terms)),
+            "loss": np.zeros(losses.num_statistics(self._terms, num_classes)),
             "confusions": np.zeros((num_classes, num_classes), np.int64),
             "probabilities": np.zeros((num_classes - 1, counting.BINS + 1, 2), np.int64),
             **{
@@ -170,8 +169,8 @@ class Evaluator:
         """Returns the scores from the sums over all workers."""
         counts, soft, evaluated = sums["counts"], sums["soft"], sums["times_seen"] > 0
         measured = {name: sums[name] for name in metrics.of_maps(tolerance is not None)}
-        pairs = zip(sums["loss_sums"], sums["loss_weights"], strict=True)
-        values = [float(part / weight) if weight else 0.0 for part, weight in pairs]
+        classes = self._manifest.num_classes
+        values = losses.values(self._terms, sums["loss"], classes, self._class_weights)
         parts = losses.parts(self._terms, values)
         names = self._manifest.splits[split].cases
         summary = {

@@ -69,13 +69,24 @@ CASES: Mapping[str, Mapping[str, Any]] = {
         "loss": "cross_entropy",
         "class_weights": "balanced",
     },
-    "accumulate_steps=2, clip_norm=0.1": {"accumulate_steps": 2, "clip_norm": 0.1},
-    "activation=relu": {"activation": "relu"},
+    "loss=ce_batch_dice": {"loss": "ce_batch_dice"},
+    "loss=ce_dice_boundary, accumulate_steps=2, clip_norm=0.1": {
+        "loss": "ce_dice_boundary",
+        "accumulate_steps": 2,
+        "clip_norm": 0.1,
+    },
+    # Which pixels are the hardest is a jump as that of ReLU.
+    "loss=top_k, activation=relu": {"loss": "top_k", "activation": "relu"},
     "precision=bfloat16": {"precision": "bfloat16"},
     "precision=float16": {"precision": "float16"},
-    "optimizer=adamw": {"optimizer": "adamw", "learning_rate": 1e-3},
-    "volumes, norm=instance, strides=1,2,2, foreground=0.5": {
+    "loss=top_k_dice, optimizer=adamw": {
+        "loss": "top_k_dice",
+        "optimizer": "adamw",
+        "learning_rate": 1e-3,
+    },
+    "volumes, loss=ce_linear_dice, norm=instance, strides=1,2,2, foreground=0.5": {
         "crop": (4, 8, 8),
+        "loss": "ce_linear_dice",
         "norm": "instance",
         "strides": "1,2,2",
         "kernels": "1,3,3/3",
@@ -270,16 +281,17 @@ def _train(
         optimizer = optimizers.optimizer_of(job.optimization, NUM_STEPS, job.device.precision)
         optimizer.build(model.trainable_variables)
     pixels = manifest.splits["train"].pixels
-    synchronized = job.model.norm == "auto" and num_replicas > 1
+    terms = losses.LOSSES[job.optimization.loss]
+    collective = num_replicas > 1 and (job.model.norm == "auto" or losses.of_whole_batch(terms))
     advance = train_step.train_loop(
         strategy,
         model,
         optimizer,
-        losses.LOSSES[job.optimization.loss],
+        terms,
         losses.class_weights(job.optimization.class_weights, pixels),
         clip_norm=job.optimization.clip_norm,
         accumulate_steps=job.optimization.accumulate_steps,
-        jit_compile=strategies.device_kind(strategy) != "CPU" and not synchronized,
+        jit_compile=strategies.device_kind(strategy) != "CPU" and not collective,
     )
     before = [variable.numpy() for variable in model.trainable_variables]
     first = advance(batches, tf.constant(1))["loss"].numpy()

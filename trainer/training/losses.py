@@ -1,8 +1,6 @@
-"""Losses, unreduced: the caller divides their sums by weights counted over every replica.
+"""Losses, by name, and their sums: the caller divides by weights counted over every replica.
 
-Here and below the letters are B batch, S space (height and width; of volumes depth before them),
-C classes. Logits of one channel are those of a binary task. Everything is computed in float32,
-whatever the model's precision.
+What the terms compute is in `loss_functions`, which has the letters of the shapes, too.
 """
 
 import collections.abc
@@ -13,93 +11,17 @@ import tensorflow as tf
 
 from trainer.errors import InputError
 from trainer.models import axes, functional
-
-
-def two_class_logits(logits):
-    """Returns the logits as float32 with one channel per class: one logit z becomes (0, z)."""
-    logits = tf.cast(logits, tf.float32)
-    if logits.shape[-1] == 1:
-        return tf.concat([tf.zeros_like(logits), logits], axis=-1)
-    return logits
-
-
-def cross_entropy(labels, logits):
-    """Returns the cross-entropy of each pixel, in nats.
-
-    Args:
-        labels: int32 [B, *S], class ids.
-        logits: [B, *S, 1 or C], unnormalised.
-
-    Returns:
-        float32 [B, *S].
-    """
-    logits = two_class_logits(logits)
-    truth = tf.one_hot(labels, logits.shape[-1])
-    return -tf.reduce_sum(truth * tf.nn.log_softmax(logits), axis=-1)
-
-
-def focal(labels, logits, gamma=2.0):
-    """Returns cross-entropy times (1 - probability of the truth) ** gamma (Lin et al., 2017).
-
-    Shapes are those of `cross_entropy`.
-    """
-    entropy = cross_entropy(labels, logits)
-    # 1 - p without cancellation where p is near 1.
-    return (-tf.math.expm1(-entropy)) ** gamma * entropy
-
-
-def soft_dice(labels, logits, valid, class_weights=None):
-    """Returns 1 - Dice, averaged over the classes present in each image (Milletari et al., 2016).
-
-    Dice is 2 sum(p y) / (sum(p p) + sum(y y)); background is a class like the others.
-
-    Args:
-        labels: int32 [B, *S], class ids.
-        logits: [B, *S, 1 or C], unnormalised.
-        valid: float32 [B, *S], 0 where a pixel must not count.
-        class_weights: float32 [C], of each class in the mean over those present; None: 1 each.
-
-    Returns:
-        float32 [B], in [0, 1]; 0 for an image without valid pixels.
-    """
-    truth, probability = _masked(labels, logits, valid)
-    space = axes.spatial(axes.rank_of(truth))
-    both = tf.reduce_sum(probability * truth, axis=space)
-    squares = tf.reduce_sum(probability**2 + truth, axis=space)
-    dice = tf.math.divide_no_nan(2.0 * both, squares)
-    return _mean_over_present(1.0 - dice, truth, class_weights)
-
-
-def tversky(labels, logits, valid, class_weights=None, alpha=0.3, beta=0.7):
-    """Returns 1 - Tversky index, averaged over the classes present (Salehi et al., 2017).
-
-    The index is TP / (TP + alpha FP + beta FN), on probabilities: with alpha < beta a missed pixel
-    costs more than a false one. Shapes are those of `soft_dice`.
-    """
-    truth, probability = _masked(labels, logits, valid)
-    space = axes.spatial(axes.rank_of(truth))
-    both = tf.reduce_sum(probability * truth, axis=space)
-    false = tf.reduce_sum(probability, axis=space) - both
-    missed = tf.reduce_sum(truth, axis=space) - both
-    index = tf.math.divide_no_nan(both, both + alpha * false + beta * missed)
-    return _mean_over_present(1.0 - index, truth, class_weights)
-
-
-def _masked(labels, logits, valid):
-    """Returns one-hot truth and probabilities, float32 [B, *S, C], 0 where invalid."""
-    logits = two_class_logits(logits)
-    valid = valid[..., tf.newaxis]
-    return tf.one_hot(labels, logits.shape[-1]) * valid, tf.nn.softmax(logits) * valid
-
-
-def _mean_over_present(values, truth, class_weights):
-    """Averages [B, C] over the classes that occur in truth [B, *S, C]: float32 [B]."""
-    space = axes.spatial(axes.rank_of(truth))
-    present = tf.cast(tf.reduce_any(truth > 0, axis=space), tf.float32)
-    if class_weights is not None:
-        present *= class_weights
-    total = tf.reduce_sum(values * present, axis=-1)
-    return tf.math.divide_no_nan(total, tf.reduce_sum(present, axis=-1))
+from trainer.training.loss_functions import (
+    boundary,
+    cross_entropy,
+    dice_of_sums,
+    dice_sums,
+    focal,
+    linear_dice,
+    soft_dice,
+    top_k,
+    tversky,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,25 +33,43 @@ class Term:
         coefficient: factor of its value in the loss.
         function: unreduced; parameters are bound by functools.partial.
         per: the unit of the function's values. "pixel": (labels, logits) -> [B, *S]; "image":
-            (labels, logits, valid, class_weights) -> [B].
+            (labels, logits, valid, class_weights) -> [B]; "batch": (labels, logits, valid) ->
+            [3, C], sums that add up over the parts of a batch.
+        quotient: of "batch" only: (the sums of the whole batch, class_weights) -> [].
     """
 
     name: str
     coefficient: float
     function: collections.abc.Callable
     per: str
+    quotient: collections.abc.Callable | None = None
 
 
 _CROSS_ENTROPY = Term("cross_entropy", 1.0, cross_entropy, "pixel")
 _DICE = Term("soft_dice", 1.0, soft_dice, "image")
+_TOP_K = Term("top_k", 1.0, top_k, "image")
 
 LOSSES: dict[str, tuple[Term, ...]] = {
     "cross_entropy": (_CROSS_ENTROPY,),
     "dice": (_DICE,),
     "ce_dice": (_CROSS_ENTROPY, _DICE),
+    "ce_linear_dice": (_CROSS_ENTROPY, Term("linear_dice", 1.0, linear_dice, "image")),
+    "ce_batch_dice": (
+        _CROSS_ENTROPY,
+        Term("batch_dice", 1.0, dice_sums, "batch", quotient=dice_of_sums),
+    ),
+    # Kervadec's coefficient is 0.01 in the first epoch; there it grows.
+    "ce_dice_boundary": (_CROSS_ENTROPY, _DICE, Term("boundary", 0.01, boundary, "pixel")),
     "focal": (Term("focal", 1.0, focal, "pixel"),),
+    "top_k": (_TOP_K,),
+    "top_k_dice": (_TOP_K, _DICE),
     "tversky": (Term("tversky", 1.0, tversky, "image"),),
 }
+
+
+def of_whole_batch(terms):
+    """Whether a loss takes sums over the batch of all replicas before it divides them."""
+    return any(term.per == "batch" for term in terms)
 
 
 def parts(terms, values):
@@ -155,31 +95,95 @@ def weights(terms, labels, valid, class_weights=None):
             weighs 1 whatever is in it: within it, classes are weighed against each other.
 
     Returns:
-        float32 [T]: the weights of valid pixels, or the number of images that have any.
+        float32 [T]: the weights of valid pixels, the number of images that have any, or 1 for a
+        replica.
     """
     totals = {
         "pixel": tf.reduce_sum(_pixel_weights(labels, valid, class_weights)),
         "image": tf.reduce_sum(_image_weights(valid)),
+        "batch": tf.ones(()),
     }
     return tf.stack([totals[term.per] for term in terms])
 
 
-def sums(terms, labels, logits, valid, class_weights=None):
+def sums(terms, labels, logits, valid, class_weights=None, total=tf.identity):
     """Returns the weighted sum of each term over this replica's batch, float32 [T].
 
     The loss is the sum over terms of coefficient * sum / weight, with `weights` added up over all
-    replicas: then N replicas equal one, however the valid pixels are spread. Shapes are those of
-    `weights`, and logits [B, *S, 1 or C].
+    replicas: then N replicas equal one, however the valid pixels are spread. A term per batch is
+    the same number on each replica, of which each counts once. Shapes are those of `weights`, and
+    logits [B, *S, 1 or C].
+
+    Args:
+        terms: see `weights`, as the next.
+        labels: int32 [B, *S].
+        logits: [B, *S, 1 or C].
+        valid: float32 [B, *S].
+        class_weights: float32 [C], or None for 1 each.
+        total: what adds up a tensor over all replicas, and gives each of them its gradient.
     """
     totals = []
     for term in terms:
         if term.per == "pixel":
-            values = term.function(labels, logits)
-            totals.append(tf.reduce_sum(values * _pixel_weights(labels, valid, class_weights)))
+            values = term.function(labels, logits) * _pixel_weights(labels, valid, class_weights)
+        elif term.per == "image":
+            values = term.function(labels, logits, valid, class_weights) * _image_weights(valid)
         else:
-            values = term.function(labels, logits, valid, class_weights)
-            totals.append(tf.reduce_sum(values * _image_weights(valid)))
+            values = term.quotient(total(term.function(labels, logits, valid)), class_weights)
+        totals.append(tf.reduce_sum(values))
     return tf.stack(totals)
+
+
+def statistics(terms, labels, logits, valid, class_weights=None):
+    """Returns what adds up over the parts of a split, and makes its loss, see `values`.
+
+    Shapes are those of `sums`.
+
+    Returns:
+        float32 [N]: sum and weight of each term, or the sums of a term per batch.
+    """
+    found = []
+    for term in terms:
+        if term.per == "batch":
+            found.append(tf.reshape(term.function(labels, logits, valid), [-1]))
+        else:
+            given = ((term,), labels)
+            found += [
+                sums(*given, logits, valid, class_weights),
+                weights(*given, valid, class_weights),
+            ]
+    return tf.concat(found, axis=0)
+
+
+def num_statistics(terms, num_classes):
+    """Returns N of `statistics`."""
+    return sum(3 * num_classes if term.per == "batch" else 2 for term in terms)
+
+
+def values(terms, summed, num_classes, class_weights=None):
+    """Returns the value of each term over all that was added up.
+
+    A term per batch takes all images as one batch: so it does not depend on how they are batched.
+
+    Args:
+        terms: a row of LOSSES, of T terms.
+        summed: numbers [N], sums of what `statistics` returned.
+        num_classes: of the data.
+        class_weights: float32 [C], or None for 1 each.
+
+    Returns:
+        T floats; 0 for a term that nothing weighs in.
+    """
+    found, first = [], 0
+    for term in terms:
+        end = first + num_statistics((term,), num_classes)
+        part, first = summed[first:end], end
+        if term.per == "batch":
+            whole = tf.reshape(tf.cast(part, tf.float32), (3, num_classes))
+            found.append(float(term.quotient(whole, class_weights)))
+        else:
+            found.append(float(part[0] / part[1]) if part[1] else 0.0)
+    return found
 
 
 def _pixel_weights(labels, valid, class_weights):
@@ -223,7 +227,7 @@ def output_weights(strides):
     return [resolution / sum(resolutions) for resolution in resolutions]
 
 
-def partial_losses(terms, weights, labels, outputs, valid, class_weights=None):
+def partial_losses(terms, weights, labels, outputs, valid, class_weights=None, total=tf.identity):
     """Returns what a part of a batch adds to the terms; those of all parts and replicas add up.
 
     Args:
@@ -234,6 +238,7 @@ def partial_losses(terms, weights, labels, outputs, valid, class_weights=None):
         outputs: logits [B, *S, 1 or C], or any structure of such, of which some may be coarser.
         valid: float32 [B, *S].
         class_weights: float32 [C], or None for 1 each.
+        total: see `sums`.
 
     Returns:
         float32 [T], each the mean over outputs that `output_weights` weighs.
@@ -243,7 +248,7 @@ def partial_losses(terms, weights, labels, outputs, valid, class_weights=None):
     found = []
     for logits, stride, weight in zip(outputs, strides, weights, strict=True):
         at_places = coarse(labels, valid, stride)
-        summed = sums(terms, at_places[0], logits, at_places[1], class_weights)
+        summed = sums(terms, at_places[0], logits, at_places[1], class_weights, total)
         found.append(tf.math.divide_no_nan(summed, weight))
     if len(found) == 1:
         return found[0]

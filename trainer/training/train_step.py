@@ -211,7 +211,16 @@ class _StepOfReplica:
         jit_compile: bool,
         lane_width: int,
     ):
-        """Computes nothing yet; see `train_loop` for the arguments."""
+        """Computes nothing yet; see `train_loop` for the arguments.
+
+        Raises:
+            InputError: the batch is to be computed in parts, and the loss takes it as a whole.
+        """
+        if accumulate_steps > 1 and losses.of_whole_batch(terms):
+            raise InputError(
+                f"--accumulate_steps={accumulate_steps} computes a batch in parts, and --loss has "
+                "a Dice over the whole batch; use --loss=ce_linear_dice, or --accumulate_steps=1."
+            )
         _sum_gradients_once(optimizer)
         self._model, self._optimizer = model, optimizer
         self._terms, self._class_weights = terms, class_weights
@@ -289,7 +298,13 @@ class _StepOfReplica:
         with tf.GradientTape() as tape:
             outputs = self._forward(images, training=True)
             partial = losses.partial_losses(
-                self._terms, weights, labels, outputs, valid, self._class_weights
+                self._terms,
+                weights,
+                labels,
+                outputs,
+                valid,
+                self._class_weights,
+                _over_replicas,
             )
             scaled = _total(self._terms, partial) * scale
         return [partial, *tape.gradient(scaled, self._variables)]
@@ -300,6 +315,24 @@ class _StepOfReplica:
 
     def _loss_scale(self) -> tf.Tensor:
         return tf.convert_to_tensor(self._optimizer.scale_loss(1.0), tf.float32)
+
+
+def _over_replicas(value: tf.Tensor) -> tf.Tensor:
+    """Returns the sum of what all replicas hold, with its gradient at this replica's.
+
+    All of them go on to compute the same from it, so the gradients that they would send each other
+    are alike, and need not be sent.
+    """
+    context = tf.distribute.get_replica_context()
+    replicas = context.num_replicas_in_sync
+    if replicas == 1:  # then XLA can compile it
+        return value
+
+    @tf.custom_gradient
+    def total(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        return context.all_reduce(SUM, x), lambda upstream: replicas * upstream
+
+    return total(value)
 
 
 def _part(value: tf.Tensor, i: Any, number: int) -> tf.Tensor:
