@@ -10,7 +10,7 @@ from tests.runs import write_run
 from trainer import config, models
 from trainer.checkpointing import best_weights, init_from, run_metadata
 from trainer.errors import InputError
-from trainer.models import build
+from trainer.models import build, functional
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +98,21 @@ def test_layers_of_another_kind_at_the_same_places_are_no_match(source):
     norms = {place for place, weights in enumerate(weights_by_place(theirs)) if len(weights) == 4}
     assert found == set(range(len(weights_by_place(model)))) - norms
     assert norms <= layers_like(model, drawn)
+
+
+@pytest.mark.parametrize("supervised", [False, True])
+def test_where_one_network_alone_has_coarser_outputs_the_others_are_transferred(
+    tmp_path, caplog, supervised
+):
+    caplog.set_level("INFO", logger="absl")
+    source = write_run(tmp_path / "source", depth=3, deep_supervision=not supervised)
+    _, model = begin(source, depth=3, deep_supervision=supervised)
+    theirs, _ = best_weights.best_model(source, run_metadata.read(source))
+    ours, theirs = map(functional.prediction_model, (model, theirs))
+    count = len(weights_by_place(ours))
+    assert layers_like(ours, theirs) == set(range(count))
+    first = caplog.messages[-1].splitlines()[0]
+    assert first == f"Weights of {source}, step 7: {count} of {count} layers."
 
 
 def test_another_normalisation_of_the_images_is_warned_of(source, caplog):

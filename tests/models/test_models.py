@@ -15,6 +15,7 @@ from trainer.models import (
     blocks,
     build_unet,
     fold,
+    functional,
     initialize_weights,
     layers,
     norms,
@@ -97,6 +98,33 @@ def test_only_convolutions_without_a_norm_have_a_bias(norm):
     hidden += layers_of(model, keras.layers.Conv2DTranspose)
     assert {layer.use_bias for layer in hidden} == {norm == "none"}
     assert model.get_layer("logits").use_bias
+
+
+@pytest.mark.parametrize(
+    ("rank", "strides", "shapes"),
+    [
+        (2, (), [(32, 32), (16, 16), (8, 8)]),
+        (3, [(1, 2, 2), 2, 2, 2], [(16, 32, 16), (16, 16, 8), (8, 8, 4)]),
+    ],
+)
+def test_deep_supervision_gives_logits_at_each_level_of_the_decoder_but_the_lowest(
+    rank, strides, shapes
+):
+    options = {"rank": rank, "depth": 4, "strides": strides, "num_classes": 3}
+    options["input_shape"] = (*[None] * rank, 1)
+    plain, model = small(**options), small(**options, deep_supervision=True)
+    outputs = model(np.zeros((1, *shapes[0], 1), np.float32))
+    assert [output.shape[1:] for output in outputs] == [(*shape, 3) for shape in shapes]
+    # 1x1 kernels from 2·2 and 2·4 channels to 3, with a bias each.
+    assert model.count_params() - plain.count_params() == (4 * 3 + 3) + (8 * 3 + 3)
+    # What is left without them is the plain network, its layers in the same order.
+    predicting = functional.prediction_model(model)
+    kinds = [
+        [(type(x), [w.shape for w in x.weights]) for x in m.layers] for m in (plain, predicting)
+    ]
+    assert kinds[0] == kinds[1]
+    exported = [layer.name for layer in plain_keras.core(model).layers]
+    assert [name for name in exported if name.startswith("logits")] == ["logits"]
 
 
 def test_skip_connections_reach_the_decoder():
@@ -631,6 +659,16 @@ def test_fit_on_numpy_arrays_learns():
             {"input_shape": (44, 50, 1), "padding": "valid"},
             "width=50 cannot be reduced 2 times with padding=valid and kernels of 3/3/3;"
             " use 52 or padding=same.",
+        ),
+        (
+            {"deep_supervision": True},
+            "deep_supervision with depth=2 has no level between the lowest of the decoder and the "
+            "full resolution; use depth=3 or more, or leave it out.",
+        ),
+        (
+            {"deep_supervision": True, "depth": 3, "head_activation": "sigmoid"},
+            "deep_supervision is for training by logits of padded images; use padding=same and "
+            "head_activation=None.",
         ),
         (
             {"strides": [2]},

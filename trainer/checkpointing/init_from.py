@@ -10,7 +10,7 @@ from absl import logging
 from trainer import config, json_text
 from trainer.checkpointing import best_weights, checkpoint, run_metadata
 from trainer.errors import InputError
-from trainer.models import initialization, layers
+from trainer.models import functional, initialization, layers
 
 FLAG = "init_from"
 
@@ -81,7 +81,8 @@ def begin(model: keras.Model, origin: dict[str, Any], job: config.Job) -> None:
     """Gives a network the weights of another run where they fit, layer by layer, and lists them.
 
     Layers are paired by their places, so that the networks must be of as many; a layer fits if it
-    has the same kinds of weights in the same shapes.
+    has the same kinds of weights in the same shapes. Where only one is trained by coarser outputs,
+    too, those of the prediction are paired.
 
     Args:
         model: with its first weights, random or its own, which stay where those of the other do
@@ -100,7 +101,7 @@ def begin(model: keras.Model, origin: dict[str, Any], job: config.Job) -> None:
             f"--init_from={run_dir} has other weights than step {origin['step']} of run "
             f"{origin['fingerprint'][:12]}, with which this run began; restore them."
         )
-    ours, theirs = ([layer for layer in m.layers if layer.weights] for m in (model, source))
+    ours, theirs = _pairs(model, source)
     settings = ", ".join(config.differences(run["settings"], job.model)) or "the same settings"
     if len(ours) != len(theirs):
         raise InputError(
@@ -126,6 +127,17 @@ def begin(model: keras.Model, origin: dict[str, Any], job: config.Job) -> None:
             "The weights are those of images with --normalize=%s, and this run has --normalize=%s.",
             *(run["settings"]["normalize"], job.data.normalize),
         )
+
+
+def _pairs(
+    model: keras.Model, source: keras.Model
+) -> tuple[list[keras.layers.Layer], list[keras.layers.Layer]]:
+    """Returns the layers with weights of both networks, those of the prediction if need be."""
+    networks = (model, source)
+    if len({len(network.outputs) for network in networks}) > 1:
+        networks = (functional.prediction_model(model), functional.prediction_model(source))
+    ours, theirs = ([layer for layer in m.layers if layer.weights] for m in networks)
+    return ours, theirs
 
 
 def _kind(layer: keras.layers.Layer) -> tuple[Any, ...]:

@@ -227,6 +227,11 @@ class Model(Settings):
     upsampling: str = setting(
         "transpose", "How the decoder raises the resolution.", choices=("transpose", "bilinear")
     )
+    deep_supervision: bool = setting(
+        False,
+        "Trains every level of the decoder but the lowest by the labels at its resolution; --depth "
+        "3 or more.",
+    )
 
     def __post_init__(self) -> None:
         """Checks each field, and that filters, strides and kernels go with each other."""

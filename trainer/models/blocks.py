@@ -77,6 +77,15 @@ def up_conv(x, filters, *, stride=2, activation="relu", norm="batch", upsampling
     return keras.layers.Activation(activation)(normalize(x, norm))
 
 
+def head(x, num_classes, name):
+    """Returns the logits of [B, *S, C], a 1x1 convolution: float32 [B, *S, num_classes].
+
+    They are float32 whatever the precision: a loss of bfloat16 logits would have three digits.
+    """
+    convolution = layers.CONVOLUTION[axes.rank_of(x)]
+    return convolution(num_classes, 1, dtype="float32", name=name)(x)
+
+
 def max_pool(x, size):
     """Keeps the largest of each `size` pixels, a number or one for each axis of [B, *S, C]."""
     rank = axes.rank_of(x)

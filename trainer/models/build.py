@@ -42,6 +42,7 @@ def build_model(
         norm=norms.choose(settings.norm, num_replicas),
         dropout=settings.dropout,
         upsampling=settings.upsampling,
+        deep_supervision=settings.deep_supervision,
     )
     functional.check(model, num_logits)
     return model

@@ -6,7 +6,7 @@ import math
 import keras
 
 from trainer.errors import InputError
-from trainer.models import axes, blocks, layers, norms
+from trainer.models import axes, blocks, norms
 from trainer.models.dropout import Dropout
 
 
@@ -28,6 +28,7 @@ def build_unet(
     upsampling="transpose",
     residual=False,
     attention=False,
+    deep_supervision=False,
     head_activation=None,
 ):
     """Builds a U-Net, which doubles its filters whenever it reduces the resolution, up to a limit.
@@ -53,6 +54,8 @@ def build_unet(
         upsampling: "transpose", or of images "bilinear".
         residual: residual blocks.
         attention: attention gates on the skip connections.
+        deep_supervision: logits from every level of the decoder but the lowest, for training
+            (Isensee et al., 2021); the model returns a list of them, full resolution first.
         head_activation: None (logits), "sigmoid" or "softmax".
 
     Returns:
@@ -72,6 +75,8 @@ def build_unet(
     _check_choice("head_activation", head_activation, (None, "sigmoid", "softmax"))
     _check_activations(activation, head_activation, num_classes)
     _check_upsampling(upsampling, rank)
+    if deep_supervision:
+        _check_supervision(depth, padding, head_activation)
     if padding == "valid":
         _check_valid_size(input_shape, strides, kernels)
 
@@ -100,6 +105,7 @@ def build_unet(
     x = conv_block(x, filters[depth], kernel_size=kernels[depth])
     if dropout:
         x = Dropout(dropout)(x)
+    coarser = []
     for level in reversed(range(depth)):
         x = up_conv(x, filters[level], stride=strides[level])
         skip = skips[level] if padding == "same" else blocks.crop_center(skips[level], x)
@@ -107,13 +113,14 @@ def build_unet(
             skip = blocks.attention_gate(skip, x, norm=norm)
         x = keras.layers.Concatenate()([skip, x])
         x = conv_block(x, filters[level], kernel_size=kernels[level])
-    # float32 from here on: a loss of bfloat16 logits would have three digits.
-    x = layers.CONVOLUTION[rank](num_classes, 1, dtype="float32", name="logits")(x)
+        if deep_supervision and 0 < level < depth - 1:
+            coarser.append(blocks.head(x, num_classes, name=f"logits_{level}"))
+    x = blocks.head(x, num_classes, name="logits")
     if head_activation:
         x = keras.layers.Activation(head_activation, dtype="float32")(x)
     if padding == "same":
         x = blocks.crop_to(x, images)
-    return keras.Model(images, x, name="unet")
+    return keras.Model(images, [x, *reversed(coarser)] if coarser else x, name="unet")
 
 
 def _check_numbers(input_shape, rank, n_filters, num_classes, depth, kernel_size, dropout):
@@ -183,6 +190,20 @@ def _check_upsampling(upsampling, rank):
     _check_choice("upsampling", upsampling, ("transpose", "bilinear"))
     if upsampling == "bilinear" and rank != 2:
         raise InputError(f"upsampling=bilinear is for images; with rank={rank} use transpose.")
+
+
+def _check_supervision(depth, padding, head_activation):
+    """Raises InputError where there is no coarser level to supervise, or its labels do not fit."""
+    if depth < 3:
+        raise InputError(
+            f"deep_supervision with depth={depth} has no level between the lowest of the decoder "
+            "and the full resolution; use depth=3 or more, or leave it out."
+        )
+    if padding == "valid" or head_activation:
+        raise InputError(
+            "deep_supervision is for training by logits of padded images; use padding=same and "
+            "head_activation=None."
+        )
 
 
 def _check_valid_size(input_shape, strides, kernels):

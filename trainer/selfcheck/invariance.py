@@ -69,7 +69,11 @@ CASES: Mapping[str, Mapping[str, Any]] = {
         "loss": "cross_entropy",
         "class_weights": "balanced",
     },
-    "loss=ce_batch_dice": {"loss": "ce_batch_dice"},
+    "loss=ce_batch_dice, deep_supervision": {
+        "loss": "ce_batch_dice",
+        "deep_supervision": True,
+        "depth": 3,
+    },
     "loss=ce_dice_boundary, accumulate_steps=2, clip_norm=0.1": {
         "loss": "ce_dice_boundary",
         "accumulate_steps": 2,
