@@ -27,7 +27,7 @@ def tolerance(operations, magnitude=1.0, dtype="float32"):
 def operations_of(model):
     """Returns how many products are added, one after the other, for an output of a network."""
     layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
-    return sum(math.prod(layer.kernel.shape) // layer.filters for layer in layers)
+    return sum(math.prod(layer.kernel.shape) // layer.output.shape[-1] for layer in layers)
 
 
 def assert_close(found, expected, operations, magnitude=None):

@@ -241,7 +241,7 @@ def begin_run(session: Session, state: TrainState, evaluate: Evaluator) -> None:
         run_metadata.write(job.run.run_dir, metadata)
     logging.info(
         "Training %s for %d steps on %d × %s, %s%s, into %s",
-        job.model.model,
+        job.model.title,
         metadata["total_steps"],
         session.strategy.num_replicas_in_sync,
         strategies.device_kind(session.strategy),

@@ -11,7 +11,7 @@ from trainer.data.input import augment, normalization, volume_augment
 from trainer.distributed import strategies
 from trainer.errors import InputError
 from trainer.evaluate import metrics
-from trainer.models import norms
+from trainer.models import encoders, norms
 from trainer.training import losses, optimizers
 
 
@@ -23,6 +23,7 @@ def test_choices_are_the_rows_of_the_tables():
         "collectives": strategies.COLLECTIVES,
         "normalize": normalization.NORMALIZATIONS,
         "model": models.MODELS,
+        "encoder": {"none", *encoders.ENCODERS},
         "norm": {"auto", *norms.NORMS},
         "loss": losses.LOSSES,
         "optimizer": optimizers.OPTIMIZERS,
@@ -45,6 +46,29 @@ def test_a_crop_that_the_stride_does_not_divide_is_refused_with_its_neighbours()
 def test_a_crop_below_the_stride_is_refused_with_the_stride():
     with pytest.raises(InputError, match="stride of the deepest layer; use 32\\.$"):
         config.Job(data=config.Data(crop=24), model=config.Model(depth=5))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("depth", 3), ("strides", "2/2/2/2"), ("kernels", "3/3/3/3/3")]
+)
+def test_what_an_encoder_leaves_without_effect_is_refused(name, value):
+    with pytest.raises(InputError) as error:
+        config.Model(**{name: value, "encoder": "resnet50"})
+    assert str(error.value) == (
+        f"--{name}={value} has no effect with --encoder=resnet50, which reduces the resolution 5 "
+        "times, by 2; leave it out."
+    )
+
+
+def test_weights_for_an_encoder_without_one_are_refused():
+    with pytest.raises(InputError, match="w.h5 has no effect without an encoder; add --encoder, o"):
+        config.Model(encoder_weights="w.h5")
+    assert not config.Model(encoder_weights="none").has_encoder
+
+
+def test_a_crop_must_be_a_multiple_of_an_encoders_stride():
+    with pytest.raises(InputError, match="--crop=48 is not a multiple of 32, the stride of the de"):
+        config.Job(data=config.Data(crop=48), model=config.Model(encoder="resnet50"))
 
 
 def test_a_crop_is_one_side_for_all_axes_or_one_for_each():

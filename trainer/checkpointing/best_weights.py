@@ -43,6 +43,7 @@ def best_model(
         metadata["channels"],
         len(metadata["classes"]),
         rank=run_metadata.rank_of(metadata),
+        normalize=job.data.normalize,
     )
     commit = best_checkpoints(run_dir, model).restore()
     if commit is None:

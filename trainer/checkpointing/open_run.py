@@ -53,7 +53,8 @@ def open_run(
     origin = init_from.origin(job.run, old, manifest.rank)
     chosen = old or {}
     norm = norms.choose(job.model.norm, num_replicas)
-    precision, jit_compile = _choose_arithmetic(job, strategy, chosen, norm, manifest.rank)
+    norm_of_any = norms.of_encoder(norm, num_replicas) if job.model.has_encoder else norm
+    precision, jit_compile = _choose_arithmetic(job, strategy, chosen, norm_of_any, manifest.rank)
     return run_metadata.describe(
         job,
         strategy,

@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl import logging
 
 from trainer import config, models
-from trainer.checkpointing import best_weights, checkpoint, init_from
+from trainer.checkpointing import best_weights, checkpoint, encoder_weights, init_from
 from trainer.data.dataset import schema
 from trainer.distributed import strategies
 from trainer.models.build import build_model
@@ -160,7 +160,7 @@ def create(
 ) -> TrainState:
     """Builds the state of a job, and restores it from the newest checkpoint if there is one.
 
-    A new run begins with random weights, or with those of another run.
+    A new run begins with random weights, its encoder's own, or those of another run.
 
     Args:
         job: the settings.
@@ -177,6 +177,7 @@ def create(
             manifest.num_classes,
             strategy.num_replicas_in_sync,
             manifest.rank,
+            job.data.normalize,
         )
         models.initialize_weights(model, job.run.seed)
         average = keras.models.clone_model(model) if job.optimization.ema else None
@@ -193,6 +194,7 @@ def create(
         job.run.keep_checkpoints,
     )
     if not state.restore(strategy):
+        encoder_weights.begin(model, job.model)
         if metadata["init_from"]:
             init_from.begin(model, metadata["init_from"], job)
         if average is not None:

@@ -21,6 +21,11 @@ ACTIVATIONS = (
     *("relu", "leaky_relu", "relu6", "elu", "selu", "celu", "gelu", "silu", "swish", "hard_silu"),
     *("mish", "softplus", "softsign", "tanh", "sigmoid", "linear"),
 )
+ENCODERS = (
+    *("resnet50", "resnet50v2", "efficientnetb0", "efficientnetv2b0", "efficientnetv2s"),
+    *("mobilenetv2", "densenet121", "convnexttiny"),
+)
+ENCODER_DEPTH = 5  # how often each of them halves the resolution
 PerAxis = int | tuple[int, ...]  # one for all spatial axes, or one for each
 DEFAULT_STEPS = 1000  # when neither --steps nor --epochs is given
 ACCELERATORS = (
@@ -232,6 +237,17 @@ class Model(Settings):
         "Trains every level of the decoder but the lowest by the labels at its resolution; --depth "
         "3 or more.",
     )
+    encoder: str = setting(
+        "none",
+        "Network of keras.applications whose features take the place of the lower levels of the "
+        "contracting path, for images; the resolution is then reduced five times.",
+        choices=("none", *ENCODERS),
+    )
+    encoder_weights: str = setting(
+        "imagenet",
+        "Weights that the encoder begins with: imagenet, which Keras downloads; a file that Keras "
+        "wrote of that network (.weights.h5, .keras or .h5), local or gs://; none: random weights.",
+    )
 
     def __post_init__(self) -> None:
         """Checks each field, and that filters, strides and kernels go with each other."""
@@ -241,12 +257,40 @@ class Model(Settings):
                 f"--max_filters={self.max_filters} is less than --filters={self.filters}, the "
                 "channels of the first level; use 0 for no limit."
             )
+        self._check_encoder()
         strides, kernels = map(network_levels.axes_of, self._numbers())
         if strides and kernels and strides != kernels:
             raise InputError(
                 f"--strides={self.strides} is for {strides} axes and --kernels={self.kernels} for "
                 f"{kernels}; give both as many, or a number alone for all axes."
             )
+
+    def _check_encoder(self) -> None:
+        """Raises InputError for settings that the encoder leaves without effect, or its absence."""
+        if not self.has_encoder:
+            if self.encoder_weights not in ("imagenet", "none"):
+                raise InputError(
+                    f"--encoder_weights={self.encoder_weights} has no effect without an encoder; "
+                    f"add --encoder, one of {', '.join(ENCODERS)}, or leave it out."
+                )
+            return
+        for name in ("depth", "strides", "kernels"):
+            default = next(one.default for one in dataclasses.fields(self) if one.name == name)
+            if getattr(self, name) != default:
+                raise InputError(
+                    f"--{name}={getattr(self, name)} has no effect with --encoder={self.encoder}, "
+                    f"which reduces the resolution {ENCODER_DEPTH} times, by 2; leave it out."
+                )
+
+    @property
+    def has_encoder(self) -> bool:
+        """Whether an encoder takes the place of the lower levels."""
+        return self.encoder != "none"
+
+    @property
+    def title(self) -> str:
+        """The names of the network and its encoder."""
+        return f"{self.model} on {self.encoder}" if self.has_encoder else self.model
 
     def axes(self) -> int | None:
         """Returns for how many axes the settings have a number each; None: one for all axes."""
@@ -283,12 +327,13 @@ class Model(Settings):
 
     def _numbers(self) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
         """Returns strides and kernels of each level, one for all axes or one for each."""
-        strides: tuple[tuple[int, ...], ...] = ((2,),) * self.depth
-        kernels: tuple[tuple[int, ...], ...] = ((self.kernel_size,),) * (self.depth + 1)
+        depth = ENCODER_DEPTH if self.has_encoder else self.depth
+        strides: tuple[tuple[int, ...], ...] = ((2,),) * depth
+        kernels: tuple[tuple[int, ...], ...] = ((self.kernel_size,),) * (depth + 1)
         if self.strides:
-            strides = network_levels.parse("strides", self.strides, self.depth, self.depth)
+            strides = network_levels.parse("strides", self.strides, depth, depth)
         if self.kernels:
-            kernels = network_levels.parse("kernels", self.kernels, self.depth + 1, self.depth)
+            kernels = network_levels.parse("kernels", self.kernels, depth + 1, depth)
         return strides, kernels
 
 
@@ -526,7 +571,7 @@ class Run(Settings):
     tile: int = setting(
         1024,
         "Images longer than this are evaluated in overlapping tiles of this side; the result is "
-        "that of the whole image, except with --norm=group or instance.",
+        "that of the whole image, except with --norm=group or instance, or an --encoder.",
         low=64,
         changes_result=False,
     )

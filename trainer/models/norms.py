@@ -93,6 +93,14 @@ def choose(norm, num_replicas):
     return "sync_batch" if num_replicas > 1 else "batch"
 
 
+def of_encoder(norm, num_replicas):
+    """Returns the row of NORMS for an encoder in a network of `norm`.
+
+    Encoders were trained with batch normalisation, and keep it where the other layers have another.
+    """
+    return norm if norm in ("batch", "sync_batch") else choose("auto", num_replicas)
+
+
 def is_synchronized(layer):
     """Whether a layer takes its statistics from all replicas, which it sums over in training."""
     of_keras = isinstance(layer, keras.layers.BatchNormalization) and layer.synchronized

@@ -30,6 +30,7 @@ def build_unet(
     attention=False,
     deep_supervision=False,
     head_activation=None,
+    encoder=None,
 ):
     """Builds a U-Net, which doubles its filters whenever it reduces the resolution, up to a limit.
 
@@ -57,6 +58,8 @@ def build_unet(
         deep_supervision: logits from every level of the decoder but the lowest, for training
             (Isensee et al., 2021); the model returns a list of them, full resolution first.
         head_activation: None (logits), "sigmoid" or "softmax".
+        encoder: None, or images [B, *S, C] → the features of the lower levels, one for each, the
+            bottom's last, in place of the U-Net's own (see `encoders.features`).
 
     Returns:
         keras.Model, [B, *S, C] -> float32 [B, *S, num_classes], float32 whatever the precision of
@@ -94,17 +97,8 @@ def build_unet(
     # With "valid" every size has been found to fit as it is.
     total = tuple(map(math.prod, zip(*strides, strict=True)))
     x = blocks.pad_to_stride(images, total) if padding == "same" else images
-    skips = []
-    for level in range(depth):
-        x = conv_block(x, filters[level], kernel_size=kernels[level])
-        if dropout and level == depth - 1:
-            x = Dropout(dropout)(x)
-        skips.append(x)
-        if max(strides[level]) > 1:
-            x = blocks.max_pool(x, strides[level])
-    x = conv_block(x, filters[depth], kernel_size=kernels[depth])
-    if dropout:
-        x = Dropout(dropout)(x)
+    features = encoder(x) if encoder else []
+    *skips, x = _contract(x, features, filters, strides, kernels, conv_block, dropout)
     coarser = []
     for level in reversed(range(depth)):
         x = up_conv(x, filters[level], stride=strides[level])
@@ -121,6 +115,32 @@ def build_unet(
     if padding == "same":
         x = blocks.crop_to(x, images)
     return keras.Model(images, [x, *reversed(coarser)] if coarser else x, name="unet")
+
+
+def _contract(x, features, filters, strides, kernels, conv_block, dropout):
+    """Returns what each level of the contracting path has found, the bottom's last.
+
+    Args:
+        x: padded images, [B, *S, C].
+        features: of the lowest levels, as many as are not the U-Net's own.
+        filters: channels of each level.
+        strides: by which each level but the bottom is reduced.
+        kernels: sides at each level.
+        conv_block: see `blocks.conv_block`.
+        dropout: share of features dropped at the two last levels.
+    """
+    levels, own = [], len(filters) - len(features)
+    for level in range(len(filters)):
+        if level >= own:
+            x = features[level - own]
+        else:
+            if level and max(strides[level - 1]) > 1:
+                x = blocks.max_pool(x, strides[level - 1])
+            x = conv_block(x, filters[level], kernel_size=kernels[level])
+        if dropout and level >= len(filters) - 2:
+            x = Dropout(dropout)(x)
+        levels.append(x)
+    return levels
 
 
 def _check_numbers(input_shape, rank, n_filters, num_classes, depth, kernel_size, dropout):

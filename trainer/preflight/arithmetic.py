@@ -10,6 +10,7 @@ FORWARD = (
     keras.layers.Conv2D,
     keras.layers.Conv3D,
     keras.layers.DepthwiseConv2D,
+    keras.layers.Dense,  # of each pixel
 )
 TRANSPOSED = (
     keras.layers.Conv1DTranspose,

@@ -53,7 +53,12 @@ def lower(job: config.Job, accelerator: Accelerator, batch_size: int, num_replic
     keras.backend.clear_session()  # restarts layer numbers: the same settings, the same program
     keras.mixed_precision.set_global_policy(strategies.POLICIES[precision])
     model = build.build_model(
-        job.model, manifest.channels, manifest.num_classes, num_replicas, manifest.rank
+        job.model,
+        manifest.channels,
+        manifest.num_classes,
+        num_replicas,
+        manifest.rank,
+        job.data.normalize,
     )
     average = keras.models.clone_model(model) if job.optimization.ema else None
     total_steps = job.optimization.total_steps(split.examples, job.data.batch_size)

@@ -121,9 +121,10 @@ def text(found: dict[str, Any], job: config.Job) -> str:
         batch += f" ({found['batch_size_per_replica']} per replica)"
     compiler = " ".join(f"{name} {version}" for name, version in found["compiler"].items())
     spent = "read from the cache" if found["cached"] else f"{found['compile_seconds']:.0f} s"
+    *_, bottom = enumerate(job.model.levels(rank=len(found["image"]) - 1))
     lines = [
-        f"{found['accelerator']} × {found['chips']}: {job.model.model}, {job.model.filters} "
-        f"filters, depth {job.model.depth}, {image}, {found['precision']}, {batch}",
+        f"{found['accelerator']} × {found['chips']}: {job.model.title}, {job.model.filters} "
+        f"filters, depth {bottom[0]}, {image}, {found['precision']}, {batch}",
         f"compiled for it by {compiler}: {spent}",
         *([found["note"]] if found["note"] else []),
         "",

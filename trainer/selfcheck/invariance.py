@@ -279,7 +279,12 @@ def _train(
     num_replicas = strategy.num_replicas_in_sync
     with strategy.scope():
         model = build.build_model(
-            job.model, manifest.channels, manifest.num_classes, num_replicas, manifest.rank
+            job.model,
+            manifest.channels,
+            manifest.num_classes,
+            num_replicas,
+            manifest.rank,
+            job.data.normalize,
         )
         models.initialize_weights(model, job.run.seed)
         optimizer = optimizers.optimizer_of(job.optimization, NUM_STEPS, job.device.precision)
