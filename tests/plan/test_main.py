@@ -9,7 +9,9 @@ from trainer import cli, config
 from trainer.config import flags
 from trainer.data.dataset import schema
 from trainer.data.dataset.schema import Grid
+from trainer.errors import InputError
 from trainer.plan import __main__ as command
+from trainer.plan import measure, timed
 
 
 def plan(*argv):
@@ -53,6 +55,42 @@ def test_the_demo_data_have_a_plan(tmp_path, monkeypatch):
     assert (job.data.data_dir, job.run.run_dir, job.data.crop) == ("", "runs/demo", 256)
 
 
-def test_a_plan_is_in_the_data_folder_unless_that_is_remote():
-    assert command.default_path("data") == "data/plan.cfg"
-    assert command.default_path("gs://bucket/data") == command.default_path("") == "plan.cfg"
+@pytest.mark.parametrize(
+    ("flags_given", "message"),
+    [
+        ({"rules": "nnunet", "minutes": 4.0}, "--minutes=4.0 is for --rules=auto, and --rules="),
+        ({"memory_gb": 4.0}, "--memory_gb=4.0 is for --rules=nnunet, and --rules=auto does not "),
+        ({"chips": 4}, "--chips=4 needs --accelerator; name the chip."),
+    ],
+)
+def test_a_flag_that_the_rules_do_not_look_at_is_refused(flags_given, message):
+    with pytest.raises(InputError) as error:
+        config.Plan(**flags_given)
+    assert str(error.value).startswith(message)
+
+
+def test_without_a_time_the_plan_says_what_it_is_for(folder):
+    plan(f"--data_dir={folder}")
+    text = (folder / "plan.cfg").read_text().replace("\n# ", " ")
+    assert "For a CPU, as no --accelerator is named: " in text
+    assert "in some minutes; --minutes chooses by what steps take on this machine. --steps" in (
+        text.replace("\n", " ")
+    )
+
+
+def test_the_first_measurement_finds_the_arithmetic_of_the_others(folder, monkeypatch):
+    jobs = []
+
+    def found(job):
+        jobs.append(job)
+        return timed.Measured(
+            start=9, step=0.3, evaluation=1, precision="bfloat16", jit_compile=False
+        )
+
+    monkeypatch.setattr(measure, "measure", found)
+    plan(f"--data_dir={folder}", "--minutes=4")  # too few steps of 4, and of 2 volumes
+    assert [job.data.batch_size for job in jobs] == [4, 2]
+    assert [job.device.precision for job in jobs] == ["auto", "bfloat16"]
+    job = flags.parse(config.Job, ["trainer.task", f"--flagfile={folder}/plan.cfg"])
+    assert (job.data.batch_size, job.device.precision) == (2, "auto")
+    assert 600 < job.optimization.steps < 720

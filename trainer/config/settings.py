@@ -707,12 +707,43 @@ class Plan(Settings):
         "Folder that `trainer.data.prepare` wrote, local or gs://; the demo data if empty.",
     )
     rules: str = setting(
-        "nnunet",
-        "nnunet: patch, batch and network as nnU-Net plans them, and its recipe.",
-        choices=("nnunet",),
+        "auto",
+        "auto: what suits the data, the device and the time; nnunet: patch, batch and network as "
+        "nnU-Net plans them, and its recipe.",
+        choices=("auto", "nnunet"),
     )
-    memory_gb: float = setting(8.0, "Memory of the GPU that nnU-Net's rules plan for.", low=1)
+    memory_gb: float = setting(
+        8.0, "Memory of the GPU that --rules=nnunet plans for, by its estimate.", low=1
+    )
+    accelerator: str = setting(
+        "",
+        "Chip to train on, by whose compiler the batch is chosen (--rules=auto); empty: this "
+        "machine.",
+        choices=("", *ACCELERATORS),
+    )
+    chips: int = setting(1, "Chips among which the batch is divided (--accelerator).", low=1)
+    minutes: float = setting(
+        0.0,
+        "Minutes that trainer.task may take (--rules=auto), for which steps are measured on this "
+        "machine; 0: not limited.",
+        low=0,
+    )
     output: str = setting("", "File to write; plan.cfg in the data folder if empty.")
+
+    def __post_init__(self) -> None:
+        """Checks each field, and that no flag is given that the rules do not look at."""
+        super().__post_init__()
+        default = {field.name: field.default for field in dataclasses.fields(self)}
+        ignored = ("accelerator", "chips", "minutes") if self.rules == "nnunet" else ("memory_gb",)
+        for name in ignored:
+            if getattr(self, name) != default[name]:
+                other = {"auto": "nnunet", "nnunet": "auto"}[self.rules]
+                raise InputError(
+                    f"--{name}={as_text(getattr(self, name))} is for --rules={other}, and --rules="
+                    f"{self.rules} does not look at it; drop one of them."
+                )
+        if self.chips > 1 and not self.accelerator:
+            raise InputError(f"--chips={self.chips} needs --accelerator; name the chip.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

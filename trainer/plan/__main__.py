@@ -1,53 +1,46 @@
 """`python -m trainer.plan --data_dir=DATA`: chooses settings and writes them with reasons."""
 
 import os
+import time
 
 from absl import logging
 
 from trainer import cli, config
 from trainer.data import demo
 from trainer.data.dataset import schema
-from trainer.data.planning import fingerprint, nnunet_flags, nnunet_rules, plan_file, topology_flags
+from trainer.data.planning import (
+    auto_rules,
+    data_plan,
+    fingerprint,
+    nnunet_flags,
+    nnunet_rules,
+    plan_file,
+    topology_flags,
+)
+from trainer.data.planning.auto_rules import Setup
 from trainer.data.planning.fingerprint import Fingerprint
 from trainer.data.planning.plan_file import Choice
+from trainer.plan import accelerated, timed
 from trainer.storage import files
+
+Planned = tuple[list[str], list[Choice]]
 
 
 def main(settings: config.Plan) -> None:
     """Writes a plan and says how to train by it."""
     files.register_stores(settings.data_dir, settings.output)
-    path = settings.output or default_path(settings.data_dir)
+    path = settings.output or data_plan.default_path(settings.data_dir)
     files.check_folder("output", os.path.dirname(path) or ".")
     plan_file.check(path)
     data_dir = settings.data_dir or demo.folder()
     manifest = schema.read_manifest(data_dir)
     data = fingerprint.of_manifest(manifest, data_dir)
-    title, choices = _of_nnunet(settings, manifest, data)
-    choices = [*_folders(settings.data_dir), *choices]
-    plan_file.job_of(choices)  # whose rules the plan keeps
-    plan_file.write(path, plan_file.text_of([*fingerprint.told(data), *title], choices))
-    logging.info("Wrote %s. Train by it: python -m trainer.task --flagfile=%s", path, path)
+    title, choices = RULES[settings.rules](settings, manifest, data)
+    title = [*title, *auto_rules.told(data, manifest.splits["train"].sizes)]
+    data_plan.save(path, settings.data_dir, data, title, choices)
 
 
-def default_path(data_dir: str) -> str:
-    """Returns the plan's path: in the data folder, or here where --flagfile cannot read it."""
-    is_here = data_dir and not files.is_remote(data_dir)
-    return os.path.join(data_dir, plan_file.NAME) if is_here else plan_file.NAME
-
-
-def _folders(data_dir: str) -> list[Choice]:
-    if not data_dir:
-        return []
-    name = os.path.basename(os.path.normpath(data_dir))
-    return [
-        Choice("data_dir", data_dir, "The data that this plan is for."),
-        Choice("run_dir", f"runs/{name}", "Named after the data."),
-    ]
-
-
-def _of_nnunet(
-    settings: config.Plan, manifest: schema.Manifest, data: Fingerprint
-) -> tuple[list[str], list[Choice]]:
+def _of_nnunet(settings: config.Plan, manifest: schema.Manifest, data: Fingerprint) -> Planned:
     """Returns what is said of nnU-Net's plan, and its flags.
 
     Raises:
@@ -58,6 +51,66 @@ def _of_nnunet(
     topology_flags.check_blocks(manifest, found.topology.patch)
     title = [*nnunet_flags.DIFFERENCES, *nnunet_flags.told(plans)]
     return title, nnunet_flags.choices(data, plans, settings.memory_gb)
+
+
+def _automatic(settings: config.Plan, manifest: schema.Manifest, data: Fingerprint) -> Planned:
+    """Returns what is said of our plan, and its flags.
+
+    Raises:
+        InputError: training volumes were cut into blocks that are smaller than its patch, or the
+            accelerator's compiler is missing.
+    """
+    if settings.accelerator:
+        return _accelerated(settings, manifest, data)
+    if settings.minutes:
+        return _timed(settings, manifest, data)
+    return data_plan.for_cpu(manifest, data)
+
+
+def _accelerated(settings: config.Plan, manifest: schema.Manifest, data: Fingerprint) -> Planned:
+    """Returns the plan whose batch fits into the accelerator, by its compiler."""
+    setup, _ = auto_rules.for_accelerator(data, settings.chips)
+    topology_flags.check_blocks(manifest, setup.topology.patch)
+    head = data_plan.folders(settings.data_dir)
+    setup, steps, reason = accelerated.fit(settings, data, head)
+    training = auto_rules.training(data, setup, steps, reason, auto_rules.EVALUATIONS)
+    return [], [*setup.choices(), *training]
+
+
+def _timed(settings: config.Plan, manifest: schema.Manifest, data: Fingerprint) -> Planned:
+    """Returns the plan that suits the time on this machine, by measuring."""
+    setup = auto_rules.for_cpu(data)
+    topology_flags.check_blocks(manifest, setup.topology.patch)
+    started = time.monotonic()
+    with cli.importing():
+        from trainer.plan import measure
+    imports = time.monotonic() - started
+    head = data_plan.folders(settings.data_dir)
+
+    arithmetic: list[Choice] = []  # which the first measurement finds out
+
+    def measured(setup: Setup) -> timed.Measured:
+        training = auto_rules.training(data, setup, 1000, "", 1)
+        job = plan_file.job_of([*head, *setup.choices(), *training, *arithmetic])
+        found = measure.measure(job)
+        arithmetic[:] = [
+            Choice("precision", found.precision, ""),
+            Choice("jit_compile", config.as_text(found.jit_compile), ""),
+        ]
+        logging.info(
+            "%d filters, batch %d: %.3g s a step.", setup.filters, setup.batch_size, found.step
+        )
+        return found
+
+    splits = manifest.splits
+    final = len(splits.get("test", splits["val"]).cases) / len(splits["val"].cases)
+    found = timed.fit(setup, data.rank, settings.minutes, imports, final, measured)
+    training = auto_rules.training(data, found.setup, found.steps, found.reason, found.evaluations)
+    title = [found.warning] if found.warning else []
+    return title, [*found.setup.choices(), *training]
+
+
+RULES = {"auto": _automatic, "nnunet": _of_nnunet}
 
 
 if __name__ == "__main__":

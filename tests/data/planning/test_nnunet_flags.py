@@ -27,6 +27,7 @@ def test_a_plan_of_volumes_has_the_recipe_and_leaves_out_what_is_the_same_everyw
     assert (settings.schedule, settings.weight_decay, settings.clip_norm) == (
         *("polynomial", 3e-5, 12),
     )
+    assert (settings.loss, job.model.deep_supervision) == ("ce_linear_dice", True)
     # round(7 · 0.67) = 5 of 7 are drawn at random, the others hold a class.
     assert job.data.foreground == pytest.approx(2 / 7, abs=1e-3)
 
@@ -44,6 +45,7 @@ def test_a_plan_of_images_is_that_of_slices():
     data = data_of([(1, 256, 256)] * 60, [(999, 1, 1)] * 60, classes=2)
     job = job_of(dataclasses.replace(data, rank=2))
     assert (job.data.crop, job.model.depth, job.data.foreground) == (256, 6, 0)
+    assert job.optimization.loss == "ce_batch_dice"
 
 
 def test_volumes_of_one_slice_have_the_plan_of_slices():

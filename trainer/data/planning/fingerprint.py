@@ -26,6 +26,7 @@ class Fingerprint:
         num_classes: the background included.
         shares: of each class among the pixels that count.
         num_cases: that batches are drawn from.
+        pixels: of all training examples, as they were prepared.
         target: mm along the axes of the volumes that were prepared; None: by the rule.
     """
 
@@ -36,6 +37,7 @@ class Fingerprint:
     num_classes: int
     shares: tuple[float, ...]
     num_cases: int
+    pixels: int = 0
     target: tuple[float, ...] | None = None
 
 
@@ -70,6 +72,7 @@ def of_manifest(manifest: schema.Manifest, data_dir: str) -> Fingerprint:
         num_classes=manifest.num_classes,
         shares=tuple(count / total for count in pixels),
         num_cases=len(shapes),
+        pixels=sum(map(math.prod, manifest.splits["train"].sizes)),
         target=target,
     )
 

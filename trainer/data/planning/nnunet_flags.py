@@ -2,7 +2,7 @@
 
 from trainer.data.planning import topology_flags
 from trainer.data.planning.fingerprint import Fingerprint, times
-from trainer.data.planning.nnunet_rules import NETWORKS, Plans
+from trainer.data.planning.nnunet_rules import NETWORKS, Configuration, Plans
 from trainer.data.planning.plan_file import Choice
 
 FOREGROUND = 0.33
@@ -10,8 +10,8 @@ STEPS = 250_000  # 1,000 epochs of 250
 
 DIFFERENCES = (
     "What differs from nnU-Net: levels are reduced by max pooling, not by strided convolutions; "
-    "convolutions before a normalisation have no bias; Dice counts the background, too; "
-    "one output is trained, not one at each level; weight decay is decoupled from the gradient; "
+    "convolutions before a normalisation have no bias; up-sampling is normalised; leaky ReLU has "
+    "the slope 0.2; momentum is not Nesterov's; weight decay is decoupled from the gradient; "
     "augmentation is ours.",
 )
 
@@ -47,25 +47,39 @@ def choices(data: Fingerprint, plans: Plans, memory_gb: float) -> list[Choice]:
     ]
     if len(found.features) > 1 and most < found.features[0] * 2 ** (len(found.features) - 1):
         rows.append(Choice("max_filters", most, f"Features of {len(patch)}-D levels, at most."))
-    return [*rows, *_network(), *_training(data, found.batch_size)]
+    return [*rows, *_network(len(found.topology.strides)), *_training(data, found)]
 
 
-def _network() -> list[Choice]:
-    return [
+def _network(levels: int) -> list[Choice]:
+    rows = [
         Choice("norm", "instance", "Statistics of each example, for batches may be small."),
         Choice(
             "activation",
             "leaky_relu",
-            "nnU-Net's, with slope 0.2 below 0 where nnU-Net has 0.01.",
+            "nnU-Net's, with the slope 0.2 below 0 where nnU-Net has 0.01.",
         ),
     ]
+    if levels > 3:  # with fewer there is but one output
+        rows.append(
+            Choice(
+                "deep_supervision",
+                True,
+                "Every level of the decoder but the lowest is trained, with weights 1, 1/2, 1/4 ….",
+            )
+        )
+    return rows
 
 
-def _training(data: Fingerprint, batch_size: int) -> list[Choice]:
+def _training(data: Fingerprint, found: Configuration) -> list[Choice]:
+    loss = (
+        Choice("loss", "ce_batch_dice", "Cross-entropy + soft Dice of the batch as a whole, 1:1.")
+        if found.batch_dice
+        else Choice("loss", "ce_linear_dice", "Cross-entropy + soft Dice of each example, 1:1.")
+    )
     rows = [
-        Choice("loss", "ce_dice", "Cross-entropy + soft Dice, 1:1."),
+        loss,
         Choice("optimizer", "sgd", "Gradient descent with momentum."),
-        Choice("momentum", 0.99, "nnU-Net's; its momentum is Nesterov's."),
+        Choice("momentum", 0.99, "nnU-Net's."),
         Choice("weight_decay", 3e-5, "nnU-Net's."),
         Choice("learning_rate", 1e-2, "nnU-Net's."),
         Choice("schedule", "polynomial", "Falls with the exponent 0.9."),
@@ -75,12 +89,12 @@ def _training(data: Fingerprint, batch_size: int) -> list[Choice]:
         Choice("augment", "strong", "The row nearest to nnU-Net's augmentation."),
     ]
     if data.rank == 3:
-        rows.append(foreground(batch_size))
+        rows.append(_foreground(found.batch_size))
     return rows
 
 
-def foreground(batch_size: int) -> Choice:
-    """Returns --foreground: in nnU-Net the last third of a batch, rounded up, holds a class."""
+def _foreground(batch_size: int) -> Choice:
+    """Returns --foreground: so many of a batch as nnU-Net makes hold a class."""
     forced = batch_size - round(batch_size * (1 - FOREGROUND))
     return Choice(
         "foreground",

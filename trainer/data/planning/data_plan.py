@@ -1,0 +1,62 @@
+"""The plan that needs neither an accelerator nor a clock, and what all plans have in common."""
+
+import os
+from collections.abc import Sequence
+
+from absl import logging
+
+from trainer.data.dataset import schema
+from trainer.data.planning import auto_rules, fingerprint, plan_file, topology_flags
+from trainer.data.planning.fingerprint import Fingerprint
+from trainer.data.planning.plan_file import Choice
+from trainer.storage import files
+
+
+def default_path(data_dir: str) -> str:
+    """Returns a plan's path: in the data folder, or here where --flagfile cannot read that."""
+    is_here = data_dir and not files.is_remote(data_dir)
+    return os.path.join(data_dir, plan_file.NAME) if is_here else plan_file.NAME
+
+
+def folders(data_dir: str) -> list[Choice]:
+    """Returns the flags of the folders of data and run; none for the demo data."""
+    if not data_dir:
+        return []
+    name = os.path.basename(os.path.normpath(data_dir))
+    return [
+        Choice("data_dir", data_dir, "The data that this plan is for."),
+        Choice("run_dir", f"runs/{name}", "Named after the data."),
+    ]
+
+
+def for_cpu(manifest: schema.Manifest, data: Fingerprint) -> tuple[list[str], list[Choice]]:
+    """Returns what is said of the plan for a CPU, and its flags but those of the folders.
+
+    Raises:
+        InputError: training volumes were cut into blocks that are smaller than its patch.
+    """
+    setup = auto_rules.for_cpu(data)
+    topology_flags.check_blocks(manifest, setup.topology.patch)
+    steps = auto_rules.DEFAULT_STEPS[data.rank]
+    training = auto_rules.training(
+        data, setup, steps, auto_rules.WITHOUT_TIME, auto_rules.EVALUATIONS
+    )
+    return [auto_rules.FOR_CPU], [*setup.choices(), *training]
+
+
+def save(
+    path: str, data_dir: str, data: Fingerprint, title: Sequence[str], choices: Sequence[Choice]
+) -> None:
+    """Writes a plan and says how to train by it.
+
+    Args:
+        path: of the file.
+        data_dir: the data folder; empty for the demo data.
+        data: its fingerprint.
+        title: what is said above the flags.
+        choices: the flags but those of the folders.
+    """
+    every = [*folders(data_dir), *choices]
+    plan_file.job_of(every)  # whose rules the plan keeps
+    plan_file.write(path, plan_file.text_of([*fingerprint.told(data), *title], every))
+    logging.info("Wrote %s. Train by it: python -m trainer.task --flagfile=%s", path, path)

@@ -1,0 +1,85 @@
+"""Measures on this machine what a job's start, steps and evaluation take."""
+
+import contextlib
+import dataclasses
+import tempfile
+import time
+
+import keras
+import tensorflow as tf
+
+from trainer import config, loop
+from trainer.checkpointing import session, train_state
+from trainer.data.input import pipeline
+from trainer.data.input.training_batches import TrainingBatches
+from trainer.evaluate.evaluator import CancelledError
+from trainer.plan.timed import Measured
+
+STEPS = 3  # in a call of the compiled loop
+CALLS = 3  # at least, of which the median counts
+EVALUATION_SECONDS = 10.0  # for which cases are evaluated
+SECONDS = 4.0  # for which steps are taken, at least
+
+
+def measure(job: config.Job) -> Measured:
+    """Takes some training steps of a job, with its data and devices, in a folder of no duration.
+
+    Args:
+        job: the settings; its run folder is not touched.
+    """
+    keras.backend.clear_session()
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        job = dataclasses.replace(job, run=dataclasses.replace(job.run, run_dir=f"{folder}/run"))
+        with session.open_session(job) as opened:
+            state = train_state.create(job, opened.strategy, opened.manifest, opened.metadata)
+            steps = loop.build_train_steps(opened, state)
+            batches = TrainingBatches(
+                job.data,
+                opened.strategy,
+                opened.data_dir,
+                opened.manifest,
+                seed=job.run.seed,
+                num_streams=opened.metadata["streams"],
+            )
+            iterator = pipeline.keep_alive(iter(batches))
+            _take(steps, iterator, 1)
+            start = time.monotonic() - started
+            return Measured(
+                start=start,
+                step=_seconds_per_step(steps, iterator),
+                evaluation=_evaluation(opened, state),
+                precision=opened.metadata["precision"],
+                jit_compile=opened.metadata["jit_compile"],
+            )
+
+
+def _take(steps, iterator, number: int) -> float:
+    """Returns the seconds that so many steps take."""
+    started = time.monotonic()
+    figures = steps(iterator, tf.constant(number))
+    figures["loss"].numpy()  # waits for them
+    return time.monotonic() - started
+
+
+def _seconds_per_step(steps, iterator) -> float:
+    """Returns the seconds of a step in a typical call, the median; other work may hit one."""
+    taken: list[float] = []
+    while len(taken) < CALLS or sum(taken) < SECONDS:
+        taken.append(_take(steps, iterator, STEPS))
+    return sorted(taken)[len(taken) // 2] / STEPS
+
+
+def _evaluation(opened: session.Session, state: train_state.TrainState) -> float:
+    """Returns the seconds of the val split, from as many cases as there was time for."""
+    evaluate = loop.build_evaluator(opened, state)
+    total = len(opened.manifest.splits["val"].cases)
+    seen: list[int] = []
+    started = time.monotonic()
+    with contextlib.suppress(CancelledError):
+        evaluate(
+            "val",
+            lambda case: seen.append(case.index),
+            lambda: time.monotonic() - started > EVALUATION_SECONDS,
+        )
+    return (time.monotonic() - started) * total / max(1, len(seen))
