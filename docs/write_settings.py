@@ -18,6 +18,7 @@ COMMANDS = {
     "trainer.data.synthetic": config.Synthetic,
     "trainer.plan": config.Plan,
     "trainer.task": config.Job,
+    "trainer.crossval": config.CrossValidation,
     "trainer.evaluate": config.Evaluate,
     "trainer.predict": config.Predict,
     "trainer.export": config.Export,

@@ -1,7 +1,6 @@
 """Runs a job as several worker processes on this machine: `python -m launch.local --help`."""
 
 import contextlib
-import ctypes
 import functools
 import json
 import math
@@ -11,21 +10,19 @@ import socket
 import subprocess
 import sys
 import time
-import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent import futures
 from typing import IO
 
 from trainer import cli, config
 from trainer.config import flags
-from trainer.distributed import heartbeat, preemption
+from trainer.distributed import child_process, heartbeat, preemption
 from trainer.errors import InputError
 
 TERM_SECONDS = 5.0  # between SIGTERM and SIGKILL for a worker that does not end
 USERS_FAULT = 2  # as an exit status
 # Statuses from good to bad: others, such as 1 for a defect, rank before the user's.
 RANKS = {0: 0, preemption.EXIT_STATUS: 1, heartbeat.EXIT_STATUS: 2, USERS_FAULT: 4}
-PR_SET_PDEATHSIG = 1
 
 
 def main(job_flags: Sequence[str], settings: config.Local) -> None:
@@ -60,7 +57,8 @@ def run_workers(number: int, job_flags: Sequence[str], grace: float) -> tuple[in
     workers = [start(index, addresses, job_flags) for index in range(number)]
     statuses: dict[int, int] = {}
     means, deadline = [signal.SIGTERM, signal.SIGKILL], math.inf
-    with signals_passed_to(workers) as received, futures.ThreadPoolExecutor(3 * number) as threads:
+    signals, pool = child_process.signals_passed_to(workers), futures.ThreadPoolExecutor(3 * number)
+    with signals as received, pool as threads:
         for index, worker in enumerate(workers):
             for source, target in ((worker.stdout, sys.stdout), (worker.stderr, sys.stderr)):
                 assert source is not None
@@ -79,7 +77,7 @@ def run_workers(number: int, job_flags: Sequence[str], grace: float) -> tuple[in
                 index, code = running.pop(future), future.result()
                 # A worker that had to be killed did not make the job fail.
                 killed = not means and code < 0
-                statuses[index] = heartbeat.EXIT_STATUS if killed else status_of(code)
+                statuses[index] = heartbeat.EXIT_STATUS if killed else child_process.status_of(code)
                 failed = statuses[index] not in (0, preemption.EXIT_STATUS)
                 if failed and deadline == math.inf and means:
                     say(f"Worker {index} ended with status {statuses[index]}.")
@@ -99,14 +97,8 @@ def start(index: int, addresses: Sequence[str], job_flags: Sequence[str]) -> sub
         stderr=subprocess.PIPE,
         # A terminal's Ctrl-C reaches all processes of a group; they get it once, from here.
         start_new_session=True,
-        preexec_fn=functools.partial(_end_with, os.getpid(), ctypes.CDLL(None)),
+        preexec_fn=child_process.ending_with_this_process(),
     )
-
-
-def _end_with(parent: int, system: ctypes.CDLL) -> None:
-    system.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it has ended before
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def pass_on(index: int, source: IO[bytes], target: IO[str]) -> None:
@@ -114,25 +106,6 @@ def pass_on(index: int, source: IO[bytes], target: IO[str]) -> None:
     for line in source:
         target.write(f"[{index}] {line.decode(errors='replace').rstrip()}\n")
         target.flush()
-
-
-@contextlib.contextmanager
-def signals_passed_to(workers: Sequence[subprocess.Popen]) -> Iterator[list[int]]:
-    """Passes SIGTERM and SIGINT on to the workers; yields a list of those that came."""
-    received: list[int] = []
-
-    def pass_to_all(number: int, frame: types.FrameType | None) -> None:
-        received.append(number)
-        for worker in workers:
-            worker.send_signal(number)
-
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    old = {number: signal.signal(number, pass_to_all) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def reserve_ports(number: int) -> list[int]:
@@ -150,11 +123,6 @@ def reserve_ports(number: int) -> list[int]:
                 server.accept()[0].close()
                 client.recv(1)
         return [server.getsockname()[1] for server in servers]
-
-
-def status_of(code: int) -> int:
-    """Returns a process's exit status as a shell would say it."""
-    return 128 - code if code < 0 else code
 
 
 def say(text: str) -> None:

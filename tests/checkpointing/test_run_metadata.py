@@ -11,6 +11,7 @@ from tests.shards import write_data
 from trainer import config
 from trainer.checkpointing import run_metadata
 from trainer.errors import InputError, RetryableError
+from trainer.predict import command
 
 
 def describe(job=None, **found):
@@ -185,3 +186,21 @@ def test_run_folders_with_commas_in_their_names_are_found_in_a_list(
         (tmp_path / name / "run.json").touch()
     monkeypatch.chdir(tmp_path)
     assert run_metadata.folders(text) == found
+
+
+def test_a_cross_validation_is_its_folds_where_runs_are_named(tmp_path):
+    cv, single = tmp_path / "CV", write_run(tmp_path / "single")
+    for fold in range(2):
+        run = run_metadata.read(write_run(cv / f"fold-{fold}"))
+        run_metadata.write(str(cv / f"fold-{fold}"), {**run, "data": {**run["data"], "folds": 3}})
+    with pytest.raises(InputError) as error:
+        run_metadata.with_folds([single, str(cv)])
+    assert str(error.value) == (
+        f"{cv} is a cross-validation of 3 folds, of which fold 2 has not begun; let "
+        "trainer.crossval finish it, or name the folders of its folds."
+    )
+    write_run(cv / "fold-2")
+    folds = [str(cv / f"fold-{fold}") for fold in range(3)]
+    assert run_metadata.with_folds([single, str(cv)]) == [single, *folds]
+    settings = config.Predict(run_dir=str(cv), images="x", output="y")
+    assert command.check(settings) == folds

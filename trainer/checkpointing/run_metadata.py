@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import logging
@@ -212,6 +212,34 @@ def folders(text: str) -> list[str]:
         parts = parts[name.count(",") + 1 :]
         found += [name] if name else []
     return found
+
+
+def with_folds(names: Sequence[str]) -> list[str]:
+    """Returns run folders, those of its folds for each folder of a cross-validation.
+
+    Raises:
+        InputError: a fold of it has not begun.
+    """
+    found = []
+    for name in names:
+        first = None if files.exists(os.path.join(name, NAME)) else find(fold_folder(name, 0))
+        if first is None:
+            found.append(name)
+            continue
+        count = (first.get("data") or {}).get("folds") or 1
+        for fold in range(count):
+            if not files.exists(os.path.join(fold_folder(name, fold), NAME)):
+                raise InputError(
+                    f"{name} is a cross-validation of {count} folds, of which fold {fold} has not "
+                    "begun; let trainer.crossval finish it, or name the folders of its folds."
+                )
+            found.append(fold_folder(name, fold))
+    return found
+
+
+def fold_folder(run_dir: str, fold: int) -> str:
+    """Returns the run folder of a fold of a cross-validation."""
+    return os.path.join(run_dir, f"fold-{fold}")
 
 
 class Ending:

@@ -36,6 +36,10 @@ COMPILED = (
     *("data_dir", "batch_size", "crop", "model", "filters", "depth", "norm", "loss", "optimizer"),
     *("accumulate_steps", "precision"),
 )
+EACH_FOLD = (
+    *("data_dir", "batch_size", "crop", "augment", "model", "filters", "loss", "learning_rate"),
+    *("steps", "epochs", "strategy", "precision", "run_dir", "seed"),
+)
 
 
 def setting(
@@ -747,6 +751,27 @@ class Plan(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Folds(Settings):
+    """The cross-validation."""
+
+    folds: int = setting(
+        5, "Folds of the data, as trainer.data.prepare --folds made them.", low=2, common=True
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CrossValidation:
+    """Trains and evaluates once for each fold, one after the other; resumes where it stopped.
+
+    The flags of trainer.task say what is trained.
+    """
+
+    cross: Folds = dataclasses.field(default_factory=Folds)
+    # The common ones of trainer.task but for one: --folds takes its place.
+    job: Job = dataclasses.field(default_factory=Job, metadata={"common": EACH_FOLD})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate(Settings):
     """Evaluates the best checkpoint of a run, exactly, case by case."""
 
@@ -795,7 +820,8 @@ class Predict(Settings):
 
     run_dir: str = setting(
         "runs/demo",
-        "Folder of the run, local or gs://; several, separated by commas, are averaged.",
+        "Folder of the run, local or gs://; several, separated by commas, are averaged, as are the "
+        "folds of a cross-validation.",
         common=True,
     )
     images: str = setting(

@@ -12,6 +12,7 @@ def main(settings: config.Predict) -> None:
 
     run_dirs = run_metadata.folders(settings.run_dir)
     files.register_stores(*run_dirs, settings.images, settings.output)
+    run_dirs = run_metadata.with_folds(run_dirs)
     if run_dirs and run_metadata.rank_of(run_metadata.read(run_dirs[0])) == 3:
         predict_volumes.predict(settings)
     else:

@@ -21,7 +21,7 @@ def check(settings: config.Predict) -> list[str]:
             raise InputError(f"--{name} is missing; give --run_dir, --images and --output.")
     if not files.is_remote(settings.output) and os.path.isfile(settings.output):
         raise InputError(f"--output={settings.output} is a file; name a folder.")
-    return run_metadata.folders(settings.run_dir)
+    return run_metadata.with_folds(run_metadata.folders(settings.run_dir))
 
 
 def check_place(settings: config.Predict, names: Sequence[str], folders: Collection[str]) -> None:

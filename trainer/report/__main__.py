@@ -19,7 +19,8 @@ def main(settings: config.Report) -> None:
     if not folders:
         raise InputError("No run folder is named; write python -m trainer.report RUN [RUN …].")
     files.register_stores(*folders, settings.output)
-    found = [runs.read(folder, settings.cases) for folder in folders]
+    each = run_metadata.with_folds(folders)
+    found = [runs.read(folder, settings.cases) for folder in each]
     output = settings.output or os.path.join(folders[0], "report.html")
     files.prepare_file("output", output, page.MARKS)
     files.write_whole(output, page.draw(found))

@@ -1,0 +1,1 @@
+"""Training once for each fold, and what all folds say together."""
