@@ -9,6 +9,7 @@ from tests.devices import strategy_of
 from trainer import config
 from trainer.data.dataset import schema
 from trainer.data.input import normalization
+from trainer.evaluate import components
 from trainer.evaluate.evaluator import Evaluator, source_of
 from trainer.training import losses
 
@@ -29,7 +30,15 @@ def pointwise_model(replicas=1):
 
 
 def evaluator_of(
-    data, model, *, replicas=1, batch_size=2, tile=1024, normalize="image", tta="none"
+    data,
+    model,
+    *,
+    replicas=1,
+    batch_size=2,
+    tile=1024,
+    normalize="image",
+    tta="none",
+    kept=components.ALL,
 ):
     strategy = strategy_of(replicas)
     job = config.Job(data=config.Data(normalize=normalize), model=config.Model(depth=2))
@@ -41,6 +50,7 @@ def evaluator_of(
         terms=losses.LOSSES["ce_dice"],
         class_weights=tf.ones(3),
         tta=tta,
+        kept=kept,
     )
 
 

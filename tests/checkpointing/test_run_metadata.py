@@ -11,7 +11,6 @@ from tests.shards import write_data
 from trainer import config
 from trainer.checkpointing import run_metadata
 from trainer.errors import InputError, RetryableError
-from trainer.predict import command
 
 
 def describe(job=None, **found):
@@ -202,5 +201,3 @@ def test_a_cross_validation_is_its_folds_where_runs_are_named(tmp_path):
     write_run(cv / "fold-2")
     folds = [str(cv / f"fold-{fold}") for fold in range(3)]
     assert run_metadata.with_folds([single, str(cv)]) == [single, *folds]
-    settings = config.Predict(run_dir=str(cv), images="x", output="y")
-    assert command.check(settings) == folds

@@ -16,6 +16,7 @@ from trainer.crossval import __main__ as crossval
 from trainer.crossval import cross_validate
 from trainer.data.dataset import schema
 from trainer.errors import InputError
+from trainer.storage import files
 
 PICTURES = ["--panels=0", "--worst_panels=0", "--worst_cases=0", "--best_cases=0"]
 
@@ -64,6 +65,9 @@ def test_a_stopped_cross_validation_resumes_and_sums_up_every_case_once(folds_di
     assert summary["tolerance"] == folds[0]["tolerance"]
     assert summary["data_fingerprint"] == schema.fingerprint(manifest)
     assert "Out-of-fold, 12 cases in folds of 4, 4, 4" in done.stdout
+    decision = json.loads((run_dir / "postprocessing.json").read_text())
+    assert decision["decided_on"]["cases"] == 12
+    assert "Post-processing: " in done.stdout
     # A second start trains nothing, and says the same.
     before = (run_dir / "fold-1/run.json").read_bytes()
     again = command("trainer.crossval", *argv)
@@ -114,7 +118,9 @@ def fold(tmp_path):
     found = cross_validate.Fold(1, job, run["total_steps"], "d")
     (tmp_path / "fold-1/evaluation/val").mkdir(parents=True)
     summary = {"data_fingerprint": "d", "tolerance": {"value": 1.0, "unit": "px"}}
+    summary["components"] = "all"
     (tmp_path / "fold-1/evaluation/val/summary.json").write_text(json.dumps(summary))
+    (tmp_path / "fold-1/evaluation/val/components.csv").touch()
     return found
 
 
@@ -139,3 +145,9 @@ def test_an_evaluation_of_other_data_or_with_another_tolerance_is_done_again(fol
     run = dataclasses.replace(fold.job.run, tolerance_mm=2.0)
     other = dataclasses.replace(fold.job, run=run)
     assert not dataclasses.replace(fold, job=other).is_evaluated()
+    text = files.read_text(fold.evaluation)
+    files.write_whole(fold.evaluation, text.replace('"all"', '"only the largest"'))
+    assert not fold.is_evaluated()
+    files.write_whole(fold.evaluation, text)
+    files.remove(fold.counts)
+    assert not fold.is_evaluated()

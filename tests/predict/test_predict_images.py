@@ -18,13 +18,16 @@ import tifffile
 from PIL import Image
 from scipy import ndimage
 
+import trainer
 from tests import jobs, runs
 from tests.devices import strategy_of
 from trainer import cli, config
+from trainer.checkpointing import run_metadata
 from trainer.config import flags
 from trainer.data.formats import discovery, mask_writer
 from trainer.data.formats.npy_stream import RowFile
 from trainer.errors import InputError
+from trainer.evaluate import components
 from trainer.predict import instances, outputs, predict_images, predictor
 from trainer.storage import files
 
@@ -698,3 +701,51 @@ def test_a_killed_prediction_resumes_and_leaves_no_part_of_a_mask(run_dir, tmp_p
     assert len(list((tmp_path / "out").glob("*.png"))) == 40
     assert not (tmp_path / "out/.unfinished").exists()
     assert json.loads((tmp_path / "out/prediction.json").read_text())["tta"] == "none"
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        components.Decision(foreground=True),
+        components.Decision(classes=(2, 1)),
+        components.Decision(True, (1, 2)),
+    ],
+)
+@pytest.mark.parametrize("rows", [3, 100])
+def test_what_is_kept_band_by_band_is_what_is_kept_in_memory(tmp_path, monkeypatch, kept, rows):
+    ids = np.random.default_rng(2).integers(0, 3, (21, 17), np.uint8)
+    file = RowFile(str(tmp_path / "a.ids"), ids.shape, ids.dtype)
+    file.append(ids)
+    monkeypatch.setattr(instances, "BAND_PIXELS", rows * 17)
+    found = instances.keep(file, str(tmp_path / "a.kept"), kept)
+    np.testing.assert_array_equal(found.read(0, 21), kept.apply(ids))
+    assert {path.name.removeprefix("a") for path in tmp_path.iterdir()} <= set(outputs.BETWEEN)
+
+
+def test_masks_keep_what_was_decided_for_the_run_or_for_the_cross_validation(
+    tmp_path, loaded, pictures
+):
+    cv = tmp_path / "CV"
+    for fold in range(2):
+        run_dir = runs.write_run(cv / f"fold-{fold}", depth=1, seed=fold)
+        run = run_metadata.read(run_dir)
+        run_metadata.write(run_dir, {**run, "data": {**run["data"], "folds": 2}})
+    predict(*arguments(cv, pictures, "--format=npy", "--output=" + str(tmp_path / "all")))
+    decision = {"keep_largest": {"foreground": True, "classes": ["nucleus"]}}
+    (cv / "postprocessing.json").write_text(json.dumps(decision))
+    predict(*arguments(cv, pictures, "--format=npy", "--instances"))
+    kept = components.Decision(foreground=True)
+    for name in ("a", "b", "c", "d"):
+        every, found = (np.load(tmp_path / folder / f"{name}.npy") for folder in ("all", "out"))
+        np.testing.assert_array_equal(found, kept.apply(every))
+        assert found.sum() < every.sum()
+    with open(tmp_path / "out/instances/a.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 1
+    record = json.loads((tmp_path / "out/prediction.json").read_text())
+    assert [weights["run_dir"] for weights in record["weights"]] == [
+        str(cv / f"fold-{fold}") for fold in range(2)
+    ]
+    with pytest.raises(InputError, match="holds predictions with another components"):
+        predict(*arguments(cv, pictures, "--format=npy", "--output=" + str(tmp_path / "all")))
+    image = np.load(pictures / "c.npy")
+    assert ndimage.label(trainer.load(str(cv)).predict(image))[1] == 1

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from trainer.data.dataset.volume_examples import Channel, Volumes
 from trainer.data.formats import discovery, volumes
 from trainer.data.geometry import Geometry
 from trainer.errors import InputError
-from trainer.evaluate import evaluate_run
+from trainer.evaluate import components, evaluate_run
 from trainer.predict import __main__ as command
 from trainer.predict.volume_predictor import VolumePredictor
 
@@ -263,3 +264,15 @@ def test_a_series_of_dicom_slices_is_a_volume(run_dir, loaded, tmp_path, caplog)
     folder = tmp_path / "scans" / "patient"
     with pytest.raises(InputError, match="is where the images are"):
         predict(*arguments(run_dir, folder)[:2], f"--output={folder}")
+
+
+def test_masks_of_volumes_keep_what_was_decided(run_dir, scans, tmp_path):
+    predict(*arguments(run_dir, scans))
+    copy = shutil.copytree(run_dir, tmp_path / "decided")
+    decision = {"keep_largest": {"foreground": True, "classes": ["front"]}}
+    (copy / "postprocessing.json").write_text(json.dumps(decision))
+    predict(*arguments(copy, scans, "--output=" + str(tmp_path / "kept")))
+    every = np.searchsorted((0, 1, 300), np.load(tmp_path / "out/c.npy")).astype(np.uint8)
+    found = np.searchsorted((0, 1, 300), np.load(tmp_path / "kept/c.npy"))
+    np.testing.assert_array_equal(found, components.Decision(True, (1,)).apply(every))
+    assert (found == 1).sum() < (every == 1).sum()

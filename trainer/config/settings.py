@@ -775,43 +775,63 @@ class CrossValidation:
 class Evaluate(Settings):
     """Evaluates the best checkpoint of a run, exactly, case by case."""
 
-    run_dir: str = setting("runs/demo", "Folder of the run, local or gs://.")
-    data_dir: str = setting("", "Another data folder with the same classes; the run's if empty.")
-    split: str = setting("test", "Split to evaluate.", choices=("train", "val", "test"))
-    batch_size: int = setting(8, "Images per step.", low=1)
+    run_dir: str = setting("runs/demo", "Folder of the run, local or gs://.", common=True)
+    data_dir: str = setting(
+        "", "Another data folder with the same classes; the run's if empty.", common=True
+    )
+    split: str = setting(
+        "test", "Split to evaluate.", choices=("train", "val", "test"), common=True
+    )
+    batch_size: int = setting(8, "Images per step.", low=1, common=True)
     tta: str = setting(
         "none",
         "Averages over mirrored images (flips: 4), or mirrored and rotated ones (d4: 8).",
         choices=("none", "flips", "d4"),
+        common=True,
+    )
+    components: str = setting(
+        "apply",
+        "Keeps the largest components as was decided for the run (apply), or all of them (none). "
+        "decide: finds out on val which of them to keep, and stores that in the run.",
+        choices=("apply", "none", "decide"),
+        common=True,
     )
     tile: int = setting(
-        1024, "Images longer than this are cut into overlapping tiles of this side.", low=64
+        1024,
+        "Images longer than this are cut into overlapping tiles of this side.",
+        low=64,
+        common=True,
     )
-    worst_cases: int = setting(8, "Worst cases drawn as PNG.", low=0)
-    best_cases: int = setting(4, "Best cases drawn as PNG.", low=0)
+    worst_cases: int = setting(8, "Worst cases drawn as PNG.", low=0, common=True)
+    best_cases: int = setting(4, "Best cases drawn as PNG.", low=0, common=True)
     tolerance_mm: float = setting(
         1.0,
         "Distance up to which two surfaces agree, for the metric nsd: mm of volumes, pixels of "
         "images.",
         low=0,
+        common=True,
     )
     skip_bad_records: int = setting(
         0,
         "Leaves out up to this many unreadable records and names each in a warning; 0: stops at "
         "the first.",
         low=0,
+        common=True,
     )
     strategy: str = setting(
         "auto",
         "How the devices work together.",
         choices=("auto", "one_device", "mirrored", "multi_worker", "tpu"),
+        common=True,
     )
-    tpu: str = setting("", "The TPU: local, a name, or grpc://host:port.")
+    tpu: str = setting("", "The TPU: local, a name, or grpc://host:port.", common=True)
     virtual_devices: int = setting(0, "Splits the CPU into this many devices.", low=0)
     output: str = setting(
-        "", "Folder to write, local or gs://; RUN/evaluation/SPLIT, with --tta's name, if empty."
+        "",
+        "Folder to write, local or gs://; RUN/evaluation/SPLIT, with --tta's name, if empty.",
+        common=True,
     )
-    json: str = setting("", "Also writes the summary to this file.")
+    json: str = setting("", "Also writes the summary to this file.", common=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from absl import logging
 
 from trainer import config
@@ -23,6 +24,7 @@ from trainer.crossval import summary
 from trainer.data.dataset import folds, schema
 from trainer.distributed import child_process, membership, preemption
 from trainer.errors import InputError
+from trainer.evaluate import components
 from trainer.storage import files
 
 STOPPED = (0, preemption.EXIT_STATUS, 128 + signal.SIGINT)  # how a process ends that got a signal
@@ -55,6 +57,11 @@ class Fold:
         """The summary of its evaluation."""
         return os.path.join(self.run_dir, "evaluation", "val", summary.SUMMARY)
 
+    @property
+    def counts(self) -> str:
+        """What its evaluation counted of each case, for the decision on components."""
+        return os.path.join(self.run_dir, "evaluation", "val", components.COUNTS)
+
     def is_trained(self) -> bool:
         """Returns whether its run has ended with these settings.
 
@@ -78,17 +85,15 @@ class Fold:
 
     def is_evaluated(self) -> bool:
         """Returns whether the weights that it ended with were evaluated with these settings."""
-        if not files.exists(self.evaluation):
+        if not (files.exists(self.evaluation) and files.exists(self.counts)):
             return False
         try:
             found = json.loads(files.read_text(self.evaluation))
         except ValueError:
             return False
         tolerance = (found.get("tolerance") or {}).get("value")
-        return (found.get("data_fingerprint"), tolerance) == (
-            self.fingerprint,
-            self.job.run.tolerance_mm,
-        )
+        facts = found.get("data_fingerprint"), tolerance, found.get("components")
+        return facts == (self.fingerprint, self.job.run.tolerance_mm, "all")
 
 
 def cross_validate(settings: config.CrossValidation) -> None:
@@ -109,8 +114,8 @@ def cross_validate(settings: config.CrossValidation) -> None:
                 logging.info("Fold %d is trained: %s", part.number, part.run_dir)
             else:
                 logging.info("Training fold %d of 0 … %d.", part.number, len(parts) - 1)
-                if files.exists(part.evaluation):  # of weights that will change
-                    files.remove(part.evaluation)
+                for path in (part.counts, part.evaluation):  # of weights that will change
+                    files.remove(path)
                 run("trainer.task", flags.command_line(part.job))
             if not part.is_evaluated():
                 run("trainer.evaluate", _evaluation_flags(part))
@@ -118,13 +123,25 @@ def cross_validate(settings: config.CrossValidation) -> None:
     tolerance = settings.job.run.tolerance_mm
     found = summary.read([part.run_dir for part in parts], manifest, tolerance)
     summary.write(run_dir, found, parts[0].fingerprint)
-    print(summary.table(found))
+    print(f"{summary.table(found)}\n\n{_decide(parts, manifest)}")
     logging.info(
         "Written to %s\nAn ensemble of all folds predicts by\n"
         "python -m trainer.predict --run_dir=%s --images=… --output=…",
         os.path.join(run_dir, "evaluation", "val"),
         run_dir,
     )
+
+
+def _decide(parts: Sequence[Fold], manifest: schema.Manifest) -> str:
+    """Decides for the ensemble, on the cases of all folds, which components are kept; says so."""
+    classes = [entry.name for entry in manifest.classes]
+    counts = [
+        components.from_csv(files.read_text(part.counts), part.counts, len(classes))
+        for part in parts
+    ]
+    run_dir = os.path.dirname(parts[0].run_dir)
+    facts = {"split": "val of every fold", "data_fingerprint": parts[0].fingerprint}
+    return components.settle(run_dir, np.concatenate(counts), classes, **facts)
 
 
 def _check(settings: config.CrossValidation) -> None:
@@ -188,6 +205,7 @@ def _evaluation_flags(fold: Fold) -> list[str]:
         run_dir=fold.run_dir,
         data_dir=job.data.data_dir,
         split="val",
+        components="decide",
         batch_size=job.run.eval_batch_size or job.data.batch_size,
         tile=job.run.tile,
         worst_cases=job.run.worst_cases,

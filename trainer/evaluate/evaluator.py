@@ -1,5 +1,6 @@
 """Exact evaluation of whole images or volumes, each of a split once, in however many workers."""
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ from trainer.data.dataset import schema
 from trainer.data.input import read_errors
 from trainer.distributed import strategies
 from trainer.errors import InputError
-from trainer.evaluate import cases, counting, eval_step, metrics, symmetries
+from trainer.evaluate import cases, components, counting, eval_step, metrics, symmetries
 from trainer.evaluate.images import TiledImages
 from trainer.evaluate.scores import Scores, summarize
 from trainer.evaluate.volumes import WindowedVolumes
@@ -59,6 +60,7 @@ class Evaluator:
         terms: tuple[losses.Term, ...],
         class_weights: tf.Tensor,
         tta: str = "none",
+        kept: components.Decision = components.ALL,
     ):
         """Compiles nothing yet.
 
@@ -71,7 +73,10 @@ class Evaluator:
             terms: of the loss.
             class_weights: float32 [K], in the loss.
             tta: a key of `symmetries.TURNS`.
+            kept: of which components a prediction consists. Losses and what is counted by
+                probability are of all.
         """
+        self._kept = kept
         self._strategy = strategy
         self._data_dir, self._manifest, self._source = data_dir, manifest, source
         self._terms, self._class_weights = terms, class_weights
@@ -128,6 +133,8 @@ class Evaluator:
                 for key, value in scored.totals.items():
                     sums[key] += value
                 for case, counts, soft in scored.cases:
+                    if self._kept:
+                        case, counts = self._with_components(case)
                     self._add_case(sums, case, counts, soft, tolerance)
                     add(case)
         return self._scores(split, {key: total(value) for key, value in sums.items()}, tolerance)
@@ -162,6 +169,14 @@ class Evaluator:
         found |= metrics.measure(*maps, len(counts), case.spacing, tolerance)
         for key, value in found.items():
             sums[key][case.index] += value
+
+    def _with_components(self, case: cases.Case) -> tuple[cases.Case, np.ndarray]:
+        """Returns a case with the components that are kept of its prediction, and its counts."""
+        predicted = self._kept.apply(case.predicted)
+        num_classes = self._manifest.num_classes
+        counts = components.count(case.labels, predicted, case.valid, num_classes)
+        dice = cases.mean_dice(counts)
+        return dataclasses.replace(case, predicted=predicted, dice=dice), counts
 
     def _scores(
         self, split: str, sums: Mapping[str, np.ndarray], tolerance: float | None

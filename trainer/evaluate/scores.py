@@ -37,9 +37,14 @@ class Scores:
     probabilities: np.ndarray
     summary: dict[str, Any]
 
-    def of_data(self, fingerprint: str) -> "Scores":
-        """Returns these scores with the fingerprint of the data in their summary."""
-        summary = {**self.summary, "data_fingerprint": fingerprint}
+    def of_data(self, fingerprint: str, kept: str = "") -> "Scores":
+        """Returns these scores, with what they are of in their summary.
+
+        Args:
+            fingerprint: of the data.
+            kept: which components of the predictions, in words; empty: all.
+        """
+        summary = {**self.summary, "data_fingerprint": fingerprint, "components": kept or "all"}
         return dataclasses.replace(self, summary=summary)
 
 
@@ -70,12 +75,12 @@ def summarize(
     total = counts.sum(axis=0)
     # Over the images in which a score is defined; then over classes, see `_over_classes`.
     per_image = {
-        name: _mean_over_images(values) for name, values in per_case(counts, measured).items()
+        name: mean_over_images(values) for name, values in per_case(counts, measured).items()
     }
     pooled = metrics.score(total)
     right = divide(counts[..., 2].sum(axis=1), counts[..., 0].sum(axis=1))
     # Of each class against the others; no row, for its mean over classes has no name.
-    accuracies = _mean_over_images(_accuracy(counts)), _accuracy(total)
+    accuracies = mean_over_images(_accuracy(counts)), _accuracy(total)
     return {
         **{name: _mean(per_image[name][1:]) for name in metrics.tracked()},
         "images": len(counts),
@@ -150,7 +155,7 @@ def soft_dice_nvidia(soft: np.ndarray) -> float | None:
     return _mean(dice)
 
 
-def _mean_over_images(values: np.ndarray) -> np.ndarray:
+def mean_over_images(values: np.ndarray) -> np.ndarray:
     """Averages [N, K] over the images in which it is defined: [K], NaN where none is."""
     defined = ~np.isnan(values)
     return divide(np.where(defined, values, 0).sum(axis=0), defined.sum(axis=0))

@@ -18,7 +18,7 @@ from trainer.data.dataset import folds, schema
 from trainer.data.dataset.volume_examples import Volumes
 from trainer.data.input import normalization, pipeline
 from trainer.errors import InputError
-from trainer.evaluate import sliding_window
+from trainer.evaluate import components, sliding_window
 from trainer.export import lite, model_card, onnx_model, output_folder, serving, volume_serving
 from trainer.models import plain_keras
 from trainer.predict import masks
@@ -39,6 +39,15 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
     if settings.onnx:
         onnx_model.check_installed()
     data = run_metadata.data_of(run)
+    kept = components.read(settings.run_dir, run["classes"])
+    if kept:
+        logging.warning(
+            "Warning: %s in masks of %s, as its %s says, and no exported model does that; do it to "
+            "its masks, or use trainer.predict.",
+            kept.described(run["classes"]).capitalize(),
+            settings.run_dir,
+            components.NAME,
+        )
     keras.mixed_precision.set_global_policy("float32")  # a job that trained may have another
     model, step = best_weights.best_model(settings.run_dir, run)
     described = {

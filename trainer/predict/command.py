@@ -21,7 +21,7 @@ def check(settings: config.Predict) -> list[str]:
             raise InputError(f"--{name} is missing; give --run_dir, --images and --output.")
     if not files.is_remote(settings.output) and os.path.isfile(settings.output):
         raise InputError(f"--output={settings.output} is a file; name a folder.")
-    return run_metadata.with_folds(run_metadata.folders(settings.run_dir))
+    return run_metadata.folders(settings.run_dir)
 
 
 def check_place(settings: config.Predict, names: Sequence[str], folders: Collection[str]) -> None:
@@ -61,6 +61,7 @@ def facts(
     return {
         "weights": [member.weights for member in networks.members],
         **{name: getattr(settings, name) for name in names},
+        "components": networks.kept.described(networks.classes) or None,
         "classes": dict(zip(networks.classes, networks.values, strict=True)),
     }
 

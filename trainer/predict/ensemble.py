@@ -14,7 +14,7 @@ from trainer.checkpointing import best_weights, run_metadata
 from trainer.config import network_levels
 from trainer.data.input import normalization
 from trainer.errors import InputError
-from trainer.evaluate import sliding_window, symmetries
+from trainer.evaluate import components, sliding_window, symmetries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,24 +48,31 @@ class Ensemble:
         values: of the classes in masks.
         volumes: how the volumes were prepared that they are trained on; None of images.
         members: the networks.
+        kept: which components of a mask are kept.
     """
 
     def __init__(self, run_dirs: Sequence[str], tta: str = "none"):
         """Reads the best weights of every run; call it in the scope of a strategy.
 
+        Args:
+            run_dirs: folders of runs, or of cross-validations, which are the runs of their folds.
+            tta: see `symmetries.turns`.
+
         Raises:
             InputError: if a folder holds no run, or the runs have not the same kind of data.
         """
-        runs = [run_metadata.read(run_dir) for run_dir in run_dirs]
+        folders = run_metadata.with_folds(run_dirs)
+        runs = [run_metadata.read(folder) for folder in folders]
         data = [run_metadata.data_of(run) for run in runs]
-        _check_alike(run_dirs, runs, data)
+        _check_alike(folders, runs, data)
         self.channels: int = runs[0]["channels"]
         self.dtype: str = data[0]["dtype"]
         self.classes: list[str] = runs[0]["classes"]
         self.values: list[int] = data[0]["class_values"]
         self.volumes = run_metadata.volumes_of(runs[0])
         self._turns = symmetries.turns(tta, rank=2 if self.volumes is None else 3)
-        self.members = [_member(*entries) for entries in zip(run_dirs, runs, data, strict=True)]
+        self.members = [_member(*entries) for entries in zip(folders, runs, data, strict=True)]
+        self.kept = components.of_ensemble(run_dirs, self.classes)
 
     @functools.cached_property
     def stride(self) -> int:

@@ -7,12 +7,14 @@ import csv
 import dataclasses
 import io
 import math
+import os
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage, sparse
 
 from trainer.data.formats.npy_stream import RowFile
+from trainer.evaluate.components import Decision
 
 BAND_PIXELS = 2**22
 COLUMNS = {
@@ -87,6 +89,51 @@ def label(ids: RowFile, path: str) -> tuple[RowFile, Table]:
         result.append(lookup[band])
     provisional.close()
     return result, table
+
+
+def keep(ids: RowFile, path: str, decision: Decision) -> RowFile:
+    """Returns the class ids of the components that are kept, as `Decision.apply` does in memory.
+
+    Args:
+        ids: uint8 [*S], class ids; closed when it was replaced.
+        path: of the file to make.
+        decision: what is kept.
+    """
+    if decision.foreground:
+        foreground = RowFile(f"{path}.foreground", ids.shape, ids.dtype)
+        for band in ids.bands(BAND_PIXELS):
+            foreground.append(band > 0)
+        ids = _keep_largest(ids, foreground, path, (1,))
+        foreground.close()
+        os.remove(foreground.path)
+    if decision.classes:
+        ids = _keep_largest(ids, ids, f"{path}.classes", decision.classes)
+    return ids
+
+
+def _keep_largest(ids: RowFile, regions: RowFile, path: str, classes: Sequence[int]) -> RowFile:
+    """Returns class ids without all but the largest region of some classes.
+
+    Args:
+        ids: uint8 [*S], class ids; closed when done.
+        regions: uint8 [*S], whose regions count; `ids` or its foreground.
+        path: of the file to make.
+        classes: of the regions.
+    """
+    numbers, table = label(regions, f"{path}.numbers")
+    kept = np.ones(len(table.areas) + 1, bool)
+    for k in classes:
+        own = table.classes == k
+        if own.any():
+            kept[1:][own] = False
+            kept[1 + np.argmax(np.where(own, table.areas, -1))] = True
+    result = RowFile(path, ids.shape, ids.dtype)
+    pairs = zip(ids.bands(BAND_PIXELS), numbers.bands(BAND_PIXELS), strict=True)
+    for band, numbered in pairs:
+        result.append(np.where(kept[numbered], band, 0))
+    for file in (ids, numbers):
+        file.close()
+    return result
 
 
 def _fields(rank: int) -> np.dtype:

@@ -10,7 +10,8 @@ def load(
     *run_dirs: str, tta: str = "none", tile: int = 1024, batch_size: int = 0
 ) -> Predictor | VolumePredictor:
     """Returns a predictor of runs, or cross-validations, on the devices of this machine."""
-    strategy, folders = strategies.connect("auto"), run_metadata.with_folds(run_dirs)
-    if run_metadata.rank_of(run_metadata.read(folders[0])) == 3:
-        return VolumePredictor(folders, strategy, tta=tta, batch_size=batch_size)
-    return Predictor(folders, strategy, tta=tta, tile=tile, batch_size=batch_size)
+    strategy = strategies.connect("auto")
+    first, *_ = run_metadata.with_folds(run_dirs)
+    if run_metadata.rank_of(run_metadata.read(first)) == 3:
+        return VolumePredictor(run_dirs, strategy, tta=tta, batch_size=batch_size)
+    return Predictor(run_dirs, strategy, tta=tta, tile=tile, batch_size=batch_size)

@@ -40,7 +40,11 @@ SCRATCH = ".unfinished"
 LINES = "record.jsonl"  # in the scratch folder: what prediction.json does not list yet
 BATCH = 16  # images that are uploaded, and recorded, together
 LONGEST_OVERLAY = 2048  # pixels; of larger images every second, third, … pixel is shown
-BETWEEN = (".ids", ".values", ".numbers", ".numbers.first")  # suffixes in the scratch folder
+NUMBERS = (".numbers", ".numbers.first")
+BETWEEN = (  # suffixes in the scratch folder
+    *(".ids", ".values", *NUMBERS, ".kept", ".kept.foreground", ".kept.classes"),
+    *(f".kept{middle}{end}" for middle in ("", ".classes") for end in NUMBERS),
+)
 FOLDERS = frozenset(("probabilities", "overlays", "instances"))
 
 
@@ -429,6 +433,9 @@ class Page:
         assert self._ids is not None
         if self._probabilities is not None:
             self._probabilities.close()
+        kept = self.networks.networks.kept
+        if kept:
+            self._ids = instances.keep(self._ids, self._local(self.names[-1]) + ".kept", kept)
         for name in self._named("overlays/"):
             Image.fromarray(self._overlay()).save(self._local(name))
         numbers = self._named("instances/")

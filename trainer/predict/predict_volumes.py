@@ -42,7 +42,8 @@ def predict(settings: config.Predict) -> None:
     _check(settings)
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
-        cases, left_out = _find(settings, run_metadata.read(run_dirs[0])["channels"])
+        first, *_ = run_metadata.with_folds(run_dirs)
+        cases, left_out = _find(settings, run_metadata.read(first)["channels"])
         found = [case.images[0] for case in cases]
         origins = [
             record.origin_of_volume([source.path for source in case.images]) for case in cases
@@ -131,6 +132,7 @@ class Work:
             self._write_probabilities(probabilities, slabs, prepared.box, shape)
         for _ in slabs:
             pass
+        ids = self._networks.networks.kept.apply(ids)
         classes = self._networks.networks.classes
         if strip and picture is not None:
             drawn = drawing.draw_strip(picture, ids, spacing, task.source.name, classes)

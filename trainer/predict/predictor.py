@@ -121,7 +121,9 @@ class Predictor:
         Returns:
             [H, W] or [N, H, W], the masks' own values, in the smallest integers that hold them.
         """
-        return self.masks(self.probabilities(image))
+        ids, kept = masks.class_ids(self.probabilities(image)), self.networks.kept
+        ids = np.stack([kept.apply(one) for one in ids]) if ids.ndim == 3 else kept.apply(ids)
+        return masks.lookup(self.networks.values)[ids]
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """Returns the probability of each class: float32 [H, W, K] or [N, H, W, K].
@@ -140,10 +142,6 @@ class Predictor:
             whole[found.key].append(masks.every_class(found.probabilities))
         results = [np.concatenate(whole[n]) for n in range(len(batch))]
         return np.stack(results) if image.ndim == 4 else results[0]
-
-    def masks(self, probabilities: np.ndarray) -> np.ndarray:
-        """Returns the masks' values of probabilities [..., K], see `lookup`."""
-        return masks.lookup(self.networks.values)[masks.class_ids(probabilities)]
 
     def open(self, source: discovery.Source, max_pixels: int) -> regions.Raster:
         """Opens an image on the local disk, as the networks take it."""

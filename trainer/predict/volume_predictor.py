@@ -78,7 +78,7 @@ class VolumePredictor:
         ids = np.zeros(values.shape[:3], np.uint8)
         for _ in self.fill(ids, self.preprocessing.apply(values, spacing), spacing):
             pass
-        return masks.lookup(self.networks.values)[ids]
+        return masks.lookup(self.networks.values)[self.networks.kept.apply(ids)]
 
     def probabilities(
         self, volume: np.ndarray, spacing: Sequence[float] | None = None
