@@ -22,7 +22,7 @@ from trainer import cli, config, export
 from trainer.data.formats import discovery, images, pictures
 from trainer.errors import InputError
 from trainer.export import __main__ as command
-from trainer.export import lite, model_card, onnx_model, serving
+from trainer.export import export_run, lite, model_card, onnx_model, serving
 from trainer.models import plain_keras
 from trainer.predict import masks, predictor
 
@@ -406,3 +406,14 @@ def test_a_gs_folder_takes_an_export(run_dir, exported, gcs, bucket):
     assert gcs.names(f"{bucket}/model/") == local
     assert gcs.read(f"{bucket}/model/model_card.md") == (exported / "model_card.md").read_bytes()
     assert tf.saved_model.load(f"{bucket}/model").signatures["serving_default"]
+
+
+def test_an_export_says_that_it_has_no_post_processing(run_dir, tmp_path, monkeypatch, caplog):
+    copy = shutil.copytree(run_dir, tmp_path / "decided")
+    decision = {"keep_largest": {"foreground": True, "classes": []}}
+    (copy / "postprocessing.json").write_text(json.dumps(decision))
+    monkeypatch.setattr(export_run, "_write_for_images", lambda *arguments: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export_run.export(str(tmp_path), config.Export(run_dir=str(copy)))
+    assert "Only the largest component of the foreground is kept in masks of" in caplog.text
+    assert "no exported model does that" in caplog.text
