@@ -153,7 +153,7 @@ def test_a_run_json_that_no_model_can_be_loaded_by_is_refused(
         ({"crop": "x"}, "--crop='x' is not of type int"),
         ({"deterministic": 1}, "--deterministic=1 is not of type bool"),
         ({"steps": "9"}, "--steps='9' is not of type int or NoneType"),
-        ({"depth": 99}, "--depth=99 is above 7, its largest value"),
+        ({"depth": 99}, "--depth=99 is above 10, its largest value"),
     ],
 )
 def test_settings_that_this_release_does_not_know_are_refused(tmp_path, run_json, change, reason):

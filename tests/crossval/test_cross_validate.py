@@ -6,24 +6,24 @@ import json
 import shutil
 import signal
 
+import numpy as np
 import pytest
 
 from tests.jobs import SMALL, begin, command, wait_for
 from tests.runs import write_run
 from trainer import cli, config
 from trainer.checkpointing import run_metadata
+from trainer.config import flags
 from trainer.crossval import __main__ as crossval
 from trainer.crossval import cross_validate
 from trainer.data.dataset import schema
 from trainer.errors import InputError
+from trainer.evaluate import components
 from trainer.storage import files
-
-PICTURES = ["--panels=0", "--worst_panels=0", "--worst_cases=0", "--best_cases=0"]
 
 
 def arguments(data_dir, run_dir, *others):
-    flags = [flag for flag in SMALL if flag not in PICTURES]
-    return [f"--data_dir={data_dir}", f"--run_dir={run_dir}", *flags, *PICTURES, *others]
+    return [f"--data_dir={data_dir}", f"--run_dir={run_dir}", *SMALL, *others]
 
 
 def refusal(capfd, *argv):
@@ -106,6 +106,41 @@ def test_data_without_folds_and_a_folder_of_a_run_are_refused(data_dir, tmp_path
     assert refusal(capfd, *arguments(data_dir, tmp_path)).startswith(
         f"--run_dir={tmp_path} holds a run; name another folder"
     )
+
+
+def test_folds_that_have_ended_are_summed_up_and_decide_without_a_process(
+    folds_dir, tmp_path, capsys, monkeypatch
+):
+    """Each fold has four cases: 8 of 4 pixels are found, 4 of them by the largest component."""
+    manifest = schema.read_manifest(folds_dir)
+    asked = flags.parse(
+        config.CrossValidation,
+        ["crossval", f"--data_dir={folds_dir}", f"--run_dir={tmp_path}", "--folds=3", "--steps=7"],
+    )
+    run = run_metadata.read(write_run(tmp_path / "any"))
+    for k, part in enumerate(manifest.folds):
+        fold = cross_validate._fold(asked.job, k, manifest)
+        facts = {"data_fingerprint": fold.fingerprint, "total_steps": 7, "exit_reason": "finished"}
+        run_metadata.write(fold.run_dir, {**run, "settings": config.to_dict(fold.job), **facts})
+        place = tmp_path / f"fold-{k}/evaluation/val"
+        place.mkdir(parents=True)
+        summary = {"data_fingerprint": fold.fingerprint, "tolerance": {"value": 1.0}}
+        (place / "summary.json").write_text(json.dumps({**summary, "components": "all"}))
+        rows = [f"{case},class{c},4,{4 + 4 * c},4" for case in part.val.cases for c in range(2)]
+        head = "case,class,truth,prediction,intersection"
+        (place / "cases.csv").write_text("\n".join([head, *rows]) + "\n")
+        of_case = [[(4, 4, 4), (4, found, 4)] for found in (8, 4, 4, 4)]
+        text = components.to_csv(np.array([of_case] * 4), part.val.cases, ["class0", "class1"])
+        (place / "components.csv").write_text(text)
+    monkeypatch.setattr(cross_validate.subprocess, "Popen", lambda *argv, **options: 1 / 0)
+    crossval.main(asked)
+    said = capsys.readouterr().out
+    assert "Out-of-fold, 12 cases in folds of 4, 4, 4" in said
+    assert "only the largest component of the foreground is kept" in said
+    assert "validation Dice 0.6667 → 1.0000" in said
+    assert components.read(str(tmp_path), ["class0", "class1"]) == components.Decision(True)
+    decided_on = json.loads((tmp_path / "postprocessing.json").read_text())["decided_on"]
+    assert (decided_on["cases"], decided_on["split"]) == (12, "val of every fold")
 
 
 @pytest.fixture
