@@ -16,6 +16,7 @@ from trainer.checkpointing.session import Session, open_session
 from trainer.checkpointing.train_state import TrainState
 from trainer.data.input import pipeline
 from trainer.data.input.training_batches import TrainingBatches
+from trainer.data.planning import data_plan
 from trainer.distributed import strategies
 from trainer.evaluate import metrics, output
 from trainer.evaluate.cases import CaseSelector
@@ -251,6 +252,8 @@ def begin_run(session: Session, state: TrainState, evaluate: Evaluator) -> None:
     )
     if state.step:
         logging.info("Resuming from step %d of %s.", state.step, job.run.run_dir)
+    elif session.is_chief and (suggestion := data_plan.suggestion(job)):
+        logging.info("%s", suggestion)
 
 
 def build_train_steps(session: Session, state: TrainState) -> TrainSteps:

@@ -1094,6 +1094,11 @@ class Prepare(Settings):
         "voxels; larger than any crop.",
         low=8,
     )
+    plan: bool = setting(
+        False,
+        "Cuts images of very different sizes into tiles, and large volumes into blocks that no "
+        "patch exceeds, and writes plan.cfg into the folder, as trainer.plan does.",
+    )
     shard_mb: float = setting(
         128.0, "Largest uncompressed size of a shard, in MB; at least 8 shards.", low=0.001
     )

@@ -1,5 +1,6 @@
 """What all plans have in common."""
 
+from trainer import config
 from trainer.data.planning import data_plan
 
 
@@ -12,3 +13,18 @@ def test_a_run_is_named_after_its_data():
     names = {choice.name: choice.value for choice in data_plan.folders("some/cells/")}
     assert names == {"data_dir": "some/cells/", "run_dir": "runs/cells"}
     assert data_plan.folders("") == []
+
+
+def test_who_trains_with_the_defaults_is_told_of_plans(tmp_path):
+    data = config.Data(data_dir=str(tmp_path))
+    assert data_plan.suggestion(config.Job(data=data)) == (
+        "Crop, batch, filters and depth are the defaults; python -m trainer.plan --data_dir="
+        f"{tmp_path} chooses those for these data."
+    )
+    (tmp_path / "plan.cfg").touch()
+    assert data_plan.suggestion(config.Job(data=data)) == (
+        f"Crop, batch, filters and depth are the defaults; {tmp_path}/plan.cfg has those for these "
+        "data."
+    )
+    assert data_plan.suggestion(config.Job(data=data, model=config.Model(filters=8))) == ""
+    assert data_plan.suggestion(config.Job()) == ""  # the demo

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from tests import preparing
 from tests.pictures import bomb
 from trainer import cli, config
+from trainer.config import flags
 from trainer.data.dataset import schema
 from trainer.data.prepare import kinds, output, pairing, preparation, splitting, statistics
 from trainer.errors import InputError, RetryableError
@@ -71,6 +72,23 @@ def test_the_manifest_counts_what_can_be_counted_by_hand(folder):
     assert split.sizes == ((8, 6, 7),)
     assert schema.read_manifest(f"{folder}/out").grids == (schema.Grid((8, 6), None, 7),)
     assert [shard.examples for shard in split.shards] == [1] * 7
+
+
+def test_with_a_plan_images_of_very_different_sizes_are_cut_and_a_plan_is_written(folder):
+    names = {"train": [f"{k:02}" for k in range(8)], "val": ["08"], "test": ["09"]}
+    (folder / "splits.json").write_text(json.dumps(names))
+    flags_given = [f"--splits={folder}/splits.json", "--plan", f"--output={folder}/two"]
+    alike = preparing.prepare(folder, *flags_given)
+    assert alike.splits["train"].sizes == ((8, 6, 8),)
+    for kind in ("images", "masks"):  # of 8×6 pixels
+        path = folder / f"{kind}/00.png"
+        Image.fromarray(np.tile(np.asarray(Image.open(path)), (8, 8))).save(path)
+    manifest = preparing.prepare(folder, *flags_given[:2])
+    # The crop is 16, so tiles are of about 32: 64×48 is cut into 2×2 of 32×24 (48/32 rounds to 2).
+    assert manifest.splits["train"].sizes == ((8, 6, 7), (32, 24, 4))
+    assert manifest.grids == (schema.Grid((8, 6), None, 7), schema.Grid((64, 48), None, 1))
+    job = flags.parse(config.Job, ["task", f"--flagfile={folder}/out/plan.cfg"])
+    assert (job.data.data_dir, job.data.crop) == (f"{folder}/out", 16)
 
 
 @pytest.mark.slow

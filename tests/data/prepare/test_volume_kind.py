@@ -109,6 +109,15 @@ def test_folds_of_volumes_train_on_blocks_and_validate_whole_by_the_figures_of_a
     assert preparing.prepare(folder, *argv, "--workers=2") == one
 
 
+def test_with_a_plan_blocks_are_as_long_as_any_patch(folder):
+    manifest = preparing.prepare(folder, "--block=8", "--plan", SPLIT)
+    assert manifest.volumes.block is None  # the volumes are smaller than a patch
+    assert (folder / "out/plan.cfg").read_text().splitlines()[-2:] == [
+        "# Small batches of volumes: the weights are averaged.",
+        "--ema=0.99",
+    ]
+
+
 def test_blocks_without_a_foreground_have_shards_of_their_own(folder):
     flags = ["--spacing=0.375,0.5,0.4", "--block=8", "--classes=0,7", "--ignore=9", SPLIT]
     manifest = preparing.prepare(folder, *flags)

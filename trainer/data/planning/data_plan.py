@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
+from trainer import config
 from trainer.data.dataset import schema
 from trainer.data.planning import auto_rules, fingerprint, plan_file, topology_flags
 from trainer.data.planning.fingerprint import Fingerprint
@@ -60,3 +61,31 @@ def save(
     plan_file.job_of(every)  # whose rules the plan keeps
     plan_file.write(path, plan_file.text_of([*fingerprint.told(data), *title], every))
     logging.info("Wrote %s. Train by it: python -m trainer.task --flagfile=%s", path, path)
+
+
+def write_beside(data_dir: str, manifest: schema.Manifest) -> None:
+    """Writes the plan of data that have just been prepared."""
+    data = fingerprint.of_manifest(manifest, data_dir)
+    title, choices = for_cpu(manifest, data)
+    save(default_path(data_dir), data_dir, data, title, choices)
+
+
+def suggestion(job: config.Job) -> str:
+    """Returns what to say to who trains with the defaults on data of their own; else nothing."""
+    default = config.Job()
+    pairs = (
+        (job.data, default.data, ("crop", "batch_size")),
+        (job.model, default.model, ("filters", "depth")),
+    )
+    chosen = any(
+        getattr(ours, n) != getattr(other, n) for ours, other, names in pairs for n in names
+    )
+    if chosen or not job.data.data_dir:
+        return ""
+    path = default_path(job.data.data_dir)
+    if files.exists(path):
+        return f"Crop, batch, filters and depth are the defaults; {path} has those for these data."
+    return (
+        "Crop, batch, filters and depth are the defaults; python -m trainer.plan --data_dir="
+        f"{job.data.data_dir} chooses those for these data."
+    )

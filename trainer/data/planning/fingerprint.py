@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -60,8 +60,7 @@ def of_manifest(manifest: schema.Manifest, data_dir: str) -> Fingerprint:
         spacings += [grid.spacing or (SLICE, 1.0, 1.0)] * grid.count
     target = None if manifest.volumes is None else manifest.volumes.spacing
     if manifest.volumes is not None and target is None:  # each volume keeps its own
-        typical = preprocessing.target_spacing(np.array(spacings), np.array(shapes))
-        spacings = [typical] * len(spacings)
+        spacings = list(as_they_are(shapes, spacings))
     pixels = manifest.splits["train"].pixels
     total = max(1, math.fsum(pixels))
     return Fingerprint(
@@ -75,6 +74,14 @@ def of_manifest(manifest: schema.Manifest, data_dir: str) -> Fingerprint:
         pixels=sum(map(math.prod, manifest.splits["train"].sizes)),
         target=target,
     )
+
+
+def as_they_are(
+    shapes: Sequence[Sequence[int]], spacings: Sequence[Sequence[float]]
+) -> Sequence[tuple[float, ...]]:
+    """Returns spacings with which no volume changes its shape: the rule's, for all of them."""
+    typical = preprocessing.target_spacing(np.array(spacings), np.array(shapes))
+    return [typical] * len(spacings)
 
 
 def told(data: Fingerprint) -> list[str]:

@@ -9,6 +9,7 @@ from absl import logging
 from trainer import config
 from trainer.data.dataset import schema
 from trainer.data.formats import images
+from trainer.data.planning import auto_rules, tiling
 from trainer.data.prepare import classes, labels, mask_agreement, pixel_counts, statistics
 from trainer.data.prepare.pairs import Example, Pair, Part, cut
 from trainer.data.prepare.worker_pool import Run
@@ -34,6 +35,13 @@ class Kind(Protocol):
         Raises:
             UnreadableError: a file is damaged.
             InputError: a file is too large, the two do not fit, or the mask has no classes.
+        """
+
+    def planned(self, training: Sequence[Any]) -> "Kind":
+        """Returns the kind that cuts its examples by the rules of planning, and says what they are.
+
+        Args:
+            training: the surveys of the training split.
         """
 
     def settle(self, found: Mapping[str, Any], train: Collection[str]) -> Any:
@@ -79,6 +87,19 @@ class Images:
     def examine(self, pair: Pair) -> statistics.Survey:
         """See `Kind`."""
         return statistics.examine(pair, self.settings.max_pixels, self.given)
+
+    def planned(self, training: Sequence[statistics.Survey]) -> "Images":
+        """See `Kind`; a --tile that is set stays."""
+        side = self.settings.tile or tiling.tile([(one.height, one.width) for one in training])
+        if side == self.settings.tile:
+            return self
+        logging.info(
+            "Training images are cut into tiles of about %d pixels (--plan), for the largest has "
+            "%g times the pixels of the median one, or more.",
+            side,
+            auto_rules.MIXED,
+        )
+        return dataclasses.replace(self, settings=dataclasses.replace(self.settings, tile=side))
 
     def settle(
         self, found: Mapping[str, statistics.Survey], train: Collection[str]

@@ -26,6 +26,7 @@ from absl import logging
 from trainer import config
 from trainer.data.dataset import folds, schema
 from trainer.data.formats import discovery, reading
+from trainer.data.planning import data_plan, plan_file
 from trainer.data.prepare import (
     classes,
     output,
@@ -98,6 +99,8 @@ def prepare(settings: config.Prepare) -> schema.Manifest:
             splitting.check_none_empty(names, "--skip_bad")
             # Folds share one form: each trains another model, and all of them are an ensemble.
             training = names["train"] + (names["val"] if settings.folds else [])
+            if settings.plan:
+                kind = kind.planned([found[name] for name in training])
             form = kind.settle(found, training)
             plan = _plan(run, kind, form, found, names, settings, draw, skipped)
             with output.open_output(settings.output) as folder:
@@ -109,6 +112,8 @@ def prepare(settings: config.Prepare) -> schema.Manifest:
     left_out["unreadable images"] += len(skipped)
     seconds = time.monotonic() - started
     logging.info("%s", _closing_line(manifest, settings.output, seconds, left_out))
+    if settings.plan:
+        data_plan.write_beside(settings.output, manifest)
     return manifest
 
 
@@ -121,6 +126,8 @@ def _check_paths(settings: config.Prepare) -> None:
         raise InputError(f"--output={settings.output} is a file; name a folder.")
     files.check_folder("output", settings.output)
     output.check(settings.output)
+    if settings.plan:
+        plan_file.check(data_plan.default_path(settings.output))
 
 
 def _find(

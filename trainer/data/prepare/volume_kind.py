@@ -14,6 +14,7 @@ from trainer.data.dataset import volume_examples
 from trainer.data.dataset.volume_examples import Original
 from trainer.data.formats import images, volumes
 from trainer.data.formats.volume_header import Header
+from trainer.data.planning import fingerprint, tiling
 from trainer.data.prepare import (
     classes,
     intensities,
@@ -72,6 +73,15 @@ class VolumeKind:
                 for c, name in enumerate(self.names)
             ),
         )
+
+    def planned(self, training: Sequence[Survey]) -> "VolumeKind":
+        """See `Kind`; a larger --block stays."""
+        asked = volume_form.parse_spacing(self.settings.spacing)
+        shapes, given = zip(*map(self.grid, training), strict=True)
+        spacings = fingerprint.as_they_are(shapes, given) if asked is None else given
+        side = tiling.block(shapes, spacings, None if asked == volume_form.PLAN else asked)
+        block = max(self.settings.block, side)
+        return dataclasses.replace(self, settings=dataclasses.replace(self.settings, block=block))
 
     def settle(self, found: Mapping[str, Survey], train: Collection[str]) -> Form:
         """See `Kind`; figures are of the training split alone."""
