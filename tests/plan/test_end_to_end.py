@@ -20,4 +20,4 @@ def test_volumes_are_prepared_planned_and_trained(tmp_path, monkeypatch):
     loop.train(flags.parse(config.Job, ["task", "--flagfile=data/plan.cfg", *short, *fixed]))
     run = run_metadata.read("runs/data")
     assert run["exit_reason"] == "finished"
-    assert run["settings"]["crop"] == [24, 64, 80]
+    assert run["settings"]["crop"] == [28, 80, 80]  # of 7 volumes
