@@ -90,6 +90,20 @@ def test_momentum_reaches_sgd():
     assert float(variable) == -2.5
 
 
+def test_nesterovs_momentum_is_a_step_further_along_the_velocity():
+    variable = keras.Variable(0.0)
+    settings = config.Optimization(
+        optimizer="sgd", learning_rate=1.0, momentum=0.5, nesterov=True, schedule="constant"
+    )
+    built = optimizers.optimizer_of(settings, 10, "float32")
+    seen = []
+    for _ in range(2):
+        built.apply([tf.constant(1.0)], [variable])
+        seen.append(float(variable))
+    # Velocities -1 and -1.5: steps of -1 - 0.5 and of -1 - 0.75.
+    assert seen == [-1.5, -3.25]
+
+
 @pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
 def test_optimizers_follow_their_schedule(name):
     schedule = optimizers.build_schedule("cosine", 0.1, steps=2)
@@ -136,6 +150,16 @@ def test_the_rate_grows_with_the_batch_by_its_rule(rule, batch_size, rate):
         (
             lambda: optimizers.build_optimizer("sgd", 0.1, momentum=1.0),
             "--momentum=1.0 must be at least 0 and less than 1.",
+        ),
+        (
+            lambda: optimizers.build_optimizer("adamw", 0.1, nesterov=True),
+            "--nesterov does nothing with --optimizer=adamw; leave it out, or use --optimizer=sgd "
+            "with a --momentum above 0.",
+        ),
+        (
+            lambda: optimizers.build_optimizer("sgd", 0.1, momentum=0.0, nesterov=True),
+            "--nesterov does nothing with --momentum=0.0; leave it out, or use --optimizer=sgd "
+            "with a --momentum above 0.",
         ),
         (
             lambda: optimizers.build_optimizer("adam", 0.1, weight_decay=0.01),

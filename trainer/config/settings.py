@@ -384,6 +384,7 @@ class Optimization(Settings):
         None, "Decoupled weight decay; unset: 1e-4 with adamw, none with the others.", low=0
     )
     momentum: float = setting(0.9, "Momentum (sgd).", low=0, high=1)
+    nesterov: bool = setting(False, "Nesterov's momentum (sgd).")
     clip_norm: float = setting(1.0, "Largest norm of the whole gradient; 0: unlimited.", low=0)
     accumulate_steps: int = setting(
         1, "Parts in which a step's batch is computed, one after the other, to save memory.", low=1

@@ -74,12 +74,12 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 OPTIMIZERS = {
-    "adam": lambda schedule, weight_decay, momentum: keras.optimizers.Adam(schedule),
-    "adamw": lambda schedule, weight_decay, momentum: keras.optimizers.AdamW(
+    "adam": lambda schedule, weight_decay, momentum, nesterov: keras.optimizers.Adam(schedule),
+    "adamw": lambda schedule, weight_decay, momentum, nesterov: keras.optimizers.AdamW(
         schedule, weight_decay=weight_decay
     ),
-    "sgd": lambda schedule, weight_decay, momentum: keras.optimizers.SGD(
-        schedule, momentum=momentum, weight_decay=weight_decay or None
+    "sgd": lambda schedule, weight_decay, momentum, nesterov: keras.optimizers.SGD(
+        schedule, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay or None
     ),
 }
 
@@ -107,7 +107,7 @@ def build_schedule(name, learning_rate, steps, warmup_steps=0):
     return Schedule(name, learning_rate, steps, warmup_steps)
 
 
-def build_optimizer(name, schedule, weight_decay=0.0, momentum=0.9):
+def build_optimizer(name, schedule, weight_decay=0.0, momentum=0.9, nesterov=False):
     """Builds an optimizer with decoupled weight decay of everything but biases and norms.
 
     Args:
@@ -115,6 +115,7 @@ def build_optimizer(name, schedule, weight_decay=0.0, momentum=0.9):
         schedule: a learning rate, or a schedule of one.
         weight_decay: share of a weight, times the learning rate, taken off at each step.
         momentum: of sgd.
+        nesterov: whether sgd looks ahead by its momentum (Sutskever et al., 2013).
 
     Raises:
         InputError: an argument is out of its range.
@@ -126,7 +127,13 @@ def build_optimizer(name, schedule, weight_decay=0.0, momentum=0.9):
         raise InputError(f"--momentum={momentum} must be at least 0 and less than 1.")
     if name == "adam" and weight_decay:
         raise InputError(f"--weight_decay={weight_decay} does nothing with adam; use adamw.")
-    optimizer = OPTIMIZERS[name](schedule, weight_decay, momentum)
+    if nesterov and (name != "sgd" or not momentum):
+        given = f"--optimizer={name}" if name != "sgd" else f"--momentum={momentum}"
+        raise InputError(
+            f"--nesterov does nothing with {given}; leave it out, or use --optimizer=sgd with a "
+            "--momentum above 0."
+        )
+    optimizer = OPTIMIZERS[name](schedule, weight_decay, momentum, nesterov)
     # What Keras calls the shift and scale of its normalisations, and biases.
     optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
     return optimizer
@@ -148,7 +155,9 @@ def optimizer_of(
     decay = settings.weight_decay
     if decay is None:
         decay = 1e-4 if settings.optimizer == "adamw" else 0.0
-    optimizer = build_optimizer(settings.optimizer, schedule, decay, settings.momentum)
+    optimizer = build_optimizer(
+        settings.optimizer, schedule, decay, settings.momentum, settings.nesterov
+    )
     return keras.optimizers.LossScaleOptimizer(optimizer) if precision == "float16" else optimizer
 
 
