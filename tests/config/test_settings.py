@@ -98,7 +98,8 @@ def test_each_side_of_a_crop_has_the_rules_of_one(crop, message):
 
 def test_levels_have_two_everywhere_and_the_kernel_size_if_nothing_else_is_given():
     levels = config.Model(depth=2, kernel_size=5).levels(rank=3)
-    assert levels == (((2, 2, 2), (5, 5, 5)), ((2, 2, 2), (5, 5, 5)), ((1, 1, 1), (5, 5, 5)))
+    of_kernels = [level[:2] for level in levels]
+    assert of_kernels == [((2, 2, 2), (5, 5, 5)), ((2, 2, 2), (5, 5, 5)), ((1, 1, 1), (5, 5, 5))]
     assert config.Model(depth=4).stride(rank=2) == (16, 16)
 
 
@@ -117,6 +118,16 @@ def test_levels_have_the_numbers_of_each_axis_or_one_for_all():
         "--strides=1,2,2/2/2 is for 3 axes and the data have 2; give 2 numbers a level, or one for "
         "all axes."
     )
+
+
+def test_levels_have_as_many_convolutions_as_the_network():
+    def numbers(**values):
+        return [level.number for level in config.Model(**values).levels(rank=2)]
+
+    assert numbers(depth=2) == numbers(depth=2, model="unet_plus_plus") == [4, 4, 2]
+    # A stem and one block; three; four; six, and six: two each, and one on the way up.
+    deep = numbers(depth=4, model="residual_encoder_unet")
+    assert deep == [1 + 2 + 1, 6 + 1, 8 + 1, 12 + 1, 12]
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests import rounding
 from trainer import config
 from trainer.errors import InputError
 from trainer.evaluate import sliding_window
+from trainer.models import build
 
 
 def test_halo_covers_the_receptive_field_of_the_classic_unet():
@@ -24,6 +26,22 @@ def test_halo_along_each_axis_is_that_of_its_strides_and_kernels():
     assert sliding_window.halo_of(network.levels(rank=2)) == (12, 28)
     # A kernel of 2 reaches one pixel to the right: as far as one of 3.
     assert sliding_window.halo_of(config.Model(depth=1, kernel_size=2).levels(rank=2)) == (12, 12)
+
+
+def test_halo_covers_what_the_residual_encoder_sees():
+    # 3×3 kernels: 4 convolutions at 1 pixel a place, 7 at 2, 8 at 4: 50, and twice the stride.
+    network = config.Model(
+        depth=2, filters=2, model="residual_encoder_unet", norm="none", activation="silu"
+    )
+    (halo, _) = sliding_window.halo_of(network.levels(rank=2))
+    assert halo == 60
+    model = build.build_model(network, 1, 2)
+    images = tf.zeros((1, 256, 256, 1))
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        logit = model(images)[0, 130, 130, 0]
+    rows = np.flatnonzero(np.any(tape.gradient(logit, images)[0] != 0, axis=(1, 2)))
+    assert 130 - halo <= rows.min() < 130 < rows.max() <= 130 + halo
 
 
 def test_tiles_cover_an_axis_and_end_with_it():

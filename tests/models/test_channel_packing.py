@@ -18,12 +18,10 @@ TOLERANCE = rounding.tolerance(operations=12 * 4 * 2048)
 TOLERANCE_OF_RELU = 5e-3
 
 
-def small(**options):
+def small(build=models.build_unet, **options):
     """A network of 4 and 8 channels, and 16 at the bottom, none of whose weights is special."""
     keras.utils.set_random_seed(0)
-    model = models.build_unet(
-        **{"input_shape": (None, None, 1), "n_filters": 4, "depth": 2, **options}
-    )
+    model = build(**{"input_shape": (None, None, 1), "n_filters": 4, "depth": 2, **options})
     random = np.random.default_rng(0)
     for variable in model.trainable_variables:
         variable.assign(variable + random.normal(size=variable.shape) * 0.1)
@@ -85,6 +83,8 @@ def images_of(*shape):
             {"norm": "group", "num_classes": 3, "head_activation": "softmax"},
             marks=pytest.mark.slow,
         ),
+        pytest.param(16, True, {"encoder_blocks": (1, 2)}, marks=pytest.mark.slow),
+        pytest.param(16, True, {"build": models.MODELS["unet_plus_plus"]}, marks=pytest.mark.slow),
         pytest.param(16, True, {"rank": 3}, marks=pytest.mark.slow),
         pytest.param(
             8,

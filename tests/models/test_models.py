@@ -68,6 +68,78 @@ def test_the_default_network_has_the_known_31_million_parameters():
     assert model.count_params() == trainable + 2 * channels == 31_051_137
 
 
+def parameters_of_the_residual_encoder(widths, numbers, kernel, transposed):
+    """Returns the numbers of all kernels but the head's, and of channels that have a norm."""
+    levels = list(zip(widths, widths[1:], numbers[1:], strict=False))
+    kernels = kernel * widths[0] + numbers[0] * 2 * kernel * widths[0] ** 2
+    channels = widths[0] * (1 + 2 * numbers[0])
+    for above, width, number in levels:
+        projected = above != width
+        kernels += kernel * above * width + (2 * number - 1) * kernel * width**2
+        kernels += projected * above * width
+        channels += width * (2 * number + projected)
+        # Upwards: from `width` to `above`, then one convolution of both halves.
+        kernels += transposed * width * above + kernel * 2 * above**2
+        channels += 2 * above
+    return kernels, channels
+
+
+def test_the_residual_encoder_has_the_102_million_parameters_of_nnunets():
+    numbers = [1, 3, 4, 6, 6, 6]
+    widths = [32, 64, 128, 256, 320, 320]
+    kernels, _ = parameters_of_the_residual_encoder(widths, numbers, kernel=27, transposed=8)
+    assert kernels == 102_306_656
+    # The same, at an eighth of the width.
+    widths = [width // 8 for width in widths]
+    kernels, channels = parameters_of_the_residual_encoder(widths, numbers, 27, 8)
+    shape = (None, None, None, 1)
+    model = MODELS["residual_encoder_unet"](shape, 4, 3, rank=3, depth=5, max_filters=40)
+    trainable = sum(np.prod(variable.shape) for variable in model.trainable_variables)
+    assert trainable == kernels + 2 * channels + (4 * 3 + 3)
+
+
+def test_unet_plus_plus_has_the_9_million_parameters_of_the_paper():
+    # Table 1 of Zhou et al., 2018: 9.04 M, of 32 to 512 channels, colour images and four outputs.
+    model = MODELS["unet_plus_plus"]((None, None, 3), 32, 1, norm="none", deep_supervision=True)
+    widths = [32, 64, 128, 256, 512]
+    encoder = sum(9 * i * o + 9 * o * o + 2 * o for i, o in zip([3, *widths], widths, strict=False))
+    rest = 4 * (32 + 1)
+    for level, (width, below) in enumerate(zip(widths, widths[1:], strict=False)):
+        for node in range(1, 5 - level):  # of as many earlier ones and what comes from below
+            rest += 4 * below * width + width
+            rest += 9 * (node + 1) * width**2 + 9 * width**2 + 2 * width
+    assert model.count_params() == encoder + rest == 9_042_276
+
+
+def test_unet_plus_plus_is_trained_by_each_node_of_the_top_at_full_resolution():
+    model = MODELS["unet_plus_plus"]((32, 32, 1), 2, depth=3, deep_supervision=True)
+    outputs = model(random_images(1, 32, 32, 1))
+    assert [output.shape for output in outputs] == [(1, 32, 32, 1)] * 3
+    predicting = functional.prediction_model(model)
+    plain = MODELS["unet_plus_plus"]((32, 32, 1), 2, depth=3)
+    assert predicting.count_params() == plain.count_params() == model.count_params() - 2 * 3
+    with pytest.raises(InputError) as error:
+        MODELS["unet_plus_plus"]((32, 32, 1), 2, depth=1, deep_supervision=True)
+    assert str(error.value) == (
+        "deep_supervision with depth=1 has one node with logits; use depth=2 or more, or leave it "
+        "out."
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("sizes", "options"),
+    [
+        ((11, 14), {"strides": [(1, 2), 3], "kernels": [(1, 3), 3, 5], "upsampling": "bilinear"}),
+        ((5, 12, 10), {"strides": [(1, 2, 2), 2], "kernels": [(1, 3, 3), 3, 3], "max_filters": 3}),
+    ],
+)
+def test_every_network_takes_images_and_volumes_of_any_size_and_levels(name, sizes, options):
+    rank = len(sizes)
+    model = MODELS[name]((*[None] * rank, 2), 2, 3, rank=rank, depth=2, dropout=0.2, **options)
+    assert model(random_images(1, *sizes, 2)).shape == (1, *sizes, 3)
+
+
 def test_without_norms_every_channel_has_a_bias_instead():
     # Depth 1 with 2 filters of 1 channel: 3x3 kernels, a 2x2 kernel, the head, and biases.
     kernels = 9 * (1 * 2 + 2 * 2 + 2 * 4 + 4 * 4 + 4 * 2 + 2 * 2) + 4 * 4 * 2 + 2
@@ -514,10 +586,13 @@ def test_along_an_axis_with_strides_and_kernels_of_1_each_plane_is_an_image_by_i
     rounding.assert_close(of_volumes(volume), expected, rounding.operations_of(of_volumes))
 
 
-@pytest.mark.parametrize(("depth", "kernel"), [(2, 3), (3, 5), (1, 3), (4, 3)])
-def test_gradients_of_shallow_volumes_are_right_in_bfloat16(depth, kernel):
+@pytest.mark.parametrize(
+    ("depth", "kernel", "stride"),
+    [(2, 3, 1), (3, 5, 1), (1, 3, 1), (4, 3, 1), (2, 3, 2), (3, 5, 2), (4, 5, 2)],
+)
+def test_gradients_of_shallow_volumes_are_right_in_bfloat16(depth, kernel, stride):
     without_bfloat16()
-    layer = layers.CONVOLUTION[3](8, kernel, padding="same", dtype="mixed_bfloat16")
+    layer = layers.CONVOLUTION[3](8, kernel, strides=stride, padding="same", dtype="mixed_bfloat16")
     volume = tf.cast(tf.cast(random_images(2, depth, 4, 4, 8), tf.bfloat16), tf.float32)
     layer.build(volume.shape)
     layer.kernel.assign(tf.cast(tf.cast(layer.kernel, tf.bfloat16), tf.float32))
@@ -527,10 +602,10 @@ def test_gradients_of_shallow_volumes_are_right_in_bfloat16(depth, kernel):
         with tf.GradientTape() as tape:
             tape.watch(volume)
             outputs = tf.cast(convolve(volume), tf.float32)
-            loss = tf.reduce_sum(outputs * random_images(2, depth, 4, 4, 8))
+            loss = tf.reduce_sum(outputs * random_images(*outputs.shape))
         return outputs, *tape.gradient(loss, [volume, layer.kernel.value])
 
-    exact = gradients(lambda x: tf.nn.convolution(x, layer.kernel.value, 1, "SAME"))
+    exact = gradients(lambda x: tf.nn.convolution(x, layer.kernel.value, stride, "SAME"))
     # Inputs, kernels and what comes back are rounded once each, and so is each result.
     for found, expected in zip(gradients(layer), exact, strict=True):
         apart = rounding.tolerance(2, np.abs(expected).max(), "bfloat16")
@@ -659,6 +734,10 @@ def test_fit_on_numpy_arrays_learns():
             {"input_shape": (44, 50, 1), "padding": "valid"},
             "width=50 cannot be reduced 2 times with padding=valid and kernels of 3/3/3;"
             " use 52 or padding=same.",
+        ),
+        (
+            {"encoder_blocks": (1,), "padding": "valid", "input_shape": (44, 44, 1)},
+            "encoder_blocks are padded; use padding=same.",
         ),
         (
             {"deep_supervision": True},

@@ -207,6 +207,8 @@ def test_masks_take_the_smallest_integers_that_hold_their_values(values, dtype):
         ("unet", "transpose"),
         pytest.param("residual_unet", "bilinear", marks=pytest.mark.slow),
         pytest.param("attention_unet", "transpose", marks=pytest.mark.slow),
+        pytest.param("residual_encoder_unet", "transpose", marks=pytest.mark.slow),
+        pytest.param("unet_plus_plus", "transpose", marks=pytest.mark.slow),
     ],
 )
 def test_folding_batch_norm_changes_nothing_but_its_absence(name, upsampling):

@@ -101,7 +101,7 @@ def test_the_terms_of_the_loss_add_up_to_it():
 @pytest.mark.slow
 def test_replicas_train_like_one_device_by_a_dice_over_the_whole_batch():
     # Each has another Dice of its own: the last one has four images of nothing but background.
-    assert_same(train(2, loss="ce_batch_dice"), train(1, loss="ce_batch_dice"))
+    assert_same(train(4, loss="ce_batch_dice"), train(1, loss="ce_batch_dice"))
 
 
 def test_a_dice_over_the_whole_batch_is_refused_in_parts():

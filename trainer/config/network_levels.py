@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from trainer.errors import InputError
 
+# Residual blocks at each level of nnU-Net's residual encoder, the last number that of all below.
+ENCODER_BLOCKS = (1, 3, 4, 6)
 LEVEL = re.compile(r"[1-9]\d*(,[1-9]\d*)*")
 
 
@@ -19,10 +21,27 @@ class Level(NamedTuple):
     Attributes:
         stride: by which the next level's resolution is lower, along each axis; 1 at the bottom.
         kernel: sides of the convolutions' kernels.
+        number: of convolutions of this resolution, on the way down and up.
     """
 
     stride: tuple[int, ...]
     kernel: tuple[int, ...]
+    number: int
+
+
+def numbers(model: str, depth: int) -> list[int]:
+    """Returns how many convolutions a network has one after the other at each level.
+
+    Args:
+        model: a row of `trainer.models.MODELS`; what is none of ours is taken for a U-Net.
+        depth: of the network.
+    """
+    if model != "residual_encoder_unet":
+        return [4] * depth + [2]  # of a U-Net++, no way is longer
+    found = [2 * ENCODER_BLOCKS[min(n, len(ENCODER_BLOCKS) - 1)] + 1 for n in range(depth + 1)]
+    found[0] += 1  # the stem
+    found[-1] -= 1  # the bottom is not on the way up
+    return found
 
 
 def parse(name: str, text: str, number: int, depth: int) -> tuple[tuple[int, ...], ...]:

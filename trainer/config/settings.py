@@ -203,7 +203,13 @@ class Model(Settings):
     """The network."""
 
     model: str = setting(
-        "unet", "Architecture.", choices=("unet", "residual_unet", "attention_unet"), common=True
+        "unet",
+        "Architecture.",
+        choices=(
+            *("unet", "residual_unet", "attention_unet", "residual_encoder_unet"),
+            "unet_plus_plus",
+        ),
+        common=True,
     )
     filters: int = setting(
         16, "Channels of the first level; each level below doubles them.", low=1, common=True
@@ -318,11 +324,15 @@ class Model(Settings):
                 f"{rank} numbers a level, or one for all axes."
             )
         strides, kernels = self._numbers()
+        depth = len(strides)
+        each = zip(
+            (*strides, (1,)), kernels, network_levels.numbers(self.model, depth), strict=True
+        )
         return tuple(
             network_levels.Level(
-                network_levels.along(stride, rank), network_levels.along(kernel, rank)
+                network_levels.along(stride, rank), network_levels.along(kernel, rank), number
             )
-            for stride, kernel in zip((*strides, (1,)), kernels, strict=True)
+            for stride, kernel, number in each
         )
 
     def stride(self, rank: int) -> tuple[int, ...]:

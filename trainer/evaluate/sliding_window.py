@@ -30,19 +30,19 @@ def halo_of(levels: Sequence[network_levels.Level]) -> tuple[int, ...]:
     """
     strides = zip(*(level.stride for level in levels), strict=True)
     kernels = zip(*(level.kernel for level in levels), strict=True)
-    return tuple(map(_halo_along, strides, kernels))
+    numbers = [level.number for level in levels]
+    return tuple(_halo_along(*of_axis, numbers) for of_axis in zip(strides, kernels, strict=True))
 
 
-def _halo_along(strides: Sequence[int], kernels: Sequence[int]) -> int:
+def _halo_along(strides: Sequence[int], kernels: Sequence[int], numbers: Sequence[int]) -> int:
     """Returns the halo along one axis.
 
-    Two convolutions at each level of the encoder and of the decoder and at the bottom reach half a
-    kernel each, in places that are as many pixels as the strides above make them; pooling and
-    up-sampling add less than twice the whole stride.
+    The convolutions of each level reach half a kernel each, in places that are as many pixels as
+    the strides above make them; pooling and up-sampling add less than twice the whole stride.
     """
     pixels = list(itertools.accumulate(strides[:-1], operator.mul, initial=1))
-    radius = sum(4 * (kernel // 2) * size for kernel, size in zip(kernels, pixels, strict=True))
-    radius -= 2 * (kernels[-1] // 2) * pixels[-1]  # the bottom is passed once
+    each = zip(numbers, kernels, pixels, strict=True)
+    radius = sum(number * (kernel // 2) * size for number, kernel, size in each)
     stride = pixels[-1]
     return -(-(radius + 2 * stride) // stride) * stride
 

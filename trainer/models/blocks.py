@@ -16,7 +16,7 @@ from trainer.models.norms import normalize
 INITIALIZER = "he_normal"
 
 
-def convolve(x, filters, kernel_size, norm, padding="same"):
+def convolve(x, filters, kernel_size, norm, padding="same", stride=1):
     """Applies a convolution and its normalisation.
 
     The convolution has a bias only where no normalisation follows: each of ours has its own shift.
@@ -24,6 +24,7 @@ def convolve(x, filters, kernel_size, norm, padding="same"):
     x = layers.CONVOLUTION[axes.rank_of(x)](
         filters,
         kernel_size,
+        strides=stride,
         padding=padding,
         use_bias=norm == "none",
         kernel_initializer=INITIALIZER,
@@ -32,14 +33,23 @@ def convolve(x, filters, kernel_size, norm, padding="same"):
 
 
 def conv_block(
-    x, filters, *, kernel_size=3, activation="relu", padding="same", norm="batch", residual=False
+    x,
+    filters,
+    *,
+    kernel_size=3,
+    number=2,
+    activation="relu",
+    padding="same",
+    norm="batch",
+    residual=False,
 ):
-    """Applies two convolutions, each followed by normalisation and activation.
+    """Applies convolutions, each followed by normalisation and activation.
 
     Args:
         x: [B, *S, C].
         filters: channels of the result.
-        kernel_size: side of both kernels, or their sides along each axis.
+        kernel_size: side of all kernels, or their sides along each axis.
+        number: of convolutions.
         activation: name of a Keras activation.
         padding: "same" or "valid"; "valid" takes kernel_size - 1 pixels off per convolution.
         norm: a row of NORMS.
@@ -49,12 +59,40 @@ def conv_block(
         [B, *S', filters].
     """
     y = convolve(x, filters, kernel_size, norm, padding)
-    y = keras.layers.Activation(activation)(y)
-    y = convolve(y, filters, kernel_size, norm, padding)
+    for _ in range(number - 1):
+        y = keras.layers.Activation(activation)(y)
+        y = convolve(y, filters, kernel_size, norm, padding)
     if residual:
         shortcut = convolve(crop_center(x, y), filters, 1, norm)
         y = keras.layers.Add()([shortcut, y])
     return keras.layers.Activation(activation)(y)
+
+
+def residual_block(x, filters, *, kernel_size=3, stride=1, activation="relu", norm="batch"):
+    """Adds two convolutions to their input (He et al., 2015), the first with a stride.
+
+    As in ResNet-D, the input is averaged over each stride and then projected to the number of
+    channels, each only where it is another (He et al., 2019; nnU-Net's BasicBlockD).
+
+    Args:
+        x: [B, *S, C].
+        filters: channels of the result.
+        kernel_size: side of both kernels, or their sides along each axis.
+        stride: by which the resolution is reduced, or one for each axis.
+        activation: name of a Keras activation.
+        norm: a row of NORMS.
+
+    Returns:
+        [B, *S / stride, filters].
+    """
+    y = convolve(x, filters, kernel_size, norm, stride=stride)
+    y = keras.layers.Activation(activation)(y)
+    y = convolve(y, filters, kernel_size, norm)
+    if max(axes.along(stride, axes.rank_of(x))) > 1:
+        x = _pool(layers.AVERAGE_POOLING, x, stride)
+    if x.shape[-1] != filters:
+        x = convolve(x, filters, 1, norm)
+    return keras.layers.Activation(activation)(keras.layers.Add()([x, y]))
 
 
 def up_conv(x, filters, *, stride=2, activation="relu", norm="batch", upsampling="transpose"):
@@ -88,10 +126,15 @@ def head(x, num_classes, name):
 
 def max_pool(x, size):
     """Keeps the largest of each `size` pixels, a number or one for each axis of [B, *S, C]."""
+    return _pool(layers.MAX_POOLING, x, size)
+
+
+def _pool(kinds, x, size):
+    """Pools [B, *S, C] by the layer of its rank."""
     rank = axes.rank_of(x)
     # TensorFlow has no 3-D pooling in float16 on a CPU; in float32 the largest is the same number.
     in_half = keras.mixed_precision.dtype_policy().compute_dtype == "float16"
-    return layers.MAX_POOLING[rank](size, dtype="float32" if rank == 3 and in_half else None)(x)
+    return kinds[rank](size, dtype="float32" if rank == 3 and in_half else None)(x)
 
 
 def attention_gate(skip, signal, *, norm="batch"):

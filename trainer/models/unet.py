@@ -6,8 +6,7 @@ import math
 import keras
 
 from trainer.errors import InputError
-from trainer.models import axes, blocks, norms
-from trainer.models.dropout import Dropout
+from trainer.models import arguments, axes, blocks, contracting
 
 
 def build_unet(
@@ -28,6 +27,7 @@ def build_unet(
     upsampling="transpose",
     residual=False,
     attention=False,
+    encoder_blocks=(),
     deep_supervision=False,
     head_activation=None,
     encoder=None,
@@ -55,6 +55,9 @@ def build_unet(
         upsampling: "transpose", or of images "bilinear".
         residual: residual blocks.
         attention: attention gates on the skip connections.
+        encoder_blocks: number of residual blocks at each level of the contracting path, the last
+            one that of all below; the expanding path then has one convolution a level (see
+            `contracting.residual`). Empty: two convolutions at each level of either.
         deep_supervision: logits from every level of the decoder but the lowest, for training
             (Isensee et al., 2021); the model returns a list of them, full resolution first.
         head_activation: None (logits), "sigmoid" or "softmax".
@@ -68,37 +71,31 @@ def build_unet(
     Raises:
         InputError: an argument is out of its range.
     """
-    _check_choice("rank", rank, tuple(axes.NAMES))
-    _check_numbers(input_shape, rank, n_filters, num_classes, depth, kernel_size, dropout)
-    filters = _filters(n_filters, max_filters, depth + 1)
-    strides = _levels("strides", strides, 2, depth, rank)
-    kernels = _levels("kernels", kernels, kernel_size, depth + 1, rank)
-    _check_choice("padding", padding, ("same", "valid"))
-    _check_choice("norm", norm, tuple(norms.NORMS))
-    _check_choice("head_activation", head_activation, (None, "sigmoid", "softmax"))
-    _check_activations(activation, head_activation, num_classes)
-    _check_upsampling(upsampling, rank)
+    arguments.check_numbers(input_shape, rank, n_filters, num_classes, depth, dropout)
+    filters = arguments.filters(n_filters, max_filters, depth + 1)
+    strides, kernels = arguments.levels(strides, kernel_size, kernels, depth, rank)
+    arguments.check_choices(activation, norm, upsampling, rank)
+    arguments.check_choice("padding", padding, ("same", "valid"))
+    _check_head(head_activation, num_classes)
     if deep_supervision:
         _check_supervision(depth, padding, head_activation)
     if padding == "valid":
-        _check_valid_size(input_shape, strides, kernels)
+        _check_valid_size(input_shape, strides, kernels, encoder_blocks)
 
-    conv_block = functools.partial(
-        blocks.conv_block,
-        activation=activation,
-        padding=padding,
-        norm=norm,
-        residual=residual,
-    )
-    up_conv = functools.partial(
-        blocks.up_conv, activation=activation, norm=norm, upsampling=upsampling
-    )
+    styled = {"activation": activation, "norm": norm}
+    conv_block = functools.partial(blocks.conv_block, padding=padding, residual=residual, **styled)
+    up_conv = functools.partial(blocks.up_conv, upsampling=upsampling, **styled)
+    sizes = filters, strides, kernels
+    contract = contracting.plain(*sizes, conv_block)
+    if encoder_blocks:
+        contract = contracting.residual(*sizes, encoder_blocks, **styled)
+        conv_block = functools.partial(blocks.conv_block, number=1, **styled)
     images = keras.Input(input_shape, name="images")
     # With "valid" every size has been found to fit as it is.
     total = tuple(map(math.prod, zip(*strides, strict=True)))
     x = blocks.pad_to_stride(images, total) if padding == "same" else images
     features = encoder(x) if encoder else []
-    *skips, x = _contract(x, features, filters, strides, kernels, conv_block, dropout)
+    *skips, x = contracting.path(x, contract, depth + 1, features, dropout)
     coarser = []
     for level in reversed(range(depth)):
         x = up_conv(x, filters[level], stride=strides[level])
@@ -117,99 +114,13 @@ def build_unet(
     return keras.Model(images, [x, *reversed(coarser)] if coarser else x, name="unet")
 
 
-def _contract(x, features, filters, strides, kernels, conv_block, dropout):
-    """Returns what each level of the contracting path has found, the bottom's last.
-
-    Args:
-        x: padded images, [B, *S, C].
-        features: of the lowest levels, as many as are not the U-Net's own.
-        filters: channels of each level.
-        strides: by which each level but the bottom is reduced.
-        kernels: sides at each level.
-        conv_block: see `blocks.conv_block`.
-        dropout: share of features dropped at the two last levels.
-    """
-    levels, own = [], len(filters) - len(features)
-    for level in range(len(filters)):
-        if level >= own:
-            x = features[level - own]
-        else:
-            if level and max(strides[level - 1]) > 1:
-                x = blocks.max_pool(x, strides[level - 1])
-            x = conv_block(x, filters[level], kernel_size=kernels[level])
-        if dropout and level >= len(filters) - 2:
-            x = Dropout(dropout)(x)
-        levels.append(x)
-    return levels
-
-
-def _check_numbers(input_shape, rank, n_filters, num_classes, depth, kernel_size, dropout):
-    """Raises InputError for a number out of its range."""
-    if len(input_shape) != rank + 1 or not input_shape[-1]:
-        example = {2: (256, 256, 1), 3: (64, 64, 64, 1)}[rank]
-        raise InputError(
-            f"input_shape={tuple(input_shape)} is not ({', '.join(axes.NAMES[rank])}, channels) "
-            f"with a known number of channels; use for example {example}."
-        )
-    whole = {
-        "n_filters": n_filters,
-        "num_classes": num_classes,
-        "depth": depth,
-        "kernel_size": kernel_size,
-    }
-    for name, value in whole.items():
-        if value < 1:
-            raise InputError(f"{name}={value} must be at least 1.")
-    if not 0 <= dropout < 1:
-        raise InputError(f"dropout={dropout} is not a fraction; use at least 0 and less than 1.")
-
-
-def _filters(first, most, number):
-    """Returns the channels of each level.
-
-    Raises:
-        InputError: at most so many are less than the first level has.
-    """
-    if most and most < first:
-        raise InputError(f"max_filters={most} is less than n_filters={first}; use 0 for no limit.")
-    return [min(first * 2**level, most or math.inf) for level in range(number)]
-
-
-def _levels(name, given, default, number, rank):
-    """Returns the numbers of each level along each axis.
-
-    Raises:
-        InputError: they are not as many as levels and axes, or not whole numbers from 1 up.
-    """
-    found = [axes.along(level, rank) for level in given or [default] * number]
-    if len(found) != number:
-        raise InputError(f"{name}={given} has {len(found)} levels; give {number}, by depth.")
-    if any(len(level) != rank or min(level) < 1 for level in found):
-        raise InputError(
-            f"{name}={given} is not whole numbers from 1 up, one or {rank} for each level."
-        )
-    return found
-
-
-def _check_activations(activation, head_activation, num_classes):
+def _check_head(head_activation, num_classes):
     """Raises InputError for an activation that does not exist or that is 1 everywhere."""
-    try:
-        keras.activations.get(activation)
-    except ValueError:
-        raise InputError(
-            f"activation={activation} is not an activation of Keras; use relu."
-        ) from None
+    arguments.check_choice("head_activation", head_activation, (None, "sigmoid", "softmax"))
     if head_activation == "softmax" and num_classes == 1:
         raise InputError(
             "head_activation=softmax of num_classes=1 is 1 everywhere; use sigmoid or two classes."
         )
-
-
-def _check_upsampling(upsampling, rank):
-    """Raises InputError for an up-sampling that does not exist or that Keras has not for a rank."""
-    _check_choice("upsampling", upsampling, ("transpose", "bilinear"))
-    if upsampling == "bilinear" and rank != 2:
-        raise InputError(f"upsampling=bilinear is for images; with rank={rank} use transpose.")
 
 
 def _check_supervision(depth, padding, head_activation):
@@ -226,8 +137,10 @@ def _check_supervision(depth, padding, head_activation):
         )
 
 
-def _check_valid_size(input_shape, strides, kernels):
+def _check_valid_size(input_shape, strides, kernels, encoder_blocks):
     """Raises InputError unless unpadded convolutions leave sizes that the strides divide."""
+    if encoder_blocks:
+        raise InputError("encoder_blocks are padded; use padding=same.")
     *sizes, _ = input_shape
     names = axes.NAMES[len(sizes)]
     for name, size, *of_axis in zip(
@@ -266,10 +179,3 @@ def _fits_valid(size, strides, kernels):
 
 def _slashes(numbers):
     return "/".join(map(str, numbers))
-
-
-def _check_choice(name, value, choices):
-    """Raises InputError unless `value` is one of `choices`."""
-    if value not in choices:
-        allowed = ", ".join(str(choice) for choice in choices)
-        raise InputError(f"{name}={value} is not a choice; use one of: {allowed}.")

@@ -69,8 +69,9 @@ CASES: Mapping[str, Mapping[str, Any]] = {
         "loss": "cross_entropy",
         "class_weights": "balanced",
     },
-    "loss=ce_batch_dice, deep_supervision": {
+    "loss=ce_batch_dice, norm=instance, deep_supervision": {
         "loss": "ce_batch_dice",
+        "norm": "instance",
         "deep_supervision": True,
         "depth": 3,
     },
