@@ -34,6 +34,14 @@ class Job(Settings):
     bucket: str = setting(
         "", "gs://BUCKET, or a folder in it, for runs and what is built.", common=True
     )
+    folder: str = setting("", "Folder of the run in BUCKET/runs; NAME if empty.")
+    folds: int = setting(
+        0,
+        "Starts a job NAME-fold-K for each of so many folds of the data, whose run is "
+        "BUCKET/runs/NAME/fold-K, and follows none; 0: one job.",
+        low=0,
+        high=100,
+    )
     dry_run: bool = setting(
         False, "Print the request that would be sent, and send nothing.", common=True
     )
@@ -275,6 +283,10 @@ class Vertex:
                 f"--parallel={self.tuning.parallel} is above --trials={self.tuning.trials}; "
                 "lower it."
             )
+        if self.job.folds == 1 or (self.job.folds and self.tuning.tune):
+            raise InputError(
+                f"--folds={self.job.folds} needs two folds or more, and no --tune; change one."
+            )
         if self.image.image and self.image.run_as != "auto":
             raise InputError(
                 f"--run_as={self.image.run_as} is of the image of this tree, and --image="
@@ -322,7 +334,18 @@ class Vertex:
 
     def run_dir(self) -> str:
         """Returns the run's folder."""
-        return f"{self.job.bucket.rstrip('/')}/runs/{self.job.name}"
+        return f"{self.job.bucket.rstrip('/')}/runs/{self.job.folder or self.job.name}"
+
+    def of_fold(self, fold: int) -> "Vertex":
+        """Returns the settings of the job of one of --folds."""
+        job = dataclasses.replace(
+            self.job,
+            name=f"{self.job.name}-fold-{fold}",
+            folder=f"{self.job.folder or self.job.name}/fold-{fold}",
+            folds=0,
+            follow=False,
+        )
+        return dataclasses.replace(self, job=job)
 
 
 def seconds(name: str, text: str) -> int:

@@ -4,6 +4,7 @@
 """
 
 import json
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -21,15 +22,11 @@ INTERRUPTED = 130  # 128 + SIGINT
 
 
 def run(asked: settings.Vertex, argv: Sequence[str]) -> None:
-    """Starts the job, or attaches to it; exits with its status."""
-    places = hardware.choose(asked)
-    args = [check.check_flags(asked, place, argv) for place in places][0]
-    bodies = [
-        request.build(
-            asked, place, image.address(asked, place), check.flags_for(place, args), attempt=1
-        )
-        for place in places
-    ]
+    """Starts the job, or attaches to it; exits with its status. Of folds, starts each."""
+    if asked.job.folds:
+        run_folds(asked, argv)
+        return
+    places, args, bodies = requested(asked, argv)
     for place in places:
         logging.info("%s", messages.describe(asked, place))
     if asked.job.dry_run:
@@ -71,6 +68,49 @@ def run(asked: settings.Vertex, argv: Sequence[str]) -> None:
         logging.info("No room in %s: %s", *tried[-1])
         jobs = find(asked, list(services.values()))
     raise InputError(messages.no_room(tried))
+
+
+def requested(
+    asked: settings.Vertex, argv: Sequence[str]
+) -> tuple[list[Machines], list[str], list[dict[str, Any]]]:
+    """Returns the places to try, the flags of trainer.task, and the request for each place."""
+    places = list(hardware.choose(asked))
+    args = [check.check_flags(asked, place, argv) for place in places][0]
+    bodies = [
+        request.build(
+            asked, place, image.address(asked, place), check.flags_for(place, args), attempt=1
+        )
+        for place in places
+    ]
+    return places, args, bodies
+
+
+def run_folds(asked: settings.Vertex, argv: Sequence[str]) -> None:
+    """Starts a job for each fold, unless it runs or has succeeded; follows none of them.
+
+    Raises:
+        InputError: a fold is given, too.
+    """
+    if any(word.startswith(("--fold=", "-fold=")) for word in argv):
+        raise InputError(f"--folds={asked.job.folds} trains every fold; drop --fold after --.")
+    jobs = [(asked.of_fold(k), [*argv, f"--fold={k}"]) for k in range(asked.job.folds)]
+    if asked.job.dry_run:
+        bodies = [requested(*job)[2][0] for job in jobs]
+        print(json.dumps(bodies, indent=1), flush=True)
+        return
+    for job in jobs:
+        try:
+            run(*job)
+        except SystemExit as ending:  # of a command that does not follow its job
+            if ending.code:
+                raise
+    logging.info(
+        "When all of them have ended, sum up by\npython -m trainer.crossval --folds=%d "
+        "--run_dir=%s %s",
+        asked.job.folds,
+        asked.run_dir(),
+        shlex.join(argv),
+    )
 
 
 def preflight(asked: settings.Vertex, places: Sequence[Machines], args: Sequence[str]) -> None:

@@ -505,3 +505,43 @@ def test_a_cloud_build_is_made_of_the_tree_once(service, said, monkeypatch, gcs,
         run(*argv, "--name=third")
     with pytest.raises(InputError, match=r"^--build=cloud cannot write its source to gs://absent/"):
         run(*argv, "--bucket=gs://absent", "--name=third")
+
+
+def flag_of(body, name):
+    (pool,) = body["jobSpec"]["workerPoolSpecs"]
+    args = pool["containerSpec"]["args"]
+    return [arg.partition("=")[2] for arg in args if arg.startswith(f"--{name}=")]
+
+
+def test_folds_are_a_job_each_with_a_run_in_one_folder(service, capsys, said):
+    assert run("--folds=3", "--dry_run") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [body["displayName"] for body in printed] == [f"nuclei-fold-{k}" for k in range(3)]
+    assert [flag_of(body, "fold") for body in printed] == [["0"], ["1"], ["2"]]
+    folders = [body["jobSpec"]["baseOutputDirectory"]["outputUriPrefix"] for body in printed]
+    assert folders == [f"gs://b/runs/nuclei/fold-{k}" for k in range(3)]
+    assert not service.jobs
+    assert run("--folds=3") == 0
+    assert len(service.jobs) == 3
+    assert [body["displayName"] for body in created(service)] == [
+        body["displayName"] for body in printed
+    ]
+    assert said.messages[-1].startswith(
+        "When all of them have ended, sum up by\npython -m trainer.crossval --folds=3 "
+        "--run_dir=gs://b/runs/nuclei --data_dir=gs://b/data"
+    )
+    assert run("--folds=3") == 0  # attaches to those that run
+    assert len(service.jobs) == 3
+
+
+@pytest.mark.parametrize(
+    ("argv", "trainers", "reason"),
+    [
+        (["--folds=3"], ["--fold=1"], "--folds=3 trains every fold; drop --fold after --."),
+        (["--folds=1"], [], "--folds=1 needs two folds or more, and no --tune; change one."),
+        (["--folds=2", "--tune=filters:16|32"], [], "--folds=2 needs two folds or more, and no"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(service, argv, trainers, reason):
+    with pytest.raises(InputError, match=reason):
+        run(*argv, trainers=[*TRAINERS, *trainers])

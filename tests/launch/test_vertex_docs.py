@@ -30,7 +30,7 @@ def test_its_commands_are_valid():
             (place,) = hardware.choose(asked)
             args = check.check_flags(asked, place, trainers)
             request.build(asked, place, "i", args, attempt=1)
-    assert sorted(actions) == ["attach", "cancel", "list", "run", "run", "run"]
+    assert sorted(actions) == ["attach", "cancel", "list", *["run"] * 4]
 
 
 def test_its_role_is_the_one_that_dry_run_prints():
