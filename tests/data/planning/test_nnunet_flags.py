@@ -24,6 +24,7 @@ def test_a_plan_of_volumes_has_the_recipe_and_leaves_out_what_is_the_same_everyw
     )
     settings = job.optimization
     assert (settings.optimizer, settings.momentum, settings.learning_rate) == ("sgd", 0.99, 0.01)
+    assert settings.nesterov
     assert (settings.schedule, settings.weight_decay, settings.clip_norm) == (
         *("polynomial", 3e-5, 12),
     )

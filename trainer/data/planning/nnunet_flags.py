@@ -11,8 +11,7 @@ STEPS = 250_000  # 1,000 epochs of 250
 DIFFERENCES = (
     "What differs from nnU-Net: levels are reduced by max pooling, not by strided convolutions; "
     "convolutions before a normalisation have no bias; up-sampling is normalised; leaky ReLU has "
-    "the slope 0.2; momentum is not Nesterov's; weight decay is decoupled from the gradient; "
-    "augmentation is ours.",
+    "the slope 0.2; weight decay is decoupled from the gradient; augmentation is ours.",
 )
 
 
@@ -80,6 +79,7 @@ def _training(data: Fingerprint, found: Configuration) -> list[Choice]:
         loss,
         Choice("optimizer", "sgd", "Gradient descent with momentum."),
         Choice("momentum", 0.99, "nnU-Net's."),
+        Choice("nesterov", True, "nnU-Net's: a step looks ahead by its momentum."),
         Choice("weight_decay", 3e-5, "nnU-Net's."),
         Choice("learning_rate", 1e-2, "nnU-Net's."),
         Choice("schedule", "polynomial", "Falls with the exponent 0.9."),
