@@ -4,8 +4,9 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
+import keras
 import tensorflow as tf
 from absl import logging
 
@@ -23,7 +24,7 @@ from trainer.evaluate.cases import CaseSelector
 from trainer.evaluate.evaluator import CancelledError, Evaluator, source_of
 from trainer.evaluate.scores import figures_of
 from trainer.export import output_folder
-from trainer.models import channel_packing, functional
+from trainer.models import channel_packing, encoders, functional
 from trainer.monitoring.reporter import Reporter, reporting
 from trainer.training import losses, train_step
 from trainer.training.progress import check_finite
@@ -194,6 +195,7 @@ def build_parts(session: Session, state: TrainState, started: float) -> Iterator
         checkpoint_every=job.run.checkpoint_every or metadata["eval_every"],
         report_every=job.device.steps_per_loop or STEPS_PER_LOOP[kind],
         traced=job.run.traced_steps(),
+        freeze_until=job.optimization.freeze_until,
     )
     train_steps = build_train_steps(session, state)
     evaluate = build_evaluator(session, state)
@@ -257,7 +259,26 @@ def begin_run(session: Session, state: TrainState, evaluate: Evaluator) -> None:
 
 
 def build_train_steps(session: Session, state: TrainState) -> TrainSteps:
-    """Returns the compiled loop over training steps, see `train_step.train_loop`."""
+    """Returns the compiled loop over training steps, see `train_step.train_loop`.
+
+    While the encoder is frozen it is another program, which computes no gradient of it.
+    """
+    freeze_until = session.job.optimization.freeze_until
+    whole = _train_loop(session, state)
+    if state.step >= freeze_until:
+        return whole
+    frozen = _train_loop(session, state, encoders.layers_of(state.model))
+
+    def train_steps(iterator: Iterator, num_steps: tf.Tensor) -> dict[str, tf.Tensor]:
+        steps = frozen if state.step < freeze_until else whole
+        return steps(iterator, num_steps)
+
+    return train_steps
+
+
+def _train_loop(
+    session: Session, state: TrainState, frozen: Sequence[keras.layers.Layer] = ()
+) -> TrainSteps:
     job, kind = session.job, strategies.device_kind(session.strategy)
     return train_step.train_loop(
         session.strategy,
@@ -271,6 +292,7 @@ def build_train_steps(session: Session, state: TrainState) -> TrainSteps:
         average_decay=job.optimization.ema,
         jit_compile=session.metadata["jit_compile"],
         lane_width=channel_packing.LANE_WIDTHS[kind],
+        frozen=frozen,
         timed=not job.device.deterministic and kind != "TPU",
     )
 

@@ -1,5 +1,8 @@
 """The weights that an encoder begins with, from files that Keras wrote, and those that it lacks."""
 
+import os
+import shutil
+
 import h5py
 import keras
 import numpy as np
@@ -14,9 +17,11 @@ from trainer.errors import InputError
 from trainer.models import build, encoders
 
 
-@pytest.fixture(autouse=True)
-def _row(monkeypatch):
-    monkeypatch.setitem(encoders.ENCODERS, NAME, ROW)
+@pytest.fixture(scope="module", autouse=True)
+def _row():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(encoders.ENCODERS, NAME, ROW)
+        yield
 
 
 def begin(path, channels=3):
@@ -143,18 +148,47 @@ def test_a_job_without_a_way_out_is_refused_and_leaves_nothing_behind(data_dir, 
     assert not (tmp_path / "run" / "run.json").exists()
 
 
-@pytest.mark.slow
-def test_a_run_needs_the_file_only_when_it_begins(data_dir, tmp_path):
-    """It is resumed and exported without it."""
-    drawn(NAME).save_weights(tmp_path / "w.weights.h5")
-    values = {"data_dir": data_dir, "run_dir": str(tmp_path / "run"), "strategy": "one_device"}
-    values |= {"encoder": NAME, "encoder_weights": str(tmp_path / "w.weights.h5")}
-    values |= {"crop": 32, "batch_size": 4, "filters": 4, "eval_every": 2, "steps": 2}
-    values |= {"jit_compile": "false", "precision": "float32"}
+@pytest.fixture(scope="module")
+def run(data_dir, tmp_path_factory):
+    """A run that trained its encoder from step 3 on, and its settings; the file is gone."""
+    folder = tmp_path_factory.mktemp("run")
+    drawn(NAME).save_weights(folder / "w.weights.h5")
+    values = {"data_dir": data_dir, "run_dir": str(folder / "run"), "strategy": "one_device"}
+    values |= {"encoder": NAME, "encoder_weights": str(folder / "w.weights.h5"), "filters": 2}
+    values |= {"crop": 32, "batch_size": 2, "steps": 4, "eval_every": 4, "freeze_until": 3}
+    values |= {"checkpoint_every": 2, "encoder_rate": 0.5, "ema": 0.9}
+    values |= {"jit_compile": "false", "precision": "float32", "panels": 0, "worst_panels": 0}
     loop.train(config.from_dict(config.Job, values))
-    (tmp_path / "w.weights.h5").unlink()
-    loop.train(config.from_dict(config.Job, {**values, "steps": 4}))
-    export.write(values["run_dir"], str(tmp_path / "exported"))
+    (folder / "w.weights.h5").unlink()
+    return values
+
+
+def tensors(run_dir, step):
+    reader = tf.train.load_checkpoint(os.path.join(run_dir, f"checkpoints/{step:08d}/state"))
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+
+
+@pytest.mark.slow
+def test_a_run_that_resumes_in_the_frozen_steps_ends_bit_equal_without_the_file(run, tmp_path):
+    run_dir = shutil.copytree(run["run_dir"], tmp_path / "run")
+    for name in ("checkpoints/00000004", "best"):
+        shutil.rmtree(run_dir / name)
+    loop.train(config.from_dict(config.Job, {**run, "run_dir": str(run_dir)}))
+    expected = tensors(run["run_dir"], 4)
+    found = tensors(run_dir, 4)
+    assert expected.keys() == found.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
+    frozen = tensors(run_dir, 2)
+    drawn_alike = [w for w in drawn(NAME).get_weights() if w.ndim == 1]  # of the normalisation
+    for kept in drawn_alike:
+        assert any(np.array_equal(kept, values) for values in frozen.values())
+        assert not any(np.array_equal(kept, values) for values in found.values())
+
+
+@pytest.mark.slow
+def test_a_run_is_exported_without_the_file(run, tmp_path):
+    export.write(run["run_dir"], str(tmp_path / "exported"))
     served = tf.saved_model.load(tmp_path / "exported").signatures["serving_default"]
     (given,) = served.structured_input_signature[1].values()
     images = np.random.default_rng(0).integers(0, 256, (1, 40, 56, given.shape[-1]))

@@ -66,6 +66,15 @@ def test_weights_for_an_encoder_without_one_are_refused():
     assert not config.Model(encoder_weights="none").has_encoder
 
 
+@pytest.mark.parametrize(("name", "value"), [("encoder_rate", 0.1), ("freeze_until", 5)])
+def test_what_is_set_for_an_encoder_without_one_is_refused(name, value):
+    with pytest.raises(InputError) as error:
+        config.Job(optimization=config.Optimization(**{name: value}))
+    assert str(error.value) == (
+        f"--{name}={value} has no effect without an encoder; add --encoder, or leave it out."
+    )
+
+
 def test_a_crop_must_be_a_multiple_of_an_encoders_stride():
     with pytest.raises(InputError, match="--crop=48 is not a multiple of 32, the stride of the de"):
         config.Job(data=config.Data(crop=48), model=config.Model(encoder="resnet50"))

@@ -192,32 +192,57 @@ def test_a_network_that_takes_no_encoder_is_refused(monkeypatch):
         build.build_model(config.Model(encoder=NAME), 1, 2)
 
 
-@pytest.mark.slow
-def test_two_replicas_train_like_one(row):
+def frozen_then_trained(number):
+    """Trains a step without the encoder and one with it; returns losses, weights and averages.
+
+    Of both steps, over `number` replicas; before them, too.
+    """
+    strategy = strategy_of(number)
+    with strategy.scope():
+        images = keras.Input((None, None, 3))
+        norm = norms.of_encoder("auto", number)
+        x = encoders.features(NAME, images, normalize="image", norm=norm)[1]
+        x = keras.layers.Conv2D(1, 1, name="logits")(keras.layers.UpSampling2D(4)(x))
+        model = keras.Model(images, x)
+        models.initialize_weights(model, 0)
+        average = keras.models.clone_model(model)
+        optimizer = keras.optimizers.SGD(0.01)
+        optimizer.build(model.trainable_variables)
+    average.set_weights(model.get_weights())
     images = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
-    labels = (images[..., 0] > 0.5).astype(np.int32)
-    found = []
-    for number in (1, 2):
-        strategy = strategy_of(number)
-        with strategy.scope():
-            settings = config.Model(encoder=NAME, filters=4, activation="swish")
-            model = build.build_model(settings, 3, 2, number)
-            models.initialize_weights(model, 0)
-            optimizer = keras.optimizers.SGD(0.01)
-            optimizer.build(model.trainable_variables)
-        batch = {"images": images, "labels": labels, "valid": np.ones((4, 32, 32), np.float32)}
-        batch = {k: np.concatenate([x[r::number] for r in range(number)]) for k, x in batch.items()}
-        data = tf.data.Dataset.from_tensor_slices(batch).batch(4 // number, drop_remainder=True)
-        iterator = iter(
-            strategy.distribute_datasets_from_function(lambda context, data=data: data.repeat())
-        )
+    batch = {"images": images, "labels": (images[..., 0] > 0.5).astype(np.int32)}
+    batch |= {"valid": np.ones((4, 32, 32), np.float32)}
+    batch = {k: np.concatenate([x[r::number] for r in range(number)]) for k, x in batch.items()}
+    data = tf.data.Dataset.from_tensor_slices(batch).batch(4 // number, drop_remainder=True)
+    iterator = iter(strategy.distribute_datasets_from_function(lambda context: data.repeat()))
+    found, series = [], [[*model.get_weights(), *average.get_weights()]]
+    for frozen in (encoders.layers_of(model), ()):
         loop = train_step.train_loop(
-            strategy, model, optimizer, losses.LOSSES["ce_dice"], tf.ones(2)
+            strategy,
+            model,
+            optimizer,
+            losses.LOSSES["ce_dice"],
+            tf.ones(2),
+            average=average,
+            average_decay=0.9,
+            frozen=frozen,
         )
-        found.append((loop(iterator, tf.constant(2))["loss"].numpy(), model.get_weights()))
-    (one, weights), (two, others) = found
-    # Two steps: some 3,000 products there and back, and sums over 4 images of 32×32 pixels.
-    apart = rounding.tolerance(operations=2 * (2 * 3000 + 4 * 32 * 32))
+        found.append(float(loop(iterator, tf.constant(1))["loss"][0]))
+        series.append([*model.get_weights(), *average.get_weights()])
+    ids = {id(v) for layer in encoders.layers_of(model) for v in layer.variables}
+    return found, series, [id(v) in ids for v in model.variables] * 2
+
+
+@pytest.mark.slow
+def test_a_frozen_encoder_keeps_weights_and_statistics_and_two_replicas_train_like_one(row):
+    (one, series, of_encoder), (two, others, _) = map(frozen_then_trained, (1, 2))
+    assert 0 < sum(of_encoder) < len(of_encoder)
+    before, after, trained = series
+    for is_frozen, *weights in zip(of_encoder, before, after, trained, strict=True):
+        changed = [np.any(a != b) for a, b in zip(weights, weights[1:], strict=False)]
+        assert changed == [not is_frozen, True]
+    # Two steps: some 100 products there and back, and sums over 4 images of 32×32 pixels.
+    apart = rounding.tolerance(operations=2 * (2 * 100 + 4 * 32 * 32))
     np.testing.assert_allclose(two, one, rtol=0, atol=apart)
-    for ours, theirs in zip(others, weights, strict=True):
+    for ours, theirs in zip(others[-1], trained, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=apart * max(1, np.abs(theirs).max()))

@@ -185,3 +185,40 @@ def test_weight_decay_is_that_of_adamw_only_where_the_flag_is_unset():
     assert decay_of() == 1e-4
     assert decay_of(optimizer="adam") is None
     assert decay_of(optimizer="sgd", weight_decay=0.01) == 0.01
+
+
+def steps_of(settings, gradients, frozen=0):
+    """Takes steps of two kernels and a bias; returns each after every step.
+
+    The second kernel is the encoder's, and so is the bias. They take no part in the first steps.
+    """
+    own, encoder = (keras.Variable(np.ones((1, 1), np.float32), name="kernel") for _ in range(2))
+    bias = keras.Variable(np.ones(1, np.float32), name="bias")
+    job = config.Optimization(**{"schedule": "constant", "weight_decay": 0.0, **settings})
+    optimizer = optimizers.optimizer_of(job, 100, "float32", [encoder, bias])
+    optimizer.build([own, encoder, bias])
+    series = []
+    for step, gradient in enumerate(gradients):
+        variables = [own] if step < frozen else [own, encoder, bias]
+        optimizer.apply([tf.fill(v.shape, gradient) for v in variables], variables)
+        series.append([float(v.numpy().item()) for v in (own, encoder, bias)])
+    return np.array(series)
+
+
+def test_the_encoder_takes_its_share_of_the_rate():
+    sgd = {"optimizer": "sgd", "momentum": 0.0, "learning_rate": 0.5, "encoder_rate": 0.25}
+    assert steps_of(sgd, [1.0])[0] == pytest.approx([0.5, 0.875, 0.875], abs=CLOSE)
+    # Decay takes its share as well, and only of kernels: 1 - 0.5 × 0.2, 1 - 0.125 × 0.2.
+    decayed = steps_of({**sgd, "weight_decay": 0.2}, [0.0])[0]
+    assert decayed == pytest.approx([0.9, 0.975, 1.0], abs=CLOSE)
+
+
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_an_encoder_that_was_frozen_takes_the_steps_of_a_run_that_begins(name):
+    settings = {"optimizer": name, "learning_rate": 0.1}
+    gradients = [1.0, -0.5, 0.25]
+    fresh = steps_of(settings, gradients)
+    later = steps_of({**settings, "freeze_until": 4}, [3.0, -1.0, 2.0, 1.0, *gradients], frozen=4)
+    np.testing.assert_array_equal(later[:4, 1:], 1.0)
+    # The factor is a quotient of two that are as small as √0.001.
+    np.testing.assert_allclose(later[4:, 1:], fresh[:, 1:], rtol=0, atol=100 * CLOSE)

@@ -57,3 +57,10 @@ def test_each_traced_step_is_a_call_of_its_own():
     )
     assert calls(schedule) == [5, 6, 7, 8, 9, 10, 15, 20]
     assert calls(schedule, step=7) == [8, 9, 10, 15, 20]
+
+
+def test_no_call_goes_past_the_step_from_which_the_encoder_is_trained():
+    schedule = StepSchedule(
+        total_steps=20, eval_every=10, checkpoint_every=10, report_every=5, freeze_until=7
+    )
+    assert calls(schedule) == [5, 7, 10, 15, 20]

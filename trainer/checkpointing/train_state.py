@@ -14,6 +14,7 @@ from trainer import config, models
 from trainer.checkpointing import best_weights, checkpoint, encoder_weights, init_from
 from trainer.data.dataset import schema
 from trainer.distributed import strategies
+from trainer.models import encoders
 from trainer.models.build import build_model
 from trainer.training import optimizers
 from trainer.training.progress import Progress
@@ -182,7 +183,7 @@ def create(
         models.initialize_weights(model, job.run.seed)
         average = keras.models.clone_model(model) if job.optimization.ema else None
         optimizer = optimizers.optimizer_of(
-            settings, metadata["total_steps"], metadata["precision"]
+            settings, metadata["total_steps"], metadata["precision"], encoders.variables_of(model)
         )
         optimizer.build(model.trainable_variables)
     state = TrainState(

@@ -395,6 +395,15 @@ class Optimization(Settings):
     )
     momentum: float = setting(0.9, "Momentum (sgd).", low=0, high=1)
     nesterov: bool = setting(False, "Nesterov's momentum (sgd).")
+    encoder_rate: float = setting(
+        1.0, "Share of the learning rate that the encoder's weights take.", low=0, high=1
+    )
+    freeze_until: int = setting(
+        0,
+        "Step until which the encoder's weights and statistics stay as they are; 0: they are "
+        "trained from the start.",
+        low=0,
+    )
     clip_norm: float = setting(1.0, "Largest norm of the whole gradient; 0: unlimited.", low=0)
     accumulate_steps: int = setting(
         1, "Parts in which a step's batch is computed, one after the other, to save memory.", low=1
@@ -655,11 +664,24 @@ class Job:
     def __post_init__(self) -> None:
         """Checks the rules that concern several settings."""
         self._check_stride()
+        self._check_encoder()
         if self.data.batch_size % self.optimization.accumulate_steps:
             raise InputError(
                 f"--batch_size={self.data.batch_size} is not a multiple of --accumulate_steps="
                 f"{self.optimization.accumulate_steps}; change one of them."
             )
+
+    def _check_encoder(self) -> None:
+        """Raises InputError for what is set for an encoder where there is none."""
+        if self.model.has_encoder:
+            return
+        for name, default in (("encoder_rate", 1.0), ("freeze_until", 0)):
+            value = getattr(self.optimization, name)
+            if value != default:
+                raise InputError(
+                    f"--{name}={as_text(value)} has no effect without an encoder; add --encoder, "
+                    "or leave it out."
+                )
 
     def _check_stride(self) -> None:
         """Raises InputError if the deepest layer does not divide a side of the crop."""

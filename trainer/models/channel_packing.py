@@ -12,7 +12,7 @@ that checkpoints and saved models know nothing of it. What has no rule here is c
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -88,12 +88,16 @@ Forward = Callable[..., Any]
 Rule = Callable[[keras.layers.Layer, Sequence[Packed], int, bool], Packed | None]
 
 
-def packed(model: keras.Model, lane_width: int) -> Forward:
+def packed(
+    model: keras.Model, lane_width: int, frozen: Collection[keras.layers.Layer] = ()
+) -> Forward:
     """Returns a function equal to `model` up to rounding, which fills the lanes of narrow layers.
 
     Args:
         model: a functional model of one input.
-        lane_width: channels that the device computes at a time; 1: `model` itself is returned.
+        lane_width: channels that the device computes at a time; 1: `model` itself is returned,
+            unless some layers are frozen.
+        frozen: layers that are computed as in prediction, also in training.
 
     Returns:
         `forward(images, training=False)`, with images [B, *R, W, C], whose outputs have the
@@ -104,12 +108,14 @@ def packed(model: keras.Model, lane_width: int) -> Forward:
         InputError: the network is not functional.
     """
     functional.check(model)
-    if lane_width == 1:
+    if lane_width == 1 and not frozen:
         return model
+    still = {id(layer) for layer in frozen}
 
     def forward(images: tf.Tensor, training: bool = False) -> Any:
         def call(layer, *args, **kwargs):
-            return _compute(layer, args, kwargs, lane_width, training)
+            moves = training and id(layer) not in still
+            return _compute(layer, args, kwargs, lane_width, moves)
 
         outputs = model._run_through_graph(
             [Packed((tf.convert_to_tensor(images),))],

@@ -194,6 +194,11 @@ def layers_of(model: keras.Model) -> list[keras.layers.Layer]:
     return sorted(found, key=lambda layer: layer.name)
 
 
+def variables_of(model: keras.Model) -> list[keras.Variable]:
+    """Returns what an optimizer may change of the encoder in a network."""
+    return [variable for layer in layers_of(model) for variable in layer.trainable_variables]
+
+
 def set_weights(model: keras.Model, name: str, whole: keras.Model) -> None:
     """Gives the encoder in a network the weights of `whole`, see `build_whole`.
 

@@ -9,7 +9,7 @@ from trainer import config
 from trainer.data import demo
 from trainer.data.dataset import folds, schema
 from trainer.distributed import strategies
-from trainer.models import build, channel_packing
+from trainer.models import build, channel_packing, encoders
 from trainer.preflight import arithmetic
 from trainer.preflight.accelerators import Accelerator, Gpu
 from trainer.training import losses, optimizers, train_step
@@ -62,7 +62,9 @@ def lower(job: config.Job, accelerator: Accelerator, batch_size: int, num_replic
     )
     average = keras.models.clone_model(model) if job.optimization.ema else None
     total_steps = job.optimization.total_steps(split.examples, job.data.batch_size)
-    optimizer = optimizers.optimizer_of(job.optimization, total_steps, precision)
+    optimizer = optimizers.optimizer_of(
+        job.optimization, total_steps, precision, encoders.variables_of(model)
+    )
     optimizer.build(model.trainable_variables)
     step = train_step.step_of_one_replica(
         model,

@@ -1,12 +1,16 @@
 """Optimizers and learning-rate schedules, by name."""
 
 import math
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
 
 from trainer import config
 from trainer.errors import InputError
+
+# What Keras calls the shift and scale of its normalisations, and biases.
+NOT_DECAYED = ["bias", "beta", "gamma"]
 
 # From 1 at progress 0 to where the schedule ends at progress 1.
 SCHEDULES = {
@@ -134,13 +138,15 @@ def build_optimizer(name, schedule, weight_decay=0.0, momentum=0.9, nesterov=Fal
             "--momentum above 0."
         )
     optimizer = OPTIMIZERS[name](schedule, weight_decay, momentum, nesterov)
-    # What Keras calls the shift and scale of its normalisations, and biases.
-    optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma"])
+    optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
     return optimizer
 
 
 def optimizer_of(
-    settings: config.Optimization, total_steps: int, precision: str
+    settings: config.Optimization,
+    total_steps: int,
+    precision: str,
+    encoder: Sequence[keras.Variable] = (),
 ) -> keras.optimizers.Optimizer:
     """Builds the optimizer of the settings with its schedule, and loss scaling for float16.
 
@@ -148,6 +154,7 @@ def optimizer_of(
         settings: its rate is the highest of the schedule, whatever the batch.
         total_steps: of the run.
         precision: that the layers compute in.
+        encoder: the encoder's variables, which may take a share of the rate, and later.
     """
     schedule = build_schedule(
         settings.schedule, settings.learning_rate, total_steps, settings.warmup_steps
@@ -158,7 +165,58 @@ def optimizer_of(
     optimizer = build_optimizer(
         settings.optimizer, schedule, decay, settings.momentum, settings.nesterov
     )
+    if settings.encoder_rate != 1 or settings.freeze_until:
+        _share_rate(optimizer, encoder, settings.encoder_rate, settings.freeze_until, decay)
     return keras.optimizers.LossScaleOptimizer(optimizer) if precision == "float16" else optimizer
+
+
+def _share_rate(
+    optimizer: keras.optimizers.Optimizer,
+    variables: Sequence[keras.Variable],
+    share: float,
+    begin: int,
+    decay: float,
+) -> None:
+    """Makes some variables take a share of the learning rate, also in their weight decay.
+
+    Args:
+        optimizer: not built yet.
+        variables: which.
+        share: of the rate.
+        begin: steps after which they are first updated.
+        decay: the weight decay, of kernels only.
+    """
+    whole_step = optimizer.update_step
+    kernels = {optimizer._var_key(v): len(v.shape) > 1 for v in variables}
+    optimizer.exclude_from_weight_decay(var_list=list(variables), var_names=NOT_DECAYED)
+
+    def update_step(gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        is_kernel = kernels.get(optimizer._var_key(variable))
+        if is_kernel is None:
+            whole_step(gradient, variable, learning_rate)
+            return
+        rate = tf.cast(learning_rate, tf.float32) * share
+        if is_kernel and decay:
+            optimizer.assign_sub(variable, variable * decay * rate)
+        whole_step(gradient, variable, rate * _correction(optimizer, begin))
+
+    optimizer.update_step = update_step
+
+
+def _correction(optimizer: keras.optimizers.Optimizer, begin: int) -> tf.Tensor:
+    """Returns by what the rate of variables is multiplied that are updated from `begin` on.
+
+    Adam's averages of their gradients begin at 0 then. It corrects averages for that by the number
+    of steps of the run, and would take steps of up to six times the rate.
+    """
+    if not begin or not isinstance(optimizer, keras.optimizers.Adam):
+        return tf.ones(())
+    steps = tf.cast(optimizer.iterations + 1, tf.float32)
+
+    def factor(number: tf.Tensor) -> tf.Tensor:
+        return tf.sqrt(1.0 - optimizer.beta_2**number) / (1.0 - optimizer.beta_1**number)
+
+    return factor(tf.maximum(steps - begin, 1.0)) / factor(steps)
 
 
 def _check_choice(argument, value, choices):

@@ -16,6 +16,7 @@ class StepSchedule:
         checkpoint_every: steps between two checkpoints.
         report_every: steps between two reports, and the most that one call takes.
         traced: the first and last step of the profile, counted from 1; None: no step is traced.
+        freeze_until: steps that are taken without the encoder; no call goes past it.
     """
 
     total_steps: int
@@ -23,6 +24,7 @@ class StepSchedule:
     checkpoint_every: int
     report_every: int
     traced: tuple[int, int] | None = None
+    freeze_until: int = 0
 
     def evaluates_at(self, step: int, evaluated_step: int) -> bool:
         """Returns whether an evaluation is due after `step` steps.
@@ -57,6 +59,7 @@ class StepSchedule:
             step + max(1, int(LOOP_SECONDS / seconds_per_step)),
             *(step - step % every + every for every in periods),
             self.total_steps,
+            *([self.freeze_until] if step < self.freeze_until else []),
         )
         if self.traced is None or step >= self.traced[1]:
             return stop

@@ -4,7 +4,7 @@ One training step of N replicas equals the step of one device on the whole batch
 divided by its weight over *all* replicas, gradients are summed, and only then clipped.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -32,6 +32,7 @@ def train_loop(
     average_decay: float = 0.0,
     jit_compile: bool = False,
     lane_width: int = 1,
+    frozen: Collection[keras.layers.Layer] = (),
     timed: bool = True,
 ) -> Callable[[Iterator, tf.Tensor], dict[str, tf.Tensor]]:
     """Returns a function that runs a number of training steps in one call.
@@ -49,6 +50,7 @@ def train_loop(
         average_decay: decay of that average, per step; less in the first steps, see `warmed_up`.
         jit_compile: whether XLA compiles forward and backward pass.
         lane_width: channels that the device computes at a time, see `channel_packing.LANE_WIDTHS`.
+        frozen: layers whose weights and statistics stay, computed as in prediction.
         timed: whether to time the input; TensorFlow refuses to where operations are deterministic,
             and on a TPU the loop would wait for each step.
 
@@ -68,6 +70,7 @@ def train_loop(
         average_decay=average_decay,
         jit_compile=jit_compile,
         lane_width=lane_width,
+        frozen=frozen,
     )
     around = accumulate_steps > 1 and _meet_outside_loops(strategy, model)
     whole = _loop_around(strategy, step_of_replica) if around else _loop_within(step_of_replica)
@@ -210,6 +213,7 @@ class _StepOfReplica:
         average_decay: float,
         jit_compile: bool,
         lane_width: int,
+        frozen: Collection[keras.layers.Layer] = (),
     ):
         """Computes nothing yet; see `train_loop` for the arguments.
 
@@ -225,10 +229,15 @@ class _StepOfReplica:
         self._model, self._optimizer = model, optimizer
         self._terms, self._class_weights = terms, class_weights
         self._clip_norm, self.num_parts = clip_norm, accumulate_steps
-        self._average, self._average_decay = average, average_decay
-        self._variables = model.trainable_variables
-        self._statistics = norms.own_statistics(model)
-        self._forward = channel_packing.packed(model, lane_width)
+        still = {id(variable) for layer in frozen for variable in layer.variables}
+        self._variables = [v for v in model.trainable_variables if id(v) not in still]
+        self._statistics = [v for v in norms.own_statistics(model) if id(v) not in still]
+        self._followed: list[tuple[Any, Any]] = []
+        if average is not None:
+            pairs = zip(average.variables, model.variables, strict=True)
+            self._followed = [(slow, fast) for slow, fast in pairs if id(fast) not in still]
+        self._average_decay = average_decay
+        self._forward = channel_packing.packed(model, lane_width, frozen)
         # The XLA boundary: all that a replica computes by itself is one program. Collectives and
         # the optimizer's variables, which may live on other devices, stay outside.
         self._gradients = (
@@ -278,9 +287,9 @@ class _StepOfReplica:
             factor = self._clip_norm / tf.maximum(norm, self._clip_norm)
             gradients = [gradient * factor for gradient in gradients]
         self._optimizer.apply(gradients, self._variables)
-        if self._average is not None:
+        if self._followed:
             decay = warmed_up(self._average_decay, self._optimizer.iterations)
-            _follow(self._average, self._model, decay)
+            _follow(self._followed, decay)
         return {
             "loss": _total(self._terms, values),
             **dict(zip(_names_of_parts(self._terms), tf.unstack(values), strict=False)),
@@ -484,8 +493,8 @@ def _sum_gradients_once(optimizer: keras.optimizers.Optimizer) -> None:
             )
 
 
-def _follow(average: keras.Model, model: keras.Model, decay: tf.Tensor) -> None:
-    """Moves each variable of `average` a step towards the model's; called by each replica.
+def _follow(pairs: Iterable[tuple[keras.Variable, keras.Variable]], decay: tf.Tensor) -> None:
+    """Moves the first variable of each pair a step towards the second; called by each replica.
 
     As Keras' optimizers do it: each replica moves its own copies where the strategy allows it, so
     that a TPU has it in its program; else all of them are moved together.
@@ -501,9 +510,7 @@ def _follow(average: keras.Model, model: keras.Model, decay: tf.Tensor) -> None:
             strategy.extended.update(target, move, args=(source,), group=False)
 
     floating = [
-        (slow.value, fast.value)
-        for slow, fast in zip(average.variables, model.variables, strict=True)
-        if tf.as_dtype(slow.dtype).is_floating
+        (slow.value, fast.value) for slow, fast in pairs if tf.as_dtype(slow.dtype).is_floating
     ]
     tf.__internal__.distribute.interim.maybe_merge_call(
         move_all,
