@@ -9,6 +9,12 @@ from trainer.config import Data, Device, Job, Model, Run
 from trainer.plan import measure
 
 
+def test_the_first_batch_which_compiles_does_not_count_for_the_others():
+    # 20 s for the first 8 cases, then 5 s for each 8 more; of 132 there are 124 more.
+    marks = [(120.0, 8), (125.0, 16), (130.0, 24)]
+    assert measure.extrapolated(100.0, marks, 132) == 20 + 124 * 5 / 8
+
+
 @pytest.mark.slow
 def test_a_job_is_measured_without_a_run_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "SECONDS", 0.0)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import tempfile
 import time
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -17,7 +18,7 @@ from trainer.plan.timed import Measured
 
 STEPS = 3  # in a call of the compiled loop
 CALLS = 3  # at least, of which the median counts
-EVALUATION_SECONDS = 10.0  # for which cases are evaluated
+EVALUATION_SECONDS = 10.0  # for which cases are evaluated, after the first batch
 SECONDS = 4.0  # for which steps are taken, at least
 
 
@@ -71,15 +72,33 @@ def _seconds_per_step(steps, iterator) -> float:
 
 
 def _evaluation(opened: session.Session, state: train_state.TrainState) -> float:
-    """Returns the seconds of the val split, from as many cases as there was time for."""
+    """Returns the seconds of the val split, from as many cases as there was time for.
+
+    The first batch also compiles, so that others are measured after it.
+    """
     evaluate = loop.build_evaluator(opened, state)
-    total = len(opened.manifest.splits["val"].cases)
     seen: list[int] = []
+    marks: list[tuple[float, int]] = []  # after each batch: the time, and the cases so far
     started = time.monotonic()
+
+    def is_over() -> bool:  # asked before each batch
+        if seen:
+            marks.append((time.monotonic(), len(seen)))
+        return bool(marks) and marks[-1][0] - marks[0][0] > EVALUATION_SECONDS
+
     with contextlib.suppress(CancelledError):
-        evaluate(
-            "val",
-            lambda case: seen.append(case.index),
-            lambda: time.monotonic() - started > EVALUATION_SECONDS,
-        )
-    return (time.monotonic() - started) * total / max(1, len(seen))
+        evaluate("val", lambda case: seen.append(case.index), is_over)
+        return time.monotonic() - started
+    return extrapolated(started, marks, len(opened.manifest.splits["val"].cases))
+
+
+def extrapolated(started: float, marks: Sequence[tuple[float, int]], total: int) -> float:
+    """Returns the seconds of all cases: of the first batch as it was, of the rest by their rate.
+
+    Args:
+        started: when the evaluation began.
+        marks: after the first batch and later ones, the time and the number of cases so far.
+        total: cases.
+    """
+    (first, begun), (last, reached) = marks[0], marks[-1]
+    return first - started + (last - first) * (total - begun) / max(1, reached - begun)
