@@ -24,6 +24,7 @@ ROW = encoders.Encoder(small, tuple(f"level{level}" for level in range(4)), enco
 
 def drawn(name, seed=0):
     """Returns an encoder as Keras builds it, its statistics and normalisation drawn, too."""
+    keras.utils.set_random_seed(seed)
     whole = encoders.build_whole(encoders.ENCODERS[name])
     rng = np.random.default_rng(seed)
     for layer in whole.layers:

@@ -226,7 +226,7 @@ def run(command):
 @pytest.mark.slow
 def test_the_quick_commands_of_the_pages_run_as_they_are_written(data_dir, tmp_path, monkeypatch):
     assert jobs.train(data_dir, tmp_path / "RUN").returncode == 0
-    for name in ("runs/demo", "runs/a", "runs/b"):
+    for name in ("runs/demo", "runs/a", "runs/b", "RUN_A", "RUN_B"):
         shutil.copytree(tmp_path / "RUN", tmp_path / name)
     for name in ("DATA", "DIR"):
         (tmp_path / name).symlink_to(data_dir)

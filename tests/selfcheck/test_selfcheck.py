@@ -22,7 +22,7 @@ FIRST = next(iter(invariance.CASES))
 THREE = ("norm=auto", "accumulate", "norm=none")
 
 
-def divided_by_its_own_weight(terms, weights, labels, logits, valid, class_weights):
+def divided_by_its_own_weight(terms, weights, labels, logits, valid, class_weights, total):
     sums = losses.sums(terms, labels, logits, valid, class_weights)
     own = losses.weights(terms, labels, valid, class_weights)
     replicas = tf.distribute.get_replica_context().num_replicas_in_sync

@@ -140,7 +140,7 @@ def test_parts_over_replicas_train_like_the_parts_of_one(norm):
 def test_the_program_has_one_part_of_a_batch_for_all(monkeypatch, number, norm):
     computed = []
 
-    def packed(model, lane_width):
+    def packed(model, lane_width, frozen):
         def forward(images, training):
             computed.append(images.shape[0])
             return model(images, training=training)
