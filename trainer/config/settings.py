@@ -316,6 +316,10 @@ class Model(Settings):
         Raises:
             InputError: the settings are for another number of axes.
         """
+        if self.has_encoder and rank != 2:
+            raise InputError(
+                f"--encoder={self.encoder} is for images, and the data are volumes; leave it out."
+            )
         axes = self.axes()
         if axes not in (None, rank):
             name = "strides" if network_levels.axes_of(self._numbers()[0]) else "kernels"

@@ -51,7 +51,7 @@ def build_model(
         dropout=settings.dropout,
         upsampling=settings.upsampling,
         deep_supervision=settings.deep_supervision,
-        **_encoder(settings, rank, norms.of_encoder(norm, num_replicas), normalize),
+        **_encoder(settings, norms.of_encoder(norm, num_replicas), normalize),
     )
     functional.check(model, num_logits)
     if settings.has_encoder and not encoders.layers_of(model):
@@ -62,17 +62,9 @@ def build_model(
     return model
 
 
-def _encoder(settings: config.Model, rank: int, norm: str, normalize: str) -> dict[str, Any]:
-    """Returns the argument of a builder that is for an encoder, where there is one.
-
-    Raises:
-        InputError: the data are volumes.
-    """
+def _encoder(settings: config.Model, norm: str, normalize: str) -> dict[str, Any]:
+    """Returns the argument of a builder that is for an encoder, where there is one."""
     if not settings.has_encoder:
         return {}
-    if rank != 2:
-        raise InputError(
-            f"--encoder={settings.encoder} is for images, and the data are volumes; leave it out."
-        )
     build = functools.partial(encoders.features, settings.encoder, norm=norm, normalize=normalize)
     return {"encoder": build}
