@@ -291,8 +291,8 @@ def test_workers_that_see_different_checkpoints_stop_and_remove_none(
     for output in outputs:
         assert (
             "The workers do not see the same checkpoint in run/checkpoints: worker 0: step 12; "
-            "worker 1: none. Give all workers one shared folder as --run_dir, and start again."
-        ) in output.splitlines()
+            "worker 1: none. Give all workers one shared folder as --run_dir, and start again.\n"
+        ) in output
     assert checksums(tmp_path / "0" / "run") == before
 
 

@@ -43,8 +43,12 @@ def work(settings, addresses, index, how):
     aborted = threading.Event()
     others.watch(aborted.set, (AbortedError,))
     print("joined", flush=True)
-    if how in WRONG and index == 1:
-        raise WRONG[how]("--crop=0 is wrong; use 256.")
+    if how == "all wrong" and index != 1:
+        time.sleep(1)  # as long as they take to see that theirs is wrong, too
+        print(time.time(), flush=True)
+        raise InputError("--crop=0 is wrong; use 256.")
+    if how in (*WRONG, "all wrong") and index == 1:
+        raise WRONG.get(how, InputError)("--crop=0 is wrong; use 256.")
     if how == "failing" and index == 1:
         raise ZeroDivisionError("by zero")
     if how == "done":
@@ -150,6 +154,16 @@ def test_what_is_wrong_with_one_worker_is_what_the_others_end_with(how, monkeypa
         by = "" if index == 1 else f"Worker 1 ({addresses[1]}) ended: "
         assert (status, entry["message"]) == (2, f"{by}--crop=0 is wrong; use 256.")
         assert entry.get("refused", False) is (how == "wrong")
+
+
+def test_a_worker_with_wrong_input_stays_until_the_others_have_seen_theirs():
+    workers = start(free_addresses(3), range(3), "all wrong")
+    joined(workers)
+    assert workers[1].wait() == 2
+    ended = time.time()
+    assert all(float(workers[index].stdout.readline()) < ended for index in (0, 2))
+    for status, output in ends(workers).values():
+        assert (status, output) == (2, "--crop=0 is wrong; use 256.\n")
 
 
 def test_a_defect_of_one_worker_is_named_by_the_others():

@@ -90,9 +90,11 @@ class Peers:
             return self._loss
 
     def announce_exit(self, kind: str, text: str) -> None:
-        """Tells the others how this worker ends; the chief waits until they have ended.
+        """Tells the others how this worker ends, and waits for those that this would disturb.
 
-        Otherwise their connections would break, and gRPC would log that at length.
+        The chief that is done waits until they have ended: otherwise their connections would
+        break, and gRPC would log that at length. A worker with wrong input waits until they have
+        seen theirs: it may be wrong as well, and they may need a tensor of this worker to see it.
         """
         with self._changed:
             self._is_leaving = True
@@ -100,6 +102,10 @@ class Peers:
             self._tell(f"leaving {self._members.index} {kind} {text}")
             if self._members.index == 0 and kind == "done":
                 self._changed.wait_for(lambda: not self._links, END_SECONDS)
+            elif kind == "input":
+                self._changed.wait_for(
+                    lambda: all(link.leaving for link in self._links), OWN_ERROR_SECONDS
+                )
 
     def _tell(self, line: str) -> None:
         for link in self._links:
@@ -143,7 +149,10 @@ class Peers:
         if word != "leaving":
             return
         index, kind, text = int(rest[0]), rest[1], rest[2]
-        link.leaving = link.leaving or index == link.index
+        if index == link.index:
+            with self._changed:
+                link.leaving = True
+                self._changed.notify_all()
         if kind in ("input", "retryable"):
             error = InputError if kind == "input" else RetryableError
             self._lose(line, error(f"{self._members.name(index)} ended: {text}"))
@@ -242,7 +251,7 @@ def _kind_and_reason(error: BaseException) -> tuple[str, str]:
         return "done", ""
     if isinstance(error, InputError):
         kind = "retryable" if isinstance(error, RetryableError) else "input"
-        return kind, shortened(error)
+        return kind, " ".join(str(error).splitlines())  # whole, as the remedy comes last
     if isinstance(error, LostWorkerError):
         return "failed", error.cause
     return "failed", shortened(f"{type(error).__name__}: {error}")
