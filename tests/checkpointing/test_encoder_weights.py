@@ -156,7 +156,7 @@ def run(data_dir, tmp_path_factory):
     values = {"data_dir": data_dir, "run_dir": str(folder / "run"), "strategy": "one_device"}
     values |= {"encoder": NAME, "encoder_weights": str(folder / "w.weights.h5"), "filters": 2}
     values |= {"crop": 32, "batch_size": 2, "steps": 4, "eval_every": 4, "freeze_until": 3}
-    values |= {"checkpoint_every": 2, "encoder_rate": 0.5, "ema": 0.9}
+    values |= {"checkpoint_every": 2, "encoder_rate": 0.5, "ema": 0.9, "augment": "none"}
     values |= {"jit_compile": "false", "precision": "float32", "panels": 0, "worst_panels": 0}
     loop.train(config.from_dict(config.Job, values))
     (folder / "w.weights.h5").unlink()
