@@ -56,7 +56,7 @@ def run(
     _log_plainly()
     try:
         if asked := {"--help", "-h", "-help", "--helpfull"}.intersection(argv[1:]):
-            _print_for_readers(flags.describe(cls, _program(argv), full="--helpfull" in asked))
+            show(flags.describe(cls, _program(argv), full="--helpfull" in asked))
             sys.exit(0)
         settings = flags.parse(cls, argv, defaults)
         for name, value, _ in config.walk(settings):
@@ -136,7 +136,7 @@ def _program(argv: Sequence[str]) -> str:
     return spec.name if spec and argv[0] == sys.argv[0] else argv[0]
 
 
-def _print_for_readers(text: str) -> None:
+def show(text: str) -> None:
     """Prints; a reader that stops early, such as `head`, is not an error."""
     try:
         print(text, flush=True)

@@ -29,7 +29,7 @@ def main(settings: config.Checkpoint) -> None:
             f"--run_dir={settings.run_dir} has no checkpoints; name a folder that trainer.task "
             "wrote."
         )
-    print("\n".join(text_table.aligned(rows)))
+    cli.show("\n".join(text_table.aligned(rows)))
     if damaged:
         raise InputError(
             f"{damaged} of {len(rows) - 1} checkpoints are damaged or incomplete; trainer.task "

@@ -44,7 +44,7 @@ def main(settings: config.Compare) -> None:
             f"--metric={settings.metric} is defined in no case of {a.folder} and {b.folder} alike; "
             "name another."
         )
-    print(report.table(a, b, found, num_groups, settings))
+    cli.show(report.table(a, b, found, num_groups, settings))
     if num_groups < FEW:
         logging.warning(
             "Warning: an interval from %d %s is too narrow; evaluate on more.",

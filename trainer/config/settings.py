@@ -822,7 +822,8 @@ class Evaluate(Settings):
     batch_size: int = setting(8, "Images per step.", low=1, common=True)
     tta: str = setting(
         "none",
-        "Averages over mirrored images (flips: 4), or mirrored and rotated ones (d4: 8).",
+        "Averages over mirrored images (flips: 4, of volumes 8), or mirrored and rotated ones (d4: "
+        "8).",
         choices=("none", "flips", "d4"),
         common=True,
     )

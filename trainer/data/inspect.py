@@ -39,9 +39,9 @@ def main(settings: config.Inspect) -> None:
     if settings.sheet:
         files.check_replaceable("sheet", settings.sheet, [MARK])
     manifest = schema.read_manifest(data_dir)
-    print("\n".join(describe(manifest, data_dir)))
+    cli.show("\n".join(describe(manifest, data_dir)))
     if settings.verify:
-        print(f"\n{verify(manifest, data_dir)}")
+        cli.show(f"\n{verify(manifest, data_dir)}")
     if settings.sheet:
         picture = Image.fromarray(draw_sheet(manifest, data_dir, settings.sheet_examples))
         _save(picture, settings.sheet)

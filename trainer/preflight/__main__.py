@@ -44,7 +44,7 @@ def main(settings: config.Preflight) -> None:
     if not figures["fits"]:
         print(too_large(figures), file=sys.stderr)
         sys.exit(DOES_NOT_FIT)
-    print(report.text(figures, job))
+    cli.show(report.text(figures, job))
 
 
 def batch_per_replica(settings: config.Preflight, accelerator: Accelerator) -> int:
