@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import pathlib
 import shutil
 import signal
 
@@ -15,7 +16,8 @@ from trainer import cli, config
 from trainer.checkpointing import run_metadata
 from trainer.config import flags
 from trainer.crossval import __main__ as crossval
-from trainer.crossval import cross_validate
+from trainer.crossval import configurations, cross_validate
+from trainer.crossval import fold as folding
 from trainer.data.dataset import schema
 from trainer.errors import InputError
 from trainer.evaluate import components
@@ -108,30 +110,37 @@ def test_data_without_folds_and_a_folder_of_a_run_are_refused(data_dir, tmp_path
     )
 
 
+def write_ended(job, manifest, found):
+    """Writes folds whose runs have ended; of each case 4 pixels are true, and so many are found.
+
+    Of these 4 are found by the largest component alone, and 4 are right.
+    """
+    run = run_metadata.read(write_run(f"{job.run.run_dir}-any"))
+    for k, part in enumerate(manifest.folds):
+        fold = folding.of(job, k, manifest)
+        facts = {"data_fingerprint": fold.fingerprint, "total_steps": 7, "exit_reason": "finished"}
+        facts["data"] = {**run["data"], "folds": len(manifest.folds)}
+        run_metadata.write(fold.run_dir, {**run, "settings": config.to_dict(fold.job), **facts})
+        place = pathlib.Path(fold.run_dir, "evaluation/val")
+        place.mkdir(parents=True)
+        summary = {"data_fingerprint": fold.fingerprint, "tolerance": {"value": 1.0}}
+        (place / "summary.json").write_text(json.dumps({**summary, "components": "all"}))
+        rows = [f"{case},class{c},4,{(4, found)[c]},4" for case in part.val.cases for c in range(2)]
+        head = "case,class,truth,prediction,intersection"
+        (place / "cases.csv").write_text("\n".join([head, *rows]) + "\n")
+        of_case = [[(4, 4, 4), (4, pixels, 4)] for pixels in (found, 4, 4, 4)]
+        text = components.to_csv(np.array([of_case] * 4), part.val.cases, ["class0", "class1"])
+        (place / "components.csv").write_text(text)
+
+
 def test_folds_that_have_ended_are_summed_up_and_decide_without_a_process(
     folds_dir, tmp_path, capsys, monkeypatch
 ):
-    """Each fold has four cases: 8 of 4 pixels are found, 4 of them by the largest component."""
-    manifest = schema.read_manifest(folds_dir)
     asked = flags.parse(
         config.CrossValidation,
         ["crossval", f"--data_dir={folds_dir}", f"--run_dir={tmp_path}", "--folds=3", "--steps=7"],
     )
-    run = run_metadata.read(write_run(tmp_path / "any"))
-    for k, part in enumerate(manifest.folds):
-        fold = cross_validate._fold(asked.job, k, manifest)
-        facts = {"data_fingerprint": fold.fingerprint, "total_steps": 7, "exit_reason": "finished"}
-        run_metadata.write(fold.run_dir, {**run, "settings": config.to_dict(fold.job), **facts})
-        place = tmp_path / f"fold-{k}/evaluation/val"
-        place.mkdir(parents=True)
-        summary = {"data_fingerprint": fold.fingerprint, "tolerance": {"value": 1.0}}
-        (place / "summary.json").write_text(json.dumps({**summary, "components": "all"}))
-        rows = [f"{case},class{c},4,{4 + 4 * c},4" for case in part.val.cases for c in range(2)]
-        head = "case,class,truth,prediction,intersection"
-        (place / "cases.csv").write_text("\n".join([head, *rows]) + "\n")
-        of_case = [[(4, 4, 4), (4, found, 4)] for found in (8, 4, 4, 4)]
-        text = components.to_csv(np.array([of_case] * 4), part.val.cases, ["class0", "class1"])
-        (place / "components.csv").write_text(text)
+    write_ended(asked.job, schema.read_manifest(folds_dir), 8)
     monkeypatch.setattr(cross_validate.subprocess, "Popen", lambda *argv, **options: 1 / 0)
     crossval.main(asked)
     said = capsys.readouterr().out
@@ -143,6 +152,41 @@ def test_folds_that_have_ended_are_summed_up_and_decide_without_a_process(
     assert (decided_on["cases"], decided_on["split"]) == (12, "val of every fold")
 
 
+def test_the_configuration_with_the_best_dice_of_all_folds_is_chosen(
+    folds_dir, tmp_path, capfd, monkeypatch
+):
+    for name, filters in (("narrow", 4), ("wide", 8)):
+        (tmp_path / f"{name}.cfg").write_text(f"--filters={filters}\n")
+    run_dir = tmp_path / "CV"
+    argv = ["--folds=3", f"--configurations={tmp_path}/narrow.cfg,{tmp_path}/wide.cfg"]
+    argv = [f"--data_dir={folds_dir}", f"--run_dir={run_dir}", "--steps=7", *argv]
+    asked = flags.parse(config.CrossValidation, ["crossval", *argv])
+    for (name, job), found in zip(configurations.read(asked).items(), (8, 4), strict=True):
+        assert job.run.run_dir == str(run_dir / name)
+        write_ended(job, schema.read_manifest(folds_dir), found)
+    monkeypatch.setattr(cross_validate.subprocess, "Popen", lambda *argv, **options: 1 / 0)
+    crossval.main(asked)
+    said = capfd.readouterr().out
+    # The Dice of 4 pixels of 8 that are found is 2/3.
+    lines = [" ".join(line.split()) for line in said.splitlines()]
+    assert "narrow 0.6667 +0.3333 +0.3333 … +0.3333 is better 12 0 0" in lines
+    assert lines[-1] == f"The best is wide: {run_dir}/wide"
+    folds = [str(run_dir / f"wide/fold-{k}") for k in range(3)]
+    assert run_metadata.with_folds([str(run_dir)]) == folds
+    # The decision on components is that of the best: all are kept.
+    assert components.read(run_metadata.chosen(str(run_dir)), ["class0", "class1"]) == (
+        components.ALL
+    )
+    # Its folds are not those of a cross-validation of the flags alone, nor the other way round.
+    assert refusal(capfd, *argv[:3], "--folds=3") == (
+        f"--run_dir={run_dir} holds a cross-validation with --configurations; name another folder."
+    )
+    argv[1] = f"--run_dir={run_dir}/wide"
+    assert refusal(capfd, *argv).endswith(
+        "wide holds a cross-validation without --configurations; name another folder."
+    )
+
+
 @pytest.fixture
 def fold(tmp_path):
     """A fold whose run has ended, and was evaluated."""
@@ -150,7 +194,7 @@ def fold(tmp_path):
     run = run_metadata.read(run_dir)
     job = config.from_dict(config.Job, {**run["settings"], "run_dir": run_dir})
     run_metadata.write(run_dir, {**run, "exit_reason": "finished", "data_fingerprint": "d"})
-    found = cross_validate.Fold(1, job, run["total_steps"], "d")
+    found = folding.Fold(1, job, run["total_steps"], "d")
     (tmp_path / "fold-1/evaluation/val").mkdir(parents=True)
     summary = {"data_fingerprint": "d", "tolerance": {"value": 1.0, "unit": "px"}}
     summary["components"] = "all"

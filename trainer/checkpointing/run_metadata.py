@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 NAME = "run.json"
+CHOICE = "configurations.json"  # of a cross-validation of several: which of them is the best
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,14 +215,37 @@ def folders(text: str) -> list[str]:
     return found
 
 
+def chosen(name: str) -> str:
+    """Returns a folder, or that of the best configuration where a cross-validation chose one.
+
+    Raises:
+        InputError: the file that names it is damaged.
+    """
+    path = os.path.join(name, CHOICE)
+    if not files.exists(path):
+        return name
+    try:
+        best = json.loads(files.read_text(path))["best"]
+        if not isinstance(best, str) or not best or best != os.path.basename(best):
+            raise TypeError(f"best is {best!r}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} does not name the best configuration ({error}); let trainer.crossval write it "
+            "again, or name the folder of a configuration."
+        ) from None
+    return os.path.join(name, best)
+
+
 def with_folds(names: Sequence[str]) -> list[str]:
     """Returns run folders, those of its folds for each folder of a cross-validation.
 
+    Of several configurations these are the folds of the best.
+
     Raises:
-        InputError: a fold of it has not begun.
+        InputError: a fold of it has not begun, or its choice of a configuration is damaged.
     """
     found = []
-    for name in names:
+    for name in map(chosen, names):
         first = None if files.exists(os.path.join(name, NAME)) else find(fold_folder(name, 0))
         if first is None:
             found.append(name)

@@ -26,6 +26,7 @@ def main(settings: config.Compare) -> None:
             "trainer.compare RUN_A RUN_B."
         )
     files.register_stores(*folders, settings.json)
+    folders = [run_metadata.chosen(folder) for folder in folders]
     a, b = (read(folder, settings.split, settings.metric) for folder in folders)
     check_comparable(a, b)
     group_of = splitting.group_names(a.cases, settings.group_by)

@@ -38,7 +38,7 @@ COMPILED = (
 )
 EACH_FOLD = (
     *("data_dir", "batch_size", "crop", "augment", "model", "filters", "loss", "learning_rate"),
-    *("steps", "epochs", "strategy", "precision", "run_dir", "seed"),
+    *("steps", "epochs", "strategy", "run_dir", "seed"),
 )
 
 
@@ -794,6 +794,12 @@ class Folds(Settings):
     folds: int = setting(
         5, "Folds of the data, as trainer.data.prepare --folds made them.", low=2, common=True
     )
+    configurations: str = setting(
+        "",
+        "Flag files of trainer.task, separated by commas, to choose the best of: each is added to "
+        "the flags that are given, and trained in RUN_DIR/NAME, NAME being the file's.",
+        common=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -804,7 +810,7 @@ class CrossValidation:
     """
 
     cross: Folds = dataclasses.field(default_factory=Folds)
-    # The common ones of trainer.task but for one: --folds takes its place.
+    # The common ones of trainer.task but for two, whose places the flags above take.
     job: Job = dataclasses.field(default_factory=Job, metadata={"common": EACH_FOLD})
 
 
@@ -812,7 +818,11 @@ class CrossValidation:
 class Evaluate(Settings):
     """Evaluates the best checkpoint of a run, exactly, case by case."""
 
-    run_dir: str = setting("runs/demo", "Folder of the run, local or gs://.", common=True)
+    run_dir: str = setting(
+        "runs/demo",
+        "Folder of the run, local or gs://; of a cross-validation, whose ensemble is evaluated.",
+        common=True,
+    )
     data_dir: str = setting(
         "", "Another data folder with the same classes; the run's if empty.", common=True
     )

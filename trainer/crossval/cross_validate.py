@@ -1,99 +1,31 @@
 """The story of a cross-validation: train each fold, evaluate it on what it did not see, summarise.
 
 A fold is a run like any other, in CV/fold-0, CV/fold-1 …: it may be looked at, resumed or evaluated
-by itself, or be trained elsewhere.
+by itself, or be trained elsewhere. Of several configurations each has its folds in CV/NAME.
 """
 
 import contextlib
-import dataclasses
-import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from absl import logging
 
-from trainer import config
+from trainer import cli, config
 from trainer.checkpointing import run_metadata
 from trainer.config import flags
-from trainer.crossval import summary
-from trainer.data.dataset import folds, schema
+from trainer.crossval import choice, configurations, fold, summary
+from trainer.data.dataset import schema
 from trainer.distributed import child_process, membership, preemption
 from trainer.errors import InputError
 from trainer.evaluate import components
 from trainer.storage import files
 
+Run = Callable[[str, Sequence[str]], None]  # a module and its flags, as a process
 STOPPED = (0, preemption.EXIT_STATUS, 128 + signal.SIGINT)  # how a process ends that got a signal
-ENDED = ("finished", "stopped early")  # reasons for which a run ends by itself
-
-
-@dataclasses.dataclass(frozen=True)
-class Fold:
-    """A fold as a job.
-
-    Attributes:
-        number: of the fold.
-        job: its settings.
-        total_steps: of its training.
-        fingerprint: of the data.
-    """
-
-    number: int
-    job: config.Job
-    total_steps: int
-    fingerprint: str
-
-    @property
-    def run_dir(self) -> str:
-        """The run folder."""
-        return self.job.run.run_dir
-
-    @property
-    def evaluation(self) -> str:
-        """The summary of its evaluation."""
-        return os.path.join(self.run_dir, "evaluation", "val", summary.SUMMARY)
-
-    @property
-    def counts(self) -> str:
-        """What its evaluation counted of each case, for the decision on components."""
-        return os.path.join(self.run_dir, "evaluation", "val", components.COUNTS)
-
-    def is_trained(self) -> bool:
-        """Returns whether its run has ended with these settings.
-
-        Raises:
-            InputError: it has ended with others.
-        """
-        run = run_metadata.find(self.run_dir)
-        if run is None or run["exit_reason"] not in ENDED:
-            return False  # what it began with is checked where it resumes
-        changes = config.differences(run["settings"], self.job)
-        if self.total_steps < run["total_steps"]:
-            changes.append(f"{self.total_steps} steps (were {run['total_steps']})")
-        if run["data_fingerprint"] != self.fingerprint:
-            changes.append("other data")
-        if changes:
-            raise InputError(
-                f"{self.run_dir} was trained with other settings: {', '.join(changes)}; give the "
-                "same flags to resume the cross-validation, or another --run_dir."
-            )
-        return run["total_steps"] == self.total_steps
-
-    def is_evaluated(self) -> bool:
-        """Returns whether the weights that it ended with were evaluated with these settings."""
-        if not (files.exists(self.evaluation) and files.exists(self.counts)):
-            return False
-        try:
-            found = json.loads(files.read_text(self.evaluation))
-        except ValueError:
-            return False
-        tolerance = (found.get("tolerance") or {}).get("value")
-        facts = found.get("data_fingerprint"), tolerance, found.get("components")
-        return facts == (self.fingerprint, self.job.run.tolerance_mm, "all")
 
 
 def cross_validate(settings: config.CrossValidation) -> None:
@@ -104,35 +36,56 @@ def cross_validate(settings: config.CrossValidation) -> None:
         preemption.StoppedError: it was asked to stop; the fold that was running saved its state.
     """
     _check(settings)
+    jobs = configurations.read(settings)
     manifest = schema.read_manifest(settings.job.data.data_dir)
     _check_folds(settings, manifest)
-    parts = [_fold(settings.job, k, manifest) for k in range(settings.cross.folds)]
+    each = {
+        name: [fold.of(job, k, manifest) for k in range(settings.cross.folds)]
+        for name, job in jobs.items()
+    }
+    parts = [part for of_one in each.values() for part in of_one]
     trained = [part.is_trained() for part in parts]  # all are checked before any is trained
     with _commands() as run:
         for part, is_trained in zip(parts, trained, strict=True):
-            if is_trained:
-                logging.info("Fold %d is trained: %s", part.number, part.run_dir)
-            else:
-                logging.info("Training fold %d of 0 … %d.", part.number, len(parts) - 1)
-                for path in (part.counts, part.evaluation):  # of weights that will change
-                    files.remove(path)
-                run("trainer.task", flags.command_line(part.job))
-            if not part.is_evaluated():
-                run("trainer.evaluate", _evaluation_flags(part))
+            _complete(part, is_trained, run)
+    dice = {name: _sum_up(of_one, manifest) for name, of_one in each.items()}
     run_dir = settings.job.run.run_dir
-    tolerance = settings.job.run.tolerance_mm
-    found = summary.read([part.run_dir for part in parts], manifest, tolerance)
-    summary.write(run_dir, found, parts[0].fingerprint)
-    print(f"{summary.table(found)}\n\n{_decide(parts, manifest)}")
+    if len(jobs) > 1:
+        found = choice.choose(run_dir, dice, manifest.draw.group_by if manifest.draw else "")
+        choice.write(run_dir, found, parts[0].fingerprint)
+        cli.show(choice.table(found))
     logging.info(
-        "Written to %s\nAn ensemble of all folds predicts by\n"
+        "An ensemble of all folds predicts by\n"
         "python -m trainer.predict --run_dir=%s --images=… --output=…",
-        os.path.join(run_dir, "evaluation", "val"),
         run_dir,
     )
 
 
-def _decide(parts: Sequence[Fold], manifest: schema.Manifest) -> str:
+def _complete(part: fold.Fold, is_trained: bool, run: Run) -> None:
+    """Does what is left of a fold: training, then evaluation."""
+    if is_trained:
+        logging.info("Fold %d is trained: %s", part.number, part.run_dir)
+    else:
+        logging.info("Training fold %d: %s", part.number, part.run_dir)
+        for path in (part.counts, part.evaluation):  # of weights that will change
+            files.remove(path)
+        run("trainer.task", flags.command_line(part.job))
+    if not part.is_evaluated():
+        run("trainer.evaluate", fold.evaluation_flags(part))
+
+
+def _sum_up(parts: Sequence[fold.Fold], manifest: schema.Manifest) -> float | None:
+    """Writes and prints what the folds say together; returns the mean Dice over all cases."""
+    run_dir = os.path.dirname(parts[0].run_dir)
+    tolerance = parts[0].job.run.tolerance_mm
+    found = summary.read([part.run_dir for part in parts], manifest, tolerance)
+    summary.write(run_dir, found, parts[0].fingerprint)
+    cli.show(f"{run_dir}\n{summary.table(found)}\n\n{_decide(parts, manifest)}\n")
+    logging.info("Written to %s", os.path.join(run_dir, "evaluation", "val"))
+    return found.summary["dice"]
+
+
+def _decide(parts: Sequence[fold.Fold], manifest: schema.Manifest) -> str:
     """Decides for the ensemble, on the cases of all folds, which components are kept; says so."""
     classes = [entry.name for entry in manifest.classes]
     counts = [
@@ -167,6 +120,13 @@ def _check(settings: config.CrossValidation) -> None:
             f"--run_dir={job.run.run_dir} holds a run; name another folder, in which each fold "
             "gets one of its own."
         )
+    several = bool(settings.cross.configurations)
+    other = run_metadata.fold_folder("", 0) if several else run_metadata.CHOICE
+    if files.exists(os.path.join(job.run.run_dir, other)):
+        raise InputError(
+            f"--run_dir={job.run.run_dir} holds a cross-validation "
+            f"{'without' if several else 'with'} --configurations; name another folder."
+        )
 
 
 def _check_folds(settings: config.CrossValidation, manifest: schema.Manifest) -> None:
@@ -183,44 +143,8 @@ def _check_folds(settings: config.CrossValidation, manifest: schema.Manifest) ->
         )
 
 
-def _fold(job: config.Job, number: int, manifest: schema.Manifest) -> Fold:
-    """Returns a fold of a cross-validation with these settings."""
-    train = folds.choose(manifest, number, job.data.data_dir).splits["train"]
-    places = {"run_dir": run_metadata.fold_folder(job.run.run_dir, number)}
-    if job.run.tensorboard_dir:
-        places["tensorboard_dir"] = run_metadata.fold_folder(job.run.tensorboard_dir, number)
-    changed: dict[str, Any] = {**config.to_dict(job), **places, "fold": number}
-    return Fold(
-        number,
-        config.from_dict(config.Job, changed),
-        job.optimization.total_steps(train.examples, job.data.batch_size),
-        schema.fingerprint(manifest),
-    )
-
-
-def _evaluation_flags(fold: Fold) -> list[str]:
-    """Returns the flags by which a fold is evaluated as its job would have done it."""
-    job = fold.job
-    evaluate = config.Evaluate(
-        run_dir=fold.run_dir,
-        data_dir=job.data.data_dir,
-        split="val",
-        components="decide",
-        batch_size=job.run.eval_batch_size or job.data.batch_size,
-        tile=job.run.tile,
-        worst_cases=job.run.worst_cases,
-        best_cases=job.run.best_cases,
-        tolerance_mm=job.run.tolerance_mm,
-        skip_bad_records=job.data.skip_bad_records,
-        strategy=job.device.strategy,
-        tpu=job.device.tpu,
-        virtual_devices=job.device.virtual_devices,
-    )
-    return flags.command_line(evaluate)
-
-
 @contextlib.contextmanager
-def _commands() -> Iterator[Callable[[str, Sequence[str]], None]]:
+def _commands() -> Iterator[Run]:
     """Yields what runs a command as a process, to which the signals of this one are passed.
 
     It exits with the process's status unless that is 0, and raises `preemption.StoppedError` if a
