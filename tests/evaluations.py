@@ -9,7 +9,7 @@ from tests.devices import strategy_of
 from trainer import config
 from trainer.data.dataset import schema
 from trainer.data.input import normalization
-from trainer.evaluate import components
+from trainer.evaluate import components, eval_step
 from trainer.evaluate.evaluator import Evaluator, source_of
 from trainer.training import losses
 
@@ -44,7 +44,7 @@ def evaluator_of(
     job = config.Job(data=config.Data(normalize=normalize), model=config.Model(depth=2))
     return Evaluator(
         strategy,
-        model,
+        eval_step.prediction_of(strategy, model),
         *data,
         source_of(job, strategy, *data, batch_size=batch_size, tile=tile),
         terms=losses.LOSSES["ce_dice"],

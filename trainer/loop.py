@@ -19,7 +19,7 @@ from trainer.data.input import pipeline
 from trainer.data.input.training_batches import TrainingBatches
 from trainer.data.planning import data_plan
 from trainer.distributed import strategies
-from trainer.evaluate import metrics, output
+from trainer.evaluate import eval_step, metrics, output
 from trainer.evaluate.cases import CaseSelector
 from trainer.evaluate.evaluator import CancelledError, Evaluator, source_of
 from trainer.evaluate.scores import figures_of
@@ -310,7 +310,7 @@ def build_evaluator(session: Session, state: TrainState) -> Evaluator:
     )
     return Evaluator(
         session.strategy,
-        state.evaluated,
+        eval_step.prediction_of(session.strategy, state.evaluated),
         session.data_dir,
         session.manifest,
         source,

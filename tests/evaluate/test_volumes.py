@@ -10,7 +10,7 @@ from tests.devices import strategy_of
 from trainer import config
 from trainer.data.dataset import schema, volume_examples
 from trainer.errors import InputError
-from trainer.evaluate import metrics, volumes
+from trainer.evaluate import eval_step, metrics, volumes
 from trainer.evaluate.evaluator import Evaluator, source_of
 from trainer.training import losses
 
@@ -34,7 +34,7 @@ def evaluator_of(data, replicas=1, batch_size=2, tta="none"):
     job = config.Job(data=config.Data(crop=(8, 8, 8)), model=config.Model(depth=1))
     return Evaluator(
         strategy,
-        model,
+        eval_step.prediction_of(strategy, model),
         *data,
         source_of(job, strategy, *data, batch_size=batch_size, tile=1024),
         terms=losses.LOSSES["cross_entropy"],

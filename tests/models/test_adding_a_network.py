@@ -21,9 +21,8 @@ from tests.training.test_adding_a_loss import BRIER
 from trainer import config, loop, models
 from trainer.checkpointing import best_weights, run_metadata
 from trainer.errors import InputError
-from trainer.evaluate import evaluator
+from trainer.evaluate import ensemble, eval_step, evaluator
 from trainer.models import build, channel_packing, plain_keras
-from trainer.predict import ensemble
 from trainer.training import losses, train_step
 
 
@@ -138,7 +137,7 @@ def test_evaluation_prediction_and_export_take_the_prediction(row, tmp_path):
     job = config.Job(model=config.Model(depth=1))
     evaluate = evaluator.Evaluator(
         strategy_of(1),
-        model,
+        eval_step.prediction_of(strategy_of(1), model),
         *data,
         evaluator.source_of(job, strategy_of(1), *data, batch_size=1, tile=64),
         terms=losses.LOSSES["dice"],

@@ -11,8 +11,8 @@ from trainer import models
 from trainer.data.formats import reading, regions
 from trainer.data.input import normalization, pipeline
 from trainer.errors import InputError
-from trainer.evaluate import sliding_window
-from trainer.predict import ensemble, masks, predictor
+from trainer.evaluate import ensemble, sliding_window
+from trainer.predict import masks, predictor
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,21 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer.distributed import tracing
+from trainer.distributed import strategies, tracing
 from trainer.evaluate import counting
+from trainer.models import channel_packing, functional
 from trainer.training import losses
 
 Batch = Mapping[str, tf.Tensor]
 OF_BATCH = ("loss", "confusions", "probabilities")  # of `score`, not of a case
+
+
+def prediction_of(strategy: tf.distribute.Strategy, model: keras.Model) -> Callable[..., tf.Tensor]:
+    """Returns the prediction of a network, images → logits, as the devices compute it best."""
+    kind = strategies.device_kind(strategy)
+    return channel_packing.packed(
+        functional.prediction_model(model), channel_packing.LANE_WIDTHS[kind]
+    )
 
 
 def forward_step(

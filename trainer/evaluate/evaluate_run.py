@@ -1,7 +1,12 @@
-"""The command: a run's best checkpoint on a split of its data, or of other data."""
+"""The command: a run's best checkpoint on a split of its data, or of other data.
 
+Of a cross-validation it is the ensemble of all folds, as `predict` takes it.
+"""
+
+import dataclasses
 import functools
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,11 +19,33 @@ from trainer.data import demo
 from trainer.data.dataset import folds, integrity, schema
 from trainer.distributed import strategies
 from trainer.errors import InputError
-from trainer.evaluate import components, output, scores, symmetries
+from trainer.evaluate import components, ensemble, eval_step, output, scores, symmetries
 from trainer.evaluate.cases import Case, CaseSelector
 from trainer.evaluate.evaluator import Evaluator, source_of
 from trainer.storage import files
 from trainer.training import losses
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """What is evaluated: a run, or a cross-validation.
+
+    Attributes:
+        run_dir: the folder; of several configurations that of the best.
+        folders: of the run, or of its folds.
+        run: run.json of the first.
+        job: settings of the first; of a cross-validation they belong to no fold.
+    """
+
+    run_dir: str
+    folders: list[str]
+    run: dict[str, Any]
+    job: config.Job
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether it is a cross-validation."""
+        return self.folders != [self.run_dir]
 
 
 def evaluate_run(settings: config.Evaluate) -> None:
@@ -29,21 +56,20 @@ def evaluate_run(settings: config.Evaluate) -> None:
             cannot be written or holds files of others.
     """
     _check(settings)
-    run = run_metadata.read(settings.run_dir)
-    job = config.from_dict(config.Job, run["settings"])
-    data_dir = settings.data_dir or job.data.data_dir or demo.folder()
-    manifest, fingerprint = _read_manifest(settings, run, job, data_dir)
+    one = _find(settings)
+    data_dir = settings.data_dir or one.job.data.data_dir or demo.folder()
+    manifest, fingerprint = _read_manifest(settings, one, data_dir)
     kept = components.ALL
     if settings.components == "apply":
-        kept = components.read(settings.run_dir, run["classes"])
+        kept = components.read(one.run_dir, one.run["classes"])
     strategy = strategies.connect(settings.strategy, settings.tpu, settings.virtual_devices)
     worker, _ = strategies.worker_of(strategy)
     turned = len(symmetries.turns(settings.tta, manifest.rank))
     name = settings.split if turned == 1 else f"{settings.split}-{settings.tta}"
-    folder = settings.output or os.path.join(settings.run_dir, "evaluation", name)
+    folder = settings.output or os.path.join(one.run_dir, "evaluation", name)
     if worker == 0:
         output.check_output(folder)
-    step, evaluate = _load(settings, run, job, strategy, data_dir, manifest, kept)
+    steps, evaluate = _load(settings, one, strategy, data_dir, manifest, kept)
     selected = CaseSelector(worst=settings.worst_cases, best=settings.best_cases)
     measured = components.Measured(manifest.splits[settings.split].examples, manifest.num_classes)
 
@@ -53,30 +79,63 @@ def evaluate_run(settings: config.Evaluate) -> None:
             measured.add(case.index, case.labels, case.predicted, case.valid)
 
     found = evaluate(settings.split, add, tolerance=settings.tolerance_mm)
-    found = found.of_data(fingerprint, kept.described(run["classes"]))
+    found = found.of_data(fingerprint, kept.described(one.run["classes"]))
     counts = strategies.sum_over_workers(strategy, measured.counts)
     if worker == 0:
         output.write(folder, found, selected, manifest, settings.split)
         if settings.json:
             output.write_json(settings.json, found.summary)
         mean = f", mean of {turned} turned images" if turned > 1 else ""
-        logging.info("Step %d on %s of %s%s:", step, settings.split, data_dir, mean)
+        weights = f"Mean of {len(steps)} folds" if one.is_ensemble else f"Step {steps[0]}"
+        logging.info("%s on %s of %s%s:", weights, settings.split, data_dir, mean)
         logging.info("%s\nWritten to %s", scores.table(found.summary), folder)
         if kept:
             logging.info(
                 "Of these predictions %s, as %s/%s says; --components=none evaluates all of them.",
-                kept.described(run["classes"]),
-                settings.run_dir,
+                kept.described(one.run["classes"]),
+                one.run_dir,
                 components.NAME,
             )
         if settings.components == "decide":
             cases = np.array(manifest.splits[settings.split].cases)[found.evaluated]
             counts = counts[found.evaluated]
-            text = components.to_csv(counts, cases, run["classes"])
+            text = components.to_csv(counts, cases, one.run["classes"])
             files.write_whole(os.path.join(folder, components.COUNTS), text)
-            facts = {"split": settings.split, "step": step, "data_fingerprint": fingerprint}
-            said = components.settle(settings.run_dir, counts, run["classes"], **facts)
+            facts = {"split": settings.split, "step": steps[0], "data_fingerprint": fingerprint}
+            said = components.settle(one.run_dir, counts, one.run["classes"], **facts)
             logging.info("%s", said)
+
+
+def _find(settings: config.Evaluate) -> Evaluated:
+    """Returns what is evaluated.
+
+    Raises:
+        InputError: the folder holds no run, folds were not trained alike, or a setting is for one
+            run.
+    """
+    run_dir = run_metadata.chosen(settings.run_dir)
+    folders = run_metadata.with_folds([run_dir])
+    runs = [run_metadata.read(folder) for folder in folders]
+    job = config.from_dict(config.Job, runs[0]["settings"])
+    if folders == [run_dir]:
+        return Evaluated(run_dir, folders, runs[0], job)
+    if settings.components == "decide":
+        raise InputError(
+            f"--components=decide is for one run, and --run_dir={run_dir} is a cross-validation, "
+            "which decides on the cases of all folds; run trainer.crossval."
+        )
+    for folder, run in zip(folders, runs, strict=True):
+        own = config.from_dict(config.Job, {**run["settings"], "fold": job.data.fold})
+        changes = config.differences(runs[0]["settings"], own)
+        if run["data_fingerprint"] != runs[0]["data_fingerprint"]:
+            changes.append("other data")
+        if changes:
+            raise InputError(
+                f"{folder} was trained otherwise than {folders[0]}: {', '.join(changes)}; let "
+                "trainer.crossval train all folds alike, or evaluate each by itself."
+            )
+    of_none = config.from_dict(config.Job, {**runs[0]["settings"], "fold": None})
+    return Evaluated(run_dir, folders, runs[0], of_none)
 
 
 def _check(settings: config.Evaluate) -> None:
@@ -92,20 +151,26 @@ def _check(settings: config.Evaluate) -> None:
 
 
 def _read_manifest(
-    settings: config.Evaluate, run: dict[str, Any], job: config.Job, data_dir: str
+    settings: config.Evaluate, one: Evaluated, data_dir: str
 ) -> tuple[schema.Manifest, str]:
     """Returns the manifest of the data, and its fingerprint.
 
     Of the run's own data it has the splits of the run's fold; folds of others are not the run's.
 
     Raises:
-        InputError: the run cannot be evaluated on the data.
+        InputError: what is evaluated cannot be so on the data.
     """
     manifest = schema.read_manifest(data_dir)
     fingerprint = schema.fingerprint(manifest)
-    if fingerprint == run["data_fingerprint"]:
-        manifest = folds.choose(manifest, job.data.fold, data_dir)
-    best_weights.check_same_kind(settings.run_dir, run, manifest)
+    if fingerprint == one.run["data_fingerprint"]:
+        manifest = folds.choose(manifest, one.job.data.fold, data_dir)
+        if one.is_ensemble and settings.split != "test":
+            raise InputError(
+                f"--split={settings.split}: the cases of a cross-validation trained all of its "
+                f"folds but one, whose evaluation is in {one.run_dir}/evaluation/val; use "
+                "--split=test, or name a fold."
+            )
+    best_weights.check_same_kind(one.run_dir, one.run, manifest)
     if settings.split not in manifest.splits:
         raise InputError(
             f"--split={settings.split} is not in {data_dir}, which has "
@@ -116,14 +181,13 @@ def _read_manifest(
 
 def _load(
     settings: config.Evaluate,
-    run: dict[str, Any],
-    job: config.Job,
+    one: Evaluated,
     strategy: tf.distribute.Strategy,
     data_dir: str,
     manifest: schema.Manifest,
     kept: components.Decision,
-) -> tuple[int, Evaluator]:
-    """Returns the step of the best weights, which all workers have read, and what evaluates."""
+) -> tuple[list[int], Evaluator]:
+    """Returns the steps of the best weights, which all workers have read, and what evaluates."""
     worker, num_workers = strategies.worker_of(strategy)
     add = functools.partial(strategies.sum_over_workers, strategy)
     manifest, _ = integrity.check(
@@ -135,14 +199,14 @@ def _load(
         num_workers=num_workers,
         sum_over_workers=add,
     )
-    with strategy.scope():
-        model, step = best_weights.best_model(settings.run_dir, run)
-    commit = {"step": step, "progress": {}}
-    checkpoint.check_same(settings.run_dir, commit, worker, num_workers, add)
+    steps, job, network = _network(one, strategy)
+    for folder, step in zip(one.folders, steps, strict=True):
+        commit = {"step": step, "progress": {}}
+        checkpoint.check_same(folder, commit, worker, num_workers, add)
     data = data_dir, manifest
     evaluate = Evaluator(
         strategy,
-        model,
+        network,
         *data,
         source_of(job, strategy, *data, batch_size=settings.batch_size, tile=settings.tile),
         terms=losses.LOSSES[job.optimization.loss],
@@ -153,4 +217,18 @@ def _load(
         kept=kept,
     )
     evaluate.check(settings.split)
-    return step, evaluate
+    return steps, evaluate
+
+
+def _network(
+    one: Evaluated, strategy: tf.distribute.Strategy
+) -> tuple[list[int], config.Job, Callable[..., tf.Tensor]]:
+    """Returns the steps of the best weights, the settings by which images come, and the network."""
+    with strategy.scope():
+        if not one.is_ensemble:
+            model, step = best_weights.best_model(one.run_dir, one.run)
+            return [step], one.job, eval_step.prediction_of(strategy, model)
+        networks = ensemble.Ensemble([one.run_dir])
+    steps = [member.weights["step"] for member in networks.members]
+    data = dataclasses.replace(one.job.data, normalize=networks.normalize)
+    return steps, dataclasses.replace(one.job, data=data), networks.logits

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -19,7 +18,6 @@ from trainer.evaluate import cases, components, counting, eval_step, metrics, sy
 from trainer.evaluate.images import TiledImages
 from trainer.evaluate.scores import Scores, summarize
 from trainer.evaluate.volumes import WindowedVolumes
-from trainer.models import channel_packing, functional
 from trainer.training import losses
 
 ROUND_SECONDS = 3.0  # of evaluation between two moments at which several workers may stop
@@ -47,12 +45,12 @@ class Source(Protocol):
 
 
 class Evaluator:
-    """Evaluates the splits of one data folder with one model."""
+    """Evaluates the splits of one data folder with one network, or the mean of several."""
 
     def __init__(
         self,
         strategy: tf.distribute.Strategy,
-        model: keras.Model,
+        network: Callable[..., tf.Tensor],
         data_dir: str,
         manifest: schema.Manifest,
         source: Source,
@@ -66,7 +64,8 @@ class Evaluator:
 
         Args:
             strategy: the devices.
-            model: that is evaluated.
+            network: that is evaluated: images float32 [B, *S, C] → logits [B, *S, K], see
+                `eval_step.prediction_of`.
             data_dir: the data folder.
             manifest: of that folder.
             source: of its cases, see `source_of`.
@@ -85,12 +84,9 @@ class Evaluator:
         # On a CPU, XLA takes longer to compile a new size of images than it saves; on a TPU the
         # strategy compiles, and the host counts the logits.
         kind = strategies.device_kind(strategy)
-        forward = channel_packing.packed(
-            functional.prediction_model(model), channel_packing.LANE_WIDTHS[kind]
-        )
         self._forward = eval_step.forward_step(
             strategy,
-            symmetries.averaging(forward, tta),
+            symmetries.averaging(network, tta),
             jit_compile=kind == "GPU",
             gather_on="CPU:0" if kind == "TPU" else None,
         )

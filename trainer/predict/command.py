@@ -10,7 +10,7 @@ from trainer import config
 from trainer.checkpointing import run_metadata
 from trainer.data.formats import discovery, reading
 from trainer.errors import InputError
-from trainer.predict import ensemble
+from trainer.evaluate import ensemble
 from trainer.storage import files
 
 

@@ -20,9 +20,9 @@ from trainer.data.formats import discovery, images, regions
 from trainer.data.input import pipeline
 from trainer.distributed import strategies
 from trainer.errors import InputError
-from trainer.evaluate import eval_step, sliding_window
+from trainer.evaluate import ensemble, eval_step, sliding_window
 from trainer.evaluate.stitching import Mosaic
-from trainer.predict import ensemble, masks, prefetch
+from trainer.predict import masks, prefetch
 
 READ_AHEAD = 8  # tiles
 BATCHES_IN_FLIGHT = 2

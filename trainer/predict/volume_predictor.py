@@ -19,8 +19,8 @@ from trainer.data.preprocessing import Prepared
 from trainer.data.resampling import Slab
 from trainer.distributed import strategies
 from trainer.errors import InputError
-from trainer.evaluate import eval_step, sliding_window
-from trainer.predict import ensemble, masks
+from trainer.evaluate import ensemble, eval_step, sliding_window
+from trainer.predict import masks
 
 
 class VolumePredictor:

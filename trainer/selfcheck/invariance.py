@@ -21,6 +21,7 @@ from trainer.data.input import pipeline
 from trainer.data.input.training_batches import TrainingBatches
 from trainer.distributed import strategies
 from trainer.errors import InputError
+from trainer.evaluate import eval_step
 from trainer.evaluate.evaluator import Evaluator, source_of
 from trainer.evaluate.scores import Scores
 from trainer.models import build
@@ -321,7 +322,7 @@ def evaluate(strategy: tf.distribute.Strategy, model: keras.Model, job: config.J
     batch_size = max(4, strategy.num_replicas_in_sync)
     return Evaluator(
         strategy,
-        model,
+        eval_step.prediction_of(strategy, model),
         *data,
         source_of(job, strategy, *data, batch_size=batch_size, tile=job.run.tile),
         terms=losses.LOSSES[job.optimization.loss],

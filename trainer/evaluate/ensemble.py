@@ -72,7 +72,7 @@ class Ensemble:
         self.volumes = run_metadata.volumes_of(runs[0])
         self._turns = symmetries.turns(tta, rank=2 if self.volumes is None else 3)
         self.members = [_member(*entries) for entries in zip(folders, runs, data, strict=True)]
-        self.kept = components.of_ensemble(run_dirs, self.classes)
+        self.kept = components.of_ensemble([*map(run_metadata.chosen, run_dirs)], self.classes)
 
     @functools.cached_property
     def stride(self) -> int:
@@ -91,6 +91,12 @@ class Ensemble:
     def box(self) -> tuple[int, ...]:
         """Sides of the crops that networks of volumes were trained on."""
         return self.members[0].job.data.box(rank=3)
+
+    @property
+    def normalize(self) -> str:
+        """How images are normalised for `logits`, which does the rest where figures differ."""
+        kind = self.members[0].normalize
+        return "none" if kind == "dataset" else kind
 
     @property
     def uses_statistics(self) -> bool:
@@ -117,22 +123,32 @@ class Ensemble:
                 parts.append(turn.invert(probabilities(logits)))
         return tf.add_n(parts) / len(parts) if len(parts) > 1 else parts[0]
 
-    def logits(self, volumes: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def logits(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         """Returns logits, which stand for the mean of the probabilities if there are several.
 
         Args:
-            volumes: windows of prepared volumes, float32 [B, D, H, W, C].
+            inputs: windows of prepared volumes, or images that are normalised by `normalize`,
+                float32 [B, *S, C]; all members must then be normalised by the same kind.
             training: False.
 
         Returns:
-            float32 [B, D, H, W, K]; of two classes K is 1.
+            float32 [B, *S, K]; of two classes K is 1.
         """
-        parts = [
-            turn.invert(tf.cast(member.model(turn.apply(volumes), training=training), tf.float32))
-            for member in self.members
-            for turn in self._turns
-        ]
+        parts = []
+        for member in self.members:
+            prepared = self._prepared(member, inputs)
+            for turn in self._turns:
+                logits = member.model(turn.apply(prepared), training=training)
+                parts.append(turn.invert(tf.cast(logits, tf.float32)))
         return symmetries.mean_logits(parts) if len(parts) > 1 else parts[0]
+
+    def _prepared(self, member: Member, inputs: tf.Tensor) -> tf.Tensor:
+        """Returns inputs of `logits` as a member takes them: by the figures of its own data."""
+        if self.volumes is not None or member.normalize != "dataset":
+            return inputs
+        dtype = tf.as_dtype(self.dtype)
+        highest = float(dtype.max) if dtype.is_integer else 1.0
+        return normalization.normalize(inputs * highest, "dataset", member.mean, member.std)
 
 
 def probabilities(logits: tf.Tensor) -> tf.Tensor:
