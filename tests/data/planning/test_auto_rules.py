@@ -48,6 +48,7 @@ def test_a_small_volume_is_seen_whole_as_the_preset_does():
     assert (job.data.crop, job.model.depth, job.model.filters) == ((40, 56, 40), 3, 16)
     assert (job.data.batch_size, job.data.foreground, job.optimization.ema) == (4, 0.33, 0.99)
     assert (job.optimization.warmup_steps, job.run.eval_every) == (48, 480)
+    assert (job.optimization.loss, job.data.augment) == ("ce_linear_dice", "flip")
 
 
 def test_what_is_seen_often_is_augmented_more():
@@ -55,6 +56,10 @@ def test_what_is_seen_often_is_augmented_more():
     # 8 · 112² of 2.59 million pixels a step: 100 passes are 2583 steps.
     assert job_of(cells, 2500).data.augment == "standard"
     assert job_of(cells, 2600).data.augment == "strong"
+    # 4 · 40 · 56 · 40 of 13.1 million voxels a step: 500 passes are 18281 steps.
+    volumes = dataclasses.replace(HIPPOCAMPUS, pixels=208 * 36 * 50 * 35)
+    assert job_of(volumes, 18_200).data.augment == "flip"
+    assert job_of(volumes, 18_400).data.augment == "standard"
 
 
 @pytest.mark.parametrize(("steps", "warmup"), [(1, 1), (30, 10), (1000, 30), (9000, 180)])

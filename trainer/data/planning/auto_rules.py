@@ -35,6 +35,7 @@ WITHOUT_TIME = (
 )
 ACCELERATED_STEPS = (5_000, 100_000)  # least and most, where no time is given
 MANY_PASSES = 100  # over the training pixels, from which strong augmentation was better
+MANY_PASSES_OF_VOLUMES = 500  # up to which mirroring alone was enough (Hippocampus)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -192,9 +193,11 @@ def training(
         Choice("eval_every", max(1, -(-steps // evaluations)), f"{evaluations} evaluations."),
         _learning_rate(setup),
         Choice("warmup_steps", warmup, "A fiftieth of the run, from 30 to 500."),
-        _augment(passes),
+        _augment(passes, data.rank),
     ]
     if data.rank == 3:
+        linear = "nnU-Net's cross-entropy and Dice; the Dice of each image was worse on Hippocampus."
+        rows.append(Choice("loss", "ce_linear_dice", linear))
         rows.append(Choice("foreground", 0.33, "A third of the crops hold a drawn class."))
         rows.append(Choice("ema", 0.99, "Small batches of volumes: the weights are averaged."))
         if setup.filters > max(WIDTHS[:-1]):
@@ -220,7 +223,14 @@ def _learning_rate(setup: Setup) -> Choice:
     return Choice("learning_rate", rate, reason + "; by the root of larger batches than 8.")
 
 
-def _augment(passes: float) -> Choice:
+def _augment(passes: float, rank: int) -> Choice:
+    if rank == 3:
+        return Choice(
+            "augment",
+            "flip" if passes <= MANY_PASSES_OF_VOLUMES else "standard",
+            f"The run sees each training voxel about {passes:.3g} times; mirroring alone was best "
+            f"for Hippocampus, and nobody has measured more than {MANY_PASSES_OF_VOLUMES} times.",
+        )
     many = passes > MANY_PASSES
     return Choice(
         "augment",
