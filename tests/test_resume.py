@@ -91,9 +91,11 @@ def test_a_run_that_was_killed_ends_bit_equal_to_one_that_was_not(
 def test_a_run_on_volumes_that_was_killed_ends_bit_equal_to_one_that_was_not(tmp_path):
     shapes = {"train": [(9, 14, 12)] * 8, "val": [(9, 14, 12)] * 2, "test": [(6, 20, 9)] * 2}
     write_balls(tmp_path, shapes, num_classes=3)
-    argv = ["--crop=8,12,12", "--strides=1,2,2/2", "--depth=2", "--norm=instance", "--ema=0.9"]
+    argv = ["--crop=8,12,12", "--strides=1,2,2/2,1,1/1,2,2", "--depth=3", "--norm=instance"]
     argv += ["--activation=leaky_relu", "--augment=strong", "--foreground=0.5", "--deterministic"]
     argv += ["--accumulate_steps=2", "--steps=8", "--eval_every=4", "--keep_checkpoints=3"]
+    argv += ["--ema=0.9", "--model=residual_encoder_unet", "--deep_supervision"]
+    argv += ["--loss=ce_linear_dice", "--optimizer=sgd", "--nesterov", "--schedule=polynomial"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train(tmp_path, whole, *argv).returncode == 0
     process = start(tmp_path, killed, *argv)

@@ -1,5 +1,6 @@
 """Preflight with the accelerators' own compilers: `make test-preflight`."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -10,6 +11,10 @@ import sys
 import pytest
 
 from tests.shards import write_balls
+from trainer import config
+from trainer.config import flags
+from trainer.data.dataset import schema
+from trainer.data.dataset.schema import Grid
 
 SMALL = ("--filters=8", "--depth=2", "--crop=32")
 INSTALLED = {
@@ -92,14 +97,37 @@ def test_the_step_of_volumes_goes_through_a_tpus_compiler(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     write_balls(data, {"train": [(8, 16, 16)] * 2, "val": [(8, 16, 16)]})
-    arguments = ("--filters=8", "--depth=1", "--strides=1,2,2", "--norm=instance")
+    arguments = ("--filters=8", "--depth=3", "--strides=1,2,2/2/2", "--norm=instance")
+    arguments += ("--model=residual_encoder_unet", "--deep_supervision", "--loss=ce_batch_dice")
     figures, text, _ = preflight(
         tmp_path, f"--data_dir={data}", "--crop=8,16,16", "--batch_size=2", *arguments
     )
     assert_whole(figures)
     assert figures["image"] == [8, 16, 16, 1]
-    assert "8 filters, depth 1, 8×16×16×1, bfloat16, batch 2" in text
+    assert "8 filters, depth 3, 8×16×16×1, bfloat16, batch 2" in text
     assert any("3d" in op["name"] or "normalization" in op["name"] for op in figures["top_ops"])
+
+
+@for_tpu
+def test_a_plan_has_the_largest_batch_that_fits_and_the_steps_of_its_time(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    manifest = write_balls(data, {"train": [(8, 16, 16)] * 40, "val": [(8, 16, 16)]})
+    grids = (Grid((8, 16, 16), (1.0, 1.0, 1.0), 40),)
+    schema.write_manifest(dataclasses.replace(manifest, grids=grids), str(data))
+    result = subprocess.run(
+        [sys.executable, "-m", "trainer.plan", f"--data_dir={data}", "--accelerator=v5e"]
+        + ["--minutes=1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Batch 4: fits." in result.stderr  # a twentieth of 40 volumes of two crops each
+    job = flags.parse(config.Job, ["trainer.task", f"--flagfile={data}/plan.cfg"])
+    assert (job.data.batch_size, job.data.crop) == (4, (4, 16, 16))
+    assert job.run.steps > 1000
+    assert "examples a second by the estimate of the compiler" in (data / "plan.cfg").read_text()
 
 
 @for_tpu
