@@ -15,7 +15,7 @@ from trainer.checkpointing import run_metadata, train_state
 from trainer.checkpointing.background_writer import Writer
 from trainer.checkpointing.session import Session, open_session
 from trainer.checkpointing.train_state import TrainState
-from trainer.data.input import pipeline
+from trainer.data.input import balancing, pipeline
 from trainer.data.input.training_batches import TrainingBatches
 from trainer.data.planning import data_plan
 from trainer.distributed import strategies
@@ -252,6 +252,9 @@ def begin_run(session: Session, state: TrainState, evaluate: Evaluator) -> None:
         " with XLA" if metadata["jit_compile"] else "",
         job.run.run_dir,
     )
+    if job.data.balance_cases:
+        shards = session.manifest.splits["train"].shards
+        balancing.tell(shards, metadata["classes"], job.data.balance_cases)
     if state.step:
         logging.info("Resuming from step %d of %s.", state.step, job.run.run_dir)
     elif session.is_chief and (suggestion := data_plan.suggestion(job)):

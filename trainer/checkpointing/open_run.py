@@ -71,6 +71,7 @@ def open_run(
             strategies.num_input_hosts(strategy),
             chosen.get("streams") or job.data.streams,
             job.data.foreground,
+            job.data.balance_cases,
         ),
         begun_with_steps=chosen.get("begun_with_steps", chosen.get("total_steps", total_steps)),
         total_steps=total_steps,

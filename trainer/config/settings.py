@@ -140,6 +140,13 @@ class Data(Settings):
         low=0,
         high=1,
     )
+    balance_cases: float = setting(
+        0.0,
+        "Shows training examples with rare classes more often, up to 10 times in a pass: 0: all "
+        "alike; 0.5: by the square root of how rare they are; 1: in proportion.",
+        low=0,
+        high=1,
+    )
     augment: str = setting(
         "standard",
         "Random changes of the training images.",

@@ -216,7 +216,9 @@ def open_side(strategy: tf.distribute.Strategy, job: config.Job) -> Side:
     """Opens the batches of `job`; each case begins where the one before it ended."""
     manifest = schema.read_manifest(job.data.data_dir)
     split, workers = manifest.splits["train"], strategies.worker_of(strategy)[1]
-    streams = pipeline.num_streams(split, workers, share=job.data.foreground)
+    streams = pipeline.num_streams(
+        split, workers, share=job.data.foreground, balance=job.data.balance_cases
+    )
     batches = TrainingBatches(
         job.data, strategy, job.data.data_dir, manifest, seed=job.run.seed, num_streams=streams
     )

@@ -201,6 +201,11 @@ def test_the_fingerprint_follows_the_content():
 def test_the_fingerprint_is_of_the_examples_not_of_the_files_that_they_were_made_of():
     known = dataclasses.replace(MANIFEST, grids=(schema.Grid((4, 5), None, 2),))
     assert schema.fingerprint(known) == schema.fingerprint(MANIFEST)
+    marked = dataclasses.replace(SPLIT.shards[0], present=("11", "01"))  # as the examples say, too
+    split = dataclasses.replace(SPLIT, shards=(marked,))
+    known = dataclasses.replace(MANIFEST, splits={"train": split})
+    assert schema.fingerprint(known) == schema.fingerprint(MANIFEST)
+    assert schema.Manifest.from_json(known.to_json()) == known
 
 
 def test_data_that_an_older_version_prepared_keep_their_fingerprint():
@@ -297,6 +302,13 @@ def test_a_shard_name_that_leaves_its_folder_is_refused(name):
         (
             lambda raw: raw.update(grids=[{"shape": [4, 5], "count": 0}]),
             "a grid is that of no case",
+        ),
+        *(
+            (
+                lambda raw, marks=marks: raw["splits"]["train"]["shards"][0].update(present=marks),
+                "shard train-00000-of-00001.tfrecord has not a mark for each class and example",
+            )
+            for marks in (["11"], ["11", "1"], ["11", "1x"])
         ),
         (
             lambda raw: raw["splits"]["train"].update(mean=[]),

@@ -72,6 +72,7 @@ def test_the_manifest_counts_what_can_be_counted_by_hand(folder):
     assert split.sizes == ((8, 6, 7),)
     assert schema.read_manifest(f"{folder}/out").grids == (schema.Grid((8, 6), None, 7),)
     assert [shard.examples for shard in split.shards] == [1] * 7
+    assert {shard.present for shard in split.shards} == {("1", "1")}
 
 
 def test_with_a_plan_images_of_very_different_sizes_are_cut_and_a_plan_is_written(folder):

@@ -130,6 +130,9 @@ def test_blocks_without_a_foreground_have_shards_of_their_own(folder):
     of_examples = [shard.foreground for shard in train.shards for _ in range(shard.examples)]
     found = [(one["mask"] == 1).any() for one in preparing.examples(folder, manifest, "train")]
     assert found == of_examples
+    # Which classes each example has is said of either kind of shard.
+    of_class = "".join(shard.present[1] for shard in train.shards)
+    assert of_class == "".join("01"[int(has)] for has in found)
 
 
 def test_at_most_so_many_places_of_a_class_are_drawn_and_always_the_same(monkeypatch):

@@ -256,4 +256,4 @@ def _write_copy(folder: str, shard: schema.Shard, examples: Iterable[bytes]) -> 
     """Writes a shard of that name; returns it with its whole path for a name."""
     copy = schema.write_shard(folder, shard.name, examples)
     name = os.path.join(folder, copy.name)
-    return dataclasses.replace(copy, name=name, foreground=shard.foreground)
+    return dataclasses.replace(copy, name=name, foreground=shard.foreground, present=shard.present)

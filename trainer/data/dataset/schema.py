@@ -16,7 +16,7 @@ import reprlib
 import sys
 import typing
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import IO, Any
 
 import google_crc32c
@@ -81,6 +81,8 @@ class Shard:
         crc32c: of the whole file, eight hexadecimal digits.
         foreground: whether all of its examples (True) or none (False) have a class other than the
             background; None where that is not known.
+        present: of each class, a text with a mark for each example: 1 if the example has a pixel
+            of it, 0 if not; None where a version wrote it that did not know.
     """
 
     name: str
@@ -88,6 +90,7 @@ class Shard:
     bytes: int
     crc32c: str
     foreground: bool | None = None
+    present: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,16 +265,21 @@ class Manifest:
         return manifest
 
 
-def _as_dict(manifest: Manifest) -> dict[str, Any]:
+def _as_dict(manifest: Manifest, without: Collection[str] = ()) -> dict[str, Any]:
     """Returns the manifest as JSON, as its first version wrote it where it says no more.
 
     So data that were prepared before a field was added keep their fingerprint.
+
+    Args:
+        manifest: of the data.
+        without: names of fields to leave out.
     """
     kept = {"ignore_value"}  # which the first version had
-    return dataclasses.asdict(
-        manifest,
-        dict_factory=lambda items: {k: v for k, v in items if v is not None or k in kept},
-    )
+
+    def as_dict(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {k: v for k, v in items if k not in without and (v is not None or k in kept)}
+
+    return dataclasses.asdict(manifest, dict_factory=as_dict)
 
 
 def _one_line(said: object) -> str:
@@ -358,6 +366,12 @@ def _rules(manifest: Manifest) -> Iterator[tuple[str, bool]]:
             # A name such as ../x would read, and a tool that cleans up would remove, other files.
             rule = f"shard name {shard.name!r} is not a plain file name"
             yield rule, bool(re.fullmatch(r"\w[\w.-]*", shard.name))
+            sound = shard.present is None or (
+                len(shard.present) == manifest.num_classes
+                and all(len(marks) == shard.examples for marks in shard.present)
+                and not "".join(shard.present).strip("01")
+            )
+            yield f"shard {shard.name} has not a mark for each class and example", sound
         sound = all(len(size) == manifest.rank + 1 for size in split.sizes)
         yield f"the sizes of its {name} split are not of {manifest.rank} axes", sound
         counts = {split.examples, len(split.cases), sum(shard.examples for shard in split.shards)}
@@ -397,9 +411,10 @@ def fingerprint(manifest: Manifest) -> str:
     """Returns the sha256 of the manifest's canonical JSON, in hexadecimal digits.
 
     It holds the checksum of every shard, so equal fingerprints mean equal data. What the files were
-    like before changes no example: data that are prepared again keep their fingerprint.
+    like before, and what follows from the examples, changes none of them: data that are prepared
+    again keep their fingerprint.
     """
-    whole = _as_dict(dataclasses.replace(manifest, grids=None))
+    whole = _as_dict(manifest, without=("grids", "present"))
     canonical = json_text.dumps(whole, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 

@@ -25,7 +25,7 @@ import tensorflow as tf
 
 from trainer.data.dataset import schema, volume_examples
 from trainer.data.input import augment as augmentation
-from trainer.data.input import foreground, normalization, volume_augment
+from trainer.data.input import balancing, foreground, normalization, volume_augment
 from trainer.errors import InputError
 
 MAX_STREAMS = 16
@@ -39,7 +39,13 @@ PADDED_SIDE = 64  # evaluation pads sides to multiples of it, so that few shapes
 # Training -----------------------------------------------------------------------------------------
 
 
-def num_streams(split: schema.Split, num_workers: int, streams: int = 0, share: float = 0.0) -> int:
+def num_streams(
+    split: schema.Split,
+    num_workers: int,
+    streams: int = 0,
+    share: float = 0.0,
+    balance: float = 0.0,
+) -> int:
     """Returns V, the number of logical streams of a training split.
 
     A stream with fewer examples than another shows each of them more often, so V is the largest
@@ -51,6 +57,7 @@ def num_streams(split: schema.Split, num_workers: int, streams: int = 0, share: 
         num_workers: must divide V.
         streams: V, if it is given; 0: automatic.
         share: of examples that must have a foreground.
+        balance: of how often examples are seen, see `balancing`.
 
     Raises:
         InputError: if `streams` is not possible or the workers do not divide V.
@@ -58,7 +65,7 @@ def num_streams(split: schema.Split, num_workers: int, streams: int = 0, share: 
     shards = len(split.shards)
     powers = [2**k for k in range(shards.bit_length()) if 2**k <= shards]
     if foreground.divides(split.shards, share):
-        able = [v for v in powers if min(_sizes(split, v, with_foreground=True))]
+        able = [v for v in powers if min(_sizes(split, v, balance, with_foreground=True))]
         if streams in set(powers) - set(able):
             raise InputError(
                 f"--streams={streams} leaves a stream without examples that have a foreground, for "
@@ -70,7 +77,9 @@ def num_streams(split: schema.Split, num_workers: int, streams: int = 0, share: 
             f"--streams={streams} is not a power of two up to {shards}, the number of training "
             f"shards; use {', '.join(map(str, powers))}, or 0 to let it be chosen."
         )
-    chosen = streams or max(v for v in powers if v <= MAX_STREAMS and _balanced(split, v, share))
+    chosen = streams or max(
+        v for v in powers if v <= MAX_STREAMS and _balanced(split, v, share, balance)
+    )
     if chosen % num_workers:
         raise InputError(
             f"{num_workers} workers do not divide the {chosen} input streams of {shards} training "
@@ -80,18 +89,19 @@ def num_streams(split: schema.Split, num_workers: int, streams: int = 0, share: 
     return chosen
 
 
-def _balanced(split: schema.Split, streams: int, share: float) -> bool:
+def _balanced(split: schema.Split, streams: int, share: float, balance: float) -> bool:
     kinds = [False, True] if foreground.divides(split.shards, share) else [False]
-    sizes = [_sizes(split, streams, with_foreground) for with_foreground in kinds]
+    sizes = [_sizes(split, streams, balance, with_foreground) for with_foreground in kinds]
     return all(10 * max(of_kind) <= 11 * min(of_kind) for of_kind in sizes)
 
 
-def _sizes(split: schema.Split, streams: int, with_foreground: bool) -> list[int]:
-    """Returns the number of each stream's examples, or of those in shards with a foreground."""
-    return [
-        sum(s.examples for s in split.shards[v::streams] if s.foreground or not with_foreground)
-        for v in range(streams)
-    ]
+def _sizes(split: schema.Split, streams: int, balance: float, with_foreground: bool) -> list[int]:
+    """Returns how many examples a pass of each stream has, or of shards with a foreground."""
+    sizes = [0] * streams
+    for one in balancing.readings(split.shards, balance):
+        if split.shards[one.shard].foreground or not with_foreground:
+            sizes[one.shard % streams] += one.examples
+    return sizes
 
 
 def examples_per_block(
@@ -125,6 +135,7 @@ def training_stream(
     augment: str = "standard",
     normalize: str = "image",
     share: float = 0.0,
+    balance: float = 0.0,
     start_step: int = 0,
     shuffle_block: int = 64,
     worker: int = 0,
@@ -143,6 +154,7 @@ def training_stream(
         augment: a key of `augment.AUGMENTATIONS`, for volumes of `volume_augment.AUGMENTATIONS`.
         normalize: a key of `normalization.NORMALIZATIONS`, for images.
         share: of examples that are cropped about a place of a drawn class, see `foreground`.
+        balance: of how often examples are seen, see `balancing`.
         start_step: first step of the stream.
         shuffle_block: examples permuted together; V blocks of serialized examples are in memory.
         worker: index of this worker.
@@ -172,6 +184,7 @@ def training_stream(
         num_streams=num_streams,
         shuffle_block=shuffle_block,
         share=share,
+        balance=balance,
         start=start_step * batch_size,
         worker=worker,
         num_workers=num_workers,
@@ -249,6 +262,7 @@ def ordered_examples(
     num_streams: int,
     shuffle_block: int,
     share: float = 0.0,
+    balance: float = 0.0,
     start: int = 0,
     worker: int = 0,
     num_workers: int = 1,
@@ -262,6 +276,7 @@ def ordered_examples(
         num_streams: V.
         shuffle_block: examples permuted together.
         share: of examples that must have a foreground.
+        balance: of how often examples are seen, see `balancing`.
         start: a multiple of `num_workers`.
         worker: index of this worker.
         num_workers: W, which divides V.
@@ -273,8 +288,8 @@ def ordered_examples(
     assert start % num_workers == 0
 
     def stream_of(number: tf.Tensor) -> tf.data.Dataset:
-        stream, position = number % num_streams, number // num_streams
-        return _stream(data_dir, split, stream, num_streams, position, seed, shuffle_block, share)
+        place = number % num_streams, num_streams, number // num_streams
+        return _stream(data_dir, split, *place, seed, shuffle_block, share, balance)
 
     numbers = tf.data.Dataset.counter(start + worker, num_workers)
     # The worker's streams, each from its first example on, in the order of their first examples.
@@ -298,22 +313,24 @@ def _stream(
     seed: int,
     shuffle_block: int,
     share: float,
+    balance: float,
 ) -> tf.data.Dataset:
     """Returns one stream's serialized examples, from its example number `position` on."""
-    paths, counts = _shards(data_dir, split.shards)
-    mine = tf.range(stream, len(split.shards), num_streams)
+    readings = balancing.readings(split.shards, balance)
+    counts = tf.constant([one.examples for one in readings], tf.int64)
+    shard_of = tf.constant([one.shard for one in readings], tf.int64)
+    read = _reader(data_dir, split.shards, readings, balance)
+    mine = tf.where(shard_of % num_streams == stream)[:, 0]
 
     def sequence(places: tf.Tensor, position: tf.Tensor, number: tf.Tensor) -> tf.data.Dataset:
-        mine = tf.gather(paths, places), tf.gather(counts, places)
-        return _sequence(
-            *mine, position, functools.partial(key_of_epoch, seed, number), shuffle_block
-        )
+        key_of = functools.partial(key_of_epoch, seed, number)
+        return _sequence(places, tf.gather(counts, places), position, key_of, shuffle_block, read)
 
     if not foreground.divides(split.shards, share):
         return sequence(mine, position, stream)
     phase = tf.gather(tf.constant(foreground.phases(num_streams)), stream)
     forced = foreground.forced_before(position, phase, share)
-    has_foreground = tf.constant([bool(shard.foreground) for shard in split.shards])
+    has_foreground = tf.constant([bool(split.shards[one.shard].foreground) for one in readings])
     theirs = tf.boolean_mask(mine, tf.gather(has_foreground, mine))
     numbers = tf.data.Dataset.counter(position * num_streams + stream, num_streams)
     return tf.data.Dataset.choose_from_datasets(
@@ -325,36 +342,68 @@ def _stream(
     )
 
 
+def _reader(
+    data_dir: str,
+    shards: tuple[schema.Shard, ...],
+    readings: Sequence[balancing.Reading],
+    balance: float,
+) -> Callable[[tf.Tensor], tf.data.Dataset]:
+    """Returns a function of a reading's place among all → the serialized examples that it keeps."""
+    paths, counts = _shards(data_dir, shards)
+    if not balance:  # there is one reading of each shard
+        return lambda place: _read(paths[place], counts[place])
+    repeats = tf.constant(balancing.repeats(shards, balance))
+    ends = tf.cumsum(counts)
+    shard_of = tf.constant([one.shard for one in readings])
+    number_of = tf.constant([one.number for one in readings])
+
+    def read(place: tf.Tensor) -> tf.data.Dataset:
+        shard = shard_of[place]
+        times = repeats[ends[shard] - counts[shard] : ends[shard]]
+        data = _read(paths[shard], counts[shard])
+        data = tf.data.Dataset.zip((data, tf.data.Dataset.from_tensor_slices(times)))
+        data = data.filter(lambda serialized, times: times > number_of[place])
+        return data.map(lambda serialized, times: serialized)
+
+    return read
+
+
 def _sequence(
-    paths: tf.Tensor,
+    places: tf.Tensor,
     counts: tf.Tensor,
     position: tf.Tensor,
     key_of: Callable[[tf.Tensor], tf.Tensor],
     shuffle_block: int,
+    read: Callable[[tf.Tensor], tf.data.Dataset],
 ) -> tf.data.Dataset:
-    """Returns endless passes over some shards, from example number `position` of all on."""
+    """Returns endless passes over some readings, from example number `position` of all on."""
     size = tf.reduce_sum(counts)
     first_epoch = position // size
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         start = tf.where(epoch == first_epoch, position % size, 0)
-        return _epoch(paths, counts, start, key_of(epoch), shuffle_block)
+        return _epoch(places, counts, start, key_of(epoch), shuffle_block, read)
 
     return tf.data.Dataset.counter(first_epoch).flat_map(one_epoch)
 
 
 def _epoch(
-    paths: tf.Tensor, counts: tf.Tensor, start: tf.Tensor, key: tf.Tensor, shuffle_block: int
+    places: tf.Tensor,
+    counts: tf.Tensor,
+    start: tf.Tensor,
+    key: tf.Tensor,
+    shuffle_block: int,
+    read: Callable[[tf.Tensor], tf.data.Dataset],
 ) -> tf.data.Dataset:
-    """Returns the examples of one pass over some shards, from its example number `start` on."""
-    order = permutation(tf.size(paths), key)
-    paths, counts = tf.gather(paths, order), tf.gather(counts, order)
+    """Returns the examples of one pass over some readings, from its example number `start` on."""
+    order = permutation(tf.size(places), key)
+    places, counts = tf.gather(places, order), tf.gather(counts, order)
     first_block = start // shuffle_block
     unread = first_block * shuffle_block - tf.cumsum(counts, exclusive=True)
 
-    data = tf.data.Dataset.from_tensor_slices((paths, counts, tf.maximum(unread, 0)))
-    data = data.filter(lambda path, count, skip: skip < count)
-    data = data.flat_map(lambda path, count, skip: _read(path, count).skip(skip))
+    data = tf.data.Dataset.from_tensor_slices((places, counts, tf.maximum(unread, 0)))
+    data = data.filter(lambda place, count, skip: skip < count)
+    data = data.flat_map(lambda place, count, skip: read(place).skip(skip))
     blocks = data.batch(shuffle_block).prefetch(1)  # read while the one before is used
     data = tf.data.Dataset.zip((tf.data.Dataset.counter(first_block), blocks))
 

@@ -5,13 +5,13 @@ found by arithmetic, and only those shards are read again.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from trainer.data.dataset import integrity, schema
-from trainer.data.input import foreground, pipeline
+from trainer.data.input import balancing, foreground, pipeline
 
 
 @contextlib.contextmanager
@@ -49,6 +49,7 @@ def training_shards(
     num_streams: int,
     shuffle_block: int,
     share: float = 0.0,
+    balance: float = 0.0,
     worker: int = 0,
     num_workers: int = 1,
 ) -> list[int]:
@@ -61,39 +62,42 @@ def training_shards(
         num_streams: see `pipeline.ordered_examples`, as the others.
         shuffle_block: examples permuted together, and so read together.
         share: of examples that must have a foreground.
+        balance: of how often examples are seen.
         worker: index of this worker.
         num_workers: W.
     """
     found: set[int] = set()
+    readings = balancing.readings(split.shards, balance)
+    shard_of = np.array([one.shard for one in readings])
     for stream in range(worker, num_streams, num_workers):
-        places = np.arange(stream, len(split.shards), num_streams)
+        places = np.flatnonzero(shard_of % num_streams == stream)
         first, stop = examples[0] // num_streams, examples[-1] // num_streams + 1
         if not foreground.divides(split.shards, share):
-            found |= _read(split, places, stream, range(first, stop), seed, shuffle_block)
+            found |= _read(readings, places, stream, range(first, stop), seed, shuffle_block)
             continue
         phase = int(foreground.phases(num_streams)[stream])
         forced = [foreground.forced_before(end, phase, share) for end in (first, stop)]
         others = range(first - forced[0], stop - forced[1])
-        theirs = places[[bool(split.shards[place].foreground) for place in places]]
-        found |= _read(split, places, stream, others, seed, shuffle_block)
+        theirs = places[[bool(split.shards[place].foreground) for place in shard_of[places]]]
+        found |= _read(readings, places, stream, others, seed, shuffle_block)
         number = stream + num_streams
-        found |= _read(split, theirs, number, range(*forced), seed, shuffle_block)
+        found |= _read(readings, theirs, number, range(*forced), seed, shuffle_block)
     return sorted(found)
 
 
 def _read(
-    split: schema.Split,
+    readings: Sequence[balancing.Reading],
     places: np.ndarray,
     number: int,
     examples: range,
     seed: int,
     shuffle_block: int,
 ) -> set[int]:
-    """Returns the places of the shards that are read for some examples of a sequence of shards.
+    """Returns the places of the shards that are read for some examples of a sequence.
 
     Args:
-        split: the training split.
-        places: int [N], those of the sequence's shards.
+        readings: of all shards in a pass.
+        places: int [N], those of the sequence's readings among them.
         number: of the sequence, see `pipeline.key_of_epoch`.
         examples: their numbers in the sequence.
         seed: of the order.
@@ -102,7 +106,7 @@ def _read(
     found: set[int] = set()
     if not examples:
         return found
-    counts = np.array([split.shards[place].examples for place in places])
+    counts = np.array([readings[place].examples for place in places])
     first, last, size = examples[0], examples[-1], counts.sum()
     for epoch in range(first // size, last // size + 1):
         key = pipeline.key_of_epoch(
@@ -112,7 +116,7 @@ def _read(
         ends = np.cumsum(counts[order])
         low, high = ((end - epoch * size) // shuffle_block for end in (first, last))
         is_read = (ends > low * shuffle_block) & (ends - counts[order] < (high + 1) * shuffle_block)
-        found |= set(places[order][is_read].tolist())
+        found |= {readings[place].shard for place in places[order][is_read]}
     return found
 
 

@@ -68,6 +68,7 @@ class TrainingBatches:
             num_streams=self._num_streams,
             shuffle_block=self._shuffle_block,
             share=self._settings.foreground,
+            balance=self._settings.balance_cases,
             worker=worker,
             num_workers=num_workers,
         )
@@ -83,6 +84,7 @@ class TrainingBatches:
             augment=self._settings.augment,
             normalize=self._settings.normalize,
             share=self._settings.foreground,
+            balance=self._settings.balance_cases,
             start_step=self._start_step,
             num_streams=self._num_streams,
             shuffle_block=self._shuffle_block,

@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from trainer import config
 from trainer.data.dataset import schema
 from trainer.data.prepare import output, pixel_counts, prefetch, worker_pool
@@ -51,18 +53,24 @@ def write(
         shards = []
         for index, (foreground, count) in enumerate(counts):
             name = schema.shard_name(side, index, len(counts))
-            shard = folder.add(name, _tallied(itertools.islice(results, count), total))
-            shards.append(dataclasses.replace(shard, foreground=foreground))
+            present: list[np.ndarray] = []
+            shard = folder.add(name, _tallied(itertools.islice(results, count), total, present))
+            marks = tuple("".join(map(str, row)) for row in np.transpose(present).astype(int))
+            shards.append(dataclasses.replace(shard, foreground=foreground, present=marks))
         listed = list(itertools.chain.from_iterable(groups.values()))
         splits[side] = _describe(listed, shards, total)
     return splits
 
 
 def _tallied(
-    results: Iterable[tuple[bytes, pixel_counts.Tally]], total: pixel_counts.Tally
+    results: Iterable[tuple[bytes, pixel_counts.Tally]],
+    total: pixel_counts.Tally,
+    present: list[np.ndarray],
 ) -> Iterator[bytes]:
+    """Yields examples; adds up their counts, and lists which classes each has, bool [K]."""
     for example, counts in results:
         total.add(counts)
+        present.append(counts.pixels > 0)
         yield example
 
 
