@@ -196,9 +196,7 @@ def training(
         _augment(passes, data.rank),
     ]
     if data.rank == 3:
-        linear = (
-            "nnU-Net's cross-entropy and Dice; the Dice of each image was worse on Hippocampus."
-        )
+        linear = "nnU-Net's cross-entropy and Dice, a little better on Hippocampus than ce_dice."
         rows.append(Choice("loss", "ce_linear_dice", linear))
         rows.append(Choice("foreground", 0.33, "A third of the crops hold a drawn class."))
         rows.append(Choice("ema", 0.99, "Small batches of volumes: the weights are averaged."))
