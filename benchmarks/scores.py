@@ -1,9 +1,10 @@
 """Trains on public sets, several seeds each, and prints the test scores beside those of peers.
 
-    python -m benchmarks.scores --data=DATA [--minutes=4 --seeds=3 --sets=wbc1 --output=runs/scores]
+    python -m benchmarks.scores --data=DATA [--plan --minutes=4 --seeds=3 --sets=wbc1]
 
 DATA holds a folder for each set: images/, masks/ and splits.json. What is finished is not done
-again, and a stopped run resumes, so that hours of training can be divided.
+again, and a stopped run resumes, so that hours of training can be divided. With --plan the settings
+are those of `trainer.plan`, without it those that were best by hand.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,49 +35,70 @@ class Set:
     """A set of images, how it is trained on, and its score.
 
     Attributes:
-        prepare: flags of `trainer.data.prepare`.
-        train: flags of `trainer.task`.
-        long: more of them, of LONG minutes and more.
-        steps_per_minute: no more than two cores with bfloat16 do (docs/results.md).
-        scores: name → place in summary.json, and the best of three peers after four minutes.
+        classes: of its masks, a flag of `trainer.data.prepare`.
+        scores: name → place in summary.json, and the best of the peers after four minutes (of
+            volumes after twelve), or None where there is none.
+        prepare: by hand: more flags of `trainer.data.prepare`.
+        train: by hand: flags of `trainer.task`.
+        long: by hand: more of them, of LONG minutes and more.
+        steps_per_minute: by hand: no more than two cores with bfloat16 do (docs/results.md); 0 of a
+            set that has only been planned.
     """
 
-    prepare: tuple[str, ...]
-    train: tuple[str, ...]
-    long: tuple[str, ...]
-    steps_per_minute: float
-    scores: Mapping[str, tuple[tuple[str, ...], float]]
+    classes: str
+    scores: Mapping[str, tuple[tuple[str, ...], float | None]]
+    prepare: tuple[str, ...] = ()
+    train: tuple[str, ...] = ()
+    long: tuple[str, ...] = ()
+    steps_per_minute: float = 0.0
+
+
+def _of_class(name: str, kind: str) -> tuple[str, ...]:
+    return ("classes", name, kind, "dice")
 
 
 SETS = {
     "dsb2018_nuclei": Set(
-        ("--classes=background:0,nucleus:255", "--tile=256"),
-        ("--crop=128",),
-        ("--augment=strong",),
-        337.5,
+        "background:0,nucleus:255",
         {
-            "nucleus Dice, mean per image": (("classes", "nucleus", "per_image", "dice"), 0.8638),
-            "nucleus Dice, pooled": (("classes", "nucleus", "pooled", "dice"), 0.9023),
+            "nucleus Dice, mean per image": (_of_class("nucleus", "per_image"), 0.8638),
+            "nucleus Dice, pooled": (_of_class("nucleus", "pooled"), 0.9023),
         },
+        prepare=("--tile=256",),
+        train=("--crop=128",),
+        long=("--augment=strong",),
+        steps_per_minute=337.5,
     ),
     "isbi2012_em": Set(
-        ("--classes=membrane:0,cell:255",),
-        ("--crop=256",),
-        (),
-        95,
+        "membrane:0,cell:255",
         {
             "soft Dice, NVIDIA's": (("soft_dice_nvidia", "per_image"), 0.8968),
-            "membrane Dice": (("classes", "membrane", "per_image", "dice"), 0.797),
+            "membrane Dice": (_of_class("membrane", "per_image"), 0.797),
         },
+        train=("--crop=256",),
+        steps_per_minute=95,
     ),
     "wbc1": Set(
-        ("--classes=background:0,cytoplasm:128,nucleus:255",),
-        ("--crop=112", "--norm=instance", "--filters=8", "--augment=strong"),
-        (),
-        1600,
+        "background:0,cytoplasm:128,nucleus:255",
         {
-            "cytoplasm Dice, pooled": (("classes", "cytoplasm", "pooled", "dice"), 0.9543),
-            "nucleus Dice, pooled": (("classes", "nucleus", "pooled", "dice"), 0.9688),
+            "cytoplasm Dice, pooled": (_of_class("cytoplasm", "pooled"), 0.9543),
+            "nucleus Dice, pooled": (_of_class("nucleus", "pooled"), 0.9688),
+        },
+        train=("--crop=112", "--norm=instance", "--filters=8", "--augment=strong"),
+        steps_per_minute=1600,
+    ),
+    "axon_myelin_sem": Set(
+        "background:0,myelin:1,axon:2",
+        {
+            "myelin Dice, pooled": (_of_class("myelin", "pooled"), None),
+            "axon Dice, pooled": (_of_class("axon", "pooled"), None),
+        },
+    ),
+    "msd_hippocampus": Set(
+        "background:0,anterior:1,posterior:2",
+        {
+            "anterior Dice": (_of_class("anterior", "per_image"), 0.8914),
+            "posterior Dice": (_of_class("posterior", "per_image"), 0.8712),
         },
     ),
 }
@@ -87,8 +109,11 @@ class Scores(config.Settings):
     """Trains on public sets and prints their test scores."""
 
     data: str = config.setting("", "Folder of the sets.")
-    sets: str = config.setting(",".join(SETS), "Which of them.")
-    minutes: float = config.setting(4.0, "Of training each, counted in steps.", low=0.01)
+    sets: str = config.setting("", "Which of them; all that can be if empty.")
+    plan: bool = config.setting(False, "By trainer.plan, with no other setting.")
+    minutes: float = config.setting(
+        4.0, "Of training each, counted in steps; with --plan those that it is given.", low=0.01
+    )
     seeds: int = config.setting(3, "Runs of each set.", low=1)
     output: str = config.setting("runs/scores", "Folder for what is prepared and trained.")
     json: str = config.setting("", "Also write the figures to this file.")
@@ -96,18 +121,19 @@ class Scores(config.Settings):
 
 def main(settings: Scores) -> None:
     """Runs what is not finished, and prints everything."""
-    rows: dict[str, dict[str, Any]] = {}
-    names = settings.sets.split(",")
-    if unknown := sorted(set(names) - set(SETS)):
+    possible = [name for name in SETS if settings.plan or SETS[name].steps_per_minute]
+    names = settings.sets.split(",") if settings.sets else possible
+    if unknown := sorted(set(names) - set(possible)):
         raise InputError(
-            f"--sets={','.join(unknown)} is not known; name some of {', '.join(SETS)}."
+            f"--sets={','.join(unknown)} is not known{'' if settings.plan else ' without --plan'}; "
+            f"name some of {', '.join(possible)}."
         )
+    rows: dict[str, dict[str, Any]] = {}
     for name in names:
-        chosen = SETS[name]
         data = prepare(settings, name)
-        steps = round(chosen.steps_per_minute * settings.minutes)
-        found = [train(settings, name, data, steps, seed) for seed in range(settings.seeds)]
-        for score, (place, peer) in chosen.scores.items():
+        flags = plan(settings, name, data) if settings.plan else by_hand(settings, name, data)
+        found = [train(settings, name, flags, seed) for seed in range(settings.seeds)]
+        for score, (place, peer) in SETS[name].scores.items():
             samples = [look_up(summary, place) for summary in found]
             rows[f"{name}: {score}"] = {
                 "mean": round(float(np.mean(samples)), 4),
@@ -115,35 +141,54 @@ def main(settings: Scores) -> None:
                 "highest": round(max(samples), 4),
                 "best peer": peer,
             }
-    title = f"Test scores after {settings.minutes:g} minutes' steps, {settings.seeds} seeds"
+    by = "by plan" if settings.plan else "by hand"
+    title = f"Test scores after {settings.minutes:g} minutes, {settings.seeds} seeds, {by}"
     table.show(title, rows, settings.json)
 
 
 def prepare(settings: Scores, name: str) -> str:
     """Returns the folder of a set's shards."""
-    data = os.path.join(settings.output, "data", name)
+    data = os.path.join(settings.output, "data", f"{name}-plan" if settings.plan else name)
     if not os.path.exists(os.path.join(data, "manifest.json")):
         raw = os.path.join(settings.data, name)
         _start(
             "trainer.data.prepare",
             *(f"--images={raw}/images", f"--masks={raw}/masks", f"--splits={raw}/splits.json"),
-            *(f"--output={data}", *SETS[name].prepare),
+            *(f"--output={data}", f"--classes={SETS[name].classes}"),
+            *(("--plan",) if settings.plan else SETS[name].prepare),
         )
     return data
 
 
-def train(settings: Scores, name: str, data: str, steps: int, seed: int) -> dict[str, Any]:
+def by_hand(settings: Scores, name: str, data: str) -> list[str]:
+    """Returns the settings of a set that were best by hand."""
+    chosen = SETS[name]
+    steps = round(chosen.steps_per_minute * settings.minutes)
+    return [
+        *(f"--data_dir={data}", f"--steps={steps}", f"--eval_every={max(1, steps // 5)}"),
+        *(*COMMON, *chosen.train, *(chosen.long if settings.minutes >= LONG else ())),
+    ]
+
+
+def plan(settings: Scores, name: str, data: str) -> list[str]:
+    """Returns the settings that `trainer.plan` chooses for a set on this machine."""
+    path = os.path.join(settings.output, f"{name}-{settings.minutes:g}min.cfg")
+    if not os.path.exists(path):
+        _start(
+            "trainer.plan",
+            *(f"--data_dir={data}", f"--minutes={settings.minutes:g}", f"--output={path}"),
+        )
+    return [f"--flagfile={path}", "--verbosity=warning"]
+
+
+def train(settings: Scores, name: str, flags: Sequence[str], seed: int) -> dict[str, Any]:
     """Returns the scores of a run's test split from summary.json."""
-    run_dir = os.path.join(settings.output, f"{name}-{steps}-{seed}")
+    by = "plan" if settings.plan else "hand"
+    run_dir = os.path.join(settings.output, f"{name}-{by}-{settings.minutes:g}min-{seed}")
     summary = os.path.join(run_dir, "evaluation/test/summary.json")
     if not os.path.exists(summary):
         began = time.monotonic()
-        _start(
-            "trainer.task",
-            *(f"--data_dir={data}", f"--run_dir={run_dir}", f"--seed={seed}", f"--steps={steps}"),
-            *(f"--eval_every={max(1, steps // 5)}", *COMMON, *SETS[name].train),
-            *(SETS[name].long if settings.minutes >= LONG else ()),
-        )
+        _start("trainer.task", *flags, f"--run_dir={run_dir}", f"--seed={seed}")
         print(f"{run_dir}: {time.monotonic() - began:.0f} s", flush=True)
     with open(summary, encoding="utf-8") as file:
         return json.load(file)

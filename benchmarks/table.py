@@ -17,7 +17,7 @@ def summarize(samples: Sequence[float]) -> dict[str, float]:
 
 
 def show(title: str, rows: Mapping[str, Mapping[str, Any]], json_path: str = "") -> None:
-    """Prints rows of figures, each a number or a summary; writes them to `json_path` if given."""
+    """Prints rows of figures, each a number, a summary or None; writes `json_path` if given."""
     names = list(next(iter(rows.values())))
     cells = [["", *names]]
     cells += [[row, *(_text(figures[name]) for name in names)] for row, figures in rows.items()]
@@ -30,4 +30,4 @@ def show(title: str, rows: Mapping[str, Mapping[str, Any]], json_path: str = "")
 def _text(figure: Any) -> str:
     if isinstance(figure, Mapping):
         return f"{figure['median']:.3g} ({figure['q1']:.3g}–{figure['q3']:.3g})"
-    return f"{figure:.3g}"
+    return "" if figure is None else f"{figure:.3g}"
