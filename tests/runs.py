@@ -9,6 +9,7 @@ import tensorflow as tf
 from tests import rounding
 from trainer import config, models
 from trainer.checkpointing import best_weights, run_metadata
+from trainer.evaluate import calibration
 from trainer.models import build, functional
 
 # By how much rounding may move a probability of these networks: they add up to 1800 products on the
@@ -101,3 +102,10 @@ def assert_same_mask(found, expected, probabilities):
     decided = first - second > 2 * CLOSE
     assert decided.mean() > 0.95
     np.testing.assert_array_equal(np.asarray(found)[decided], np.asarray(expected)[decided])
+
+
+def calibrate(run_dir, temperature, tta="none"):
+    """Stores a temperature in a run, as if it had been fitted to its best weights."""
+    model, _ = best_weights.best_model(run_dir, run_metadata.read(run_dir))
+    facts = {"tta": tta, "temperature": temperature}
+    calibration.settle(run_dir, best_weights.weights_digest(model), facts)

@@ -131,6 +131,7 @@ def write_ended(job, manifest, found):
         of_case = [[(4, 4, 4), (4, pixels, 4)] for pixels in (found, 4, 4, 4)]
         text = components.to_csv(np.array([of_case] * 4), part.val.cases, ["class0", "class1"])
         (place / "components.csv").write_text(text)
+        files.write_whole(fold.temperature, "{}")
 
 
 def test_folds_that_have_ended_are_summed_up_and_decide_without_a_process(
@@ -200,6 +201,7 @@ def fold(tmp_path):
     summary["components"] = "all"
     (tmp_path / "fold-1/evaluation/val/summary.json").write_text(json.dumps(summary))
     (tmp_path / "fold-1/evaluation/val/components.csv").touch()
+    (tmp_path / "fold-1/calibration.json").touch()
     return found
 
 

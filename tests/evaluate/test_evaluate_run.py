@@ -52,9 +52,12 @@ def test_scores_of_a_cross_validation_are_those_of_the_masks_of_its_ensemble(
 ):
     write_folds(tmp_path / "wide", folds_dir, normalize=normalize, depth=1)
     (tmp_path / run_metadata.CHOICE).write_text('{"best": "wide"}')  # of several configurations
+    runs.calibrate(str(tmp_path / "wide/fold-0"), 0.3)
     with caplog.at_level(logging.INFO, logger="absl"):
         evaluate(str(tmp_path))
     assert f"Mean of 2 folds on test of {folds_dir}:" in caplog.text
+    summary = json.loads((tmp_path / "wide/evaluation/test/summary.json").read_text())
+    assert summary["calibration"]["temperature"] == [0.3, 1.0]
     networks, manifest = load(str(tmp_path)), schema.read_manifest(folds_dir)
     rows = rows_of(tmp_path / "wide/evaluation/test")
     examples = [
@@ -99,8 +102,9 @@ def test_what_would_not_be_exact_of_a_cross_validation_is_refused(folds_dir, tmp
     for split in ("train", "val"):
         with pytest.raises(InputError, match=f"--split={split}: the cases of a cross-validation"):
             evaluate(cv, split=split)
-    with pytest.raises(InputError, match="decides on the cases of all folds; run trainer.crossval"):
-        evaluate(cv, split="val", components="decide")
+    for name in ("components", "calibration"):
+        with pytest.raises(InputError, match=f"--{name}=decide .*; run trainer.crossval"):
+            evaluate(cv, split="val", **{name: "decide"})
     fold = str(tmp_path / "fold-1")
     run = run_metadata.read(fold)
     for part, changes in (

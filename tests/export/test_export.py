@@ -31,7 +31,9 @@ pytestmark = pytest.mark.slow  # networks are traced and saved, and processes st
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
-    return runs.write_run(tmp_path_factory.mktemp("run"), channels=3, depth=1)
+    folder = runs.write_run(tmp_path_factory.mktemp("run"), channels=3, depth=1)
+    runs.calibrate(folder, 1.6)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +105,7 @@ def server_of(loaded, *, tile=0, **changes):
         "halo": loaded.networks.halo,
         **changes,
     }
-    return serving.Server(plain_keras.core(member.model), **settings)
+    return serving.Server(plain_keras.core(member.model, member.temperature), **settings)
 
 
 @pytest.mark.parametrize("size", [(130, 250), (64, 65), (300, 40)])
@@ -140,7 +142,7 @@ def test_a_constant_channel_is_0_to_the_keras_network_too(loaded):
     image = picture()
     image[..., 1] = 9
     member = loaded.networks.members[0]
-    model = plain_keras.plain(member.model, "image", (), (), "uint8", 64)
+    model = plain_keras.plain(member.model, "image", (), (), "uint8", 64, member.temperature)
     np.testing.assert_allclose(model(image[None])[0], loaded.probabilities(image), atol=runs.CLOSE)
 
 

@@ -32,7 +32,7 @@ CHANNELS = (
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
-    return runs.write_run(
+    folder = runs.write_run(
         tmp_path_factory.mktemp("run"),
         volumes=Volumes((3.0, 1.0, 0.75), CHANNELS),
         channels=4,
@@ -44,6 +44,8 @@ def run_dir(tmp_path_factory):
         classes=("background", "a", "b"),
         values=(0, 7, 300),
     )
+    runs.calibrate(folder, 0.7)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +146,7 @@ def test_plain_keras_computes_normalised_volumes_whole(exported, loaded, tmp_pat
     longer = values
     for axis, (length, side) in enumerate(zip(values.shape[:3], (4, 16, 12), strict=True)):
         longer = np.take(longer, sliding_window.mirror(np.arange(side), length), axis)
-    logits = loaded.networks.members[0].model(longer[np.newaxis], training=False)
+    logits = loaded.networks.members[0].logits(tf.constant(longer[np.newaxis]), training=False)
     expected = tf.nn.softmax(logits)[0, :3, :13, :10]
     np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, atol=runs.CLOSE)
 
@@ -169,6 +171,7 @@ def test_card_and_signature_say_how_volumes_are_prepared(exported):
         "- Spacing along them: 3×1×0.75 mm; the SavedModel does not resample",
         "Normalisation of CT, inside the SavedModel: clipped to 20 … 900, then minus 300 and",
         "share of training voxels",
+        "Logits are divided by the temperature 0.7, fitted on the validation split",
     ):
         assert said in card
     assert "pixel" not in card

@@ -229,3 +229,32 @@ def test_folding_leaves_other_norms_alone(norm):
     model = models.build_unet((32, 32, 1), 4, depth=1, norm=norm)
     image = np.random.default_rng(0).normal(size=(1, 32, 32, 1)).astype(np.float32)
     np.testing.assert_array_equal(models.fold(model)(image), model(image))
+
+
+@pytest.mark.parametrize("classes", [("background", "a"), ("background", "a", "b")])
+def test_a_temperature_divides_logits_and_changes_no_mask(classes, tmp_path):
+    run_dir = runs.write_run(tmp_path, classes=classes, values=range(len(classes)), depth=1)
+    image = picture(40, 33, channels=1)
+    plain = predictor.Predictor([run_dir], strategy_of(1), tta="flips")
+    runs.calibrate(run_dir, 2.5, tta="flips")
+    calibrated = predictor.Predictor([run_dir], strategy_of(1), tta="flips")
+    assert (plain.networks.temperatures, calibrated.networks.temperatures) == (None, [2.5])
+    powers = plain.probabilities(image) ** (1 / 2.5)  # softmax(z / T), written with probabilities
+    expected = powers / powers.sum(axis=-1, keepdims=True)
+    found = calibrated.probabilities(image)
+    np.testing.assert_allclose(found, expected, atol=runs.CLOSE)
+    runs.assert_same_mask(calibrated.predict(image), plain.predict(image), found)
+
+
+def test_an_ensemble_averages_what_each_temperature_makes_of_its_network(tmp_path):
+    first, second = (
+        runs.write_run(tmp_path / str(seed), depth=1, seed=seed, filters=2) for seed in (0, 1)
+    )
+    runs.calibrate(first, 0.5)
+    image = picture(24, 32, channels=1)
+    alone = [
+        predictor.Predictor([one], strategy_of(1)).probabilities(image) for one in (first, second)
+    ]
+    both = predictor.Predictor([first, second], strategy_of(1))
+    assert both.networks.temperatures == [0.5, 1.0]
+    np.testing.assert_allclose(both.probabilities(image), np.mean(alone, axis=0), atol=runs.CLOSE)

@@ -851,6 +851,14 @@ class Evaluate(Settings):
         choices=("apply", "none", "decide"),
         common=True,
     )
+    calibration: str = setting(
+        "apply",
+        "Divides logits by the temperature that was fitted for the run where calibration is "
+        "measured (apply), or not (none). decide: fits it on val, and stores it in the run for "
+        "predict and export.",
+        choices=("apply", "none", "decide"),
+        common=True,
+    )
     tile: int = setting(
         1024,
         "Images longer than this are cut into overlapping tiles of this side.",
@@ -879,7 +887,7 @@ class Evaluate(Settings):
         choices=("auto", "one_device", "mirrored", "multi_worker", "tpu"),
         common=True,
     )
-    tpu: str = setting("", "The TPU: local, a name, or grpc://host:port.", common=True)
+    tpu: str = setting("", "The TPU: local, a name, or grpc://host:port.")
     virtual_devices: int = setting(0, "Splits the CPU into this many devices.", low=0)
     output: str = setting(
         "",

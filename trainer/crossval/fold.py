@@ -11,7 +11,7 @@ from trainer.config import flags
 from trainer.crossval import summary
 from trainer.data.dataset import folds, schema
 from trainer.errors import InputError
-from trainer.evaluate import components
+from trainer.evaluate import calibration, components
 from trainer.storage import files
 
 ENDED = ("finished", "stopped early")  # reasons for which a run ends by itself
@@ -48,6 +48,11 @@ class Fold:
         """What its evaluation counted of each case, for the decision on components."""
         return os.path.join(self.run_dir, "evaluation", "val", components.COUNTS)
 
+    @property
+    def temperature(self) -> str:
+        """The file of the temperature that its evaluation fitted, for its part of the ensemble."""
+        return os.path.join(self.run_dir, calibration.NAME)
+
     def is_trained(self) -> bool:
         """Returns whether its run has ended with these settings.
 
@@ -71,7 +76,7 @@ class Fold:
 
     def is_evaluated(self) -> bool:
         """Returns whether the weights that it ended with were evaluated with these settings."""
-        if not (files.exists(self.evaluation) and files.exists(self.counts)):
+        if not all(map(files.exists, (self.evaluation, self.counts, self.temperature))):
             return False
         try:
             found = json.loads(files.read_text(self.evaluation))
@@ -105,6 +110,7 @@ def evaluation_flags(fold: Fold) -> list[str]:
         data_dir=job.data.data_dir,
         split="val",
         components="decide",
+        calibration="decide",
         batch_size=job.run.eval_batch_size or job.data.batch_size,
         tile=job.run.tile,
         worst_cases=job.run.worst_cases,

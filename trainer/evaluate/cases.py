@@ -43,7 +43,7 @@ class Scored:
     """What comparing some cases with their truth gave.
 
     Attributes:
-        totals: of all of them, see `eval_step.OF_BATCH`.
+        totals: of all of them, all that `eval_step.score` gives beside `OF_CASE`.
         cases: each, with its `counts` and its `soft` sums, [K, 3], see `eval_step.score`.
     """
 

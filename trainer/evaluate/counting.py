@@ -7,6 +7,7 @@ order. docs/metrics.md names the conventions.
 import numpy as np
 import tensorflow as tf
 
+from trainer.evaluate.calibration import CONFIDENCE_BINS, CONFIDENCE_UNITS, INVERSES
 from trainer.evaluate.metrics import divide
 from trainer.models import axes
 from trainer.training.loss_functions import two_class_logits
@@ -98,14 +99,64 @@ def count_probabilities(labels, logits, valid, num_classes):
     return _count(places, valid[..., tf.newaxis], (num_classes - 1, BINS + 1, 2))
 
 
-def _count(places, valid, shape):
-    """Counts each place of an array of `shape` where it is valid: int32 of that shape."""
+def count_reliability(labels, logits, valid, temperature):
+    """Counts the valid pixels by the probability of what is predicted, and how many are right.
+
+    Arguments are those of `count_pixels`; logits are divided by the temperature.
+
+    Returns:
+        int64 [CONFIDENCE_BINS, 3]: pixels, those that are rightly predicted, and the sum of the
+        probabilities in CONFIDENCE_UNITS.
+    """
+    confidence = tf.reduce_max(tf.nn.softmax(two_class_logits(logits) / temperature), axis=-1)
+    bins = tf.minimum(tf.cast(CONFIDENCE_BINS * confidence, tf.int32), CONFIDENCE_BINS - 1)
+    shares = tf.cast(tf.round(CONFIDENCE_UNITS * confidence), tf.int64)
+    right = tf.cast(labels == predict_labels(logits), tf.int64)
+    of = (tf.ones_like(right), right, shares)
+    return tf.stack([_count(bins, valid, (CONFIDENCE_BINS,), one) for one in of], axis=-1)
+
+
+def _count(places, valid, shape, weights=None):
+    """Counts each place of an array of `shape` where it is valid, by integer weights if given."""
     size = int(np.prod(shape))
-    places = tf.where(valid > 0, places, size)
+    places = tf.reshape(tf.where(valid > 0, places, size), [-1])
+    weights = None if weights is None else tf.reshape(weights, [-1])
     # On a GPU, TensorFlow refuses to count where operations are deterministic.
     with tf.device("/CPU:0"):
-        counts = tf.math.bincount(tf.reshape(places, [-1]), minlength=size, maxlength=size)
+        counts = tf.math.bincount(places, weights, minlength=size, maxlength=size)
     return tf.reshape(counts, shape)
+
+
+def loss_slopes(labels, logits, valid):
+    """Sums the derivatives of the log loss by the inverse temperature, at each of INVERSES.
+
+    Args:
+        labels: int32 [B, *S], class ids.
+        logits: [B, *S, 1 or K], unnormalised.
+        valid: float32 [B, *S], 0 where a pixel must not count.
+
+    Returns:
+        float64 [len(INVERSES), 2]: of all valid pixels the sum of the first derivatives, and that
+        of the second ones.
+    """
+    logits = two_class_logits(logits)
+    true = tf.one_hot(labels, logits.shape[-1])
+    # How far each logit is above the true one's; the log loss is log sum exp of these.
+    beyond = logits - tf.reduce_sum(true * logits, axis=-1, keepdims=True)
+    known = tf.cast(valid > 0, tf.float64)
+
+    def slopes_at(inverse):
+        probability = tf.nn.softmax(inverse * beyond)
+        mean = tf.reduce_sum(probability * beyond, axis=-1)
+        apart = tf.square(beyond - mean[..., tf.newaxis])
+        variance = tf.reduce_sum(probability * apart, axis=-1)
+        both = (known * tf.cast(one, tf.float64) for one in (mean, variance))
+        return tf.stack([tf.reduce_sum(one) for one in both])
+
+    # One after the other: memory is that of one.
+    inverses = tf.constant(INVERSES, tf.float32)
+    spec = tf.TensorSpec([2], tf.float64)
+    return tf.map_fn(slopes_at, inverses, fn_output_signature=spec, parallel_iterations=1)
 
 
 def precision_recall(probabilities):

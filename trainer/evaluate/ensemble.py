@@ -14,7 +14,7 @@ from trainer.checkpointing import best_weights, run_metadata
 from trainer.config import network_levels
 from trainer.data.input import normalization
 from trainer.errors import InputError
-from trainer.evaluate import components, sliding_window, symmetries
+from trainer.evaluate import calibration, components, sliding_window, symmetries
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Member:
         std: as `mean`.
         weights: which these are: the run's folder and fingerprint, their step and checksum.
         job: settings of the run.
+        temperature: by which its logits are divided; None if none was fitted.
+        tta: see `symmetries.turns`.
     """
 
     model: keras.Model
@@ -36,6 +38,24 @@ class Member:
     std: tuple[float, ...]
     weights: dict[str, Any]
     job: config.Job
+    temperature: float | None
+    tta: str
+
+    def logits(self, normalised: tf.Tensor, training: bool) -> tf.Tensor:
+        """Returns calibrated logits, which stand for the mean over turned images.
+
+        Args:
+            normalised: float32 [B, *S, C].
+            training: False.
+
+        Returns:
+            float32 [B, *S, K]; of two classes K is 1.
+        """
+        logits = symmetries.averaging(self._of_one_turn, self.tta)(normalised, training=training)
+        return logits if self.temperature is None else logits / self.temperature
+
+    def _of_one_turn(self, normalised: tf.Tensor, training: bool = False) -> tf.Tensor:
+        return tf.cast(self.model(normalised, training=training), tf.float32)
 
 
 class Ensemble:
@@ -51,12 +71,13 @@ class Ensemble:
         kept: which components of a mask are kept.
     """
 
-    def __init__(self, run_dirs: Sequence[str], tta: str = "none"):
+    def __init__(self, run_dirs: Sequence[str], tta: str = "none", *, calibrated: bool = True):
         """Reads the best weights of every run; call it in the scope of a strategy.
 
         Args:
             run_dirs: folders of runs, or of cross-validations, which are the runs of their folds.
             tta: see `symmetries.turns`.
+            calibrated: whether logits are divided by the temperatures of the runs.
 
         Raises:
             InputError: if a folder holds no run, or the runs have not the same kind of data.
@@ -70,8 +91,10 @@ class Ensemble:
         self.classes: list[str] = runs[0]["classes"]
         self.values: list[int] = data[0]["class_values"]
         self.volumes = run_metadata.volumes_of(runs[0])
-        self._turns = symmetries.turns(tta, rank=2 if self.volumes is None else 3)
-        self.members = [_member(*entries) for entries in zip(folders, runs, data, strict=True)]
+        symmetries.turns(tta, rank=2 if self.volumes is None else 3)  # refuses before it reads
+        self.members = [
+            _member(*entries, tta, calibrated) for entries in zip(folders, runs, data, strict=True)
+        ]
         self.kept = components.of_ensemble([*map(run_metadata.chosen, run_dirs)], self.classes)
 
     @functools.cached_property
@@ -99,6 +122,12 @@ class Ensemble:
         return "none" if kind == "dataset" else kind
 
     @property
+    def temperatures(self) -> list[float] | None:
+        """The temperature of each network; None if none was fitted for any."""
+        found = [member.temperature for member in self.members]
+        return None if found == [None] * len(found) else [one or 1.0 for one in found]
+
+    @property
     def uses_statistics(self) -> bool:
         """Whether any network needs mean and deviation of the whole image."""
         return any(member.normalize == "image" for member in self.members)
@@ -115,12 +144,10 @@ class Ensemble:
             float32 [B, H, W, K]; of two classes only the second's, K = 1.
         """
         images, statistics = inputs
-        parts = []
-        for member in self.members:
-            normalised = _normalised(member, images, statistics)
-            for turn in self._turns:
-                logits = member.model(turn.apply(normalised), training=training)
-                parts.append(turn.invert(probabilities(logits)))
+        parts = [
+            probabilities(member.logits(_normalised(member, images, statistics), training))
+            for member in self.members
+        ]
         return tf.add_n(parts) / len(parts) if len(parts) > 1 else parts[0]
 
     def logits(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -134,12 +161,7 @@ class Ensemble:
         Returns:
             float32 [B, *S, K]; of two classes K is 1.
         """
-        parts = []
-        for member in self.members:
-            prepared = self._prepared(member, inputs)
-            for turn in self._turns:
-                logits = member.model(turn.apply(prepared), training=training)
-                parts.append(turn.invert(tf.cast(logits, tf.float32)))
+        parts = [member.logits(self._prepared(member, inputs), training) for member in self.members]
         return symmetries.mean_logits(parts) if len(parts) > 1 else parts[0]
 
     def _prepared(self, member: Member, inputs: tf.Tensor) -> tf.Tensor:
@@ -163,7 +185,9 @@ def _normalised(member: Member, images: tf.Tensor, statistics: tf.Tensor) -> tf.
     return normalization.rescale(tf.cast(images, tf.float32), offset, scale)
 
 
-def _member(run_dir: str, run: dict[str, Any], data: dict[str, Any]) -> Member:
+def _member(
+    run_dir: str, run: dict[str, Any], data: dict[str, Any], tta: str, calibrated: bool
+) -> Member:
     model, step = best_weights.best_model(run_dir, run)
     job = config.from_dict(config.Job, run["settings"])
     mean, std = tuple(data["mean"]), tuple(data["std"])
@@ -174,7 +198,8 @@ def _member(run_dir: str, run: dict[str, Any], data: dict[str, Any]) -> Member:
         "sha256": best_weights.weights_digest(model),
     }
     predicting = models.fold(models.prediction_model(model))
-    return Member(predicting, job.data.normalize, mean, std, weights, job)
+    temperature = calibration.read(run_dir, weights["sha256"], tta) if calibrated else None
+    return Member(predicting, job.data.normalize, mean, std, weights, job, temperature, tta)
 
 
 def _check_alike(

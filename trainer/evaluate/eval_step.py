@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from trainer.distributed import strategies, tracing
@@ -13,7 +14,8 @@ from trainer.models import channel_packing, functional
 from trainer.training import losses
 
 Batch = Mapping[str, tf.Tensor]
-OF_BATCH = ("loss", "confusions", "probabilities")  # of `score`, not of a case
+OF_CASE = ("counts", "soft", "predicted", "confidence")  # of `score`; all else is of a batch
+NO_TEMPERATURE = np.ones(1, np.float32)
 
 
 def prediction_of(strategy: tf.distribute.Strategy, model: keras.Model) -> Callable[..., tf.Tensor]:
@@ -66,10 +68,12 @@ def forward_of_one_replica(model: keras.Model) -> Any:
 
 def score_step(
     terms: Sequence[losses.Term], class_weights: tf.Tensor, num_classes: int
-) -> Callable[[Batch, tf.Tensor], dict[str, tf.Tensor]]:
-    """Returns `score` of (batch, logits), as a graph for each shape."""
+) -> Callable[[Batch, tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
+    """Returns `score` of (batch, logits, temperatures), as a graph for each shape."""
     return tracing.for_each_shape(
-        lambda batch, logits: score(batch, logits, terms, class_weights, num_classes)
+        lambda batch, logits, temperatures: score(
+            batch, logits, terms, class_weights, num_classes, temperatures
+        )
     )
 
 
@@ -79,13 +83,15 @@ def score(
     terms: Sequence[losses.Term],
     class_weights: tf.Tensor,
     num_classes: int,
+    temperatures: tf.Tensor = NO_TEMPERATURE,
 ) -> dict[str, tf.Tensor]:
     """Compares logits [B, *S, K] with an evaluation batch.
 
     Returns:
         `counts` int32 and `soft` float32 [B, num_classes, 3] (see `metrics`), `predicted` and
-        `confidence` uint8 [B, *S]; and for the batch as a whole `confusions`, `probabilities`
-        (see `counting`) and `loss` (see `losses.statistics`).
+        `confidence` uint8 [B, *S]; and for the batch as a whole `confusions`, `probabilities`,
+        `reliability` at each of float32 `temperatures` [T] (see `counting`) and `loss` (see
+        `losses.statistics`).
     """
     labels, valid = batch["labels"], batch["valid"]
     return {
@@ -95,6 +101,12 @@ def score(
         "confidence": counting.confidence(logits),
         "confusions": counting.count_confusions(labels, logits, valid, num_classes),
         "probabilities": counting.count_probabilities(labels, logits, valid, num_classes),
+        "reliability": tf.stack(
+            [
+                counting.count_reliability(labels, logits, valid, temperatures[n])
+                for n in range(temperatures.shape[0])
+            ]
+        ),
         "loss": losses.statistics(terms, labels, logits, valid, class_weights),
     }
 

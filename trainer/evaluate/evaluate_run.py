@@ -6,7 +6,7 @@ Of a cross-validation it is the ensemble of all folds, as `predict` takes it.
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,15 @@ from trainer.data import demo
 from trainer.data.dataset import folds, integrity, schema
 from trainer.distributed import strategies
 from trainer.errors import InputError
-from trainer.evaluate import components, ensemble, eval_step, output, scores, symmetries
+from trainer.evaluate import (
+    calibration,
+    components,
+    ensemble,
+    eval_step,
+    output,
+    scores,
+    symmetries,
+)
 from trainer.evaluate.cases import Case, CaseSelector
 from trainer.evaluate.evaluator import Evaluator, source_of
 from trainer.storage import files
@@ -48,6 +56,26 @@ class Evaluated:
         return self.folders != [self.run_dir]
 
 
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """The network of a run, or the mean of those of all folds.
+
+    Attributes:
+        steps: of the best weights.
+        weights: sha256 of each.
+        job: settings by which images come.
+        network: images float32 [B, *S, C] → logits [B, *S, K]; of folds calibrated, and the mean
+            over turned images.
+        temperatures: by which it divides the logits of folds; None if it does not.
+    """
+
+    steps: list[int]
+    weights: list[str]
+    job: config.Job
+    network: Callable[..., tf.Tensor]
+    temperatures: list[float] | None = None
+
+
 def evaluate_run(settings: config.Evaluate) -> None:
     """Evaluates a run's best checkpoint on a split and writes what `output.write` does.
 
@@ -69,7 +97,8 @@ def evaluate_run(settings: config.Evaluate) -> None:
     folder = settings.output or os.path.join(one.run_dir, "evaluation", name)
     if worker == 0:
         output.check_output(folder)
-    steps, evaluate = _load(settings, one, strategy, data_dir, manifest, kept)
+    loaded, evaluate = _load(settings, one, strategy, data_dir, manifest, kept)
+    temperature = None if one.is_ensemble else _temperature(settings, evaluate, loaded.weights[0])
     selected = CaseSelector(worst=settings.worst_cases, best=settings.best_cases)
     measured = components.Measured(manifest.splits[settings.split].examples, manifest.num_classes)
 
@@ -78,7 +107,12 @@ def evaluate_run(settings: config.Evaluate) -> None:
         if settings.components == "decide":
             measured.add(case.index, case.labels, case.predicted, case.valid)
 
-    found = evaluate(settings.split, add, tolerance=settings.tolerance_mm)
+    tolerance = settings.tolerance_mm
+    found = evaluate(settings.split, add, tolerance=tolerance, temperature=temperature)
+    if loaded.temperatures:
+        found.summary["calibration"] = calibration.of_ensemble(
+            found.summary["calibration"], loaded.temperatures
+        )
     found = found.of_data(fingerprint, kept.described(one.run["classes"]))
     counts = strategies.sum_over_workers(strategy, measured.counts)
     if worker == 0:
@@ -86,8 +120,9 @@ def evaluate_run(settings: config.Evaluate) -> None:
         if settings.json:
             output.write_json(settings.json, found.summary)
         mean = f", mean of {turned} turned images" if turned > 1 else ""
-        weights = f"Mean of {len(steps)} folds" if one.is_ensemble else f"Step {steps[0]}"
-        logging.info("%s on %s of %s%s:", weights, settings.split, data_dir, mean)
+        steps = loaded.steps
+        what = f"Mean of {len(steps)} folds" if one.is_ensemble else f"Step {steps[0]}"
+        logging.info("%s on %s of %s%s:", what, settings.split, data_dir, mean)
         logging.info("%s\nWritten to %s", scores.table(found.summary), folder)
         if kept:
             logging.info(
@@ -96,14 +131,38 @@ def evaluate_run(settings: config.Evaluate) -> None:
                 one.run_dir,
                 components.NAME,
             )
+        logging.info("%s", calibration.described(found.summary["calibration"]))
+        facts = {"split": settings.split, "step": steps[0], "data_fingerprint": fingerprint}
         if settings.components == "decide":
-            cases = np.array(manifest.splits[settings.split].cases)[found.evaluated]
-            counts = counts[found.evaluated]
-            text = components.to_csv(counts, cases, one.run["classes"])
-            files.write_whole(os.path.join(folder, components.COUNTS), text)
-            facts = {"split": settings.split, "step": steps[0], "data_fingerprint": fingerprint}
-            said = components.settle(one.run_dir, counts, one.run["classes"], **facts)
-            logging.info("%s", said)
+            cases = np.array(manifest.splits[settings.split].cases)
+            counted = counts[found.evaluated], cases[found.evaluated], one.run["classes"]
+            _settle_components(one.run_dir, folder, *counted, facts)
+        if settings.calibration == "decide" and temperature is not None:
+            facts |= {"tta": settings.tta, **found.summary["calibration"]}
+            logging.info("%s", calibration.settle(one.run_dir, loaded.weights[0], facts))
+
+
+def _settle_components(
+    run_dir: str,
+    folder: str,
+    counts: np.ndarray,
+    cases: Sequence[str],
+    classes: Sequence[str],
+    facts: Mapping[str, Any],
+) -> None:
+    """Decides which components are kept, by counts of `components.measure`, and says so."""
+    text = components.to_csv(counts, cases, classes)
+    files.write_whole(os.path.join(folder, components.COUNTS), text)
+    logging.info("%s", components.settle(run_dir, counts, classes, **facts))
+
+
+def _temperature(settings: config.Evaluate, evaluate: Evaluator, weights: str) -> float | None:
+    """Returns by what logits of a run are divided where calibration is measured, or None."""
+    if settings.calibration == "decide":
+        return calibration.fit(evaluate.loss_slopes(settings.split))
+    if settings.calibration == "apply":
+        return calibration.read(settings.run_dir, weights, settings.tta)
+    return None
 
 
 def _find(settings: config.Evaluate) -> Evaluated:
@@ -119,11 +178,12 @@ def _find(settings: config.Evaluate) -> Evaluated:
     job = config.from_dict(config.Job, runs[0]["settings"])
     if folders == [run_dir]:
         return Evaluated(run_dir, folders, runs[0], job)
-    if settings.components == "decide":
-        raise InputError(
-            f"--components=decide is for one run, and --run_dir={run_dir} is a cross-validation, "
-            "which decides on the cases of all folds; run trainer.crossval."
-        )
+    for name in ("components", "calibration"):
+        if getattr(settings, name) == "decide":
+            raise InputError(
+                f"--{name}=decide is for one run, and --run_dir={run_dir} is a cross-validation, "
+                "which decides on the cases of all folds; run trainer.crossval."
+            )
     for folder, run in zip(folders, runs, strict=True):
         own = config.from_dict(config.Job, {**run["settings"], "fold": job.data.fold})
         changes = config.differences(runs[0]["settings"], own)
@@ -140,14 +200,16 @@ def _find(settings: config.Evaluate) -> Evaluated:
 
 def _check(settings: config.Evaluate) -> None:
     """Raises InputError if test or training cases, or no place to write, would decide."""
-    if settings.components != "decide":
-        return
-    if settings.split != "val":
-        raise InputError(
-            f"--components=decide --split={settings.split}: which components are kept is decided "
-            "on validation data alone; use --split=val."
-        )
-    files.check_folder("run_dir", settings.run_dir)
+    decided = {"components": "which components are kept", "calibration": "the temperature"}
+    for name, what in decided.items():
+        if getattr(settings, name) != "decide":
+            continue
+        if settings.split != "val":
+            raise InputError(
+                f"--{name}=decide --split={settings.split}: {what} is decided on validation data "
+                "alone; use --split=val."
+            )
+        files.check_folder("run_dir", settings.run_dir)
 
 
 def _read_manifest(
@@ -186,8 +248,8 @@ def _load(
     data_dir: str,
     manifest: schema.Manifest,
     kept: components.Decision,
-) -> tuple[list[int], Evaluator]:
-    """Returns the steps of the best weights, which all workers have read, and what evaluates."""
+) -> tuple[Loaded, Evaluator]:
+    """Returns the best weights, which all workers have read, and what evaluates."""
     worker, num_workers = strategies.worker_of(strategy)
     add = functools.partial(strategies.sum_over_workers, strategy)
     manifest, _ = integrity.check(
@@ -199,36 +261,43 @@ def _load(
         num_workers=num_workers,
         sum_over_workers=add,
     )
-    steps, job, network = _network(one, strategy)
-    for folder, step in zip(one.folders, steps, strict=True):
+    loaded = _network(settings, one, strategy)
+    job = loaded.job
+    for folder, step in zip(one.folders, loaded.steps, strict=True):
         commit = {"step": step, "progress": {}}
         checkpoint.check_same(folder, commit, worker, num_workers, add)
     data = data_dir, manifest
     evaluate = Evaluator(
         strategy,
-        network,
+        loaded.network,
         *data,
         source_of(job, strategy, *data, batch_size=settings.batch_size, tile=settings.tile),
         terms=losses.LOSSES[job.optimization.loss],
         class_weights=losses.class_weights(
             job.optimization.class_weights, manifest.splits["train"].pixels
         ),
-        tta=settings.tta,
+        tta="none" if one.is_ensemble else settings.tta,
         kept=kept,
     )
     evaluate.check(settings.split)
-    return steps, evaluate
+    return loaded, evaluate
 
 
-def _network(
-    one: Evaluated, strategy: tf.distribute.Strategy
-) -> tuple[list[int], config.Job, Callable[..., tf.Tensor]]:
-    """Returns the steps of the best weights, the settings by which images come, and the network."""
+def _network(settings: config.Evaluate, one: Evaluated, strategy: tf.distribute.Strategy) -> Loaded:
+    """Loads the best weights of a run, or of all folds."""
     with strategy.scope():
         if not one.is_ensemble:
             model, step = best_weights.best_model(one.run_dir, one.run)
-            return [step], one.job, eval_step.prediction_of(strategy, model)
-        networks = ensemble.Ensemble([one.run_dir])
-    steps = [member.weights["step"] for member in networks.members]
+            digest = best_weights.weights_digest(model)
+            return Loaded([step], [digest], one.job, eval_step.prediction_of(strategy, model))
+        is_calibrated = settings.calibration == "apply"
+        networks = ensemble.Ensemble([one.run_dir], settings.tta, calibrated=is_calibrated)
+    weights = [member.weights for member in networks.members]
     data = dataclasses.replace(one.job.data, normalize=networks.normalize)
-    return steps, dataclasses.replace(one.job, data=data), networks.logits
+    return Loaded(
+        [member["step"] for member in weights],
+        [member["sha256"] for member in weights],
+        dataclasses.replace(one.job, data=data),
+        networks.logits,
+        networks.temperatures,
+    )

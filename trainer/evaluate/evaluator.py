@@ -12,9 +12,17 @@ import tensorflow as tf
 from trainer import config
 from trainer.data.dataset import schema
 from trainer.data.input import read_errors
-from trainer.distributed import strategies
+from trainer.distributed import strategies, tracing
 from trainer.errors import InputError
-from trainer.evaluate import cases, components, counting, eval_step, metrics, symmetries
+from trainer.evaluate import (
+    calibration,
+    cases,
+    components,
+    counting,
+    eval_step,
+    metrics,
+    symmetries,
+)
 from trainer.evaluate.images import TiledImages
 from trainer.evaluate.scores import Scores, summarize
 from trainer.evaluate.volumes import WindowedVolumes
@@ -81,6 +89,9 @@ class Evaluator:
         self._terms, self._class_weights = terms, class_weights
         self._elements: dict[str, tf.data.Dataset] = {}  # of each split, once it was asked for
         self._score = eval_step.score_step(terms, class_weights, manifest.num_classes)
+        self._slopes = tracing.for_each_shape(
+            lambda batch, logits: counting.loss_slopes(batch["labels"], logits, batch["valid"])
+        )
         # On a CPU, XLA takes longer to compile a new size of images than it saves; on a TPU the
         # strategy compiles, and the host counts the logits.
         kind = strategies.device_kind(strategy)
@@ -101,6 +112,7 @@ class Evaluator:
         add: Callable[[cases.Case], None] = lambda case: None,
         is_cancelled: Callable[[], bool] = lambda: False,
         tolerance: float | None = None,
+        temperature: float | None = None,
     ) -> Scores:
         """Evaluates every image of a split once.
 
@@ -110,32 +122,80 @@ class Evaluator:
             is_cancelled: whether this worker was asked to stop; asked before each batch.
             tolerance: up to which two surfaces agree, in mm of volumes, pixels of images; None:
                 only tracked metrics are measured.
+            temperature: by which calibrated logits are divided, whose calibration is measured
+                beside the network's; None: only that. No other score depends on it.
+
+        Raises:
+            CancelledError: if it was cancelled.
+        """
+        found = [1.0] if temperature is None else [1.0, temperature]
+        temperatures = tf.constant(found, tf.float32)
+        sums = self._empty_sums(split, tolerance, len(found))
+        for scored in self._scored(split, temperatures, sums["times_seen"], is_cancelled):
+            for key, value in scored.totals.items():
+                sums[key] += value
+            for case, counts, soft in scored.cases:
+                if self._kept:
+                    case, counts = self._with_components(case)
+                self._add_case(sums, case, counts, soft, tolerance)
+                add(case)
+        total = {key: self._total(value) for key, value in sums.items()}
+        return self._scores(split, total, tolerance, temperature)
+
+    def loss_slopes(self, split: str) -> np.ndarray:
+        """Returns `counting.loss_slopes` of a split, summed over all its images."""
+        num_cases = self._manifest.splits[split].examples
+        slopes = np.zeros((len(calibration.INVERSES), 2))
+        for scored in self._scored(split, None, np.zeros(num_cases, np.int64)):
+            slopes += scored.totals["slopes"]
+        return self._total(slopes)
+
+    def _total(self, value: np.ndarray) -> np.ndarray:
+        """Returns the sum over all workers."""
+        return strategies.sum_over_workers(self._strategy, value)
+
+    def _scored(
+        self,
+        split: str,
+        temperatures: tf.Tensor | None,
+        times_seen: np.ndarray,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[cases.Scored]:
+        """Yields what `eval_step.score` gives of a split; without temperatures `slopes` beside it.
+
+        Args:
+            split: a key of `manifest.splits`.
+            temperatures: float32 [T], see `eval_step.score`.
+            times_seen: int64 [N], to which each case is added.
+            is_cancelled: see `__call__`.
 
         Raises:
             CancelledError: if it was cancelled.
         """
         worker, num_workers = strategies.worker_of(self._strategy)
         total = functools.partial(strategies.sum_over_workers, self._strategy)
-        sums = self._empty_sums(split, tolerance)
 
         def places() -> list[int]:
-            seen, ahead = sums["times_seen"] > 0, self._source.read_ahead(split)
+            seen, ahead = times_seen > 0, self._source.read_ahead(split)
             entry = self._manifest.splits[split]
             return read_errors.evaluation_shards(entry, seen, ahead, worker, num_workers)
 
+        def score(batch: Any, logits: tf.Tensor) -> Mapping[str, tf.Tensor]:
+            if temperatures is not None:
+                return self._score(batch, logits, temperatures)
+            found = self._score(batch, logits, tf.constant(eval_step.NO_TEMPERATURE))
+            return {**found, "slopes": self._slopes(batch, logits)}
+
         with read_errors.translate_errors(self._data_dir, self._manifest, split, places):
             for element in lockstep(self._read(split), is_cancelled, num_workers, total):
-                scored = self._source.score(element, self._forward, self._score)
-                for key, value in scored.totals.items():
-                    sums[key] += value
-                for case, counts, soft in scored.cases:
-                    if self._kept:
-                        case, counts = self._with_components(case)
-                    self._add_case(sums, case, counts, soft, tolerance)
-                    add(case)
-        return self._scores(split, {key: total(value) for key, value in sums.items()}, tolerance)
+                scored = self._source.score(element, self._forward, score)
+                for case, _, _ in scored.cases:
+                    times_seen[case.index] += 1
+                yield scored
 
-    def _empty_sums(self, split: str, tolerance: float | None) -> dict[str, np.ndarray]:
+    def _empty_sums(
+        self, split: str, tolerance: float | None, num_temperatures: int
+    ) -> dict[str, np.ndarray]:
         """Returns what is summed over a split before its first case."""
         num_cases, num_classes = self._manifest.splits[split].examples, self._manifest.num_classes
         return {
@@ -145,6 +205,7 @@ class Evaluator:
             "loss": np.zeros(losses.num_statistics(self._terms, num_classes)),
             "confusions": np.zeros((num_classes, num_classes), np.int64),
             "probabilities": np.zeros((num_classes - 1, counting.BINS + 1, 2), np.int64),
+            "reliability": np.zeros((num_temperatures, calibration.CONFIDENCE_BINS, 3), np.int64),
             **{
                 name: np.zeros((num_cases, num_classes))
                 for name in metrics.of_maps(tolerance is not None)
@@ -160,7 +221,7 @@ class Evaluator:
         tolerance: float | None,
     ) -> None:
         """Adds the results of one case."""
-        found = {"counts": counts, "soft": soft, "times_seen": 1}
+        found = {"counts": counts, "soft": soft}
         maps = case.labels, case.predicted, case.valid
         found |= metrics.measure(*maps, len(counts), case.spacing, tolerance)
         for key, value in found.items():
@@ -175,7 +236,11 @@ class Evaluator:
         return dataclasses.replace(case, predicted=predicted, dice=dice), counts
 
     def _scores(
-        self, split: str, sums: Mapping[str, np.ndarray], tolerance: float | None
+        self,
+        split: str,
+        sums: Mapping[str, np.ndarray],
+        tolerance: float | None,
+        temperature: float | None,
     ) -> Scores:
         """Returns the scores from the sums over all workers."""
         counts, soft, evaluated = sums["counts"], sums["soft"], sums["times_seen"] > 0
@@ -195,6 +260,7 @@ class Evaluator:
                 length="mm" if self._manifest.rank == 3 else "px",
                 tolerance=tolerance,
             ),
+            "calibration": calibration.summarize(sums["reliability"], temperature),
             "unreadable": [name for name, seen in zip(names, evaluated, strict=True) if not seen],
         }
         return Scores(

@@ -94,7 +94,7 @@ class TiledImages:
         found = {key: value.numpy() for key, value in result.items()}
         rows = [row for row, index in enumerate(batch["case"].numpy()) if index >= 0]
         return cases.Scored(
-            {key: found[key] for key in eval_step.OF_BATCH},
+            {key: value for key, value in found.items() if key not in eval_step.OF_CASE},
             [
                 (
                     cases.case_of(batch, found, row, self._manifest.dtype),

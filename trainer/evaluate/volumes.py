@@ -84,13 +84,12 @@ class WindowedVolumes:
             part = mask[first : first + len(logits)]
             found = score(_batch(part, sides), _filled(logits, sides))
             parts.append({key: value.numpy() for key, value in found.items()})
-        total = {
-            key: sum(part[key] for part in parts) for key in (*eval_step.OF_BATCH, "counts", "soft")
-        }
+        of_maps = ("predicted", "confidence")
+        total = {key: sum(part[key] for part in parts) for key in parts[0] if key not in of_maps}
         depth, height, width = mask.shape
         maps = {
             key: np.concatenate([part[key][0] for part in parts])[:depth, :height, :width]
-            for key in ("predicted", "confidence")
+            for key in of_maps
         }
         case = cases.Case(
             index=int(volume["case"]),
@@ -102,7 +101,7 @@ class WindowedVolumes:
             **maps,
         )
         return cases.Scored(
-            {key: total[key] for key in eval_step.OF_BATCH},
+            {key: value for key, value in total.items() if key not in eval_step.OF_CASE},
             [(case, total["counts"][0], total["soft"][0])],
         )
 

@@ -18,7 +18,7 @@ from trainer.data.dataset import folds, schema
 from trainer.data.dataset.volume_examples import Volumes
 from trainer.data.input import normalization, pipeline
 from trainer.errors import InputError
-from trainer.evaluate import components, sliding_window
+from trainer.evaluate import calibration, components, sliding_window
 from trainer.export import lite, model_card, onnx_model, output_folder, serving, volume_serving
 from trainer.models import plain_keras
 from trainer.predict import masks
@@ -50,18 +50,20 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
         )
     keras.mixed_precision.set_global_policy("float32")  # a job that trained may have another
     model, step = best_weights.best_model(settings.run_dir, run)
+    weights = best_weights.weights_digest(model)
     described = {
         "run": run["fingerprint"],
         "step": step,
-        "weights": best_weights.weights_digest(model),
+        "weights": weights,
+        "temperature": calibration.read(settings.run_dir, weights),
         "channels": run["channels"],
         "dtype": data["dtype"],
         "classes": _classes(run, data),
     }
     if volumes is None:
-        described |= _write_for_images(folder, settings, run, data, model)
+        described |= _write_for_images(folder, settings, run, data, model, described["temperature"])
     else:
-        described |= _write_for_volumes(folder, run, data, model, volumes)
+        described |= _write_for_volumes(folder, run, data, model, volumes, described["temperature"])
     card = model_card.write(settings.run_dir, run, data, described)
     files.write_whole(os.path.join(folder, "model_card.md"), card)
     output_folder.seal(folder, described)
@@ -74,17 +76,18 @@ def _write_for_images(
     run: dict[str, Any],
     data: dict[str, Any],
     model: keras.Model,
+    temperature: float | None,
 ) -> dict[str, Any]:
     """Writes a network of images in each form; returns what signature.json says of them."""
     job = config.from_dict(config.Job, run["settings"])
     stride = math.lcm(*job.model.stride(rank=2))
     multiple = pipeline.padded_to(stride)
     units = (job.data.normalize, data["mean"], data["std"])
-    core = plain_keras.core(model)
+    core = plain_keras.core(model, temperature)
     server = _server(core, job.model, settings.tile, run["channels"], data, units, multiple)
     signatures = server.signatures()
     tf.saved_model.save(server, folder, signatures=signatures)
-    whole = plain_keras.plain(model, *units, data["dtype"], multiple)
+    whole = plain_keras.plain(model, *units, data["dtype"], multiple, temperature)
     whole.save(os.path.join(folder, "model.keras"))
     written = dict(ALWAYS)
     differences: dict[str, dict[str, Any]] = {}
@@ -115,11 +118,12 @@ def _write_for_volumes(
     data: dict[str, Any],
     model: keras.Model,
     volumes: Volumes,
+    temperature: float | None,
 ) -> dict[str, Any]:
     """Writes a network of volumes in each form; returns what signature.json says of them."""
     job = config.from_dict(config.Job, run["settings"])
     server = volume_serving.VolumeServer(
-        plain_keras.network(model),
+        plain_keras.network(model, temperature),
         channels=volumes.channels,
         values=data["class_values"],
         mask_dtype=masks.smallest_dtype(data["class_values"]).name,
@@ -128,7 +132,8 @@ def _write_for_volumes(
     signatures = server.signatures()
     tf.saved_model.save(server, folder, signatures=signatures)
     # `none` of float32 leaves volumes as they are: normalised.
-    whole = plain_keras.plain(model, "none", (), (), "float32", job.model.stride(rank=3))
+    stride = job.model.stride(rank=3)
+    whole = plain_keras.plain(model, "none", (), (), "float32", stride, temperature)
     whole.save(os.path.join(folder, "model.keras"))
     return {
         "volumes": dataclasses.asdict(volumes),
@@ -205,8 +210,8 @@ def _write_tflite(
     windows = _windows(settings, run, "train", size, units, CALIBRATION_IMAGES)
     kinds = {"float16": None, "int8": [image for image, _ in windows]}
     differences = {}
-    for kind, calibration in kinds.items():
-        content = lite.convert(core, size, calibration)
+    for kind, typical in kinds.items():
+        content = lite.convert(core, size, typical)
         _write(folder, f"model_{kind}.tflite", content)
         differences[f"model_{kind}.tflite"] = _difference(
             lite.open_model(content),

@@ -221,11 +221,21 @@ def _plain(value: Any) -> str:
     return re.sub(r"[\\`*\[\]<>|&#~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)
 
 
+def _calibrated(described: dict[str, Any]) -> str:
+    """Returns how far probabilities may be taken as such."""
+    if described["temperature"] is None:
+        return "Probabilities are the network's own and were not calibrated."
+    return (
+        f"Logits are divided by the temperature {described['temperature']:.4g}, fitted on the "
+        "validation split: probabilities are calibrated for such data, on average over all of it."
+    )
+
+
 def _limits_of_volumes(described: dict[str, Any]) -> list[str]:
     limits = [
         "Tested on volumes like those of the training data only; other scanners, protocols or "
         "parts of the body may give worse masks without a warning.",
-        "Probabilities are the network's own and were not calibrated.",
+        _calibrated(described),
         "Objects that touch are one region: the classes are of voxels, not of objects.",
         "`model.keras` takes volumes that were cropped, normalised and resampled, and computes "
         "each as a whole; the scores are those of windows of the training crop's size.",
@@ -243,7 +253,7 @@ def _limits(settings: dict[str, Any], described: dict[str, Any]) -> list[str]:
     limits = [
         "Tested on images like those of the training data only; other stains, microscopes or "
         "scales may give worse masks without a warning.",
-        "Probabilities are the network's own and were not calibrated.",
+        _calibrated(described),
         "Objects that touch are one region: the classes are of pixels, not of objects.",
     ]
     if settings["normalize"] == "image":

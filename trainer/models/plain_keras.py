@@ -22,7 +22,7 @@ KERAS_LAYERS = {
 }
 
 
-def plain(model, normalize, mean, std, dtype, multiple):
+def plain(model, normalize, mean, std, dtype, multiple, temperature=None):
     """Returns a network of any image size that does everything prediction does with a whole image.
 
     Args:
@@ -34,6 +34,7 @@ def plain(model, normalize, mean, std, dtype, multiple):
         dtype: of stored images, "uint8", "uint16" or "float32".
         multiple: to which sides are extended, of all axes or of each, as in a mirror; multiples of
             the model's stride.
+        temperature: by which logits are divided; None: they are not.
 
     Returns:
         keras.Model, images [B, H, W, C] in stored units, of any dtype → float32 [B, H, W, classes].
@@ -43,15 +44,15 @@ def plain(model, normalize, mean, std, dtype, multiple):
     x = NORMALIZED[normalize](ops.cast(images, "float32"), mean, std, dtype)
     for axis, of_axis in zip(axes.spatial(rank), axes.along(multiple, rank), strict=True):
         x = ops.take(x, _mirrored(images, axis, of_axis), axis=axis)
-    x = core(model)(x)
+    x = core(model, temperature)(x)
     for axis in axes.spatial(rank):
         x = ops.take(x, _places(images, axis), axis=axis)
     return keras.Model(images, x, name="unet")
 
 
-def core(model):
+def core(model, temperature=None):
     """Returns `network` with the final activation: float32 [B, *S, C] → [B, *S, classes]."""
-    inner = network(model)
+    inner = network(model, temperature)
     x = inner.outputs[0]
     if x.shape[-1] == 1:
         x = ops.sigmoid(x)
@@ -61,12 +62,13 @@ def core(model):
     return keras.Model(inner.inputs[0], x, name="core")
 
 
-def network(model):
+def network(model, temperature=None):
     """Returns the network for images whose sides are multiples of its stride, already normalised.
 
     Args:
         model: normalised images [B, *S, C] → logits [B, *S, K], or its prediction among several
             outputs.
+        temperature: by which logits are divided; None: they are not.
 
     Returns:
         keras.Model, float32 [B, *S, C] → logits, float32 [B, *S, K].
@@ -84,7 +86,10 @@ def network(model):
     for layer in folded.layers:
         if layer.weights:
             copy.get_layer(layer.name).set_weights(layer.get_weights())
-    return keras.Model(copy.inputs[0], copy.outputs[0], name="network")
+    logits = copy.outputs[0]
+    if temperature is not None:
+        logits = logits / temperature
+    return keras.Model(copy.inputs[0], logits, name="network")
 
 
 def _keras_layer(layer):

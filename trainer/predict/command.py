@@ -62,6 +62,7 @@ def facts(
         "weights": [member.weights for member in networks.members],
         **{name: getattr(settings, name) for name in names},
         "components": networks.kept.described(networks.classes) or None,
+        "temperatures": networks.temperatures,
         "classes": dict(zip(networks.classes, networks.values, strict=True)),
     }
 
