@@ -926,6 +926,17 @@ class Predict(Settings):
     probabilities: bool = setting(
         False, "Also writes probabilities, as float32 arrays.", common=True
     )
+    uncertainty: bool = setting(
+        False,
+        "Also writes how uncertain each pixel is, from 0 to 1: the entropy of its probabilities.",
+        common=True,
+    )
+    review: bool = setting(
+        False,
+        "Also lists the masks in review.csv by the Dice that their probabilities let expect, the "
+        "lowest first.",
+        common=True,
+    )
     overlays: bool = setting(
         False,
         "Also writes the images with outlines, as PNG; of volumes a strip of slices.",
@@ -963,7 +974,6 @@ class Predict(Settings):
         2**28,
         "Most pixels of an image that can only be decoded as a whole, or voxels of a volume.",
         low=1,
-        common=True,
     )
     skip_bad: bool = setting(False, "Leaves unreadable images out and names them.", common=True)
     strategy: str = setting(
@@ -972,7 +982,7 @@ class Predict(Settings):
         choices=("auto", "one_device", "mirrored", "tpu"),
         common=True,
     )
-    tpu: str = setting("", "The TPU: local, a name, or grpc://host:port.", common=True)
+    tpu: str = setting("", "The TPU: local, a name, or grpc://host:port.")
     virtual_devices: int = setting(0, "Splits the CPU into this many devices.", low=0)
 
 

@@ -2,8 +2,10 @@
 
     DIR/NAME.png|tif|npy                the mask, in the training masks' values
     DIR/probabilities/NAME.npy          float32 [H, W], or [H, W, K] of more than two classes
+    DIR/uncertainty/NAME.tif|npy        float32 [H, W], see `uncertainty`
     DIR/overlays/NAME.png               the image with outlines
     DIR/instances/NAME.png|tif|npy, NAME.csv
+    DIR/review.csv                      all masks, that of the lowest expected Dice first
     DIR/prediction.json                 which weights and settings made them, of which images
 
 Files are made in a scratch folder and moved, or uploaded, when all of an image are done, its mask
@@ -31,7 +33,7 @@ from trainer.data.formats import discovery, mask_writer, regions
 from trainer.data.formats.npy_stream import RowFile
 from trainer.drawing import overlays
 from trainer.errors import InputError
-from trainer.predict import instances, masks, predictor
+from trainer.predict import instances, masks, predictor, review, uncertainty
 from trainer.predict import record as records
 from trainer.storage import files, listing, lock
 
@@ -42,10 +44,11 @@ BATCH = 16  # images that are uploaded, and recorded, together
 LONGEST_OVERLAY = 2048  # pixels; of larger images every second, third, … pixel is shown
 NUMBERS = (".numbers", ".numbers.first")
 BETWEEN = (  # suffixes in the scratch folder
-    *(".ids", ".values", *NUMBERS, ".kept", ".kept.foreground", ".kept.classes"),
+    *(".ids", ".values", ".rows", *NUMBERS, ".kept", ".kept.foreground", ".kept.classes"),
     *(f".kept{middle}{end}" for middle in ("", ".classes") for end in NUMBERS),
 )
-FOLDERS = frozenset(("probabilities", "overlays", "instances"))
+FOLDERS = frozenset(("probabilities", "uncertainty", "overlays", "instances"))
+MAPS = {"png": "tif"}  # format of a mask → of a map of floats; that of the mask if not here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +82,7 @@ class Folder:
         self._record: records.Record = {}
         self._text = ""  # of prediction.json
         self._waiting: list[records.Record] = []  # images that are finished, to be uploaded
+        self.reviews = settings.review  # whether expected Dice is recorded, once that is asked for
         # For a store, a folder on the disk for files to upload.
         self.scratch = tempfile.mkdtemp() if self._remote else os.path.join(self.path, SCRATCH)
 
@@ -101,6 +105,8 @@ class Folder:
         """
         self._facts = facts
         self._record = self._recorded()
+        self.reviews |= bool(self._expected())
+        self._check_review()
         tasks = [
             Task(source, origin, self.names(source.name, source.path))
             for source, origin in zip(found, origins, strict=True)
@@ -172,6 +178,28 @@ class Folder:
                 found.update(records.from_lines(files.read_text(lines), lines))
         return found
 
+    def _expected(self) -> dict[str, review.Expected]:
+        """Returns the expected Dice of each mask that has one."""
+        found = ((name, entry.expected) for name, entry in self._record.items())
+        return {name: expected for name, expected in found if expected is not None}
+
+    def _check_review(self) -> None:
+        """Raises InputError if a file of others has the name of the list to look at."""
+        path = os.path.join(self.path, review.NAME)
+        if not (self.reviews and files.exists(path)):
+            return
+        try:
+            is_ours = review.is_ours(files.read_text(path), list(self._facts["classes"]))
+        except ValueError:  # bytes that are not text
+            is_ours = False
+        if not is_ours:
+            raise InputError(_foreign(path))
+
+    def to_look_at(self) -> str:
+        """Returns which masks to look at first, for a terminal; empty where that is not known."""
+        found = self._expected()
+        return review.described(found, os.path.join(self.path, review.NAME)) if found else ""
+
     def _write_record(self) -> None:
         content = {**self._facts, "files": records.to_json(self._record)}
         text = json_text.dumps(content, indent=1) + "\n"
@@ -190,6 +218,7 @@ class Folder:
         kind = self._format_of(path) if self._settings.format == "auto" else self._settings.format
         wanted = {
             f"probabilities/{name}.npy": self._settings.probabilities,
+            f"uncertainty/{name}.{MAPS.get(kind, kind)}": self._settings.uncertainty,
             f"overlays/{name}.png": self._settings.overlays,
             f"instances/{name}.csv": self._settings.instances,
             f"instances/{name}.{kind}": self._settings.instances,
@@ -229,6 +258,8 @@ class Folder:
         written = self._record.get(there)
         if written is None:
             raise InputError(_foreign(path))
+        if self.reviews and name == task.names[-1] and written.expected is None:
+            return "missing"
         if not written.is_at(path, entry):
             raise InputError(f"{path} has changed since this command wrote it; {REMEDY}")
         if not written.image.is_place_of(task.origin):
@@ -238,16 +269,22 @@ class Folder:
             )
         return "done" if written.image == task.origin else "changed"
 
-    def place(self, task: Task) -> None:
+    def place(self, task: Task, expected: review.Expected | None = None) -> None:
         """Moves an image's finished files from the scratch folder to where they belong.
 
         Those for a store wait until there are some.
+
+        Args:
+            task: of the image.
+            expected: the expected Dice of its mask, where that is recorded.
         """
         self._owner.check()  # another process would have removed the scratch folder
+        *others, mask = task.names
+        known = dict.fromkeys(others) | {mask: expected}
         self._waiting.append(
             {
-                name: records.Written.describe(os.path.join(self.scratch, name), task.origin)
-                for name in task.names
+                name: records.Written.describe(os.path.join(self.scratch, name), task.origin, one)
+                for name, one in known.items()
             }
         )
         if not self._remote or len(self._waiting) == BATCH:
@@ -280,6 +317,9 @@ class Folder:
         self._owner.check()
         self._place_waiting()
         self._write_record()
+        if self.reviews:
+            table = review.to_csv(self._expected(), list(self._facts["classes"]))
+            files.write_whole(os.path.join(self.path, review.NAME), table)
         files.remove_folder(os.path.join(self.path, SCRATCH))
 
     def close(self) -> None:
@@ -405,6 +445,8 @@ class Page:
     raster: regions.Raster | None = None
     _ids: RowFile | None = None
     _probabilities: RowFile | None = None
+    _uncertainty: RowFile | None = None
+    _sums: review.Sums | None = None
 
     @property
     def names(self) -> Sequence[str]:
@@ -420,7 +462,16 @@ class Page:
         """Takes the next rows of its prediction."""
         if self._ids is None:
             self._ids = RowFile(self._local(self.names[-1]) + ".ids", rows.size, np.dtype(np.uint8))
-        self._ids.append(masks.class_ids(rows.probabilities))
+        ids = masks.class_ids(rows.probabilities)
+        self._ids.append(ids)
+        if self.folder.reviews:
+            self._sums = self._sums or review.Sums(self.networks.num_classes)
+            self._sums.add(rows.probabilities, ids)
+        for name in self._named("uncertainty/"):
+            if self._uncertainty is None:
+                path = self._local(name) + ".rows"
+                self._uncertainty = RowFile(path, rows.size, np.dtype(np.float32))
+            self._uncertainty.append(uncertainty.predictive_entropy(rows.probabilities))
         for name in self._named("probabilities/"):
             if self._probabilities is None:
                 depth = rows.probabilities.shape[2]
@@ -433,6 +484,8 @@ class Page:
         assert self._ids is not None
         if self._probabilities is not None:
             self._probabilities.close()
+        for name in self._named("uncertainty/"):
+            _format(name)(self._local(name), self._uncertainty, self.source)
         kept = self.networks.networks.kept
         if kept:
             self._ids = instances.keep(self._ids, self._local(self.names[-1]) + ".kept", kept)
@@ -446,7 +499,7 @@ class Page:
         mask.close()
         self._ids.close()
         self._close(*BETWEEN)
-        self.folder.place(self.task)
+        self.folder.place(self.task, self._sums.expected() if self._sums else None)
 
     def discard(self) -> None:
         """Removes what is in the scratch folder, and closes the image."""
@@ -455,7 +508,7 @@ class Page:
     def _close(self, *suffixes: str) -> None:
         """Removes files of some suffixes from the scratch folder, and closes the image."""
         self.raster = None
-        for file in (self._ids, self._probabilities):
+        for file in (self._ids, self._probabilities, self._uncertainty):
             if file is not None:
                 file.close()
         for name in self.names:

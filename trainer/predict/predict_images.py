@@ -67,6 +67,8 @@ def predict(settings: config.Predict) -> None:
                 bar.update(done)
     closing = work.closing_line(time.monotonic() - started)
     logging.info("%s%s", closing, discovery.told(there.left_out))
+    if folder.to_look_at():
+        logging.info("%s", folder.to_look_at())
 
 
 class Work:

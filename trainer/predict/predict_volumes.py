@@ -4,7 +4,7 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -19,11 +19,11 @@ from trainer.data.formats import discovery, reading, volume_discovery, volumes
 from trainer.data.formats.npy_stream import RowFile
 from trainer.data.formats.volume_discovery import VolumeCase
 from trainer.data.formats.volume_header import Header
-from trainer.data.resampling import Slab
+from trainer.data.preprocessing import Prepared
 from trainer.distributed import strategies
 from trainer.drawing import volumes as drawing
 from trainer.errors import InputError
-from trainer.predict import command, instances, masks, outputs, record
+from trainer.predict import command, instances, masks, outputs, record, review, uncertainty
 from trainer.predict.volume_predictor import VolumePredictor
 from trainer.storage import files
 
@@ -66,6 +66,8 @@ def predict(settings: config.Predict) -> None:
             work.take(task, case)
     closing = work.closing_line(time.monotonic() - started)
     logging.info("%s%s", closing, discovery.told(left_out))
+    if folder.to_look_at():
+        logging.info("%s", folder.to_look_at())
 
 
 class Work:
@@ -126,12 +128,7 @@ class Work:
         shape, picture = values.shape[:3], values if strip else None
         del values  # which would be in memory as long as the networks take
         ids = np.zeros(shape, np.uint8)
-        slabs = self._networks.fill(ids, prepared, spacing)
-        probabilities = local.get(f"probabilities/{task.source.name}.npy")
-        if probabilities:
-            self._write_probabilities(probabilities, slabs, prepared.box, shape)
-        for _ in slabs:
-            pass
+        expected = self._fill(ids, prepared, header, task, sources[0].path)
         ids = self._networks.networks.kept.apply(ids)
         classes = self._networks.networks.classes
         if strip and picture is not None:
@@ -144,7 +141,7 @@ class Work:
             files.write_whole(path, table.to_csv(classes))
         mask = masks.lookup(self._networks.networks.values)[ids]
         _write(local[task.names[-1]], mask, header, sources[0].path)
-        self._folder.place(task)
+        self._folder.place(task, expected)
         self._written += 1
         self._voxels += ids.size
 
@@ -164,15 +161,47 @@ class Work:
             logging.warning("%s does not say how far its voxels are apart; 1 mm is assumed.", label)
         return values, header
 
-    def _write_probabilities(
-        self, path: str, slabs: Iterator[Slab], box: np.ndarray, shape: tuple[int, ...]
-    ) -> None:
-        """Writes float32 [D, H, W], or [D, H, W, K] of more than two classes."""
-        classes = len(self._networks.networks.classes)
-        file = RowFile(path, (*shape, classes) if classes > 2 else shape, np.dtype(np.float32))
-        with contextlib.closing(file):
-            for _, slab in self._networks.whole_probabilities(slabs, box, shape):
-                file.append(slab)
+    def _fill(
+        self, ids: np.ndarray, prepared: Prepared, header: Header, task: outputs.Task, image: str
+    ) -> review.Expected | None:
+        """Predicts a prepared volume into its mask, and writes what its probabilities tell.
+
+        Args:
+            ids: uint8 [D, H, W], zeros; it becomes the class ids before post-processing.
+            prepared: the volume.
+            header: of its first file.
+            task: of the volume.
+            image: path of its first file.
+
+        Returns:
+            The expected Dice of the mask, where that is recorded.
+        """
+        networks, classes = self._networks, len(self._networks.networks.classes)
+        slabs = networks.fill(ids, prepared, header.grid.spacing)
+        maps = [name for name in task.names if name.startswith("uncertainty/")]
+        shares = [name for name in task.names if name.startswith("probabilities/")]
+        if not (maps or shares or self._folder.reviews):
+            for _ in slabs:
+                pass
+            return None
+        uncertain = np.zeros(ids.shape, np.float32) if maps else None
+        sums = review.Sums(classes) if self._folder.reviews else None
+        shape = (*ids.shape, classes) if classes > 2 else ids.shape
+        with contextlib.ExitStack() as stack:
+            written = [RowFile(self._local(name), shape, np.dtype(np.float32)) for name in shares]
+            for file in written:
+                stack.enter_context(contextlib.closing(file))
+            for first, slab in networks.whole_probabilities(slabs, prepared.box, ids.shape):
+                for file in written:
+                    file.append(slab)
+                here = slice(first, first + len(slab))
+                if sums is not None:
+                    sums.add(slab, ids[here])
+                if uncertain is not None:
+                    uncertain[here] = uncertainty.predictive_entropy(slab)
+        if uncertain is not None:
+            _write(self._local(maps[0]), uncertain, header, image)
+        return sums.expected() if sums else None
 
     def _local(self, name: str) -> str:
         path = os.path.join(self._folder.scratch, name)

@@ -13,6 +13,7 @@ from typing import Any
 from trainer import json_text
 from trainer.data.formats import discovery
 from trainer.errors import InputError
+from trainer.predict.review import Expected
 from trainer.storage import files, listing
 
 
@@ -47,16 +48,18 @@ class Written:
         bytes: its size.
         crc32c: of its content.
         image: its source.
+        expected: the expected Dice of a mask, where that was asked for.
     """
 
     bytes: int
     crc32c: str
     image: Origin
+    expected: Expected | None = None
 
     @classmethod
-    def describe(cls, local: str, image: Origin) -> "Written":
+    def describe(cls, local: str, image: Origin, expected: Expected | None = None) -> "Written":
         """Describes a file on the local disk."""
-        return cls(os.path.getsize(local), files.crc32c(local), image)
+        return cls(os.path.getsize(local), files.crc32c(local), image, expected)
 
     def is_at(self, path: str, found: listing.Entry) -> bool:
         """Whether a file that is there is this one; of s3:// and az:// only the size is asked."""
@@ -158,7 +161,14 @@ def _scanned(folder: str) -> dict[str, listing.Entry]:
 
 def to_json(record: Mapping[str, Written]) -> dict[str, Any]:
     """Returns a record as prediction.json has it."""
-    return {name: dataclasses.asdict(record[name]) for name in sorted(record)}
+    return {
+        name: {
+            key: value
+            for key, value in dataclasses.asdict(record[name]).items()
+            if value is not None
+        }
+        for name in sorted(record)
+    }
 
 
 def from_json(entries: Mapping[str, Any], path: str) -> Record:
@@ -172,14 +182,17 @@ def from_json(entries: Mapping[str, Any], path: str) -> Record:
         InputError: if it is damaged.
     """
     try:
-        return {
-            name: Written(**{**entry, "image": Origin(**entry["image"])})
-            for name, entry in entries.items()
-        }
+        return {name: _written(**entry) for name, entry in entries.items()}
     except (AttributeError, KeyError, TypeError):
         raise InputError(
             f"{path} does not record the source of each file; restore it, or name another folder."
         ) from None
+
+
+def _written(
+    bytes: int, crc32c: str, image: dict[str, Any], expected: dict[str, Any] | None = None
+) -> Written:
+    return Written(bytes, crc32c, Origin(**image), Expected(**expected) if expected else None)
 
 
 def to_lines(record: Mapping[str, Written]) -> str:
