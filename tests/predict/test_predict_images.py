@@ -502,10 +502,10 @@ def test_a_second_process_is_refused_and_the_first_keeps_its_scratch(run_dir, tm
     place = outputs.Folder.place
     seen = []
 
-    def place_while_another_starts(folder, task):
+    def place_while_another_starts(folder, task, *rest):
         result = jobs.command("trainer.predict", *argv)
         seen.append((result.returncode, result.stderr.splitlines()[-1]))
-        place(folder, task)
+        place(folder, task, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(outputs.Folder, "place", place_while_another_starts)
