@@ -126,7 +126,7 @@ def test_a_plan_has_the_largest_batch_that_fits_and_the_steps_of_its_time(tmp_pa
     assert "Batch 4: fits." in result.stderr  # a twentieth of 40 volumes of two crops each
     job = flags.parse(config.Job, ["trainer.task", f"--flagfile={data}/plan.cfg"])
     assert (job.data.batch_size, job.data.crop) == (4, (4, 16, 16))
-    assert job.run.steps > 1000
+    assert job.optimization.steps > 1000
     assert "examples a second by the estimate of the compiler" in (data / "plan.cfg").read_text()
 
 
