@@ -123,15 +123,7 @@ def evaluate_run(settings: config.Evaluate) -> None:
         steps = loaded.steps
         what = f"Mean of {len(steps)} folds" if one.is_ensemble else f"Step {steps[0]}"
         logging.info("%s on %s of %s%s:", what, settings.split, data_dir, mean)
-        logging.info("%s\nWritten to %s", scores.table(found.summary), folder)
-        if kept:
-            logging.info(
-                "Of these predictions %s, as %s/%s says; --components=none evaluates all of them.",
-                kept.described(one.run["classes"]),
-                one.run_dir,
-                components.NAME,
-            )
-        logging.info("%s", calibration.described(found.summary["calibration"]))
+        _tell(found.summary, folder, one, kept)
         facts = {"split": settings.split, "step": steps[0], "data_fingerprint": fingerprint}
         if settings.components == "decide":
             cases = np.array(manifest.splits[settings.split].cases)
@@ -140,6 +132,21 @@ def evaluate_run(settings: config.Evaluate) -> None:
         if settings.calibration == "decide" and temperature is not None:
             facts |= {"tta": settings.tta, **found.summary["calibration"]}
             logging.info("%s", calibration.settle(one.run_dir, loaded.weights[0], facts))
+
+
+def _tell(
+    summary: Mapping[str, Any], folder: str, one: Evaluated, kept: components.Decision
+) -> None:
+    """Logs the scores, and what was done to predictions and probabilities."""
+    logging.info("%s\nWritten to %s", scores.table(summary), folder)
+    if kept:
+        logging.info(
+            "Of these predictions %s, as %s/%s says; --components=none evaluates all of them.",
+            kept.described(one.run["classes"]),
+            one.run_dir,
+            components.NAME,
+        )
+    logging.info("%s", calibration.described(summary["calibration"]))
 
 
 def _settle_components(
