@@ -124,6 +124,11 @@ KINDS = {
 }
 
 
+def test_a_file_is_not_told_to_take_the_name_that_it_has(tmp_path):
+    (tmp_path / "x.DCM").write_bytes(bytes(128) + b"DICM")
+    assert reading.kind_of(str(tmp_path / "x.DCM")) == "DICOM"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_that_is_no_picture_is_said_to_be_what_it_is(tmp_path, kind):
     content, said = KINDS[kind]

@@ -93,9 +93,9 @@ def test_a_folder_of_slices_is_one_volume(tmp_path):
     assert cases[0].images[0].path == str(tmp_path / "x/p1/scan")
     assert names(tmp_path / "x/p2", stacks=True) == ["p2"]
     assert names(tmp_path / "x/*/scan/*", stacks=True) == ["p1"]
-    assert "holds no volumes" in refusal(
-        volume_discovery.find_images, str(tmp_path / "x"), "images", False
-    )
+    message = refusal(volume_discovery.find_images, str(tmp_path / "x"), "images", False)
+    assert "holds no volumes" in message
+    assert "Add --volumes if" in message
 
 
 @pytest.mark.parametrize(

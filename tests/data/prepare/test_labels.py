@@ -82,6 +82,8 @@ def test_one_channel_for_each_class_gives_the_place_of_the_one_that_is_set():
             "M has 4 channels, but not exactly one of them is set at each pixel; a mask has one "
             "class a pixel: one channel of values, or a channel for each class."
         )
+    slices = _message(labels.read, _mask(np.zeros((2, 2, 9), np.uint8)), Given(), "M.npy")
+    assert slices.endswith("If it is slices of a volume, add --volumes.")
 
 
 def test_a_channel_for_each_class_must_be_hard_also_where_there_are_three():

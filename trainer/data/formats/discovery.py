@@ -61,11 +61,13 @@ class FileKind:
         noun: what messages call them.
         suffixes: of their names.
         has_slices: whether DICOM files without a suffix are among them.
+        remedy: a sentence for where there is none, but other files are.
     """
 
     noun: str
     suffixes: tuple[str, ...]
     has_slices: bool = False
+    remedy: str = ""
 
     def has(self, path: str) -> bool:
         """Whether a file is of this kind."""
@@ -212,6 +214,7 @@ def _sorted_out(
     told = [_told(kind, one) for kind, one in others.items() if kind != "hidden files"]
     if not images:
         there = "".join(f" It has {one}." for one in told)
+        there += f" {file_kind.remedy}" if told and file_kind.remedy else ""
         suffixes = ", ".join(file_kind.suffixes)
         raise InputError(f"--{flag}={where} holds no {file_kind.noun} ({suffixes}).{there}")
     for one in told:

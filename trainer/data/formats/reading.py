@@ -10,6 +10,7 @@ import errno
 import functools
 import importlib
 import logging
+import os
 import re
 import struct
 import tokenize
@@ -176,7 +177,8 @@ def kind_of(path: str) -> str:
         return "empty (0 bytes)"
     for pattern, name, remedy in KINDS:
         if re.match(pattern, head, re.DOTALL):
-            return f"{name}, {remedy}" if remedy else name
+            is_named = remedy == f"name it {os.path.splitext(path)[1].lower()}"
+            return f"{name}, {remedy}" if remedy and not is_named else name
     is_text = not re.search(rb"[^\t\n\f\r\x20-\x7e\x80-\xff]", head)
     return "text" if is_text else f"of an unknown kind (it begins {head[:8].hex(' ')})"
 

@@ -21,7 +21,11 @@ from trainer.storage import files
 
 DESCRIPTION = "dataset.json"
 CHANNEL = re.compile(r"(.+)_(\d{4})")  # a case and its channel, by nnU-Net's names
-PLAIN = FileKind("volumes", medical.SUFFIXES)
+PLAIN = FileKind(
+    "volumes",
+    medical.SUFFIXES,
+    remedy="Add --volumes if TIFFs, .npy arrays or folders of DICOM slices are volumes, too.",
+)
 ALL = FileKind("volumes", (*medical.SUFFIXES, *volumes.STACKS, ".dcm"), has_slices=True)
 EITHER = FileKind("images", (*discovery.SUFFIXES, *medical.SUFFIXES))
 

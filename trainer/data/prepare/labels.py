@@ -188,9 +188,11 @@ def _one_channel(mask: images.Mask, given: Given, label: str) -> np.ndarray:
             return values[..., 1]
         if values.dtype.kind != "f":
             raise InputError(_of_colours(mask, label))
+    slices = " If it is slices of a volume, add --volumes." if label.endswith(".npy") else ""
     raise InputError(
         f"{label} has {values.shape[2]} channels, but not exactly one of them is set at each "
         "pixel; a mask has one class a pixel: one channel of values, or a channel for each class."
+        + slices
     )
 
 
