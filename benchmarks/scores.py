@@ -130,9 +130,13 @@ def main(settings: Scores) -> None:
         )
     rows: dict[str, dict[str, Any]] = {}
     for name in names:
-        data = prepare(settings, name)
+        data = prepare(name, settings.data, settings.output, settings.plan)
         flags = plan(settings, name, data) if settings.plan else by_hand(settings, name, data)
-        found = [train(settings, name, flags, seed) for seed in range(settings.seeds)]
+        runs = f"{settings.output}/{name}-{'plan' if settings.plan else 'hand'}"
+        found = [
+            train(f"{runs}-{settings.minutes:g}min-{seed}", (*flags, f"--seed={seed}"))
+            for seed in range(settings.seeds)
+        ]
         for score, (place, peer) in SETS[name].scores.items():
             samples = [look_up(summary, place) for summary in found]
             rows[f"{name}: {score}"] = {
@@ -146,16 +150,16 @@ def main(settings: Scores) -> None:
     table.show(title, rows, settings.json)
 
 
-def prepare(settings: Scores, name: str) -> str:
-    """Returns the folder of a set's shards."""
-    data = os.path.join(settings.output, "data", f"{name}-plan" if settings.plan else name)
+def prepare(name: str, source: str, output: str, by_plan: bool = False) -> str:
+    """Returns the folder of a set's shards, made of source/NAME if it is not there."""
+    data = os.path.join(output, "data", f"{name}-plan" if by_plan else name)
     if not os.path.exists(os.path.join(data, "manifest.json")):
-        raw = os.path.join(settings.data, name)
-        _start(
+        raw = os.path.join(source, name)
+        start(
             "trainer.data.prepare",
             *(f"--images={raw}/images", f"--masks={raw}/masks", f"--splits={raw}/splits.json"),
             *(f"--output={data}", f"--classes={SETS[name].classes}"),
-            *(("--plan",) if settings.plan else SETS[name].prepare),
+            *(("--plan",) if by_plan else SETS[name].prepare),
         )
     return data
 
@@ -174,22 +178,25 @@ def plan(settings: Scores, name: str, data: str) -> list[str]:
     """Returns the settings that `trainer.plan` chooses for a set on this machine."""
     path = os.path.join(settings.output, f"{name}-{settings.minutes:g}min.cfg")
     if not os.path.exists(path):
-        _start(
+        start(
             "trainer.plan",
             *(f"--data_dir={data}", f"--minutes={settings.minutes:g}", f"--output={path}"),
         )
     return [f"--flagfile={path}", "--verbosity=warning"]
 
 
-def train(settings: Scores, name: str, flags: Sequence[str], seed: int) -> dict[str, Any]:
+def train(run_dir: str, flags: Sequence[str]) -> dict[str, Any]:
     """Returns the scores of a run's test split from summary.json."""
-    by = "plan" if settings.plan else "hand"
-    run_dir = os.path.join(settings.output, f"{name}-{by}-{settings.minutes:g}min-{seed}")
     summary = os.path.join(run_dir, "evaluation/test/summary.json")
     if not os.path.exists(summary):
         began = time.monotonic()
-        _start("trainer.task", *flags, f"--run_dir={run_dir}", f"--seed={seed}")
+        start("trainer.task", *flags, f"--run_dir={run_dir}")
         print(f"{run_dir}: {time.monotonic() - began:.0f} s", flush=True)
+    return read(summary)
+
+
+def read(summary: str) -> dict[str, Any]:
+    """Returns what a summary.json says."""
     with open(summary, encoding="utf-8") as file:
         return json.load(file)
 
@@ -202,7 +209,8 @@ def look_up(summary: Mapping[str, Any], place: tuple[str, ...]) -> float:
     return float(found)
 
 
-def _start(module: str, *arguments: str) -> None:
+def start(module: str, *arguments: str) -> None:
+    """Runs a command; ends if it fails."""
     ended = subprocess.run([sys.executable, "-m", module, *arguments])
     if ended.returncode:  # it has said why
         sys.exit(ended.returncode)

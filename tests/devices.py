@@ -28,7 +28,9 @@ def has_bfloat16():
     """Returns whether the CPU, and what oneDNN may use of it, computes bfloat16."""
     from trainer.distributed import strategies
 
-    return math.isfinite(strategies._time_small_step("bfloat16", False, rank=2, repeats=1))
+    return math.isfinite(
+        strategies._time_small_step("bfloat16", False, rank=2, filters=16, repeats=1)
+    )
 
 
 def without_bfloat16():

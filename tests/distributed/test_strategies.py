@@ -136,29 +136,30 @@ def test_arithmetic_that_is_given_is_taken():
 
 
 def test_a_deterministic_run_does_not_depend_on_a_clock(monkeypatch):
-    monkeypatch.setattr(strategies, "_time_small_step", None)  # calling it would raise
+    monkeypatch.setattr(strategies, "_time_small_step", lambda: None)  # calling it would raise
     assert choose(deterministic=True) == ("float32", False)
 
 
 def test_the_faster_arithmetic_is_chosen_on_a_cpu(monkeypatch):
     seconds = {("float32", False): 3, ("bfloat16", False): 2, ("bfloat16", True): 1}
-    monkeypatch.setattr(strategies, "_time_small_step", lambda *key: seconds[key[:2]])
+    monkeypatch.setattr(strategies, "_time_small_step", lambda *key, **kinds: seconds[key])
     assert choose() == ("bfloat16", True)
     assert choose(number=2, collective="--norm=sync_batch") == ("bfloat16", False)
     assert choose(number=1, collective="--norm=sync_batch") == ("bfloat16", True)
 
 
-def test_the_arithmetic_of_volumes_is_chosen_by_a_step_of_volumes(monkeypatch):
-    # XLA and bfloat16 are faster on images, and slower on volumes.
+def test_the_arithmetic_is_chosen_by_a_step_of_the_data_s_rank_and_the_network_s_width(monkeypatch):
+    # XLA and bfloat16 are faster on wide networks of images, and slower otherwise.
     seconds = {("bfloat16", False): 2, ("bfloat16", True): 1, ("float32", False): 3}
-    of_volumes = {("float32", False): 1, ("float32", True): 10, ("bfloat16", False): 2}
+    others = {("float32", False): 1, ("float32", True): 10, ("bfloat16", False): 2}
 
-    def times(precision, jit_compile, rank):
-        return (of_volumes if rank == 3 else seconds)[precision, jit_compile]
+    def times(precision, jit_compile, rank, filters):
+        return (seconds if (rank, filters) == (2, 16) else others)[precision, jit_compile]
 
     monkeypatch.setattr(strategies, "_time_small_step", times)
-    assert choose(rank=3) == ("float32", False)
-    assert choose(rank=2) == ("bfloat16", True)
+    assert choose(rank=3, filters=16) == ("float32", False)
+    assert choose(rank=2, filters=8) == ("float32", False)
+    assert choose(rank=2, filters=16) == ("bfloat16", True)
 
 
 def test_on_a_tpu_the_strategy_compiles_and_nothing_within_it(monkeypatch):
@@ -186,11 +187,11 @@ def test_the_small_step_can_be_timed_in_each_form():
     for precision, jit_compile, rank in itertools.product(
         ("float32", "bfloat16"), (False, True), (2, 3)
     ):
-        assert strategies._time_small_step(precision, jit_compile, rank, repeats=1) > 0
+        assert strategies._time_small_step(precision, jit_compile, rank, 4, repeats=1) > 0
 
 
 def test_a_cpu_without_bfloat16_takes_float32_and_refuses_it_in_one_line(monkeypatch):
-    def times(precision, jit_compile, rank, repeats=3):
+    def times(precision, jit_compile, rank, filters, repeats=3):
         return math.inf if precision == "bfloat16" else 1.0
 
     monkeypatch.setattr(strategies, "_time_small_step", times)

@@ -187,6 +187,7 @@ def _choose_arithmetic(
         deterministic=job.device.deterministic,
         collective=collective,
         rank=rank,
+        filters=job.model.filters,
     )
     before = chosen.get("precision", precision)
     if before != precision:
