@@ -94,3 +94,24 @@ def test_the_first_measurement_finds_the_arithmetic_of_the_others(folder, monkey
     job = flags.parse(config.Job, ["trainer.task", f"--flagfile={folder}/plan.cfg"])
     assert (job.data.batch_size, job.device.precision) == (2, "auto")
     assert 600 < job.optimization.steps < 720
+
+
+def test_a_narrower_network_finds_an_arithmetic_of_its_own(folder, monkeypatch):
+    jobs = []
+
+    def found(job):
+        jobs.append(job)
+        precision = "bfloat16" if job.model.filters == 16 else "float32"
+        step = 2.0 if job.model.filters == 16 else 0.3
+        return timed.Measured(
+            start=9, step=step, evaluation=1, precision=precision, jit_compile=False
+        )
+
+    monkeypatch.setattr(measure, "measure", found)
+    plan(f"--data_dir={folder}", "--minutes=4")
+    assert [(job.model.filters, job.device.precision) for job in jobs] == [
+        (16, "auto"),
+        (16, "bfloat16"),
+        (8, "auto"),
+    ]
+    assert "s a step in float32" in (folder / "plan.cfg").read_text()

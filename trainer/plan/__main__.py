@@ -87,13 +87,15 @@ def _timed(settings: config.Plan, manifest: schema.Manifest, data: Fingerprint) 
     imports = time.monotonic() - started
     head = data_plan.folders(settings.data_dir)
 
-    arithmetic: list[Choice] = []  # which the first measurement finds out
+    arithmetic: dict[int, list[Choice]] = {}  # by filters, which the first measurement finds out
 
     def measured(setup: Setup) -> timed.Measured:
         training = auto_rules.training(data, setup, 1000, "", 1)
-        job = plan_file.job_of([*head, *setup.choices(), *training, *arithmetic])
+        job = plan_file.job_of(
+            [*head, *setup.choices(), *training, *arithmetic.get(setup.filters, ())]
+        )
         found = measure.measure(job)
-        arithmetic[:] = [
+        arithmetic[setup.filters] = [
             Choice("precision", found.precision, ""),
             Choice("jit_compile", config.as_text(found.jit_compile), ""),
         ]
