@@ -3,6 +3,7 @@
 import pytest
 
 from tests.data.planning.test_auto_rules import images
+from tests.data.planning.test_nnunet_rules import HIPPOCAMPUS
 from trainer.data.planning import auto_rules
 from trainer.plan import timed
 from trainer.plan.timed import Measured
@@ -20,7 +21,7 @@ def fit(data, minutes, seconds, *, start=10.0, evaluation=4.0, final=1.0):
             start=start, step=step, evaluation=evaluation, precision="float32", jit_compile=False
         )
 
-    return timed.fit(auto_rules.for_cpu(data), 2, minutes, 5.0, final, measure)
+    return timed.fit(auto_rules.for_cpu(data), data.rank, minutes, 5.0, final, measure)
 
 
 def sizes(fitted):
@@ -37,12 +38,20 @@ def test_start_and_evaluation_are_taken_off_the_time():
     )
 
 
-def test_a_short_time_takes_smaller_batches_then_fewer_filters():
+def test_a_short_time_takes_fewer_filters_then_smaller_batches():
     # There are 197 s, as above.
     assert sizes(fit(NUCLEI, 4, 0.16)) == (16, 8)  # 1229 steps
-    assert sizes(fit(NUCLEI, 4, 0.17)) == (16, 4)
-    assert sizes(fit(NUCLEI, 4, 0.65)) == (16, 4)  # 605 steps
+    assert sizes(fit(NUCLEI, 4, 0.17)) == (8, 8)
+    assert sizes(fit(NUCLEI, 4, 0.65)) == (8, 8)  # 605 steps
     assert sizes(fit(NUCLEI, 4, 0.66)) == (8, 4)
+
+
+def test_a_short_time_takes_smaller_batches_of_volumes_then_fewer_filters():
+    # A step of 4 volumes takes half of the seconds of 8.
+    assert sizes(fit(HIPPOCAMPUS, 4, 0.32)) == (16, 4)  # 1229 steps
+    assert sizes(fit(HIPPOCAMPUS, 4, 0.34)) == (16, 2)
+    assert sizes(fit(HIPPOCAMPUS, 4, 1.3)) == (16, 2)  # 605 steps
+    assert sizes(fit(HIPPOCAMPUS, 4, 1.33)) == (8, 2)
 
 
 def test_a_long_time_takes_more_filters():

@@ -85,14 +85,11 @@ def fit(
         if fitted(setup).steps < MANY_STEPS or fitted(other).steps < MANY_STEPS:
             break
         setup = other
-    for other in _smaller(setup, rank):
-        if fitted(setup).steps >= ENOUGH_STEPS:
-            break
-        setup = other
-    for other in _narrower(setup):
-        if fitted(setup).steps >= FEW_STEPS:
-            break
-        setup = other
+    for faster, least in zip(SHORTER[rank], (ENOUGH_STEPS, FEW_STEPS), strict=True):
+        for other in faster(setup, rank, least):
+            if fitted(setup).steps >= least:
+                break
+            setup = other
     found = dataclasses.replace(fitted(setup), setup=setup)
     if found.warning:
         logging.warning("%s", found.warning)
@@ -107,21 +104,25 @@ def _wider(setup: Setup) -> Iterator[Setup]:
             )
 
 
-def _smaller(setup: Setup, rank: int) -> Iterator[Setup]:
+def _smaller(setup: Setup, rank: int, least: int) -> Iterator[Setup]:
     batch_size = setup.batch_size
     while batch_size > SMALLEST_BATCH[rank]:
         batch_size //= 2
         yield setup.with_batch(
-            batch_size, f"Smaller than usual, for {ENOUGH_STEPS} steps do not fit otherwise."
+            batch_size, f"Smaller than usual, for {least} steps do not fit otherwise."
         )
 
 
-def _narrower(setup: Setup) -> Iterator[Setup]:
+def _narrower(setup: Setup, rank: int, least: int) -> Iterator[Setup]:
     for filters in reversed(WIDTHS):
         if filters < setup.filters:
             yield setup.with_filters(
-                filters, f"Narrower than usual, for {FEW_STEPS} steps do not fit otherwise."
+                filters, f"Narrower than usual, for {least} steps do not fit otherwise."
             )
+
+
+# What makes steps shorter, by rank: first what costs less Dice in a given time (docs/plan.md).
+SHORTER = {2: (_narrower, _smaller), 3: (_smaller, _narrower)}
 
 
 def _with_steps(
