@@ -160,6 +160,7 @@ def test_the_arithmetic_is_chosen_by_a_step_of_the_data_s_rank_and_the_network_s
     assert choose(rank=3, filters=16) == ("float32", False)
     assert choose(rank=2, filters=8) == ("float32", False)
     assert choose(rank=2, filters=16) == ("bfloat16", True)
+    assert choose(rank=2, filters=64) == ("bfloat16", True)  # by 16, which take less long
 
 
 def test_on_a_tpu_the_strategy_compiles_and_nothing_within_it(monkeypatch):

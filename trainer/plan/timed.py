@@ -121,7 +121,7 @@ def _narrower(setup: Setup, rank: int, least: int) -> Iterator[Setup]:
             )
 
 
-# What makes steps shorter, by rank: first what costs less Dice in a given time (docs/plan.md).
+# What makes steps shorter, by rank, first what is tried first (measured: docs/plan.md).
 SHORTER = {2: (_narrower, _smaller), 3: (_smaller, _narrower)}
 
 
