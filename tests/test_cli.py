@@ -54,6 +54,14 @@ def test_a_defect_keeps_its_traceback_and_ends_in_status_1():
     assert "Traceback" in result.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has libc's on_exit")
+@pytest.mark.parametrize(("status", "code"), [(0, "pass"), (1, "1 / 0"), (7, "sys.exit(7)")])
+def test_what_c_does_at_the_end_cannot_change_the_status(status, code):
+    # oneDNN's destructors crash while input of TensorFlow that reads ahead still computes.
+    crash = "libc = ctypes.CDLL(None); libc.on_exit(libc.abort, None)"
+    assert run_flags(f"import ctypes, sys; {crash}; {code}").returncode == status
+
+
 def test_a_full_disk_ends_in_one_line_and_status_2():
     result = run_flags("raise OSError(28, 'No space left on device', '/data/x')")
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)

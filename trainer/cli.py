@@ -15,7 +15,7 @@ from typing import Any
 from absl import flags as absl_flags
 from absl import logging
 
-from trainer import config, native_log
+from trainer import config, native_exit, native_log
 from trainer.config import flags
 from trainer.distributed import heartbeat, preemption, rendezvous, vertex, vertex_cancel
 from trainer.errors import InputError, RetryableError
@@ -53,6 +53,7 @@ def run(
     """
     argv = list(sys.argv if argv is None else argv)
     prepare_environment()
+    native_exit.skip_destructors()
     _log_plainly()
     try:
         if asked := {"--help", "-h", "-help", "--helpfull"}.intersection(argv[1:]):

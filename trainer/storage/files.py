@@ -9,7 +9,6 @@ object, and never ends making a folder in it.
 """
 
 import contextlib
-import ctypes
 import errno
 import fnmatch
 import functools
@@ -27,6 +26,7 @@ from typing import IO, Any
 
 import google_crc32c
 
+from trainer import native_exit
 from trainer.errors import InputError, UnreachableError
 from trainer.storage import azure, gcs
 
@@ -449,7 +449,7 @@ def _tensorflow_io() -> types.ModuleType | None:
         import tensorflow_io
     if "s3" not in tf.io.gfile.get_registered_schemes():
         return None
-    _end_without_destructors()
+    native_exit.skip_destructors()
     return tensorflow_io
 
 
@@ -459,13 +459,3 @@ def gfile(path: str) -> Any:
 
     register_stores(path)
     return azure.gfile() if path.startswith(azure.SCHEME) else tf.io.gfile
-
-
-def _end_without_destructors() -> None:
-    """Lets the process end before C++ destructors run; tensorflow-io's S3 client aborts in one.
-
-    Python has ended by then, so files are closed; the exit status, which would be 134, is kept.
-    """
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        libc.on_exit(libc._exit, None)
