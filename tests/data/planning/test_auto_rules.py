@@ -40,7 +40,7 @@ def test_crops_of_images_are_half_the_median_and_few_pixels_take_few_filters(
     job = job_of(data)
     assert (job.data.crop, job.model.filters, job.model.norm) == (crop, filters, norm)
     assert (job.data.batch_size, job.optimization.learning_rate) == (8, 2e-3)
-    assert job.data.foreground == 0
+    assert (job.data.foreground, job.model.deep_supervision) == (0, False)
 
 
 def test_a_small_volume_is_seen_whole_as_the_preset_does():
@@ -49,6 +49,13 @@ def test_a_small_volume_is_seen_whole_as_the_preset_does():
     assert (job.data.batch_size, job.data.foreground, job.optimization.ema) == (4, 0.33, 0.99)
     assert (job.optimization.warmup_steps, job.run.eval_every) == (48, 480)
     assert (job.optimization.loss, job.data.augment) == ("ce_linear_dice", "flip")
+    assert job.model.deep_supervision
+
+
+def test_a_volume_of_few_levels_has_no_output_but_the_last():
+    data = data_of([(12, 12, 12)] * 9, [(1.0, 1.0, 1.0)] * 9, classes=2)
+    job = job_of(dataclasses.replace(data, pixels=9 * 12**3))
+    assert (job.model.depth, job.model.deep_supervision) == (1, False)
 
 
 def test_what_is_seen_often_is_augmented_more():

@@ -198,6 +198,8 @@ def training(
     if data.rank == 3:
         linear = "nnU-Net's cross-entropy and Dice, a little better on Hippocampus than ce_dice."
         rows.append(Choice("loss", "ce_linear_dice", linear))
+        every = "Every level of the decoder but the lowest is trained: Hippocampus gains 0.01."
+        rows += topology_flags.deep_supervision(setup.topology, every)
         rows.append(Choice("foreground", 0.33, "A third of the crops hold a drawn class."))
         rows.append(Choice("ema", 0.99, "Small batches of volumes: the weights are averaged."))
         if setup.filters > max(WIDTHS[:-1]):

@@ -2,7 +2,7 @@
 
 from trainer.data.planning import topology_flags
 from trainer.data.planning.fingerprint import Fingerprint, times
-from trainer.data.planning.nnunet_rules import NETWORKS, Configuration, Plans
+from trainer.data.planning.nnunet_rules import NETWORKS, Configuration, Plans, Topology
 from trainer.data.planning.plan_file import Choice
 
 FOREGROUND = 0.33
@@ -46,27 +46,20 @@ def choices(data: Fingerprint, plans: Plans, memory_gb: float) -> list[Choice]:
     ]
     if len(found.features) > 1 and most < found.features[0] * 2 ** (len(found.features) - 1):
         rows.append(Choice("max_filters", most, f"Features of {len(patch)}-D levels, at most."))
-    return [*rows, *_network(len(found.topology.strides)), *_training(data, found)]
+    return [*rows, *_network(found.topology), *_training(data, found)]
 
 
-def _network(levels: int) -> list[Choice]:
-    rows = [
+def _network(levels: Topology) -> list[Choice]:
+    every = "Every level of the decoder but the lowest is trained, with weights 1, 1/2, 1/4 …."
+    return [
         Choice("norm", "instance", "Statistics of each example, for batches may be small."),
         Choice(
             "activation",
             "leaky_relu",
             "nnU-Net's, with the slope 0.2 below 0 where nnU-Net has 0.01.",
         ),
+        *topology_flags.deep_supervision(levels, every),
     ]
-    if levels > 3:  # with fewer there is but one output
-        rows.append(
-            Choice(
-                "deep_supervision",
-                True,
-                "Every level of the decoder but the lowest is trained, with weights 1, 1/2, 1/4 ….",
-            )
-        )
-    return rows
 
 
 def _training(data: Fingerprint, found: Configuration) -> list[Choice]:

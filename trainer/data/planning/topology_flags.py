@@ -71,6 +71,11 @@ def crop(patch: Sequence[int], reason: str) -> Choice:
     return Choice("crop", sides[0] if len(set(sides)) == 1 else sides, reason)
 
 
+def deep_supervision(found: Topology, reason: str) -> list[Choice]:
+    """Returns --deep_supervision where there are levels enough for more than one output."""
+    return [Choice("deep_supervision", True, reason)] if len(found.strides) > 3 else []
+
+
 def levels(found: Topology) -> list[Choice]:
     """Returns --depth, and --strides and --kernels where they are not the same everywhere."""
     strides, kernels = found.strides[1:], found.kernels
