@@ -976,6 +976,11 @@ class Predict(Settings):
         low=1,
     )
     skip_bad: bool = setting(False, "Leaves unreadable images out and names them.", common=True)
+    part: str = setting(
+        "",
+        "The images of this machine, such as 2/8: the second of eight parts, by their names. "
+        "Machines with different parts of as many may write into one --output.",
+    )
     strategy: str = setting(
         "auto",
         "How the devices work together.",

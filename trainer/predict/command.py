@@ -11,6 +11,7 @@ from trainer.checkpointing import run_metadata
 from trainer.data.formats import discovery, reading
 from trainer.errors import InputError
 from trainer.evaluate import ensemble
+from trainer.predict import parts
 from trainer.storage import files
 
 
@@ -21,6 +22,7 @@ def check(settings: config.Predict) -> list[str]:
             raise InputError(f"--{name} is missing; give --run_dir, --images and --output.")
     if not files.is_remote(settings.output) and os.path.isfile(settings.output):
         raise InputError(f"--output={settings.output} is a file; name a folder.")
+    parts.parse(settings.part)
     return run_metadata.folders(settings.run_dir)
 
 

@@ -7,6 +7,7 @@
     DIR/instances/NAME.png|tif|npy, NAME.csv
     DIR/review.csv                      all masks, that of the lowest expected Dice first
     DIR/prediction.json                 which weights and settings made them, of which images
+    DIR/parts/2-of-8/                   of --part=2/8: its prediction.json and review.csv
 
 Files are made in a scratch folder and moved, or uploaded, when all of an image are done, its mask
 last: what has a mask is whole. What is in the folder and not this command's own is left alone.
@@ -33,7 +34,7 @@ from trainer.data.formats import discovery, mask_writer, regions
 from trainer.data.formats.npy_stream import RowFile
 from trainer.drawing import overlays
 from trainer.errors import InputError
-from trainer.predict import instances, masks, predictor, review, uncertainty
+from trainer.predict import instances, masks, parts, predictor, review, uncertainty
 from trainer.predict import record as records
 from trainer.storage import files, listing, lock
 
@@ -77,14 +78,17 @@ class Folder:
         """Reads what is there and changes nothing."""
         self._format_of = format_of
         self.path, self._settings, self._owner = settings.output, settings, owner
+        self._part = parts.parse(settings.part)
+        self._home = _home(self.path, self._part.folder)
         self._remote = files.is_remote(self.path)
         self._facts: Mapping[str, Any] = {}
         self._record: records.Record = {}
+        self._elsewhere: records.Record = {}  # of other parts, where this is one
         self._text = ""  # of prediction.json
         self._waiting: list[records.Record] = []  # images that are finished, to be uploaded
         self.reviews = settings.review  # whether expected Dice is recorded, once that is asked for
         # For a store, a folder on the disk for files to upload.
-        self.scratch = tempfile.mkdtemp() if self._remote else os.path.join(self.path, SCRATCH)
+        self.scratch = tempfile.mkdtemp() if self._remote else os.path.join(self._home, SCRATCH)
 
     def plan(
         self,
@@ -104,7 +108,12 @@ class Folder:
                 and is not of this image by this command, or two images have files of one name.
         """
         self._facts = facts
-        self._record = self._recorded()
+        self._check_others()
+        self._record = self._recorded(self._part.folder)
+        for folder in self._others():
+            self._elsewhere.update(self._recorded(folder))
+        if not self._part.folder:
+            self._record, self._elsewhere = {**self._elsewhere, **self._record}, {}
         self.reviews |= bool(self._expected())
         self._check_review()
         tasks = [
@@ -141,24 +150,42 @@ class Folder:
     def begin(self) -> None:
         """Writes what is known so far; from now on the folder belongs to this prediction."""
         self._write_record()
-        files.remove_folder(os.path.join(self.path, SCRATCH))  # of a process that was killed
+        files.remove_folder(os.path.join(self._home, SCRATCH))  # of a process that was killed
         os.makedirs(self.scratch, exist_ok=True)
 
-    def _recorded(self) -> records.Record:
-        """Returns what earlier starts wrote.
+    def _others(self) -> list[str]:
+        """Returns where other parts, or a start of all images, keep their own files."""
+        return [name for name in ("", *parts.folders(self.path)) if name != self._part.folder]
+
+    def _check_others(self) -> None:
+        """Raises InputError while a part that may have images of this one is being predicted."""
+        for folder in filter(self._part.may_meet, self._others()):
+            path = os.path.join(_home(self.path, folder), lock.NAME)
+            if files.exists(path):
+                mine = f"--part={self._settings.part}" if self._part.folder else "no --part"
+                raise InputError(
+                    f"{path} exists: another process writes masks of images that a start with "
+                    f"{mine} has, too. Wait for it, or remove that file if it has ended."
+                )
+
+    def _recorded(self, folder: str) -> records.Record:
+        """Returns what earlier starts wrote, of all images or of a part that has such a folder.
 
         Raises:
             InputError: if they were other predictions, or none of this command.
         """
-        path = os.path.join(self.path, NAME)
+        home = _home(self.path, folder)
+        path = os.path.join(home, NAME)
         if not files.exists(path):
-            scratch = os.path.join(self.path, SCRATCH)
+            scratch = os.path.join(home, SCRATCH)
             if files.exists(scratch):
                 raise InputError(_foreign(scratch))
             return {}
         try:
-            self._text = files.read_text(path)
-            old = json.loads(self._text)
+            text = files.read_text(path)
+            old = json.loads(text)
+            if folder == self._part.folder:
+                self._text = text
         except ValueError:  # also for bytes that are not text
             old = None
         if not isinstance(old, dict) or "weights" not in old:
@@ -171,7 +198,7 @@ class Folder:
                     "remove that one first."
                 )
         found = records.from_json(old.get("files", {}), path)
-        scratch = os.path.join(self.path, SCRATCH)
+        scratch = os.path.join(home, SCRATCH)
         for name in files.list_folder(scratch):
             if name.endswith(LINES):
                 lines = os.path.join(scratch, name)
@@ -185,7 +212,7 @@ class Folder:
 
     def _check_review(self) -> None:
         """Raises InputError if a file of others has the name of the list to look at."""
-        path = os.path.join(self.path, review.NAME)
+        path = os.path.join(self._home, review.NAME)
         if not (self.reviews and files.exists(path)):
             return
         try:
@@ -198,13 +225,13 @@ class Folder:
     def to_look_at(self) -> str:
         """Returns which masks to look at first, for a terminal; empty where that is not known."""
         found = self._expected()
-        return review.described(found, os.path.join(self.path, review.NAME)) if found else ""
+        return review.described(found, os.path.join(self._home, review.NAME)) if found else ""
 
     def _write_record(self) -> None:
         content = {**self._facts, "files": records.to_json(self._record)}
         text = json_text.dumps(content, indent=1) + "\n"
         if text != self._text:
-            files.write_whole(os.path.join(self.path, NAME), text)
+            files.write_whole(os.path.join(self._home, NAME), text)
             self._text = text
 
     def names(self, name: str, path: str, is_all: bool = False) -> list[str]:
@@ -232,13 +259,16 @@ class Folder:
         folders = {
             name.partition("/")[0]
             for name in every[:-1]
-            if name in there and name in self._record
-            if self._record[name].image.is_place_of(task.origin)
+            if name in there and (written := self._written(name))
+            if written.image.is_place_of(task.origin)
         }
         names = [name for name in every[:-1] if name.partition("/")[0] in folders]
         return dataclasses.replace(
             task, names=[name for name in every if name in (*names, *task.names)]
         )
+
+    def _written(self, name: str) -> records.Written | None:
+        return self._record.get(name) or self._elsewhere.get(name)
 
     def _check_folder(self, name: str) -> None:
         path = os.path.join(self.path, name)
@@ -255,7 +285,7 @@ class Folder:
             return "missing"
         there, entry = found
         path = os.path.join(self.path, there)
-        written = self._record.get(there)
+        written = self._written(there)
         if written is None:
             raise InputError(_foreign(path))
         if self.reviews and name == task.names[-1] and written.expected is None:
@@ -295,7 +325,7 @@ class Folder:
         waiting = {name: entry for image in self._waiting for name, entry in image.items()}
         if not waiting:
             return
-        scratch = os.path.join(self.path, SCRATCH)
+        scratch = os.path.join(self._home, SCRATCH)
         if self._remote:  # which cannot append
             lines = os.path.join(scratch, f"{uuid.uuid4().hex}-{LINES}")
             files.write_whole(lines, records.to_lines(waiting))
@@ -319,8 +349,10 @@ class Folder:
         self._write_record()
         if self.reviews:
             table = review.to_csv(self._expected(), list(self._facts["classes"]))
-            files.write_whole(os.path.join(self.path, review.NAME), table)
-        files.remove_folder(os.path.join(self.path, SCRATCH))
+            files.write_whole(os.path.join(self._home, review.NAME), table)
+        files.remove_folder(os.path.join(self._home, SCRATCH))
+        if not self._part.folder:  # whose record has all that the parts have
+            parts.remove(self.path)
 
     def close(self) -> None:
         """Removes the scratch folder of a store."""
@@ -351,7 +383,8 @@ def opened(
     Raises:
         InputError: if the folder cannot be written or is being written, or from `Folder.plan`.
     """
-    with lock.held(settings.output, lock.SECONDS, flag="output") as owner:
+    home = _home(settings.output, parts.parse(settings.part).folder)
+    with lock.held(home, lock.SECONDS, flag="output") as owner:
         folder = Folder(settings, owner, format_of)
         try:
             tasks = folder.plan(facts, found, origins)
@@ -362,6 +395,11 @@ def opened(
                 folder.end()
         finally:
             folder.close()
+
+
+def _home(path: str, part: str) -> str:
+    """Returns where the record of a part is, which has a folder of its own unless it is all."""
+    return os.path.join(path, part) if part else path
 
 
 def _folders_of(names: Iterable[str]) -> set[str]:

@@ -20,7 +20,7 @@ from trainer import config
 from trainer.data.formats import discovery, mask_writer, volume_discovery
 from trainer.distributed import strategies
 from trainer.errors import InputError
-from trainer.predict import command, outputs, predictor, record
+from trainer.predict import command, outputs, parts, predictor, record
 from trainer.storage import files
 
 DOWNLOADS = 8  # files of a bucket that are copied ahead
@@ -45,7 +45,8 @@ def predict(settings: config.Predict) -> None:
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
         there = discovery.in_place(_find(settings, scratch))
-        found = there.sources
+        part = parts.parse(settings.part)
+        found = [source for source in there.sources if part.has(source.name)]
         origins = record.origins(found, settings.images)
         folders = {os.path.dirname(origin.path) for origin in origins if not _is_row(origin)}
         command.check_place(settings, [source.name for source in found], folders)

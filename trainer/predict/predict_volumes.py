@@ -23,7 +23,7 @@ from trainer.data.preprocessing import Prepared
 from trainer.distributed import strategies
 from trainer.drawing import volumes as drawing
 from trainer.errors import InputError
-from trainer.predict import command, instances, masks, outputs, record, review, uncertainty
+from trainer.predict import command, instances, masks, outputs, parts, record, review, uncertainty
 from trainer.predict.volume_predictor import VolumePredictor
 from trainer.storage import files
 
@@ -44,6 +44,8 @@ def predict(settings: config.Predict) -> None:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
         first, *_ = run_metadata.with_folds(run_dirs)
         cases, left_out = _find(settings, run_metadata.read(first)["channels"])
+        part = parts.parse(settings.part)
+        cases = [case for case in cases if part.has(case.images[0].name)]
         found = [case.images[0] for case in cases]
         origins = [
             record.origin_of_volume([source.path for source in case.images]) for case in cases
