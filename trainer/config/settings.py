@@ -169,7 +169,9 @@ class Data(Settings):
         64, "Examples that are shuffled together, in memory; fewer of large volumes.", low=1
     )
     streams: int = setting(
-        0, "Logical input streams, a power of two; 0: as many as the shards allow, at most 16."
+        0,
+        "Logical input streams, a power of two; 0: as many as the shards allow, at most 16 or the "
+        "number of workers.",
     )
     skip_bad_records: int = setting(
         0,

@@ -356,6 +356,16 @@ def test_the_number_of_streams_can_be_given():
     )
 
 
+@pytest.mark.parametrize(("workers", "streams"), [(2, 16), (16, 16), (32, 32), (64, 64)])
+def test_there_are_as_many_streams_as_workers_at_least(workers, streams):
+    assert pipeline.num_streams(split_of_sizes([10] * 64), num_workers=workers) == streams
+
+
+def test_more_workers_than_shards_are_refused_with_what_helps():
+    with pytest.raises(InputError, match=r"^32 workers do not divide the 4 input streams of 12 tr"):
+        pipeline.num_streams(split_of_sizes([10] * 12), num_workers=32)
+
+
 def test_workers_that_do_not_divide_the_streams_are_refused():
     with pytest.raises(InputError) as error:
         pipeline.num_streams(split_of_sizes([10] * 12), num_workers=3)

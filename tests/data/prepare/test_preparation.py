@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import itertools
 import json
 import os
 import pathlib
@@ -677,16 +678,38 @@ def test_tiles_of_training_images_are_examples_and_cover_every_pixel_once(folder
     assert train.pixels == whole.splits["train"].pixels
     assert train.mean == whole.splits["train"].mean
     first = train.cases[0].rpartition("_y")[0]
-    assert train.cases[:4] == tuple(f"{first}_{at}" for at in ("y0_x0", "y0_x3", "y4_x0", "y4_x3"))
+    each = itertools.product(whole.splits["train"].cases, ("y0_x0", "y0_x3", "y4_x0", "y4_x3"))
+    assert sorted(train.cases) == sorted(map("_".join, each))
     assert cut.splits["test"] == whole.splits["test"]
     parts = {}
     for shard in train.shards:
         for example in schema.read_shard(f"{folder}/cut", shard):
             decoded = schema.decode(example, cut)
             parts[decoded["name"].numpy().decode()] = decoded["image"].numpy()
+    assert tuple(parts) == train.cases
     rows = [np.hstack([parts[f"{first}_y{y}_x{x}"] for x in (0, 3)]) for y in (0, 4)]
     with Image.open(folder / f"images/{first}.png") as picture:
         np.testing.assert_array_equal(np.vstack(rows)[..., 0], np.array(picture))
+
+
+def test_the_tiles_of_an_image_do_not_lie_together_in_a_shard(folder):
+    for case in range(10):
+        for kind in ("images", "masks"):
+            path = folder / f"{kind}/{case:02}.png"
+            Image.fromarray(np.tile(np.asarray(Image.open(path)), (5, 5))).save(path)
+    manifest = preparing.prepare(folder, "--tile=4", "--classes=a:0,b:255")
+    train = manifest.splits["train"]
+    start, changes = 0, 0
+    for shard in train.shards:  # 70 tiles, of two images at most
+        cases = [case.partition("_")[0] for case in train.cases[start : start + shard.examples]]
+        start += shard.examples
+        changes += sum(one != other for one, other in itertools.pairwise(cases))
+        # What the manifest says of an example is of the example in this place.
+        for k, example in enumerate(schema.read_shard(f"{folder}/out", shard)):
+            has = np.unique(schema.decode(example, manifest)["mask"].numpy())
+            assert [int(marks[k]) for marks in shard.present] == [0 in has, 1 in has]
+    assert train.examples == 7 * 80
+    assert changes > 100  # image by image they would be 6
 
 
 def test_folds_have_each_case_once_to_validate_and_all_of_its_tiles_to_train(folder, caplog):

@@ -49,8 +49,9 @@ def num_streams(
     """Returns V, the number of logical streams of a training split.
 
     A stream with fewer examples than another shows each of them more often, so V is the largest
-    power of two up to MAX_STREAMS for which the streams' sizes differ by a tenth at most, and so
-    do those of their examples with a foreground, where these are taken apart.
+    power of two up to MAX_STREAMS, or to the number of workers if they are more, for which the
+    streams' sizes differ by a tenth at most, and so do those of their examples with a foreground,
+    where these are taken apart.
 
     Args:
         split: the training split.
@@ -77,9 +78,8 @@ def num_streams(
             f"--streams={streams} is not a power of two up to {shards}, the number of training "
             f"shards; use {', '.join(map(str, powers))}, or 0 to let it be chosen."
         )
-    chosen = streams or max(
-        v for v in powers if v <= MAX_STREAMS and _balanced(split, v, share, balance)
-    )
+    most = max(MAX_STREAMS, num_workers)
+    chosen = streams or max(v for v in powers if v <= most and _balanced(split, v, share, balance))
     if chosen % num_workers:
         raise InputError(
             f"{num_workers} workers do not divide the {chosen} input streams of {shards} training "

@@ -13,7 +13,7 @@ import numpy as np
 from trainer import config
 from trainer.data.dataset import schema
 from trainer.data.prepare import output, pixel_counts, prefetch, worker_pool
-from trainer.data.prepare.kinds import Kind
+from trainer.data.prepare.kinds import Encoded, Kind
 from trainer.data.prepare.pairs import Example, by_pair
 
 MIN_SHARDS = 8  # so that as many streams, or workers, can share a split of any size
@@ -50,20 +50,42 @@ def write(
             for foreground, group in groups.items()
             for count in shard_counts(len(group), _raw_bytes(group, form), settings.shard_mb)
         ]
-        shards = []
+        shards: list[schema.Shard] = []
+        listed: list[Example] = []
+        remaining = itertools.chain.from_iterable(groups.values())
         for index, (foreground, count) in enumerate(counts):
             name = schema.shard_name(side, index, len(counts))
+            mine, encoded = _mixed(
+                list(itertools.islice(remaining, count)),
+                itertools.islice(results, count),
+                np.random.default_rng([settings.seed, *name.encode()]),
+            )
             present: list[np.ndarray] = []
-            shard = folder.add(name, _tallied(itertools.islice(results, count), total, present))
+            shard = folder.add(name, _tallied(encoded, total, present))
             marks = tuple("".join(map(str, row)) for row in np.transpose(present).astype(int))
             shards.append(dataclasses.replace(shard, foreground=foreground, present=marks))
-        listed = list(itertools.chain.from_iterable(groups.values()))
+            listed += mine
         splits[side] = _describe(listed, shards, total)
     return splits
 
 
+def _mixed(
+    examples: Sequence[Example], encoded: Iterable[Encoded], rng: np.random.Generator
+) -> tuple[Sequence[Example], Iterable[Encoded]]:
+    """Returns the examples of a shard in the order in which they are written.
+
+    They come image by image. Training permutes blocks of them, which would hold the tiles of one
+    large image each: where images were cut, the examples are permuted here. They are in memory
+    meanwhile.
+    """
+    if len({id(example.pair) for example in examples}) == len(examples):
+        return examples, encoded
+    order, known = rng.permutation(len(examples)), list(encoded)
+    return [examples[k] for k in order], [known[k] for k in order]
+
+
 def _tallied(
-    results: Iterable[tuple[bytes, pixel_counts.Tally]],
+    results: Iterable[Encoded],
     total: pixel_counts.Tally,
     present: list[np.ndarray],
 ) -> Iterator[bytes]:
