@@ -400,6 +400,23 @@ def test_a_job_trains_on_the_other_folds_and_is_evaluated_on_its_own(folds_dir, 
 
 
 @pytest.mark.slow
+def test_a_large_val_split_is_sampled_while_training_and_whole_at_the_end(tmp_path, caplog):
+    sizes = {"train": [(40, 40)] * 4, "val": [(40, 40)] * 7}
+    manifest = write_data(tmp_path, sizes, num_shards=3)
+    with caplog.at_level("INFO", logger="absl"):
+        entries = train_here(tmp_path, tmp_path / "run", steps=2, eval_every=2, eval_images=4)
+    assert "Validated on 4 of 7 cases while training (--eval_images)." in caplog.messages
+    with open(tmp_path / "run/evaluation/val/cases.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["class"] == manifest.classes[1].name]
+    assert [row["case"] for row in rows] == list(manifest.splits["val"].cases)
+    # Shards of 3, 2 and 2 cases: 12/7, 20/7 and 4 of them, as whole numbers, are taken.
+    dice = {row["case"]: float(row["dice"]) for row in rows}
+    expected = np.mean([dice[case] for case in ("val0", "val3", "val5", "val6")])
+    (validated,) = only(entries, "val", "dice")
+    assert validated == [pytest.approx(expected, abs=1e-6)]
+
+
+@pytest.mark.slow
 def test_a_fold_of_data_without_folds_is_refused_and_leaves_nothing(data_dir, tmp_path):
     job = train(data_dir, tmp_path / "run", "--fold=0")
     assert job.returncode == 2

@@ -15,6 +15,7 @@ from trainer.checkpointing import run_metadata, train_state
 from trainer.checkpointing.background_writer import Writer
 from trainer.checkpointing.session import Session, open_session
 from trainer.checkpointing.train_state import TrainState
+from trainer.data.dataset import sample, schema
 from trainer.data.input import balancing, pipeline
 from trainer.data.input.training_batches import TrainingBatches
 from trainer.data.planning import data_plan
@@ -43,7 +44,8 @@ class Parts:
         train_steps: the compiled loop, see `train_step.train_loop`.
         batches: for it.
         iterator: over `batches`.
-        evaluate: evaluates a split.
+        manifest: of the data, with the val split that is evaluated while training.
+        evaluate: evaluates a split of it.
         reporter: says how far the run is.
         writer: writes checkpoints while training continues.
     """
@@ -53,6 +55,7 @@ class Parts:
     train_steps: TrainSteps
     batches: TrainingBatches
     iterator: Iterator
+    manifest: schema.Manifest
     evaluate: Evaluator
     reporter: Reporter
     writer: Writer
@@ -162,8 +165,11 @@ def evaluate_best(session: Session, parts: Parts) -> None:
             "%s/best has no complete checkpoint: the last weights are evaluated.", settings.run_dir
         )
     selected = CaseSelector(worst=settings.worst_cases, best=settings.best_cases)
+    evaluate = parts.evaluate
+    if split == "val" and parts.manifest is not session.manifest:  # of which that has a sample
+        evaluate = build_evaluator(session, state, session.manifest)
     try:
-        scores = parts.evaluate(split, selected.add, session.is_cancelled, settings.tolerance_mm)
+        scores = evaluate(split, selected.add, session.is_cancelled, settings.tolerance_mm)
     except CancelledError:
         raise session.request.stopped(state.step) from None
     if not session.is_chief:
@@ -198,7 +204,8 @@ def build_parts(session: Session, state: TrainState, started: float) -> Iterator
         freeze_until=job.optimization.freeze_until,
     )
     train_steps = build_train_steps(session, state)
-    evaluate = build_evaluator(session, state)
+    validated = sample.of_validation(manifest, job.run.eval_images)
+    evaluate = build_evaluator(session, state, validated)
     begin_run(session, state, evaluate)
     batches = TrainingBatches(
         job.data,
@@ -210,7 +217,7 @@ def build_parts(session: Session, state: TrainState, started: float) -> Iterator
         start_step=state.step,
     )
     iterator = pipeline.keep_alive(iter(batches))
-    with reporting(job, strategy, manifest, state, schedule, started) as reporter:
+    with reporting(job, strategy, validated, state, schedule, started) as reporter:
         if session.is_chief and state.step == 0:
             reporter.begin(metadata, batches)
         with Writer(job.run.checkpoint_patience) as writer:
@@ -220,6 +227,7 @@ def build_parts(session: Session, state: TrainState, started: float) -> Iterator
                 train_steps=train_steps,
                 batches=batches,
                 iterator=iterator,
+                manifest=validated,
                 evaluate=evaluate,
                 reporter=reporter,
                 writer=writer,
@@ -252,6 +260,9 @@ def begin_run(session: Session, state: TrainState, evaluate: Evaluator) -> None:
         " with XLA" if metadata["jit_compile"] else "",
         job.run.run_dir,
     )
+    asked, every = job.run.eval_images, session.manifest.splits["val"].examples
+    if 0 < asked < every:
+        logging.info("Validated on %d of %d cases while training (--eval_images).", asked, every)
     if job.data.balance_cases:
         shards = session.manifest.splits["train"].shards
         balancing.tell(shards, metadata["classes"], job.data.balance_cases)
@@ -300,14 +311,14 @@ def _train_loop(
     )
 
 
-def build_evaluator(session: Session, state: TrainState) -> Evaluator:
-    """Returns the evaluator of the splits, with the weights that are used."""
+def build_evaluator(session: Session, state: TrainState, manifest: schema.Manifest) -> Evaluator:
+    """Returns the evaluator of the splits of a manifest, with the weights that are used."""
     job = session.job
     source = source_of(
         job,
         session.strategy,
         session.data_dir,
-        session.manifest,
+        manifest,
         batch_size=job.run.eval_batch_size or job.data.batch_size,
         tile=job.run.tile,
     )
@@ -315,7 +326,7 @@ def build_evaluator(session: Session, state: TrainState) -> Evaluator:
         session.strategy,
         eval_step.prediction_of(session.strategy, state.evaluated),
         session.data_dir,
-        session.manifest,
+        manifest,
         source,
         terms=losses.LOSSES[job.optimization.loss],
         class_weights=class_weights_of(session),

@@ -575,6 +575,13 @@ class Run(Settings):
         "Steps between evaluations of the val split; 0: ten in the run.",
         low=0,
     )
+    eval_images: int = setting(
+        2500,
+        "Cases of the val split, always the same ones, that are evaluated while training; 0: all. "
+        "With 2500, a mean Dice is within 0.002 of that of all (a standard error, of cases that "
+        "differ by 0.1).",
+        low=0,
+    )
     checkpoint_every: int = setting(
         0, "Steps between checkpoints; 0: at each evaluation.", low=0, changes_result=False
     )

@@ -7,7 +7,7 @@ from absl import logging
 
 from trainer import cli, config
 from trainer.data import demo
-from trainer.data.dataset import schema
+from trainer.data.dataset import sample, schema
 from trainer.data.planning import (
     auto_rules,
     data_plan,
@@ -104,8 +104,9 @@ def _timed(settings: config.Plan, manifest: schema.Manifest, data: Fingerprint) 
         )
         return found
 
-    splits = manifest.splits
-    final = len(splits.get("test", splits["val"]).cases) / len(splits["val"].cases)
+    last = manifest.splits.get("test", manifest.splits["val"])
+    validated = sample.of_validation(manifest, config.Run().eval_images)
+    final = len(last.cases) / len(validated.splits["val"].cases)
     found = timed.fit(setup, data.rank, settings.minutes, imports, final, measured)
     training = auto_rules.training(data, found.setup, found.steps, found.reason, found.evaluations)
     title = [found.warning] if found.warning else []

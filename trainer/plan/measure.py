@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from trainer import config, loop
 from trainer.checkpointing import session, train_state
+from trainer.data.dataset import sample
 from trainer.data.input import pipeline
 from trainer.data.input.training_batches import TrainingBatches
 from trainer.evaluate.evaluator import CancelledError
@@ -72,11 +73,12 @@ def _seconds_per_step(steps, iterator) -> float:
 
 
 def _evaluation(opened: session.Session, state: train_state.TrainState) -> float:
-    """Returns the seconds of the val split, from as many cases as there was time for.
+    """Returns the seconds of an evaluation, from as many cases as there was time for.
 
     The first batch also compiles, so that others are measured after it.
     """
-    evaluate = loop.build_evaluator(opened, state)
+    manifest = sample.of_validation(opened.manifest, opened.job.run.eval_images)
+    evaluate = loop.build_evaluator(opened, state, manifest)
     seen: list[int] = []
     marks: list[tuple[float, int]] = []  # after each batch: the time, and the cases so far
     started = time.monotonic()
@@ -89,7 +91,7 @@ def _evaluation(opened: session.Session, state: train_state.TrainState) -> float
     with contextlib.suppress(CancelledError):
         evaluate("val", lambda case: seen.append(case.index), is_over)
         return time.monotonic() - started
-    return extrapolated(started, marks, len(opened.manifest.splits["val"].cases))
+    return extrapolated(started, marks, len(manifest.splits["val"].cases))
 
 
 def extrapolated(started: float, marks: Sequence[tuple[float, int]], total: int) -> float:

@@ -680,8 +680,9 @@ def _shards(data_dir: str, shards: tuple[schema.Shard, ...]) -> tuple[tf.Tensor,
 
 
 def _read(path: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
-    """Returns a shard's records; fails where it ends early, even between two records."""
-    return tf.data.TFRecordDataset(path).apply(tf.data.experimental.assert_cardinality(count))
+    """Returns a shard's first records; fails where it ends early, even between two records."""
+    records = tf.data.TFRecordDataset(path).take(count)
+    return records.apply(tf.data.experimental.assert_cardinality(count))
 
 
 def _targets(mask: tf.Tensor) -> dict[str, tf.Tensor]:
