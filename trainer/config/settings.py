@@ -1197,6 +1197,9 @@ class Prepare(Settings):
     )
     skip_bad: bool = setting(False, "Leaves unreadable images out and lists them.", common=True)
     workers: int = setting(0, "Processes; 0: one for each core.", low=0)
+    downloads: int = setting(
+        32, "Files of a store that are copied to the local disk at the same time.", low=1
+    )
     origin: str = setting("", "Where the data come from, for the manifest.")
     licence: str = setting("", "Licence of the data, for the manifest.")
 

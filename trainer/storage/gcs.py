@@ -22,7 +22,7 @@ PASSING = (401, 408, 412, 429)  # statuses that another start may not meet; 5xx 
 RETRY_SECONDS = 300  # after which a request is given up; outages of minutes are survived
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Content:
     """An object's size in bytes and CRC32C, eight hexadecimal digits as in the manifest."""
 
@@ -65,14 +65,15 @@ def contents(folder: str) -> dict[str, Content]:
         InputError: the bucket does not exist, or access is denied.
     """
     bucket, prefix = split(folder.rstrip("/") + "/")
+    fields = "items(name,size,crc32c),nextPageToken"
     with _explained(folder):
-        blobs = list(_client().list_blobs(bucket, prefix=prefix, retry=_retry()))
-    return {
-        blob.name.removeprefix(prefix): Content(
-            blob.size, base64.b64decode(blob.crc32c).hex() if blob.crc32c else ""
-        )
-        for blob in blobs
-    }
+        blobs = _client().list_blobs(bucket, prefix=prefix, fields=fields, retry=_retry())
+        return {
+            blob.name.removeprefix(prefix): Content(
+                blob.size, base64.b64decode(blob.crc32c).hex() if blob.crc32c else ""
+            )
+            for blob in blobs  # one page at a time: a blob takes ten times the memory of its entry
+        }
 
 
 def children(folder: str) -> list[str]:
@@ -83,7 +84,13 @@ def children(folder: str) -> list[str]:
     """
     bucket, prefix = split(folder.rstrip("/") + "/")
     with _explained(folder):
-        blobs = _client().list_blobs(bucket, prefix=prefix, delimiter="/", retry=_retry())
+        blobs = _client().list_blobs(
+            bucket,
+            prefix=prefix,
+            delimiter="/",
+            fields="items(name),prefixes,nextPageToken",
+            retry=_retry(),
+        )
         names = [blob.name for blob in blobs] + list(blobs.prefixes)
     return sorted({name.removeprefix(prefix).rstrip("/") for name in names} - {""})
 

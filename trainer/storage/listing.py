@@ -9,7 +9,7 @@ from trainer.storage import files, gcs
 REQUESTS = 16  # at the same time, to stores that are asked for each file
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
     """A file.
 

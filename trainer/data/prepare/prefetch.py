@@ -1,7 +1,8 @@
 """Images in an object store, copied to the local disk shortly before they are read.
 
-Threads of this process copy ahead of the workers, as many at a time as hide the store's latency,
-and each copy is removed as soon as it has been used: the disk holds AHEAD pairs, not the data.
+Threads of this process copy ahead of the workers, as many files at a time as hide the store's
+latency, and each copy is removed as soon as it has been used: the disk holds a few pairs, not the
+data.
 """
 
 import collections
@@ -20,37 +21,41 @@ from trainer.data.prepare import worker_pool
 from trainer.data.prepare.pairs import Pair
 from trainer.storage import files
 
-AHEAD = 16  # pairs; two requests each
-
 
 def results(
     run: worker_pool.Run,
     task: Callable[[Pair], Any],
     pairs: Sequence[Pair],
     what: str,
+    downloads: int,
 ) -> Iterator[Any]:
     """Yields `task(pair)` of every pair, in order; pairs in a store have local paths by then.
 
-    If there is a terminal, a progress bar with the label `what` shows how many are done.
+    Args:
+        run: runs tasks on the workers.
+        task: what is done with each pair.
+        pairs: all.
+        what: label of the progress bar that a terminal shows.
+        downloads: files that are copied at the same time.
     """
     with tqdm.tqdm(total=len(pairs), desc=what, unit=" images", disable=None) as bar:
-        for result in _results(run, task, pairs):
+        for result in _results(run, task, pairs, downloads):
             bar.update()
             yield result
 
 
 def _results(
-    run: worker_pool.Run, task: Callable[[Pair], Any], pairs: Sequence[Pair]
+    run: worker_pool.Run, task: Callable[[Pair], Any], pairs: Sequence[Pair], downloads: int
 ) -> Iterator[Any]:
     if not any(files.is_remote(source.path) for pair in pairs for source in _sources(pair)):
         yield from run(task, pairs)
         return
     with (
         tempfile.TemporaryDirectory() as folder,
-        concurrent.futures.ThreadPoolExecutor(AHEAD) as executor,
+        concurrent.futures.ThreadPoolExecutor(downloads) as executor,
     ):
         used: collections.deque[Pair] = collections.deque()
-        for result in run(task, _copies(executor, pairs, folder, used)):
+        for result in run(task, _copies(executor, pairs, folder, used, downloads)):
             yield result
             for source in _sources(used.popleft()):
                 if os.path.dirname(source.path) == folder:
@@ -63,30 +68,33 @@ def _copies(
     pairs: Sequence[Pair],
     folder: str,
     used: collections.deque[Pair],
+    downloads: int,
 ) -> Iterator[Pair]:
     """Yields pairs with local paths, and notes them in `used`."""
-    pending: collections.deque[concurrent.futures.Future] = collections.deque()
+    pending: collections.deque[tuple[Pair, list[concurrent.futures.Future]]] = collections.deque()
+    waiting = 0  # files of those
+
+    def local() -> Pair:
+        nonlocal waiting
+        pair, copies = pending.popleft()
+        waiting -= len(copies)
+        *images, mask = [copy.result() for copy in copies]
+        used.append(dataclasses.replace(pair, images=tuple(images), mask=mask))
+        return used[-1]
+
     with contextlib.ExitStack() as stack:
         stack.callback(executor.shutdown, wait=True, cancel_futures=True)
         for index, pair in enumerate(pairs):
-            pending.append(executor.submit(_copy, pair, folder, index))
-            if len(pending) > AHEAD:
-                used.append(pending.popleft().result())
-                yield used[-1]
+            copies = [
+                executor.submit(discovery.local_copy, source, os.path.join(folder, f"{index}-{k}"))
+                for k, source in enumerate(_sources(pair))
+            ]
+            pending.append((pair, copies))
+            waiting += len(copies)
+            if waiting > downloads:
+                yield local()
         while pending:
-            used.append(pending.popleft().result())
-            yield used[-1]
-
-
-def _copy(pair: Pair, folder: str, index: int) -> Pair:
-    return dataclasses.replace(
-        pair,
-        images=tuple(
-            discovery.local_copy(image, os.path.join(folder, f"image-{index}-{k}"))
-            for k, image in enumerate(pair.images)
-        ),
-        mask=discovery.local_copy(pair.mask, os.path.join(folder, f"mask-{index}")),
-    )
+            yield local()
 
 
 def _sources(pair: Pair) -> tuple[discovery.Source, ...]:

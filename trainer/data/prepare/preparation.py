@@ -92,7 +92,7 @@ def prepare(settings: config.Prepare) -> schema.Manifest:
         listed = _listed(pairs, names)
         left_out["images in no list of --splits"] += len(pairs) - len(listed)
         with worker_pool.start(_num_workers(settings.workers, len(listed))) as run:
-            found, skipped = _survey(run, listed, kind, settings.skip_bad)
+            found, skipped = _survey(run, listed, kind, settings)
             if skipped and draw:  # the rest may have to fill a split
                 names, draw = _assign(settings, [one.pair for one in found.values()])
             names = {side: [n for n in names[side] if n in found] for side in names}
@@ -199,12 +199,12 @@ def _num_workers(asked: int, num_images: int) -> int:
 
 
 def _survey(
-    run: worker_pool.Run, pairs: Sequence[Pair], kind: Kind, skip_bad: bool
+    run: worker_pool.Run, pairs: Sequence[Pair], kind: Kind, settings: config.Prepare
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Returns what was found, by name, and the names of the pairs that were skipped."""
-    task = functools.partial(_examine, kind, skip_bad)
+    task = functools.partial(_examine, kind, settings.skip_bad)
     found, skipped = {}, []
-    results = prefetch.results(run, task, pairs, "reading")
+    results = prefetch.results(run, task, pairs, "reading", settings.downloads)
     for pair, result in zip(pairs, results, strict=True):
         if isinstance(result, str):
             logging.warning("Skipped: %s", result)

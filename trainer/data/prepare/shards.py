@@ -41,7 +41,9 @@ def write(
     every = itertools.chain.from_iterable(g for groups in order.values() for g in groups.values())
     pairs = list(by_pair(every))
     task = functools.partial(kind.encode, form)
-    results = itertools.chain.from_iterable(prefetch.results(run, task, pairs, "writing"))
+    results = itertools.chain.from_iterable(
+        prefetch.results(run, task, pairs, "writing", settings.downloads)
+    )
     splits = {}
     for side, groups in order.items():
         total = pixel_counts.empty(len(form.rule.classes), form.channels)

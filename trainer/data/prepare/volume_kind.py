@@ -113,7 +113,8 @@ class VolumeKind:
         """See `Kind`: blocks with a foreground come first, those without it after them."""
         pairs = list(by_pair(train))
         task = functools.partial(self.foreground_of, form)
-        found = [has for one in prefetch.results(run, task, pairs, "masks") for has in one]
+        results = prefetch.results(run, task, pairs, "masks", self.settings.downloads)
+        found = [has for one in results for has in one]
         chosen: dict[bool | None, list[Example]] = {True: [], False: []}
         for example, has_foreground in zip(train, found, strict=True):
             chosen[has_foreground].append(example)
