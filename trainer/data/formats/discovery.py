@@ -28,7 +28,7 @@ HIDDEN = ("thumbs.db", "desktop.ini")  # beside those whose names begin with a d
 COPIES = "reduced pages"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Source:
     """Where an image or mask is.
 

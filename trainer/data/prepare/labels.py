@@ -67,7 +67,7 @@ class Shape:
     blocks: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Seen:
     """What was seen in a mask.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from trainer.data.formats import discovery
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Part:
     """A box of an image or volume, an example of its own.
 
@@ -27,7 +27,7 @@ class Part:
         return tuple(slice(a, a + n) for a, n in zip(self.start, self.shape, strict=True))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Pair:
     """An image and its mask.
 
@@ -56,7 +56,7 @@ class Pair:
         return self.image.name
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Example:
     """A part of a pair, in the order in which examples are written."""
 

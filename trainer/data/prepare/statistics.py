@@ -18,7 +18,7 @@ from trainer.data.prepare.pairs import Pair
 from trainer.errors import InputError
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Survey:
     """What there is in a pair.
 
