@@ -1,5 +1,6 @@
 """Several machines that share a folder of images, and one of masks."""
 
+import csv
 import json
 import os
 import shutil
@@ -154,5 +155,32 @@ def test_a_start_that_would_meet_another_is_refused(run_dir, images, tmp_path):
             assert f"a start with {words} has, too. Wait for it, or" in str(error.value)
         predict(run_dir, images, out, "--part=2/2")
     assert content(out).items() > kept.items()
+    for part in ("2/2", "2/3"):  # of parts that are made of other images, too
+        with pytest.raises(InputError, match="holds predictions with another tta"):
+            predict(run_dir, images, out, f"--part={part}", "--tta=flips")
+    shutil.rmtree(out / "parts/2-of-2")
     with pytest.raises(InputError, match="holds predictions with another tta"):
         predict(run_dir, images, out, "--part=2/2", "--tta=flips")
+
+
+@pytest.mark.slow
+def test_parts_share_a_bucket(run_dir, images, gcs, bucket):
+    for path in images.rglob("*.png"):
+        gcs.write(f"{bucket}/images/{path.name}", path.read_bytes())
+    argv = [f"--run_dir={run_dir}", f"--images={bucket}/images", f"--output={bucket}/out"]
+    argv += ["--review", "--uncertainty"]
+    for part in ("1/2", "2/2"):
+        predict_images.predict(flags.parse(config.Predict, ["predict", *argv, f"--part={part}"]))
+    own = {"prediction.json", "review.csv"}
+    masks = {f"{number}.png" for number in range(12)}
+    made = masks | {f"uncertainty/{number}.tif" for number in range(12)}
+    assert set(gcs.names(f"{bucket}/out/")) == made | {
+        f"parts/{part}-of-2/{name}" for part in (1, 2) for name in own
+    }
+    predict_images.predict(flags.parse(config.Predict, ["predict", *argv]))
+    assert set(gcs.names(f"{bucket}/out/")) == made | own
+    table = gcs.read(f"{bucket}/out/review.csv").decode()
+    rows = list(csv.DictReader(table.splitlines()))
+    assert {row["mask"] for row in rows} == masks
+    expected = [float(row["expected_dice"]) for row in rows]
+    assert expected == sorted(expected)

@@ -111,7 +111,9 @@ class Folder:
         self._check_others()
         self._record = self._recorded(self._part.folder)
         for folder in self._others():
-            self._elsewhere.update(self._recorded(folder))
+            # Another part of as many has other images, and may be at work.
+            is_idle = self._part.may_meet(folder)
+            self._elsewhere.update(self._recorded(folder, is_idle))
         if not self._part.folder:
             self._record, self._elsewhere = {**self._elsewhere, **self._record}, {}
         self.reviews |= bool(self._expected())
@@ -168,8 +170,12 @@ class Folder:
                     f"{mine} has, too. Wait for it, or remove that file if it has ended."
                 )
 
-    def _recorded(self, folder: str) -> records.Record:
+    def _recorded(self, folder: str, is_idle: bool = True) -> records.Record:
         """Returns what earlier starts wrote, of all images or of a part that has such a folder.
+
+        Args:
+            folder: of the part, empty of all images.
+            is_idle: whether no process can be writing there, so that what a killed one left counts.
 
         Raises:
             InputError: if they were other predictions, or none of this command.
@@ -199,7 +205,7 @@ class Folder:
                 )
         found = records.from_json(old.get("files", {}), path)
         scratch = os.path.join(home, SCRATCH)
-        for name in files.list_folder(scratch):
+        for name in files.list_folder(scratch) if is_idle else ():
             if name.endswith(LINES):
                 lines = os.path.join(scratch, name)
                 found.update(records.from_lines(files.read_text(lines), lines))
