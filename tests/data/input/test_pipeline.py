@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests import rounding
 from tests.volumes import write_volumes
-from trainer.data.dataset import schema
+from trainer.data.dataset import sample, schema
 from trainer.data.input import normalization, pipeline
 from trainer.errors import InputError
 
@@ -481,6 +481,22 @@ def test_no_stream_is_tuned_and_a_kept_iterator_does_not_go(tmp_path):
     del iterator
     gc.collect()
     assert reference() is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [-1, 1])
+def test_a_shard_with_another_number_of_examples_ends_an_evaluation(change, tmp_path):
+    data_dir, manifest = write_data(tmp_path, [5, 5], split="val")
+    shard = manifest.splits["val"].shards[0]
+    examples = list(schema.read_shard(data_dir, shard))
+    schema.write_shard(data_dir, shard.name, [*examples, examples[0]][: 5 + change])
+    options = {"stride": 4, "batch_size": 2, "normalize": "none", "tile": 64}
+    few = sample.of_validation(manifest, 4)  # two of each shard, which both are there
+    part = pipeline.evaluation_batches(data_dir, few, "val", **options)
+    assert sorted(n for batch in part for n in batch["case"].numpy()) == [0, 1, 2, 3]
+    whole = pipeline.evaluation_batches(data_dir, manifest, "val", **options)
+    with pytest.raises(tf.errors.FailedPreconditionError, match="to contain 5 elements"):
+        list(whole)
 
 
 @pytest.mark.slow

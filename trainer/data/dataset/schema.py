@@ -118,6 +118,11 @@ class Split:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @property
+    def is_sample(self) -> bool:
+        """Whether the shards' files hold more examples than these, see `sample`."""
+        return self.examples < sum(count for *_, count in self.sizes)
+
 
 @dataclasses.dataclass(frozen=True)
 class Fold:

@@ -537,12 +537,14 @@ def _numbered_cases(
     data_dir: str, manifest: schema.Manifest, split: str, worker: int, num_workers: int
 ) -> tf.data.Dataset:
     """Returns (place in `cases` of the split, serialized example) of a worker's readable ones."""
-    paths, counts = _shards(data_dir, manifest.splits[split].shards)
+    entry = manifest.splits[split]
+    paths, counts = _shards(data_dir, entry.shards)
     first_cases = tf.cumsum(counts, exclusive=True)
     blank = schema.blank_example(manifest)
 
     def numbered(path: tf.Tensor, count: tf.Tensor, first_case: tf.Tensor) -> tf.data.Dataset:
-        return tf.data.Dataset.zip((tf.data.Dataset.counter(first_case), _read(path, count)))
+        records = _read(path, count, entry.is_sample)
+        return tf.data.Dataset.zip((tf.data.Dataset.counter(first_case), records))
 
     data = tf.data.Dataset.from_tensor_slices((paths, counts, first_cases))
     data = data.shard(num_workers, worker).flat_map(numbered)
@@ -679,9 +681,11 @@ def _shards(data_dir: str, shards: tuple[schema.Shard, ...]) -> tuple[tf.Tensor,
     return paths, tf.constant([shard.examples for shard in shards], tf.int64)
 
 
-def _read(path: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
-    """Returns a shard's first records; fails where it ends early, even between two records."""
-    records = tf.data.TFRecordDataset(path).take(count)
+def _read(path: tf.Tensor, count: tf.Tensor, is_sample: bool = False) -> tf.data.Dataset:
+    """Returns a shard's records, or the first ones; fails if they are fewer, or others follow."""
+    records = tf.data.TFRecordDataset(path)
+    if is_sample:
+        records = records.take(count)
     return records.apply(tf.data.experimental.assert_cardinality(count))
 
 
