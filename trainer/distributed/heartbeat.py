@@ -59,7 +59,8 @@ class Peers:
             signs: what they raise when a worker is lost, perhaps before this process knows it.
         """
         self._abort, self._signs = abort, signs
-        threading.Thread(target=self._watch_and_escape, name="peers", daemon=True).start()
+        threading.Thread(target=self._watch, name="peers", daemon=True).start()
+        threading.Thread(target=self._escape_from_loss, name="escape", daemon=True).start()
 
     @contextlib.contextmanager
     def watched_from_outside(self) -> Iterator[None]:
@@ -95,6 +96,7 @@ class Peers:
         The chief that is done waits until they have ended: otherwise their connections would
         break, and gRPC would log that at length. A worker with wrong input waits until they have
         seen theirs: it may be wrong as well, and they may need a tensor of this worker to see it.
+        The chief hears that from each of them, and the others see it by the chief's end.
         """
         with self._changed:
             self._is_leaving = True
@@ -103,21 +105,21 @@ class Peers:
             if self._members.index == 0 and kind == "done":
                 self._changed.wait_for(lambda: not self._links, END_SECONDS)
             elif kind == "input":
+                is_chief = self._members.index == 0
                 self._changed.wait_for(
-                    lambda: all(link.leaving for link in self._links), OWN_ERROR_SECONDS
+                    lambda: all(is_chief and link.leaving for link in self._links),
+                    OWN_ERROR_SECONDS,
                 )
 
     def _tell(self, line: str) -> None:
         for link in self._links:
             link.send(line)
 
-    def _watch_and_escape(self) -> None:
-        self._watch()
-        if self._loss is not None and not self._is_leaving:
-            self._escape()
-
     def _watch(self, end: int | None = None, is_asleep: Callable[[], bool] = lambda: False) -> None:
-        """Watches until a worker is lost, or something can be read from the descriptor `end`."""
+        """Watches while there are workers to watch.
+
+        With the descriptor `end` until a worker is lost, or something can be read from `end`.
+        """
         interval = self._timeouts.interval
         with selectors.DefaultSelector() as selector:
             if end is not None:
@@ -125,7 +127,7 @@ class Peers:
             for link in self._links:
                 selector.register(link, selectors.EVENT_READ, link)
             checked = spoken = time.monotonic()
-            while self._links and (self._loss is None or self._is_leaving):
+            while self._links and (end is None or self._loss is None):
                 for key, _ in selector.select(interval):
                     link = key.data
                     if link is None:
@@ -188,9 +190,12 @@ class Peers:
                 if self._members.index == 0:
                     self._tell(line)
 
-    def _escape(self) -> None:
-        """Lets the main thread end the process; ends it if it does not."""
+    def _escape_from_loss(self) -> None:
+        """Lets the main thread end the process once a worker is lost; ends it if it does not."""
         with self._changed:
+            self._changed.wait_for(lambda: self._loss is not None or self._is_leaving)
+            if self._is_leaving:
+                return
             if isinstance(self._loss, InputError):
                 self._changed.wait_for(lambda: self._is_leaving, OWN_ERROR_SECONDS)
         # It may wait for the main thread; the process ends in any case.
