@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# docker build --target=cpu|gpu|tpu; docs/vertex.md. What may enter is listed in .dockerignore.
+# docker build --target=cpu|gpu|tpu|beam; docs/vertex.md, docs/beam.md. What may enter is listed in .dockerignore.
 FROM python:3.11.14-slim-bookworm@sha256:65a93d69fa75478d554f4ad27c85c1e69fa184956261b4301ebaf6dbb0a3543d AS base
 LABEL org.opencontainers.image.title="unet-trainer" \
       org.opencontainers.image.description="Trains U-Nets with TensorFlow at any scale" \
@@ -54,3 +54,15 @@ RUN --mount=from=wheel,source=/wheels,target=/wheels pip install --no-deps /whee
 ARG RUN_AS=1000
 USER ${RUN_AS}
 ENTRYPOINT ["python", "-m", "trainer.task"]
+
+# The machines of Dataflow, Flink and Spark; of Beam's own image only what starts Python there.
+FROM apache/beam_python3.11_sdk:2.77.0 AS beam-boot
+
+FROM base AS beam
+COPY requirements/beam.txt /requirements/
+RUN pip install --require-hashes --no-deps --requirement=/requirements/beam.txt
+COPY --from=beam-boot /opt/apache/beam /opt/apache/beam
+RUN --mount=from=wheel,source=/wheels,target=/wheels pip install --no-deps /wheels/*.whl
+ARG RUN_AS=1000
+USER ${RUN_AS}
+ENTRYPOINT ["/opt/apache/beam/boot"]

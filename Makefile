@@ -3,6 +3,7 @@
 # make test   the whole suite, except the long tests
 # make test-long  drills, benchmarks, the site and its notebook, a browser, packages, the tests' own servers
 # make test-io  tests that need tensorflow-io: s3:// and az://, with the TensorFlow that it fits
+# make test-beam  tests that need Apache Beam: preparing and predicting on its engines
 # make test-image  the image's steps, without docker
 # make docs   the documentation as a site, into site/
 # make lock     writes requirements/*.txt again, from setup.py and requirements/*.in
@@ -27,7 +28,7 @@ endif
 # third of the tests, and takes from the others once it has none left.
 PYTEST = $(BIN)/python -m pytest -q -n 3 --dist worksteal
 
-.PHONY: demo check test test-long test-io test-image test-preflight browser docs lint lock clean
+.PHONY: demo check test test-long test-io test-beam test-image test-preflight browser docs lint lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m trainer.task --flagfile=configs/demo.cfg
@@ -49,6 +50,9 @@ browser:
 
 test-io: .venv-io/installed
 	.venv-io/bin/python -m pytest -q tests/io
+
+test-beam: .venv-beam/installed
+	.venv-beam/bin/python -m pytest -q tests/beam
 
 test-image: $(VENV)/installed-test
 	$(BIN)/python -m pytest -q tests/image
@@ -86,6 +90,11 @@ $(VENV)/installed-docs: $(VENV)/installed
 	if command -v npm; then npm install --silent --prefix .venv-io azurite@3.35.0; fi
 	touch $@
 
+.venv-beam/installed: setup.py
+	$(PYTHON) -m venv .venv-beam
+	.venv-beam/bin/python -m pip install --quiet --editable ".[dataflow,test-beam]"
+	touch $@
+
 # What the main environment has is found there.
 .venv-preflight/installed: $(VENV)/installed-test
 	$(PYTHON) -m venv .venv-preflight
@@ -104,6 +113,7 @@ lock:
 	$(LOCK) requirements/gpu.in --output-file requirements/gpu.txt
 	$(LOCK) requirements/tpu.in --override requirements/tpu-without.in \
 		--output-file requirements/tpu.txt
+	$(LOCK) --extra=dataflow --extra=medical requirements/beam.in --output-file requirements/beam.txt
 
 clean:
-	rm -rf .venv .venv-io .venv-lock .venv-preflight .venv-tf* build dist site *.egg-info runs .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-beam .venv-io .venv-lock .venv-preflight .venv-tf* build dist site *.egg-info runs .mypy_cache .pytest_cache .ruff_cache

@@ -102,6 +102,11 @@ setuptools.setup(
             "tensorboard>=2.17,<2.18",
             "tensorflow-io==0.37.1",
         ],
+        # Works on Dataflow, Flink or Spark. It caps protobuf, numpy and Pillow, so an environment
+        # of its own is best.
+        "beam": ["apache-beam>=2.77,<2.78"],
+        # Google's clients, which it needs for --runner=dataflow.
+        "dataflow": ["apache-beam[gcp]>=2.77,<2.78"],
         # Compilers of accelerators that are not here: 0.5 GB for TPUs, 5 GB more for GPUs.
         "preflight": [
             "jax>=0.10.2,<0.10.3",
@@ -110,6 +115,10 @@ setuptools.setup(
         "preflight-gpu": [
             "jax>=0.10.2,<0.10.3",
             "jax-cuda12-plugin[with-cuda]>=0.10.2,<0.10.3",
+        ],
+        "test-beam": [
+            "nibabel>=5.3,<6",
+            "pytest>=8,<10",
         ],
         "test-io": [
             "moto[server]>=5.2,<6",

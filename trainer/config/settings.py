@@ -1200,6 +1200,18 @@ class Prepare(Settings):
     downloads: int = setting(
         32, "Files of a store that are copied to the local disk at the same time.", low=1
     )
+    runner: str = setting(
+        "local",
+        "What does the work: this machine's processes, or Apache Beam on this machine, Dataflow, "
+        "Flink or Spark (docs/beam.md); the bytes are the same.",
+        choices=("local", "direct", "dataflow", "flink", "spark"),
+    )
+    runner_options: str = setting(
+        "",
+        "Beam's own options, such as '--project=P --region=R --temp_location=gs://B/tmp "
+        "--sdk_container_image=IMAGE'.",
+    )
+    dry_run: bool = setting(False, "Prints what --runner would be given, and does nothing.")
     origin: str = setting("", "Where the data come from, for the manifest.")
     licence: str = setting("", "Licence of the data, for the manifest.")
 

@@ -122,6 +122,11 @@ def temporary_path(path: str) -> str:
     return os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.tmp")
 
 
+def is_temporary(name: str) -> bool:
+    """Whether a file's name is one that `writing` gives, and leaves where a process is killed."""
+    return re.fullmatch(r"\.[0-9a-f]{32}\.tmp", name) is not None
+
+
 def _is_no_file(path: str) -> bool:
     devices = os.path.abspath(path).startswith("/dev/")  # /dev/stdout may lead to a file
     return devices or (os.path.exists(path) and not os.path.isfile(path))

@@ -5,6 +5,7 @@ import os
 import pathlib
 import pty
 import re
+import signal
 import subprocess
 import sys
 import termios
@@ -59,11 +60,15 @@ def test_on_a_terminal_bars_show_speed_and_the_time_that_is_left(folder):
     assert all(re.fullmatch(r"[\d.]+ images/s", speed) for *_, speed in ends)
 
 
+def _arrays(folder):
+    return f"--images={folder}/x.npy", f"--masks={folder}/y.npy"
+
+
 def _started_writing(folder):
     rng = np.random.default_rng(0)
     np.save(folder / "x.npy", rng.integers(0, 256, (60, 512, 512, 3), np.uint8))
     np.save(folder / "y.npy", rng.integers(0, 2, (60, 512, 512), np.uint8))
-    process = _start(folder, "--workers=2", f"--images={folder}/x.npy", f"--masks={folder}/y.npy")
+    process = _start(folder, *_arrays(folder), "--workers=2")
     while not list(folder.glob("out/*.tfrecord")):
         assert process.poll() is None
         time.sleep(0.01)
@@ -71,13 +76,29 @@ def _started_writing(folder):
 
 
 @pytest.mark.slow
-def test_a_command_that_is_stopped_leaves_nothing_behind(folder):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_what_is_stopped_goes_on_and_gives_the_same_bytes(folder, number):
     process = _started_writing(folder)
-    process.terminate()
+    process.send_signal(number)
     _, said = process.communicate()
-    assert process.returncode == 143
-    assert "Traceback" not in said
-    assert not (folder / "out").exists()
+    assert process.returncode == {signal.SIGTERM: 143}.get(number, -number)
+    assert "Traceback" not in said or number == signal.SIGINT
+    whole = {path.name: path.stat().st_mtime_ns for path in folder.glob("out/*.tfrecord")}
+    kept = {path.name for path in folder.glob("out/unfinished/shard-*")}
+    assert list(folder.glob("out/unfinished/reading-*"))
+    again = _start(folder, *_arrays(folder), "--workers=2")
+    assert again.wait() == 0
+    same = [
+        name for name, when in whole.items() if (folder / "out" / name).stat().st_mtime_ns == when
+    ]
+    assert len(same) == len(kept)  # a shard whose result was not yet kept is written again
+    assert not (folder / "out/unfinished").exists()
+    other = _start(folder, *_arrays(folder), f"--output={folder}/other", "--workers=1")
+    assert other.wait() == 0
+    names = sorted(path.name for path in (folder / "out").iterdir())
+    assert names == sorted(path.name for path in (folder / "other").iterdir())
+    for name in names:
+        assert (folder / "out" / name).read_bytes() == (folder / "other" / name).read_bytes()
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def test_image_and_mask_come_at_the_same_time_and_no_more_than_asked(downloads, 
         assert len(os.listdir(folder)) <= 2 + 2 * downloads + 2
         return len(seen)
 
-    assert list(prefetch.results(map, task, PAIRS, "reading", downloads)) == list(range(2, 20, 2))
+    assert list(prefetch.results(map, task, PAIRS, downloads)) == list(range(2, 20, 2))
     assert seen == [one.path for pair in PAIRS for one in (pair.image, pair.mask)]
     assert 1 <= most <= downloads
     assert not any(map(os.path.exists, folders))
@@ -68,5 +68,5 @@ def test_a_file_that_cannot_be_copied_ends_it_and_leaves_nothing(monkeypatch):
 
     monkeypatch.setattr(discovery, "local_copy", copy)
     with pytest.raises(OSError, match="gs://bucket/masks/3.png"):
-        list(prefetch.results(map, str, PAIRS, "reading", 4))
+        list(prefetch.results(map, str, PAIRS, 4))
     assert not any(map(os.path.exists, folders))

@@ -130,7 +130,7 @@ def test_a_second_start_uploads_only_what_is_missing(gcs, bucket, pictures, capl
     with caplog.at_level("INFO", logger="absl"):
         assert _prepare(*_arguments(pictures, second)) == manifest
     left = len(shards) - 4
-    assert gcs.counts().requests["insert"] == left + 2  # and the lease and the manifest
+    assert not [name for name in gcs.names(f"{second}/") if name.startswith("unfinished")]
     said = f"Uploaded {left} shards; 4 existed already."
     assert said in [record.getMessage() for record in caplog.records]
 

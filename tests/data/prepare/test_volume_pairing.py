@@ -87,5 +87,5 @@ def test_volumes_of_a_bucket_are_copied_with_their_whole_suffix(gcs, bucket, tmp
             gcs.write(f"{bucket}/{name}", path.read_bytes())
     found = find(bucket, volumes=True)
     assert [pair.name for pair in found.pairs] == ["a/p1", "a/p2"]
-    results = prefetch.results(map, _shape_and_sum, found.pairs, "reading", 3)
+    results = prefetch.results(map, _shape_and_sum, found.pairs, 3)
     assert list(results) == [(CT.shape, CT.sum(), CT.size)] * 2

@@ -1,21 +1,32 @@
 """Tests of processes that share the work."""
 
 import errno
+import functools
 import os
 import signal
 
 import pytest
 
 from trainer.data.prepare import worker_pool
-from trainer.errors import InputError
+from trainer.errors import InputError, RetryableError
 
 
 def _double(value):
     return 2 * value
 
 
-def _die(value):
-    os.kill(os.getpid(), signal.SIGKILL)
+def _die_once(folder, when, value):
+    mark = folder / "died"
+    if value == when and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 2 * value
+
+
+def _die_at_20(value):
+    if value == 20:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value
 
 
 def _refuse(value):
@@ -57,9 +68,23 @@ def test_an_error_in_a_worker_reaches_the_caller():
         list(run(_refuse, [3]))
 
 
-def test_a_killed_worker_is_explained():
-    with worker_pool.start(2) as run, pytest.raises(InputError) as error:
-        list(run(_die, [3]))
+def test_what_a_killed_worker_did_is_tried_again(tmp_path, caplog):
+    task = functools.partial(_die_once, tmp_path, 20)
+    with worker_pool.start(2) as run:
+        assert list(run(task, range(40))) == list(range(0, 80, 2))
+    assert [record.getMessage() for record in caplog.records] == [
+        "Warning: a worker process was killed, most likely because memory ran out; what it did is "
+        "tried again."
+    ]
+
+
+def test_what_kills_its_worker_twice_is_named():
+    with worker_pool.start(2, "image {}".format) as run:
+        results = run(_die_at_20, range(40))
+        assert [next(results) for _ in range(16)] == list(range(16))
+        with pytest.raises(RetryableError) as error:
+            list(results)
     assert str(error.value) == (
-        "A worker process was killed, most likely because memory ran out; use fewer --workers."
+        "A worker process was killed twice by image 20, most likely because memory ran out; use "
+        "fewer --workers, or leave that out. What is finished is kept."
     )

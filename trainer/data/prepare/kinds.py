@@ -1,7 +1,7 @@
 """What preparation asks of a kind of data, images or volumes, and the kind that images are."""
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from absl import logging
@@ -12,9 +12,10 @@ from trainer.data.formats import images
 from trainer.data.planning import auto_rules, tiling
 from trainer.data.prepare import classes, labels, mask_agreement, pixel_counts, statistics
 from trainer.data.prepare.pairs import Example, Pair, Part, cut
-from trainer.data.prepare.worker_pool import Run
 
 Encoded = tuple[bytes, pixel_counts.Tally]
+# What is done, the task, the pairs → the result of each pair; `engines.Engine.each`.
+Each = Callable[[str, Callable[[Pair], Any], Sequence[Pair]], Iterable[Any]]
 
 
 class Kind(Protocol):
@@ -62,7 +63,7 @@ class Kind(Protocol):
         """Returns the examples that a pair gives in a split."""
 
     def groups(
-        self, run: Run, form: Any, train: Sequence[Example]
+        self, each: Each, form: Any, train: Sequence[Example]
     ) -> Mapping[bool | None, Sequence[Example]]:
         """Returns the training examples by what their shards say, see `schema.Shard.foreground`."""
 
@@ -124,7 +125,7 @@ class Images:
         return cut(survey.pair.name, shape, self.settings.tile if side == "train" else 0)
 
     def groups(
-        self, run: Run, form: statistics.Format, train: Sequence[Example]
+        self, each: Each, form: statistics.Format, train: Sequence[Example]
     ) -> Mapping[bool | None, Sequence[Example]]:
         """See `Kind`: it is not known which images have a foreground."""
         return {None: train}

@@ -15,7 +15,8 @@ from typing import Protocol
 from absl import logging
 
 from trainer.data.dataset import schema
-from trainer.errors import InputError
+from trainer.data.prepare import kept
+from trainer.errors import InputError, RetryableError
 from trainer.storage import files, gcs, lock
 
 SHARD = re.compile(r".+-\d{5,}-of-\d{5,}\.tfrecord")
@@ -24,6 +25,9 @@ UPLOADS = 4  # at a time; as many more shards may wait on the local disk
 
 class Output(Protocol):
     """What data are written to."""
+
+    def has(self, shard: schema.Shard) -> bool:
+        """Whether an earlier start has written this shard, which is kept then."""
 
     def add(self, name: str, examples: Iterable[bytes]) -> schema.Shard:
         """Writes a shard."""
@@ -46,14 +50,23 @@ def check(path: str) -> None:
 def open_output(path: str) -> Iterator[Output]:
     """Opens a folder, local or in an object store, without a manifest, for this process alone.
 
+    If the block fails, nothing is left but what a bucket has got. If it is stopped, or a store has
+    not answered, its results stay for the next start (`kept`).
+
     Raises:
         InputError: another process writes there, or has finished in the meantime.
     """
     opened = _open_bucket if path.startswith(gcs.SCHEME) else _open_folder
     with lock.held(path, lock.SECONDS, flag="output"):
         check_unfinished(path)
-        with opened(path) as output:
-            yield output
+        try:
+            with opened(path) as output:
+                yield output
+        except RetryableError:
+            raise
+        except Exception:
+            kept.of_output(path).remove()
+            raise
 
 
 def check_unfinished(path: str) -> None:
@@ -71,27 +84,44 @@ class Folder:
     def __init__(self, path: str) -> None:
         """Begins to write into an existing folder."""
         self._path = path
-        self.written: list[str] = []
+
+    def has(self, shard: schema.Shard) -> bool:
+        """See `Output`; it had its name when it was complete."""
+        path = f"{self._path}/{shard.name}"
+        return files.exists(path) and files.size_of(path) == shard.bytes
 
     def add(self, name: str, examples: Iterable[bytes]) -> schema.Shard:
         """Writes a shard."""
-        shard = schema.write_shard(self._path, name, examples)
-        self.written.append(name)
-        return shard
+        return schema.write_shard(self._path, name, examples)
 
     def finish(self, manifest: schema.Manifest) -> None:
         """Writes the manifest."""
         schema.write_manifest(manifest, self._path)
+        _remove_others(manifest, self._path, files.list_folder(self._path))
+
+
+def _remove_others(manifest: schema.Manifest, path: str, names: Iterable[str]) -> None:
+    """Removes the results of the work, and the shards that a start with other settings has left."""
+    kept.of_output(path).remove()
+    splits = [*manifest.splits.values()]
+    splits += [split for fold in manifest.folds or () for split in (fold.train, fold.val)]
+    mine = {shard.name for split in splits for shard in split.shards}
+    for name in names:
+        if SHARD.fullmatch(name) and name not in mine:
+            files.remove(f"{path}/{name}")
 
 
 @contextlib.contextmanager
 def _open_folder(path: str) -> Iterator[Output]:
-    """If the block fails, removes all that was written."""
-    folder = Folder(path)
+    """If the block fails, removes all shards: `check` has seen that none is another's."""
+    for name in filter(files.is_temporary, files.list_folder(path)):
+        files.remove(f"{path}/{name}")
     try:
-        yield folder
-    except BaseException:
-        for name in folder.written:
+        yield Folder(path)
+    except RetryableError:
+        raise
+    except Exception:
+        for name in filter(SHARD.fullmatch, files.list_folder(path)):
             files.remove(f"{path}/{name}")
         raise
 
@@ -110,12 +140,17 @@ class Bucket:
         self._pending: collections.deque[concurrent.futures.Future] = collections.deque()
         self._skipped = self._sent = 0
 
+    def has(self, shard: schema.Shard) -> bool:
+        """See `Output`."""
+        is_there = self._there.get(shard.name) == gcs.Content(shard.bytes, shard.crc32c)
+        self._skipped += is_there
+        return is_there
+
     def add(self, name: str, examples: Iterable[bytes]) -> schema.Shard:
         """Writes a shard and has it uploaded; waits if too many are being uploaded."""
         shard = schema.write_shard(self._scratch, name, examples)
-        if self._there.get(name) == gcs.Content(shard.bytes, shard.crc32c):
+        if self.has(shard):
             os.remove(os.path.join(self._scratch, name))
-            self._skipped += 1
             return shard
         self._pending.append(self._pool.submit(self._upload, name, shard.crc32c))
         self._sent += 1
@@ -130,7 +165,9 @@ class Bucket:
         schema.write_manifest(manifest, self._scratch)
         local = os.path.join(self._scratch, schema.MANIFEST)
         gcs.upload(local, f"{self._path}/{schema.MANIFEST}", files.crc32c(local), create=True)
-        logging.info("Uploaded %d shards; %d existed already.", self._sent, self._skipped)
+        if self._sent or self._skipped:  # by this process
+            logging.info("Uploaded %d shards; %d existed already.", self._sent, self._skipped)
+        _remove_others(manifest, self._path, self._there)
 
     def _upload(self, name: str, crc32c: str) -> None:
         local = os.path.join(self._scratch, name)

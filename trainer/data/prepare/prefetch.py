@@ -14,8 +14,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import tqdm
-
 from trainer.data.formats import discovery
 from trainer.data.prepare import worker_pool
 from trainer.data.prepare.pairs import Pair
@@ -23,11 +21,7 @@ from trainer.storage import files
 
 
 def results(
-    run: worker_pool.Run,
-    task: Callable[[Pair], Any],
-    pairs: Sequence[Pair],
-    what: str,
-    downloads: int,
+    run: worker_pool.Run, task: Callable[[Pair], Any], pairs: Sequence[Pair], downloads: int
 ) -> Iterator[Any]:
     """Yields `task(pair)` of every pair, in order; pairs in a store have local paths by then.
 
@@ -35,18 +29,8 @@ def results(
         run: runs tasks on the workers.
         task: what is done with each pair.
         pairs: all.
-        what: label of the progress bar that a terminal shows.
         downloads: files that are copied at the same time.
     """
-    with tqdm.tqdm(total=len(pairs), desc=what, unit=" images", disable=None) as bar:
-        for result in _results(run, task, pairs, downloads):
-            bar.update()
-            yield result
-
-
-def _results(
-    run: worker_pool.Run, task: Callable[[Pair], Any], pairs: Sequence[Pair], downloads: int
-) -> Iterator[Any]:
     if not any(files.is_remote(source.path) for pair in pairs for source in _sources(pair)):
         yield from run(task, pairs)
         return

@@ -23,15 +23,16 @@ from typing import Any
 
 from absl import logging
 
-from trainer import config
+from trainer import cli, config
 from trainer.data.dataset import folds, schema
 from trainer.data.formats import discovery, reading
 from trainer.data.planning import data_plan, plan_file
 from trainer.data.prepare import (
     classes,
+    engines,
+    kept,
     output,
     pairing,
-    prefetch,
     shards,
     splitting,
     statistics,
@@ -42,6 +43,7 @@ from trainer.data.prepare import (
 from trainer.data.prepare.kinds import Images, Kind
 from trainer.data.prepare.pairs import Example, Pair
 from trainer.data.prepare.volume_kind import VolumeKind
+from trainer.distributed import beam_runner
 from trainer.errors import InputError, one_line
 from trainer.storage import files
 
@@ -67,13 +69,36 @@ class Plan:
 
 
 def main(settings: config.Prepare) -> None:
-    """Prepares data; when asked to stop, leaves no more behind than after an error."""
+    """Prepares data; when asked to stop, keeps what the next start can go on with."""
     signal.signal(signal.SIGTERM, _exit_when_asked)
-    prepare(settings)
+    if settings.dry_run:
+        dry_run(settings)
+    else:
+        prepare(settings)
 
 
 def _exit_when_asked(number: int, frame: types.FrameType | None) -> None:
     sys.exit(128 + number)
+
+
+def dry_run(settings: config.Prepare) -> None:
+    """Prints what Beam would be given.
+
+    Raises:
+        InputError: it is not asked for, or refuses it.
+    """
+    beam = _beam(settings)
+    if beam is None:
+        raise InputError("--dry_run prints what --runner is given, and local is given nothing.")
+    cli.show(beam.described())
+
+
+def _beam(settings: config.Prepare) -> beam_runner.Beam | None:
+    """Returns the engine of Beam's that is asked for, if one is, and has checked it."""
+    beam = beam_runner.parse(settings.runner, settings.runner_options, settings.workers)
+    if beam:
+        beam.check([(name, getattr(settings, name)) for name in ("images", "masks", "output")])
+    return beam
 
 
 def prepare(settings: config.Prepare) -> schema.Manifest:
@@ -81,18 +106,30 @@ def prepare(settings: config.Prepare) -> schema.Manifest:
 
     Raises:
         InputError: if a setting or a file breaks a rule; what was written is removed then, but for
-            shards in gs://, which a second start need not upload again.
+            shards in gs://, which a second start need not upload again. What is stopped or killed
+            goes on at the next start with what it has read and written.
     """
     _check_paths(settings)
+    beam = _beam(settings)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         kind, pairs, left_out = _find(settings, scratch)
+        if beam and beam.is_elsewhere:
+            _check_within_reach(pairs, scratch, settings)
         names, draw = _assign(settings, pairs)
         _divide(settings, names)  # refuses too many folds before anything is read
         listed = _listed(pairs, names)
         left_out["images in no list of --splits"] += len(pairs) - len(listed)
-        with worker_pool.start(_num_workers(settings.workers, len(listed))) as run:
-            found, skipped = _survey(run, listed, kind, settings)
+        num_workers = 1 if beam else _num_workers(settings.workers, len(listed))
+        with (
+            output.open_output(settings.output) as folder,
+            worker_pool.start(num_workers, lambda pair: pair.image.label) as run,
+        ):
+            results = kept.of_output(settings.output)
+            engine: engines.Engine = engines.Local(run, settings.downloads, results)
+            if beam:
+                engine = engines.Distributed(beam, settings.downloads, results, settings.output)
+            found, skipped = _survey(engine, listed, kind, settings)
             if skipped and draw:  # the rest may have to fill a split
                 names, draw = _assign(settings, [one.pair for one in found.values()])
             names = {side: [n for n in names[side] if n in found] for side in names}
@@ -102,12 +139,13 @@ def prepare(settings: config.Prepare) -> schema.Manifest:
             if settings.plan:
                 kind = kind.planned([found[name] for name in training])
             form = kind.settle(found, training)
-            plan = _plan(run, kind, form, found, names, settings, draw, skipped)
-            with output.open_output(settings.output) as folder:
-                written = shards.write(run, plan.order, kind, form, settings, folder)
-                grids = _grids(kind, [found[name] for name in training])
-                manifest = _manifest(settings, kind, plan, form, written, grids)
-                folder.finish(manifest)
+            plan = _plan(engine, kind, form, found, names, settings, draw, skipped)
+            plans = shards.plan(plan.order, form, settings.shard_mb, settings.seed)
+            encode = functools.partial(kind.encode, form)
+            written = shards.describe(plans, engine.write(plans, encode, form, folder), form)
+            grids = _grids(kind, [found[name] for name in training])
+            manifest = _manifest(settings, kind, plan, form, written, grids)
+            folder.finish(manifest)
     _warn_of_absent_classes(manifest)
     left_out["unreadable images"] += len(skipped)
     seconds = time.monotonic() - started
@@ -150,6 +188,18 @@ def _find(
     found = volume_pairing.find(settings)
     given = classes.parse(found.classes, found.ignore, settings.threshold)
     return VolumeKind(settings, given, found.channel_names), found.pairs, found.left_out
+
+
+def _check_within_reach(pairs: Iterable[Pair], scratch: str, settings: config.Prepare) -> None:
+    """Raises InputError where images were unpacked or copied to this machine's disk."""
+    for pair in pairs:
+        for source in (*pair.images, pair.mask):
+            if source.path.startswith(scratch):
+                raise InputError(
+                    f"{source.label} is within a file that only --runner=local and direct take "
+                    f"apart, and --runner={settings.runner} works on other machines; save each "
+                    "image as a file of its own."
+                )
 
 
 def _refuse_others(settings: config.Prepare, names: Iterable[str], given: str, others: str) -> None:
@@ -199,12 +249,12 @@ def _num_workers(asked: int, num_images: int) -> int:
 
 
 def _survey(
-    run: worker_pool.Run, pairs: Sequence[Pair], kind: Kind, settings: config.Prepare
+    engine: engines.Engine, pairs: Sequence[Pair], kind: Kind, settings: config.Prepare
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Returns what was found, by name, and the names of the pairs that were skipped."""
     task = functools.partial(_examine, kind, settings.skip_bad)
     found, skipped = {}, []
-    results = prefetch.results(run, task, pairs, "reading", settings.downloads)
+    results = engine.each("reading", task, pairs)
     for pair, result in zip(pairs, results, strict=True):
         if isinstance(result, str):
             logging.warning("Skipped: %s", result)
@@ -230,7 +280,7 @@ def _examine(kind: Kind, skip_bad: bool, pair: Pair) -> Any:
 
 
 def _plan(
-    run: worker_pool.Run,
+    engine: engines.Engine,
     kind: Kind,
     form: Any,
     found: Mapping[str, Any],
@@ -246,7 +296,8 @@ def _plan(
     if settings.folds:
         counts = ", ".join(str(len(of)) for side, of in sides.items() if side != "test")
         logging.info("Folds: %d, of %s cases; the first is the val split.", settings.folds, counts)
-    leaks = splitting.find_leaks(sides, {name: one.digest for name, one in found.items()})
+    alike = engine.alike(found)
+    leaks = splitting.find_leaks(sides, {name: found[name].digest for name in alike})
     _warn_of_leaks(leaks)
     listed: dict[str, list[Example]] = {}
     for side, shuffled in splitting.shuffle(sides, settings.seed).items():
@@ -260,7 +311,7 @@ def _plan(
                 listed[key] = examples
     _check_names(itertools.chain.from_iterable(listed.values()))
     order: dict[str, Mapping[bool | None, Sequence[Example]]] = {
-        key: kind.groups(run, form, examples) if key.endswith("train") else {None: examples}
+        key: kind.groups(engine.each, form, examples) if key.endswith("train") else {None: examples}
         for key, examples in listed.items()
     }
     return Plan(order, draw, leaks, skipped)

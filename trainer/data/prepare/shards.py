@@ -1,89 +1,130 @@
-"""The second pass over images and masks: reads them again, encodes examples, fills shards."""
+"""Which examples each shard gets, how it is filled with them, and what is said of a split."""
 
 import collections
 import dataclasses
-import functools
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from trainer import config
 from trainer.data.dataset import schema
-from trainer.data.prepare import output, pixel_counts, prefetch, worker_pool
-from trainer.data.prepare.kinds import Encoded, Kind
-from trainer.data.prepare.pairs import Example, by_pair
+from trainer.data.prepare import pixel_counts
+from trainer.data.prepare.kinds import Encoded
+from trainer.data.prepare.pairs import Example
+
+T = typing.TypeVar("T")
 
 MIN_SHARDS = 8  # so that as many streams, or workers, can share a split of any size
 
 
-def write(
-    run: worker_pool.Run,
+@dataclasses.dataclass(frozen=True)
+class ShardPlan:
+    """A shard that is to be written.
+
+    Attributes:
+        name: of its file.
+        side: the split, or role of a fold.
+        foreground: what is known of its examples' foreground; those of a shard are alike in it.
+        examples: image by image, as they are read.
+        seed: of their order in the shard.
+    """
+
+    name: str
+    side: str
+    foreground: bool | None
+    examples: Sequence[Example]
+    seed: int
+
+    def ordered(self, of_examples: Iterable[T]) -> Iterable[T]:
+        """Returns one thing of each example in the order in which they are written.
+
+        Examples come image by image. Training permutes blocks of them, which would hold the tiles
+        of one large image each: where images were cut, examples are permuted here, and are in
+        memory meanwhile.
+        """
+        if len({id(example.pair) for example in self.examples}) == len(self.examples):
+            return of_examples
+        order = np.random.default_rng([self.seed, *self.name.encode()])
+        known = list(of_examples)
+        return [known[k] for k in order.permutation(len(known))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """A shard that has been written, and the counts and sums of its pixels."""
+
+    shard: schema.Shard
+    tally: pixel_counts.Tally
+
+
+def plan(
     order: Mapping[str, Mapping[bool | None, Sequence[Example]]],
-    kind: Kind,
     form: Any,
-    settings: config.Prepare,
-    folder: output.Output,
-) -> dict[str, schema.Split]:
-    """Writes all shards, one after the other, and returns what the manifest says of them.
+    shard_mb: float,
+    seed: int,
+) -> list[ShardPlan]:
+    """Returns all shards, in the order in which their examples are read.
 
     Args:
-        run: runs tasks on the workers.
-        order: the examples of each split, by what is known of their foreground; no shard has
-            examples of two such groups.
-        kind: of data.
+        order: the examples of each split, by what is known of their foreground.
         form: how they are stored.
-        settings: the user's.
-        folder: where the shards go.
+        shard_mb: see `shard_counts`.
+        seed: of the order in each shard.
     """
-    every = itertools.chain.from_iterable(g for groups in order.values() for g in groups.values())
-    pairs = list(by_pair(every))
-    task = functools.partial(kind.encode, form)
-    results = itertools.chain.from_iterable(
-        prefetch.results(run, task, pairs, "writing", settings.downloads)
-    )
-    splits = {}
+    plans = []
     for side, groups in order.items():
-        total = pixel_counts.empty(len(form.rule.classes), form.channels)
         counts = [
             (foreground, count)
             for foreground, group in groups.items()
-            for count in shard_counts(len(group), _raw_bytes(group, form), settings.shard_mb)
+            for count in shard_counts(len(group), _raw_bytes(group, form), shard_mb)
         ]
-        shards: list[schema.Shard] = []
-        listed: list[Example] = []
         remaining = itertools.chain.from_iterable(groups.values())
         for index, (foreground, count) in enumerate(counts):
             name = schema.shard_name(side, index, len(counts))
-            mine, encoded = _mixed(
-                list(itertools.islice(remaining, count)),
-                itertools.islice(results, count),
-                np.random.default_rng([settings.seed, *name.encode()]),
-            )
-            present: list[np.ndarray] = []
-            shard = folder.add(name, _tallied(encoded, total, present))
-            marks = tuple("".join(map(str, row)) for row in np.transpose(present).astype(int))
-            shards.append(dataclasses.replace(shard, foreground=foreground, present=marks))
-            listed += mine
+            mine = list(itertools.islice(remaining, count))
+            plans.append(ShardPlan(name, side, foreground, mine, seed))
+    return plans
+
+
+def fill(
+    plan: ShardPlan,
+    encoded: Iterable[Encoded],
+    form: Any,
+    add: Callable[[str, Iterable[bytes]], schema.Shard],
+) -> Written:
+    """Writes a shard.
+
+    Args:
+        plan: of the shard.
+        encoded: its examples, as they are read.
+        form: how they are stored.
+        add: (name, examples) → the file of a shard with these.
+    """
+    total = pixel_counts.empty(len(form.rule.classes), form.channels)
+    present: list[np.ndarray] = []
+    shard = add(plan.name, _tallied(plan.ordered(encoded), total, present))
+    marks = tuple("".join(map(str, row)) for row in np.transpose(present).astype(int))
+    return Written(dataclasses.replace(shard, foreground=plan.foreground, present=marks), total)
+
+
+def describe(
+    plans: Sequence[ShardPlan], written: Iterable[Written], form: Any
+) -> dict[str, schema.Split]:
+    """Returns what the manifest says of the splits, of which all shards have been written."""
+    splits = {}
+    pairs = zip(plans, written, strict=True)
+    for side, of_side in itertools.groupby(pairs, key=lambda one: one[0].side):
+        total = pixel_counts.empty(len(form.rule.classes), form.channels)
+        shards, listed = [], list[Example]()
+        for shard_plan, one in of_side:
+            total.add(one.tally)
+            shards.append(one.shard)
+            listed += shard_plan.ordered(shard_plan.examples)
         splits[side] = _describe(listed, shards, total)
     return splits
-
-
-def _mixed(
-    examples: Sequence[Example], encoded: Iterable[Encoded], rng: np.random.Generator
-) -> tuple[Sequence[Example], Iterable[Encoded]]:
-    """Returns the examples of a shard in the order in which they are written.
-
-    They come image by image. Training permutes blocks of them, which would hold the tiles of one
-    large image each: where images were cut, the examples are permuted here. They are in memory
-    meanwhile.
-    """
-    if len({id(example.pair) for example in examples}) == len(examples):
-        return examples, encoded
-    order, known = rng.permutation(len(examples)), list(encoded)
-    return [examples[k] for k in order], [known[k] for k in order]
 
 
 def _tallied(

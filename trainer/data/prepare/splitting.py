@@ -141,11 +141,17 @@ def fold_name(fold: int) -> str:
 
 
 def find_leaks(sides: SplitAssignment, digests: Mapping[str, bytes]) -> tuple[tuple[str, ...], ...]:
-    """Returns the groups of images with equal digests on more than one side, as split/name."""
+    """Returns the groups of images with equal digests on more than one side, as split/name.
+
+    Args:
+        sides: the names of each side.
+        digests: of the images that share theirs with another, by name; others may be missing.
+    """
     places = collections.defaultdict(list)
     for side, names in sides.items():
         for name in names:
-            places[digests[name]].append((side, name))
+            if name in digests:
+                places[digests[name]].append((side, name))
     return tuple(
         tuple(f"{side}/{name}" for side, name in group)
         for group in places.values()

@@ -20,15 +20,13 @@ from trainer.data.prepare import (
     intensities,
     labels,
     pixel_counts,
-    prefetch,
     statistics,
     volume_form,
 )
 from trainer.data.prepare.intensities import Histogram
-from trainer.data.prepare.kinds import Encoded, settle_masks
+from trainer.data.prepare.kinds import Each, Encoded, settle_masks
 from trainer.data.prepare.pairs import Example, Pair, Part, by_pair, cut_blocks
 from trainer.data.prepare.volume_form import Form, Survey
-from trainer.data.prepare.worker_pool import Run
 from trainer.errors import InputError
 from trainer.ignore_label import IGNORE
 
@@ -108,13 +106,12 @@ class VolumeKind:
         return cut_blocks(survey.pair.name, shape, block or shape)
 
     def groups(
-        self, run: Run, form: Form, train: Sequence[Example]
+        self, each: Each, form: Form, train: Sequence[Example]
     ) -> Mapping[bool | None, Sequence[Example]]:
         """See `Kind`: blocks with a foreground come first, those without it after them."""
         pairs = list(by_pair(train))
         task = functools.partial(self.foreground_of, form)
-        results = prefetch.results(run, task, pairs, "masks", self.settings.downloads)
-        found = [has for one in results for has in one]
+        found = [has for one in each("masks", task, pairs) for has in one]
         chosen: dict[bool | None, list[Example]] = {True: [], False: []}
         for example, has_foreground in zip(train, found, strict=True):
             chosen[has_foreground].append(example)

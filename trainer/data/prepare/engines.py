@@ -1,0 +1,250 @@
+"""What does the two passes over the pairs: the processes of this machine, or Beam's workers."""
+
+import collections
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import tqdm
+from absl import logging
+
+from trainer.data.dataset import schema
+from trainer.data.prepare import kept, output, prefetch, shards, worker_pool
+from trainer.data.prepare.pairs import Pair, by_pair
+from trainer.distributed import beam_runner
+from trainer.errors import InputError, RetryableError
+
+Encode = Callable[[Pair], list[Any]]
+
+
+class Engine(Protocol):
+    """Does work on pairs, and keeps its results for a start that goes on."""
+
+    def each(self, what: str, task: Callable[[Pair], Any], pairs: Sequence[Pair]) -> Iterator[Any]:
+        """Yields `task(pair)` of every pair, in order.
+
+        Args:
+            what: is done, for the progress bar, and for the names of what is kept.
+            task: a partial function of what its result follows from.
+            pairs: all.
+        """
+
+    def write(
+        self, plans: Sequence[shards.ShardPlan], encode: Encode, form: Any, folder: output.Output
+    ) -> Iterator[shards.Written]:
+        """Writes every shard, and yields what was written, in order.
+
+        Args:
+            plans: of the shards.
+            encode: pair → an example of each of its parts.
+            form: how examples are stored.
+            folder: where the shards go.
+        """
+
+    def alike(self, found: Mapping[str, Any]) -> set[str]:
+        """Returns the names of pairs, of all that were read, that share a digest with another.
+
+        Args:
+            found: the survey of each pair, by its name.
+        """
+
+
+class Local:
+    """This machine's processes."""
+
+    def __init__(self, run: worker_pool.Run, downloads: int, results: kept.Kept) -> None:
+        """Takes what runs tasks, the files to be copied at a time, and what is kept."""
+        self._run, self._downloads, self._kept = run, downloads, results
+
+    def each(self, what: str, task: Callable[[Pair], Any], pairs: Sequence[Pair]) -> Iterator[Any]:
+        """See `Engine`."""
+        batches = kept.batches(pairs)
+        names = kept.names(what, task, batches)
+        missing = [
+            batch for batch, name in zip(batches, names, strict=True) if not self._kept.has(name)
+        ]
+        results = self._results(what, task, list(itertools.chain.from_iterable(missing)))
+        for batch, name in zip(batches, names, strict=True):
+            if self._kept.has(name):
+                yield from self._kept.load(name)
+                continue
+            found = list(itertools.islice(results, len(batch)))
+            self._kept.store(name, found)
+            yield from found
+
+    def write(
+        self, plans: Sequence[shards.ShardPlan], encode: Encode, form: Any, folder: output.Output
+    ) -> Iterator[shards.Written]:
+        """See `Engine`: a pair is read once, also where several shards have parts of it."""
+        names = kept.names("shard", encode, plans)
+        known = {}
+        for plan, name in zip(plans, names, strict=True):
+            if self._kept.has(name) and folder.has((one := self._kept.load(name)).shard):
+                known[plan.name] = one
+        missing = (plan.examples for plan in plans if plan.name not in known)
+        pairs = list(by_pair(itertools.chain.from_iterable(missing)))
+        results = itertools.chain.from_iterable(self._results("writing", encode, pairs))
+        for plan, name in zip(plans, names, strict=True):
+            if plan.name not in known:
+                encoded = itertools.islice(results, len(plan.examples))
+                written = shards.fill(plan, encoded, form, folder.add)
+                self._kept.store(name, written)
+            yield known.get(plan.name) or written
+
+    def _results(
+        self, what: str, task: Callable[[Pair], Any], pairs: Sequence[Pair]
+    ) -> Iterator[Any]:
+        with tqdm.tqdm(total=len(pairs), desc=what, unit=" images", disable=None) as bar:
+            for result in prefetch.results(self._run, task, pairs, self._downloads):
+                bar.update()
+                yield result
+
+    def alike(self, found: Mapping[str, Any]) -> set[str]:
+        """See `Engine`."""
+        counts = collections.Counter(one.digest for one in found.values())
+        return {name for name, one in found.items() if counts[one.digest] > 1}
+
+
+FAILED = "failed"  # what is kept in place of a result where the input breaks a rule
+
+
+class Distributed:
+    """Beam's workers: an item is a batch of pairs, or a whole shard.
+
+    Items and results go through the folder of what is kept, only their names through Beam.
+    """
+
+    def __init__(
+        self, beam: beam_runner.Beam, downloads: int, results: kept.Kept, output_path: str
+    ) -> None:
+        """Takes the engine, and where results and shards go."""
+        self._beam, self._downloads = beam, downloads
+        self._kept, self._output = results, output_path
+        self._read: list[str] = []
+
+    def each(self, what: str, task: Callable[[Pair], Any], pairs: Sequence[Pair]) -> Iterator[Any]:
+        """See `Engine`."""
+        batches = kept.batches(pairs)
+        names = kept.names(what, task, batches)
+        self._read = self._read or names
+        missing = {
+            name: batch
+            for name, batch in zip(names, batches, strict=True)
+            if not self._kept.has(name)
+        }
+        self._do(what, functools.partial(_of_batch, task, self._downloads), missing)
+        for name in names:
+            yield from self._kept.load(name)
+
+    def write(
+        self, plans: Sequence[shards.ShardPlan], encode: Encode, form: Any, folder: output.Output
+    ) -> Iterator[shards.Written]:
+        """See `Engine`; a pair is read for each shard that has parts of it."""
+        names = kept.names("shard", encode, plans)
+        missing = {
+            name: plan
+            for name, plan in zip(names, plans, strict=True)
+            if not (self._kept.has(name) and folder.has(self._kept.load(name).shard))
+        }
+        task = functools.partial(_shard, encode, form, self._downloads, self._output)
+        self._do("writing", task, missing)
+        yield from map(self._kept.load, names)
+
+    def alike(self, found: Mapping[str, Any]) -> set[str]:
+        """See `Engine`: by the engine, too, so that no process has all digests."""
+        self._beam.grouped(
+            "digests",
+            functools.partial(_digests, self._kept),
+            self._read,
+            functools.partial(_keep_names, self._kept),
+        )
+        groups = (name for name in self._kept.now() if name.startswith("alike-"))
+        return {name for group in groups for name in self._kept.load(group)}
+
+    def _do(self, what: str, task: Callable[[Any], Any], items: Mapping[str, Any]) -> None:
+        """Has the task done on every item.
+
+        Raises:
+            InputError: one breaks a rule.
+            RetryableError: a worker was killed twice.
+        """
+        self._kept.drop(FAILED)
+        for name, item in items.items():
+            self._kept.store(f"item-{name}", item)
+        beam, missing = self._beam, dict(items)
+        work = functools.partial(_work, self._kept, task)
+        try:
+            beam.each(what, work, list(missing))
+        except beam_runner.KilledWorkerError:
+            missing = self._missing(items)
+            logging.warning(
+                "Warning: a worker process was killed, most likely because memory ran out; the %d "
+                "items that are left are tried again, one by one.",
+                len(missing),
+            )
+            try:
+                dataclasses.replace(beam, workers=1).each(what, work, list(missing))
+            except beam_runner.KilledWorkerError:
+                begun = {name.removeprefix("begun-") for name in self._kept.now()}
+                item = next(item for name, item in self._missing(items).items() if name in begun)
+                raise RetryableError(
+                    f"A worker process was killed twice by {_title(item)}, most likely because "
+                    "memory ran out; give it more, or leave that out. What is finished is kept."
+                ) from None
+        if FAILED in self._kept.now():
+            raise InputError(self._kept.load(FAILED))
+
+    def _missing(self, items: Mapping[str, Any]) -> dict[str, Any]:
+        there = self._kept.now()
+        for name in items:
+            self._kept.drop(f"begun-{name}")
+        return {name: item for name, item in items.items() if name not in there}
+
+
+def _title(item: Any) -> str:
+    """Returns how messages call an item."""
+    if isinstance(item, shards.ShardPlan):
+        return f"shard {item.name}"
+    labels = [pair.image.label for pair in item]
+    return labels[0] if len(labels) == 1 else f"one of {labels[0]} to {labels[-1]}"
+
+
+# What a worker does with the name of an item ------------------------------------------------------
+
+
+def _work(results: kept.Kept, task: Callable[[Any], Any], name: str) -> None:
+    if FAILED in results.now():
+        return
+    item = results.load(f"item-{name}")
+    results.store(f"begun-{name}", None)
+    try:
+        results.store(name, task(item))
+    except RetryableError:
+        raise  # Beam tries it again
+    except InputError as error:
+        results.store(FAILED, str(error))
+
+
+def _of_batch(task: Callable[[Pair], Any], downloads: int, pairs: Sequence[Pair]) -> list[Any]:
+    return list(prefetch.results(map, task, pairs, downloads))
+
+
+def _shard(
+    encode: Encode, form: Any, downloads: int, path: str, plan: shards.ShardPlan
+) -> shards.Written:
+    encoded = prefetch.results(map, encode, list(by_pair(plan.examples)), downloads)
+    add = functools.partial(schema.write_shard, path)
+    return shards.fill(plan, itertools.chain.from_iterable(encoded), form, add)
+
+
+def _digests(results: kept.Kept, name: str) -> Iterator[tuple[bytes, str]]:
+    for found in results.load(name):
+        if not isinstance(found, str):  # why it was skipped
+            yield found.digest, found.pair.name
+
+
+def _keep_names(results: kept.Kept, group: tuple[bytes, list[str]]) -> None:
+    digest, names = group
+    results.store(f"alike-{digest.hex()}", names)
