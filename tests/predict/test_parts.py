@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import shutil
+import subprocess
+import sys
 import unicodedata
 
 import numpy as np
@@ -161,6 +163,24 @@ def test_a_start_that_would_meet_another_is_refused(run_dir, images, tmp_path):
     shutil.rmtree(out / "parts/2-of-2")
     with pytest.raises(InputError, match="holds predictions with another tta"):
         predict(run_dir, images, out, "--part=2/2", "--tta=flips")
+
+
+@pytest.mark.slow
+def test_a_part_whose_process_has_ended_is_not_waited_for(run_dir, images, tmp_path):
+    out = tmp_path / "out"
+    predict(run_dir, images, out, "--part=1/2")
+    program = (
+        "import sys, time\nfrom trainer.storage import lock\n"
+        "with lock.held(sys.argv[1], 60.0, flag='output'):\n"
+        "    print(flush=True)\n    time.sleep(99)"
+    )
+    command = [sys.executable, "-c", program, str(out / "parts/1-of-2")]
+    with subprocess.Popen(command, cwd=jobs.ROOT, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.kill()
+    assert (out / "parts/1-of-2/lease.json").exists()
+    predict(run_dir, images, out)
+    assert not (out / "parts").exists()
 
 
 @pytest.mark.slow

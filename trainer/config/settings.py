@@ -990,6 +990,14 @@ class Predict(Settings):
         "The images of this machine, such as 2/8: the second of eight parts, by their names. "
         "Machines with different parts of as many may write into one --output.",
     )
+    runner: str = setting(
+        "local",
+        "What predicts: this process, or Apache Beam on this machine, Dataflow, Flink or Spark "
+        "(docs/beam.md).",
+        choices=("local", "direct", "dataflow", "flink", "spark"),
+    )
+    runner_options: str = setting("", "Beam's own options, as of trainer.data.prepare.")
+    dry_run: bool = setting(False, "Prints what --runner would be given, and does nothing.")
     strategy: str = setting(
         "auto",
         "How the devices work together.",

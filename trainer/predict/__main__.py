@@ -1,12 +1,19 @@
 """Entry point of prediction: `python -m trainer.predict --help`."""
 
+import types
+
 from trainer import cli, config
 from trainer.checkpointing import run_metadata
+from trainer.predict import distributed
 from trainer.storage import files
 
 
 def main(settings: config.Predict) -> None:
     """Predicts; TensorFlow is imported only after the flags have been checked."""
+    engine = distributed.engine(settings)
+    if engine and settings.dry_run:
+        cli.show(engine.described())
+        return
     with cli.importing():
         from trainer.predict import predict_images, predict_volumes
 
@@ -14,9 +21,12 @@ def main(settings: config.Predict) -> None:
     files.register_stores(*run_dirs, settings.images, settings.output)
     run_dirs = run_metadata.with_folds(run_dirs)
     if run_dirs and run_metadata.rank_of(run_metadata.read(run_dirs[0])) == 3:
-        predict_volumes.predict(settings)
+        story: types.ModuleType = predict_volumes
     else:
-        predict_images.predict(settings)
+        story = predict_images
+    if engine:
+        distributed.predict(settings, engine, story)
+    story.predict(settings)
 
 
 if __name__ == "__main__":

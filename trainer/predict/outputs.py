@@ -163,7 +163,7 @@ class Folder:
         """Raises InputError while a part that may have images of this one is being predicted."""
         for folder in filter(self._part.may_meet, self._others()):
             path = os.path.join(_home(self.path, folder), lock.NAME)
-            if files.exists(path):
+            if files.exists(path) and not lock.has_ended(path):
                 mine = f"--part={self._settings.part}" if self._part.folder else "no --part"
                 raise InputError(
                     f"{path} exists: another process writes masks of images that a start with "

@@ -10,7 +10,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import keras
 import tqdm
@@ -28,15 +28,34 @@ FORMATS = ("auto", *mask_writer.FORMATS)
 WRITES = 2  # images that wait for the disk while the devices continue
 
 
-def predict(settings: config.Predict) -> None:
+def load(run_dirs: tuple[str, ...], settings: config.Predict) -> predictor.Predictor:
+    """Returns the networks of some runs on the devices that are asked for."""
+    strategy = strategies.connect(settings.strategy, settings.tpu, settings.virtual_devices)
+    keras.mixed_precision.set_global_policy(strategies.POLICIES[settings.precision])
+    return predictor.Predictor(
+        run_dirs,
+        strategy,
+        tta=settings.tta,
+        tile=settings.tile,
+        batch_size=settings.batch_size,
+    )
+
+
+def predict(
+    settings: config.Predict, load_networks: Callable[..., predictor.Predictor] = load
+) -> None:
     """Writes the masks of all images that have none yet.
+
+    Args:
+        settings: the user's.
+        load_networks: as `load`, which may have them already.
 
     Raises:
         InputError: a setting, a run or an image breaks a rule; with --skip_bad, unreadable images
             are named and left out.
     """
     started = time.monotonic()
-    run_dirs = command.check(settings)
+    run_dirs = tuple(command.check(settings))
     if settings.format not in FORMATS:
         raise InputError(
             f"--format={settings.format} is for volumes, and --run_dir={settings.run_dir} was "
@@ -50,15 +69,7 @@ def predict(settings: config.Predict) -> None:
         origins = record.origins(found, settings.images)
         folders = {os.path.dirname(origin.path) for origin in origins if not _is_row(origin)}
         command.check_place(settings, [source.name for source in found], folders)
-        strategy = strategies.connect(settings.strategy, settings.tpu, settings.virtual_devices)
-        keras.mixed_precision.set_global_policy(strategies.POLICIES[settings.precision])
-        networks = predictor.Predictor(
-            run_dirs,
-            strategy,
-            tta=settings.tta,
-            tile=settings.tile,
-            batch_size=settings.batch_size,
-        )
+        networks = load_networks(run_dirs, dataclasses.replace(settings, part=""))
         folder, tasks = stack.enter_context(
             outputs.opened(settings, _facts(settings, networks), found, origins)
         )
@@ -70,6 +81,13 @@ def predict(settings: config.Predict) -> None:
     logging.info("%s%s", closing, discovery.told(there.left_out))
     if folder.to_look_at():
         logging.info("%s", folder.to_look_at())
+
+
+def count(settings: config.Predict) -> int:
+    """Returns the number of images; raises InputError as `predict` does."""
+    command.check(settings)
+    with tempfile.TemporaryDirectory() as scratch:
+        return len(discovery.in_place(_find(settings, scratch)).sources)
 
 
 class Work:

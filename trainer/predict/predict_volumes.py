@@ -1,10 +1,11 @@
 """The story of a prediction of volumes: find them, leave out what is done, predict, write."""
 
 import contextlib
+import dataclasses
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -30,20 +31,30 @@ from trainer.storage import files
 FORMATS = ("auto", "nii.gz", "nrrd", "mha", "npy")
 
 
-def predict(settings: config.Predict) -> None:
+def load(run_dirs: tuple[str, ...], settings: config.Predict) -> VolumePredictor:
+    """Returns the networks of some runs on the devices that are asked for."""
+    strategy = strategies.connect(settings.strategy, settings.tpu, settings.virtual_devices)
+    keras.mixed_precision.set_global_policy(strategies.POLICIES[settings.precision])
+    return VolumePredictor(run_dirs, strategy, tta=settings.tta, batch_size=settings.batch_size)
+
+
+def predict(settings: config.Predict, load_networks: Callable[..., VolumePredictor] = load) -> None:
     """Writes the masks of all volumes that have none yet.
+
+    Args:
+        settings: the user's.
+        load_networks: as `load`, which may have them already.
 
     Raises:
         InputError: a setting, a run or a volume breaks a rule; with --skip_bad, unreadable volumes
             are named and left out.
     """
     started = time.monotonic()
-    run_dirs = command.check(settings)
+    run_dirs = tuple(command.check(settings))
     _check(settings)
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
-        first, *_ = run_metadata.with_folds(run_dirs)
-        cases, left_out = _find(settings, run_metadata.read(first)["channels"])
+        cases, left_out = _find(settings, run_dirs)
         part = parts.parse(settings.part)
         cases = [case for case in cases if part.has(case.images[0].name)]
         found = [case.images[0] for case in cases]
@@ -52,11 +63,7 @@ def predict(settings: config.Predict) -> None:
         ]
         folders = {one.path if one.is_series else os.path.dirname(one.path) for one in found}
         command.check_place(settings, [source.name for source in found], folders)
-        strategy = strategies.connect(settings.strategy, settings.tpu, settings.virtual_devices)
-        keras.mixed_precision.set_global_policy(strategies.POLICIES[settings.precision])
-        networks = VolumePredictor(
-            run_dirs, strategy, tta=settings.tta, batch_size=settings.batch_size
-        )
+        networks = load_networks(run_dirs, dataclasses.replace(settings, part=""))
         facts = command.facts(settings, networks.networks, ("tta", "precision", "format"))
         folder, tasks = stack.enter_context(
             outputs.opened(settings, facts, found, origins, format_of)
@@ -70,6 +77,12 @@ def predict(settings: config.Predict) -> None:
     logging.info("%s%s", closing, discovery.told(left_out))
     if folder.to_look_at():
         logging.info("%s", folder.to_look_at())
+
+
+def count(settings: config.Predict) -> int:
+    """Returns the number of volumes; raises InputError as `predict` does."""
+    cases, _ = _find(settings, command.check(settings))
+    return len(cases)
 
 
 class Work:
@@ -255,9 +268,11 @@ def _check(settings: config.Predict) -> None:
 
 
 def _find(
-    settings: config.Predict, channels: int
+    settings: config.Predict, run_dirs: Sequence[str]
 ) -> tuple[Sequence[VolumeCase], Mapping[str, int]]:
     """Returns the volumes and counts what else is there; raises InputError if there are none."""
+    first, *_ = run_metadata.with_folds(run_dirs)
+    channels = run_metadata.read(first)["channels"]
     try:
         return volume_discovery.find_images(settings.images, "images", True, channels)
     except InputError as error:

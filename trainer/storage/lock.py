@@ -226,6 +226,11 @@ def _state(text: str) -> str:
         return "ended"
 
 
+def has_ended(path: str) -> bool:
+    """Whether the owner of a lock file ran on this machine, and has ended."""
+    return _state(_versioned_file(path).read()[0]) == "ended"
+
+
 def _is_ours(text: str) -> bool:
     """Whether a text begins like a lock; that of an owner that was killed may end anywhere."""
     begin = "".join(text.split())[: len(BEGIN)]
