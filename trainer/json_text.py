@@ -30,6 +30,6 @@ def _defined(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {key: _defined(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple) and not all(isinstance(entry, str) for entry in value):
         return [_defined(entry) for entry in value]
     return value

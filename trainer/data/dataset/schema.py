@@ -281,10 +281,22 @@ def _as_dict(manifest: Manifest, without: Collection[str] = ()) -> dict[str, Any
     """
     kept = {"ignore_value"}  # which the first version had
 
-    def as_dict(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {k: v for k, v in items if k not in without and (v is not None or k in kept)}
+    def as_json(value: Any) -> Any:
+        if dataclasses.is_dataclass(value):
+            fields = ((one.name, getattr(value, one.name)) for one in dataclasses.fields(value))
+            return {
+                name: as_json(entry)
+                for name, entry in fields
+                if name not in without and (entry is not None or name in kept)
+            }
+        if isinstance(value, dict):
+            return {key: as_json(entry) for key, entry in value.items()}
+        # The names of all cases are one tuple, and a million of them come here.
+        if isinstance(value, tuple) and not all(isinstance(entry, str) for entry in value):
+            return [as_json(entry) for entry in value]
+        return value
 
-    return dataclasses.asdict(manifest, dict_factory=as_dict)
+    return as_json(manifest)
 
 
 def _one_line(said: object) -> str:
@@ -402,9 +414,12 @@ def read_manifest(data_dir: str) -> Manifest:
             "prepare the data, or name another --data_dir."
         )
     with files.open_file(path, "rb") as file:
-        data = file.read()
-    text = data.decode(json.detect_encoding(data), "replace")  # an editor may have changed it
+        text = _decoded(file.read())
     return Manifest.from_json(text, path)
+
+
+def _decoded(data: bytes) -> str:
+    return data.decode(json.detect_encoding(data), "replace")  # an editor may have changed it
 
 
 def write_manifest(manifest: Manifest, data_dir: str) -> None:
