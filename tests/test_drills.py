@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks import soak
 from benchmarks.drills import faults, latency
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
@@ -23,3 +24,14 @@ def test_training_data_take_few_large_requests():
     found = latency.main(settings)["8 MiB (ours)"]
     # 16 MB are two requests of 8 MiB a shard; another for each that is being read ahead.
     assert 4 <= found["requests/epoch"]["median"] <= 12
+
+
+def test_a_soak_goes_on_where_it_was(tmp_path):
+    settings = soak.Soak(images=100, steps=20, output=str(tmp_path))
+    found = soak.main(settings)
+    assert list(found) == [
+        *("make", "prepare", "train, killed", "train, resumed", "evaluate", "predict")
+    ]
+    assert min(one["peak MB"] for name, one in found.items() if name != "make") > 10
+    assert len(list(tmp_path.glob("masks/*/*.png"))) == 100
+    assert soak.main(settings) == found
