@@ -21,5 +21,7 @@ class UnreachableError(RetryableError):
 
 def one_line(path: str) -> str:
     """Returns a path or name on one line: what cannot be printed is escaped, as are stray bytes."""
+    if path.isprintable() and path.isascii():
+        return path  # itself, of which there may be millions
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

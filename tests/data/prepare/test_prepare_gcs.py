@@ -1,8 +1,10 @@
 """Tests of preparing data from and into a bucket."""
 
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -106,6 +108,26 @@ def test_pages_of_a_tiff_may_be_in_a_bucket_too(gcs, bucket, pictures):
     manifest = _prepare(*_arguments(pictures, pictures / "out"))
     assert sum(split.examples for split in manifest.splits.values()) == 10
     assert _prepare(*raw, f"--output={bucket}/set", "--workers=1") == manifest
+
+
+def test_tiffs_of_several_images_that_do_not_fit_the_disk_are_refused(
+    gcs, bucket, pictures, capsys, monkeypatch
+):
+    pages = [Image.new("L", (16, 16), k) for k in range(3)]
+    for kind in ("images", "masks"):
+        path = pictures / f"{kind}.tif"
+        pages[0].save(path, save_all=True, append_images=pages[1:])
+        gcs.write(f"{bucket}/{kind}/a.tif", path.read_bytes())
+    usage = shutil.disk_usage(pictures)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
+    flags = [f"--images={bucket}/images", f"--masks={bucket}/masks", f"--output={pictures}/out"]
+    line = _refusal(capsys, *flags, "--classes=0,1,2")
+    assert line == (
+        f"1 TIFFs with several images ({bucket}/images/a.tif, for one) are copied to "
+        f"{tempfile.gettempdir()}: 0.0 GB, and 0.0 GB are free there; set TMPDIR to a folder on a "
+        "larger disk, or save each image as a file."
+    )
+    assert not (pictures / "out").exists()
 
 
 def test_arrays_may_be_in_a_bucket_too(gcs, bucket, pictures):

@@ -11,6 +11,7 @@ import functools
 import glob
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 
@@ -330,11 +331,12 @@ def with_pages(found: Found, scratch: str) -> Found:
         scratch: a folder for the copies.
 
     Raises:
-        InputError: the store refuses a request, or cannot be reached.
+        InputError: the store refuses a request, or cannot be reached, or the disk is too small.
     """
     if not any(files.is_remote(source.path) for source in found.sources):
         return found
     opened = _opened_in_store(found)
+    _check_room([one.sources[0].path for one in opened if len(one.sources) > 1], scratch)
     for k, one in enumerate(opened):
         if len(one.sources) > 1:
             remote = one.sources[0].path
@@ -343,6 +345,19 @@ def with_pages(found: Found, scratch: str) -> Found:
             copies = [dataclasses.replace(source, path=local) for source in one.sources]
             opened[k] = dataclasses.replace(one, sources=copies)
     return _joined(opened, found.left_out)
+
+
+def _check_room(paths: Sequence[str], scratch: str) -> None:
+    """Raises InputError unless all of these files fit on the disk together."""
+    with concurrent.futures.ThreadPoolExecutor(listing.REQUESTS) as pool:
+        total = sum(pool.map(files.size_of, paths))
+    free = shutil.disk_usage(scratch).free
+    if total > free:
+        raise InputError(
+            f"{len(paths)} TIFFs with several images ({one_line(paths[0])}, for one) are copied to "
+            f"{os.path.dirname(scratch)}: {total / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free "
+            "there; set TMPDIR to a folder on a larger disk, or save each image as a file."
+        )
 
 
 def in_place(found: Found) -> Found:

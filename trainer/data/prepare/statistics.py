@@ -7,6 +7,7 @@ that choose return a choice and a list of notes for the user.
 import collections
 import dataclasses
 import hashlib
+import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -75,7 +76,7 @@ def examine(pair: Pair, max_pixels: int, given: classes.Given) -> Survey:
         pair=dataclasses.replace(pair, content=_content(pixels, mask)),
         height=height,
         width=width,
-        dtype=pixels.values.dtype.name,
+        dtype=sys.intern(pixels.values.dtype.name),
         colours=pixels.colours.shape[2],
         is_grey=grey,
         alpha="none" if not pixels.alpha else "opaque" if pixels.is_opaque else "varies",
