@@ -1,5 +1,6 @@
 """Preparing data on engines of Beam: the same bytes, whatever dies."""
 
+import hashlib
 import os
 import pathlib
 import signal
@@ -87,6 +88,23 @@ def test_every_engine_writes_the_same_bytes(folder, job_server):
         found[name] = content(folder / name)
     assert len(found["local-1"]) > 20
     assert all(one == found["local-1"] for one in found.values())
+
+
+def test_a_bucket_gets_the_same_bytes_and_is_left_tidy(gcs, bucket, folder):
+    for kind in ("images", "masks"):
+        for path in (folder / kind).iterdir():
+            gcs.write(f"{bucket}/{kind}/{path.name}", path.read_bytes())
+    raw = (f"--images={bucket}/images", f"--masks={bucket}/masks")
+    asked = [*raw, f"--output={bucket}/out", *CUT, "--runner=direct", "--workers=2"]
+    ended = run(PREPARE, *asked)
+    assert ended.status == 0, ended.said
+    assert run(PREPARE, *flags(folder, folder / "whole", *CUT)).status == 0
+    whole = content(folder / "whole")
+    found = {
+        name: hashlib.sha256(gcs.read(f"{bucket}/out/{name}")).hexdigest()
+        for name in gcs.names(f"{bucket}/out/")
+    }
+    assert found == whole
 
 
 def test_volumes_have_the_same_bytes(tmp_path):
