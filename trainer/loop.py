@@ -215,6 +215,7 @@ def build_parts(session: Session, state: TrainState, started: float) -> Iterator
         seed=job.run.seed,
         num_streams=metadata["streams"],
         start_step=state.step,
+        cache=session.cache,
     )
     iterator = pipeline.keep_alive(iter(batches))
     with reporting(job, strategy, validated, state, schedule, started) as reporter:
@@ -321,6 +322,7 @@ def build_evaluator(session: Session, state: TrainState, manifest: schema.Manife
         manifest,
         batch_size=job.run.eval_batch_size or job.data.batch_size,
         tile=job.run.tile,
+        cache=session.cache,
     )
     return Evaluator(
         session.strategy,

@@ -33,7 +33,7 @@ def preflight(cache, *arguments, status=0):
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # the tests' own; users see less
     process = subprocess.run(
-        [sys.executable, "-m", "trainer.preflight", f"--cache_dir={cache}", f"--json={path}"]
+        [sys.executable, "-m", "trainer.preflight", f"--compiled_dir={cache}", f"--json={path}"]
         + list(arguments),
         capture_output=True,
         text=True,

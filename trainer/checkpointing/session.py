@@ -12,7 +12,7 @@ from trainer import config
 from trainer.checkpointing import run_metadata
 from trainer.checkpointing.open_run import open_run
 from trainer.data import demo
-from trainer.data.dataset import folds, integrity, schema
+from trainer.data.dataset import folds, integrity, schema, shard_cache
 from trainer.distributed import heartbeat, preemption, rendezvous, strategies
 from trainer.storage import files, lock
 
@@ -26,6 +26,7 @@ class Session:
         strategy: the devices.
         data_dir: the data folder.
         manifest: of that folder, without records that are unreadable.
+        cache: of the shards, on this machine; None: they are read where they are.
         metadata: the content of run.json.
         run_lock: of the run folder.
         request: whether this worker was asked to stop.
@@ -36,6 +37,7 @@ class Session:
     strategy: tf.distribute.Strategy
     data_dir: str
     manifest: schema.Manifest
+    cache: shard_cache.ShardCache | None
     metadata: dict[str, Any]
     run_lock: lock.Lease
     request: preemption.Request
@@ -82,12 +84,15 @@ def open_session(job: config.Job) -> Iterator[Session]:
     data_dir = job.data.data_dir or demo.folder()
     prepared = schema.read_manifest(data_dir)
     manifest = folds.choose(prepared, job.data.fold, data_dir)
+    fingerprint = schema.fingerprint(prepared)
+    settings = job.data.cache_dir, job.data.cache_gb
+    cache = shard_cache.open_cache(*settings, data_dir, manifest, fingerprint, job.device.tpu)
     chief = strategies.worker_of(strategy)[0] == 0
     with (
         preemption.listening() as request,
         lock.held(job.run.run_dir, job.run.lease_seconds, chief) as run_lock,
     ):
-        metadata = open_run(job, strategy, manifest, schema.fingerprint(prepared))
+        metadata = open_run(job, strategy, manifest, fingerprint)
         with (
             run_metadata.ending(job.run.run_dir, metadata, chief) as ending,
             heartbeat.translate_errors(),
@@ -100,6 +105,7 @@ def open_session(job: config.Job) -> Iterator[Session]:
                 strategy=strategy,
                 data_dir=data_dir,
                 manifest=manifest,
+                cache=cache,
                 metadata=metadata,
                 run_lock=run_lock,
                 request=request,

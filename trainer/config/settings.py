@@ -180,6 +180,18 @@ class Data(Settings):
         low=0,
         changes_result=False,
     )
+    cache_dir: str = setting(
+        "",
+        "Local folder for copies of the shards of a data folder in a store, which later passes and "
+        "runs read; several jobs may share it; empty: none.",
+        changes_result=False,
+    )
+    cache_gb: float = setting(
+        100.0,
+        "Most that may be in --cache_dir, in 10^9 bytes; shards beyond it are read from the store.",
+        low=0,
+        changes_result=False,
+    )
 
     def __post_init__(self) -> None:
         """Checks each field, and the number of the crop's sides."""
@@ -738,7 +750,7 @@ class Target(Settings):
         False, "Doubles or halves --batch_size to the largest that fits.", common=True
     )
     json: str = setting("", "Also writes the figures to this file.", common=True)
-    cache_dir: str = setting(
+    compiled_dir: str = setting(
         "", "Folder of compiled programs; empty: unet-trainer/preflight in the user's cache."
     )
 
@@ -898,6 +910,10 @@ class Evaluate(Settings):
     )
     tpu: str = setting("", "The TPU: local, a name, or grpc://host:port.")
     virtual_devices: int = setting(0, "Splits the CPU into this many devices.", low=0)
+    cache_dir: str = setting(
+        "", "Local folder for copies of the shards of a data folder in a store; empty: none."
+    )
+    cache_gb: float = setting(100.0, "Most that may be in --cache_dir, in 10^9 bytes.", low=0)
     output: str = setting(
         "",
         "Folder to write, local or gs://; RUN/evaluation/SPLIT, with --tta's name, if empty.",

@@ -16,7 +16,7 @@ from absl import logging
 from trainer import config
 from trainer.checkpointing import best_weights, checkpoint, run_metadata
 from trainer.data import demo
-from trainer.data.dataset import folds, integrity, schema
+from trainer.data.dataset import folds, integrity, schema, shard_cache
 from trainer.distributed import strategies
 from trainer.errors import InputError
 from trainer.evaluate import (
@@ -87,6 +87,9 @@ def evaluate_run(settings: config.Evaluate) -> None:
     one = _find(settings)
     data_dir = settings.data_dir or one.job.data.data_dir or demo.folder()
     manifest, fingerprint = _read_manifest(settings, one, data_dir)
+    cache = shard_cache.open_cache(
+        settings.cache_dir, settings.cache_gb, data_dir, manifest, fingerprint, settings.tpu
+    )
     kept = components.ALL
     if settings.components == "apply":
         kept = components.read(one.run_dir, one.run["classes"])
@@ -97,7 +100,7 @@ def evaluate_run(settings: config.Evaluate) -> None:
     folder = settings.output or os.path.join(one.run_dir, "evaluation", name)
     if worker == 0:
         output.check_output(folder)
-    loaded, evaluate = _load(settings, one, strategy, data_dir, manifest, kept)
+    loaded, evaluate = _load(settings, one, strategy, data_dir, manifest, cache, kept)
     temperature = None if one.is_ensemble else _temperature(settings, evaluate, loaded.weights[0])
     selected = CaseSelector(worst=settings.worst_cases, best=settings.best_cases)
     measured = components.Measured(manifest.splits[settings.split].examples, manifest.num_classes)
@@ -254,6 +257,7 @@ def _load(
     strategy: tf.distribute.Strategy,
     data_dir: str,
     manifest: schema.Manifest,
+    cache: shard_cache.ShardCache | None,
     kept: components.Decision,
 ) -> tuple[Loaded, Evaluator]:
     """Returns the best weights, which all workers have read, and what evaluates."""
@@ -278,7 +282,14 @@ def _load(
         strategy,
         loaded.network,
         *data,
-        source_of(job, strategy, *data, batch_size=settings.batch_size, tile=settings.tile),
+        source_of(
+            job,
+            strategy,
+            *data,
+            batch_size=settings.batch_size,
+            tile=settings.tile,
+            cache=cache,
+        ),
         terms=losses.LOSSES[job.optimization.loss],
         class_weights=losses.class_weights(
             job.optimization.class_weights, manifest.splits["train"].pixels

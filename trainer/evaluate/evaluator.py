@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import config
-from trainer.data.dataset import schema
+from trainer.data.dataset import schema, shard_cache
 from trainer.data.input import read_errors
 from trainer.distributed import strategies, tracing
 from trainer.errors import InputError
@@ -289,6 +289,7 @@ def source_of(
     *,
     batch_size: int,
     tile: int,
+    cache: shard_cache.ShardCache | None = None,
 ) -> Source:
     """Returns the cases of a data folder, as a run's network takes them.
 
@@ -299,6 +300,7 @@ def source_of(
         manifest: of that folder.
         batch_size: images, or windows of volumes, that are predicted at once.
         tile: side above which images are cut into tiles of this side.
+        cache: of the shards, on this machine.
 
     Raises:
         InputError: a tile is set for volumes.
@@ -311,7 +313,7 @@ def source_of(
                 f"--tile={tile} is for images; volumes are predicted in windows of the training "
                 "crop's size: drop it."
             )
-        return WindowedVolumes(data_dir, manifest, job.data.box(3), batch_size)
+        return WindowedVolumes(data_dir, manifest, job.data.box(3), batch_size, cache)
     return TiledImages(
         data_dir,
         manifest,
@@ -320,6 +322,7 @@ def source_of(
         tile=tile,
         batch_size=batch_size,
         tiles_at_once=replicas,
+        cache=cache,
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.config import network_levels
-from trainer.data.dataset import schema
+from trainer.data.dataset import schema, shard_cache
 from trainer.data.input import pipeline
 from trainer.evaluate import cases, eval_step, sliding_window
 
@@ -28,6 +28,7 @@ class TiledImages:
         tile: int,
         batch_size: int,
         tiles_at_once: int,
+        cache: shard_cache.ShardCache | None = None,
     ):
         """Reads nothing yet.
 
@@ -39,8 +40,9 @@ class TiledImages:
             tile: side above which images are cut into tiles of this side.
             batch_size: images that are predicted at once.
             tiles_at_once: tiles that are predicted at once.
+            cache: of the shards, on this machine.
         """
-        self._data_dir, self._manifest = data_dir, manifest
+        self._data_dir, self._manifest, self._cache = data_dir, manifest, cache
         self._normalize = normalize
         self._strides = network_levels.total_stride(levels)  # along each axis
         self._halo = sliding_window.halo_of(levels)
@@ -70,6 +72,7 @@ class TiledImages:
             tile=self._tile,
             worker=worker,
             num_workers=num_workers,
+            cache=self._cache,
         )
 
     def read_ahead(self, split: str) -> int:

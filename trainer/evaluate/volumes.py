@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data import preprocessing
-from trainer.data.dataset import schema
+from trainer.data.dataset import schema, shard_cache
 from trainer.data.input import pipeline
 from trainer.data.resampling import Slab
 from trainer.errors import InputError
@@ -25,7 +25,12 @@ class WindowedVolumes:
     """The volumes of a data folder, one by one."""
 
     def __init__(
-        self, data_dir: str, manifest: schema.Manifest, box: Sequence[int], batch_size: int
+        self,
+        data_dir: str,
+        manifest: schema.Manifest,
+        box: Sequence[int],
+        batch_size: int,
+        cache: shard_cache.ShardCache | None = None,
     ):
         """Reads nothing yet.
 
@@ -34,9 +39,10 @@ class WindowedVolumes:
             manifest: of that folder, with volumes.
             box: D, H, W of a window: of the training crops.
             batch_size: windows that are predicted at once.
+            cache: of the shards, on this machine.
         """
         assert manifest.volumes is not None
-        self._data_dir, self._manifest = data_dir, manifest
+        self._data_dir, self._manifest, self._cache = data_dir, manifest, cache
         self._box, self._batch_size = tuple(box), batch_size
         self._preprocessing = preprocessing.Preprocessing(
             manifest.volumes.channels, manifest.volumes.spacing
@@ -54,7 +60,12 @@ class WindowedVolumes:
     def read(self, split: str, worker: int, num_workers: int) -> tf.data.Dataset:
         """Returns this worker's volumes of a split, see `pipeline.evaluation_volumes`."""
         return pipeline.evaluation_volumes(
-            self._data_dir, self._manifest, split, worker=worker, num_workers=num_workers
+            self._data_dir,
+            self._manifest,
+            split,
+            worker=worker,
+            num_workers=num_workers,
+            cache=self._cache,
         )
 
     def read_ahead(self, split: str) -> int:

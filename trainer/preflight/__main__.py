@@ -31,7 +31,7 @@ def main(settings: config.Preflight) -> None:
     @functools.cache
     def figures_of(batch_size: int) -> dict[str, Any]:
         lowered = lowering.lower(job, accelerator, batch_size, replicas)
-        compiled = compilation.compile_program(lowered.program, accelerator, target.cache_dir)
+        compiled = compilation.compile_program(lowered.program, accelerator, target.compiled_dir)
         return report.figures(job, accelerator, target.chips, lowered, compiled)
 
     if target.find_batch:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
-from trainer.data.dataset import schema, volume_examples
+from trainer.data.dataset import schema, shard_cache, volume_examples
 from trainer.data.input import augment as augmentation
 from trainer.data.input import balancing, foreground, normalization, volume_augment
 from trainer.errors import InputError
@@ -141,6 +141,7 @@ def training_stream(
     worker: int = 0,
     num_workers: int = 1,
     num_replicas: int = 1,
+    cache: shard_cache.ShardCache | None = None,
 ) -> tf.data.Dataset:
     """Returns this worker's endless stream of training batches, one element per replica and step.
 
@@ -163,6 +164,7 @@ def training_stream(
             the worker's examples i with i mod R = r, as worker w takes those of the run: so the
             n-th part of every replica's batch is the n-th part of the whole, which is what
             normalisation sees with --accumulate_steps.
+        cache: of the shards, on this machine.
 
     Returns:
         Batches of b = batch_size / (W·R) examples: images float32 [b, *S, C], labels int32
@@ -188,6 +190,7 @@ def training_stream(
         start=start_step * batch_size,
         worker=worker,
         num_workers=num_workers,
+        cache=cache,
     )
     if num_replicas > 1:
         data = _dealt(data, batch_size // num_workers, num_replicas)
@@ -266,6 +269,7 @@ def ordered_examples(
     start: int = 0,
     worker: int = 0,
     num_workers: int = 1,
+    cache: shard_cache.ShardCache | None = None,
 ) -> tf.data.Dataset:
     """Returns this worker's examples of the run, from example `start` of the run on.
 
@@ -280,6 +284,7 @@ def ordered_examples(
         start: a multiple of `num_workers`.
         worker: index of this worker.
         num_workers: W, which divides V.
+        cache: of the shards, on this machine.
 
     Returns:
         Endless (number of the example in the run, int64 []; serialized example, string []).
@@ -289,7 +294,7 @@ def ordered_examples(
 
     def stream_of(number: tf.Tensor) -> tf.data.Dataset:
         place = number % num_streams, num_streams, number // num_streams
-        return _stream(data_dir, split, *place, seed, shuffle_block, share, balance)
+        return _stream(data_dir, split, *place, seed, shuffle_block, share, balance, cache)
 
     numbers = tf.data.Dataset.counter(start + worker, num_workers)
     # The worker's streams, each from its first example on, in the order of their first examples.
@@ -314,12 +319,13 @@ def _stream(
     shuffle_block: int,
     share: float,
     balance: float,
+    cache: shard_cache.ShardCache | None,
 ) -> tf.data.Dataset:
     """Returns one stream's serialized examples, from its example number `position` on."""
     readings = balancing.readings(split.shards, balance)
     counts = tf.constant([one.examples for one in readings], tf.int64)
     shard_of = tf.constant([one.shard for one in readings], tf.int64)
-    read = _reader(data_dir, split.shards, readings, balance)
+    read = _reader(data_dir, split.shards, readings, balance, cache)
     mine = tf.where(shard_of % num_streams == stream)[:, 0]
 
     def sequence(places: tf.Tensor, position: tf.Tensor, number: tf.Tensor) -> tf.data.Dataset:
@@ -347,25 +353,33 @@ def _reader(
     shards: tuple[schema.Shard, ...],
     readings: Sequence[balancing.Reading],
     balance: float,
-) -> Callable[[tf.Tensor], tf.data.Dataset]:
-    """Returns a function of a reading's place among all → the serialized examples that it keeps."""
+    cache: shard_cache.ShardCache | None,
+) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
+    """Returns what makes serialized examples of (place of a reading among all, how many to skip).
+
+    The examples are those that the readings keep, one reading after the other.
+    """
     paths, counts = _shards(data_dir, shards)
-    if not balance:  # there is one reading of each shard
-        return lambda place: _read(paths[place], counts[place])
-    repeats = tf.constant(balancing.repeats(shards, balance))
+    repeats = tf.constant(balancing.repeats(shards, balance) if balance else [])
     ends = tf.cumsum(counts)
     shard_of = tf.constant([one.shard for one in readings])
     number_of = tf.constant([one.number for one in readings])
 
-    def read(place: tf.Tensor) -> tf.data.Dataset:
+    def read(path: tf.Tensor, place: tf.Tensor, skip: tf.Tensor) -> tf.data.Dataset:
         shard = shard_of[place]
-        times = repeats[ends[shard] - counts[shard] : ends[shard]]
-        data = _read(paths[shard], counts[shard])
-        data = tf.data.Dataset.zip((data, tf.data.Dataset.from_tensor_slices(times)))
-        data = data.filter(lambda serialized, times: times > number_of[place])
-        return data.map(lambda serialized, times: serialized)
+        data = _read(path, counts[shard])
+        if balance:  # else there is one reading of each shard
+            times = repeats[ends[shard] - counts[shard] : ends[shard]]
+            data = tf.data.Dataset.zip((data, tf.data.Dataset.from_tensor_slices(times)))
+            data = data.filter(lambda serialized, times: times > number_of[place])
+            data = data.map(lambda serialized, times: serialized)
+        return data.skip(skip)
 
-    return read
+    def read_all(data: tf.data.Dataset) -> tf.data.Dataset:
+        data = data.map(lambda place, skip: (paths[shard_of[place]], place, skip))
+        return _copied(data, cache).flat_map(read)
+
+    return read_all
 
 
 def _sequence(
@@ -374,7 +388,7 @@ def _sequence(
     position: tf.Tensor,
     key_of: Callable[[tf.Tensor], tf.Tensor],
     shuffle_block: int,
-    read: Callable[[tf.Tensor], tf.data.Dataset],
+    read: Callable[[tf.data.Dataset], tf.data.Dataset],
 ) -> tf.data.Dataset:
     """Returns endless passes over some readings, from example number `position` of all on."""
     size = tf.reduce_sum(counts)
@@ -393,7 +407,7 @@ def _epoch(
     start: tf.Tensor,
     key: tf.Tensor,
     shuffle_block: int,
-    read: Callable[[tf.Tensor], tf.data.Dataset],
+    read: Callable[[tf.data.Dataset], tf.data.Dataset],
 ) -> tf.data.Dataset:
     """Returns the examples of one pass over some readings, from its example number `start` on."""
     order = permutation(tf.size(places), key)
@@ -403,7 +417,7 @@ def _epoch(
 
     data = tf.data.Dataset.from_tensor_slices((places, counts, tf.maximum(unread, 0)))
     data = data.filter(lambda place, count, skip: skip < count)
-    data = data.flat_map(lambda place, count, skip: read(place).skip(skip))
+    data = read(data.map(lambda place, count, skip: (place, skip)))
     blocks = data.batch(shuffle_block).prefetch(1)  # read while the one before is used
     data = tf.data.Dataset.zip((tf.data.Dataset.counter(first_block), blocks))
 
@@ -461,6 +475,7 @@ def evaluation_batches(
     tile: int,
     worker: int = 0,
     num_workers: int = 1,
+    cache: shard_cache.ShardCache | None = None,
 ) -> tf.data.Dataset:
     """Returns a split's whole images, each once, in batches of one padded shape.
 
@@ -479,6 +494,7 @@ def evaluation_batches(
         tile: images with a longer padded side come alone (b = 1), to be cut into tiles.
         worker: index of this worker, which reads the shards k with k mod num_workers = worker.
         num_workers: number of workers.
+        cache: of the shards, on this machine.
 
     Returns:
         Batches of images float32 [b, H, W, C], labels int32 [b, H, W], valid float32 [b, H, W],
@@ -490,7 +506,7 @@ def evaluation_batches(
     example = functools.partial(
         _whole_example, manifest=manifest, normalize=normalize, multiple=multiple
     )
-    data = _numbered_cases(data_dir, manifest, split, worker, num_workers)
+    data = _numbered_cases(data_dir, manifest, split, worker, num_workers, cache)
     part = examples_in_part(manifest.splits[split], stride, batch_size, tile)
     if part == manifest.splits[split].examples:
         data = _by_shape(data, example, multiple, batch_size, tile)
@@ -508,7 +524,13 @@ VOLUMES_READ_AHEAD = 3  # one is prefetched, one is being read, one was not eval
 
 @tf.autograph.experimental.do_not_convert
 def evaluation_volumes(
-    data_dir: str, manifest: schema.Manifest, split: str, *, worker: int = 0, num_workers: int = 1
+    data_dir: str,
+    manifest: schema.Manifest,
+    split: str,
+    *,
+    worker: int = 0,
+    num_workers: int = 1,
+    cache: shard_cache.ShardCache | None = None,
 ) -> tf.data.Dataset:
     """Returns a split's volumes, each once and by itself.
 
@@ -518,6 +540,7 @@ def evaluation_volumes(
         split: a key of `manifest.splits`.
         worker: index of this worker, which reads the shards k with k mod num_workers = worker.
         num_workers: number of workers.
+        cache: of the shards, on this machine.
 
     Returns:
         Volumes: image float32 [D, H, W, C], as networks take it; case int64 [], the place in
@@ -529,12 +552,17 @@ def evaluation_volumes(
         image = schema.decode(serialized, manifest)["image"]
         return {"image": image, "case": case, **volume_examples.decode_original(serialized)}
 
-    data = _numbered_cases(data_dir, manifest, split, worker, num_workers)
+    data = _numbered_cases(data_dir, manifest, split, worker, num_workers, cache)
     return data.map(volume, 1, deterministic=True).prefetch(1).with_options(_options())
 
 
 def _numbered_cases(
-    data_dir: str, manifest: schema.Manifest, split: str, worker: int, num_workers: int
+    data_dir: str,
+    manifest: schema.Manifest,
+    split: str,
+    worker: int,
+    num_workers: int,
+    cache: shard_cache.ShardCache | None,
 ) -> tf.data.Dataset:
     """Returns (place in `cases` of the split, serialized example) of a worker's readable ones."""
     entry = manifest.splits[split]
@@ -547,7 +575,7 @@ def _numbered_cases(
         return tf.data.Dataset.zip((tf.data.Dataset.counter(first_case), records))
 
     data = tf.data.Dataset.from_tensor_slices((paths, counts, first_cases))
-    data = data.shard(num_workers, worker).flat_map(numbered)
+    data = _copied(data.shard(num_workers, worker), cache).flat_map(numbered)
     return data.filter(lambda case, serialized: serialized != blank)
 
 
@@ -679,6 +707,25 @@ def _shards(data_dir: str, shards: tuple[schema.Shard, ...]) -> tuple[tf.Tensor,
     """Returns paths, string [N], and numbers of examples, int64 [N]."""
     paths = tf.constant([schema.shard_path(data_dir, shard) for shard in shards])
     return paths, tf.constant([shard.examples for shard in shards], tf.int64)
+
+
+def _copied(data: tf.data.Dataset, cache: shard_cache.ShardCache | None) -> tf.data.Dataset:
+    """Puts the paths of local copies in place of those of shards, the first part of each element.
+
+    A copy is made, or checked, while the shard before it is read.
+    """
+    if cache is None:
+        return data
+
+    def path_of(path: bytes) -> bytes:
+        return cache.path_of(path.decode()).encode()
+
+    def copied(path: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        # Stateful, it would keep --deterministic from reading several streams at the same time.
+        copy = tf.numpy_function(path_of, [path], tf.string, stateful=False)
+        return tf.ensure_shape(copy, []), *rest
+
+    return data.map(copied).prefetch(1)
 
 
 def _read(path: tf.Tensor, count: tf.Tensor, is_sample: bool = False) -> tf.data.Dataset:

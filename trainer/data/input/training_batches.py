@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer import config
-from trainer.data.dataset import schema
+from trainer.data.dataset import schema, shard_cache
 from trainer.data.input import pipeline, read_errors
 from trainer.distributed import strategies
 
@@ -26,6 +26,7 @@ class TrainingBatches:
         seed: int,
         num_streams: int,
         start_step: int = 0,
+        cache: shard_cache.ShardCache | None = None,
     ):
         """Opens the streams of this worker.
 
@@ -37,9 +38,10 @@ class TrainingBatches:
             seed: of order, crops and augmentation.
             num_streams: see `pipeline.num_streams`.
             start_step: of the first batch, counted from 0.
+            cache: of the shards, on this machine.
         """
         self._settings, self._strategy = settings, strategy
-        self._data_dir, self._manifest = data_dir, manifest
+        self._data_dir, self._manifest, self._cache = data_dir, manifest, cache
         self._seed, self._num_streams, self._start_step = seed, num_streams, start_step
         self._shuffle_block = pipeline.examples_per_block(
             manifest, num_streams, settings.shuffle_block, settings.foreground
@@ -91,6 +93,7 @@ class TrainingBatches:
             worker=context.input_pipeline_id,
             num_workers=context.num_input_pipelines,
             num_replicas=self._strategy.num_replicas_in_sync // context.num_input_pipelines,
+            cache=self._cache,
         )
         self._streams.append(stream)
         return stream
