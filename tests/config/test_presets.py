@@ -88,7 +88,23 @@ def test_the_input_benchmark_prints_a_row_for_each_augmentation(tmp_path):
     rows = json.loads((tmp_path / "j").read_text())["rows"]
     assert list(rows) == ["none", "flip", "standard", "strong"]
     for name, row in rows.items():
-        assert list(row) == ["images/s", "CPU ms/image", "peak MB"]
+        assert list(row) == ["images/s", "CPU ms/image", "first batch s", "peak MB"]
         assert min(row["images/s"]["median"], row["CPU ms/image"]["median"]) > 0
         assert row["peak MB"] > 100
         assert any(line.startswith(f"{name} ") for line in result.stdout.splitlines())
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_the_input_benchmark_reads_from_folder_bucket_and_copies_by_turns(tmp_path):
+    argv = ["--bucket", "--turns=1", "--augment=none", "--crop=32", "--batches=1", "--rounds=1"]
+    result = command("benchmarks.input", *argv, f"--json={tmp_path / 'j'}")
+    assert result.returncode == 0, result.stderr
+    rows = json.loads((tmp_path / "j").read_text())["rows"]
+    assert list(rows) == ["none", "none, bucket", "none, copies"]
+    assert rows["none"].pop("% of local") is None
+    for row in rows.values():
+        assert min(figure["median"] for name, figure in row.items() if name != "peak MB") > 0
+    refused = command("benchmarks.input", "--augment=no")
+    assert refused.returncode == 2
+    assert refused.stderr == "--augment=no is not one of none, flip, standard, strong.\n"

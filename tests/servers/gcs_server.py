@@ -56,6 +56,7 @@ class Faults:
         slow_seconds: length of such a spike.
         latency_seconds: added to every request.
         bytes_per_second: of each connection, in either direction; 0: as fast as it can.
+        total_bytes_per_second: of all connections together, in either direction; 0: unlimited.
         outage_after: requests after which, for `outage_seconds`, every connection is dropped.
         outage_seconds: length of this absence.
         token_seconds: after which clients must have renewed their token; 0: any token will do.
@@ -68,6 +69,7 @@ class Faults:
     slow_seconds: float = 0.2
     latency_seconds: float = 0.0
     bytes_per_second: float = 0.0
+    total_bytes_per_second: float = 0.0
     outage_after: int = 0
     outage_seconds: float = 0.0
     token_seconds: float = 0.0
@@ -101,12 +103,14 @@ class Term:
         counts: of what was asked since they are.
         back: when the outage ends; None before it has begun.
         number: requests since then.
+        line_free: when the line of all connections has sent what it was given, by `time.monotonic`.
     """
 
     faults: Faults = Faults()
     counts: Counts = dataclasses.field(default_factory=Counts)
     back: float | None = None
     number: int = 0
+    line_free: float = 0.0
 
 
 class Server:
@@ -395,8 +399,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return bytes(body[:size] if size else body)
 
     def _pace(self, size: int) -> None:
-        if self.term.faults.bytes_per_second:
-            time.sleep(size / self.term.faults.bytes_per_second)
+        faults, now = self.term.faults, time.monotonic()
+        free = now
+        if faults.total_bytes_per_second:
+            with self.server.lock:
+                free = max(now, self.term.line_free) + size / faults.total_bytes_per_second
+                self.term.line_free = free
+        seconds = size / faults.bytes_per_second if faults.bytes_per_second else 0.0
+        time.sleep(max(seconds, free - now))
 
     def _send(self, response: gcs_store.Response, cut: bool = False) -> None:
         """Sends an answer, or half of it and then nothing any more."""
