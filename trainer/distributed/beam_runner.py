@@ -320,7 +320,7 @@ def _run_apart(arguments: Sequence[str], build: Build) -> None:
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_lead, args=(theirs, os.getpid(), arguments, build))
+    process = context.Process(target=_lead, args=(theirs, arguments, build))
     process.start()
     theirs.close()
     said = ""
@@ -332,6 +332,7 @@ def _run_apart(arguments: Sequence[str], build: Build) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             assert process.pid is not None
             os.killpg(process.pid, signal.SIGKILL)  # and those that it has started
+        process.kill()
         process.join()
     if process.exitcode == KILLED or (process.exitcode or 0) < 0:
         raise KilledWorkerError
@@ -339,12 +340,10 @@ def _run_apart(arguments: Sequence[str], build: Build) -> None:
         raise _PipelineError(said)
 
 
-def _lead(
-    answer: connection.Connection, parent: int, arguments: Sequence[str], build: Build
-) -> None:
+def _lead(answer: connection.Connection, arguments: Sequence[str], build: Build) -> None:
     """Leads the processes of Beam; says what went wrong."""
     os.setpgid(0, 0)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     threading.excepthook = _end_when_killed
     try:
         _run(arguments, build)
@@ -354,7 +353,7 @@ def _lead(
     os._exit(0)
 
 
-def _end_with(parent: int) -> None:
+def _end_with_parent() -> None:
     process = multiprocessing.parent_process()
     assert process is not None
     connection.wait([process.sentinel])

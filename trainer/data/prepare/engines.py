@@ -79,19 +79,18 @@ class Local:
     ) -> Iterator[shards.Written]:
         """See `Engine`: a pair is read once, also where several shards have parts of it."""
         names = kept.names("shard", encode, plans)
-        known = {}
-        for plan, name in zip(plans, names, strict=True):
-            if self._kept.has(name) and folder.has((one := self._kept.load(name)).shard):
-                known[plan.name] = one
-        missing = (plan.examples for plan in plans if plan.name not in known)
+        known = _known(self._kept, names, folder)
+        missing = (
+            plan.examples for plan, name in zip(plans, names, strict=True) if name not in known
+        )
         pairs = list(by_pair(itertools.chain.from_iterable(missing)))
         results = itertools.chain.from_iterable(self._results("writing", encode, pairs))
         for plan, name in zip(plans, names, strict=True):
-            if plan.name not in known:
+            if name not in known:
                 encoded = itertools.islice(results, len(plan.examples))
-                written = shards.fill(plan, encoded, form, folder.add)
-                self._kept.store(name, written)
-            yield known.get(plan.name) or written
+                known[name] = shards.fill(plan, encoded, form, folder.add)
+                self._kept.store(name, known[name])
+            yield known[name]
 
     def _results(
         self, what: str, task: Callable[[Pair], Any], pairs: Sequence[Pair]
@@ -105,6 +104,15 @@ class Local:
         """See `Engine`."""
         counts = collections.Counter(one.digest for one in found.values())
         return {name for name, one in found.items() if counts[one.digest] > 1}
+
+
+def _known(
+    results: kept.Kept, names: Sequence[str], folder: output.Output
+) -> dict[str, shards.Written]:
+    """Returns the shards that an earlier start has written."""
+    there = [name for name in names if results.has(name)]
+    found = zip(there, results.load_all(there), strict=True)
+    return {name: written for name, written in found if folder.has(written.shard)}
 
 
 FAILED = "failed"  # what is kept in place of a result where the input breaks a rule
@@ -135,22 +143,18 @@ class Distributed:
             if not self._kept.has(name)
         }
         self._do(what, functools.partial(_of_batch, task, self._downloads), missing)
-        for name in names:
-            yield from self._kept.load(name)
+        yield from itertools.chain.from_iterable(self._kept.load_all(names))
 
     def write(
         self, plans: Sequence[shards.ShardPlan], encode: Encode, form: Any, folder: output.Output
     ) -> Iterator[shards.Written]:
         """See `Engine`; a pair is read for each shard that has parts of it."""
         names = kept.names("shard", encode, plans)
-        missing = {
-            name: plan
-            for name, plan in zip(names, plans, strict=True)
-            if not (self._kept.has(name) and folder.has(self._kept.load(name).shard))
-        }
+        known = _known(self._kept, names, folder)
+        missing = {name: plan for name, plan in zip(names, plans, strict=True) if name not in known}
         task = functools.partial(_shard, encode, form, self._downloads, self._output)
         self._do("writing", task, missing)
-        yield from map(self._kept.load, names)
+        yield from self._kept.load_all(names)
 
     def alike(self, found: Mapping[str, Any]) -> set[str]:
         """See `Engine`: by the engine, too, so that no process has all digests."""
@@ -171,8 +175,7 @@ class Distributed:
             RetryableError: a worker was killed twice.
         """
         self._kept.drop(FAILED)
-        for name, item in items.items():
-            self._kept.store(f"item-{name}", item)
+        self._kept.store_all({f"item-{name}": item for name, item in items.items()})
         beam, missing = self._beam, dict(items)
         work = functools.partial(_work, self._kept, task)
         try:
@@ -193,7 +196,7 @@ class Distributed:
                     f"A worker process was killed twice by {_title(item)}, most likely because "
                     "memory ran out; give it more, or leave that out. What is finished is kept."
                 ) from None
-        if FAILED in self._kept.now():
+        if self._kept.has_by_now(FAILED):
             raise InputError(self._kept.load(FAILED))
 
     def _missing(self, items: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,7 +218,7 @@ def _title(item: Any) -> str:
 
 
 def _work(results: kept.Kept, task: Callable[[Any], Any], name: str) -> None:
-    if FAILED in results.now():
+    if results.has_by_now(FAILED):
         return
     item = results.load(f"item-{name}")
     results.store(f"begun-{name}", None)

@@ -5,6 +5,8 @@ written. An item's name is a digest of all that its result follows from: the set
 when they were last changed, the version of this package. So another item has another name.
 """
 
+import collections
+import concurrent.futures
 import dataclasses
 import enum
 import fractions
@@ -14,7 +16,7 @@ import io
 import os
 import pickle
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from trainer.version import __version__
 FOLDER = "unfinished"  # in that of the shards
 # Settings that change no byte of the result.
 NEUTRAL = {"workers", "downloads", "runner", "runner_options", "dry_run", "output"}
+REQUESTS = 32  # at the same time, to a store
 MOST_BATCHES, MOST_PAIRS = 64, 1000  # of a set, up to 64,000 pairs; of a batch
 
 T = typing.TypeVar("T")
@@ -66,6 +69,23 @@ class Kept:
             raise InputError(f"{path} is damaged; remove {self.folder}, and start again.")
         return _Reader(io.BytesIO(content[32:])).load()
 
+    def load_all(self, names: Iterable[str]) -> Iterator[Any]:
+        """Yields the results of items, in order; REQUESTS of them are read ahead."""
+        with concurrent.futures.ThreadPoolExecutor(REQUESTS) as pool:
+            pending: collections.deque[concurrent.futures.Future] = collections.deque()
+            for name in names:
+                pending.append(pool.submit(self.load, name))
+                if len(pending) > REQUESTS:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+
+    def store_all(self, results: Mapping[str, Any]) -> None:
+        """Keeps results of items, REQUESTS at a time."""
+        with concurrent.futures.ThreadPoolExecutor(REQUESTS) as pool:
+            for _ in pool.map(self.store, results.keys(), results.values()):
+                pass
+
     def store(self, name: str, result: Any) -> None:
         """Keeps an item's result."""
         content = pickle.dumps(result, protocol=4)
@@ -78,14 +98,19 @@ class Kept:
         """Returns the names of all that is there by now."""
         return set(files.list_folder(self.folder))
 
+    def has_by_now(self, name: str) -> bool:
+        """Whether a result is there by now."""
+        return files.exists(self._path(name))
+
     def drop(self, name: str) -> None:
         """Removes a result, if it is there."""
         files.remove(self._path(name))
 
     def remove(self) -> None:
         """Removes all of it."""
-        for name in files.list_folder(self.folder):
-            files.remove(self._path(name))
+        with concurrent.futures.ThreadPoolExecutor(REQUESTS) as pool:
+            for _ in pool.map(self.drop, files.list_folder(self.folder)):
+                pass
         if not files.is_remote(self.folder) and os.path.exists(self.folder):
             os.rmdir(self.folder)
 
