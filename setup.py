@@ -66,6 +66,9 @@ setuptools.setup(
             # NRRD and MetaImage with their geometry.
             "SimpleITK>=2.4,<3",
         ],
+        # Tables of more than 100,000 cases, which workers write as they go and data frames read.
+        # 18 is the first release for NumPy 2 and Python 3.13.
+        "parquet": ["pyarrow>=18,<27"],
         "tflite": ["ai-edge-litert>=2,<3"],
         "onnx": ["tf2onnx==1.17.0", "onnx>=1.17,<2", "onnxruntime>=1.20,<2"],
         "docs": DOCS,
@@ -84,6 +87,7 @@ setuptools.setup(
             "onnx>=1.17,<2",
             "onnxruntime>=1.20,<2",
             "playwright>=1.48,<2",
+            "pyarrow>=18,<27",
             "pydicom>=3.0.2,<4",
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",

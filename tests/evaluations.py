@@ -1,5 +1,7 @@
 """Evaluations that NumPy can compute, too: of hand-made images, by a model of each pixel alone."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -9,8 +11,10 @@ from tests.devices import strategy_of
 from trainer import config
 from trainer.data.dataset import schema
 from trainer.data.input import normalization
-from trainer.evaluate import components, eval_step
+from trainer.evaluate import case_rows, components, eval_step
+from trainer.evaluate.case_rows import CaseRows
 from trainer.evaluate.evaluator import Evaluator, source_of
+from trainer.evaluate.scores import Scores
 from trainer.training import losses
 
 # Seven images of three sizes: no batch size but 1 and 7 divides them, and sides are not multiples
@@ -52,6 +56,27 @@ def evaluator_of(
         tta=tta,
         kept=kept,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """The scores of a split, and the rows of its cases in the order of the split."""
+
+    scores: Scores
+    rows: CaseRows
+
+    summary = property(lambda self: self.scores.summary)
+    counts = property(lambda self: self.rows.counts)
+    soft = property(lambda self: self.rows.soft)
+    measured = property(lambda self: self.rows.measured)
+
+
+def evaluate(evaluator, split, *arguments, **named):
+    """Evaluates a split on one worker and keeps the rows."""
+    kept = []
+    scores = evaluator(split, *arguments, keep=kept.append, **named)
+    rows = case_rows.concatenate(kept)
+    return Evaluated(scores, case_rows.gather(rows, len(scores.evaluated), lambda values: values))
 
 
 def assert_decided(data):

@@ -21,7 +21,9 @@ from trainer import config, loop
 from trainer.checkpointing import __main__ as checkpoints
 from trainer.data.dataset import schema
 from trainer.errors import InputError
+from trainer.evaluate import case_tables
 from trainer.evaluate import scores as scoring
+from trainer.evaluate.cases import mean_dice
 from trainer.evaluate.evaluate_run import evaluate_run
 from trainer.predict import predict_images
 from trainer.report import __main__ as report
@@ -612,13 +614,40 @@ def test_on_a_full_disk_training_continues_then_stops_in_one_line_and_keeps_what
     assert json.loads((run_dir / "run.json").read_text())["exit_reason"] == "finished"
 
 
+def assert_cases_of_all_workers(data_dir, folder):
+    """Asserts that figures and pictures of an evaluation by two workers are of all cases."""
+    assert len(list(folder.glob("cases-*-of-00002.parquet"))) == 2
+    needed = (*case_tables.COUNTS, "dice")
+    in_csv = case_tables.read(str(folder), needed, ["hd95", "assd", "nsd"])
+    assert in_csv.cases == schema.read_manifest(str(data_dir)).splits["test"].cases
+    (folder / "cases.csv").rename(folder / "moved")
+    found = case_tables.read(str(folder), needed, ["hd95", "assd", "nsd"])
+    assert found.cases == in_csv.cases
+    for name, values in found.columns.items():
+        np.testing.assert_array_equal(values, in_csv.columns[name])
+    # Sums that workers added up are those of all rows, to the last bit.
+    counts = np.stack([found.columns[name] for name in case_tables.COUNTS], axis=-1)
+    summary = json.loads((folder / "summary.json").read_text())
+    expected = scoring.summarize(counts, np.zeros(counts.shape), found.classes)
+    for name in ("dice", "iou", "precision", "recall", "volume_error"):
+        assert summary["per_image"]["foreground"][name] == expected["per_image"]["foreground"][name]
+    assert summary["pooled"]["foreground"] == expected["pooled"]["foreground"]
+    dice = [mean_dice(of_case) for of_case in counts]
+    for kind, sign in (("worst", 1), ("best", -1)):
+        order = np.argsort(sign * np.array(dice), kind="stable")
+        pictures = sorted(path.stem for path in (folder / kind).iterdir())
+        names = [f"{rank:02d}-{found.cases[n]}" for rank, n in enumerate(order, 1)]
+        assert pictures == [name.replace("/", "_") for name in names[: len(pictures)]]
+        assert len(pictures) > 1
+
+
 @pytest.mark.slow
-def test_two_workers_train_like_one_read_only_their_shards_and_only_the_chief_writes(
+def test_two_workers_train_like_one_read_only_their_shards_and_write_only_their_cases(
     data_dir, tmp_path
 ):
     argv = ["--norm=none", "--optimizer=sgd", "--augment=none", "--filters=8", "--depth=2"]
     argv += ["--activation=swish"]  # ReLU's derivative jumps where rounding decides
-    argv += ["--worst_cases=1", "--best_cases=1"]  # or the chief would draw its share
+    argv += ["--worst_cases=3", "--best_cases=2"]  # of both workers' cases
     argv += ["--profile=1,1"]  # at which all stop, though the chief alone writes
     folders = [tmp_path / "0", tmp_path / "1"]
     for index, folder in enumerate(folders):
@@ -650,6 +679,7 @@ def test_two_workers_train_like_one_read_only_their_shards_and_only_the_chief_wr
             for key, mine, yours in zip(keys, ours, theirs, strict=True):
                 assert mine == pytest.approx(yours, abs=apart[key])
     one, two = (sorted((tmp_path / name).rglob("*")) for name in ("one", "two"))
-    assert len(one) == len(two)
+    assert len(one) + 1 == len(two)  # the second worker's table
+    assert_cases_of_all_workers(data_dir, tmp_path / "two" / "evaluation" / "test")
     state = next(path for path in two if path.name.startswith("state.data"))
     assert state.stat().st_size > 2**16

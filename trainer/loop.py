@@ -20,7 +20,8 @@ from trainer.data.input import balancing, pipeline
 from trainer.data.input.training_batches import TrainingBatches
 from trainer.data.planning import data_plan
 from trainer.distributed import strategies
-from trainer.evaluate import eval_step, metrics, output
+from trainer.evaluate import case_tables, eval_step, metrics, output
+from trainer.evaluate.case_tables import CaseTables
 from trainer.evaluate.cases import CaseSelector
 from trainer.evaluate.evaluator import CancelledError, Evaluator, source_of
 from trainer.evaluate.scores import figures_of
@@ -168,15 +169,23 @@ def evaluate_best(session: Session, parts: Parts) -> None:
     evaluate = parts.evaluate
     if split == "val" and parts.manifest is not session.manifest:  # of which that has a sample
         evaluate = build_evaluator(session, state, session.manifest)
-    try:
-        scores = evaluate(split, selected.add, session.is_cancelled, settings.tolerance_mm)
-    except CancelledError:
-        raise session.request.stopped(state.step) from None
+    folder = os.path.join(settings.run_dir, "evaluation", split)
+    classes = [entry.name for entry in session.manifest.classes]
+    with CaseTables(session.manifest.splits[split].cases, classes) as tables:
+        try:
+            scores = evaluate(
+                split,
+                selected.add,
+                session.is_cancelled,
+                tolerance=settings.tolerance_mm,
+                keep=tables.keep,
+            )
+        except CancelledError:
+            raise session.request.stopped(state.step) from None
+        scores = scores.of_data(session.metadata["data_fingerprint"])
+        output.write(folder, scores, tables, selected, session.manifest, split, session.strategy)
     if not session.is_chief:
         return
-    folder = os.path.join(settings.run_dir, "evaluation", split)
-    scores = scores.of_data(session.metadata["data_fingerprint"])
-    output.write(folder, scores, selected, session.manifest, split)
     if split == "test":  # val has been reported
         parts.reporter.log.test(state.progress.best_step, figures_of(scores))
     if settings.model_dir:
@@ -240,11 +249,12 @@ def begin_run(session: Session, state: TrainState, evaluate: Evaluator) -> None:
 
     Raises:
         InputError: an output of the network does not fit the crop, images cannot be cut into tiles,
-            or --model_dir holds files of others.
+            --model_dir holds files of others, or the scores of so many cases cannot be written.
     """
     job, metadata = session.job, session.metadata
     functional.strides(state.model, job.data.box(session.manifest.rank))
     evaluate.check("val", session.final_split)
+    case_tables.check(session.final_split, session.manifest.splits[session.final_split].examples)
     if session.is_chief:
         if job.run.model_dir:
             will_differ = state.step < metadata["total_steps"]

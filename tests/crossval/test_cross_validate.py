@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -200,7 +201,8 @@ def fold(tmp_path):
     summary = {"data_fingerprint": "d", "tolerance": {"value": 1.0, "unit": "px"}}
     summary["components"] = "all"
     (tmp_path / "fold-1/evaluation/val/summary.json").write_text(json.dumps(summary))
-    (tmp_path / "fold-1/evaluation/val/components.csv").touch()
+    for name in ("components.csv", "cases.csv"):
+        (tmp_path / "fold-1/evaluation/val" / name).touch()
     (tmp_path / "fold-1/calibration.json").touch()
     return found
 
@@ -230,5 +232,9 @@ def test_an_evaluation_of_other_data_or_with_another_tolerance_is_done_again(fol
     files.write_whole(fold.evaluation, text.replace('"all"', '"only the largest"'))
     assert not fold.is_evaluated()
     files.write_whole(fold.evaluation, text)
-    files.remove(fold.counts)
-    assert not fold.is_evaluated()
+    assert fold.is_evaluated()
+    for name in ("cases.csv", "components.csv"):
+        path = os.path.join(os.path.dirname(fold.evaluation), name)
+        files.remove(path)
+        assert not fold.is_evaluated()
+        files.write_whole(path, "")

@@ -74,9 +74,11 @@ def test_a_table_that_is_damaged_is_refused(tmp_path):
     folder = write_fold(tmp_path / "0", {"x": [(4, 4, 4, 0.5), (0, 0, 0, "")]})
     other = dataclasses.replace(MANIFEST.classes[2], name="c")
     manifest = types.SimpleNamespace(classes=[*MANIFEST.classes[:2], other], rank=3)
-    with pytest.raises(InputError, match="it has other classes than the data"):
+    with pytest.raises(InputError, match="val has other classes than the data; remove it"):
         summary.read([folder], manifest, 1.0)
     path = tmp_path / "0/evaluation/val/cases.csv"
     path.write_text(HEADS + "\n")
-    with pytest.raises(InputError, match="is not the table of an evaluation"):
+    with pytest.raises(
+        InputError, match=r"is not the table of an evaluation \(it has no case\); remove it\.$"
+    ):
         summary.read([folder], MANIFEST, 1.0)

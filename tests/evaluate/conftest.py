@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.evaluations import SIZES, assert_decided, evaluator_of, pointwise_model
+from tests.evaluations import SIZES, assert_decided, evaluate, evaluator_of, pointwise_model
 from tests.shards import write_data
 
 
@@ -15,6 +15,6 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def scores(data):
-    """The scores of the validation split, in batches of two on one device."""
+    """The scores of the validation split and its rows, in batches of two on one device."""
     assert_decided(data)
-    return evaluator_of(data, pointwise_model())("val")
+    return evaluate(evaluator_of(data, pointwise_model()), "val")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from tests.evaluations import evaluator_of, pointwise_model
+from tests.evaluations import evaluate, evaluator_of, pointwise_model
 from trainer import config, json_text
-from trainer.evaluate import metrics, output
+from trainer.evaluate import case_tables, metrics
 from trainer.evaluate import scores as scoring
 from trainer.monitoring import scalars
 from trainer.report import page
@@ -62,11 +62,13 @@ def test_a_metric_of_maps_is_that_of_the_hand(row):
 
 @pytest.mark.parametrize("replicas", [1, 2])
 def test_all_that_is_said_of_an_evaluation_follows_from_the_row(row, data, replicas):
-    found = evaluator_of(data, pointwise_model(replicas), replicas=replicas)("val")
+    found = evaluate(evaluator_of(data, pointwise_model(replicas), replicas=replicas), "val")
     values = found.measured["hausdorff"]
     assert values.shape == (7, 3)
 
-    lines = list(csv.DictReader(io.StringIO(output.cases_csv(found, data[1], "val"))))
+    names = [entry.name for entry in data[1].classes]
+    text = case_tables.to_csv(data[1].splits["val"].cases, names, found.rows)
+    lines = list(csv.DictReader(io.StringIO(text)))
     shown = [float(line["hausdorff"] or "nan") for line in lines]
     np.testing.assert_allclose(shown, values.ravel(), atol=1e-6)
 
@@ -85,7 +87,7 @@ def test_all_that_is_said_of_an_evaluation_follows_from_the_row(row, data, repli
     assert f"{means[1]:.2f}" in scoring.table(summary)
     assert "per image hausdorff (pixels)" in page._scores(summary)["heads"]
 
-    figures = scoring.figures_of(found)
+    figures = scoring.figures_of(found.scores)
     assert figures["hausdorff/class1"] == pytest.approx(means[1])
     assert scalars.description("hausdorff/class1").endswith("Unit: pixels.")
     assert scalars.charts()["Does it learn?"]["Hausdorff distance"] == "hausdorff$"

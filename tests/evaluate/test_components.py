@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.evaluations import evaluator_of, pointwise_model
+from tests.evaluations import evaluate, evaluator_of, pointwise_model
 from trainer import config
 from trainer.errors import InputError
 from trainer.evaluate import components, counting, metrics
@@ -173,8 +173,8 @@ def test_counts_are_read_as_they_were_written(tmp_path):
 
 def test_an_evaluation_compares_what_is_kept_and_nothing_else_changes(data):
     kept, seen = Decision(foreground=True, classes=(1, 2)), []
-    raw = evaluator_of(data, pointwise_model())("val", seen.append)
-    found = evaluator_of(data, pointwise_model(), kept=kept)("val")
+    raw = evaluate(evaluator_of(data, pointwise_model()), "val", seen.append)
+    found = evaluate(evaluator_of(data, pointwise_model(), kept=kept), "val")
     expected = [
         components.count(case.labels, kept.apply(case.predicted), case.valid, 3)
         for case in sorted(seen, key=lambda case: case.index)

@@ -15,6 +15,7 @@ from tests.evaluations import (
     OFFSETS,
     SLOPES,
     assert_decided,
+    evaluate,
     evaluator_of,
     pointwise_model,
     read_split,
@@ -24,7 +25,7 @@ from trainer import models
 from trainer.data.dataset import schema
 from trainer.data.input import normalization
 from trainer.errors import InputError
-from trainer.evaluate import evaluator, output
+from trainer.evaluate import case_tables, evaluator
 from trainer.evaluate import scores as scoring
 
 # Sums over the pixels of an image, padded to 128×128 at most.
@@ -49,7 +50,7 @@ def test_counts_equal_numpy_on_a_set_that_no_batch_divides(data, scores):
 )
 def test_the_result_does_not_depend_on_batch_size_or_replicas(data, scores, replicas, batch_size):
     model = pointwise_model(replicas)
-    found = evaluator_of(data, model, replicas=replicas, batch_size=batch_size)("val")
+    found = evaluate(evaluator_of(data, model, replicas=replicas, batch_size=batch_size), "val")
     np.testing.assert_array_equal(found.counts, scores.counts)
     np.testing.assert_allclose(found.soft, scores.soft, rtol=CLOSE, atol=CLOSE)
     assert found.summary["loss"] == pytest.approx(scores.summary["loss"], rel=CLOSE)
@@ -75,7 +76,9 @@ def test_counts_of_tiles_equal_those_of_the_whole_image(tmp_path):
     sizes = {"train": [(8, 8)], "val": [(300, 200)]}
     data = str(tmp_path), write_data(tmp_path, sizes, num_classes=3)
     assert_decided(data)
-    whole, tiled = (evaluator_of(data, pointwise_model(), tile=tile)("val") for tile in (1024, 96))
+    whole, tiled = (
+        evaluate(evaluator_of(data, pointwise_model(), tile=tile), "val") for tile in (1024, 96)
+    )
     np.testing.assert_array_equal(tiled.counts, whole.counts)
     assert whole.counts.sum() > 300 * 200
 
@@ -84,29 +87,28 @@ def test_tiles_that_are_all_halo_are_refused_before_anything_is_computed(tmp_pat
     sizes = {"train": [(300, 300)], "val": [(40, 40)], "test": [(40, 100)]}
     data = str(tmp_path), write_data(tmp_path, sizes)
     # Its smallest images are padded to 64.
-    evaluate = evaluator_of(data, pointwise_model(), tile=60)
     with pytest.raises(InputError, match=r"^--tile=60 leaves nothing .* use at least 64\.$"):
-        evaluate.check("val")
-    evaluate = evaluator_of(data, pointwise_model(), tile=64)
-    evaluate.check("val", "test")
+        evaluator_of(data, pointwise_model(), tile=60).check("val")
+    evaluator_of(data, pointwise_model(), tile=64).check("val", "test")
 
 
 @pytest.mark.parametrize("tta", ["flips", "d4"])
 def test_turned_images_give_the_scores_of_upright_ones_where_each_pixel_is_by_itself(
     data, scores, tta
 ):
-    found = evaluator_of(data, pointwise_model(), tta=tta)("val")
+    found = evaluate(evaluator_of(data, pointwise_model(), tta=tta), "val")
     np.testing.assert_array_equal(found.counts, scores.counts)
     np.testing.assert_allclose(found.soft, scores.soft, rtol=CLOSE, atol=CLOSE)
     assert found.summary["loss"] == pytest.approx(scores.summary["loss"], rel=CLOSE)
 
 
 def test_confusions_and_probabilities_count_every_valid_pixel_once(scores):
-    np.testing.assert_array_equal(np.diag(scores.confusions), scores.counts[..., 2].sum(axis=0))
-    np.testing.assert_array_equal(scores.confusions.sum(axis=1), scores.counts[..., 0].sum(axis=0))
-    np.testing.assert_array_equal(scores.confusions.sum(axis=0), scores.counts[..., 1].sum(axis=0))
+    confusions, probabilities = scores.scores.confusions, scores.scores.probabilities
+    np.testing.assert_array_equal(np.diag(confusions), scores.counts[..., 2].sum(axis=0))
+    np.testing.assert_array_equal(confusions.sum(axis=1), scores.counts[..., 0].sum(axis=0))
+    np.testing.assert_array_equal(confusions.sum(axis=0), scores.counts[..., 1].sum(axis=0))
     for k in (1, 2):
-        others, own = scores.probabilities[k - 1].sum(axis=0)
+        others, own = probabilities[k - 1].sum(axis=0)
         assert own == scores.counts[:, k, 0].sum()
         assert others + own == scores.counts[..., 0].sum()
 
@@ -119,18 +121,18 @@ def test_an_unreadable_case_counts_for_nothing_and_has_no_line(data, scores, tmp
     shard = schema.write_shard(str(tmp_path), "val-00000-of-00001.tfrecord", examples)
     split = dataclasses.replace(split, shards=(shard,))
     other = dataclasses.replace(manifest, splits={**manifest.splits, "val": split})
-    found = evaluator_of((str(tmp_path), other), pointwise_model())("val")
+    found = evaluate(evaluator_of((str(tmp_path), other), pointwise_model()), "val")
 
     kept = [0, 1, 3, 4, 5, 6]
-    assert np.flatnonzero(found.evaluated).tolist() == kept
-    np.testing.assert_array_equal(found.counts[kept], scores.counts[kept])
+    assert np.flatnonzero(found.scores.evaluated).tolist() == found.rows.cases.tolist() == kept
+    np.testing.assert_array_equal(found.counts, scores.counts[kept])
     assert found.summary["unreadable"] == [split.cases[2]]
     assert scores.summary["unreadable"] == []
     names = [entry.name for entry in manifest.classes]
     expected = scoring.summarize(scores.counts[kept], scores.soft[kept], names)
     assert found.summary["images"] == expected["images"] == 6
     assert found.summary["dice"] == expected["dice"]
-    rows = output.cases_csv(found, manifest, "val").splitlines()[1:]
+    rows = case_tables.to_csv(split.cases, names, found.rows).splitlines()[1:]
     assert [row.split(",")[0] for row in rows[::3]] == [split.cases[n] for n in kept]
 
 

@@ -2,21 +2,35 @@
 
 import csv
 import dataclasses
+import importlib.util
 import json
 
 import pytest
 import tensorflow as tf
 
+from tests.devices import strategy_of
 from tests.evaluations import evaluator_of, pointwise_model
-from trainer.evaluate import output
+from trainer.errors import InputError
+from trainer.evaluate import case_tables, output
+from trainer.evaluate.case_tables import CaseTables
 from trainer.evaluate.cases import CaseSelector
 from trainer.monitoring import tensorboard
 
 
-def test_cases_summary_and_pictures_are_written(data, tmp_path):
-    selected = CaseSelector(worst=2, best=1)
-    scores = evaluator_of(data, pointwise_model())("val", selected.add)
-    output.write(str(tmp_path / "out"), scores, selected, data[1], "val")
+def write(folder, data, selected, *, replicas=1):
+    """Evaluates the val split and writes its files; returns the scores."""
+    manifest = data[1]
+    names = [entry.name for entry in manifest.classes]
+    with CaseTables(manifest.splits["val"].cases, names) as tables:
+        evaluator = evaluator_of(data, pointwise_model(replicas), replicas=replicas)
+        scores = evaluator("val", selected.add, tolerance=1.0, keep=tables.keep)
+        strategy = strategy_of(replicas)
+        output.write(str(folder), scores, tables, selected, manifest, "val", strategy)
+    return scores
+
+
+def test_cases_summary_and_pictures_are_written(data, scores, tmp_path):
+    summary = write(tmp_path / "out", data, CaseSelector(worst=2, best=1)).summary
     with open(tmp_path / "out" / "cases.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 7 * 3
@@ -24,8 +38,7 @@ def test_cases_summary_and_pictures_are_written(data, tmp_path):
     assert [int(rows[4][key]) for key in ("truth", "prediction", "intersection")] == list(
         scores.counts[1, 1]
     )
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["dice"] == scores.summary["dice"]
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["dice"] == summary["dice"]
     for kind, ranks in (("worst", ["01-", "02-"]), ("best", ["01-"])):
         pictures = sorted(path.name for path in (tmp_path / "out" / kind).iterdir())
         assert [name[:3] for name in pictures] == ranks
@@ -35,17 +48,54 @@ def test_pictures_of_others_stay_and_a_folder_that_was_not_finished_is_an_evalua
     data, tmp_path, monkeypatch
 ):
     out = tmp_path / "out"
-    selected = CaseSelector(worst=2)
-    scores = evaluator_of(data, pointwise_model())("val", selected.add)
     with monkeypatch.context() as patch:
-        patch.setattr(output, "cases_csv", lambda *arguments: 1 / 0)  # in place of a kill
+        patch.setattr(case_tables, "to_csv", lambda *arguments: 1 / 0)  # in place of a kill
         with pytest.raises(ZeroDivisionError):
-            output.write(str(out), scores, selected, data[1], "val")
+            write(out, data, CaseSelector(worst=2))
     output.check_output(str(out))
-    output.write(str(out), scores, selected, data[1], "val")
+    write(out, data, CaseSelector(worst=2))
     (out / "worst" / "notes.png").write_text("mine")
-    output.write(str(out), scores, CaseSelector(), data[1], "val")
+    write(out, data, CaseSelector())
     assert [path.name for path in (out / "worst").iterdir()] == ["notes.png"]
+
+
+def test_tables_that_no_evaluation_wrote_are_not_replaced(tmp_path):
+    (tmp_path / "cases-00000-of-00002.parquet").write_text("mine")
+    with pytest.raises(InputError, match=r"holds cases-00000-of-00002.parquet that no evaluation"):
+        output.check_output(str(tmp_path))
+
+
+def test_tables_of_a_former_evaluation_are_removed_whatever_they_were(data, tmp_path, monkeypatch):
+    def tables():
+        return sorted(path.name for path in tmp_path.glob("cases*"))
+
+    write(tmp_path, data, CaseSelector())
+    assert tables() == ["cases-00000-of-00001.parquet", "cases.csv"]
+    (tmp_path / "cases-00001-of-00002.parquet").write_text("of two workers")
+    with monkeypatch.context() as patch:
+        patch.setattr(case_tables, "MOST_IN_CSV", 6)
+        write(tmp_path, data, CaseSelector())
+    assert tables() == ["cases-00000-of-00001.parquet"]
+    without_pyarrow(monkeypatch)
+    write(tmp_path, data, CaseSelector())
+    assert tables() == ["cases.csv"]
+
+
+def test_figures_are_the_same_with_and_without_parquet(data, tmp_path, monkeypatch):
+    write(tmp_path / "with", data, CaseSelector())
+    without_pyarrow(monkeypatch)
+    write(tmp_path / "without", data, CaseSelector(), replicas=2)
+    for name in ("cases.csv",):
+        ours, theirs = ((tmp_path / part / name).read_bytes() for part in ("with", "without"))
+        assert ours == theirs
+
+
+def without_pyarrow(monkeypatch):
+    """Has this process not find pyarrow."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "pyarrow" else find(name)
+    )
 
 
 def test_cases_may_have_any_name(data, tmp_path):
@@ -55,8 +105,7 @@ def test_cases_may_have_any_name(data, tmp_path):
     split = dataclasses.replace(split, cases=tuple(names))
     named = dataclasses.replace(manifest, splits={**manifest.splits, "val": split})
     selected = CaseSelector(worst=7, first=7)
-    scores = evaluator_of((folder, named), pointwise_model())("val", selected.add)
-    output.write(str(tmp_path / "out"), scores, selected, named, "val")
+    scores = write(tmp_path / "out", (folder, named), selected)
     with open(tmp_path / "out" / "cases.csv", newline="") as file:
         assert [row["case"] for row in csv.DictReader(file)][::3] == names
     pictures = {path.name[3:] for path in (tmp_path / "out" / "worst").iterdir()}

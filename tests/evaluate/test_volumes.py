@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from tests import shards
 from tests.devices import strategy_of
+from tests.evaluations import evaluate
 from trainer import config
 from trainer.data.dataset import schema, volume_examples
 from trainer.errors import InputError
@@ -76,26 +77,27 @@ def expected_counts(data):
 def test_counts_are_of_the_file_s_voxels_whatever_the_batch_and_the_replicas(data):
     expected = expected_counts(data)
     assert expected[:, 1:, 2].min() > 10
-    alone = evaluator_of(data)("val")
+    alone = evaluate(evaluator_of(data), "val")
     np.testing.assert_array_equal(alone.counts, expected)
-    many = evaluator_of(data, replicas=2, batch_size=3)("val")
+    many = evaluate(evaluator_of(data, replicas=2, batch_size=3), "val")
     np.testing.assert_array_equal(many.counts, expected)
     assert many.summary["loss"] == pytest.approx(alone.summary["loss"], rel=1e-5)
 
 
 def test_mirrored_volumes_give_the_scores_of_upright_ones(data):
-    found = evaluator_of(data, tta="flips")("val")
+    found = evaluate(evaluator_of(data, tta="flips"), "val")
     np.testing.assert_array_equal(found.counts, expected_counts(data))
 
 
 def test_volumes_that_are_compared_in_slabs_have_the_same_counts(data, monkeypatch):
     monkeypatch.setattr(volumes, "SLAB_VOXELS", 3 * 32 * 32)
-    np.testing.assert_array_equal(evaluator_of(data)("val").counts, expected_counts(data))
+    found = evaluate(evaluator_of(data), "val")
+    np.testing.assert_array_equal(found.counts, expected_counts(data))
 
 
 def test_surfaces_are_measured_in_millimetres(data):
     selected = []
-    found = evaluator_of(data)("val", selected.append, tolerance=1.0)
+    found = evaluate(evaluator_of(data), "val", selected.append, tolerance=1.0)
     for case in selected:
         assert case.spacing == (2.0, 1.0, 0.5)
         maps = case.labels, case.predicted, case.valid

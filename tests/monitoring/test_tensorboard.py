@@ -92,9 +92,7 @@ def test_an_evaluation_gives_pictures_and_precision_recall(written, tmp_path_fac
         selected.add(Case(index, dice, image, blank, blank + 1.0, blank, blank, (1.0, 1.0)))
     probabilities = np.zeros((2, counting.BINS + 1, 2), np.int64)
     probabilities[:, 75] = 1, 3
-    scores = Scores(
-        np.zeros((3, 3, 3)), np.zeros((3, 3, 3)), {}, np.ones(3, bool), np.eye(3), probabilities, {}
-    )
+    scores = Scores(np.ones(3, bool), np.eye(3), probabilities, {})
     weight = build_unet((None, None, 1), 4, 1, depth=1).trainable_variables[0]
     values, _ = written(
         lambda: tensorboard.write_evaluation(scores, selected, manifest, "val", [weight])
@@ -126,7 +124,7 @@ def test_volumes_are_drawn_by_their_slices(written, tmp_path_factory):
     sheet = tensorboard._sheet(batch, manifest)
     assert sheet.shape == (side + 4 * gap + 2 * line, 3 * (side + gap) + 3 * gap, 3)
     counts = np.zeros((1, counting.BINS + 1, 2), np.int64)
-    scores = Scores(np.zeros((1, 2, 3)), np.zeros((1, 2, 3)), {}, np.ones(1), np.eye(2), counts, {})
+    scores = Scores(np.ones(1, bool), np.eye(2), counts, {})
     values, _ = written(lambda: tensorboard.write_evaluation(scores, selected, manifest, "val"))
     width, height, _ = tf.make_ndarray(values["worst/1"].tensor)
     assert (int(height), int(width)) == (

@@ -1,8 +1,6 @@
 """Reads what an evaluation wrote of each case, and says whether two of them may be compared."""
 
-import csv
 import dataclasses
-import io
 import json
 import os
 from collections.abc import Mapping
@@ -12,9 +10,9 @@ import numpy as np
 
 from trainer.checkpointing import run_metadata
 from trainer.errors import InputError, one_line
+from trainer.evaluate import case_tables
+from trainer.evaluate.case_tables import SUMMARY
 from trainer.storage import files
-
-SUMMARY, CASES = "summary.json", "cases.csv"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +61,7 @@ def read(folder: str, split: str, metric: str) -> Evaluation:
     Args:
         folder: of the run.
         split: the evaluation's name in it, such as test.
-        metric: a column of cases.csv.
+        metric: a column of its tables.
 
     Raises:
         InputError: there is no such evaluation, or its files are damaged.
@@ -79,15 +77,16 @@ def read(folder: str, split: str, metric: str) -> Evaluation:
             f"--metric={metric} is not in {path}, which has {', '.join(known) or 'none'}; name one "
             "of them, or evaluate again."
         )
-    cases, classes, values = _table(os.path.join(place, CASES), metric)
-    if list(classes) != list(summary["classes"]):
-        raise InputError(f"{path} and {CASES} beside it differ in their classes; evaluate again.")
+    table = case_tables.read(place, [metric])
+    if list(table.classes) != list(summary["classes"]):
+        raise InputError(f"{path} and the table beside it differ in their classes; evaluate again.")
+    order = sorted(range(len(table.cases)), key=table.cases.__getitem__)
     return Evaluation(
         folder,
         split,
-        cases,
-        classes,
-        values,
+        tuple(table.cases[n] for n in order),
+        table.classes,
+        table.columns[metric][order],
         known[metric],
         summary.get("tolerance"),
         summary.get("data_fingerprint") or _fingerprint_of(folder),
@@ -150,27 +149,6 @@ def _parse(path: str) -> dict[str, Any]:
     if not isinstance(found, dict) or not isinstance(found.get("classes"), dict):
         raise InputError(f"{path} is not a summary of trainer.evaluate; evaluate again.")
     return found
-
-
-def _table(path: str, metric: str) -> tuple[tuple[str, ...], tuple[str, ...], np.ndarray]:
-    """Returns cases, classes and a column of a cases.csv, the cases sorted by name."""
-    found: dict[str, dict[str, float]] = {}
-    try:
-        for row in csv.DictReader(io.StringIO(files.read_text(path), newline="")):
-            of_case = found.setdefault(row["case"], {})
-            if row["class"] in of_case:
-                raise ValueError(f"{row['case']!r} is there twice")
-            of_case[row["class"]] = float(row[metric] or "nan")
-        classes = tuple(next(iter(found.values()), {}))
-        if any(tuple(of_case) != classes for of_case in found.values()):
-            raise ValueError("cases differ in their classes")
-    except (KeyError, TypeError, ValueError, csv.Error, OSError) as error:
-        raise InputError(
-            f"{path} is not the table of an evaluation ({error}); evaluate again."
-        ) from None
-    cases = tuple(sorted(found))
-    values = np.array([[found[case][name] for name in classes] for case in cases], np.float64)
-    return cases, classes, values.reshape(len(cases), len(classes))
 
 
 def _fingerprint_of(folder: str) -> str:

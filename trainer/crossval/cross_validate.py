@@ -21,7 +21,7 @@ from trainer.crossval import choice, configurations, fold, summary
 from trainer.data.dataset import schema
 from trainer.distributed import child_process, membership, preemption
 from trainer.errors import InputError
-from trainer.evaluate import components
+from trainer.evaluate import case_tables, components
 from trainer.storage import files
 
 Run = Callable[[str, Sequence[str]], None]  # a module and its flags, as a process
@@ -141,6 +141,7 @@ def _check_folds(settings: config.CrossValidation, manifest: schema.Manifest) ->
             f"--folds={asked} and --data_dir={data_dir} has {len(manifest.folds)}; use --folds="
             f"{len(manifest.folds)}, or prepare the data again."
         )
+    case_tables.check("val of all folds", sum(part.val.examples for part in manifest.folds))
 
 
 @contextlib.contextmanager

@@ -8,10 +8,9 @@ from typing import Any
 from trainer import config
 from trainer.checkpointing import run_metadata
 from trainer.config import flags
-from trainer.crossval import summary
 from trainer.data.dataset import folds, schema
 from trainer.errors import InputError
-from trainer.evaluate import calibration, components
+from trainer.evaluate import calibration, case_tables, components
 from trainer.storage import files
 
 ENDED = ("finished", "stopped early")  # reasons for which a run ends by itself
@@ -41,7 +40,7 @@ class Fold:
     @property
     def evaluation(self) -> str:
         """The summary of its evaluation."""
-        return os.path.join(self.run_dir, "evaluation", "val", summary.SUMMARY)
+        return os.path.join(self.run_dir, "evaluation", "val", case_tables.SUMMARY)
 
     @property
     def counts(self) -> str:
@@ -77,6 +76,8 @@ class Fold:
     def is_evaluated(self) -> bool:
         """Returns whether the weights that it ended with were evaluated with these settings."""
         if not all(map(files.exists, (self.evaluation, self.counts, self.temperature))):
+            return False
+        if not case_tables.is_there(os.path.dirname(self.evaluation)):
             return False
         try:
             found = json.loads(files.read_text(self.evaluation))

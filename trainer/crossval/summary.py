@@ -1,8 +1,6 @@
 """What all folds say together: of every case, by the model that did not see it."""
 
-import csv
 import dataclasses
-import io
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,10 +10,11 @@ import numpy as np
 from trainer import json_text, text_table
 from trainer.data.dataset import schema
 from trainer.errors import InputError, one_line
-from trainer.evaluate import metrics, scores
+from trainer.evaluate import case_tables, metrics, scores
+from trainer.evaluate.case_rows import CaseRows
+from trainer.evaluate.case_tables import SUMMARY
 from trainer.storage import files
 
-SUMMARY, CASES = "summary.json", "cases.csv"
 MEAN = "mean, foreground"
 
 
@@ -57,7 +56,7 @@ def read(run_dirs: Sequence[str], manifest: schema.Manifest, tolerance: float) -
     measured = {
         name: np.concatenate([values[name] for _, _, values in tables]) for name in tables[0][2]
     }
-    # What a soft Dice is made of is in no cases.csv: those scores are null.
+    # What a soft Dice is made of is in no table: those scores are null.
     soft = np.full(counts.shape, np.nan)
     summary = scores.summarize(
         counts,
@@ -73,12 +72,17 @@ def read(run_dirs: Sequence[str], manifest: schema.Manifest, tolerance: float) -
 
 
 def write(run_dir: str, found: OutOfFold, data_fingerprint: str) -> None:
-    """Writes summary.json and cases.csv of a cross-validation, as of an evaluation of val."""
+    """Writes summary.json and the tables of a cross-validation, as of an evaluation of val.
+
+    They have a column of folds at their end.
+    """
     folder = os.path.join(run_dir, "evaluation", "val")
     files.make_folder(folder)
     content = {**found.summary, "data_fingerprint": data_fingerprint}
     files.write_whole(os.path.join(folder, SUMMARY), json_text.dumps(content, indent=1) + "\n")
-    files.write_whole(os.path.join(folder, CASES), _cases_csv(found))
+    soft = np.full(found.counts.shape, np.nan)
+    rows = CaseRows(np.arange(len(found.cases)), found.counts, soft, found.measured)
+    case_tables.write(folder, found.cases, list(found.summary["classes"]), rows, fold=found.folds)
 
 
 def table(found: OutOfFold) -> str:
@@ -184,38 +188,13 @@ def _nullable(means: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, f
 
 def _table(
     run_dir: str, classes: Sequence[str]
-) -> tuple[list[str], np.ndarray, dict[str, np.ndarray]]:
+) -> tuple[tuple[str, ...], np.ndarray, dict[str, np.ndarray]]:
     """Returns the cases of a fold, counts [N, K, 3], and the metrics that need maps, [N, K]."""
-    path = os.path.join(run_dir, "evaluation", "val", CASES)
-    names: list[str] = []
-    try:
-        rows = list(csv.DictReader(io.StringIO(files.read_text(path), newline="")))
-        of_maps = [name for name in metrics.of_maps(is_final=True) if name in rows[0]]
-        cells = [
-            [float(row[key] or "nan") for key in ("truth", "prediction", "intersection", *of_maps)]
-            for row in rows
-        ]
-        if [row["class"] for row in rows] != list(classes) * (len(rows) // len(classes)):
-            raise ValueError("it has other classes than the data")
-        names = [row["case"] for row in rows[:: len(classes)]]
-    except (KeyError, IndexError, TypeError, ValueError, csv.Error, OSError) as error:
-        raise InputError(
-            f"{path} is not the table of an evaluation ({error}); remove it."
-        ) from None
-    values = np.array(cells).reshape(len(names), len(classes), -1)
-    measured = {name: values[..., 3 + k] for k, name in enumerate(of_maps)}
-    return names, values[..., :3].astype(np.int64), measured
-
-
-def _cases_csv(found: OutOfFold) -> str:
-    """Returns the table of an evaluation, with a column of folds at its end."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    values = scores.per_case(found.counts, found.measured)
-    table.writerow(["case", "class", "truth", "prediction", "intersection", *values, "fold"])
-    for n, case in enumerate(found.cases):
-        for k, name in enumerate(found.summary["classes"]):
-            figures = (float(value[n, k]) for value in values.values())
-            cells = ("" if np.isnan(value) else f"{value:.6f}" for value in figures)
-            table.writerow([case, name, *found.counts[n, k], *cells, found.folds[n]])
-    return text.getvalue()
+    folder = os.path.join(run_dir, "evaluation", "val")
+    of_maps = metrics.of_maps(is_final=True)
+    found = case_tables.read(folder, case_tables.COUNTS, of_maps, remedy="remove it")
+    if found.classes != tuple(classes):
+        raise InputError(f"The table in {folder} has other classes than the data; remove it.")
+    counts = np.stack([found.columns[name] for name in case_tables.COUNTS], axis=-1)
+    measured = {name: found.columns[name] for name in of_maps if name in found.columns}
+    return found.cases, counts.astype(np.int64), measured

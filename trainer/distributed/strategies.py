@@ -220,9 +220,8 @@ def peak_bytes(device: str) -> int | None:
 
 def sum_over_workers(strategy: tf.distribute.Strategy, array: np.ndarray) -> np.ndarray:
     """Returns the sum of an array over the workers, each of which holds one of its shape."""
-    if worker_of(strategy)[1] == 1:
+    if worker_of(strategy)[1] == 1 or not array.size:  # of nothing, TensorFlow's sum crashes
         return array
-
     return _summation(strategy)(tf.constant(array)).numpy()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data.dataset import schema
+from trainer.distributed import strategies
 from trainer.drawing import panels, volumes
 from trainer.evaluate import metrics
 
@@ -51,11 +52,11 @@ class Scored:
     cases: list[tuple[Case, np.ndarray, np.ndarray]]
 
 
-# Kind → rank of a case within the kind; of equal cases, the first in the split comes first.
-ORDERS: Mapping[str, Callable[[Case], Any]] = {
-    "first": lambda case: case.index,
-    "worst": lambda case: (case.dice, case.index),
-    "best": lambda case: (-case.dice, case.index),
+# Kind → rank of a case of some index and Dice; of equal cases, the first in the split comes first.
+ORDERS: Mapping[str, Callable[[int, float], Any]] = {
+    "first": lambda index, dice: index,
+    "worst": lambda index, dice: (dice, index),
+    "best": lambda index, dice: (-dice, index),
 }
 
 
@@ -71,12 +72,31 @@ class CaseSelector:
         """Keeps the case where it is among those of a kind so far."""
         case = reduced(case)
         for kind, number in self._numbers.items():
-            found = sorted([*self._cases[kind], case], key=ORDERS[kind])
+            found = [*self._cases[kind], case]
+            found.sort(key=lambda one: ORDERS[kind](one.index, one.dice))
             self._cases[kind] = found[:number]
 
     def cases(self, kind: str) -> list[Case]:
         """Returns the cases that are `first`, `worst` or `best`, in this order."""
         return list(self._cases[kind])
+
+    def ranked(self, kind: str, strategy: tf.distribute.Strategy) -> dict[int, Case]:
+        """Returns this worker's cases among those of a kind of all workers, by rank from 1.
+
+        All workers must call it.
+        """
+        worker, num_workers = strategies.worker_of(strategy)
+        mine = self._cases[kind]
+        found = np.zeros((num_workers, self._numbers[kind], 3))
+        for place, case in enumerate(mine):
+            found[worker, place] = 1, case.index, case.dice
+        there = strategies.sum_over_workers(strategy, found).reshape(-1, 3)
+        of_all = sorted(
+            ((int(index), dice) for is_there, index, dice in there if is_there),
+            key=lambda one: ORDERS[kind](*one),
+        )
+        ranks = {index: rank for rank, (index, _) in enumerate(of_all[: self._numbers[kind]], 1)}
+        return {ranks[case.index]: case for case in mine if case.index in ranks}
 
 
 def reduced(case: Case) -> Case:

@@ -21,6 +21,7 @@ from trainer.distributed import strategies
 from trainer.errors import InputError
 from trainer.evaluate import (
     calibration,
+    case_tables,
     components,
     ensemble,
     eval_step,
@@ -28,6 +29,7 @@ from trainer.evaluate import (
     scores,
     symmetries,
 )
+from trainer.evaluate.case_tables import CaseTables
 from trainer.evaluate.cases import Case, CaseSelector
 from trainer.evaluate.evaluator import Evaluator, source_of
 from trainer.storage import files
@@ -110,16 +112,23 @@ def evaluate_run(settings: config.Evaluate) -> None:
         if settings.components == "decide":
             measured.add(case.index, case.labels, case.predicted, case.valid)
 
-    tolerance = settings.tolerance_mm
-    found = evaluate(settings.split, add, tolerance=tolerance, temperature=temperature)
-    if loaded.temperatures:
-        found.summary["calibration"] = calibration.of_ensemble(
-            found.summary["calibration"], loaded.temperatures
+    classes = [entry.name for entry in manifest.classes]
+    with CaseTables(manifest.splits[settings.split].cases, classes) as tables:
+        found = evaluate(
+            settings.split,
+            add,
+            tolerance=settings.tolerance_mm,
+            temperature=temperature,
+            keep=tables.keep,
         )
-    found = found.of_data(fingerprint, kept.described(one.run["classes"]))
+        if loaded.temperatures:
+            found.summary["calibration"] = calibration.of_ensemble(
+                found.summary["calibration"], loaded.temperatures
+            )
+        found = found.of_data(fingerprint, kept.described(one.run["classes"]))
+        output.write(folder, found, tables, selected, manifest, settings.split, strategy)
     counts = strategies.sum_over_workers(strategy, measured.counts)
     if worker == 0:
-        output.write(folder, found, selected, manifest, settings.split)
         if settings.json:
             output.write_json(settings.json, found.summary)
         mean = f", mean of {turned} turned images" if turned > 1 else ""
@@ -248,6 +257,7 @@ def _read_manifest(
             f"--split={settings.split} is not in {data_dir}, which has "
             f"{', '.join(manifest.splits)}; name one of them."
         )
+    case_tables.check(settings.split, manifest.splits[settings.split].examples)
     return manifest, fingerprint
 
 

@@ -16,15 +16,18 @@ from trainer.distributed import strategies, tracing
 from trainer.errors import InputError
 from trainer.evaluate import (
     calibration,
+    case_rows,
     cases,
     components,
     counting,
     eval_step,
     metrics,
+    scores,
     symmetries,
 )
+from trainer.evaluate.case_rows import CaseRows
 from trainer.evaluate.images import TiledImages
-from trainer.evaluate.scores import Scores, summarize
+from trainer.evaluate.scores import Scores
 from trainer.evaluate.volumes import WindowedVolumes
 from trainer.training import losses
 
@@ -113,46 +116,80 @@ class Evaluator:
         is_cancelled: Callable[[], bool] = lambda: False,
         tolerance: float | None = None,
         temperature: float | None = None,
+        keep: Callable[[CaseRows], None] = lambda rows: None,
     ) -> Scores:
         """Evaluates every image of a split once.
 
+        What it holds, and what workers exchange, are sums, and a mark for each case.
+
         Args:
             split: a key of `manifest.splits`.
-            add: called with each case in turn.
+            add: called with each case of this worker in turn.
             is_cancelled: whether this worker was asked to stop; asked before each batch.
             tolerance: up to which two surfaces agree, in mm of volumes, pixels of images; None:
                 only tracked metrics are measured.
             temperature: by which calibrated logits are divided, whose calibration is measured
                 beside the network's; None: only that. No other score depends on it.
+            keep: called with the rows of this worker's cases, block by block, in their order.
 
         Raises:
             CancelledError: if it was cancelled.
         """
         found = [1.0] if temperature is None else [1.0, temperature]
         temperatures = tf.constant(found, tf.float32)
-        sums = self._empty_sums(split, tolerance, len(found))
-        for scored in self._scored(split, temperatures, sums["times_seen"], is_cancelled):
+        times_seen = np.zeros(self._manifest.splits[split].examples, np.int32)
+        of_batches = self._empty_sums(len(found))
+        none = case_rows.empty(
+            self._manifest.num_classes, metrics.of_maps(tolerance is not None).keys()
+        )
+        of_cases = scores.sum_up(none.counts, none.soft, none.measured)
+        block: list[CaseRows] = []
+
+        def close_block() -> None:
+            rows = case_rows.concatenate([none, *block])
+            block.clear()
+            for key, value in scores.sum_up(rows.counts, rows.soft, rows.measured).items():
+                of_cases[key] += value
+            keep(rows)
+
+        for scored in self._scored(split, temperatures, times_seen, is_cancelled):
             for key, value in scored.totals.items():
-                sums[key] += value
+                of_batches[key] += value
             for case, counts, soft in scored.cases:
                 if self._kept:
                     case, counts = self._with_components(case)
-                self._add_case(sums, case, counts, soft, tolerance)
+                maps = case.labels, case.predicted, case.valid
+                measured = metrics.measure(*maps, len(counts), case.spacing, tolerance)
+                block.append(case_rows.of_case(case.index, counts, soft, measured))
                 add(case)
-        total = {key: self._total(value) for key, value in sums.items()}
-        return self._scores(split, total, tolerance, temperature)
+            if len(block) >= case_rows.BLOCK:
+                close_block()
+        close_block()
+        sums = self._totals({**of_batches, **of_cases})
+        return self._scores(split, sums, self._total(times_seen) > 0, tolerance, temperature)
 
     def loss_slopes(self, split: str) -> np.ndarray:
         """Returns `counting.loss_slopes` of a split, summed over all its images."""
         num_cases = self._manifest.splits[split].examples
         slopes = np.zeros((len(calibration.INVERSES), 2))
-        for scored in self._scored(split, None, np.zeros(num_cases, np.int64)):
+        for scored in self._scored(split, None, np.zeros(num_cases, np.int32)):
             slopes += scored.totals["slopes"]
         return self._total(slopes)
 
     def _total(self, value: np.ndarray) -> np.ndarray:
         """Returns the sum over all workers."""
         return strategies.sum_over_workers(self._strategy, value)
+
+    def _totals(self, sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns the sums over all workers, those of one dtype exchanged at once."""
+        found = {}
+        for dtype in sorted({value.dtype.str for value in sums.values()}):
+            mine = {name: value for name, value in sums.items() if value.dtype.str == dtype}
+            total = self._total(np.concatenate([value.ravel() for value in mine.values()]))
+            ends = np.cumsum([value.size for value in mine.values()])[:-1]
+            for (name, value), part in zip(mine.items(), np.split(total, ends), strict=True):
+                found[name] = part.reshape(value.shape)
+        return found
 
     def _scored(
         self,
@@ -166,7 +203,7 @@ class Evaluator:
         Args:
             split: a key of `manifest.splits`.
             temperatures: float32 [T], see `eval_step.score`.
-            times_seen: int64 [N], to which each case is added.
+            times_seen: int32 [N], to which each case is added.
             is_cancelled: see `__call__`.
 
         Raises:
@@ -193,39 +230,15 @@ class Evaluator:
                     times_seen[case.index] += 1
                 yield scored
 
-    def _empty_sums(
-        self, split: str, tolerance: float | None, num_temperatures: int
-    ) -> dict[str, np.ndarray]:
-        """Returns what is summed over a split before its first case."""
-        num_cases, num_classes = self._manifest.splits[split].examples, self._manifest.num_classes
+    def _empty_sums(self, num_temperatures: int) -> dict[str, np.ndarray]:
+        """Returns what `eval_step.score` gives of batches, summed over none."""
+        num_classes = self._manifest.num_classes
         return {
-            "counts": np.zeros((num_cases, num_classes, 3), np.int64),
-            "soft": np.zeros((num_cases, num_classes, 3)),
-            "times_seen": np.zeros(num_cases, np.int64),
             "loss": np.zeros(losses.num_statistics(self._terms, num_classes)),
             "confusions": np.zeros((num_classes, num_classes), np.int64),
             "probabilities": np.zeros((num_classes - 1, counting.BINS + 1, 2), np.int64),
             "reliability": np.zeros((num_temperatures, calibration.CONFIDENCE_BINS, 3), np.int64),
-            **{
-                name: np.zeros((num_cases, num_classes))
-                for name in metrics.of_maps(tolerance is not None)
-            },
         }
-
-    def _add_case(
-        self,
-        sums: Mapping[str, np.ndarray],
-        case: cases.Case,
-        counts: np.ndarray,
-        soft: np.ndarray,
-        tolerance: float | None,
-    ) -> None:
-        """Adds the results of one case."""
-        found = {"counts": counts, "soft": soft}
-        maps = case.labels, case.predicted, case.valid
-        found |= metrics.measure(*maps, len(counts), case.spacing, tolerance)
-        for key, value in found.items():
-            sums[key][case.index] += value
 
     def _with_components(self, case: cases.Case) -> tuple[cases.Case, np.ndarray]:
         """Returns a case with the components that are kept of its prediction, and its counts."""
@@ -239,12 +252,11 @@ class Evaluator:
         self,
         split: str,
         sums: Mapping[str, np.ndarray],
+        seen: np.ndarray,
         tolerance: float | None,
         temperature: float | None,
     ) -> Scores:
-        """Returns the scores from the sums over all workers."""
-        counts, soft, evaluated = sums["counts"], sums["soft"], sums["times_seen"] > 0
-        measured = {name: sums[name] for name in metrics.of_maps(tolerance is not None)}
+        """Returns the scores from the sums over all workers; `seen` is bool [N], of each case."""
         classes = self._manifest.num_classes
         values = losses.values(self._terms, sums["loss"], classes, self._class_weights)
         parts = losses.parts(self._terms, values)
@@ -252,26 +264,16 @@ class Evaluator:
         summary = {
             "loss": sum(term.coefficient * parts[term.name] for term in self._terms),
             "loss_parts": parts,
-            **summarize(
-                counts[evaluated],
-                soft[evaluated],
+            **scores.summary_of(
+                sums,
                 [entry.name for entry in self._manifest.classes],
-                {name: value[evaluated] for name, value in measured.items()},
                 length="mm" if self._manifest.rank == 3 else "px",
                 tolerance=tolerance,
             ),
             "calibration": calibration.summarize(sums["reliability"], temperature),
-            "unreadable": [name for name, seen in zip(names, evaluated, strict=True) if not seen],
+            "unreadable": [names[n] for n in np.flatnonzero(~seen)],
         }
-        return Scores(
-            counts,
-            soft,
-            measured,
-            evaluated,
-            sums["confusions"],
-            sums["probabilities"],
-            summary,
-        )
+        return Scores(seen, sums["confusions"], sums["probabilities"], summary)
 
     def _read(self, split: str) -> tf.data.Dataset:
         """Returns what this worker reads of a split; to build that takes 0.3 s on a slow core."""

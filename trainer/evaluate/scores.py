@@ -9,7 +9,7 @@ import numpy as np
 
 from trainer import text_table
 from trainer.errors import one_line
-from trainer.evaluate import metrics
+from trainer.evaluate import exact_sum, metrics
 from trainer.evaluate.metrics import divide
 
 NVIDIA_EPSILON = 1e-6  # NVIDIA's smoothing term, in numerator and denominator
@@ -20,18 +20,12 @@ class Scores:
     """What was counted over a split of N images and K classes.
 
     Attributes:
-        counts: int64 [N, K, 3], see `metrics.count_pixels`.
-        soft: float64 [N, K, 3], see `metrics.soft_sums`.
-        measured: float64 [N, K] by name, of the metrics that need the maps of a case.
         evaluated: bool [N], False for an unreadable image, which counts for nothing.
-        confusions: int64 [K, K], see `metrics.count_confusions`.
-        probabilities: int64 [K - 1, BINS + 1, 2], see `metrics.count_probabilities`.
-        summary: of them, see `summarize`; the loss, its parts and the unreadable images.
+        confusions: int64 [K, K], see `counting.count_confusions`.
+        probabilities: int64 [K - 1, BINS + 1, 2], see `counting.count_probabilities`.
+        summary: of all cases, see `summarize`; the loss, its parts and the unreadable images.
     """
 
-    counts: np.ndarray
-    soft: np.ndarray
-    measured: Mapping[str, np.ndarray]
     evaluated: np.ndarray
     confusions: np.ndarray
     probabilities: np.ndarray
@@ -60,8 +54,8 @@ def summarize(
     """Returns every score of a split, each convention by its own name.
 
     Args:
-        counts: integers [N, K, 3], what `metrics.count_pixels` counted for N images.
-        soft: floats [N, K, 3], what `metrics.soft_sums` summed.
+        counts: integers [N, K, 3], what `counting.count_pixels` counted for N images.
+        soft: floats [N, K, 3], what `counting.soft_sums` summed.
         classes: the K names, background first.
         measured: floats [N, K] by name, of the metrics that need the maps of a case.
         length: unit of lengths.
@@ -71,34 +65,69 @@ def summarize(
         dict for JSON: floats, integers, and None for what is undefined (a class that occurs in no
         image). The tracked metrics at its top are those of per_image.foreground.
     """
+    sums = sum_up(counts, soft, measured)
+    return summary_of(sums, classes, length=length, tolerance=tolerance)
+
+
+OF_IMAGES = "per_image/"  # with the name of a metric, among sums
+
+
+def sum_up(
+    counts: np.ndarray, soft: np.ndarray, measured: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Returns all that the scores of a split need of its cases, or of a part of them, by name.
+
+    It is int64, of shapes that do not depend on the number of cases. Those of the parts of a split
+    add up to those of the split, exactly. Arguments are those of `summarize`.
+    """
     counts, soft = np.asarray(counts, np.int64), np.asarray(soft, np.float64)
-    total = counts.sum(axis=0)
+    values = {
+        "soft": soft,
+        "soft_dice": soft_dice_nvidia(soft),
+        "right": divide(counts[..., 2].sum(axis=1), counts[..., 0].sum(axis=1)),
+        "accuracy": _accuracy(counts),
+        **{f"{OF_IMAGES}{name}": value for name, value in per_case(counts, measured).items()},
+    }
+    return {
+        "cases": np.array(len(counts)),
+        "images": np.any(counts[..., :2] > 0, axis=-1).sum(axis=0),
+        "counts": counts.sum(axis=0),
+        **{name: exact_sum.exact_sum(value) for name, value in values.items()},
+    }
+
+
+def summary_of(
+    sums: Mapping[str, np.ndarray], classes: Sequence[str], *, length: str, tolerance: float | None
+) -> dict[str, Any]:
+    """Returns the scores of what `sum_up` returns; see `summarize`."""
+    counts, soft = sums["counts"], exact_sum.total(sums["soft"])
     # Over the images in which a score is defined; then over classes, see `_over_classes`.
     per_image = {
-        name: mean_over_images(values) for name, values in per_case(counts, measured).items()
+        name.removeprefix(OF_IMAGES): exact_sum.mean(value)
+        for name, value in sums.items()
+        if name.startswith(OF_IMAGES)
     }
-    pooled = metrics.score(total)
-    right = divide(counts[..., 2].sum(axis=1), counts[..., 0].sum(axis=1))
+    pooled = metrics.score(counts)
     # Of each class against the others; no row, for its mean over classes has no name.
-    accuracies = mean_over_images(_accuracy(counts)), _accuracy(total)
+    accuracies = exact_sum.mean(sums["accuracy"]), _accuracy(counts)
     return {
         **{name: _mean(per_image[name][1:]) for name in metrics.tracked()},
-        "images": len(counts),
+        "images": int(sums["cases"]),
         "accuracy": {
-            "per_image": _mean(right),
-            "pooled": _mean(divide(total[:, 2].sum(), total[:, 0].sum())),
+            "per_image": _mean(exact_sum.mean(sums["right"])),
+            "pooled": _mean(divide(counts[:, 2].sum(), counts[:, 0].sum())),
         },
         "per_image": _over_classes(per_image),
         "pooled": _over_classes(pooled),
         "soft_dice_nvidia": {
-            "per_image": soft_dice_nvidia(soft),
-            "pooled": soft_dice_nvidia(soft.sum(axis=0, keepdims=True)) if len(soft) else None,
+            "per_image": _mean(exact_sum.mean(sums["soft_dice"].sum(axis=0))),
+            "pooled": _mean(soft_dice_nvidia(soft)),
         },
         "classes": {
             name: {
-                "images": int(np.any(counts[:, k, :2] > 0, axis=-1).sum()),
+                "images": int(sums["images"][k]),
                 "pixels": dict(
-                    zip(("truth", "prediction", "both"), total[k].tolist(), strict=True)
+                    zip(("truth", "prediction", "both"), counts[k].tolist(), strict=True)
                 ),
                 "per_image": _of_class(per_image, accuracies[0], k),
                 "pooled": _of_class(pooled, accuracies[1], k),
@@ -143,16 +172,14 @@ def _accuracy(counts: np.ndarray) -> np.ndarray:
     return divide(valid - truth - prediction + 2 * both, valid)
 
 
-def soft_dice_nvidia(soft: np.ndarray) -> float | None:
-    """Returns NVIDIA's soft Dice of sums [N, K, 3]: the mean over images and classes of Dice.
+def soft_dice_nvidia(soft: np.ndarray) -> np.ndarray:
+    """Returns NVIDIA's soft Dice [...] of sums [..., 3].
 
-    Dice is (2 sum(p y) + e) / (sum(p p) + sum(y y) + e), e = 1e-6: softmax probabilities, squared
+    It is (2 sum(p y) + e) / (sum(p p) + sum(y y) + e), e = 1e-6: softmax probabilities, squared
     denominator, background a class like the others, 1 for a class that is absent and not predicted.
     """
-    soft = np.asarray(soft, np.float64)
-    both, probability, truth = np.moveaxis(soft, -1, 0)
-    dice = (2 * both + NVIDIA_EPSILON) / (probability + truth + NVIDIA_EPSILON)
-    return _mean(dice)
+    both, probability, truth = np.moveaxis(np.asarray(soft, np.float64), -1, 0)
+    return (2 * both + NVIDIA_EPSILON) / (probability + truth + NVIDIA_EPSILON)
 
 
 def mean_over_images(values: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ of `trainer.task`, on a data folder that is hard on means (see `hard_data`).
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,7 +22,8 @@ from trainer.data.input import pipeline
 from trainer.data.input.training_batches import TrainingBatches
 from trainer.distributed import strategies
 from trainer.errors import InputError
-from trainer.evaluate import eval_step
+from trainer.evaluate import case_rows, eval_step
+from trainer.evaluate.case_rows import CaseRows
 from trainer.evaluate.evaluator import Evaluator, source_of
 from trainer.evaluate.scores import Scores
 from trainer.models import build
@@ -317,19 +319,26 @@ def _train(
     return Trained(model, np.concatenate([first, rest]), gradient, model.get_weights())
 
 
-def evaluate(strategy: tf.distribute.Strategy, model: keras.Model, job: config.Job) -> Scores:
-    """Evaluates the val split, as `trainer.task` does."""
+def evaluate(
+    strategy: tf.distribute.Strategy, model: keras.Model, job: config.Job
+) -> tuple[Scores, CaseRows]:
+    """Evaluates the val split, as `trainer.task` does; returns the rows of all workers, too."""
     manifest = schema.read_manifest(job.data.data_dir)
     data = job.data.data_dir, manifest
     batch_size = max(4, strategy.num_replicas_in_sync)
-    return Evaluator(
+    evaluate = Evaluator(
         strategy,
         eval_step.prediction_of(strategy, model),
         *data,
         source_of(job, strategy, *data, batch_size=batch_size, tile=job.run.tile),
         terms=losses.LOSSES[job.optimization.loss],
         class_weights=losses.class_weights("none", manifest.splits["train"].pixels),
-    )("val")
+    )
+    kept: list[CaseRows] = []
+    scores = evaluate("val", keep=kept.append)
+    add = functools.partial(strategies.sum_over_workers, strategy)
+    num_cases = manifest.splits["val"].examples
+    return scores, case_rows.gather(case_rows.concatenate(kept), num_cases, add)
 
 
 def compare_evaluation(
@@ -342,16 +351,15 @@ def compare_evaluation(
     )
 
 
-def compare_scores(one: Scores, many: Scores) -> list[Row]:
+def compare_scores(one: tuple[Scores, CaseRows], many: tuple[Scores, CaseRows]) -> list[Row]:
     """Compares the counts of two evaluations, which must be equal, and every metric."""
-    counts = [scores.counts.astype(np.float64) for scores in (one, many)]
-    ours, theirs = counts
+    ours, theirs = (rows.counts.astype(np.float64) for _, rows in (one, many))
     difference = largest_difference([ours], [theirs])
     rows = [Row("evaluation: pixels counted", ours.sum(), theirs.sum(), difference, 0.0)]
-    others = dict(_leaves(many.summary))
+    others = dict(_leaves(many[0].summary))
     return rows + [
         Row(f"evaluation: {name}", x, others[name], abs(x - others[name]), TOLERANCES["float32"])
-        for name, x in _leaves(one.summary)
+        for name, x in _leaves(one[0].summary)
     ]
 
 
