@@ -82,12 +82,13 @@ def test_tables_of_a_former_evaluation_are_removed_whatever_they_were(data, tmp_
 
 
 def test_figures_are_the_same_with_and_without_parquet(data, tmp_path, monkeypatch):
-    write(tmp_path / "with", data, CaseSelector())
+    ours = write(tmp_path / "with", data, CaseSelector()).summary
     without_pyarrow(monkeypatch)
-    write(tmp_path / "without", data, CaseSelector(), replicas=2)
-    for name in ("cases.csv",):
-        ours, theirs = ((tmp_path / part / name).read_bytes() for part in ("with", "without"))
-        assert ours == theirs
+    theirs = write(tmp_path / "without", data, CaseSelector(), replicas=2).summary
+    tables = [(tmp_path / name / "cases.csv").read_bytes() for name in ("with", "without")]
+    assert tables[0] == tables[1]
+    for name in ("per_image", "pooled", "classes", "accuracy"):
+        assert ours[name] == theirs[name]
 
 
 def without_pyarrow(monkeypatch):

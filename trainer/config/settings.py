@@ -1104,7 +1104,7 @@ class Compare(Settings):
     split: str = setting(
         "test", "Evaluation to compare, by its folder in both runs: test, val, test-flips …"
     )
-    metric: str = setting("dice", "Metric of each case, a column of cases.csv.")
+    metric: str = setting("dice", "Metric of each case, a column of the tables of cases.")
     group_by: str = setting(
         "",
         "Regular expression that finds the patient or slide in a case's name, by its first group "
