@@ -157,7 +157,8 @@ def test_a_run_that_cannot_be_written_to_is_evaluated_into_another_folder(finish
     for _ in range(2):  # of which the second replaces what the first wrote
         evaluate_run(config.Evaluate(**settings, output=str(tmp_path / "out")))
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["best", "cases.csv", "summary.json", "worst"]
+    tables = ["cases-00000-of-00001.parquet", "cases.csv"]
+    assert names == ["best", *tables, "summary.json", "worst"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "cases.csv").write_text("my own")
     with pytest.raises(InputError, match=r"holds cases\.csv that no evaluation wrote"):
