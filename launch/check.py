@@ -35,15 +35,9 @@ def check_flags(asked: settings.Vertex, machines: Machines, argv: Sequence[str])
     """
     job = flags.parse(config.Job, ["trainer.task", *argv])
     args = flags.command_line(job)
-    for flag, source in FOLLOWING.items():
-        if any(argument.startswith(f"{flag}=") for argument in args):
-            raise InputError(f"{flag} follows from {source}; drop it after --.")
-    if job.data.data_dir and not job.data.data_dir.startswith(("gs://", "/gcs/", "/mnt/")):
-        raise InputError(
-            f"--data_dir={job.data.data_dir} is a folder of this machine; copy it to a bucket: "
-            f"gcloud storage cp -r {job.data.data_dir} {asked.job.bucket.rstrip('/')}/data"
-        )
-    _check_mounts(asked, job.data.data_dir)
+    check_following(args, FOLLOWING)
+    if job.data.data_dir:
+        check_place(asked, "data_dir", job.data.data_dir, "data")
     parts = machines.replicas * job.optimization.accumulate_steps
     if job.data.batch_size % parts:
         raise InputError(
@@ -51,30 +45,49 @@ def check_flags(asked: settings.Vertex, machines: Machines, argv: Sequence[str])
             f"replicas × --accumulate_steps={job.optimization.accumulate_steps}; use a multiple of "
             f"{parts}."
         )
-    _check_strategy(job, machines)
-    flags.parse(config.Job, ["trainer.task", *flags_for(machines, args)])
-    return args
-
-
-def _check_mounts(asked: settings.Vertex, data_dir: str) -> None:
-    """Raises InputError for data on a share that is not mounted."""
-    folder = f"{attachments.MOUNTED}/"
-    names = [share["mountPoint"] for share in attachments.shares(asked.access.nfs)]
-    if data_dir.startswith(folder) and data_dir.removeprefix(folder).split("/")[0] not in names:
-        raise InputError(
-            f"--data_dir={data_dir} is on no share of --nfs={asked.access.nfs}; mount it by "
-            "--nfs=SERVER:/PATH:NAME, as /mnt/nfs/NAME."
-        )
-
-
-def _check_strategy(job: config.Job, machines: Machines) -> None:
-    """Raises InputError for a strategy that would leave machines or GPUs without work."""
     strategy = job.device.strategy
     if machines.workers > 1 and strategy not in ("auto", "multi_worker"):
         raise InputError(
             f"--strategy={strategy} does not go with --workers={machines.workers}, which would "
             "each train alone; drop it after --."
         )
+    check_devices(strategy, machines)
+    flags.parse(config.Job, ["trainer.task", *flags_for(machines, args)])
+    return args
+
+
+def check_following(args: Sequence[str], following: Mapping[str, str]) -> None:
+    """Raises InputError for a flag after -- that only the launcher gives."""
+    for flag, source in following.items():
+        if any(argument.startswith(f"{flag}=") for argument in args):
+            raise InputError(f"{flag} follows from {source}; drop it after --.")
+
+
+def check_place(asked: settings.Vertex, flag: str, path: str, name: str) -> None:
+    """Raises InputError for data that the job does not see.
+
+    Args:
+        asked: the command's settings.
+        flag: that names the data.
+        path: of the data.
+        name: which they could have in the bucket.
+    """
+    if not path.startswith(("gs://", "/gcs/", "/mnt/")):
+        raise InputError(
+            f"--{flag}={path} is a folder of this machine; copy it to a bucket: "
+            f"gcloud storage cp -r {path} {asked.job.bucket.rstrip('/')}/{name}"
+        )
+    folder = f"{attachments.MOUNTED}/"
+    names = [share["mountPoint"] for share in attachments.shares(asked.access.nfs)]
+    if path.startswith(folder) and path.removeprefix(folder).split("/")[0] not in names:
+        raise InputError(
+            f"--{flag}={path} is on no share of --nfs={asked.access.nfs}; mount it by "
+            "--nfs=SERVER:/PATH:NAME, as /mnt/nfs/NAME."
+        )
+
+
+def check_devices(strategy: str, machines: Machines) -> None:
+    """Raises InputError for a strategy that would leave devices of a machine without work."""
     if machines.count > 1 and strategy == "one_device":
         raise InputError(
             f"--strategy=one_device computes on one device, and --count={machines.count} asks for "
@@ -85,14 +98,19 @@ def _check_strategy(job: config.Job, machines: Machines) -> None:
 def flags_for(machines: Machines, args: Sequence[str]) -> list[str]:
     """Returns the flags with those that follow from the hardware, where they are not given."""
     given = dict(argument.split("=", 1) for argument in args)
-    follow = [] if given.keys() & {"--strategy", "--tpu"} else machines.strategy_flags()
-    number = machines.count if machines.kind != "cpu" else given.get("--virtual_devices", 1)
-    follow.append(f"--require={machines.kind}:{number}")
+    follow = device_flags(machines, given)
     if machines.workers > 1 and "--join_timeout" not in given:
         follow.append(f"--join_timeout={JOIN_SECONDS}")
     if machines.reduction_servers and "--collectives" not in given:
         follow.append("--collectives=nccl")  # the only ones they serve
     return [*args, *follow]
+
+
+def device_flags(machines: Machines, given: Mapping[str, str]) -> list[str]:
+    """Returns the flags on strategy and devices that follow, where they are not given."""
+    follow = [] if given.keys() & {"--strategy", "--tpu"} else machines.strategy_flags()
+    number = machines.count if machines.kind != "cpu" else given.get("--virtual_devices", 1)
+    return [*follow, f"--require={machines.kind}:{number}"]
 
 
 def role_of(asked: settings.Vertex) -> str:

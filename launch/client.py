@@ -27,6 +27,7 @@ class Job:
         state: without its prefix.
         error: why it failed, or empty.
         labels: of the job.
+        command: of its chief; empty for the image's own.
         args: of its chief.
         shells: replica → where to open a shell in it, with --web_access.
         created: when; as are the next two.
@@ -38,6 +39,7 @@ class Job:
     state: str
     error: str
     labels: Mapping[str, str]
+    command: tuple[str, ...]
     args: tuple[str, ...]
     shells: Mapping[str, str]
     created: datetime.datetime
@@ -140,12 +142,14 @@ class Service:
 
 def _describe(job: Any) -> Job:
     spec = job.job_spec if "customJobs" in job.name else job.trial_job_spec
+    container = spec.worker_pool_specs[0].container_spec
     return Job(
         name=job.name,
         state=job.state.name.removeprefix(PREFIX),
         error=job.error.message,
         labels=dict(job.labels),
-        args=tuple(spec.worker_pool_specs[0].container_spec.args),
+        command=tuple(container.command),
+        args=tuple(container.args),
         shells=dict(getattr(job, "web_access_uris", {})),
         created=job.create_time,
         started=job.start_time or None,

@@ -54,7 +54,8 @@ TROUBLES = (
     ),
     Trouble(
         r"[Oo]ut of memory|OOMKilled|\b137\b",
-        "use a larger --machine, a smaller --batch_size, or --accumulate_steps",
+        "use a larger --machine, a smaller --batch_size (of a prediction --tile), or "
+        "--accumulate_steps",
     ),
     Trouble(
         r"non-zero status of 2\b",

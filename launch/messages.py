@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import logging
 
-from launch import cost, errors, request, settings, watch
+from launch import cost, errors, programs, request, settings, watch
 from launch.client import Job
 from launch.hardware import Machines
 
@@ -40,11 +40,12 @@ def gcloud(asked: settings.Vertex, machines: Machines, body: Mapping[str, Any]) 
 
 
 def warn_of_other_flags(job: Job, body: Mapping[str, Any]) -> None:
-    """Warns if the running job was started with other flags."""
+    """Warns if a job that is there was started with other flags."""
     spec = body.get("jobSpec") or body["trialJobSpec"]
     wanted = tuple(spec["workerPoolSpecs"][0]["containerSpec"]["args"])
     if job.args != wanted:
-        logging.warning("It runs with other flags: %s", shlex.join(job.args))
+        runs = "had" if job.has_ended else "runs with"
+        logging.warning("It %s other flags: %s", runs, shlex.join(job.args))
 
 
 def command_for(action: str, asked: settings.Vertex, job: Job) -> str:
@@ -66,8 +67,7 @@ def links(asked: settings.Vertex, job: Job) -> str:
         f"?project={project}",
         f"logs     {CONSOLE}/logs/query;query={query}?project={project}",
     ]
-    if asked.job.bucket:
-        lines.append(f"curves   tensorboard --logdir {asked.run_dir()}/logs")
+    lines += programs.of(job.command).links(asked, job.args)
     if asked.access.tensorboard:
         experiment = f"{asked.access.tensorboard}/experiments/{job.id}".replace("/", "+")
         host = f"https://{job.region}.tensorboard.googleusercontent.com"
@@ -89,7 +89,4 @@ def no_room(tried: Sequence[tuple[Machines, str]]) -> str:
 def closing_lines(asked: settings.Vertex, job: Job) -> str:
     """Returns the lines about a finished job."""
     lines = [f"{asked.job.name} has finished after {watch.clock(watch.elapsed(job))}."]
-    if asked.job.bucket:
-        lines.append(f"run folder: {asked.run_dir()}\nmodel: {asked.run_dir()}/model")
-        lines.append(f"tensorboard --logdir {asked.run_dir()}/logs")
-    return "\n".join(lines)
+    return "\n".join([*lines, *programs.of(job.command).results(asked, job.args)])

@@ -6,7 +6,7 @@ Enums are named; the client sends their numbers, which mean the same to the serv
 from collections.abc import Sequence
 from typing import Any
 
-from launch import attachments, settings, tuning
+from launch import attachments, programs, settings, tuning
 from launch.hardware import Machines
 from trainer.distributed import vertex
 
@@ -31,7 +31,7 @@ def build(
         asked: the command's settings.
         machines: what it runs on.
         image: address of the container's image.
-        args: flags of trainer.task.
+        args: flags of the program.
         attempt: 1 for the first job of this name, then one more for each.
     """
     spec = _job_spec(asked, machines, image, args)
@@ -60,11 +60,11 @@ def build(
 def _job_spec(
     asked: settings.Vertex, machines: Machines, image: str, args: Sequence[str]
 ) -> dict[str, Any]:
-    access = asked.access
+    access, program = asked.access, programs.PROGRAMS[asked.job.action]
     spec: dict[str, Any] = {
         "workerPoolSpecs": _pools(asked, machines, image, args),
-        "scheduling": _scheduling(asked.scheduling),
-        "baseOutputDirectory": {"outputUriPrefix": asked.run_dir()},
+        "scheduling": _scheduling(asked.scheduling, program.is_together),
+        "baseOutputDirectory": {"outputUriPrefix": asked.job_dir(program.folder)},
     }
     attachment = access.network_attachment
     optional = {
@@ -83,8 +83,10 @@ def _pools(
 ) -> list[dict[str, Any]]:
     """Returns the chief's pool, then those of the other workers and of Reduction Servers."""
     variables = {**machines.environment, vertex.REGION: machines.region}
+    program = programs.PROGRAMS[asked.job.action]
     container: dict[str, Any] = {
         "imageUri": image,
+        **({"command": list(program.command)} if program.command else {}),
         "args": list(args),
         "env": [{"name": name, "value": value} for name, value in variables.items()],
     }
@@ -125,9 +127,9 @@ def _pool(
     }
 
 
-def _scheduling(when: settings.Scheduling) -> dict[str, Any]:
+def _scheduling(when: settings.Scheduling, is_together: bool) -> dict[str, Any]:
     spec: dict[str, Any] = {"timeout": f"{settings.seconds('timeout', when.timeout)}s"}
-    if when.restart_on_worker_restart and not when.disable_retries:
+    if is_together and when.restart_on_worker_restart and not when.disable_retries:
         spec["restartJobOnWorkerRestart"] = True
     if when.spot:
         spec["strategy"] = "SPOT"

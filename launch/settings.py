@@ -4,7 +4,7 @@ import dataclasses
 import re
 
 from launch import attachments
-from trainer.config.settings import Settings, setting
+from trainer.config.settings import Settings, as_text, setting
 from trainer.errors import InputError
 
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
@@ -17,16 +17,20 @@ MOST_WORKERS_SECONDS = 7 * 86400  # what Vertex AI grants a job
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job(Settings):
-    """What to start, and where. Flags of trainer.task follow after a lone --."""
+    """What to start, and where. Flags of trainer.task or trainer.predict follow after a lone --."""
 
     action: str = setting(
         "run",
-        "May also be given as the first word. run: start, or attach to what runs under this name.",
-        choices=("run", "list", "attach", "cancel"),
+        "May also be given as the first word. run: train, or attach to what runs under this name. "
+        "predict: the same, by trainer.predict.",
+        choices=("run", "predict", "list", "attach", "cancel"),
         common=True,
     )
     name: str = setting(
-        "", "The run's identity: its label, and its folder BUCKET/runs/NAME.", common=True
+        "",
+        "The job's identity: its label, and its folder BUCKET/runs/NAME, of a prediction "
+        "BUCKET/predictions/NAME.",
+        common=True,
     )
     project: str = setting("", "Google Cloud project, by its id.", common=True)
     region: str = setting("us-central1", "Region.", common=True)
@@ -34,7 +38,7 @@ class Job(Settings):
     bucket: str = setting(
         "", "gs://BUCKET, or a folder in it, for runs and what is built.", common=True
     )
-    folder: str = setting("", "Folder of the run in BUCKET/runs; NAME if empty.")
+    folder: str = setting("", "Folder in BUCKET/runs, or BUCKET/predictions; NAME if empty.")
     folds: int = setting(
         0,
         "Starts a job NAME-fold-K for each of so many folds of the data, whose run is "
@@ -78,7 +82,13 @@ class Hardware(Settings):
     )
     accelerators: str = setting("", "Accelerators to try in turn, in place of --accelerator.")
     count: int = setting(1, "Accelerators of each worker.", low=1, common=True)
-    workers: int = setting(1, "Machines that train together.", low=1, high=1000, common=True)
+    workers: int = setting(
+        1,
+        "Machines that train together, or predict a part of the images each.",
+        low=1,
+        high=1000,
+        common=True,
+    )
     machine: str = setting("", "Machine type, where the table has several; unset: its first.")
     reduction_servers: int = setting(
         0,
@@ -131,7 +141,9 @@ class Scheduling(Settings):
         "day in the flex-start queue, else no limit.",
     )
     restart_on_worker_restart: bool = setting(
-        True, "Restart all workers with any of them, as training with several needs."
+        True,
+        "Restart all workers with any of them, as training with several needs; those of a "
+        "prediction are restarted one by one.",
     )
     disable_retries: bool = setting(False, "Do not retry after errors inside Vertex AI.")
 
@@ -250,7 +262,7 @@ class Cost(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Vertex:
-    """Runs trainer.task as a Vertex AI job: launch.vertex --name=… -- flags of trainer.task."""
+    """Trains, or predicts, as a Vertex AI job: launch.vertex [predict] --name=… -- flags of it."""
 
     job: Job = dataclasses.field(default_factory=Job)
     hardware: Hardware = dataclasses.field(default_factory=Hardware)
@@ -263,7 +275,7 @@ class Vertex:
     def __post_init__(self) -> None:
         """Checks what needs more than one setting."""
         needed = ["project"] if self.job.action == "list" else ["name", "project"]
-        if self.job.action == "run":
+        if self.job.action in ("run", "predict"):
             needed.append("bucket")
         for name in needed:
             if not getattr(self.job, name):
@@ -278,6 +290,7 @@ class Vertex:
             )
         self._check_persistent_resource()
         self._check_regions()
+        self._check_prediction()
         if self.tuning.tune and self.tuning.parallel > self.tuning.trials:
             raise InputError(
                 f"--parallel={self.tuning.parallel} is above --trials={self.tuning.trials}; "
@@ -302,6 +315,22 @@ class Vertex:
                 f"--{way} does not go with --persistent_resource={name}, whose machines exist "
                 "already; drop one of them."
             )
+
+    def _check_prediction(self) -> None:
+        """Raises InputError for what only training has."""
+        training = {
+            "folds": self.job.folds,
+            "preflight": self.job.preflight,
+            "reduction_servers": self.hardware.reduction_servers,
+            "tensorboard": self.access.tensorboard,
+            "tune": self.tuning.tune,
+        }
+        for name, value in training.items():
+            if value and self.job.action == "predict":
+                raise InputError(
+                    f"--{name}={as_text(value)} is for training and does not go with predict; drop "
+                    "it."
+                )
 
     def _check_regions(self) -> None:
         """Raises InputError for a resource in a region where the job may not run."""
@@ -332,9 +361,9 @@ class Vertex:
         run_as = self.image.run_as
         return run_as == "root" or (run_as == "auto" and bool(self.tuning.tune))
 
-    def run_dir(self) -> str:
-        """Returns the run's folder."""
-        return f"{self.job.bucket.rstrip('/')}/runs/{self.job.folder or self.job.name}"
+    def job_dir(self, kind: str = "runs") -> str:
+        """Returns a job's folder, of `runs` or `predictions`; of a training it is the run's."""
+        return f"{self.job.bucket.rstrip('/')}/{kind}/{self.job.folder or self.job.name}"
 
     def of_fold(self, fold: int) -> "Vertex":
         """Returns the settings of the job of one of --folds."""

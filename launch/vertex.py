@@ -1,6 +1,7 @@
-"""Trains as a Vertex AI job: `python -m launch.vertex --help`, docs/vertex.md.
+"""Trains, or predicts, as a Vertex AI job: `python -m launch.vertex --help`, docs/vertex.md.
 
-`python -m launch.vertex [list|attach|cancel] --name=NAME … -- flags of trainer.task`.
+`python -m launch.vertex [predict|list|attach|cancel] --name=NAME … -- flags of trainer.task`, or of
+trainer.predict.
 """
 
 import json
@@ -11,7 +12,18 @@ from typing import Any
 
 from absl import logging
 
-from launch import check, errors, hardware, image, messages, request, settings, submit, watch
+from launch import (
+    check,
+    errors,
+    hardware,
+    image,
+    messages,
+    programs,
+    request,
+    settings,
+    submit,
+    watch,
+)
 from launch.client import Job, Service
 from launch.cloud import NoRoomError
 from launch.hardware import Machines
@@ -42,6 +54,8 @@ def run(asked: settings.Vertex, argv: Sequence[str]) -> None:
         return
     services = connect(asked, [place.region for place in places])
     jobs = find(asked, list(services.values()))
+    program = programs.PROGRAMS[asked.job.action]
+    programs.check_same(asked.job.name, program, [job.command for job in jobs])
     current = next((job for job in jobs if not job.has_ended), None)
     if current is not None:
         logging.info("%s is %s already; attaching to it.", asked.job.name, current.state.lower())
@@ -49,9 +63,12 @@ def run(asked: settings.Vertex, argv: Sequence[str]) -> None:
         end(asked, current, stay(asked, services[current.region], current))
     if jobs and jobs[0].state == "SUCCEEDED":
         logging.info("%s", messages.closing_lines(asked, jobs[0]))
+        messages.warn_of_other_flags(jobs[0], bodies[0])
+        if program.again:
+            logging.info("%s", program.again)
         return
     if jobs:
-        logging.info("The last job was %s; its run resumes.", jobs[0].state.lower())
+        logging.info("The last job was %s; its %s resumes.", jobs[0].state.lower(), program.noun)
     preflight(asked, places, args)
     tried = []
     for place in places:
@@ -73,12 +90,13 @@ def run(asked: settings.Vertex, argv: Sequence[str]) -> None:
 def requested(
     asked: settings.Vertex, argv: Sequence[str]
 ) -> tuple[list[Machines], list[str], list[dict[str, Any]]]:
-    """Returns the places to try, the flags of trainer.task, and the request for each place."""
+    """Returns the places to try, the flags of the program, and the request for each place."""
     places = list(hardware.choose(asked))
-    args = [check.check_flags(asked, place, argv) for place in places][0]
+    program = programs.PROGRAMS[asked.job.action]
+    args = [program.check_flags(asked, place, argv) for place in places][0]
     bodies = [
         request.build(
-            asked, place, image.address(asked, place), check.flags_for(place, args), attempt=1
+            asked, place, image.address(asked, place), program.flags_for(place, args), attempt=1
         )
         for place in places
     ]
@@ -108,7 +126,7 @@ def run_folds(asked: settings.Vertex, argv: Sequence[str]) -> None:
         "When all of them have ended, sum up by\npython -m trainer.crossval --folds=%d "
         "--run_dir=%s %s",
         asked.job.folds,
-        asked.run_dir(),
+        asked.job_dir(),
         shlex.join(argv),
     )
 
@@ -142,8 +160,10 @@ def start(
     """Creates the job and says where it can be seen."""
     address = image.address(asked, machines)
 
+    flags = programs.PROGRAMS[asked.job.action].flags_for(machines, args)
+
     def build(attempt: int) -> dict[str, Any]:
-        return request.build(asked, machines, address, check.flags_for(machines, args), attempt)
+        return request.build(asked, machines, address, flags, attempt)
 
     job, ours = submit.create(
         service,
@@ -198,7 +218,7 @@ def end(asked: settings.Vertex, job: Job, final: Job) -> None:
     if final.state == "CANCELLED" and status != cli.EXIT_STATUS:
         logging.info("If nobody did that, it refused its input: its last line in the log says why.")
     if status != cli.EXIT_STATUS:
-        logging.info("The same command starts it again, from its last checkpoint.")
+        logging.info("%s", programs.of(job.command).resumes)
     sys.exit(status)
 
 
@@ -246,6 +266,7 @@ def list_jobs(asked: settings.Vertex, argv: Sequence[str]) -> None:
 
 ACTIONS: Mapping[str, Callable[[settings.Vertex, Sequence[str]], None]] = {
     "run": run,
+    "predict": run,
     "attach": attach,
     "cancel": cancel,
     "list": list_jobs,
@@ -253,7 +274,7 @@ ACTIONS: Mapping[str, Callable[[settings.Vertex, Sequence[str]], None]] = {
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the command; what follows a lone -- is for trainer.task."""
+    """Runs the command; what follows a lone -- is for trainer.task, or trainer.predict."""
     argv = list(argv)
     own, trainers = argv, []
     if "--" in argv:

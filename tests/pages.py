@@ -74,7 +74,7 @@ def check(command):
 
 
 def _check_module(name, *argv):
-    """Parses a command's flags by its own settings; those after a lone -- are trainer.task's."""
+    """Parses a command's flags by its own settings; those after a lone -- by another program's."""
     with (
         mock.patch.object(sys, "argv", [name, *argv]),
         mock.patch.object(cli, "run", side_effect=_only_parse) as run,
@@ -84,7 +84,8 @@ def _check_module(name, *argv):
         runpy.run_module(name, run_name="__main__")
         run.assert_called_once()
     if "--" in argv:
-        flags.parse(config.Job, ["trainer.task", *argv[argv.index("--") + 1 :]])
+        cls = config.Predict if argv[0] == "predict" else config.Job
+        flags.parse(cls, [name, *argv[argv.index("--") + 1 :]])
 
 
 def _only_parse(cls, main, argv=None, *, defaults=(), **options):

@@ -29,6 +29,15 @@ def test_auto_takes_the_workers_of_tf_config(monkeypatch):
     config = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
     assert strategies._choose_strategy("", 0, 0) == "multi_worker"
+    assert strategies._choose_strategy("local", 0, 0) == "tpu"
+
+
+def test_a_machine_of_several_can_compute_alone(monkeypatch):
+    config = {"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    assert strategies.worker_of(strategies.connect_alone("auto")) == (0, 1)
+    with pytest.raises(InputError, match=r"^--require=gpu:1: this worker would compute on a CPU,"):
+        strategies.connect_alone("auto", require="gpu:1")
 
 
 def test_the_check_of_several_replicas_splits_a_cpu_that_is_alone(monkeypatch):

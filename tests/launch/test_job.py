@@ -8,9 +8,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from launch import client, hardware, request, settings
+from tests import jobs, runs
 from tests.jobs import ROOT, SMALL
 from tests.servers import vertex_machines, vertex_server
 from trainer.config import flags
@@ -95,6 +98,57 @@ def test_two_workers_train_from_a_bucket_are_preempted_resume_and_succeed(gcs, b
     lines = gcs.read(f"{folder}/metrics.jsonl").decode().splitlines()
     steps = [json.loads(line)["step"] for line in lines if '"split": "val"' in line]
     assert steps == [8, 16]
+
+
+def test_two_machines_predict_one_is_lost_and_the_masks_are_those_of_one(gcs, bucket, tmp_path):
+    run_dir = runs.write_run(tmp_path / "run", depth=1, channels=3)
+    for path in pathlib.Path(run_dir).rglob("*"):
+        if path.is_file():
+            name = path.relative_to(run_dir).as_posix()
+            gcs.write(f"{bucket}/run/{name}", path.read_bytes())
+    images = tmp_path / "images"
+    images.mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (24, 64, 64, 3)).astype(np.uint8)
+    for number, pixels in enumerate(noise):  # each is a full tile, and so a step of its own
+        Image.fromarray(pixels).save(images / f"{number}.png")
+        gcs.write(f"{bucket}/images/{number}.png", (images / f"{number}.png").read_bytes())
+    out, quiet = f"{bucket}/masks", {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    with vertex_ai({**gcs.environment(), **quiet}) as (server, machines):
+        argv = [f"--bucket={bucket}", "--image=trainer:1", "--workers=2"]
+        flags_of_it = [f"--run_dir={bucket}/run", f"--images={bucket}/images", f"--output={out}"]
+        command = launch(server, "predict", *argv, "--", *flags_of_it, "--tile=64")
+        wait_until(lambda: gcs.names(f"{out}/parts/2-of-2/prediction.json"), command)
+        machines.kill((1, 0))
+        output, _ = command.communicate(timeout=480)
+    print(output)
+    assert command.returncode == 0, output
+    assert machines.starts == {(0, 0): 1, (1, 0): 2}  # the other one was left to its part
+    assert "workerpool0-0 | All 2 parts are finished; joining them." in output
+    assert f"\nmasks: {out}\n" in output
+    whole = jobs.command(
+        "trainer.predict",
+        *(f"--run_dir={run_dir}", f"--images={images}", f"--output={tmp_path}/out", "--tile=64"),
+    )
+    assert whole.returncode == 0, whole.stderr
+    alone = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert set(gcs.names(f"{out}/")) == alone.keys()
+    assert len(alone) == 25
+    for name in alone.keys() - {"prediction.json"}:
+        assert gcs.read(f"{out}/{name}") == alone[name], name
+    made = json.loads(gcs.read(f"{out}/prediction.json"))["files"]
+    assert made.keys() == alone.keys() - {"prediction.json"}
+
+
+def test_a_prediction_that_is_refused_ends_the_job_at_its_first_start(gcs, bucket):
+    with vertex_ai(gcs.environment()) as (server, machines):
+        argv = [f"--bucket={bucket}", "--image=trainer:1", "--", f"--run_dir={bucket}/nothing"]
+        argv += [f"--images={bucket}/images", f"--output={bucket}/masks"]
+        command = launch(server, "predict", *argv)
+        output, _ = command.communicate(timeout=480)
+    assert command.returncode == 2, output
+    line = next(line for line in output.splitlines() if line.startswith("workerpool0-0 | ERROR"))
+    assert f"{bucket}/nothing" in line
+    assert machines.starts == {(0, 0): 1}
 
 
 def test_data_that_the_trainer_refuses_end_the_job_at_its_first_start(gcs, bucket):

@@ -22,7 +22,7 @@ class Terminal(io.StringIO):
 def job(state, seconds):
     ended = START + datetime.timedelta(seconds=seconds)
     name = "projects/p/locations/r/customJobs/1"
-    return Job(name, state, "", {}, (), {}, START, None, ended)
+    return Job(name, state, "", {}, (), (), {}, START, None, ended)
 
 
 def test_on_a_terminal_one_line_changes_in_place_and_logs_go_above(monkeypatch):

@@ -152,9 +152,9 @@ def test_a_start_that_would_meet_another_is_refused(run_dir, images, tmp_path):
     kept = content(out)
     with lock.held(str(out / "parts/1-of-2"), 60.0, flag="output"):
         for more, words in (([], "no --part"), (["--part=2/3"], "--part=2/3")):
-            with pytest.raises(InputError, match=r"parts/1-of-2/lease.json exists: ") as error:
+            with pytest.raises(InputError, match=r"parts/1-of-2/lease.json: another") as error:
                 predict(run_dir, images, out, *more)
-            assert f"a start with {words} has, too. Wait for it, or" in str(error.value)
+            assert f"a start with {words} has, too; wait for it, or" in str(error.value)
         predict(run_dir, images, out, "--part=2/2")
     assert content(out).items() > kept.items()
     for part in ("2/2", "2/3"):  # of parts that are made of other images, too

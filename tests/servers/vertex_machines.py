@@ -4,7 +4,7 @@ https://docs.cloud.google.com/vertex-ai/docs/training/understanding-training-ser
 …/distributed-training: all replicas start at once; one that exits with another status than 0 is
 started again, with the whole job if the job asks for that; the job has succeeded when its chief has
 exited with 0, and the others are stopped then. TF_CONFIG is set where there are several replicas,
-CLUSTER_SPEC always.
+CLUSTER_SPEC always. A container without a command has the entry point of the image.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from typing import Any
 
 from tests.jobs import ROOT
 
+ENTRY_POINT = ("python", "-m", "trainer.task")
 ROLES = ("chief", "worker", "ps", "evaluator")
 GRACE_SECONDS = 5
 PROJECT_NUMBER = "123456789"  # code runs in a project that is not the user's
@@ -118,8 +119,10 @@ class Machines:
             for replica in replicas:
                 pool, index = replica
                 container = job.job_spec.worker_pool_specs[pool].container_spec
+                python, *words = container.command or ENTRY_POINT
+                assert python == "python"
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "trainer.task", *container.args],
+                    [sys.executable, *words, *container.args],
                     env=self._environment | environment(job, replica, addresses),
                     cwd=ROOT,
                     stdout=subprocess.PIPE,

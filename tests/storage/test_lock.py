@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -79,6 +80,38 @@ def test_a_lease_cut_short_by_a_kill_is_taken(tmp_path):
     (tmp_path / "lease.json").write_text('{"id": "x", "ho')
     with lock.held(str(tmp_path), 60):
         assert content(tmp_path)["pid"] == os.getpid()
+
+
+def test_whether_a_folder_is_held_is_seen_without_taking_it(tmp_path):
+    assert not lock.is_held(str(tmp_path), 60)
+    with lock.held(str(tmp_path), 60):
+        kept = content(tmp_path)
+        assert lock.is_held(str(tmp_path), 60)
+        assert content(tmp_path) == kept
+    other_machine(tmp_path)
+    start = time.monotonic()
+    assert not lock.is_held(str(tmp_path), 1)  # nobody renews it
+    assert time.monotonic() - start >= 1
+    assert content(tmp_path)["host"] == "far"
+
+
+def test_a_folder_is_held_while_another_machine_renews_its_lease(tmp_path, monkeypatch):
+    other_machine(tmp_path)
+
+    def renew(seconds):
+        other_machine(tmp_path, renewed=lock._now())
+
+    monkeypatch.setattr(
+        "trainer.storage.lock.time", SimpleNamespace(monotonic=time.monotonic, sleep=renew)
+    )
+    assert lock.is_held(str(tmp_path), 60)
+    monkeypatch.setattr(
+        "trainer.storage.lock.time",
+        SimpleNamespace(
+            monotonic=time.monotonic, sleep=lambda seconds: (tmp_path / "lease.json").unlink()
+        ),
+    )
+    assert not lock.is_held(str(tmp_path), 60)  # it was given back
 
 
 @pytest.mark.parametrize("content", [b'{"flat": "3rd floor"}', b"tenant: me", b"\xff\xfe"])

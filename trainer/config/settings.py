@@ -539,21 +539,26 @@ class Device(Settings):
     def __post_init__(self) -> None:
         """Checks each field, and that the strategy can use the devices that are required."""
         super().__post_init__()
-        asked = required_devices.parse(self.require)
-        if asked is None:
-            return
-        uses_tpu = self.strategy == "tpu" or (self.strategy == "auto" and bool(self.tpu))
-        if (asked.kind == "tpu") != uses_tpu:
-            remedy = "drop --tpu" if uses_tpu else "add --strategy=tpu --tpu=local"
-            raise InputError(
-                f"--require={self.require} does not go with --strategy={self.strategy} "
-                f"--tpu={self.tpu}; {remedy}, or require another device."
-            )
-        if self.virtual_devices and asked.kind != "cpu":
-            raise InputError(
-                f"--require={self.require} does not go with --virtual_devices="
-                f"{self.virtual_devices}, which are parts of the CPU; drop one of them."
-            )
+        _check_required(self)
+
+
+def _check_required(device: "Device | Predict") -> None:
+    """Raises InputError if the strategy cannot use the devices that are required."""
+    asked = required_devices.parse(device.require)
+    if asked is None:
+        return
+    uses_tpu = device.strategy == "tpu" or (device.strategy == "auto" and bool(device.tpu))
+    if (asked.kind == "tpu") != uses_tpu:
+        remedy = "drop --tpu" if uses_tpu else "add --strategy=tpu --tpu=local"
+        raise InputError(
+            f"--require={device.require} does not go with --strategy={device.strategy} "
+            f"--tpu={device.tpu}; {remedy}, or require another device."
+        )
+    if device.virtual_devices and asked.kind != "cpu":
+        raise InputError(
+            f"--require={device.require} does not go with --virtual_devices="
+            f"{device.virtual_devices}, which are parts of the CPU; drop one of them."
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -1004,7 +1009,8 @@ class Predict(Settings):
     part: str = setting(
         "",
         "The images of this machine, such as 2/8: the second of eight parts, by their names. "
-        "Machines with different parts of as many may write into one --output.",
+        "Machines with different parts of as many may write into one --output. auto: that of this "
+        "replica of a Vertex AI job, the first of which joins the parts.",
     )
     runner: str = setting(
         "local",
@@ -1021,7 +1027,23 @@ class Predict(Settings):
         common=True,
     )
     tpu: str = setting("", "The TPU: local, a name, or grpc://host:port.")
+    require: str = setting(
+        "",
+        "Devices that must be there, or nothing is predicted: gpu, gpu:8 (exactly eight), tpu:4 or "
+        "cpu; empty: any.",
+    )
     virtual_devices: int = setting(0, "Splits the CPU into this many devices.", low=0)
+
+    def __post_init__(self) -> None:
+        """Checks each field, and that the strategy can use the devices that are required."""
+        super().__post_init__()
+        _check_required(self)
+
+    def check_given(self) -> None:
+        """Raises InputError if a folder that has no default is not given."""
+        for name in ("run_dir", "images", "output"):
+            if not getattr(self, name):
+                raise InputError(f"--{name} is missing; give --run_dir, --images and --output.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -65,6 +65,16 @@ def connect(
     return strategy
 
 
+def connect_alone(
+    name: str, tpu: str = "", virtual_devices: int = 0, require: str = ""
+) -> tf.distribute.Strategy:
+    """Connects as `connect` does, but `auto` is of this machine, whatever others there are."""
+    if name == "auto":
+        num_gpus = len(tf.config.list_physical_devices("GPU"))
+        name = _choose_alone(tpu, num_gpus, virtual_devices)
+    return connect(name, tpu, virtual_devices, require=require)
+
+
 def connect_several(name: str, tpu: str = "", virtual_devices: int = 0) -> tf.distribute.Strategy:
     """Connects as `connect` does, but splits the CPU in two if `auto` would be one device."""
     if name == "auto" and not virtual_devices:
@@ -75,11 +85,15 @@ def connect_several(name: str, tpu: str = "", virtual_devices: int = 0) -> tf.di
 
 
 def _choose_strategy(tpu: str, num_gpus: int, virtual_devices: int) -> str:
-    if tpu:
-        return "tpu"
-    members = membership.read()
+    members = None if tpu else membership.read()
     if members is not None and len(members.addresses) > 1:
         return "multi_worker"
+    return _choose_alone(tpu, num_gpus, virtual_devices)
+
+
+def _choose_alone(tpu: str, num_gpus: int, virtual_devices: int) -> str:
+    if tpu:
+        return "tpu"
     return "mirrored" if max(num_gpus, virtual_devices) > 1 else "one_device"
 
 

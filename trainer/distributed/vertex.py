@@ -33,14 +33,19 @@ def is_trial(environment: Mapping[str, str] = os.environ) -> bool:
     return any(environment.get(f"CLOUD_ML_{name}") for name in ("TRIAL_ID", "HP_METRIC_FILE"))
 
 
+def job_folder(environment: Mapping[str, str] = os.environ) -> str:
+    """Returns the job's folder, in which AIP_CHECKPOINT_DIR is; empty if it has none."""
+    return environment.get("AIP_CHECKPOINT_DIR", "").rstrip("/").removesuffix("/checkpoints")
+
+
 def defaults(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Returns the defaults of trainer.task's flags that the environment gives.
 
     The run folder is what AIP_CHECKPOINT_DIR is in, so that checkpoints are there.
     """
     found = {}
-    if checkpoints := environment.get("AIP_CHECKPOINT_DIR", "").rstrip("/"):
-        found["run_dir"] = checkpoints.removesuffix("/checkpoints")
+    if folder := job_folder(environment):
+        found["run_dir"] = folder
     if curves := environment.get("AIP_TENSORBOARD_LOG_DIR", "").rstrip("/"):
         found["tensorboard_dir"] = curves
     if model := environment.get("AIP_MODEL_DIR", "").rstrip("/"):

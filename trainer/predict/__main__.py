@@ -4,7 +4,7 @@ import types
 
 from trainer import cli, config
 from trainer.checkpointing import run_metadata
-from trainer.predict import distributed
+from trainer.predict import distributed, parts, replicas
 from trainer.storage import files
 
 
@@ -26,8 +26,11 @@ def main(settings: config.Predict) -> None:
         story = predict_images
     if engine:
         distributed.predict(settings, engine, story)
-    story.predict(settings)
+    if settings.part == parts.OF_REPLICA:
+        replicas.predict(settings, story.predict)
+    else:
+        story.predict(settings)
 
 
 if __name__ == "__main__":
-    cli.run(config.Predict, main)
+    cli.run(config.Predict, main, is_job=True)

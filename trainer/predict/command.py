@@ -17,9 +17,7 @@ from trainer.storage import files
 
 def check(settings: config.Predict) -> list[str]:
     """Returns the run folders; raises InputError for settings that do not go together."""
-    for name in ("run_dir", "images", "output"):
-        if not getattr(settings, name):
-            raise InputError(f"--{name} is missing; give --run_dir, --images and --output.")
+    settings.check_given()
     if not files.is_remote(settings.output) and os.path.isfile(settings.output):
         raise InputError(f"--output={settings.output} is a file; name a folder.")
     parts.parse(settings.part)

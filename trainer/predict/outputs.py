@@ -33,7 +33,7 @@ from trainer import config, json_text
 from trainer.data.formats import discovery, mask_writer, regions
 from trainer.data.formats.npy_stream import RowFile
 from trainer.drawing import overlays
-from trainer.errors import InputError
+from trainer.errors import InputError, RetryableError
 from trainer.predict import instances, masks, parts, predictor, review, uncertainty
 from trainer.predict import record as records
 from trainer.storage import files, listing, lock
@@ -160,14 +160,14 @@ class Folder:
         return [name for name in ("", *parts.folders(self.path)) if name != self._part.folder]
 
     def _check_others(self) -> None:
-        """Raises InputError while a part that may have images of this one is being predicted."""
+        """Raises RetryableError while a part is at work that may have images of this one."""
         for folder in filter(self._part.may_meet, self._others()):
-            path = os.path.join(_home(self.path, folder), lock.NAME)
-            if files.exists(path) and not lock.has_ended(path):
+            home = _home(self.path, folder)
+            if lock.is_held(home, lock.SECONDS):
                 mine = f"--part={self._settings.part}" if self._part.folder else "no --part"
-                raise InputError(
-                    f"{path} exists: another process writes masks of images that a start with "
-                    f"{mine} has, too. Wait for it, or remove that file if it has ended."
+                raise RetryableError(
+                    f"{os.path.join(home, lock.NAME)}: another process writes masks of images that "
+                    f"a start with {mine} has, too; wait for it, or stop it."
                 )
 
     def _recorded(self, folder: str, is_idle: bool = True) -> records.Record:

@@ -10,6 +10,7 @@ from trainer.errors import InputError
 from trainer.storage import files
 
 FOLDER = "parts"
+OF_REPLICA = "auto"  # `--part` of a replica of a Vertex AI job, see `replicas`
 
 
 @dataclass(frozen=True)

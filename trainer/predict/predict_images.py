@@ -30,7 +30,9 @@ WRITES = 2  # images that wait for the disk while the devices continue
 
 def load(run_dirs: tuple[str, ...], settings: config.Predict) -> predictor.Predictor:
     """Returns the networks of some runs on the devices that are asked for."""
-    strategy = strategies.connect(settings.strategy, settings.tpu, settings.virtual_devices)
+    strategy = strategies.connect_alone(
+        settings.strategy, settings.tpu, settings.virtual_devices, settings.require
+    )
     keras.mixed_precision.set_global_policy(strategies.POLICIES[settings.precision])
     return predictor.Predictor(
         run_dirs,

@@ -33,7 +33,9 @@ FORMATS = ("auto", "nii.gz", "nrrd", "mha", "npy")
 
 def load(run_dirs: tuple[str, ...], settings: config.Predict) -> VolumePredictor:
     """Returns the networks of some runs on the devices that are asked for."""
-    strategy = strategies.connect(settings.strategy, settings.tpu, settings.virtual_devices)
+    strategy = strategies.connect_alone(
+        settings.strategy, settings.tpu, settings.virtual_devices, settings.require
+    )
     keras.mixed_precision.set_global_policy(strategies.POLICIES[settings.precision])
     return VolumePredictor(run_dirs, strategy, tta=settings.tta, batch_size=settings.batch_size)
 

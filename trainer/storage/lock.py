@@ -187,6 +187,22 @@ def held(
             files.remove_empty_folder(path)
 
 
+def is_held(folder: str, seconds: float) -> bool:
+    """Whether another job is writing into a folder.
+
+    Waits to see whether an owner on another machine renews its lease within `seconds`.
+    """
+    file = _versioned_file(os.path.join(folder, NAME))
+    text, _ = file.read()
+    give_up = time.monotonic() + seconds
+    while text and _state(text) == "unknown" and time.monotonic() < give_up:
+        time.sleep(seconds / 8)
+        newer, _ = file.read()
+        if newer != text:
+            return bool(newer)
+    return bool(text) and _state(text) == "alive"
+
+
 # Owners -------------------------------------------------------------------------------------------
 
 
@@ -224,11 +240,6 @@ def _state(text: str) -> str:
         return "alive" if _process_start(owner["pid"]) == owner["process_start"] else "ended"
     except (ValueError, KeyError, TypeError):  # written halfway, on a disk: its owner was killed
         return "ended"
-
-
-def has_ended(path: str) -> bool:
-    """Whether the owner of a lock file ran on this machine, and has ended."""
-    return _state(_versioned_file(path).read()[0]) == "ended"
 
 
 def _is_ours(text: str) -> bool:
