@@ -55,10 +55,10 @@ ARG RUN_AS=1000
 USER ${RUN_AS}
 ENTRYPOINT ["python", "-m", "trainer.task"]
 
-# The machines of Dataflow, Flink and Spark; of Beam's own image only what starts Python there.
 FROM apache/beam_python3.11_sdk:2.77.0 AS beam-boot
 
 FROM base AS beam
+# The machines of Dataflow, Flink and Spark; of Beam's own image only what starts Python there.
 COPY requirements/beam.txt /requirements/
 RUN pip install --require-hashes --no-deps --requirement=/requirements/beam.txt
 COPY --from=beam-boot /opt/apache/beam /opt/apache/beam

@@ -98,7 +98,7 @@ def _by_turns(settings: Input, names: list[str]) -> dict[str, dict[str, Any]]:
     ):
         os.environ.update(server.environment())
         server.make_bucket("input")
-        for path in pathlib.Path(settings.data_dir).iterdir():
+        for path in filter(pathlib.Path.is_file, pathlib.Path(settings.data_dir).iterdir()):
             server.write(f"gs://input/{path.name}", path.read_bytes())
         server.begin(
             gcs_server.Faults(

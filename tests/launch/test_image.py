@@ -98,4 +98,5 @@ def test_the_image_is_pinned_and_runs_as_a_user_without_rights():
         stage = re.search(rf"^FROM \S+ AS {target}\n(.*?)(?=^FROM|\Z)", text, re.M | re.S)[1]
         last = 'ARG RUN_AS=1000\nUSER ${RUN_AS}\nENTRYPOINT ["python", "-m", "trainer.task"]'
         assert stage.rstrip().endswith(last)
+    assert text.endswith('ARG RUN_AS=1000\nUSER ${RUN_AS}\nENTRYPOINT ["/opt/apache/beam/boot"]\n')
     assert "HEALTHCHECK" not in text

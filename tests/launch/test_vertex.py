@@ -545,3 +545,63 @@ def test_folds_are_a_job_each_with_a_run_in_one_folder(service, capsys, said):
 def test_folds_that_cannot_be_are_refused(service, argv, trainers, reason):
     with pytest.raises(InputError, match=reason):
         run(*argv, trainers=[*TRAINERS, *trainers])
+
+
+PREDICTS = ["--run_dir=gs://b/runs/nuclei", "--images=gs://b/images", "--output=gs://b/masks"]
+
+
+def test_a_prediction_is_one_job_whose_workers_have_a_part_each(service, said, capsys):
+    assert (
+        run("--action=predict", "--workers=3", "--spot", "--follow=false", trainers=PREDICTS) == 0
+    )
+    (body,) = created(service)
+    chief, others = body["jobSpec"]["workerPoolSpecs"]
+    assert (chief["replicaCount"], others["replicaCount"]) == ("1", "2")
+    container = chief["containerSpec"]
+    assert container["command"] == ["python", "-m", "trainer.predict"]
+    assert {*PREDICTS, "--part=auto", "--require=gpu:1"} <= {*container["args"]}
+    assert "restartJobOnWorkerRestart" not in body["jobSpec"]["scheduling"]
+    folder = body["jobSpec"]["baseOutputDirectory"]["outputUriPrefix"]
+    assert folder == "gs://b/predictions/nuclei"
+    capsys.readouterr()
+    with pytest.raises(InputError) as error:  # a training of that name
+        run("--follow=false")
+    assert str(error.value) == (
+        "--name=nuclei is that of a prediction; choose another for this run."
+    )
+
+
+def test_a_dry_run_of_a_prediction_prints_what_is_sent(service, capsys):
+    assert run("--action=predict", "--workers=3", "--dry_run", trainers=PREDICTS) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert run("--action=predict", "--workers=3", "--follow=false", trainers=PREDICTS) == 0
+    (sent,) = created(service)
+    assert in_names(types.CustomJob, sent) == printed
+
+
+@pytest.mark.parametrize(
+    ("argv", "predicts", "reason"),
+    [
+        ([], ["--part=1/2"], "--part follows from --workers; drop it after --."),
+        ([], ["--require=gpu:1"], "--require follows from --accelerator and --count; drop it"),
+        ([], ["--images=images"], "--images=images is a folder of this machine; copy it to a buck"),
+        ([], ["--run_dir=runs/a"], "--run_dir=runs/a is a folder of this machine; copy it to a bu"),
+        (
+            [],
+            ["--output=masks"],
+            "--output=masks is no place for what the job writes; name a folde",
+        ),
+        ([], ["--output="], "--output is missing; give --run_dir, --images and --output."),
+        ([], ["--tile=3"], "--tile=3 is below 64, its smallest value."),
+        (["--folds=3"], [], "--folds=3 is for training and does not go with predict; drop it."),
+        (["--tune=tile:64|128"], [], "--tune=tile:64|128 is for training and does not go with"),
+        (["--preflight"], [], "--preflight=true is for training and does not go with predict; d"),
+    ],
+)
+def test_a_prediction_that_cannot_be_is_refused_before_anything_is_sent(
+    service, argv, predicts, reason
+):
+    with pytest.raises(InputError) as error:
+        run("--action=predict", *argv, trainers=[*PREDICTS, *predicts])
+    assert str(error.value).startswith(reason)
+    assert not service.jobs

@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 
-from launch import check, errors, hardware, image, request, settings
+from launch import check, errors, hardware, image, programs, request, settings
 from trainer.config import flags
 
 TEXT = (image.ROOT / "docs/vertex.md").read_text(encoding="utf-8")
@@ -26,11 +26,11 @@ def test_its_commands_are_valid():
         own = [word.replace("--region=R", "--region=us-central1") for word in own]
         asked = flags.parse(settings.Vertex, ["launch.vertex", *own])
         actions.append(asked.job.action)
-        if asked.job.action == "run":
+        if program := programs.PROGRAMS.get(asked.job.action):
             (place,) = hardware.choose(asked)
-            args = check.check_flags(asked, place, trainers)
+            args = program.check_flags(asked, place, trainers)
             request.build(asked, place, "i", args, attempt=1)
-    assert sorted(actions) == ["attach", "cancel", "list", *["run"] * 4]
+    assert sorted(actions) == ["attach", "cancel", "list", "predict", *["run"] * 4]
 
 
 def test_its_role_is_the_one_that_dry_run_prints():

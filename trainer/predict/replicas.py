@@ -58,6 +58,7 @@ def predict(
         predict_part(dataclasses.replace(settings, part=f"{number}/{count}"))
         # The lock of the part has been given back: the first replica may join it.
         now = datetime.datetime.now(datetime.timezone.utc)
+        files.make_folder(os.path.dirname(marks[number - 1]))
         files.write_whole(marks[number - 1], f"{now.isoformat(timespec='seconds')}\n")
     if number > 1:
         return
