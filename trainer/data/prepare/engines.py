@@ -165,7 +165,8 @@ class Distributed:
             functools.partial(_keep_names, self._kept),
         )
         groups = (name for name in self._kept.now() if name.startswith("alike-"))
-        return {name for group in groups for name in self._kept.load(group)}
+        names = {name for group in groups for name in self._kept.load(group)}
+        return names & found.keys()  # a start that was killed may have had others
 
     def _do(self, what: str, task: Callable[[Any], Any], items: Mapping[str, Any]) -> None:
         """Has the task done on every item.
@@ -191,9 +192,11 @@ class Distributed:
                 dataclasses.replace(beam, workers=1).each(what, work, list(missing))
             except beam_runner.KilledWorkerError:
                 begun = {name.removeprefix("begun-") for name in self._kept.now()}
-                item = next(item for name, item in self._missing(items).items() if name in begun)
+                left = self._missing(items)
+                titles = [_title(item) for name, item in left.items() if name in begun]
+                cause = titles[0] if titles else "its own start"
                 raise RetryableError(
-                    f"A worker process was killed twice by {_title(item)}, most likely because "
+                    f"A worker process was killed twice by {cause}, most likely because "
                     "memory ran out; give it more, or leave that out. What is finished is kept."
                 ) from None
         if self._kept.has_by_now(FAILED):
