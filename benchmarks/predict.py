@@ -111,12 +111,12 @@ def ours(settings: Predict, option: None) -> Callable[[], Any]:
         import tensorflow as tf
 
         from trainer.checkpointing import best_weights, run_metadata
-        from trainer.distributed import strategies
+        from trainer.distributed import arithmetic
         from trainer.models import build
         from trainer.predict import load
 
     tf.config.threading.set_intra_op_parallelism_threads(settings.threads)
-    keras.mixed_precision.set_global_policy(strategies.POLICIES[settings.precision])
+    keras.mixed_precision.set_global_policy(arithmetic.POLICIES[settings.precision])
     model = config.Model(filters=settings.filters, depth=settings.depth)
     job = config.Job(data=config.Data(crop=settings.tile), model=model)
     data = {"dtype": "uint8", "class_values": [0, 1], "mean": [0.0], "std": [1.0]}

@@ -103,12 +103,12 @@ def ours(settings: Step, jit_compile: bool, accumulate_steps: int = 1) -> Callab
         import keras
         import tensorflow as tf
 
-        from trainer.distributed import strategies
+        from trainer.distributed import arithmetic, strategies
         from trainer.models import build
         from trainer.training import losses, optimizers, train_step
 
     tf.config.threading.set_intra_op_parallelism_threads(settings.threads)
-    keras.mixed_precision.set_global_policy(strategies.POLICIES[settings.precision])
+    keras.mixed_precision.set_global_policy(arithmetic.POLICIES[settings.precision])
     strategy = strategies.connect("one_device")
     with strategy.scope():
         network = config.Model(filters=settings.filters, depth=settings.depth, norm=settings.norm)

@@ -26,10 +26,10 @@ def strategy_of(number):
 
 def has_bfloat16():
     """Returns whether the CPU, and what oneDNN may use of it, computes bfloat16."""
-    from trainer.distributed import strategies
+    from trainer.distributed import arithmetic
 
     return math.isfinite(
-        strategies._time_small_step("bfloat16", False, rank=2, filters=16, repeats=1)
+        arithmetic._time_small_step("bfloat16", False, rank=2, filters=16, repeats=1)
     )
 
 

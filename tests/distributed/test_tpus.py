@@ -11,7 +11,7 @@ from tensorflow.python.tpu import tpu_system_metadata
 from tensorflow.python.tpu.client import client
 
 from trainer import models
-from trainer.distributed import strategies, tpus
+from trainer.distributed import arithmetic, strategies, tpus
 from trainer.errors import InputError, RetryableError
 from trainer.evaluate import eval_step
 from trainer.training import losses, optimizers, train_step
@@ -84,7 +84,7 @@ def test_a_tpu_computes_in_bfloat16_and_is_asked_for_no_xla_of_its_own():
     )
     for jit_compile in ("auto", "true"):
         for collective in ("", "--norm=sync_batch"):
-            assert strategies.choose_arithmetic(
+            assert arithmetic.choose_arithmetic(
                 "auto", jit_compile, strategy, deterministic=False, collective=collective
             ) == ("bfloat16", False)
 

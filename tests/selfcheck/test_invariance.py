@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from tests.devices import strategy_of, without_bfloat16
 from trainer import config
-from trainer.distributed import strategies
+from trainer.distributed import arithmetic
 from trainer.models import norms
 from trainer.selfcheck import hard_data, invariance
 from trainer.training import losses, optimizers
@@ -50,7 +50,7 @@ def test_the_cases_are_the_rows_of_the_tables():
     assert found["norm"] == {"auto", *norms.NORMS} - {"batch", "sync_batch"}
     assert set(ON_FOUR) <= set(invariance.CASES)
     precisions = {invariance.job_of(name, "", 2).device.precision for name in invariance.CASES}
-    assert precisions == set(strategies.POLICIES)
+    assert precisions == set(arithmetic.POLICIES)
 
 
 @pytest.mark.slow

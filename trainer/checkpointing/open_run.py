@@ -13,7 +13,7 @@ from trainer import config, json_text
 from trainer.checkpointing import checkpoint, init_from, run_metadata
 from trainer.data.dataset import schema
 from trainer.data.input import pipeline
-from trainer.distributed import strategies
+from trainer.distributed import arithmetic, strategies
 from trainer.errors import InputError
 from trainer.models import norms
 from trainer.storage import files
@@ -180,7 +180,7 @@ def _choose_arithmetic(
         precision = chosen.get("precision", "auto")
     if jit_compile == "auto" and not collective:  # it may have begun on one replica, with XLA
         jit_compile = str(chosen.get("jit_compile", "auto")).lower()
-    precision, use_jit = strategies.choose_arithmetic(
+    precision, use_jit = arithmetic.choose_arithmetic(
         precision,
         jit_compile,
         strategy,

@@ -13,7 +13,7 @@ from absl import logging
 from trainer import config, models
 from trainer.checkpointing import best_weights, checkpoint, encoder_weights, init_from
 from trainer.data.dataset import schema
-from trainer.distributed import strategies
+from trainer.distributed import arithmetic, strategies
 from trainer.models import encoders
 from trainer.models.build import build_model
 from trainer.training import optimizers
@@ -169,7 +169,7 @@ def create(
         manifest: of the data.
         metadata: see `open_run`.
     """
-    keras.mixed_precision.set_global_policy(strategies.POLICIES[metadata["precision"]])
+    keras.mixed_precision.set_global_policy(arithmetic.POLICIES[metadata["precision"]])
     settings = dataclasses.replace(job.optimization, learning_rate=metadata["peak_learning_rate"])
     with strategy.scope():
         model = build_model(

@@ -18,7 +18,7 @@ from absl import logging
 
 from trainer import config
 from trainer.data.formats import discovery, mask_writer, volume_discovery
-from trainer.distributed import strategies
+from trainer.distributed import arithmetic, strategies
 from trainer.errors import InputError
 from trainer.predict import command, outputs, parts, predictor, record
 from trainer.storage import files
@@ -33,7 +33,7 @@ def load(run_dirs: tuple[str, ...], settings: config.Predict) -> predictor.Predi
     strategy = strategies.connect_alone(
         settings.strategy, settings.tpu, settings.virtual_devices, settings.require
     )
-    keras.mixed_precision.set_global_policy(strategies.POLICIES[settings.precision])
+    keras.mixed_precision.set_global_policy(arithmetic.POLICIES[settings.precision])
     return predictor.Predictor(
         run_dirs,
         strategy,

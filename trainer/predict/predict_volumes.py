@@ -21,7 +21,7 @@ from trainer.data.formats.npy_stream import RowFile
 from trainer.data.formats.volume_discovery import VolumeCase
 from trainer.data.formats.volume_header import Header
 from trainer.data.preprocessing import Prepared
-from trainer.distributed import strategies
+from trainer.distributed import arithmetic, strategies
 from trainer.drawing import volumes as drawing
 from trainer.errors import InputError
 from trainer.predict import command, instances, masks, outputs, parts, record, review, uncertainty
@@ -36,7 +36,7 @@ def load(run_dirs: tuple[str, ...], settings: config.Predict) -> VolumePredictor
     strategy = strategies.connect_alone(
         settings.strategy, settings.tpu, settings.virtual_devices, settings.require
     )
-    keras.mixed_precision.set_global_policy(strategies.POLICIES[settings.precision])
+    keras.mixed_precision.set_global_policy(arithmetic.POLICIES[settings.precision])
     return VolumePredictor(run_dirs, strategy, tta=settings.tta, batch_size=settings.batch_size)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from trainer import config
 from trainer.data import demo
 from trainer.data.dataset import folds, schema
-from trainer.distributed import strategies
+from trainer.distributed.arithmetic import POLICIES, has_bfloat16
 from trainer.models import build, channel_packing, encoders
 from trainer.preflight import arithmetic
 from trainer.preflight.accelerators import Accelerator, Gpu
@@ -51,7 +51,7 @@ def lower(job: config.Job, accelerator: Accelerator, batch_size: int, num_replic
     precision = _precision(job, accelerator)
     split = manifest.splits["train"]
     keras.backend.clear_session()  # restarts layer numbers: the same settings, the same program
-    keras.mixed_precision.set_global_policy(strategies.POLICIES[precision])
+    keras.mixed_precision.set_global_policy(POLICIES[precision])
     model = build.build_model(
         job.model,
         manifest.channels,
@@ -98,7 +98,7 @@ def _precision(job: config.Job, accelerator: Accelerator) -> str:
     if job.device.precision != "auto":
         return job.device.precision
     capability = accelerator.capability if isinstance(accelerator, Gpu) else (0, 0)
-    return "bfloat16" if strategies.has_bfloat16(accelerator.kind, capability) else "float32"
+    return "bfloat16" if has_bfloat16(accelerator.kind, capability) else "float32"
 
 
 def _size(variables: list) -> int:

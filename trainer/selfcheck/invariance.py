@@ -20,7 +20,7 @@ from trainer import config, json_text, models, text_table
 from trainer.data.dataset import schema
 from trainer.data.input import pipeline
 from trainer.data.input.training_batches import TrainingBatches
-from trainer.distributed import strategies
+from trainer.distributed import arithmetic, strategies
 from trainer.errors import InputError
 from trainer.evaluate import case_rows, eval_step
 from trainer.evaluate.case_rows import CaseRows
@@ -403,7 +403,7 @@ def table(rows: list[Row], strategy: tf.distribute.Strategy) -> str:
 @contextlib.contextmanager
 def _precision(name: str) -> Iterator[None]:
     before = keras.mixed_precision.dtype_policy()
-    keras.mixed_precision.set_global_policy(strategies.POLICIES[name])
+    keras.mixed_precision.set_global_policy(arithmetic.POLICIES[name])
     try:
         yield
     finally:
