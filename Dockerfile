@@ -51,9 +51,10 @@ RUN pip install --require-hashes --no-deps --requirement=/requirements/tpu.txt &
 ENV NEXT_PLUGGABLE_DEVICE_USE_C_API=true \
     TF_PLUGGABLE_DEVICE_LIBRARY_PATH=/lib/libtpu.so
 RUN --mount=from=wheel,source=/wheels,target=/wheels pip install --no-deps /wheels/*.whl
-ARG RUN_AS=1000
+# The chips' files in /dev/vfio may be root's alone. That guide wants a CMD, too.
+ARG RUN_AS=0
 USER ${RUN_AS}
-ENTRYPOINT ["python", "-m", "trainer.task"]
+CMD ["python", "-m", "trainer.task"]
 
 FROM apache/beam_python3.11_sdk:2.77.0 AS beam-boot
 

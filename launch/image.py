@@ -51,7 +51,7 @@ def address(asked: settings.Vertex, machines: Machines, root: pathlib.Path = ROO
         )
     host = f"{asked.regions()[0]}-docker.pkg.dev"  # from where all regions can pull
     repository = f"{host}/{asked.job.project}/{asked.image.repository}"
-    user = "-root" if asked.runs_as_root() else ""
+    user = "-root" if asked.runs_as_root(machines.kind) else ""
     return f"{repository}/trainer-{machines.kind}{user}:{content_tag(root)}"
 
 
@@ -108,8 +108,8 @@ def _build_here(asked: settings.Vertex, machines: Machines, image: str) -> None:
 
 
 def _build_command(asked: settings.Vertex, machines: Machines, image: str) -> list[str]:
-    user = ["--build-arg=RUN_AS=0"] if asked.runs_as_root() else []
-    return ["build", f"--target={machines.kind}", f"--tag={image}", *user]
+    user = 0 if asked.runs_as_root(machines.kind) else 1000
+    return ["build", f"--target={machines.kind}", f"--tag={image}", f"--build-arg=RUN_AS={user}"]
 
 
 def _docker(*command: str, quiet: bool = False) -> int:

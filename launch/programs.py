@@ -55,6 +55,7 @@ def _results_of_run(asked: settings.Vertex, args: Sequence[str]) -> list[str]:
     ]
 
 
+TRAIN = ("python", "-m", "trainer.task")  # as the image has it
 PROGRAMS = {
     "run": Program(
         noun="run",

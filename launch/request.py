@@ -78,15 +78,22 @@ def _job_spec(
     return spec | {name: value for name, value in optional.items() if value}
 
 
+def _command(asked: settings.Vertex, machines: Machines) -> list[str]:
+    """Returns the container's command; empty for that of the image."""
+    command = programs.PROGRAMS[asked.job.action].command
+    if machines.kind == "tpu" and not asked.image.image:  # our image has no ENTRYPOINT there
+        command = command or programs.TRAIN
+    return list(command)
+
+
 def _pools(
     asked: settings.Vertex, machines: Machines, image: str, args: Sequence[str]
 ) -> list[dict[str, Any]]:
     """Returns the chief's pool, then those of the other workers and of Reduction Servers."""
     variables = {**machines.environment, vertex.REGION: machines.region}
-    program = programs.PROGRAMS[asked.job.action]
     container: dict[str, Any] = {
         "imageUri": image,
-        **({"command": list(program.command)} if program.command else {}),
+        **({"command": command} if (command := _command(asked, machines)) else {}),
         "args": list(args),
         "env": [{"name": name, "value": value} for name, value in variables.items()],
     }

@@ -117,8 +117,8 @@ class Image(Settings):
     )
     run_as: str = setting(
         "auto",
-        "The user of that image. auto: root for --tune, whose trials can often report only so, "
-        "else a user without rights.",
+        "The user of that image. auto: root for --tune, whose trials can often report only so, and "
+        "for TPUs, whose devices may be root's; else a user without rights.",
         choices=("auto", "user", "root"),
     )
 
@@ -356,10 +356,10 @@ class Vertex:
         """Returns the accelerators to try, in order."""
         return _split(self.hardware.accelerators) or [self.hardware.accelerator]
 
-    def runs_as_root(self) -> bool:
-        """Returns whether the image of this tree is to run as root."""
-        run_as = self.image.run_as
-        return run_as == "root" or (run_as == "auto" and bool(self.tuning.tune))
+    def runs_as_root(self, kind: str) -> bool:
+        """Returns whether the image of this tree is to run as root on cpu, gpu or tpu."""
+        needed = bool(self.tuning.tune) or kind == "tpu"
+        return needed if self.image.run_as == "auto" else self.image.run_as == "root"
 
     def job_dir(self, kind: str = "runs") -> str:
         """Returns a job's folder, of `runs` or `predictions`; of a training it is the run's."""

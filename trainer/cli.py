@@ -17,7 +17,14 @@ from absl import logging
 
 from trainer import config, native_exit, native_log
 from trainer.config import flags
-from trainer.distributed import heartbeat, preemption, rendezvous, vertex, vertex_cancel
+from trainer.distributed import (
+    heartbeat,
+    preemption,
+    rendezvous,
+    tpu_runtime,
+    vertex,
+    vertex_cancel,
+)
 from trainer.errors import InputError, RetryableError
 from trainer.storage import files
 
@@ -100,6 +107,7 @@ def prepare_environment() -> None:
     # What one request to gs:// reads; TensorFlow's own 64 MB are slow, and kept for each stream
     # (docs/storage.md). The user's GCS_READ_CACHE_BLOCK_SIZE_MB comes before it.
     os.environ.setdefault("GCS_READAHEAD_BUFFER_SIZE_BYTES", str(8 * 2**20))
+    tpu_runtime.set_variables(tpu_runtime.attached_chips())
 
 
 def set_verbosity(level: str) -> None:

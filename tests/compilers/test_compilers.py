@@ -89,7 +89,7 @@ def test_the_other_tpus_take_the_training_step_too(name, tmp_path):
     figures, text, _ = preflight(tmp_path, f"--accelerator={name}", *SMALL, "--depth=1")
     assert_whole(figures)
     assert figures["replicas"] == (2 if name in ("v2", "v3") else 1)
-    assert ("TensorFlow does not run there." in text) == (name == "v6e")
+    assert ("TensorFlow is not supported there" in text) == (name == "v6e")
 
 
 @for_tpu

@@ -1,6 +1,9 @@
 """TPUs without one: what is said where none can be used, and what TPUStrategy makes of our loop."""
 
 import collections
+import os
+import subprocess
+import sys
 import types
 
 import keras
@@ -11,7 +14,7 @@ from tensorflow.python.tpu import tpu_system_metadata
 from tensorflow.python.tpu.client import client
 
 from trainer import models
-from trainer.distributed import arithmetic, strategies, tpus
+from trainer.distributed import arithmetic, strategies, tpu_runtime, tpus
 from trainer.errors import InputError, RetryableError
 from trainer.evaluate import eval_step
 from trainer.training import losses, optimizers, train_step
@@ -22,8 +25,8 @@ def test_the_chips_of_a_machine_are_known_by_their_pci_numbers(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "vendor").write_text(vendor + "\n")
         (tmp_path / name / "device").write_text(device + "\n")
-    assert tpus.attached_chips(str(tmp_path)) == ["v5e"]
-    assert tpus.attached_chips(str(tmp_path / "none")) == []
+    assert tpu_runtime.attached_chips(str(tmp_path)) == ["v5e"]
+    assert tpu_runtime.attached_chips(str(tmp_path / "none")) == []
 
 
 @pytest.mark.parametrize("accelerator", ["v2-8", "v3", "v4-8", "v5litepod-4", "v5p-8", "v5e", ""])
@@ -38,15 +41,76 @@ def test_the_client_that_knows_a_tpus_type_is_where_it_was():
     assert callable(client.Client.api_available)
 
 
-@pytest.mark.parametrize("accelerator", ["v6e-8", "tpu7x-8", "tpu7x"])
+@pytest.mark.parametrize("accelerator", ["v6e-16", "tpu7x-8", "tpu7x"])
 def test_newer_versions_are_refused(accelerator, monkeypatch):
     monkeypatch.setenv("TPU_ACCELERATOR_TYPE", accelerator)
     with pytest.raises(InputError) as error:
         strategies.connect("tpu", tpu="local")
     assert str(error.value) == (
-        f"--tpu=local is a {accelerator}, and TensorFlow runs on TPUs up to v5e and v5p only; use "
-        "one of those (docs/tpu.md)."
+        f"--tpu=local is a {accelerator}, and TensorFlow {tf.__version__} runs on TPUs up to v5e "
+        "and v5p only; use one of those. On one machine outside Vertex AI, v6e is let pass with "
+        "tensorflow-tpu from 2.19.1 (docs/tpu.md)."
     )
+
+
+def test_v6e_is_let_pass_with_a_warning_on_one_machine_outside_vertex(monkeypatch, caplog):
+    for accelerator in ("v6e", "v6e-1", "v6e-8"):
+        caplog.clear()
+        tpus.check_version("local", accelerator, "2.19.1")
+        assert f"--tpu=local is a {accelerator}: Google's documents" in caplog.text
+        with pytest.raises(InputError, match=r"TensorFlow 2\.18\.0 runs"):
+            tpus.check_version("local", accelerator, "2.18.0")
+    for variable, value in (
+        ("TPU_WORKER_HOSTNAMES", "10.0.0.1,10.0.0.2"),
+        ("CLOUD_ML_JOB_ID", "7"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, value)
+            with pytest.raises(InputError):
+                tpus.check_version("local", "v6e-8", "2.20.0")
+
+
+def test_what_pjrt_needs_is_set_unless_it_is():
+    environment = {"PJRT_DEVICE": "MINE", "TF_XLA_FLAGS": "--tf_mlir_enable_mlir_bridge=false"}
+    tpu_runtime.set_variables(["v5e"], environment, "/lib/libtpu.so")
+    assert environment.pop("TF_XLA_FLAGS").split() == [
+        "--tf_mlir_enable_mlir_bridge=false",
+        "--tf_mlir_enable_convert_control_to_data_outputs_pass=true",
+        "--tf_mlir_enable_merge_control_flow_pass=true",
+    ]
+    assert environment == {
+        "PJRT_DEVICE": "MINE",
+        "NEXT_PLUGGABLE_DEVICE_USE_C_API": "true",
+        "TF_PLUGGABLE_DEVICE_LIBRARY_PATH": "/lib/libtpu.so",
+    }
+
+
+@pytest.mark.parametrize(
+    ("chips", "library"), [([], "/lib/libtpu.so"), (["v4"], "/x"), (["v5e"], None)]
+)
+def test_without_such_a_chip_or_tensorflow_for_it_nothing_is_set(chips, library):
+    environment = {}
+    tpu_runtime.set_variables(chips, environment, library)  # here TensorFlow is not for TPUs
+    assert environment == {}
+
+
+def test_tensorflow_knows_the_flags():
+    flags = {"TF_XLA_FLAGS": " ".join(tpu_runtime.XLA_FLAGS)}
+    compiled = "import tensorflow as tf; tf.function(lambda: tf.ones(1), jit_compile=True)()"
+    subprocess.run([sys.executable, "-c", compiled], env={**os.environ, **flags}, check=True)
+
+
+def test_the_files_of_chips_that_may_not_be_opened_are_named(tmp_path, monkeypatch):
+    (tmp_path / "vfio").mkdir()
+    for name in ("vfio/0", "vfio/vfio", "accel0"):
+        (tmp_path / name).touch(mode=0o600)
+    assert tpu_runtime.closed_devices(str(tmp_path)) == []
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may open all
+    closed = tpu_runtime.closed_devices(str(tmp_path))
+    assert closed == [f"{tmp_path}/accel0", f"{tmp_path}/vfio/0"]
+    tpus.check_access([])
+    with pytest.raises(InputError, match=rf"^--tpu=local: user \d+ may not open {closed[0]}, .*;"):
+        tpus.check_access(closed)
 
 
 def test_a_machine_without_a_chip_is_told_so():
@@ -59,7 +123,8 @@ def test_a_machine_without_a_chip_is_told_so():
 
 
 def test_a_tensorflow_that_is_not_built_for_tpus_is_named(monkeypatch):
-    monkeypatch.setattr(tpus, "attached_chips", lambda: ["v5e"])  # but TensorFlow's error is real
+    # TensorFlow's error is real.
+    monkeypatch.setattr(tpu_runtime, "attached_chips", lambda: ["v5e"])
     with pytest.raises(InputError) as error:
         strategies.connect("tpu", tpu="local")
     assert type(error.value) is InputError  # no other start finds another

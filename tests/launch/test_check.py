@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from launch import check, hardware, image, settings
+from launch import check, hardware, image, request, settings
 from trainer.config import flags
 from trainer.errors import InputError
 
@@ -107,7 +107,7 @@ def test_docker_builds_and_pushes_what_the_registry_has_not(tmp_path, monkeypatc
     image.ensure(asked, place, address)
     assert calls() == [
         f"manifest inspect {address}",
-        f"build --target=gpu --tag={address} {image.ROOT}",
+        f"build --target=gpu --tag={address} --build-arg=RUN_AS=1000 {image.ROOT}",
         f"push {address}",
     ]
     image.ensure(asked, place, address)
@@ -129,6 +129,25 @@ def test_trials_run_as_root_unless_a_user_is_asked_for(tmp_path, monkeypatch):
     for argv in ([], [*tune, "--run_as=user"]):
         assert "/trainer-cpu:" in image.address(*choose(*argv))
     assert "/trainer-cpu-root:" in image.address(*choose("--run_as=root"))
+
+
+def test_our_image_runs_on_tpus_as_root_and_by_a_command_of_the_job(tmp_path, monkeypatch):
+    calls = program(tmp_path / "docker", statuses=[1, 0, 0])
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    asked, place = choose("--accelerator=v5e", "--build=local")
+    address = image.address(asked, place)
+    assert "/trainer-tpu-root:" in address
+    image.ensure(asked, place, address)
+    assert calls()[1] == f"build --target=tpu --tag={address} --build-arg=RUN_AS=0 {image.ROOT}"
+    assert "/trainer-tpu:" in image.address(*choose("--accelerator=v5e", "--run_as=user"))
+
+    def command_of(*argv):
+        body = request.build(*choose(*argv), "i", ["--steps=5"], 1)
+        return body["jobSpec"]["workerPoolSpecs"][0]["containerSpec"].get("command")
+
+    assert command_of("--accelerator=v5e") == ["python", "-m", "trainer.task"]
+    assert command_of("--accelerator=v5e", "--image=i") is None  # the image's own
+    assert command_of() is None
 
 
 def test_without_docker_the_cloud_is_named(tmp_path, monkeypatch):

@@ -87,8 +87,9 @@ def test_every_job_requires_what_each_of_its_machines_has(argv, given, required)
         ),
         (
             ["--accelerator=v6e"],
-            "--accelerator=v6e cannot be used: TensorFlow does not run on TPU v6e or later; v5e is "
-            "the last TPU for it; use one of cpu, t4, l4, a100-40, a100-80, h100, h200, b200, v5e.",
+            "--accelerator=v6e cannot be used: Vertex AI supports no TensorFlow on TPU v6e or "
+            "later; v5e is the last TPU for it; use one of cpu, t4, l4, a100-40, a100-80, "
+            "h100, h200, b200, v5e.",
         ),
         (
             ["--accelerator=a100"],

@@ -91,12 +91,13 @@ def test_the_image_for_gpus_finds_the_driver_where_it_is_mounted():
     }
 
 
-def test_the_image_is_pinned_and_runs_as_a_user_without_rights():
+def test_the_image_is_pinned_and_runs_as_a_user_without_rights_but_on_tpus():
     text = pathlib.Path(image.ROOT, "Dockerfile").read_text()
     assert re.search(r"^FROM python:[\d.]+-slim-bookworm@sha256:[0-9a-f]{64} AS base$", text, re.M)
     for target in TARGETS:
         stage = re.search(rf"^FROM \S+ AS {target}\n(.*?)(?=^FROM|\Z)", text, re.M | re.S)[1]
-        last = 'ARG RUN_AS=1000\nUSER ${RUN_AS}\nENTRYPOINT ["python", "-m", "trainer.task"]'
+        user, form = (0, "CMD") if target == "tpu" else (1000, "ENTRYPOINT")
+        last = f'ARG RUN_AS={user}\nUSER ${{RUN_AS}}\n{form} ["python", "-m", "trainer.task"]'
         assert stage.rstrip().endswith(last)
     assert text.endswith('ARG RUN_AS=1000\nUSER ${RUN_AS}\nENTRYPOINT ["/opt/apache/beam/boot"]\n')
     assert "HEALTHCHECK" not in text

@@ -746,7 +746,7 @@ class Target(Settings):
 
     accelerator: str = setting(
         "v5e",
-        "Chip to compile for; v2 to v6e are TPUs, and TensorFlow does not run on v6e.",
+        "Chip to compile for; v2 to v6e are TPUs; for v6e see docs/tpu.md.",
         choices=ACCELERATORS,
         common=True,
     )

@@ -1,26 +1,20 @@
 """TPUs: connecting to one, and one clear line for each reason why that fails."""
 
 import os
-import pathlib
 import re
 from collections.abc import Sequence
 
 import tensorflow as tf
+from absl import logging
 
-from trainer.distributed import membership
+from trainer.distributed import membership, tpu_runtime, vertex
 from trainer.errors import InputError, RetryableError
 
-NEWEST_SUPPORTED = 5  # of the versions; TensorFlow is not built for v6e and later
+NEWEST_SUPPORTED = 5  # of the versions that Google's documents name for TensorFlow
+NEWEST_SEEN = 6  # to train by TPUStrategy, on one machine
+SEEN_FROM = (2, 19, 1)  # of TensorFlow; 2.18 is reported to crash there
+CHIPS_OF_A_HOST = 8  # at most, of v6e
 NOT_BUILT = "ConfigureDistributedTPU"  # the operation that a TensorFlow for CPUs and GPUs lacks
-GOOGLE = "0x1ae0"  # as a maker of PCI devices
-CHIPS = {
-    "0x0027": "v3",  # or v2
-    "0x005e": "v4",
-    "0x0062": "v5p",
-    "0x0063": "v5e",
-    "0x006f": "v6e",
-    "0x0076": "tpu7x",
-}
 
 
 def connect(name: str) -> tf.distribute.Strategy:
@@ -29,9 +23,10 @@ def connect(name: str) -> tf.distribute.Strategy:
     Raises:
         InputError: there is none, or it and this TensorFlow do not go together.
     """
-    chips = attached_chips()
+    chips = tpu_runtime.attached_chips()
     if name == "local":
         check_version(name, os.environ.get("TPU_ACCELERATOR_TYPE") or "".join(chips[:1]))
+        check_access(tpu_runtime.closed_devices() if chips else [])
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=name)
         if name != "local":
@@ -48,27 +43,43 @@ def connect(name: str) -> tf.distribute.Strategy:
     return tf.distribute.TPUStrategy(resolver)
 
 
-def attached_chips(devices: str = "/sys/bus/pci/devices") -> list[str]:
-    """Returns the versions of the TPU chips of this machine, one entry for each."""
-    found = []
-    for vendor in sorted(pathlib.Path(devices).glob("*/vendor")):
-        if vendor.read_text(encoding="ascii").strip() == GOOGLE:
-            device = (vendor.parent / "device").read_text(encoding="ascii").strip()
-            found += [CHIPS[device]] if device in CHIPS else []
-    return found
-
-
-def check_version(name: str, accelerator: str) -> None:
-    """Refuses an accelerator type, such as `v6e-8`, for which TensorFlow is not built.
+def check_version(name: str, accelerator: str, tensorflow: str = tf.__version__) -> None:
+    """Refuses an accelerator type, such as `v6e-16`, on which TensorFlow does not train.
 
     Raises:
         InputError: it is one.
     """
-    version = re.match(r"(?:v|tpu)(\d+)", accelerator)
-    if version and int(version.group(1)) > NEWEST_SUPPORTED:
+    found = re.match(r"(?:v|tpu)(\d+)[a-z]*(?:-(\d+))?", accelerator)
+    version = int(found[1]) if found else 0
+    if version <= NEWEST_SUPPORTED:
+        return
+    several = found is not None and int(found[2] or 0) > CHIPS_OF_A_HOST
+    several |= "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    numbers = tuple(int(number) for number in re.findall(r"\d+", tensorflow)[:3])
+    if version > NEWEST_SEEN or several or vertex.is_here() or numbers < SEEN_FROM:
         raise InputError(
-            f"--tpu={name} is a {accelerator}, and TensorFlow runs on TPUs up to v5e and v5p only; "
-            "use one of those (docs/tpu.md)."
+            f"--tpu={name} is a {accelerator}, and TensorFlow {tensorflow} runs on TPUs up to v5e "
+            "and v5p only; use one of those. On one machine outside Vertex AI, v6e is let pass "
+            "with tensorflow-tpu from 2.19.1 (docs/tpu.md)."
+        )
+    logging.warning(
+        "--tpu=%s is a %s: Google's documents name no TensorFlow for it. tensorflow-tpu 2.19.1 is "
+        "reported to train on one machine of it, not with this package (docs/tpu.md).",
+        name,
+        accelerator,
+    )
+
+
+def check_access(closed: Sequence[str]) -> None:
+    """Refuses device files that this process may not open.
+
+    Raises:
+        InputError: there are some.
+    """
+    if closed:
+        raise InputError(
+            f"--tpu=local: user {os.getuid()} may not open {', '.join(closed)}; run as root, or "
+            "give that user the right to read and write them (docs/tpu.md)."
         )
 
 

@@ -124,7 +124,9 @@ _TPUS = {
 }
 # Both cores of a v4 are one replica.
 _TPUS["v4"] = dataclasses.replace(_TPUS["v4"], options={"chip_config_name": "megacore"})
-_TPUS["v6e"] = dataclasses.replace(_TPUS["v6e"], note="TensorFlow does not run there.")
+_TPUS["v6e"] = dataclasses.replace(
+    _TPUS["v6e"], note="TensorFlow is not supported there, see docs/tpu.md."
+)
 
 _GPUS = {
     "t4": Gpu(
