@@ -1,5 +1,6 @@
 """What XLA compiles of a step: fixed shapes, no host, no float64, and once."""
 
+import collections
 import os
 import re
 
@@ -61,6 +62,48 @@ def test_the_training_step_is_one_program_of_fixed_shapes(norm, mixed_bfloat16):
     program = step.experimental_get_compiler_ir(*train_step.batch_spec(4, (32, 32), 1))(stage="hlo")
     assert "bf16[2,32,32,4]" in program
     assert_static(program)
+
+
+def in_the_loop(jit_compile):
+    """Returns the operations, by type, of the loop over steps on one device, outside XLA."""
+    strategy = strategy_of(1)
+    with strategy.scope():
+        model, average, optimizer = build()
+    loop = train_step.train_loop(
+        strategy,
+        model,
+        optimizer,
+        losses.LOSSES["ce_dice"],
+        tf.ones(2),
+        clip_norm=1.0,
+        average=average,
+        average_decay=0.99,
+        jit_compile=jit_compile,
+    )
+    images, labels, valid = train_step.batch_spec(4, (32, 32), 1)
+    spec = {"images": images, "labels": labels, "valid": valid}
+    batches = iter(
+        tf.data.Dataset.from_tensors({k: tf.zeros(s.shape, s.dtype) for k, s in spec.items()})
+    )
+    graph = loop.get_concrete_function(batches, tf.constant(1)).graph.as_graph_def()
+    body = next(f for f in graph.library.function if "while_body" in f.signature.name)
+    return collections.Counter(node.op for node in body.node_def)
+
+
+# Fetching and timing a batch, waiting for it, calling the program, counting and noting its figures.
+LOOP = {
+    *("IteratorGetNext", "Timestamp", "Identity", "NoOp", "StatefulPartitionedCall"),
+    *("AddV2", "Sub", "Maximum", "Cast", "Const", "TensorListSetItem"),
+}
+
+
+@pytest.mark.slow
+def test_the_whole_step_of_one_device_is_in_its_program():
+    outside = in_the_loop(jit_compile=True)
+    assert set(outside) <= LOOP
+    assert outside["StatefulPartitionedCall"] == 1
+    assert outside.total() < 50
+    assert in_the_loop(jit_compile=False)["AssignVariableOp"] > 50  # which would be seen
 
 
 @pytest.mark.slow
@@ -160,4 +203,4 @@ def test_xla_compiles_the_step_once_in_100_steps_of_a_resumed_run(data_dir, tmp_
     assert result.returncode == 0, result.stderr
     assert "Resuming from step " in result.stderr
     programs = {name for name in os.listdir(tmp_path / "dump") if "before_optimizations" in name}
-    assert len([name for name in programs if "forward_backward" in name]) == 1, programs
+    assert len([name for name in programs if "whole" in name]) == 1, programs

@@ -175,9 +175,41 @@ def test_the_statistics_of_batch_normalisation_are_the_mean_over_replicas():
     np.testing.assert_allclose(layer.moving_variance, 0.9 + 0.1 * variance, atol=TOLERANCE)
 
 
+def scaled(**settings):
+    return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5), **settings)
+
+
 @pytest.mark.slow
-def test_xla_trains_like_the_graph():
-    assert_same(train(2, num_steps=2, jit_compile=True), train(2, num_steps=2))
+@pytest.mark.parametrize(
+    ("number", "settings"),
+    [
+        (1, {"norm": "batch", "clip_norm": 0.3, "average_decay": 0.75}),
+        (1, {"accumulate_steps": 2, "new_optimizer": scaled}),
+        (2, {}),
+    ],
+)
+def test_xla_trains_like_the_graph(number, settings):
+    assert_same(train(number, jit_compile=True, **settings), train(number, **settings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_step_whose_scaled_loss_overflows_changes_no_weight(jit_compile):
+    optimizer = scaled(initial_scale=np.inf)
+    totals, weights = train(1, new_optimizer=lambda: optimizer, jit_compile=jit_compile)
+    assert not np.isfinite(totals["gradient_norm"])
+    for ours, first in zip(weights, network().get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, first)
+    assert int(optimizer.iterations) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_the_scale_of_the_loss_grows(jit_compile):
+    optimizer = scaled(initial_scale=8.0, dynamic_growth_steps=2)
+    train(1, new_optimizer=lambda: optimizer, jit_compile=jit_compile)
+    assert (float(optimizer.dynamic_scale), int(optimizer.step_counter)) == (16.0, 1)
+    assert int(optimizer.iterations) == 3
 
 
 @pytest.mark.slow
@@ -237,9 +269,6 @@ def test_keras_sums_gradients_nowhere_but_where_the_step_keeps_it_from_it(name, 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2])
 def test_loss_scaling_leaves_the_reported_norm_and_the_update_as_they_are(number):
-    def scaled():
-        return keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.5))
-
     assert_same(train(number, new_optimizer=scaled, clip_norm=0.5), train(number, clip_norm=0.5))
 
 

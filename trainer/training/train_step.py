@@ -48,7 +48,8 @@ def train_loop(
         accumulate_steps: parts in which each replica's batch is computed, to save memory.
         average: a model whose variables follow the moving average of `model`'s.
         average_decay: decay of that average, per step; less in the first steps, see `warmed_up`.
-        jit_compile: whether XLA compiles forward and backward pass.
+        jit_compile: whether XLA compiles the step: on one replica all of it, on several the forward
+            and backward pass, between the collectives.
         lane_width: channels that the device computes at a time, see `channel_packing.LANE_WIDTHS`.
         frozen: layers whose weights and statistics stay, computed as in prediction.
         timed: whether to time the input; TensorFlow refuses to where operations are deterministic,
@@ -59,6 +60,7 @@ def train_loop(
         `loss/TERM` for each of several terms, `gradient_norm` and `wait_seconds`, the time for
         which a step waited for its input, each float32 [num_steps].
     """
+    compiles_all = jit_compile and strategy.num_replicas_in_sync == 1
     step_of_replica = _StepOfReplica(
         model,
         optimizer,
@@ -68,16 +70,22 @@ def train_loop(
         accumulate_steps=accumulate_steps,
         average=average,
         average_decay=average_decay,
-        jit_compile=jit_compile,
+        jit_compile=jit_compile and not compiles_all,
         lane_width=lane_width,
         frozen=frozen,
     )
+    # The XLA boundary: a replica's step, but for the input that it waits for.
+    whole = (
+        tf.function(step_of_replica.whole, jit_compile=True, autograph=False)
+        if compiles_all
+        else step_of_replica.whole
+    )
     around = accumulate_steps > 1 and _meet_outside_loops(strategy, model)
-    whole = _loop_around(strategy, step_of_replica) if around else _loop_within(step_of_replica)
+    step = _loop_around(strategy, step_of_replica) if around else _loop_within(strategy, whole)
 
     @tf.autograph.experimental.do_not_convert
     def run(batch: Batch, after: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
-        figures = whole(batch, after) if around else strategy.run(whole, (batch, after))
+        figures = step(batch, after)
         return {key: _local(strategy, value)[0] for key, value in figures.items()}
 
     return _timed_loop(strategy, run, ("loss", *_names_of_parts(terms), "gradient_norm"), timed)
@@ -168,11 +176,10 @@ def step_of_one_replica(
         jit_compile=False,  # the whole is compiled
         lane_width=lane_width,
     )
-    whole = _loop_within(step_of_replica)
 
     @tf.function(jit_compile=True, autograph=False)
     def step(images: tf.Tensor, labels: tf.Tensor, valid: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        figures = whole({"images": images, "labels": labels, "valid": valid})
+        figures = step_of_replica.whole({"images": images, "labels": labels, "valid": valid})
         return figures["loss"], figures["gradient_norm"]
 
     return step
@@ -197,7 +204,8 @@ def batch_spec(batch_size: int, crop: Sequence[int], channels: int) -> tuple[tf.
 class _StepOfReplica:
     """What a replica does in a step: `begin`, `part` for each part of its batch, `end`.
 
-    All are called in the replica's context.
+    All are called in the replica's context. The parts are computed one after the other, in a loop,
+    so that each takes the memory of the one before and the program is that of one.
     """
 
     def __init__(
@@ -238,27 +246,38 @@ class _StepOfReplica:
             self._followed = [(slow, fast) for slow, fast in pairs if id(fast) not in still]
         self._average_decay = average_decay
         self._forward = channel_packing.packed(model, lane_width, frozen)
-        # The XLA boundary: all that a replica computes by itself is one program. Collectives and
-        # the optimizer's variables, which may live on other devices, stay outside.
+        # The XLA boundary where collectives cannot be in its program: what a replica computes
+        # between them.
         self._gradients = (
             tf.function(self._forward_backward, jit_compile=True, autograph=False)
             if jit_compile
             else self._forward_backward
         )
 
-    def begin(self, batch: Batch, after: Sequence[tf.Tensor]) -> tuple[Batch, list[tf.Tensor]]:
-        """Returns the batch, and by what each output's partial losses are divided.
+    def whole(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """Takes the step with a replica's batch; returns what `end` does."""
+        weights = self.begin(batch)
+        if self.num_parts == 1:
+            return self.end(self.part(batch, weights, 0))
 
-        Args:
-            batch: of this replica.
-            after: tensors to wait for.
-        """
-        # Otherwise the only thread of a machine with one core runs the step before the clock.
-        with tf.control_dependencies(after):
-            batch = {key: tf.identity(value) for key, value in batch.items()}
+        def turn(i: tf.Tensor, sums: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+            found = self.part(batch, weights, i)
+            return i + 1, [a + b for a, b in zip(sums, found, strict=True)]
+
+        _, sums = tf.while_loop(
+            lambda i, _: i < self.num_parts,
+            turn,
+            (tf.constant(0), self.zeros()),
+            parallel_iterations=1,
+            maximum_iterations=self.num_parts,
+        )
+        return self.end(sums)
+
+    def begin(self, batch: Batch) -> list[tf.Tensor]:
+        """Returns by what each output's partial losses are divided."""
         strides = functional.strides(self._model, batch["labels"].shape[1:])
         weights = [self._weights(stride, batch["labels"], batch["valid"]) for stride in strides]
-        return batch, tf.distribute.get_replica_context().all_reduce(SUM, weights)
+        return tf.distribute.get_replica_context().all_reduce(SUM, weights)
 
     def part(self, batch: Batch, weights: list[tf.Tensor], i: Any) -> list[tf.Tensor]:
         """Returns the partial losses and the gradients of the batch's i-th part."""
@@ -358,41 +377,26 @@ def _meet_outside_loops(strategy: tf.distribute.Strategy, model: keras.Model) ->
     return threads and several and any(map(norms.is_synchronized, layers))
 
 
-# In the two below the parts of a batch are computed one after the other, in a loop, so that each
-# takes the memory of the one before and the program is that of one. AutoGraph is for Python loops
-# over tensors, of which only the loop over steps is one; to rewrite all that is called takes
-# seconds of every start, here as in the stream.
+# AutoGraph is for Python loops over tensors, of which only the loop over steps is one; to rewrite
+# all that is called takes seconds of every start, here as in the stream.
 
 
-def _loop_within(step: _StepOfReplica) -> Callable[..., dict[str, tf.Tensor]]:
-    """Returns the step of one replica, (batch, what to wait for) → figures."""
+def _loop_within(
+    strategy: tf.distribute.Strategy, whole: Callable[[Batch], dict[str, tf.Tensor]]
+) -> Callable[[Batch, Sequence[tf.Tensor]], dict[str, tf.Tensor]]:
+    """Returns the step of all replicas, (batch, what to wait for) → figures."""
 
     @tf.autograph.experimental.do_not_convert
-    def whole(batch: Batch, after: Sequence[tf.Tensor] = ()) -> dict[str, tf.Tensor]:
-        batch, weights = step.begin(batch, after)
-        if step.num_parts == 1:
-            return step.end(step.part(batch, weights, 0))
+    def step_of_replica(batch: Batch, after: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
+        return whole(_wait(batch, after))
 
-        def turn(i: tf.Tensor, sums: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
-            found = step.part(batch, weights, i)
-            return i + 1, [a + b for a, b in zip(sums, found, strict=True)]
-
-        _, sums = tf.while_loop(
-            lambda i, _: i < step.num_parts,
-            turn,
-            (tf.constant(0), step.zeros()),
-            parallel_iterations=1,
-            maximum_iterations=step.num_parts,
-        )
-        return step.end(sums)
-
-    return whole
+    return lambda batch, after: strategy.run(step_of_replica, (batch, after))
 
 
 def _loop_around(
     strategy: tf.distribute.Strategy, step: _StepOfReplica
-) -> Callable[..., dict[str, tf.Tensor]]:
-    """Returns the step of all replicas, which synchronise in each turn of the loop.
+) -> Callable[[Batch, Sequence[tf.Tensor]], dict[str, tf.Tensor]]:
+    """Returns the same where replicas synchronise in each turn of the loop over parts.
 
     The sums are in variables: each replica's stay on its own device.
 
@@ -414,14 +418,15 @@ def _loop_around(
     def begin(batch: Batch, after: Sequence[tf.Tensor]) -> tuple[Batch, list[tf.Tensor]]:
         for held, zero in zip(sums, step.zeros(), strict=True):
             held.assign(zero)
-        return step.begin(batch, after)
+        batch = _wait(batch, after)
+        return batch, step.begin(batch)
 
     def add(batch: Batch, weights: list[tf.Tensor], i: tf.Tensor) -> None:
         for held, value in zip(sums, step.part(batch, weights, i), strict=True):
             held.assign_add(value)
 
     @tf.autograph.experimental.do_not_convert
-    def whole(batch: Batch, after: Sequence[tf.Tensor] = ()) -> dict[str, tf.Tensor]:
+    def run(batch: Batch, after: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
         batch, weights = strategy.run(begin, (batch, after))
 
         def turn(i: tf.Tensor) -> list[tf.Tensor]:
@@ -431,7 +436,16 @@ def _loop_around(
         tf.while_loop(lambda i: i < step.num_parts, turn, [tf.constant(0)], parallel_iterations=1)
         return strategy.run(lambda: step.end([held.read_value() for held in sums]))
 
-    return whole
+    return run
+
+
+def _wait(batch: Batch, after: Sequence[tf.Tensor]) -> Batch:
+    """Returns a replica's batch once other tensors are there.
+
+    Otherwise the only thread of a machine with one core runs the step before the clock.
+    """
+    with tf.control_dependencies(after):
+        return {key: tf.identity(value) for key, value in batch.items()}
 
 
 def _average_over_replicas(
