@@ -32,6 +32,7 @@ setuptools.setup(
     license_files=["LICENSE"],
     python_requires=">=3.10,<3.14",
     packages=setuptools.find_packages(include=["trainer", "trainer.*", "launch", "launch.*"]),
+    entry_points={"console_scripts": ["unet = trainer.__main__:main"]},
     package_data={
         "trainer.data.demo": ["*.tfrecord", "manifest.json", "ORIGIN.md"],
         "trainer.report": ["*.html"],

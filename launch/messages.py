@@ -10,6 +10,7 @@ from absl import logging
 from launch import cost, errors, programs, request, settings, watch
 from launch.client import Job
 from launch.hardware import Machines
+from trainer import commands
 
 CONSOLE = "https://console.cloud.google.com"
 
@@ -50,10 +51,8 @@ def warn_of_other_flags(job: Job, body: Mapping[str, Any]) -> None:
 
 def command_for(action: str, asked: settings.Vertex, job: Job) -> str:
     """Returns the command that does something with a job."""
-    return (
-        f"python -m launch.vertex {action} --name={asked.job.name} "
-        f"--project={asked.job.project} --region={job.region}"
-    )
+    where = (f"--project={asked.job.project}", f"--region={job.region}")
+    return commands.line("launch.vertex", action, f"--name={asked.job.name}", *where)
 
 
 def links(asked: settings.Vertex, job: Job) -> str:

@@ -5,7 +5,6 @@ trainer.predict.
 """
 
 import json
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,7 +26,7 @@ from launch import (
 from launch.client import Job, Service
 from launch.cloud import NoRoomError
 from launch.hardware import Machines
-from trainer import cli
+from trainer import cli, commands
 from trainer.errors import InputError
 
 INTERRUPTED = 130  # 128 + SIGINT
@@ -123,11 +122,10 @@ def run_folds(asked: settings.Vertex, argv: Sequence[str]) -> None:
             if ending.code:
                 raise
     logging.info(
-        "When all of them have ended, sum up by\npython -m trainer.crossval --folds=%d "
-        "--run_dir=%s %s",
-        asked.job.folds,
-        asked.job_dir(),
-        shlex.join(argv),
+        "When all of them have ended, sum up by\n%s",
+        commands.line(
+            "trainer.crossval", f"--folds={asked.job.folds}", f"--run_dir={asked.job_dir()}", *argv
+        ),
     )
 
 

@@ -9,6 +9,8 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Read when TensorFlow is imported: first wait of its gs:// client between tries, 1 s by itself.
 os.environ.setdefault("GCS_RETRY_CONFIG_INIT_DELAY_TIME_US", "10000")
+# As in an environment that is active, so that commands are printed as the pages have them.
+os.environ["PATH"] = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
 
 import pytest
 from absl import logging

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from absl import logging
 
-from trainer import cli, config
+from trainer import cli, commands, config
 from trainer.checkpointing import run_metadata
 from trainer.config import flags
 from trainer.crossval import choice, configurations, fold, summary
@@ -55,9 +55,8 @@ def cross_validate(settings: config.CrossValidation) -> None:
         choice.write(run_dir, found, parts[0].fingerprint)
         cli.show(choice.table(found))
     logging.info(
-        "An ensemble of all folds predicts by\n"
-        "python -m trainer.predict --run_dir=%s --images=… --output=…",
-        run_dir,
+        "An ensemble of all folds predicts by\n%s",
+        commands.line("trainer.predict", f"--run_dir={run_dir}", "--images=…", "--output=…"),
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from trainer import cli, config, json_text
+from trainer import cli, commands, config, json_text
 from trainer.data import geometry
 from trainer.data.formats import medical
 from trainer.errors import InputError
@@ -175,11 +175,12 @@ def _write_images(folder: str, settings: config.Synthetic) -> None:
 
 def _next(settings: config.Synthetic) -> str:
     """Returns how to go on."""
-    where, places = settings.output.rstrip("/"), f"--images={settings.output.rstrip('/')}"
+    where = settings.output.rstrip("/")
+    places = [f"--images={where}"]
     if settings.kind == "images":
         classes = ",".join(f"{name}:{GREYS[index]}" for name, index in CLASSES.items())
-        places = f"--images={where}/images --masks={where}/masks --classes={classes}"
-    return f"Next: python -m trainer.data.prepare {places} --output=DATA"
+        places = [f"--images={where}/images", f"--masks={where}/masks", f"--classes={classes}"]
+    return f"Next: {commands.line('trainer.data.prepare', *places, '--output=DATA')}"
 
 
 def _names(count: int) -> Iterator[tuple[int, str, bool]]:

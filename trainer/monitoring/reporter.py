@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import os
-import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import config
+from trainer import commands, config
 from trainer.checkpointing.train_state import TrainState
 from trainer.data.dataset import schema
 from trainer.data.input.training_batches import TrainingBatches
@@ -184,7 +183,7 @@ def closing_lines(
         images_per_second: in training.
     """
     dice = summary["dice"]
-    run_dir, flag = (shlex.quote(f"{text}{run.run_dir}") for text in ("", "--run_dir="))
+    flag = f"--run_dir={run.run_dir}"
     curves = run.tensorboard_dir or os.path.join(run.run_dir, "tensorboard")
     return "\n".join(
         [
@@ -194,9 +193,9 @@ def closing_lines(
             f"   ({remark})",
             f"{images_per_second:.1f} images/s in training",
             f"run folder: {run.run_dir}",
-            f"python -m trainer.predict {flag} --images=… --output=…",
-            f"python -m trainer.export {flag}",
-            f"python -m trainer.report {run_dir}",
-            f"tensorboard --logdir {shlex.quote(curves)}",
+            commands.line("trainer.predict", flag, "--images=…", "--output=…"),
+            commands.line("trainer.export", flag),
+            commands.line("trainer.report", run.run_dir),
+            commands.script("tensorboard", "--logdir", curves),
         ]
     )

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from trainer import json_text
+from trainer import commands, json_text
 from trainer.data.dataset import recovery, schema, tfrecord
 from trainer.errors import InputError, RetryableError
 from trainer.storage import listing
@@ -176,9 +176,8 @@ def _remedied(data_dir: str) -> Iterator[None]:
     except RetryableError:
         raise
     except InputError as damage:
-        raise InputError(
-            f"{damage} `python -m trainer.data.inspect {data_dir} --verify` checks every shard."
-        ) from None
+        verify = commands.line("trainer.data.inspect", data_dir, "--verify")
+        raise InputError(f"{damage} `{verify}` checks every shard.") from None
 
 
 def verify_shards(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from trainer import config
+from trainer import commands, config
 from trainer.data.dataset import schema
 from trainer.data.planning import auto_rules, fingerprint, plan_file, topology_flags
 from trainer.data.planning.fingerprint import Fingerprint
@@ -60,7 +60,8 @@ def save(
     every = [*folders(data_dir), *choices]
     plan_file.job_of(every)  # whose rules the plan keeps
     plan_file.write(path, plan_file.text_of([*fingerprint.told(data), *title], every))
-    logging.info("Wrote %s. Train by it: python -m trainer.task --flagfile=%s", path, path)
+    train = commands.line("trainer.task", f"--flagfile={path}")
+    logging.info("Wrote %s. Train by it: %s", path, train)
 
 
 def write_beside(data_dir: str, manifest: schema.Manifest) -> None:
@@ -86,6 +87,7 @@ def suggestion(job: config.Job) -> str:
     if files.exists(path):
         return f"Crop, batch, filters and depth are the defaults; {path} has those for these data."
     return (
-        "Crop, batch, filters and depth are the defaults; python -m trainer.plan --data_dir="
-        f"{job.data.data_dir} chooses those for these data."
+        "Crop, batch, filters and depth are the defaults; "
+        f"{commands.line('trainer.plan', f'--data_dir={job.data.data_dir}')} chooses those for "
+        "these data."
     )
