@@ -2,6 +2,7 @@
 
     python -m benchmarks.step [--filters=16 --crop=256 --batch_size=4 --rounds=10]
     python -m benchmarks.step --depth=3 --crop=40,56,40 --channels=1 [--norm=instance]
+    python -m benchmarks.step --precision=both [--xla]
 
 Each contender lives in a process of its own; they take single steps in turn, so that whatever else
 the machine does hits all alike. PyTorch takes part where the extra [bench] is installed.
@@ -19,6 +20,8 @@ from typing import Any
 from benchmarks import table
 from trainer import cli, config
 
+PRECISIONS = ("float32", "bfloat16")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Step(config.Settings):
@@ -32,7 +35,10 @@ class Step(config.Settings):
     )
     channels: int = config.setting(3, "Channels of the images.", low=1)
     batch_size: int = config.setting(4, "Images per step.", low=1)
-    precision: str = config.setting("float32", "Arithmetic.", choices=("float32", "bfloat16"))
+    precision: str = config.setting(
+        "float32", "Arithmetic, or both, in turn.", choices=(*PRECISIONS, "both")
+    )
+    xla: bool = config.setting(False, "Our step takes part as XLA compiles it, too.")
     threads: int = config.setting(2, "Threads of each contender.", low=1)
     warmup: int = config.setting(3, "Steps before the first that counts.", low=1)
     rounds: int = config.setting(10, "Steps that count, of each contender.", low=1)
@@ -46,18 +52,29 @@ class Step(config.Settings):
 
 def main(settings: Step) -> None:
     """Lets the contenders step in turn and prints what they took."""
-    contenders: dict[str, tuple[Callable[..., Any], Any]] = {"ours, graph": (ours, False)}
-    if len(settings.box) == 2:  # of volumes XLA takes ten times as long on a CPU
-        contenders["ours, XLA"] = (ours, True)
+    functions: dict[str, tuple[Callable[..., Any], Any]] = {"ours, graph": (ours, False)}
+    if settings.xla:
+        functions["ours, XLA"] = (ours, True)
     if importlib.util.find_spec("torch"):
-        contenders["PyTorch, eager, channels-last"] = (pytorch, None)
+        functions["PyTorch, eager, channels-last"] = (pytorch, False)
+        functions["PyTorch, compiled, channels-last"] = (pytorch, True)
     else:
         print("PyTorch is not installed, so it does not take part: pip install '.[bench]'")
+    precisions = PRECISIONS if settings.precision == "both" else (settings.precision,)
+    contenders = {
+        f"{name}, {precision}": (
+            function,
+            dataclasses.replace(settings, precision=precision),
+            option,
+        )
+        for name, (function, option) in functions.items()
+        for precision in precisions
+    }
     context = multiprocessing.get_context("spawn")
     ends = {}
-    for name, (function, option) in contenders.items():
+    for name, contender in contenders.items():
         end, other = context.Pipe()
-        context.Process(target=serve, args=(other, function, settings, option), daemon=True).start()
+        context.Process(target=serve, args=(other, *contender), daemon=True).start()
         ends[name] = end
     rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in ends}
     for number in range(settings.warmup + settings.rounds):
@@ -80,7 +97,7 @@ def main(settings: Step) -> None:
     title = (
         f"{settings.filters} filters, depth {settings.depth}, {settings.norm} norm, "
         f"{'×'.join(map(str, settings.box))}×{settings.channels}, batch {settings.batch_size}, "
-        f"{settings.precision}, {settings.threads} threads; median (quartiles) of "
+        f"{settings.threads} threads; median (quartiles) of "
         f"{settings.rounds} steps"
     )
     table.show(title, rows, settings.json)
@@ -135,8 +152,8 @@ def ours(settings: Step, jit_compile: bool, accumulate_steps: int = 1) -> Callab
     return lambda: float(loop(batches, tf.constant(1))["loss"][0])
 
 
-def pytorch(settings: Step, option: None) -> Callable[[], Any]:
-    """Returns a function that takes the same step in PyTorch, eagerly."""
+def pytorch(settings: Step, compiled: bool) -> Callable[[], Any]:
+    """Returns a function that takes the same step in PyTorch, eagerly or by torch.compile."""
     import torch
 
     from benchmarks import pytorch_unet
@@ -154,11 +171,16 @@ def pytorch(settings: Step, option: None) -> Callable[[], Any]:
     labels = torch.randint(0, 2, (settings.batch_size, *settings.box)).float()
     bfloat16 = settings.precision == "bfloat16"
 
-    def step() -> float:
-        optimizer.zero_grad()
+    def forward() -> Any:
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             logits = model(images)[:, 0]
-        loss = pytorch_unet.ce_dice(logits.float(), labels)
+        return pytorch_unet.ce_dice(logits.float(), labels)
+
+    forward = torch.compile(forward) if compiled else forward
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = forward()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

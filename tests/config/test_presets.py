@@ -51,12 +51,12 @@ def test_the_tpu_preset_says_in_one_line_that_there_is_no_tpu():
 @pytest.mark.long
 def test_the_step_benchmark_prints_a_row_for_each_contender(tmp_path):
     argv = ["--filters=2", "--depth=1", "--crop=16", "--rounds=2", f"--json={tmp_path / 'j'}"]
-    result = command("benchmarks.step", *argv)
+    result = command("benchmarks.step", *argv, "--xla")
     assert result.returncode == 0, result.stderr
     rows = json.loads((tmp_path / "j").read_text())["rows"]
-    expected = {"ours, graph", "ours, XLA"}
+    expected = {"ours, graph, float32", "ours, XLA, float32"}
     if importlib.util.find_spec("torch"):
-        expected.add("PyTorch, eager, channels-last")
+        expected |= {f"PyTorch, {how}, channels-last, float32" for how in ("eager", "compiled")}
     assert set(rows) == expected
     figures = ["s/step", "CPU s/step", "steps/s", "images/s", "peak MB"]
     for name, row in rows.items():
