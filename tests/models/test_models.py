@@ -266,6 +266,24 @@ def test_fused_batch_norm_is_batch_norm(jit_compile):
 
 
 @pytest.mark.parametrize(
+    ("channels", "dtype"), [(8, "float32"), (16, "bfloat16"), (24, "float32"), (32, "bfloat16")]
+)
+def test_fused_batch_norm_computes_in_bfloat16_what_onednn_has_a_kernel_for(channels, dtype):
+    layer = norms.NORMS["batch"](channels)
+    layer.dtype_policy = keras.DTypePolicy("mixed_bfloat16")
+    layer.build((None, 4, 4, channels))
+
+    @tf.function(input_signature=[tf.TensorSpec((2, 4, 4, channels), tf.bfloat16)])
+    def normalized(x):
+        return layer(x, training=True)
+
+    graph = normalized.get_concrete_function().graph
+    kernels = [op for op in graph.get_operations() if op.type == "FusedBatchNormV3"]
+    assert [op.get_attr("T").name for op in kernels] == [dtype]
+    assert graph.structured_outputs.dtype == tf.bfloat16
+
+
+@pytest.mark.parametrize(
     ("size", "jit_compile"), [((5, 4), False), ((5, 4), True), ((None, None), False)]
 )
 def test_instance_norm_is_keras_group_norm_with_a_group_per_channel(size, jit_compile):
