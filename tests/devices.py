@@ -1,7 +1,6 @@
 """Devices of the tests: strategies over virtual CPU devices, and what a CPU cannot compute."""
 
 import functools
-import math
 
 import pytest
 
@@ -28,9 +27,7 @@ def has_bfloat16():
     """Returns whether the CPU, and what oneDNN may use of it, computes bfloat16."""
     from trainer.distributed import arithmetic
 
-    return math.isfinite(
-        arithmetic._time_small_step("bfloat16", False, rank=2, filters=16, repeats=1)
-    )
+    return arithmetic.computes_bfloat16(rank=2)
 
 
 def without_bfloat16():

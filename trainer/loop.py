@@ -279,6 +279,9 @@ def begin_run(session: Session, state: TrainState, evaluate: Evaluator) -> None:
         balancing.tell(shards, metadata["classes"], job.data.balance_cases)
     if state.step:
         logging.info("Resuming from step %d of %s.", state.step, job.run.run_dir)
+    elif metadata["precision_reason"]:
+        precision, reason = metadata["precision"], metadata["precision_reason"]
+        logging.info("Computes in %s (--precision=auto): %s.", precision, reason)
     elif session.is_chief and (suggestion := data_plan.suggestion(job)):
         logging.info("%s", suggestion)
 

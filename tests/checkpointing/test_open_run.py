@@ -1,5 +1,7 @@
 """Whether a run may be begun or resumed, and what is chosen for it."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from tests.volumes import write_volumes
 from trainer import config
 from trainer.checkpointing import open_run, run_metadata
 from trainer.data.dataset import schema
-from trainer.distributed import strategies
+from trainer.distributed import arithmetic, strategies
 from trainer.errors import InputError
 
 
@@ -250,12 +252,24 @@ def test_what_sums_over_replicas_in_the_forward_pass_does_not_go_with_xla(model,
         device=config.Device(precision="float32", jit_compile="true"),
     )
     norm = "sync_batch" if model["norm"] == "auto" else model["norm"]
-    assert open_run._choose_arithmetic(job, strategy_of(1), {}, norm, 2) == ("float32", True)
+    assert open_run._choose_xla(job, strategy_of(1), {}, norm)
     if flag is None:
-        assert open_run._choose_arithmetic(job, strategy_of(2), {}, norm, 2) == ("float32", True)
+        assert open_run._choose_xla(job, strategy_of(2), {}, norm)
         return
     with pytest.raises(InputError) as error:
-        open_run._choose_arithmetic(job, strategy_of(2), {}, norm, 2)
+        open_run._choose_xla(job, strategy_of(2), {}, norm)
     assert str(error.value) == (
         f"--jit_compile=true does not go with {flag} on several replicas; use --jit_compile=auto."
     )
+
+
+def test_a_run_resumes_with_the_arithmetic_of_its_start(monkeypatch):
+    monkeypatch.setattr(arithmetic, "_of_cpu", lambda rank: ("float32", "of this CPU"))
+    job = config.Job()
+    choose = functools.partial(open_run._choose_precision, job, strategy_of(1))
+    assert choose({}, 2) == ("float32", "of this CPU")
+    kept = {"precision": "float16", "precision_reason": "of another machine"}
+    assert choose(kept, 2) == ("float16", "of another machine")
+    assert choose({"precision": "float16"}, 2) == ("float16", "")  # of an older release
+    assert open_run._choose_xla(job, strategy_of(1), {"jit_compile": True}, "batch")
+    assert not open_run._choose_xla(job, strategy_of(1), {}, "batch")

@@ -147,11 +147,12 @@ def test_a_tpu_computes_in_bfloat16_and_is_asked_for_no_xla_of_its_own():
     strategy = types.SimpleNamespace(
         extended=types.SimpleNamespace(worker_devices=["/device:TPU:0"])
     )
+    assert arithmetic.choose_precision("auto", strategy, deterministic=False)[0] == "bfloat16"
     for jit_compile in ("auto", "true"):
         for collective in ("", "--norm=sync_batch"):
-            assert arithmetic.choose_arithmetic(
-                "auto", jit_compile, strategy, deterministic=False, collective=collective
-            ) == ("bfloat16", False)
+            assert not arithmetic.choose_xla(
+                jit_compile, strategy, deterministic=False, collective=collective
+            )
 
 
 def strategy_of_cores(number):

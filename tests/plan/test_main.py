@@ -78,40 +78,32 @@ def test_without_a_time_the_plan_says_what_it_is_for(folder):
     )
 
 
-def test_the_first_measurement_finds_the_arithmetic_of_the_others(folder, monkeypatch):
+def test_what_is_measured_is_what_the_plan_trains(folder, monkeypatch):
     jobs = []
 
     def found(job):
         jobs.append(job)
-        return timed.Measured(
-            start=9, step=0.3, evaluation=1, precision="bfloat16", jit_compile=False
-        )
+        return timed.Measured(start=9, step=0.3, evaluation=1, precision="bfloat16")
 
     monkeypatch.setattr(measure, "measure", found)
     plan(f"--data_dir={folder}", "--minutes=4")  # too few steps of 4, and of 2 volumes
     assert [job.data.batch_size for job in jobs] == [4, 2]
-    assert [job.device.precision for job in jobs] == ["auto", "bfloat16"]
     job = flags.parse(config.Job, ["trainer.task", f"--flagfile={folder}/plan.cfg"])
-    assert (job.data.batch_size, job.device.precision) == (2, "auto")
+    assert job.data.batch_size == 2
+    assert job.device == jobs[-1].device == config.Device()
     assert 600 < job.optimization.steps < 720
 
 
-def test_a_narrower_network_finds_an_arithmetic_of_its_own(folder, monkeypatch):
+def test_the_plan_names_the_precision_of_the_width_that_it_takes(folder, monkeypatch):
     jobs = []
 
     def found(job):
         jobs.append(job)
         precision = "bfloat16" if job.model.filters == 16 else "float32"
         step = 2.0 if job.model.filters == 16 else 0.3
-        return timed.Measured(
-            start=9, step=step, evaluation=1, precision=precision, jit_compile=False
-        )
+        return timed.Measured(start=9, step=step, evaluation=1, precision=precision)
 
     monkeypatch.setattr(measure, "measure", found)
     plan(f"--data_dir={folder}", "--minutes=4")
-    assert [(job.model.filters, job.device.precision) for job in jobs] == [
-        (16, "auto"),
-        (16, "bfloat16"),
-        (8, "auto"),
-    ]
+    assert [job.model.filters for job in jobs] == [16, 16, 8]
     assert "s a step in float32" in (folder / "plan.cfg").read_text()

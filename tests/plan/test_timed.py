@@ -17,9 +17,7 @@ def fit(data, minutes, seconds, *, start=10.0, evaluation=4.0, final=1.0):
     def measure(setup):
         # Twice the width takes twice the time, as does twice the batch.
         step = seconds * setup.filters / 16 * setup.batch_size / 8
-        return Measured(
-            start=start, step=step, evaluation=evaluation, precision="float32", jit_compile=False
-        )
+        return Measured(start=start, step=step, evaluation=evaluation, precision="float32")
 
     return timed.fit(auto_rules.for_cpu(data), data.rank, minutes, 5.0, final, measure)
 

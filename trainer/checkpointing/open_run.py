@@ -54,7 +54,7 @@ def open_run(
     chosen = old or {}
     norm = norms.choose(job.model.norm, num_replicas)
     norm_of_any = norms.of_encoder(norm, num_replicas) if job.model.has_encoder else norm
-    precision, jit_compile = _choose_arithmetic(job, strategy, chosen, norm_of_any, manifest.rank)
+    precision, precision_reason = _choose_precision(job, strategy, chosen, manifest.rank)
     return run_metadata.describe(
         job,
         strategy,
@@ -86,7 +86,8 @@ def open_run(
         ),
         norm=norm,
         precision=precision,
-        jit_compile=jit_compile,
+        precision_reason=precision_reason,
+        jit_compile=_choose_xla(job, strategy, chosen, norm_of_any),
     )
 
 
@@ -164,35 +165,38 @@ def _find_begun(run_dir: str) -> dict[str, Any] | None:
     return old if begun else None
 
 
-def _choose_arithmetic(
-    job: config.Job,
-    strategy: tf.distribute.Strategy,
-    chosen: dict[str, Any],
-    norm: str,
-    rank: int,
-) -> tuple[str, bool]:
-    """Returns (precision, whether XLA compiles); where a flag is auto, what the run began with."""
-    collective = ""
-    if strategy.num_replicas_in_sync > 1:
-        collective = _collective(norm, job.optimization.loss)
-    precision, jit_compile = job.device.precision, job.device.jit_compile
-    if precision == "auto":
-        precision = chosen.get("precision", "auto")
-    if jit_compile == "auto" and not collective:  # it may have begun on one replica, with XLA
-        jit_compile = str(chosen.get("jit_compile", "auto")).lower()
-    precision, use_jit = arithmetic.choose_arithmetic(
+def _choose_precision(
+    job: config.Job, strategy: tf.distribute.Strategy, chosen: dict[str, Any], rank: int
+) -> tuple[str, str]:
+    """Returns the precision, if it is auto that of the run's start, and why it was chosen."""
+    precision, reason = job.device.precision, ""
+    if precision == "auto" and "precision" in chosen:
+        precision, reason = chosen["precision"], chosen.get("precision_reason", "")
+    precision, new_reason = arithmetic.choose_precision(
         precision,
-        jit_compile,
         strategy,
         deterministic=job.device.deterministic,
-        collective=collective,
         rank=rank,
-        filters=job.model.filters,
     )
     before = chosen.get("precision", precision)
     if before != precision:
         logging.info("The run began in %s and resumes in %s.", before, precision)
-    return precision, use_jit
+    return precision, reason or new_reason
+
+
+def _choose_xla(
+    job: config.Job, strategy: tf.distribute.Strategy, chosen: dict[str, Any], norm: str
+) -> bool:
+    """Returns whether XLA compiles the step; if that is auto, as at the run's start."""
+    collective = ""
+    if strategy.num_replicas_in_sync > 1:
+        collective = _collective(norm, job.optimization.loss)
+    jit_compile = job.device.jit_compile
+    if jit_compile == "auto" and not collective:  # it may have begun on one replica, with XLA
+        jit_compile = str(chosen.get("jit_compile", "auto")).lower()
+    return arithmetic.choose_xla(
+        jit_compile, strategy, deterministic=job.device.deterministic, collective=collective
+    )
 
 
 def _collective(norm: str, loss: str) -> str:

@@ -499,14 +499,15 @@ class Device(Settings):
     )
     precision: str = setting(
         "auto",
-        "Arithmetic of the layers; auto: bfloat16 where a measurement finds it faster.",
+        "Arithmetic of the layers; auto: bfloat16 where the hardware has it and it is faster; on "
+        "CPUs by a table.",
         choices=("auto", "float32", "bfloat16", "float16"),
         changes_result=False,
         common=True,
     )
     jit_compile: str = setting(
         "auto",
-        "Compiles the step with XLA; auto: always on GPU and TPU, by a measurement on CPU.",
+        "Compiles the step with XLA; auto: on GPU and TPU, not on CPU.",
         choices=("auto", "true", "false"),
         changes_result=False,
     )

@@ -87,18 +87,9 @@ def _timed(settings: config.Plan, manifest: schema.Manifest, data: Fingerprint) 
     imports = time.monotonic() - started
     head = data_plan.folders(settings.data_dir)
 
-    arithmetic: dict[int, list[Choice]] = {}  # by filters, which the first measurement finds out
-
     def measured(setup: Setup) -> timed.Measured:
         training = auto_rules.training(data, setup, 1000, "", 1)
-        job = plan_file.job_of(
-            [*head, *setup.choices(), *training, *arithmetic.get(setup.filters, ())]
-        )
-        found = measure.measure(job)
-        arithmetic[setup.filters] = [
-            Choice("precision", found.precision, ""),
-            Choice("jit_compile", config.as_text(found.jit_compile), ""),
-        ]
+        found = measure.measure(plan_file.job_of([*head, *setup.choices(), *training]))
         logging.info(
             "%d filters, batch %d: %.3g s a step.", setup.filters, setup.batch_size, found.step
         )

@@ -52,7 +52,6 @@ def measure(job: config.Job) -> Measured:
                 step=_seconds_per_step(steps, iterator),
                 evaluation=_evaluation(opened, state),
                 precision=opened.metadata["precision"],
-                jit_compile=opened.metadata["jit_compile"],
             )
 
 

@@ -24,14 +24,12 @@ class Measured:
         step: of a step, its input included.
         evaluation: of the val split.
         precision: that the job's layers compute in.
-        jit_compile: whether XLA compiles the step.
     """
 
     start: float
     step: float
     evaluation: float
     precision: str
-    jit_compile: bool
 
 
 Measure = Callable[[Setup], Measured]
@@ -70,7 +68,7 @@ def fit(
         measure: what a setup takes.
     """
     seen: dict[tuple[int, int], Fitted] = {}
-    starts: list[float] = []  # the first one also chooses the arithmetic, as the run will
+    starts: list[float] = []  # TensorFlow begins during the first, as during that of a run
 
     def fitted(setup: Setup) -> Fitted:
         key = (setup.filters, setup.batch_size)
