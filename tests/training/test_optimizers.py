@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tests import rounding
+from tests.devices import strategy_of
 from trainer import config
 from trainer.errors import InputError
 from trainer.training import optimizers
@@ -179,12 +180,45 @@ def test_arguments_out_of_range_are_named(build, message):
 
 def test_weight_decay_is_that_of_adamw_only_where_the_flag_is_unset():
     def decay_of(**values):
-        settings = config.Optimization(**values)
-        return optimizers.optimizer_of(settings, 10, "float32").weight_decay
+        settings = config.Optimization(learning_rate=1.0, schedule="constant", **values)
+        kernel = keras.Variable(1.0, name="kernel")
+        optimizers.optimizer_of(settings, 10, "float32").apply([tf.constant(0.0)], [kernel])
+        return pytest.approx(1.0 - float(kernel), abs=CLOSE)
 
     assert decay_of() == 1e-4
-    assert decay_of(optimizer="adam") is None
+    assert decay_of(optimizer="adam") == 0.0
     assert decay_of(optimizer="sgd", weight_decay=0.01) == 0.01
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_adam_in_one_operation_is_that_of_keras(name, number):
+    decay = {"weight_decay": 0.1} if name == "adamw" else {}
+    schedule = optimizers.build_schedule("cosine", 0.1, steps=20, warmup_steps=3)
+    keras_class = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW}[name]
+    gradients = np.random.default_rng(0).normal(size=(6, 2, 3)).astype(np.float32)
+
+    def trained(build):
+        keras.backend.clear_session()  # or the second optimizer has another name
+        strategy = strategy_of(number)
+        with strategy.scope():
+            built = build()
+            kernel = keras.Variable(np.ones((2, 3), np.float32), name="kernel")
+            built.build([kernel])
+
+        @tf.function(autograph=False)
+        def step(gradient):  # Keras sums those of the replicas
+            strategy.run(lambda: built.apply([gradient / number], [kernel]))
+
+        for gradient in gradients:
+            step(gradient)
+        return {v.path: v.numpy() for v in (kernel, *built.variables)}
+
+    expected = trained(lambda: keras_class(schedule, **decay))
+    found = trained(lambda: optimizers.build_optimizer(name, schedule, **decay))
+    assert list(found) == list(expected)  # as checkpoints name them
+    for path, value in expected.items():
+        rounding.assert_close(found[path], value, operations=6 * 12, magnitude=2)
 
 
 def steps_of(settings, gradients, frozen=0):

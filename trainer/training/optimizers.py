@@ -139,7 +139,39 @@ def build_optimizer(name, schedule, weight_decay=0.0, momentum=0.9, nesterov=Fal
         )
     optimizer = OPTIMIZERS[name](schedule, weight_decay, momentum, nesterov)
     optimizer.exclude_from_weight_decay(var_names=NOT_DECAYED)
+    if isinstance(optimizer, keras.optimizers.Adam):
+        _fuse(optimizer)
     return optimizer
+
+
+def _fuse(optimizer: keras.optimizers.Adam) -> None:
+    """Makes Adam update a variable by TensorFlow's one operation, in place of Keras' thirty.
+
+    Variables and results are the same, but for rounding. Of a U-Net's step they would be half of
+    the operations to trace, some seconds of a run's start.
+    """
+    decay, optimizer.weight_decay = optimizer.weight_decay, None  # or Keras would do it, too
+
+    def update_step(gradient: tf.Tensor, variable: tf.Variable, learning_rate: tf.Tensor) -> None:
+        rate = tf.cast(learning_rate, tf.float32)
+        if decay and optimizer._use_weight_decay(variable):
+            variable.assign_sub(variable * decay * rate)
+        steps = tf.cast(optimizer.iterations + 1, tf.float32)
+        number = optimizer._get_variable_index(variable)
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=optimizer._momentums[number].value.handle,
+            v=optimizer._velocities[number].value.handle,
+            beta1_power=optimizer.beta_1**steps,
+            beta2_power=optimizer.beta_2**steps,
+            lr=rate,
+            beta1=optimizer.beta_1,
+            beta2=optimizer.beta_2,
+            epsilon=optimizer.epsilon,
+            grad=gradient,
+        )
+
+    optimizer.update_step = update_step
 
 
 def optimizer_of(
