@@ -41,7 +41,7 @@ class Program:
 
 
 def _links_of_run(asked: settings.Vertex, args: Sequence[str]) -> list[str]:
-    return [f"curves   tensorboard --logdir {asked.job_dir()}/logs"] if asked.job.bucket else []
+    return [f"curves   tensorboard --logdir {asked.job_dir()}"] if asked.job.bucket else []
 
 
 def _results_of_run(asked: settings.Vertex, args: Sequence[str]) -> list[str]:
@@ -51,7 +51,7 @@ def _results_of_run(asked: settings.Vertex, args: Sequence[str]) -> list[str]:
     return [
         f"run folder: {folder}",
         f"model: {folder}/model",
-        f"tensorboard --logdir {folder}/logs",
+        f"tensorboard --logdir {folder}",
     ]
 
 

@@ -40,7 +40,7 @@ def test_a_job_ends_with_the_dice_the_folder_and_the_tensorboard_line(finished):
     assert predict.startswith(f"python -m trainer.predict --run_dir={run_dir} --images=")
     assert export == f"python -m trainer.export --run_dir={run_dir}"
     assert report == f"python -m trainer.report {run_dir}"
-    assert tensorboard == f"tensorboard --logdir {run_dir}/tensorboard"
+    assert tensorboard == f"tensorboard --logdir {run_dir}"
 
 
 @pytest.mark.slow

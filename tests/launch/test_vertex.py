@@ -169,7 +169,7 @@ def test_a_job_is_followed_to_its_success(service, said):
         "succeeded",
     ]
     assert "nuclei has finished after 0:0" in said.text
-    assert "tensorboard --logdir gs://b/runs/nuclei/logs" in said.text
+    assert "tensorboard --logdir gs://b/runs/nuclei\n" in said.text
     assert "console.cloud.google.com/agent-platform/locations/us-central1/training/10" in said.text
 
 
@@ -482,7 +482,8 @@ def test_a_cloud_build_is_made_of_the_tree_once(service, said, monkeypatch, gcs,
     (build,) = service.builds
     (address,) = build["images"]
     assert address.startswith("us-central1-docker.pkg.dev/lab/unet-trainer/trainer-gpu:")
-    assert build["steps"][0]["args"] == ["build", "--target=gpu", f"--tag={address}", "."]
+    options = ["--target=gpu", f"--tag={address}", "--build-arg=RUN_AS=1000"]
+    assert build["steps"][0]["args"] == ["build", *options, "."]
     source = build["source"]["storageSource"]
     assert len(gcs.read(f"gs://{source['bucket']}/{source['object']}")) > 1e5
     (job,) = service.jobs.values()

@@ -97,5 +97,5 @@ def test_the_last_lines_say_the_score_and_what_to_do_next():
         "python -m trainer.predict '--run_dir=runs/a b' --images=… --output=…",
         "python -m trainer.export '--run_dir=runs/a b'",
         "python -m trainer.report 'runs/a b'",
-        "tensorboard --logdir 'runs/a b/tensorboard'",
+        "tensorboard --logdir 'runs/a b'",
     ]

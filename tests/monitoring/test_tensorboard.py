@@ -1,6 +1,9 @@
 """What TensorBoard finds in the event files beside scalars, read by TensorBoard's own plugins."""
 
 import dataclasses
+import json
+import time
+import urllib.request
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import tensorflow as tf
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import metadata as hparams
 
+from tests import browser
 from tests.shards import write_data
 from trainer import config
 from trainer.data.dataset.volume_examples import Volumes
@@ -131,3 +135,24 @@ def test_volumes_are_drawn_by_their_slices(written, tmp_path_factory):
         3 * (side + gap + line) + gap + 2 * line,
         5 * (side + gap) + gap,
     )
+
+
+@pytest.mark.slow
+def test_the_table_of_runs_has_scores_in_the_folder_that_is_printed(finished):
+    printed = (finished.parent / "said").read_text().splitlines()[-1]
+    assert printed == f"tensorboard --logdir {finished}"
+    statuses = ["STATUS_SUCCESS"]
+    asked = json.dumps({"experimentName": "", "allowedStatuses": statuses, "sliceSize": 9}).encode()
+    with browser.tensorboard(finished) as address:
+        request = urllib.request.Request(
+            f"{address}data/plugin/hparams/session_groups",
+            asked,
+            headers={"Content-Type": "application/json"},
+        )
+        tags, deadline = set(), time.monotonic() + 120
+        while not tags >= {"dice", "loss", "images_per_second"}:  # until it has read the files
+            assert time.monotonic() < deadline, tags
+            time.sleep(0.5)
+            with urllib.request.urlopen(request) as answer:
+                groups = json.load(answer).get("sessionGroups", [])
+            tags = {value["name"]["tag"] for group in groups for value in group["metricValues"]}

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -184,7 +183,8 @@ def closing_lines(
     """
     dice = summary["dice"]
     flag = f"--run_dir={run.run_dir}"
-    curves = run.tensorboard_dir or os.path.join(run.run_dir, "tensorboard")
+    # Not the folder of the curves: TensorBoard's table of runs finds no scores of a run named ".".
+    curves = run.tensorboard_dir or run.run_dir
     return "\n".join(
         [
             table(summary),
