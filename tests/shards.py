@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from trainer.data.dataset import folds, schema, volume_examples
+from trainer.data.dataset import case_index, folds, schema, volume_examples
 from trainer.data.dataset.volume_examples import Channel, Original, Volumes
 
 
@@ -67,6 +67,29 @@ def write_folds(folder, num_folds=3, cases=4, side=40):
     parts = tuple(schema.Fold(written.splits[name], written.splits[name]) for name in names)
     splits = {**folds.splits(parts, 0), "test": written.splits["test"]}
     manifest = dataclasses.replace(written, splits=splits, folds=parts)
+    schema.write_manifest(manifest, str(folder))
+    return manifest
+
+
+def index_cases(folder):
+    """Moves the cases of a data folder into indexes; returns the manifest, as large data have it.
+
+    Shards are those of whole splits: the folder has no folds.
+    """
+    listed = schema.read_manifest(str(folder))
+    splits, indexes = {}, []
+    for name, split in listed.splits.items():
+        rows, shards, cases = [], [], iter(split.cases)
+        for shard in split.shards:
+            place = schema.Rows(case_index.file_name(name), len(rows))
+            shards.append(dataclasses.replace(shard, present=None, rows=place))
+            for example in schema.read_shard(str(folder), shard):
+                mask = schema.decode(example, listed)["mask"].numpy()
+                marks = (str(int((mask == k).any())) for k in range(listed.num_classes))
+                rows.append((next(cases), "".join(marks)))
+        indexes.append(case_index.write(str(folder), case_index.file_name(name), rows))
+        splits[name] = dataclasses.replace(split, shards=tuple(shards), cases=None)
+    manifest = dataclasses.replace(listed, splits=splits, indexes=tuple(indexes))
     schema.write_manifest(manifest, str(folder))
     return manifest
 

@@ -16,7 +16,7 @@ import trainer
 from tests import rounding
 from tests.devices import has_bfloat16
 from tests.jobs import SECRET, command, lines, only, start, start_workers, train
-from tests.shards import write_data
+from tests.shards import index_cases, write_data
 from trainer import config, loop
 from trainer.checkpointing import __main__ as checkpoints
 from trainer.data.dataset import schema
@@ -361,6 +361,34 @@ def test_names_of_any_kind_in_older_data_end_no_training(data_dir, tmp_path):
     summary = json.loads((folder / "summary.json").read_text())
     assert len(scoring.table(summary).splitlines()) == 2 * (1 + 2 + 2) + 1
     report.main(config.Report(runs=str(tmp_path / "run")))
+
+
+@pytest.mark.slow
+def test_a_job_takes_cases_from_indexes_as_from_the_manifest(data_dir, tmp_path):
+    shutil.copytree(data_dir, tmp_path / "data")
+    index_cases(tmp_path / "data")
+    settings = {"steps": 2, "eval_every": 2, "panels": 2, "worst_cases": 2, "eval_images": 2}
+    expected = train_here(data_dir, tmp_path / "listed", **settings)
+    assert train_here(tmp_path / "data", tmp_path / "run", **settings)[-1] == expected[-1]
+    for name in ("listed", "run"):
+        evaluate_run(config.Evaluate(run_dir=str(tmp_path / name), split="val"))
+    for name in ("test/cases.csv", "val/cases.csv"):
+        tables = [tmp_path / run / "evaluation" / name for run in ("run", "listed")]
+        assert tables[0].read_text() == tables[1].read_text()
+    names = [
+        sorted(path.name for path in (tmp_path / run).rglob("*-test?.png"))
+        for run in ("run", "listed")
+    ]
+    assert names[0] == names[1] != []
+    train_here(tmp_path / "data", tmp_path / "balanced", **settings, balance_cases=1.0)
+    path = tmp_path / "data" / "train-cases.jsonl"
+    path.write_text(path.read_text().replace("train0", "train1"))
+    for more in ({}, {"balance_cases": 1.0}, {"skip_bad_records": 1}):
+        with pytest.raises(InputError) as error:
+            train_here(tmp_path / "data", tmp_path / "refused", **settings, **more)
+        begin = f"{path} is not the index of the manifest: crc32c "
+        assert str(error.value).startswith(begin)
+    assert not (tmp_path / "refused" / "metrics.jsonl").exists()
 
 
 @pytest.mark.slow

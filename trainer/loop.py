@@ -171,7 +171,7 @@ def evaluate_best(session: Session, parts: Parts) -> None:
         evaluate = build_evaluator(session, state, session.manifest)
     folder = os.path.join(settings.run_dir, "evaluation", split)
     classes = [entry.name for entry in session.manifest.classes]
-    with CaseTables(session.manifest.splits[split].cases, classes) as tables:
+    with CaseTables(session.manifest.splits[split].names, classes) as tables:
         try:
             scores = evaluate(
                 split,

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.jobs import ROOT, command
+from tests.shards import index_cases
 from trainer import cli, config
 from trainer.data import inspect
 from trainer.data.dataset import schema, volume_examples
@@ -83,6 +84,19 @@ def test_whole_shards_are_verified(data, capsys):
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("All 10 shards (")
     assert last.endswith(" MB) are as they were written.")
+
+
+def test_indexes_of_cases_are_verified_and_need_not_be_read_for_the_tables(data, capsys):
+    index_cases(data)
+    _inspect(data, "--verify")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("All 10 shards and 3 indexes of cases (")
+    path = data / "test-cases.jsonl"
+    path.write_bytes(path.read_bytes() + b"\n")
+    _inspect(data)
+    assert _refusal(capsys, data, "--verify").startswith(
+        "DIR/test-cases.jsonl is not the index of the manifest: lines 2 instead of 1, bytes "
+    )
 
 
 def _refusal(capsys, data, *others):

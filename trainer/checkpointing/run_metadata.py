@@ -117,7 +117,7 @@ def describe_data(manifest: schema.Manifest) -> dict[str, Any]:
         "licence": manifest.licence,
         "images": {name: split.examples for name, split in manifest.splits.items()},
         "pixels": {name: list(split.pixels) for name, split in manifest.splits.items()},
-        "volumes": json.loads(manifest.to_json()).get("volumes"),
+        "volumes": manifest.volumes and schema.as_json(manifest.volumes),
         "folds": manifest.folds and len(manifest.folds),
     }
 

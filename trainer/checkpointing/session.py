@@ -12,7 +12,7 @@ from trainer import config
 from trainer.checkpointing import run_metadata
 from trainer.checkpointing.open_run import open_run
 from trainer.data import demo
-from trainer.data.dataset import folds, integrity, schema, shard_cache
+from trainer.data.dataset import case_index, folds, integrity, schema, shard_cache
 from trainer.distributed import heartbeat, preemption, rendezvous, strategies
 from trainer.storage import files, lock
 
@@ -25,7 +25,8 @@ class Session:
         job: the settings.
         strategy: the devices.
         data_dir: the data folder.
-        manifest: of that folder, without records that are unreadable.
+        manifest: of that folder, without records that are unreadable, with the names of the cases
+            that are evaluated.
         cache: of the shards, on this machine; None: they are read where they are.
         metadata: the content of run.json.
         run_lock: of the run folder.
@@ -85,6 +86,8 @@ def open_session(job: config.Job) -> Iterator[Session]:
     prepared = schema.read_manifest(data_dir)
     manifest = folds.choose(prepared, job.data.fold, data_dir)
     fingerprint = schema.fingerprint(prepared)
+    if job.data.balance_cases:
+        manifest = case_index.with_marks(data_dir, manifest, "train")
     settings = job.data.cache_dir, job.data.cache_gb
     cache = shard_cache.open_cache(*settings, data_dir, manifest, fingerprint, job.device.tpu)
     chief = strategies.worker_of(strategy)[0] == 0
@@ -116,7 +119,7 @@ def open_session(job: config.Job) -> Iterator[Session]:
 def _check_data(
     job: config.Job, strategy: tf.distribute.Strategy, data_dir: str, manifest: schema.Manifest
 ) -> tuple[schema.Manifest, list[str]]:
-    """Returns the manifest to read by, and which records are left out as unreadable.
+    """Returns the manifest of the session, and which records are left out as unreadable.
 
     Raises:
         InputError: shards are not the manifest's, or damaged beyond what was allowed.
@@ -131,4 +134,6 @@ def _check_data(
         num_workers=num_workers,
         sum_over_workers=functools.partial(strategies.sum_over_workers, strategy),
     )
+    evaluated = [split for split in ("val", "test") if split in manifest.splits]
+    manifest = case_index.with_cases(data_dir, manifest, evaluated)
     return manifest, [str(record) for record in lost]

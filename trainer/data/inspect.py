@@ -18,7 +18,7 @@ from PIL import Image, PngImagePlugin
 
 from trainer import cli, config, text_table
 from trainer.data import demo
-from trainer.data.dataset import schema, volume_examples
+from trainer.data.dataset import case_index, schema, volume_examples
 from trainer.drawing import captions, overlays, panels, volumes
 from trainer.errors import InputError, one_line
 from trainer.storage import files
@@ -95,19 +95,24 @@ def table(rows: Sequence[Sequence[str]], heading: bool = False) -> list[str]:
 
 
 def verify(manifest: schema.Manifest, data_dir: str) -> str:
-    """Reads every shard and returns a line that says how many there are.
+    """Reads every shard and index, and returns a line that says how many there are.
 
     Raises:
-        InputError: naming the first shard that is not as it was written.
+        InputError: naming the first file that is not as it was written.
     """
-    shards = manifest.shards
-    total = sum(shard.bytes for shard in shards)
+    shards, indexes = manifest.shards, manifest.indexes or ()
+    total = sum(shard.bytes for shard in shards) + sum(index.bytes for index in indexes)
     with tqdm.tqdm(total=total, desc="verifying", unit="B", unit_scale=True, disable=None) as bar:
         for shard in shards:
             schema.verify_shard(data_dir, shard)
             bar.update(shard.bytes)
+        for index in indexes:
+            case_index.read(data_dir, index)
+            bar.update(index.bytes)
+    also = f" and {_counted(len(indexes), 'index of cases', 'indexes of cases')}" if indexes else ""
     return (
-        f"All {_counted(len(shards), 'shard')} ({_megabytes(total)} MB) are as they were written."
+        f"All {_counted(len(shards), 'shard')}{also} ({_megabytes(total)} MB) are as they were "
+        "written."
     )
 
 
@@ -299,8 +304,8 @@ def _extent_rows(manifest: schema.Manifest) -> list[list[str]]:
     return rows
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def _counted(count: int, noun: str, plural: str = "") -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
 
 
 def _megabytes(num_bytes: int) -> str:

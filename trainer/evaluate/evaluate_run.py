@@ -16,7 +16,7 @@ from absl import logging
 from trainer import config
 from trainer.checkpointing import best_weights, checkpoint, run_metadata
 from trainer.data import demo
-from trainer.data.dataset import folds, integrity, schema, shard_cache
+from trainer.data.dataset import case_index, folds, integrity, schema, shard_cache
 from trainer.distributed import strategies
 from trainer.errors import InputError
 from trainer.evaluate import (
@@ -113,7 +113,7 @@ def evaluate_run(settings: config.Evaluate) -> None:
             measured.add(case.index, case.labels, case.predicted, case.valid)
 
     classes = [entry.name for entry in manifest.classes]
-    with CaseTables(manifest.splits[settings.split].cases, classes) as tables:
+    with CaseTables(manifest.splits[settings.split].names, classes) as tables:
         found = evaluate(
             settings.split,
             add,
@@ -138,7 +138,7 @@ def evaluate_run(settings: config.Evaluate) -> None:
         _tell(found.summary, folder, one, kept)
         facts = {"split": settings.split, "step": steps[0], "data_fingerprint": fingerprint}
         if settings.components == "decide":
-            cases = np.array(manifest.splits[settings.split].cases)
+            cases = np.array(manifest.splits[settings.split].names)
             counted = counts[found.evaluated], cases[found.evaluated], one.run["classes"]
             _settle_components(one.run_dir, folder, *counted, facts)
         if settings.calibration == "decide" and temperature is not None:
@@ -234,7 +234,7 @@ def _check(settings: config.Evaluate) -> None:
 def _read_manifest(
     settings: config.Evaluate, one: Evaluated, data_dir: str
 ) -> tuple[schema.Manifest, str]:
-    """Returns the manifest of the data, and its fingerprint.
+    """Returns the manifest of the data, with the names of the cases, and its fingerprint.
 
     Of the run's own data it has the splits of the run's fold; folds of others are not the run's.
 
@@ -258,7 +258,7 @@ def _read_manifest(
             f"{', '.join(manifest.splits)}; name one of them."
         )
     case_tables.check(settings.split, manifest.splits[settings.split].examples)
-    return manifest, fingerprint
+    return case_index.with_cases(data_dir, manifest, [settings.split]), fingerprint
 
 
 def _load(

@@ -260,7 +260,7 @@ class Evaluator:
         classes = self._manifest.num_classes
         values = losses.values(self._terms, sums["loss"], classes, self._class_weights)
         parts = losses.parts(self._terms, values)
-        names = self._manifest.splits[split].cases
+        entry = self._manifest.splits[split]
         summary = {
             "loss": sum(term.coefficient * parts[term.name] for term in self._terms),
             "loss_parts": parts,
@@ -271,7 +271,7 @@ class Evaluator:
                 tolerance=tolerance,
             ),
             "calibration": calibration.summarize(sums["reliability"], temperature),
-            "unreadable": [names[n] for n in np.flatnonzero(~seen)],
+            "unreadable": [entry.names[n] for n in np.flatnonzero(~seen).tolist()],
         }
         return Scores(seen, sums["confusions"], sums["probabilities"], summary)
 

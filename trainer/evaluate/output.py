@@ -43,7 +43,7 @@ def write(
     """
     worker, num_workers = strategies.worker_of(strategy)
     every = functools.partial(strategies.sum_over_workers, strategy)
-    cases, classes = manifest.splits[split].cases, [entry.name for entry in manifest.classes]
+    cases, classes = manifest.splits[split].names, [entry.name for entry in manifest.classes]
     rows = tables.rows
     rows = None if rows is None else case_rows.gather(rows, len(cases), every)
     in_parquet = int(every(np.array(case_tables.has_parquet(), np.int32))) == num_workers

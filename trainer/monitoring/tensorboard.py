@@ -84,7 +84,7 @@ def write_evaluation(
     weights: Sequence[keras.Variable] = (),
 ) -> None:
     """Writes the pictures and curves of an evaluation, and histograms of `weights`."""
-    names = manifest.splits[split].cases
+    names = manifest.splits[split].names
     for case in selected.cases("first"):
         image(f"cases/{names[case.index]}", panel_of(case, manifest, split), CASE)
     for rank, case in enumerate(selected.cases("worst"), 1):

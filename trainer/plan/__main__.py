@@ -97,7 +97,7 @@ def _timed(settings: config.Plan, manifest: schema.Manifest, data: Fingerprint) 
 
     last = manifest.splits.get("test", manifest.splits["val"])
     validated = sample.of_validation(manifest, config.Run().eval_images)
-    final = len(last.cases) / len(validated.splits["val"].cases)
+    final = last.examples / validated.splits["val"].examples
     found = timed.fit(setup, data.rank, settings.minutes, imports, final, measured)
     training = auto_rules.training(data, found.setup, found.steps, found.reason, found.evaluations)
     title = [found.warning] if found.warning else []

@@ -90,7 +90,7 @@ def _evaluation(opened: session.Session, state: train_state.TrainState) -> float
     with contextlib.suppress(CancelledError):
         evaluate("val", lambda case: seen.append(case.index), is_over)
         return time.monotonic() - started
-    return extrapolated(started, marks, len(manifest.splits["val"].cases))
+    return extrapolated(started, marks, manifest.splits["val"].examples)
 
 
 def extrapolated(started: float, marks: Sequence[tuple[float, int]], total: int) -> float:

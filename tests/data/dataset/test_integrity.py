@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from tests.shards import write_data
+from tests.shards import index_cases, write_data
 from trainer.data.dataset import integrity, schema
 from trainer.errors import InputError, RetryableError
 from trainer.storage import listing
@@ -15,11 +15,11 @@ from trainer.storage import listing
 SPLITS = ("train", "val")
 
 
-@pytest.fixture
-def data(tmp_path):
+@pytest.fixture(params=["listed", "in indexes"])
+def data(request, tmp_path):
     """Two shards of three training images each, and two of one validation image each."""
     manifest = write_data(tmp_path, {"train": [(9, 8)] * 6, "val": [(8, 8)] * 2})
-    return str(tmp_path), manifest
+    return str(tmp_path), manifest if request.param == "listed" else index_cases(tmp_path)
 
 
 def shard_path(data, number, split="train"):

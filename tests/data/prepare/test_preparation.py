@@ -18,7 +18,7 @@ from tests import preparing
 from tests.pictures import bomb
 from trainer import cli, config
 from trainer.config import flags
-from trainer.data.dataset import schema
+from trainer.data.dataset import case_index, folds, schema
 from trainer.data.prepare import kinds, output, pairing, preparation, splitting, statistics
 from trainer.errors import InputError, RetryableError
 from trainer.storage import files
@@ -588,9 +588,63 @@ def test_only_shards_of_a_start_that_was_killed_are_replaced(folder, capsys, con
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("others", [[], ["--tile=4"], ["--folds=3"], ["--folds=3", "--tile=4"]])
+def test_cases_of_large_data_are_in_indexes(folder, monkeypatch, others):
+    listed = preparing.prepare(folder, *others)
+    (folder / "out").rename(folder / "listed")
+    total = 10 if not others else sum(shard.examples for shard in listed.shards)
+    monkeypatch.setattr(case_index, "MOST_LISTED", total)
+    preparing.prepare(folder, *others, f"--output={folder}/as-many")
+    assert not list(folder.glob("as-many/*-cases.jsonl"))
+    monkeypatch.setattr(case_index, "MOST_LISTED", total - 1)
+    manifest = preparing.prepare(folder, *others, "--workers=2")
+    shards = sorted((folder / "listed").glob("*.tfrecord"))
+    indexes = [folder / "out" / index.name for index in manifest.indexes]
+    assert sorted((folder / "out").iterdir()) == sorted(
+        [folder / "out/manifest.json", *indexes, *(folder / "out" / path.name for path in shards)]
+    )
+    for path in shards:
+        assert (folder / "out" / path.name).read_bytes() == path.read_bytes()
+    assert sum(index.lines for index in manifest.indexes) == total
+    assert all(case_index.NAME.fullmatch(index.name) for index in manifest.indexes)
+    for fold in range(3) if "--folds=3" in others else [None]:
+        found, expected = (folds.choose(one, fold, "") for one in (manifest, listed))
+        found = case_index.with_cases(str(folder / "out"), found, expected.splits)
+        for name, split in expected.splits.items():
+            assert tuple(found.splits[name].names) == split.cases
+            marked = case_index.with_marks(str(folder / "out"), found, name).splits[name].shards
+            assert [one.present for one in marked] == [one.present for one in split.shards]
+            assert [one.crc32c for one in marked] == [one.crc32c for one in split.shards]
+
+
+def test_an_index_that_a_killed_start_has_left_is_removed_and_that_of_another_refused(
+    folder, capsys
+):
+    path = folder / "out" / "fold3-train-cases.jsonl"
+    path.parent.mkdir()
+    path.write_text('["a", "01"]\n')
+    (folder / "out/other-cases.jsonl").write_text("theirs")
+    preparing.prepare(folder)
+    assert not path.exists()
+    assert (folder / "out/other-cases.jsonl").exists()
+    path = folder / "second" / "val-cases.jsonl"
+    path.parent.mkdir()
+    path.write_text("theirs")
+    with pytest.raises(SystemExit):
+        preparing.prepare(folder, f"--output={folder}/second")
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"{path} exists, and this command did not write it; move it away, or name another --output."
+    )
+    assert path.read_text() == "theirs"
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
-@pytest.mark.parametrize("name", ["val-00001-of-00002.tfrecord", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["val-00001-of-00002.tfrecord", "val-cases.jsonl", "manifest.json"]
+)
 def test_a_full_disk_leaves_nothing_behind(folder, capsys, name, monkeypatch):
+    monkeypatch.setattr(case_index, "MOST_LISTED", 0)
+
     def full_for(path, new_name=files.temporary_path):
         if path.endswith(name):
             os.symlink("/dev/full", f"{path}.full")

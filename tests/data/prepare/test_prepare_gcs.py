@@ -13,8 +13,10 @@ from PIL import Image
 from tests.servers import gcs_server
 from trainer import cli, config
 from trainer.config import flags
-from trainer.data.dataset import schema
+from trainer.data.dataset import case_index, integrity, schema
 from trainer.data.prepare import preparation
+from trainer.errors import InputError
+from trainer.storage import files
 
 pytestmark = pytest.mark.slow  # a storage server, and clients that wait before they try again
 
@@ -71,6 +73,26 @@ def test_a_bucket_takes_the_same_bytes_as_a_folder(gcs, bucket, pictures):
     for name in names:
         assert gcs.read(f"{bucket}/set/{name}") == (pictures / "out" / name).read_bytes()
     assert schema.read_manifest(f"{bucket}/set") == manifest
+
+
+def test_a_bucket_takes_the_same_indexes_as_a_folder(gcs, bucket, pictures, monkeypatch):
+    monkeypatch.setattr(case_index, "MOST_LISTED", 0)
+    test_a_bucket_takes_the_same_bytes_as_a_folder(gcs, bucket, pictures)
+    found = schema.read_manifest(f"{bucket}/set")
+    read = case_index.with_cases(f"{bucket}/set", found, ["test"]).splits["test"]
+    assert len(read.names) == read.examples
+    # What a killed start has uploaded is not sent again, and of other settings is removed.
+    files.remove(f"{bucket}/set/manifest.json")
+    gcs.write(f"{bucket}/set/fold1-train-cases.jsonl", b'["a", "1"]\n')
+    before = gcs.read(f"{bucket}/set/test-cases.jsonl")
+    assert _prepare(*_arguments(pictures, f"{bucket}/set")) == found
+    assert gcs.read(f"{bucket}/set/test-cases.jsonl") == before
+    assert "fold1-train-cases.jsonl" not in gcs.names(f"{bucket}/set/")
+    gcs.write(f"{bucket}/set/test-cases.jsonl", before.replace(b"0", b"1"))
+    with pytest.raises(InputError, match=r"/set/test-cases\.jsonl is not the index of the manife"):
+        case_index.with_cases(f"{bucket}/set", found, ["test"])
+    with pytest.raises(InputError, match=r"/set/test-cases\.jsonl is not the index of the manife"):
+        integrity.check(f"{bucket}/set", found, ["test"])
 
 
 def test_pictures_may_be_in_a_bucket_too(gcs, bucket, pictures):

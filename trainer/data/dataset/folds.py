@@ -54,6 +54,8 @@ def merge(parts: Sequence[schema.Split]) -> schema.Split:
     """
     shards = [pair for part in parts for pair in _with_cases(part)]
     shards.sort(key=lambda pair: (pair[0].foreground is False, -pair[0].examples))
+    is_listed = all(part.cases is not None for part in parts)
+    names = tuple(itertools.chain.from_iterable(cases for _, cases in shards))
     sizes = collections.Counter[tuple[int, ...]]()
     for part in parts:
         sizes.update({tuple(size): count for *size, count in part.sizes})
@@ -67,7 +69,7 @@ def merge(parts: Sequence[schema.Split]) -> schema.Split:
     return schema.Split(
         examples=sum(part.examples for part in parts),
         shards=tuple(shard for shard, _ in shards),
-        cases=tuple(itertools.chain.from_iterable(cases for _, cases in shards)),
+        cases=names if is_listed else None,
         sizes=tuple((*size, count) for size, count in sorted(sizes.items())),
         pixels=tuple(map(sum, zip(*(part.pixels for part in parts), strict=True))),
         ignored_pixels=sum(part.ignored_pixels for part in parts),
@@ -77,8 +79,8 @@ def merge(parts: Sequence[schema.Split]) -> schema.Split:
 
 
 def _with_cases(split: schema.Split) -> list[tuple[schema.Shard, tuple[str, ...]]]:
-    """Returns each shard of a split with the names of its examples."""
-    names = iter(split.cases)
+    """Returns each shard of a split with the names of its examples, where they are listed."""
+    names = iter(split.cases or ())
     return [(shard, tuple(itertools.islice(names, shard.examples))) for shard in split.shards]
 
 

@@ -1,7 +1,7 @@
 """Damaged data: found when a run starts, and left out where that was asked for.
 
-A shard that was replaced, cut or changed since the manifest was written must not be trained on
-unseen. What a listing of the folder cannot vouch for is read.
+A shard, or an index of cases, that was replaced, cut or changed since the manifest was written must
+not be used unseen. What a listing of the folder cannot vouch for is read.
 
 Where a run may leave out some records, all shards are read at its start, and the damaged ones
 copied to a local folder with a blank example, which weighs nothing, in each unreadable one's place.
@@ -25,7 +25,7 @@ import numpy as np
 from absl import logging
 
 from trainer import commands, json_text
-from trainer.data.dataset import recovery, schema, tfrecord
+from trainer.data.dataset import case_index, recovery, schema, tfrecord
 from trainer.errors import InputError, RetryableError
 from trainer.storage import listing
 
@@ -127,45 +127,49 @@ def _exchange(
 def _refuse(
     data_dir: str, manifest: schema.Manifest, splits: Sequence[str], worker: int, num_workers: int
 ) -> tuple[schema.Manifest, list[Lost]]:
-    """Raises InputError at the first of this worker's shards that is not as it was written."""
-    shards = [
+    """Raises InputError at the first of this worker's files that is not as it was written."""
+    shards: list[schema.Shard | schema.Index] = [
         shard for name in splits for shard in manifest.splits[name].shards[worker::num_workers]
     ]
-    unread = not_vouched_for(shards, listing.list_folder(data_dir))
-    size = sum(shard.bytes for shard in unread)
+    indexes = case_index.of_splits(manifest, splits)  # each worker reads those that it needs
+    unread = not_vouched_for([*shards, *indexes], listing.list_folder(data_dir))
+    size = sum(file.bytes for file in unread)
     if size > SMALL:
         logging.info("Checking %.1f GB of shards that are newer than the manifest.", size / 1e9)
-    for shard in unread:
-        verify(data_dir, shard)
+    with _remedied(data_dir):
+        for file in unread:
+            verify(data_dir, file)
     return manifest, []
 
 
 def not_vouched_for(
-    shards: Sequence[schema.Shard], entries: Mapping[str, listing.Entry]
-) -> list[schema.Shard]:
-    """Returns the shards that a listing of their folder does not show to be the manifest's.
+    given: Sequence[schema.Shard | schema.Index], entries: Mapping[str, listing.Entry]
+) -> list[schema.Shard | schema.Index]:
+    """Returns the shards and indexes that a listing of their folder does not show to be whole.
 
     Where the store keeps checksums, they decide. Elsewhere sizes do, and on a local disk the time:
     the manifest is written last. A small data set is read anyway.
     """
-    small = sum(shard.bytes for shard in shards) <= SMALL
+    small = sum(file.bytes for file in given) <= SMALL
     manifest = entries.get(schema.MANIFEST, listing.Entry(0))
 
-    def vouched_for(shard: schema.Shard) -> bool:
-        entry = entries.get(shard.name)
-        if entry is None or entry.bytes != shard.bytes:
+    def vouched_for(file: schema.Shard | schema.Index) -> bool:
+        entry = entries.get(file.name)
+        if entry is None or entry.bytes != file.bytes:
             return False
         if entry.crc32c is not None:
-            return entry.crc32c == shard.crc32c
+            return entry.crc32c == file.crc32c
         return not small and (entry.modified or 0) <= (manifest.modified or 0)
 
-    return [shard for shard in shards if not vouched_for(shard)]
+    return [file for file in given if not vouched_for(file)]
 
 
-def verify(data_dir: str, shard: schema.Shard) -> None:
-    """Raises InputError, with what to do next, if a shard is not as it was written."""
-    with _remedied(data_dir):
-        schema.verify_shard(data_dir, shard)
+def verify(data_dir: str, file: schema.Shard | schema.Index) -> None:
+    """Raises InputError if a shard or an index is not as it was written."""
+    if isinstance(file, schema.Index):
+        case_index.read(data_dir, file)
+    else:
+        schema.verify_shard(data_dir, file)
 
 
 @contextlib.contextmanager
@@ -189,7 +193,8 @@ def verify_shards(
         InputError: at the first that is not as it was written, or has an example that cannot be
             decoded.
     """
-    shards, cases = manifest.splits[split].shards, manifest.splits[split].cases
+    shards = manifest.splits[split].shards
+    cases = case_index.with_cases(data_dir, manifest, [split]).splits[split].names
     decoding_error = recovery.decoder(manifest)
     for place in places:
         shard, lost, offset = shards[place], list[Lost](), 0
@@ -225,11 +230,12 @@ def leave_out(
     """
     decoding_error, blank = recovery.decoder(manifest), schema.blank_example(manifest)
     make_folder = functools.cache(_make_temporary_folder)
+    named = case_index.with_cases(data_dir, manifest, splits)
     lost: list[Lost] = []
     repaired = {}
     for name in splits:
         split = manifest.splits[name]
-        shards, cases = list(split.shards), iter(split.cases)
+        shards, cases = list(split.shards), iter(named.splits[name].names)
         for index, shard in enumerate(shards):
             names = list(itertools.islice(cases, shard.examples))
             if index % num_workers != worker:
@@ -254,5 +260,6 @@ def _make_temporary_folder() -> str:
 def _write_copy(folder: str, shard: schema.Shard, examples: Iterable[bytes]) -> schema.Shard:
     """Writes a shard of that name; returns it with its whole path for a name."""
     copy = schema.write_shard(folder, shard.name, examples)
-    name = os.path.join(folder, copy.name)
-    return dataclasses.replace(copy, name=name, foreground=shard.foreground, present=shard.present)
+    return dataclasses.replace(
+        shard, name=os.path.join(folder, copy.name), bytes=copy.bytes, crc32c=copy.crc32c
+    )

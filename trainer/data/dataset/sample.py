@@ -20,7 +20,7 @@ def of_validation(manifest: schema.Manifest, most: int) -> schema.Manifest:
     if not most or val.examples <= most:
         return manifest
     shards: list[schema.Shard] = []
-    cases: list[str] = []
+    kept: list[int] = []  # places of cases
     end = taken = 0
     for shard in val.shards:
         start, end = end, end + shard.examples
@@ -28,6 +28,7 @@ def of_validation(manifest: schema.Manifest, most: int) -> schema.Manifest:
         taken += count
         if count:
             shards.append(dataclasses.replace(shard, examples=count, present=None))
-            cases += val.cases[start : start + count]
-    sample = dataclasses.replace(val, examples=most, shards=tuple(shards), cases=tuple(cases))
+            kept += range(start, start + count)
+    cases = None if val.cases is None else tuple(val.cases[place] for place in kept)
+    sample = dataclasses.replace(val, examples=most, shards=tuple(shards), cases=cases)
     return dataclasses.replace(manifest, splits={**manifest.splits, "val": sample})

@@ -16,7 +16,7 @@ import reprlib
 import sys
 import typing
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import IO, Any
 
 import google_crc32c
@@ -71,6 +71,31 @@ class Class:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rows:
+    """Where the cases of a shard are: the file of an index, and the first of its lines, from 0."""
+
+    index: str
+    first: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """A file of cases, see `case_index`: its name in the data folder, and what it must hold.
+
+    Attributes:
+        name: plain, without a folder.
+        lines: their number, one of each case.
+        bytes: its size.
+        crc32c: of the whole file, eight hexadecimal digits.
+    """
+
+    name: str
+    lines: int
+    bytes: int
+    crc32c: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Shard:
     """A TFRecord file: its name in the data folder, and what it must hold.
 
@@ -82,7 +107,9 @@ class Shard:
         foreground: whether all of its examples (True) or none (False) have a class other than the
             background; None where that is not known.
         present: of each class, a text with a mark for each example: 1 if the example has a pixel
-            of it, 0 if not; None where a version wrote it that did not know.
+            of it, 0 if not; None where an index has them that was not read, or a version wrote it
+            that did not know.
+        rows: where its cases are; None where the manifest lists them.
     """
 
     name: str
@@ -91,6 +118,7 @@ class Shard:
     crc32c: str
     foreground: bool | None = None
     present: tuple[str, ...] | None = None
+    rows: Rows | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +128,8 @@ class Split:
     Attributes:
         examples: number of images.
         shards: the files, in order.
-        cases: the images' names, in the order of the shards.
+        cases: the images' names, in the order of the shards; None where indexes have them that
+            were not read, see `case_index`.
         sizes: (*S, count) of each size that occurs; *S is height and width, of volumes depth,
             height and width.
         pixels: number of pixels, or voxels, of each class.
@@ -111,7 +140,7 @@ class Split:
 
     examples: int
     shards: tuple[Shard, ...]
-    cases: tuple[str, ...]
+    cases: Sequence[str] | None
     sizes: tuple[tuple[int, ...], ...]
     pixels: tuple[int, ...]
     ignored_pixels: int
@@ -122,6 +151,12 @@ class Split:
     def is_sample(self) -> bool:
         """Whether the shards' files hold more examples than these, see `sample`."""
         return self.examples < sum(count for *_, count in self.sizes)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the cases, which are in the manifest or have been read."""
+        assert self.cases is not None
+        return self.cases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +231,7 @@ class Manifest:
         folds: of what is not tested, if there are several; the first is the val split.
         grids: those of the training cases as they were given, from which `trainer.plan` plans; None
             where a version wrote it that did not know them.
+        indexes: files that have the names of all cases, where the splits do not list them.
         schema: version of this layout, 1 for images and 2 for volumes.
     """
 
@@ -217,6 +253,7 @@ class Manifest:
     volumes: Volumes | None = None
     folds: tuple[Fold, ...] | None = None
     grids: tuple[Grid, ...] | None = None
+    indexes: tuple[Index, ...] | None = None
     schema: int = 1
 
     @property
@@ -271,32 +308,36 @@ class Manifest:
 
 
 def _as_dict(manifest: Manifest, without: Collection[str] = ()) -> dict[str, Any]:
-    """Returns the manifest as JSON, as its first version wrote it where it says no more.
+    """Returns the manifest as JSON, without the fields of these names.
+
+    What has been read from indexes is left out, too.
+    """
+    return as_json(manifest, {*without, *(("cases", "present") if manifest.indexes else ())})
+
+
+def as_json(value: Any, without: Collection[str] = ()) -> Any:
+    """Returns a manifest or a part of it as JSON, as its first version wrote it if it says no more.
 
     So data that were prepared before a field was added keep their fingerprint.
 
     Args:
-        manifest: of the data.
+        value: a dataclass, or what a field of one has.
         without: names of fields to leave out.
     """
     kept = {"ignore_value"}  # which the first version had
-
-    def as_json(value: Any) -> Any:
-        if dataclasses.is_dataclass(value):
-            fields = ((one.name, getattr(value, one.name)) for one in dataclasses.fields(value))
-            return {
-                name: as_json(entry)
-                for name, entry in fields
-                if name not in without and (entry is not None or name in kept)
-            }
-        if isinstance(value, dict):
-            return {key: as_json(entry) for key, entry in value.items()}
-        # The names of all cases are one tuple, and a million of them come here.
-        if isinstance(value, tuple) and not all(isinstance(entry, str) for entry in value):
-            return [as_json(entry) for entry in value]
-        return value
-
-    return as_json(manifest)
+    if dataclasses.is_dataclass(value):
+        fields = ((one.name, getattr(value, one.name)) for one in dataclasses.fields(value))
+        return {
+            name: as_json(entry, without)
+            for name, entry in fields
+            if name not in without and (entry is not None or name in kept)
+        }
+    if isinstance(value, dict):
+        return {key: as_json(entry, without) for key, entry in value.items()}
+    # The names of all cases are one tuple, and a million of them come here.
+    if isinstance(value, tuple) and not all(isinstance(entry, str) for entry in value):
+        return [as_json(entry, without) for entry in value]
+    return value
 
 
 def _one_line(said: object) -> str:
@@ -312,7 +353,8 @@ def build(kind: Any, value: Any, name: str) -> Any:
     """Returns a value of JSON as what a field of a dataclass is annotated with.
 
     Args:
-        kind: the annotation: a dataclass, a tuple, a dict, a key of KINDS, or any of them | None.
+        kind: the annotation: a dataclass, a tuple, a Sequence, a dict, a key of KINDS, or any of
+            them | None.
         value: of JSON; None if it is missing.
         name: of the field, such as splits.train.mean[0]; empty for the whole.
 
@@ -334,9 +376,10 @@ def build(kind: Any, value: Any, name: str) -> Any:
     if typing.get_origin(kind) is dict:
         _checked(dict, value, name)
         return {key: build(parts[1], entry, f"{name}.{key}") for key, entry in value.items()}
-    assert typing.get_origin(kind) is tuple
+    origin = typing.get_origin(kind)
+    assert origin in (tuple, Sequence)
     _checked(list, value, name)
-    kinds = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+    kinds = parts[:1] * len(value) if origin is Sequence or parts[-1] is Ellipsis else parts
     if len(value) != len(kinds):
         raise TypeError(f"{name} is {reprlib.repr(value)}, not a list of {len(kinds)}")
     return tuple(
@@ -378,27 +421,41 @@ def _rules(manifest: Manifest) -> Iterator[tuple[str, bool]]:
     splits = dict(manifest.splits)
     for k, fold in enumerate(manifest.folds or ()):
         splits |= {f"fold {k} train": fold.train, f"fold {k} val": fold.val}
+    lines = {index.name: index.lines for index in manifest.indexes or ()}
+    for name in lines:
+        yield f"index name {name!r} is not a plain file name", _is_plain(name)
     for name, split in splits.items():
         for shard in split.shards:
-            # A name such as ../x would read, and a tool that cleans up would remove, other files.
-            rule = f"shard name {shard.name!r} is not a plain file name"
-            yield rule, bool(re.fullmatch(r"\w[\w.-]*", shard.name))
+            yield f"shard name {shard.name!r} is not a plain file name", _is_plain(shard.name)
+            sound = (shard.rows is None) == (manifest.indexes is None)
+            if shard.rows is not None:
+                end = shard.rows.first + shard.examples
+                sound &= shard.rows.first >= 0 and end <= lines.get(shard.rows.index, 0)
+            yield f"shard {shard.name} has its cases in no index, or without one", sound
             sound = shard.present is None or (
                 len(shard.present) == manifest.num_classes
                 and all(len(marks) == shard.examples for marks in shard.present)
                 and not "".join(shard.present).strip("01")
             )
             yield f"shard {shard.name} has not a mark for each class and example", sound
+        sound = (split.cases is None) == (manifest.indexes is not None)
+        yield f"its {name} split has its cases nowhere, or twice", sound
         sound = all(len(size) == manifest.rank + 1 for size in split.sizes)
         yield f"the sizes of its {name} split are not of {manifest.rank} axes", sound
-        counts = {split.examples, len(split.cases), sum(shard.examples for shard in split.shards)}
+        counts = {split.examples, sum(shard.examples for shard in split.shards)}
         counts.add(sum(count for *_, count in split.sizes))
+        counts.add(split.examples if split.cases is None else len(split.cases))
         yield f"the counts of its {name} split disagree", len(counts) == 1
         yield f"its {name} split is empty", split.examples > 0
         sound = len(split.pixels) == manifest.num_classes
         yield f"its {name} split does not count every class", sound
         sound = len(split.mean) == len(split.std) == manifest.channels
         yield f"its {name} split has not a mean and std for each channel", sound
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name is no other file's: one like ../x could be read, and removed by a clean-up."""
+    return re.fullmatch(r"\w[\w.-]*", name) is not None
 
 
 def read_manifest(data_dir: str) -> Manifest:
@@ -617,15 +674,20 @@ def read_shard(data_dir: str, shard: Shard) -> Iterator[bytes]:
             offset += len(record)
     found = dataclasses.replace(shard, examples=count, bytes=offset, crc32c=f"{crc:08x}")
     if found != shard:
-        differing = [
-            f"{field.name} {getattr(found, field.name)} instead of {getattr(shard, field.name)}"
-            for field in dataclasses.fields(Shard)
-            if getattr(found, field.name) != getattr(shard, field.name)
-        ]
         raise InputError(
             f"{path} ends at byte {offset} and is not the shard of the manifest: "
-            f"{', '.join(differing)}; copy it again or prepare the data again."
+            f"{differences(found, shard)}; copy it again or prepare the data again."
         )
+
+
+def differences(found: Shard | Index, listed: Shard | Index) -> str:
+    """Returns in which figures a file differs from what the manifest says of it."""
+    pairs = {name: (value, getattr(listed, name)) for name, value in vars(found).items()}
+    return ", ".join(
+        f"{name} {ours} instead of {theirs}"
+        for name, (ours, theirs) in pairs.items()
+        if ours != theirs
+    )
 
 
 def _read_record(file: IO[bytes], path: str, offset: int) -> bytes | None:

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from absl import logging
 
-from trainer.data.dataset import schema
+from trainer.data.dataset import case_index, schema
 from trainer.data.prepare import kept
 from trainer.errors import InputError, RetryableError
 from trainer.storage import files, gcs, lock
@@ -32,18 +32,27 @@ class Output(Protocol):
     def add(self, name: str, examples: Iterable[bytes]) -> schema.Shard:
         """Writes a shard."""
 
+    def add_index(self, name: str, rows: Iterable[tuple[str, str]]) -> schema.Index:
+        """Writes an index of cases, see `case_index.write`."""
+
     def finish(self, manifest: schema.Manifest) -> None:
-        """Writes the manifest, when all shards are there."""
+        """Writes the manifest, when all shards and indexes are there."""
 
 
 def check(path: str) -> None:
-    """Raises InputError if a file is there that has a shard's name and that no start has left."""
-    for name in filter(SHARD.fullmatch, files.list_folder(path)):
-        if not schema.is_shard(f"{path}/{name}"):
+    """Raises InputError if a file is there that has a name of ours and that no start has left."""
+    for name in filter(_is_ours, files.list_folder(path)):
+        is_whole = schema.is_shard if SHARD.fullmatch(name) else case_index.is_index
+        if not is_whole(f"{path}/{name}"):
             raise InputError(
                 f"{path}/{name} exists, and this command did not write it; move it away, or "
                 "name another --output."
             )
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file's name is that of a shard or of an index."""
+    return any(pattern.fullmatch(name) for pattern in (SHARD, case_index.NAME))
 
 
 @contextlib.contextmanager
@@ -94,6 +103,10 @@ class Folder:
         """Writes a shard."""
         return schema.write_shard(self._path, name, examples)
 
+    def add_index(self, name: str, rows: Iterable[tuple[str, str]]) -> schema.Index:
+        """Writes an index."""
+        return case_index.write(self._path, name, rows)
+
     def finish(self, manifest: schema.Manifest) -> None:
         """Writes the manifest."""
         schema.write_manifest(manifest, self._path)
@@ -101,19 +114,18 @@ class Folder:
 
 
 def _remove_others(manifest: schema.Manifest, path: str, names: Iterable[str]) -> None:
-    """Removes the results of the work, and the shards that a start with other settings has left."""
+    """Removes the results of the work, and what a start with other settings has left."""
     kept.of_output(path).remove()
-    splits = [*manifest.splits.values()]
-    splits += [split for fold in manifest.folds or () for split in (fold.train, fold.val)]
-    mine = {shard.name for split in splits for shard in split.shards}
+    mine = {shard.name for shard in manifest.shards}
+    mine |= {index.name for index in manifest.indexes or ()}
     for name in names:
-        if SHARD.fullmatch(name) and name not in mine:
+        if _is_ours(name) and name not in mine:
             files.remove(f"{path}/{name}")
 
 
 @contextlib.contextmanager
 def _open_folder(path: str) -> Iterator[Output]:
-    """If the block fails, removes all shards: `check` has seen that none is another's."""
+    """If the block fails, removes all files: `check` has seen that none is another's."""
     for name in filter(files.is_temporary, files.list_folder(path)):
         files.remove(f"{path}/{name}")
     try:
@@ -121,7 +133,7 @@ def _open_folder(path: str) -> Iterator[Output]:
     except RetryableError:
         raise
     except Exception:
-        for name in filter(SHARD.fullmatch, files.list_folder(path)):
+        for name in filter(_is_ours, files.list_folder(path)):
             files.remove(f"{path}/{name}")
         raise
 
@@ -142,9 +154,12 @@ class Bucket:
 
     def has(self, shard: schema.Shard) -> bool:
         """See `Output`."""
-        is_there = self._there.get(shard.name) == gcs.Content(shard.bytes, shard.crc32c)
+        is_there = self._is_there(shard)
         self._skipped += is_there
         return is_there
+
+    def _is_there(self, file: schema.Shard | schema.Index) -> bool:
+        return self._there.get(file.name) == gcs.Content(file.bytes, file.crc32c)
 
     def add(self, name: str, examples: Iterable[bytes]) -> schema.Shard:
         """Writes a shard and has it uploaded; waits if too many are being uploaded."""
@@ -157,6 +172,13 @@ class Bucket:
         while len(self._pending) > 2 * UPLOADS or (self._pending and self._pending[0].done()):
             self._pending.popleft().result()
         return shard
+
+    def add_index(self, name: str, rows: Iterable[tuple[str, str]]) -> schema.Index:
+        """Writes an index and uploads it."""
+        index = case_index.write(self._scratch, name, rows)
+        if not self._is_there(index):
+            self._upload(name, index.crc32c)
+        return index
 
     def finish(self, manifest: schema.Manifest) -> None:
         """Waits for the shards and uploads the manifest, unless another process was faster."""

@@ -142,9 +142,10 @@ def prepare(settings: config.Prepare) -> schema.Manifest:
             plan = _plan(engine, kind, form, found, names, settings, draw, skipped)
             plans = shards.plan(plan.order, form, settings.shard_mb, settings.seed)
             encode = functools.partial(kind.encode, form)
-            written = shards.describe(plans, engine.write(plans, encode, form, folder), form)
+            written = engine.write(plans, encode, form, folder)
+            splits, indexes = shards.describe(plans, written, form, folder.add_index)
             grids = _grids(kind, [found[name] for name in training])
-            manifest = _manifest(settings, kind, plan, form, written, grids)
+            manifest = _manifest(settings, kind, plan, form, splits, grids, indexes)
             folder.finish(manifest)
     _warn_of_absent_classes(manifest)
     left_out["unreadable images"] += len(skipped)
@@ -370,6 +371,7 @@ def _manifest(
     form: Any,
     written: dict[str, schema.Split],
     grids: tuple[schema.Grid, ...],
+    indexes: tuple[schema.Index, ...] | None,
 ) -> schema.Manifest:
     given = kind.given
     splits, parts = written, None
@@ -395,6 +397,7 @@ def _manifest(
         skipped=plan.skipped,
         folds=parts,
         grids=grids,
+        indexes=indexes,
         **kind.entries(form),
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.dataset import schema
+from trainer.data.dataset import case_index, schema
 from trainer.data.prepare import pixel_counts
 from trainer.data.prepare.kinds import Encoded
 from trainer.data.prepare.pairs import Example
@@ -111,10 +111,24 @@ def fill(
 
 
 def describe(
-    plans: Sequence[ShardPlan], written: Iterable[Written], form: Any
-) -> dict[str, schema.Split]:
-    """Returns what the manifest says of the splits, of which all shards have been written."""
-    splits = {}
+    plans: Sequence[ShardPlan],
+    written: Iterable[Written],
+    form: Any,
+    add_index: Callable[[str, Iterable[tuple[str, str]]], schema.Index],
+) -> tuple[dict[str, schema.Split], tuple[schema.Index, ...] | None]:
+    """Returns what the manifest says of the splits, of which all shards have been written.
+
+    Args:
+        plans: of all shards.
+        written: the shards.
+        form: how examples are stored.
+        add_index: (name, rows) → an index of these, see `case_index.write`.
+
+    Returns:
+        The splits, and the indexes of their cases; None where the splits themselves list them.
+    """
+    splits, indexes = {}, []
+    is_small = sum(len(one.examples) for one in plans) <= case_index.MOST_LISTED
     pairs = zip(plans, written, strict=True)
     for side, of_side in itertools.groupby(pairs, key=lambda one: one[0].side):
         total = pixel_counts.empty(len(form.rule.classes), form.channels)
@@ -123,8 +137,30 @@ def describe(
             total.add(one.tally)
             shards.append(one.shard)
             listed += shard_plan.ordered(shard_plan.examples)
-        splits[side] = _describe(listed, shards, total)
-    return splits
+        split = _describe(listed, shards, total)
+        if not is_small:
+            indexes.append(add_index(case_index.file_name(side), _rows(split)))
+            split = _without_cases(split, indexes[-1].name)
+        splits[side] = split
+    return splits, None if is_small else tuple(indexes)
+
+
+def _rows(split: schema.Split) -> Iterator[tuple[str, str]]:
+    """Yields each case's name, and its marks."""
+    marks = itertools.chain.from_iterable(
+        map("".join, zip(*shard.present or (), strict=True)) for shard in split.shards
+    )
+    return zip(split.names, marks, strict=True)
+
+
+def _without_cases(split: schema.Split, index: str) -> schema.Split:
+    """Returns a split that has its cases in an index of this name."""
+    shards, end = [], 0
+    for shard in split.shards:
+        rows = schema.Rows(index, end)
+        shards.append(dataclasses.replace(shard, present=None, rows=rows))
+        end += shard.examples
+    return dataclasses.replace(split, shards=tuple(shards), cases=None)
 
 
 def _tallied(
