@@ -131,7 +131,8 @@ def show_difference(replicas: int) -> None:
     with hard_data.data_folder() as data_dir:
         values = config.to_dict(invariance.job_of(name, data_dir, replicas))
         job = config.from_dict(config.Job, {**values, "norm": "batch"})
-        one, many = (invariance.train(side, job) for side in invariance.open_sides(strategy, job))
+        many = invariance.train(invariance.open_side(strategy, job), job)
+        one = invariance.train_alone({name: job}, strategy.extended.worker_devices[0])[name]
         rows = invariance.compare_training(one, many, job, "norm=batch")
         print(invariance.table(rows, strategy))
 

@@ -319,6 +319,7 @@ def _train_loop(
         average=state.average,
         average_decay=job.optimization.ema,
         jit_compile=session.metadata["jit_compile"],
+        collectives_in_xla=session.metadata["collectives_in_xla"],
         lane_width=channel_packing.LANE_WIDTHS[kind],
         frozen=frozen,
         timed=not job.device.deterministic and kind != "TPU",

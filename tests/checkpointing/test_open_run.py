@@ -1,6 +1,7 @@
 """Whether a run may be begun or resumed, and what is chosen for it."""
 
 import functools
+import types
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from trainer.checkpointing import open_run, run_metadata
 from trainer.data.dataset import schema
 from trainer.distributed import arithmetic, strategies
 from trainer.errors import InputError
+from trainer.training import xla_trial
 
 
 def describe(job=None, **found):
@@ -237,6 +239,11 @@ def test_volumes_are_not_normalised_again(tmp_path):
         open_run.open_run(job, strategy_of(1), manifest, "data")
 
 
+def choose_xla(job, number, norm, chosen=None):
+    manifest = types.SimpleNamespace(channels=1, num_classes=2, rank=2)
+    return open_run._choose_xla(job, strategy_of(number), chosen or {}, norm, "float32", manifest)
+
+
 @pytest.mark.parametrize(
     ("model", "loss", "flag"),
     [
@@ -252,12 +259,13 @@ def test_what_sums_over_replicas_in_the_forward_pass_does_not_go_with_xla(model,
         device=config.Device(precision="float32", jit_compile="true"),
     )
     norm = "sync_batch" if model["norm"] == "auto" else model["norm"]
-    assert open_run._choose_xla(job, strategy_of(1), {}, norm)
+    compiled = {"jit_compile": True, "collectives_in_xla": False, "xla_trial": None}
+    assert choose_xla(job, 1, norm) == compiled
     if flag is None:
-        assert open_run._choose_xla(job, strategy_of(2), {}, norm)
+        assert choose_xla(job, 2, norm) == compiled
         return
     with pytest.raises(InputError) as error:
-        open_run._choose_xla(job, strategy_of(2), {}, norm)
+        choose_xla(job, 2, norm)
     assert str(error.value) == (
         f"--jit_compile=true does not go with {flag} on several replicas; use --jit_compile=auto."
     )
@@ -271,5 +279,75 @@ def test_a_run_resumes_with_the_arithmetic_of_its_start(monkeypatch):
     kept = {"precision": "float16", "precision_reason": "of another machine"}
     assert choose(kept, 2) == ("float16", "of another machine")
     assert choose({"precision": "float16"}, 2) == ("float16", "")  # of an older release
-    assert open_run._choose_xla(job, strategy_of(1), {"jit_compile": True}, "batch")
-    assert not open_run._choose_xla(job, strategy_of(1), {}, "batch")
+    for norm in ("batch", "sync_batch"):
+        assert choose_xla(job, 1, norm, {"jit_compile": True})["jit_compile"]
+        assert not choose_xla(job, 1, norm)["jit_compile"]
+
+
+PASSED = {"passed": True, "reason": ""}
+HUNG = {"passed": False, "reason": "no result in 120 s"}
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Takes the CPUs for GPUs; returns what the next trials find, and those that were held."""
+    verdicts, held = [], []
+
+    def verdict(step, strategy, before):
+        held.append((step.job.model.norm, before))
+        return verdicts.pop(0)
+
+    monkeypatch.setattr(strategies, "device_kind", lambda strategy: "GPU")
+    monkeypatch.setattr(xla_trial, "verdict", verdict)
+    return verdicts, held
+
+
+@pytest.mark.parametrize(
+    ("norm", "verdict", "compiles", "left"),
+    [
+        ("sync_batch", PASSED, True, None),
+        ("sync_batch", HUNG, False, "it compiles nothing of the step"),
+        ("group", PASSED, True, None),
+        ("group", HUNG, True, "it compiles what is between them"),
+    ],
+)
+def test_xla_with_sums_of_several_gpus_is_tried_first(gpus, caplog, norm, verdict, compiles, left):
+    verdicts, held = gpus
+    verdicts += [verdict, verdict]
+    found = choose_xla(config.Job(), 2, norm)
+    assert found == {
+        "jit_compile": compiles,
+        "collectives_in_xla": verdict["passed"],
+        "xla_trial": verdict,
+    }
+    assert held == [(norm, {})]
+    said = [record.getMessage() for record in caplog.records]
+    reason = f"XLA does not compile the sums of these devices (no result in 120 s): {left}."
+    assert said == ([reason] if left else [])
+    # A run that resumes asks by the verdict of its start, see `xla_trial.verdict`.
+    assert choose_xla(config.Job(), 2, norm, found) == found
+    assert held[1] == (norm, verdict)
+    alone = choose_xla(config.Job(), 1, norm, found)
+    assert alone == {"jit_compile": True, "collectives_in_xla": False, "xla_trial": verdict}
+
+
+def test_xla_with_sums_is_not_tried_where_the_flag_decides(gpus):
+    for flag in ("true", "false"):
+        job = config.Job(device=config.Device(jit_compile=flag))
+        found = {"jit_compile": flag == "true", "collectives_in_xla": flag == "true"}
+        assert choose_xla(job, 2, "sync_batch") == {**found, "xla_trial": None}
+    job = config.Job(device=config.Device(deterministic=True))
+    assert not choose_xla(job, 2, "sync_batch")["jit_compile"]
+
+
+def test_replicas_that_meet_in_a_loop_are_not_compiled_on_gpus(gpus):
+    optimization = config.Optimization(accumulate_steps=2)
+    assert not choose_xla(config.Job(optimization=optimization), 2, "sync_batch")["jit_compile"]
+    job = config.Job(optimization=optimization, device=config.Device(jit_compile="true"))
+    assert choose_xla(job, 2, "group")["collectives_in_xla"]
+    with pytest.raises(InputError) as error:
+        choose_xla(job, 2, "sync_batch")
+    assert str(error.value) == (
+        "--jit_compile=true does not go with --norm=sync_batch and --accumulate_steps=2 on several "
+        "replicas; use --jit_compile=auto."
+    )

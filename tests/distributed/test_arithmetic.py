@@ -49,7 +49,7 @@ def test_a_cpu_whose_instructions_do_not_tell_takes_float32(monkeypatch):
 
 def test_the_instructions_are_those_that_linux_names(tmp_path, monkeypatch):
     cpu = tmp_path / "cpuinfo"
-    monkeypatch.setattr(arithmetic, "CPU_INFO", cpu)
+    monkeypatch.setattr(arithmetic, "CPU", cpu)
     assert arithmetic._instructions() == []
     cpu.write_text("processor\t: 0\nflags\t\t: fpu avx512_bf16\n\nprocessor\t: 1\nflags\t\t: fpu\n")
     assert arithmetic._instructions()[-2:] == ["fpu", "avx512_bf16"]
@@ -127,7 +127,11 @@ def test_whether_a_cpu_computes_bfloat16_is_tried():
     [
         ("TPU", (0, 0), ("bfloat16", "this TPU multiplies it in hardware")),
         ("GPU", (8, 0), ("bfloat16", "this GPU multiplies it in hardware")),
-        ("GPU", (7, 5), ("float32", "this GPU does not multiply bfloat16 in hardware")),
+        *(
+            ("GPU", early, ("float16", "this GPU multiplies it in hardware, and not bfloat16"))
+            for early in ((7, 0), (7, 5))
+        ),
+        ("GPU", (6, 1), ("float32", "this GPU multiplies nothing shorter in hardware")),
     ],
 )
 def test_an_accelerator_takes_what_it_multiplies(monkeypatch, kind, capability, expected):

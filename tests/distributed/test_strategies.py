@@ -10,7 +10,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 
 from tests.devices import strategy_of
-from trainer.distributed import strategies, tracing
+from trainer.distributed import rendezvous, strategies, tracing
 from trainer.errors import InputError, RetryableError
 
 
@@ -71,6 +71,26 @@ def test_sums_by_nccl_take_gpus(monkeypatch):
     assert str(error.value) == (
         "--collectives=nccl finds no GPU, and sums between GPUs only; drop it."
     )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "collectives", "expected"),
+    [([], "auto", "AUTO"), (["/GPU:0"], "auto", "NCCL"), (["/GPU:0"], "ring", "RING")],
+)
+def test_workers_that_have_gpus_sum_by_nccl(monkeypatch, gpus, collectives, expected):
+    config = {"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    made = []
+
+    def strategy(resolver, communication_options):
+        made.append(communication_options.implementation.name)
+        return strategy_of(1)
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    monkeypatch.setattr(strategies, "_grow_gpu_memory", lambda: None)
+    monkeypatch.setattr(tf.distribute, "MultiWorkerMirroredStrategy", strategy)
+    strategies._multi_worker(rendezvous.TIMEOUTS, collectives)
+    assert made == [expected]
 
 
 def test_one_worker_alone_is_no_several_workers(monkeypatch):

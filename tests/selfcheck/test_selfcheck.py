@@ -67,6 +67,17 @@ def test_two_workers_train_and_evaluate_like_one(tmp_path):
     assert [row for row in rows if not row["same"]] == []
 
 
+@pytest.mark.slow
+def test_one_replica_of_gpus_is_trained_in_a_process_of_its_own(monkeypatch, capsys):
+    monkeypatch.setattr(strategies, "connect_several", lambda *given: strategy_of(2))
+    of_gpus = invariance._apart("GPU", "/GPU:0")
+    monkeypatch.setattr(invariance, "_apart", lambda kind, device: of_gpus)
+    monkeypatch.setattr(tf.distribute, "OneDeviceStrategy", None)  # here it would raise
+    selfcheck.main(config.SelfCheck(only="norm=auto"))
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last == "2 replicas (1 worker, CPU) train like one."
+
+
 def test_without_only_every_case_is_compared(monkeypatch, capsys):
     compared = []
     monkeypatch.setattr(strategies, "connect_several", lambda *given: strategy_of(2))

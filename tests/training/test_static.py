@@ -7,6 +7,10 @@ import re
 import keras
 import pytest
 import tensorflow as tf
+from tensorflow.python.distribute import cross_device_utils, mirrored_strategy
+from tensorflow.python.eager.polymorphic_function import compiler_ir
+from tensorflow.python.framework import ops
+from tensorflow.python.ops import control_flow_util
 
 from tests.devices import strategy_of
 from tests.jobs import SMALL, command, start, wait_for
@@ -64,11 +68,14 @@ def test_the_training_step_is_one_program_of_fixed_shapes(norm, mixed_bfloat16):
     assert_static(program)
 
 
-def in_the_loop(jit_compile):
-    """Returns the operations, by type, of the loop over steps on one device, outside XLA."""
-    strategy = strategy_of(1)
+def loop_of(number, norm="batch", scaled=False, **settings):
+    """Returns the loop over steps of `number` replicas, and batches for it."""
+    strategy = strategy_of(number)
     with strategy.scope():
-        model, average, optimizer = build()
+        model, average, optimizer = build(norm)
+        if scaled:
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+            optimizer.build(model.trainable_variables)
     loop = train_step.train_loop(
         strategy,
         model,
@@ -78,16 +85,23 @@ def in_the_loop(jit_compile):
         clip_norm=1.0,
         average=average,
         average_decay=0.99,
-        jit_compile=jit_compile,
+        **settings,
     )
-    images, labels, valid = train_step.batch_spec(4, (32, 32), 1)
-    spec = {"images": images, "labels": labels, "valid": valid}
-    batches = iter(
-        tf.data.Dataset.from_tensors({k: tf.zeros(s.shape, s.dtype) for k, s in spec.items()})
-    )
+    parts = ("images", "labels", "valid")
+    specs = zip(parts, train_step.batch_spec(4, (32, 32), 1), strict=True)
+    data = tf.data.Dataset.from_tensors({key: tf.zeros(x.shape, x.dtype) for key, x in specs})
+    return loop, iter(strategy.distribute_datasets_from_function(lambda context: data))
+
+
+def in_the_loop(loop, batches):
+    """Returns the operations, by type, of a loop over steps, outside XLA."""
     graph = loop.get_concrete_function(batches, tf.constant(1)).graph.as_graph_def()
-    body = next(f for f in graph.library.function if "while_body" in f.signature.name)
-    return collections.Counter(node.op for node in body.node_def)
+    bodies = [
+        collections.Counter(node.op for node in function.node_def)
+        for function in graph.library.function
+        if "while_body" in function.signature.name
+    ]
+    return next(body for body in bodies if body["IteratorGetNext"])  # not of a batch's parts
 
 
 # Fetching and timing a batch, waiting for it, calling the program, counting and noting its figures.
@@ -99,11 +113,86 @@ LOOP = {
 
 @pytest.mark.slow
 def test_the_whole_step_of_one_device_is_in_its_program():
-    outside = in_the_loop(jit_compile=True)
+    outside = in_the_loop(*loop_of(1, jit_compile=True))
     assert set(outside) <= LOOP
     assert outside["StatefulPartitionedCall"] == 1
     assert outside.total() < 50
-    assert in_the_loop(jit_compile=False)["AssignVariableOp"] > 50  # which would be seen
+    assert in_the_loop(*loop_of(1))["AssignVariableOp"] > 50  # which would be seen
+
+
+@pytest.fixture
+def posing_as_gpus(monkeypatch):
+    """Makes TensorFlow put the sums of two CPUs into an XLA program, as it does those of GPUs.
+
+    So the program can be looked at, though it cannot run.
+    """
+    extended, all_reduce = mirrored_strategy.MirroredExtended, cross_device_utils.collective_ops
+
+    def use_merge_call(self):
+        return not control_flow_util.GraphOrParentsInXlaContext(ops.get_default_graph())
+
+    real = all_reduce.all_reduce_v2
+    hint = {"communication_hint": "auto"}  # that of CPUs is a ring, which XLA refuses
+    monkeypatch.setattr(extended, "_use_merge_call", use_merge_call)
+    monkeypatch.setattr(
+        all_reduce, "all_reduce_v2", lambda *args, **kinds: real(*args, **{**kinds, **hint})
+    )
+
+
+def all_reduces(program):
+    """Returns (sum's shape, channel, groups of replicas) of each, in the program's order."""
+    found = re.findall(r"= (\S+) all-reduce\(.*channel_id=(\d+), replica_groups=(\S+),", program)
+    assert len(found) == len(re.findall(r"\ball-reduce", program))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("norm", "settings", "number"),
+    [
+        # Twelve norms forward and backward, the weights of the loss, and the gradients.
+        ("sync_batch", {}, 2 * 12 + 2),
+        ("group", {"accumulate_steps": 2, "scaled": True}, 2),
+    ],
+)
+def test_the_whole_step_of_several_gpus_is_in_their_programs(
+    posing_as_gpus, monkeypatch, norm, settings, number
+):
+    steps, within = [], train_step._loop_within
+    monkeypatch.setattr(
+        train_step,
+        "_loop_within",
+        lambda strategy, step: steps.append(step) or within(strategy, step),
+    )
+    settings |= {"jit_compile": True, "collectives_in_xla": True}
+    loop, batches = loop_of(2, norm, **settings)
+    outside = in_the_loop(loop, batches)
+    assert set(outside) <= LOOP
+    assert outside["StatefulPartitionedCall"] == 2  # one for each replica
+    programs = []
+
+    @tf.function
+    def once(batches):
+        def step(batch):
+            program = steps[0].get_concrete_function(batch)
+            programs.append(program)
+            return program(batch)
+
+        return strategy_of(2).run(step, (next(batches),))
+
+    once.get_concrete_function(batches)
+    ours, theirs = (
+        all_reduces(
+            compiler_ir.from_concrete_function(program)(
+                stage="hlo", device_name=f"/job:localhost/replica:0/task:0/device:CPU:{replica}"
+            )
+        )
+        for replica, program in enumerate(programs)
+    )
+    assert len(ours) == number
+    assert {groups for _, _, groups in ours} == {"{{0,1}}"}
+    assert len({channel for _, channel, _ in ours}) == number
+    assert ours == theirs  # or replicas would wait for each other
 
 
 @pytest.mark.slow

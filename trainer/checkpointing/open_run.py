@@ -17,7 +17,7 @@ from trainer.distributed import arithmetic, strategies
 from trainer.errors import InputError
 from trainer.models import norms
 from trainer.storage import files
-from trainer.training import losses, optimizers
+from trainer.training import losses, optimizers, xla_trial
 
 EVALUATIONS = 10  # in a run, where --eval_every is unset
 WHOLE_BATCH = "sync_batch"
@@ -87,7 +87,7 @@ def open_run(
         norm=norm,
         precision=precision,
         precision_reason=precision_reason,
-        jit_compile=_choose_xla(job, strategy, chosen, norm_of_any),
+        **_choose_xla(job, strategy, chosen, norm_of_any, precision, manifest),
     )
 
 
@@ -185,18 +185,55 @@ def _choose_precision(
 
 
 def _choose_xla(
-    job: config.Job, strategy: tf.distribute.Strategy, chosen: dict[str, Any], norm: str
-) -> bool:
-    """Returns whether XLA compiles the step; if that is auto, as at the run's start."""
-    collective = ""
+    job: config.Job,
+    strategy: tf.distribute.Strategy,
+    chosen: dict[str, Any],
+    norm: str,
+    precision: str,
+    manifest: schema.Manifest,
+) -> dict[str, Any]:
+    """Returns what XLA compiles; if that is auto, as at the run's start.
+
+    Returns:
+        `jit_compile`: whether it compiles the step; `collectives_in_xla`: with the sums of several
+        replicas in it; `xla_trial`: the verdict of a trial of that, if there was one.
+    """
+    collective, accumulate_steps = "", job.optimization.accumulate_steps
     if strategy.num_replicas_in_sync > 1:
         collective = _collective(norm, job.optimization.loss)
+    inside = strategies.compiles_collectives(strategy)
+    if inside and norm == WHOLE_BATCH and accumulate_steps > 1:  # XLA would number some sums twice
+        inside, collective = False, f"{collective} and --accumulate_steps={accumulate_steps}"
+    trial = chosen.get("xla_trial") or {}
     jit_compile = job.device.jit_compile
-    if jit_compile == "auto" and not collective:  # it may have begun on one replica, with XLA
+    # The run may have begun on one replica, with XLA, or without it by a trial of other devices.
+    if jit_compile == "auto" and not trial and (inside or not collective):
         jit_compile = str(chosen.get("jit_compile", "auto")).lower()
-    return arithmetic.choose_xla(
-        jit_compile, strategy, deterministic=job.device.deterministic, collective=collective
+    use_xla = arithmetic.choose_xla(
+        jit_compile,
+        strategy,
+        deterministic=job.device.deterministic,
+        collective="" if inside else collective,
     )
+    inside = inside and use_xla
+    if inside and job.device.jit_compile == "auto":
+        step = xla_trial.small_step(
+            job, norm, precision, manifest.channels, manifest.num_classes, manifest.rank
+        )
+        trial = xla_trial.verdict(step, strategy, trial)
+        inside = trial["passed"]
+        use_xla = inside or not collective
+        if not inside:
+            logging.warning(
+                "XLA does not compile the sums of these devices (%s): it compiles %s.",
+                trial["reason"],
+                "what is between them" if use_xla else "nothing of the step",
+            )
+    return {
+        "jit_compile": use_xla,
+        "collectives_in_xla": inside,
+        "xla_trial": trial or None,
+    }
 
 
 def _collective(norm: str, loss: str) -> str:

@@ -507,7 +507,8 @@ class Device(Settings):
     )
     jit_compile: str = setting(
         "auto",
-        "Compiles the step with XLA; auto: on GPU and TPU, not on CPU.",
+        "Compiles the step with XLA; auto: on GPU and TPU, not on CPU; on several GPUs after "
+        "a trial of two minutes at most.",
         choices=("auto", "true", "false"),
         changes_result=False,
     )
@@ -516,9 +517,9 @@ class Device(Settings):
     )
     collectives: str = setting(
         "auto",
-        "How workers exchange sums: auto is TensorFlow's default, a ring over gRPC; nccl is "
-        "NVIDIA's library, for GPUs.",
-        choices=("auto", "nccl"),
+        "How workers exchange sums: nccl is NVIDIA's library, for GPUs; ring is TensorFlow's, over "
+        "gRPC; auto: nccl where workers have GPUs.",
+        choices=("auto", "nccl", "ring"),
         changes_result=False,
     )
     join_timeout: float = setting(

@@ -10,9 +10,9 @@ from trainer.errors import InputError
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 # Linux's name of the instruction with which bfloat16 was faster than float32 for networks of every
-# width, of images and of volumes; on a CPU without it, it took longer (docs/performance.md).
+# width, of images and of volumes; without it, it was slower (docs/performance.md).
 INSTRUCTION = "avx512_bf16"
-CPU_INFO = pathlib.Path("/proc/cpuinfo")
+CPU = pathlib.Path("/proc/cpuinfo")
 # Variables by which a user keeps oneDNN from what a CPU has, and their values that do not.
 LIMITS = {
     "TF_ENABLE_ONEDNN_OPTS": ("1", "TRUE"),
@@ -31,9 +31,9 @@ def choose_precision(
     """Returns (precision, why it is that one), `auto` being replaced by a choice.
 
     On accelerators it is bfloat16 where they multiply it in hardware: on TPUs, and on GPUs of
-    compute capability 8 and later. On CPUs it is bfloat16 where they have INSTRUCTION and oneDNN
-    may use it. Several workers must not choose differently, nor a deterministic run by the machine
-    it is on: on CPUs both take float32.
+    compute capability 8 and later; on those of 7, such as V100 and T4, float16. On CPUs it is
+    bfloat16 where they have INSTRUCTION and oneDNN may use it. Several workers must not choose
+    differently, nor a deterministic run by the machine it is on: on CPUs both take float32.
 
     Args:
         precision: a key of POLICIES, or `auto`.
@@ -50,7 +50,7 @@ def choose_precision(
     kind = strategies.device_kind(strategy)
     if precision == "auto":
         if kind != "CPU":
-            return _of_accelerator(kind, _gpu_capability() if kind == "GPU" else (0, 0))
+            return precision_of(kind, _gpu_capability() if kind == "GPU" else (0, 0))
         if strategies.worker_of(strategy)[1] > 1:
             return "float32", "the CPUs of several workers may differ"
         if deterministic:
@@ -73,7 +73,8 @@ def choose_xla(
         jit_compile: `auto`, `true` or `false`.
         strategy: the devices.
         deterministic: whether operations are.
-        collective: of several replicas in the forward pass, by the flag that asks for it.
+        collective: of several replicas in the forward pass that XLA cannot compile, by the flag
+            that asks for it.
 
     Raises:
         InputError: if XLA is asked for where it cannot be: operations are deterministic (it has no
@@ -91,9 +92,13 @@ def choose_xla(
     return wanted and not obstacle
 
 
-def has_bfloat16(kind: str, capability: tuple[int, int] = (0, 0)) -> bool:
-    """Returns whether a `GPU` of a compute capability, or a `TPU`, has bfloat16 in hardware."""
-    return kind == "TPU" or (kind == "GPU" and capability >= (8, 0))
+def precision_of(kind: str, capability: tuple[int, int] = (0, 0)) -> tuple[str, str]:
+    """Returns (precision, why) for a `TPU`, or a `GPU` of a compute capability."""
+    if kind == "TPU" or capability >= (8, 0):
+        return "bfloat16", f"this {kind} multiplies it in hardware"
+    if capability >= (7, 0):
+        return "float16", f"this {kind} multiplies it in hardware, and not bfloat16"
+    return "float32", f"this {kind} multiplies nothing shorter in hardware"
 
 
 def computes_bfloat16(rank: int) -> bool:
@@ -106,12 +111,6 @@ def computes_bfloat16(rank: int) -> bool:
     except (tf.errors.AbortedError, tf.errors.UnimplementedError):
         return False
     return True
-
-
-def _of_accelerator(kind: str, capability: tuple[int, int]) -> tuple[str, str]:
-    if has_bfloat16(kind, capability):
-        return "bfloat16", f"this {kind} multiplies it in hardware"
-    return "float32", f"this {kind} does not multiply bfloat16 in hardware"
 
 
 def _of_cpu(rank: int) -> tuple[str, str]:
@@ -129,7 +128,7 @@ def _of_cpu(rank: int) -> tuple[str, str]:
 def _instructions() -> list[str]:
     """Returns what Linux says of the first CPU; nothing elsewhere."""
     try:
-        lines = CPU_INFO.read_text().splitlines()
+        lines = CPU.read_text().splitlines()
     except OSError:
         return []
     return next((line.split() for line in lines if line.startswith("flags")), [])

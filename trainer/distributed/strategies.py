@@ -11,9 +11,12 @@ from tensorflow.python.eager import context
 from trainer.distributed import heartbeat, membership, rendezvous, required_devices, tpus, tracing
 from trainer.errors import InputError, RetryableError
 
+_Implementation = tf.distribute.experimental.CommunicationImplementation
+# Name → how workers exchange sums: without GPUs, and with them.
 COLLECTIVES = {
-    "auto": tf.distribute.experimental.CommunicationImplementation.AUTO,
-    "nccl": tf.distribute.experimental.CommunicationImplementation.NCCL,
+    "auto": (_Implementation.AUTO, _Implementation.NCCL),
+    "nccl": (_Implementation.NCCL, _Implementation.NCCL),
+    "ring": (_Implementation.RING, _Implementation.RING),
 }
 
 
@@ -130,7 +133,8 @@ def _multi_worker(timeouts: rendezvous.Timeouts, collectives: str) -> tf.distrib
             '{"cluster": {"worker": ["host:port", …]}, "task": {"type": "worker", "index": 0}}, or '
             "start the workers by python -m launch.local --workers=N -- …"
         )
-    if collectives == "nccl" and not tf.config.list_physical_devices("GPU"):
+    num_gpus = len(tf.config.list_physical_devices("GPU"))
+    if collectives == "nccl" and not num_gpus:
         raise RetryableError(
             "--collectives=nccl finds no GPU, and sums between GPUs only; drop it."
         )
@@ -141,11 +145,11 @@ def _multi_worker(timeouts: rendezvous.Timeouts, collectives: str) -> tf.distrib
         tf.train.ClusterSpec({"worker": list(members.addresses)}),
         task_type="worker",
         task_id=members.index,
-        num_accelerators={"GPU": len(tf.config.list_physical_devices("GPU"))},
+        num_accelerators={"GPU": num_gpus},
         rpc_layer="grpc",
     )
     options = tf.distribute.experimental.CommunicationOptions(
-        implementation=COLLECTIVES[collectives]
+        implementation=COLLECTIVES[collectives][num_gpus > 0]
     )
     connect_all = functools.partial(
         tf.distribute.MultiWorkerMirroredStrategy, resolver, communication_options=options
@@ -208,6 +212,22 @@ def device_kind(strategy: tf.distribute.Strategy) -> str:
     """Returns `CPU`, `GPU` or `TPU`."""
     device = strategy.extended.worker_devices[0]
     return tf.DeviceSpec.from_string(device).device_type or "CPU"
+
+
+def device_names(strategy: tf.distribute.Strategy) -> list[str]:
+    """Returns the names of this worker's devices, as NVIDIA or TensorFlow calls them."""
+    if device_kind(strategy) != "GPU":
+        return list(strategy.extended.worker_devices)
+    details = map(tf.config.experimental.get_device_details, tf.config.list_physical_devices("GPU"))
+    return [found.get("device_name", "GPU") for found in details]
+
+
+def compiles_collectives(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether TensorFlow can put the sums of several replicas into an XLA program.
+
+    It can where each replica is a GPU. On CPUs it cannot, and TPUs compile them by themselves.
+    """
+    return strategy.num_replicas_in_sync > 1 and device_kind(strategy) == "GPU"
 
 
 def device_memory(strategy: tf.distribute.Strategy) -> int | None:

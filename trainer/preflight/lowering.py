@@ -8,7 +8,7 @@ import numpy as np
 from trainer import config
 from trainer.data import demo
 from trainer.data.dataset import folds, schema
-from trainer.distributed.arithmetic import POLICIES, has_bfloat16
+from trainer.distributed.arithmetic import POLICIES, precision_of
 from trainer.models import build, channel_packing, encoders
 from trainer.preflight import arithmetic
 from trainer.preflight.accelerators import Accelerator, Gpu
@@ -98,7 +98,7 @@ def _precision(job: config.Job, accelerator: Accelerator) -> str:
     if job.device.precision != "auto":
         return job.device.precision
     capability = accelerator.capability if isinstance(accelerator, Gpu) else (0, 0)
-    return "bfloat16" if has_bfloat16(accelerator.kind, capability) else "float32"
+    return precision_of(accelerator.kind, capability)[0]
 
 
 def _size(variables: list) -> int:

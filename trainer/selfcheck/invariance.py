@@ -4,9 +4,11 @@ What runs is what trains: the stream from shards, the network, the compiled step
 of `trainer.task`, on a data folder that is hard on means (see `hard_data`).
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
+import multiprocessing
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -27,7 +29,6 @@ from trainer.evaluate.case_rows import CaseRows
 from trainer.evaluate.evaluator import Evaluator, source_of
 from trainer.evaluate.scores import Scores
 from trainer.models import build
-from trainer.predict import prefetch
 from trainer.selfcheck import hard_data
 from trainer.storage import files
 from trainer.training import losses, optimizers, train_step
@@ -142,16 +143,18 @@ class Trained:
     """What a number of replicas made of a case.
 
     Attributes:
-        model: the network after NUM_STEPS steps.
+        model: the network after NUM_STEPS steps; None of `train_alone`.
         losses: float32 [NUM_STEPS].
         gradient: of the first step, by variable; empty where the optimizer hides it.
         weights: after the last step, by variable.
+        evaluated: what `evaluate` returns of them; None where it was not asked.
     """
 
     model: keras.Model
     losses: np.ndarray
     gradient: list[np.ndarray]
     weights: list[np.ndarray]
+    evaluated: tuple[Scores, CaseRows] | None = None
 
 
 def check(settings: config.SelfCheck) -> bool:
@@ -187,31 +190,65 @@ def check(settings: config.SelfCheck) -> bool:
 def compare(strategy: tf.distribute.Strategy, jobs: Mapping[str, config.Job]) -> list[Row]:
     """Trains each job, by its case's name, on one replica and on all; returns the comparison.
 
-    Half of what a side takes is TensorFlow's time, in which Python is free for the other: a thread
-    trains one replica ahead. The precision that Keras is told is a thread's own.
+    Half of what a side takes is TensorFlow's time, in which Python is free for the other: one
+    replica is trained meanwhile.
     """
-    rows = []
-    of_data = {job.data: job for job in jobs.values()}
-    sides = {data: open_sides(strategy, job) for data, job in of_data.items()}
-    alone = (train(sides[job.data][0], job) for job in jobs.values())
-    with prefetch.reading(alone, len(jobs)) as trained_alone:
+    rows, sides = [], {job.data: open_side(strategy, job) for job in jobs.values()}
+    pool, device = _apart(strategies.device_kind(strategy), strategy.extended.worker_devices[0])
+    with pool:
+        alone = pool.submit(train_alone, jobs, device)
+        trained = {}
         for name, job in jobs.items():
-            many = train(sides[job.data][1], job)
-            one = next(trained_alone)
-            found = compare_training(one, many, job, name)
-            if name in EVALUATED:
-                prefix = f"{name}: " if name == VOLUMES else ""
-                evaluated = compare_evaluation(*sides[job.data], one, many, job)
-                found += [dataclasses.replace(row, what=prefix + row.what) for row in evaluated]
-            logging.info("%s: %s", name, verdict(found))
-            rows += found
+            trained[name] = train(sides[job.data], job)
+            logging.info("%s: trained by all replicas", name)
+        ones = alone.result()
+    for name, many in trained.items():
+        one = ones[name]
+        found = compare_training(one, many, jobs[name], name)
+        if one.evaluated is not None:
+            prefix = f"{name}: " if name == VOLUMES else ""
+            many.model.set_weights(one.weights)
+            evaluated = compare_scores(one.evaluated, evaluate(strategy, many.model, jobs[name]))
+            found += [dataclasses.replace(row, what=prefix + row.what) for row in evaluated]
+        logging.info("%s: %s", name, verdict(found))
+        rows += found
     return rows
 
 
-def open_sides(strategy: tf.distribute.Strategy, job: config.Job) -> tuple[Side, Side]:
-    """Returns the first replica alone, and all, with the batches of `job`."""
-    alone = tf.distribute.OneDeviceStrategy(strategy.extended.worker_devices[0])
-    return open_side(alone, job), open_side(strategy, job)
+def _apart(kind: str, device: str) -> tuple[concurrent.futures.Executor, str]:
+    """Returns what trains one replica meanwhile, and on which device, see `train_alone`.
+
+    For GPUs it is a process, so that none has two strategies of them. Elsewhere it is a thread: the
+    precision that Keras is told is a thread's own, and only one process can have a TPU.
+    """
+    if kind != "GPU":
+        return concurrent.futures.ThreadPoolExecutor(1), device
+    spawn = multiprocessing.get_context("spawn")
+    return concurrent.futures.ProcessPoolExecutor(1, spawn), ""
+
+
+def train_alone(jobs: Mapping[str, config.Job], device: str = "") -> dict[str, Trained]:
+    """Trains each job, by its case's name, on one device, and evaluates those of EVALUATED.
+
+    Args:
+        jobs: by name.
+        device: by its full name; empty: this process has no other strategy.
+
+    Returns:
+        What came of each, without the network, which does not go from process to process.
+    """
+    if not device:
+        tf.config.experimental.enable_tensor_float_32_execution(False)  # as in `check`
+    strategy = (
+        tf.distribute.OneDeviceStrategy(device) if device else strategies.connect("one_device")
+    )
+    sides = {job.data: open_side(strategy, job) for job in jobs.values()}
+    found = {}
+    for name, job in jobs.items():
+        one = train(sides[job.data], job)
+        scores = evaluate(strategy, one.model, job) if name in EVALUATED else None
+        found[name] = dataclasses.replace(one, model=None, evaluated=scores)
+    return found
 
 
 def open_side(strategy: tf.distribute.Strategy, job: config.Job) -> Side:
@@ -339,16 +376,6 @@ def evaluate(
     add = functools.partial(strategies.sum_over_workers, strategy)
     num_cases = manifest.splits["val"].examples
     return scores, case_rows.gather(case_rows.concatenate(kept), num_cases, add)
-
-
-def compare_evaluation(
-    alone: Side, together: Side, one: Trained, many: Trained, job: config.Job
-) -> list[Row]:
-    """Evaluates by the same weights, those of one replica, and compares the scores."""
-    many.model.set_weights(one.weights)
-    return compare_scores(
-        evaluate(alone.strategy, one.model, job), evaluate(together.strategy, many.model, job)
-    )
 
 
 def compare_scores(one: tuple[Scores, CaseRows], many: tuple[Scores, CaseRows]) -> list[Row]:

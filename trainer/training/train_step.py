@@ -31,6 +31,7 @@ def train_loop(
     average: keras.Model | None = None,
     average_decay: float = 0.0,
     jit_compile: bool = False,
+    collectives_in_xla: bool = False,
     lane_width: int = 1,
     frozen: Collection[keras.layers.Layer] = (),
     timed: bool = True,
@@ -48,8 +49,10 @@ def train_loop(
         accumulate_steps: parts in which each replica's batch is computed, to save memory.
         average: a model whose variables follow the moving average of `model`'s.
         average_decay: decay of that average, per step; less in the first steps, see `warmed_up`.
-        jit_compile: whether XLA compiles the step: on one replica all of it, on several the forward
-            and backward pass, between the collectives.
+        jit_compile: whether XLA compiles the step: all of it on one replica, and on several with
+            `collectives_in_xla`; else the forward and backward pass.
+        collectives_in_xla: whether the program of several replicas may have the collectives in it;
+            see `strategies.compiles_collectives`.
         lane_width: channels that the device computes at a time, see `channel_packing.LANE_WIDTHS`.
         frozen: layers whose weights and statistics stay, computed as in prediction.
         timed: whether to time the input; TensorFlow refuses to where operations are deterministic,
@@ -60,7 +63,10 @@ def train_loop(
         `loss/TERM` for each of several terms, `gradient_norm` and `wait_seconds`, the time for
         which a step waited for its input, each float32 [num_steps].
     """
-    compiles_all = jit_compile and strategy.num_replicas_in_sync == 1
+    several = strategy.num_replicas_in_sync > 1
+    compiles_all = jit_compile and (collectives_in_xla or not several)
+    if compiles_all and several:
+        _count_steps_on_each_replica(optimizer)
     step_of_replica = _StepOfReplica(
         model,
         optimizer,
@@ -81,6 +87,7 @@ def train_loop(
         else step_of_replica.whole
     )
     around = accumulate_steps > 1 and _meet_outside_loops(strategy, model)
+    assert not (around and jit_compile), "replicas cannot meet in the loop of an XLA program"
     step = _loop_around(strategy, step_of_replica) if around else _loop_within(strategy, whole)
 
     @tf.autograph.experimental.do_not_convert
@@ -505,6 +512,25 @@ def _sum_gradients_once(optimizer: keras.optimizers.Optimizer) -> None:
             layer._all_reduce_sum_gradients = lambda gradients_and_variables: (
                 gradients_and_variables
             )
+
+
+def _count_steps_on_each_replica(optimizer: keras.optimizers.Optimizer) -> None:
+    """Makes each replica count the optimizer's steps in its own copy, as it updates all else.
+
+    Keras lets the first replica's count be sent to the others, which a compiled step cannot.
+    """
+    count = optimizer.iterations
+
+    def assign_add(value: int) -> None:
+        tf.__internal__.distribute.interim.maybe_merge_call(
+            lambda strategy, variable: strategy.extended.update(
+                variable, lambda copy: copy.assign_add(value), group=False
+            ),
+            tf.distribute.get_strategy(),
+            count.value,
+        )
+
+    count.assign_add = assign_add
 
 
 def _follow(pairs: Iterable[tuple[keras.Variable, keras.Variable]], decay: tf.Tensor) -> None:
