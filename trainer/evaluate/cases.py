@@ -114,26 +114,26 @@ def reduced(case: Case) -> Case:
 
 
 def case_of(
-    batch: Mapping[str, tf.Tensor], found: Mapping[str, np.ndarray], row: int, dtype: str
+    batch: Mapping[str, tf.Tensor], row: int, found: Mapping[str, np.ndarray], dtype: str
 ) -> Case:
     """Returns a case of a batch.
 
     Args:
         batch: see `pipeline.evaluation_batches`.
-        found: what `eval_step.score` returned for it.
         row: of the case in the batch.
+        found: of what `eval_step.score` returned, that of the case.
         dtype: of the stored images.
     """
     height, width = batch["size"][row].numpy()
     here = np.s_[row, :height, :width]
     return Case(
         index=int(batch["case"][row]),
-        dice=mean_dice(found["counts"][row]),
+        dice=mean_dice(found["counts"]),
         image=_stored(batch["images"][here], batch["offset"][row], batch["scale"][row], dtype),
         labels=batch["labels"][here].numpy(),
         valid=batch["valid"][here].numpy(),
-        predicted=found["predicted"][here],
-        confidence=found["confidence"][here],
+        predicted=found["predicted"][:height, :width],
+        confidence=found["confidence"][:height, :width],
         spacing=(1.0, 1.0),
     )
 

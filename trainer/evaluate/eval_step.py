@@ -8,9 +8,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainer.data.input import padded_shapes
 from trainer.distributed import strategies, tracing
 from trainer.evaluate import counting
-from trainer.models import channel_packing, functional
+from trainer.models import channel_packing, functional, partial_images
 from trainer.training import losses
 
 Batch = Mapping[str, tf.Tensor]
@@ -19,11 +20,43 @@ NO_TEMPERATURE = np.ones(1, np.float32)
 
 
 def prediction_of(strategy: tf.distribute.Strategy, model: keras.Model) -> Callable[..., tf.Tensor]:
-    """Returns the prediction of a network, images → logits, as the devices compute it best."""
-    kind = strategies.device_kind(strategy)
-    return channel_packing.packed(
-        functional.prediction_model(model), channel_packing.LANE_WIDTHS[kind]
-    )
+    """Returns the prediction of a network, images → logits, as the devices compute it best.
+
+    It is a function of `channel_packing.predicting`.
+    """
+    lane_width = channel_packing.LANE_WIDTHS[strategies.device_kind(strategy)]
+    return channel_packing.predicting(functional.prediction_model(model), lane_width)
+
+
+def of_parts(network: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+    """Returns a function of images, or of (images, sizes) where they are a part of their tensor.
+
+    Args:
+        network: a function of `channel_packing.predicting`, or like it.
+
+    Returns:
+        a function of images [B, *S, C], or of them and their sizes, int32 [B, rank], at the
+        beginning of each axis, see `partial_images`.
+    """
+
+    def forward(inputs: Any, training: bool = False) -> tf.Tensor:
+        if not isinstance(inputs, tuple):
+            return network(inputs, training=training)
+        images, sizes = inputs
+        return network(images, training=training, inside=partial_images.inside(images, sizes))
+
+    return forward
+
+
+def most_shapes(strategy: tf.distribute.Strategy, networks: Sequence[keras.Model]) -> int:
+    """Returns in how many shapes images are to be predicted at most; 0: in any number.
+
+    XLA takes long to compile a shape. Networks with a layer of which it is not known that it gives
+    the same results in a larger tensor take each image in its own.
+    """
+    if strategies.device_kind(strategy) == "CPU":
+        return 0
+    return padded_shapes.MOST if all(map(partial_images.is_known, networks)) else 0
 
 
 def forward_step(
@@ -69,11 +102,13 @@ def forward_of_one_replica(model: keras.Model) -> Any:
 def score_step(
     terms: Sequence[losses.Term], class_weights: tf.Tensor, num_classes: int
 ) -> Callable[[Batch, tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
-    """Returns `score` of (batch, logits, temperatures), as a graph for each shape."""
-    return tracing.for_each_shape(
+    """Returns `score` of (batch, logits, temperatures), as a graph of all shapes."""
+    return tf.function(
         lambda batch, logits, temperatures: score(
             batch, logits, terms, class_weights, num_classes, temperatures
-        )
+        ),
+        reduce_retracing=True,
+        autograph=False,
     )
 
 

@@ -62,7 +62,8 @@ def averaging(forward: Callable[..., tf.Tensor], tta: str) -> Callable[..., tf.T
     """Returns a function whose probabilities are the mean of those of turned images.
 
     Args:
-        forward: images [B, *S, C] → logits [B, *S, K]; of two classes K may be 1.
+        forward: images [B, *S, C] → logits [B, *S, K]; of two classes K may be 1. Where `inside`,
+            bool [B, *S, 1], is given, it is turned, too.
         tta: see `turns`.
 
     Returns:
@@ -71,10 +72,16 @@ def averaging(forward: Callable[..., tf.Tensor], tta: str) -> Callable[..., tf.T
     if tta == "none":
         return forward
 
-    def averaged(images: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def averaged(images: tf.Tensor, training: bool = False, **inside: tf.Tensor) -> tf.Tensor:
         return mean_logits(
             [
-                turn.invert(forward(turn.apply(images), training=training))
+                turn.invert(
+                    forward(
+                        turn.apply(images),
+                        training=training,
+                        **{name: turn.apply(part) for name, part in inside.items()},
+                    )
+                )
                 for turn in turns(tta, axes.rank_of(images))
             ]
         )

@@ -18,7 +18,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer.models import axes, functional, norms, packed_norm
+from trainer.models import axes, functional, norms, packed_norm, partial_images
 from trainer.models.convolution import Convolution3D
 from trainer.models.instance_norm import InstanceNormalization
 from trainer.models.sync_norm import SyncBatchNormalization
@@ -117,14 +117,80 @@ def packed(
             moves = training and id(layer) not in still
             return _compute(layer, args, kwargs, lane_width, moves)
 
-        outputs = model._run_through_graph(
-            [Packed((tf.convert_to_tensor(images),))],
-            operation_fn=lambda operation: operation,
-            call_fn=call,
-        )
-        return keras.tree.map_structure(_unpack, outputs)
+        return _walk(model, images, call)
 
     return forward
+
+
+def predicting(model: keras.Model, lane_width: int = 1) -> Forward:
+    """Returns a network in prediction, `forward(images, training=False, inside=None)`.
+
+    Args:
+        model: a functional model of one input and one output.
+        lane_width: see `packed`.
+
+    Returns:
+        a function of images [B, *S, C], equal to `model` up to rounding. With `inside`, bool
+        [B, *S, 1], the images are only a part of their tensor, see `partial_images`; `training`
+        must be False.
+
+    Raises:
+        InputError: the network is not functional.
+    """
+    whole = packed(model, lane_width)
+
+    def forward(
+        images: tf.Tensor, training: bool = False, inside: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        def call(layer, *args, **kwargs):
+            return _compute_part(layer, args, kwargs, lane_width, inside)
+
+        if inside is None:
+            return whole(images, training=training)
+        assert not training
+        return _walk(model, images, call)
+
+    return forward
+
+
+def _walk(model: keras.Model, images: tf.Tensor, call: Callable[..., Any]) -> Any:
+    """Returns a network's outputs, each of its layers computed by `call`."""
+    outputs = model._run_through_graph(
+        [Packed((tf.convert_to_tensor(images),))],
+        operation_fn=lambda operation: operation,
+        call_fn=call,
+    )
+    return keras.tree.map_structure(_unpack, outputs)
+
+
+def _compute_part(layer, args, kwargs, lane_width, inside):
+    """Computes a layer of images that are a part of their tensor, see `partial_images`."""
+
+    def zeroed(value):
+        return _zeroed(value, inside) if isinstance(value, Packed) else value
+
+    if rule := partial_images.RULES.get(type(layer)):
+        x = _unpack(args[0])
+        with tf.name_scope(layer.name):
+            there = partial_images.at_resolution(inside, x.shape[1:-1])
+            return Packed((rule(layer, x, there),))
+    if partial_images.must_be_zero(layer):
+        args = keras.tree.map_structure(zeroed, args)
+    return _compute(layer, args, kwargs, lane_width, False)
+
+
+def _zeroed(value: Packed, inside: tf.Tensor) -> Packed:
+    """Returns features that are zero beyond the images."""
+    *sizes, width = value.parts[0].shape[1:-1]
+    group = value.group
+    there = partial_images.at_resolution(inside, (*sizes, width * group))
+    there = tf.reshape(there, (-1, *sizes, width, group))
+    parts = []
+    for part in value.parts:
+        channels = part.shape[-1] // group  # of a pixel; of one pixel a place, they are broadcast
+        of_channels = tf.repeat(there, channels, axis=-1) if group > 1 else there
+        parts.append(tf.where(of_channels, part, 0))
+    return Packed(tuple(parts), group)
 
 
 def _compute(layer, args, kwargs, lane_width, training):

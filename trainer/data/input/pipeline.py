@@ -17,15 +17,15 @@ fresh run is the case s = 0.
 import collections
 import ctypes
 import functools
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from trainer.data.dataset import schema, shard_cache, volume_examples
 from trainer.data.input import augment as augmentation
-from trainer.data.input import balancing, foreground, normalization, volume_augment
+from trainer.data.input import balancing, foreground, normalization, padded_shapes, volume_augment
 from trainer.errors import InputError
 
 MAX_STREAMS = 16
@@ -33,7 +33,6 @@ READERS = 4  # streams read at the same time
 DECODERS = os.cpu_count() or 1  # examples decoded and augmented at the same time
 SHUFFLED_BYTES = 2**30  # of encoded volumes in the blocks of all streams
 HELD_BYTES = 2**28  # of encoded examples that wait for others of their shape
-PADDED_SIDE = 64  # evaluation pads sides to multiples of it, so that few shapes occur
 
 
 # Training -----------------------------------------------------------------------------------------
@@ -473,6 +472,7 @@ def evaluation_batches(
     batch_size: int,
     normalize: str,
     tile: int,
+    shapes: Sequence[padded_shapes.Shape] = (),
     worker: int = 0,
     num_workers: int = 1,
     cache: shard_cache.ShardCache | None = None,
@@ -480,9 +480,10 @@ def evaluation_batches(
     """Returns a split's whole images, each once, in batches of one padded shape.
 
     Images are mirrored at the bottom and the right to sides that are multiples of `stride` and of
-    PADDED_SIDE. They wait, encoded, until a batch of their shape is full. Where HELD_BYTES are too
-    few for as many as may wait, the split is read in parts. A shape's last batch, of the split or
-    the part, is filled up with examples that count for nothing.
+    PADDED_SIDE, and beyond that padded with zeros to the smallest of some `shapes`. They wait,
+    encoded, until a batch of their shape is full. Where HELD_BYTES are too few for as many as may
+    wait, the split is read in parts. A shape's last batch, of the split or the part, is filled up
+    with examples that count for nothing.
 
     Args:
         data_dir: the data folder, local or gs://.
@@ -492,6 +493,7 @@ def evaluation_batches(
         batch_size: b.
         normalize: a key of `normalization.NORMALIZATIONS`; figures are the training split's.
         tile: images with a longer padded side come alone (b = 1), to be cut into tiles.
+        shapes: H and W of each that images are padded to where one covers them.
         worker: index of this worker, which reads the shards k with k mod num_workers = worker.
         num_workers: number of workers.
         cache: of the shards, on this machine.
@@ -502,20 +504,18 @@ def evaluation_batches(
         the true height and width, and offset and scale float32 [b, C], by which the image was
         normalised.
     """
-    multiple = padded_to(stride)
     example = functools.partial(
-        _whole_example, manifest=manifest, normalize=normalize, multiple=multiple
+        _whole_example, manifest=manifest, normalize=normalize, stride=stride, shapes=shapes
+    )
+    by_shape = functools.partial(
+        _by_shape, example=example, stride=stride, batch_size=batch_size, tile=tile, shapes=shapes
     )
     data = _numbered_cases(data_dir, manifest, split, worker, num_workers, cache)
-    part = examples_in_part(manifest.splits[split], stride, batch_size, tile)
+    part = examples_in_part(manifest.splits[split], stride, batch_size, tile, shapes)
     if part == manifest.splits[split].examples:
-        data = _by_shape(data, example, multiple, batch_size, tile)
+        data = by_shape(data)
     else:
-        data = data.window(part).flat_map(
-            lambda *parts: _by_shape(
-                tf.data.Dataset.zip(parts), example, multiple, batch_size, tile
-            )
-        )
+        data = data.window(part).flat_map(lambda *parts: by_shape(tf.data.Dataset.zip(parts)))
     return data.prefetch(1).with_options(_options())
 
 
@@ -585,17 +585,20 @@ def _whole_example(
     *,
     manifest: schema.Manifest,
     normalize: str,
-    multiple: int,
+    stride: int,
+    shapes: Sequence[padded_shapes.Shape],
 ) -> dict[str, tf.Tensor]:
     """Returns an example of an evaluation, whole and padded; see `evaluation_batches`."""
     train = manifest.splits["train"]
     decoded = schema.decode(serialized, manifest)
     image = tf.cast(decoded["image"], tf.float32)
     figures = normalization.NORMALIZATIONS[normalize](decoded["image"], train.mean, train.std)
-    image = pad(normalization.rescale(image, *figures), multiple)
+    image = normalization.rescale(image, *figures)
+    image = padded_shapes.mirrored(image, padded_shapes.padded_to(stride))
+    shape = padded_shapes.covering(shapes, tf.shape(image)[:2])
+    image = _pad(image, tf.concat([shape, [manifest.channels]], axis=0))
     size = tf.shape(decoded["mask"])
-    beyond = tf.stack([tf.zeros_like(size), tf.shape(image)[:2] - size], axis=1)
-    mask = tf.pad(decoded["mask"], beyond, constant_values=schema.IGNORE)
+    mask = _pad(decoded["mask"], shape, schema.IGNORE)
     offset, scale = (tf.reshape(figure, [manifest.channels]) for figure in figures)
     return {
         "images": image,
@@ -610,15 +613,16 @@ def _whole_example(
 def _by_shape(
     data: tf.data.Dataset,
     example: Callable[..., dict[str, tf.Tensor]],
-    multiple: int,
+    stride: int,
     batch_size: int,
     tile: int,
+    shapes: Sequence[padded_shapes.Shape],
 ) -> tf.data.Dataset:
     """Returns (case, serialized example) in filled-up batches of one padded shape."""
 
     def padded_shape(case: tf.Tensor, serialized: tf.Tensor) -> tf.Tensor:
-        size = schema.decode_size(serialized)
-        height, width = (-(-side // multiple) * multiple for side in size)
+        own = padded_shapes.own(tf.stack(schema.decode_size(serialized)), stride)
+        height, width = tf.unstack(tf.cast(padded_shapes.covering(shapes, own), tf.int64))
         return height * _SHAPE_BASE + width
 
     def size_of_batch(shape: tf.Tensor) -> tf.Tensor:
@@ -633,7 +637,13 @@ def _by_shape(
     return data.group_by_window(padded_shape, full_batch, window_size_func=size_of_batch)
 
 
-def examples_waiting(split: schema.Split, stride: int, batch_size: int, tile: int) -> int:
+def examples_waiting(
+    split: schema.Split,
+    stride: int,
+    batch_size: int,
+    tile: int,
+    shapes: Sequence[padded_shapes.Shape] = (),
+) -> int:
     """Returns how many examples of a split may wait at once until a batch of their shape is full.
 
     Args:
@@ -641,47 +651,56 @@ def examples_waiting(split: schema.Split, stride: int, batch_size: int, tile: in
         stride: see `evaluation_batches`, as the others.
         batch_size: b.
         tile: side from which on images come alone.
+        shapes: that images are padded to.
     """
-    multiple = padded_to(stride)
-    counts: collections.Counter[tuple[int, ...]] = collections.Counter()
-    for *sides, count in split.sizes:
-        counts[tuple(-(-side // multiple) * multiple for side in sides)] += count
+    sizes = np.array(split.sizes)
+    padded = padded_shapes.covering(shapes, padded_shapes.own(sizes[:, :-1], stride)).numpy()
+    counts: collections.Counter[padded_shapes.Shape] = collections.Counter()
+    for shape, count in zip(map(tuple, padded.tolist()), sizes[:, -1].tolist(), strict=True):
+        counts[shape] += count
     return sum(min(n, batch_size - 1) for shape, n in counts.items() if max(shape) <= tile)
 
 
-def examples_in_part(split: schema.Split, stride: int, batch_size: int, tile: int) -> int:
+def examples_in_part(
+    split: schema.Split,
+    stride: int,
+    batch_size: int,
+    tile: int,
+    shapes: Sequence[padded_shapes.Shape] = (),
+) -> int:
     """Returns in parts of how many examples a split is evaluated; all, where the waiting ones fit.
 
     Arguments are those of `examples_waiting`.
     """
     bytes_of_one = sum(shard.bytes for shard in split.shards) // split.examples + 1
     most = max(batch_size, HELD_BYTES // bytes_of_one)
-    waiting = examples_waiting(split, stride, batch_size, tile)
+    waiting = examples_waiting(split, stride, batch_size, tile, shapes)
     return split.examples if waiting <= most else most
 
 
-def examples_read_ahead(split: schema.Split, stride: int, batch_size: int, tile: int) -> int:
+def examples_read_ahead(
+    split: schema.Split,
+    stride: int,
+    batch_size: int,
+    tile: int,
+    shapes: Sequence[padded_shapes.Shape] = (),
+) -> int:
     """Returns how many examples may have been read after the last one that has been evaluated.
 
     Arguments are those of `examples_waiting`.
     """
-    part = examples_in_part(split, stride, batch_size, tile)
-    waiting = examples_waiting(split, stride, batch_size, tile)
+    part = examples_in_part(split, stride, batch_size, tile, shapes)
+    waiting = examples_waiting(split, stride, batch_size, tile, shapes)
     # One batch is prefetched, one is being made, and one was not evaluated to its end.
     return 3 * batch_size + (waiting if part == split.examples else part)
 
 
-def padded_to(stride: int) -> int:
-    """Returns what the sides of evaluated images are multiples of, for a model's stride."""
-    return math.lcm(PADDED_SIDE, stride)
-
-
-def pad(image: tf.Tensor, multiple: int) -> tf.Tensor:
-    """Mirrors an image [H, W, C] at the bottom and the right, up to multiples of a number."""
-    height, width = tf.unstack(tf.shape(image)[:2])
-    rows = augmentation.mirror(tf.range(-(-height // multiple) * multiple), height)
-    columns = augmentation.mirror(tf.range(-(-width // multiple) * multiple), width)
-    return tf.gather(tf.gather(image, rows), columns, axis=1)
+def _pad(values: tf.Tensor, shape: tf.Tensor, value: int = 0) -> tf.Tensor:
+    """Pads the end of each axis, up to a shape."""
+    missing = shape - tf.shape(values)
+    return tf.pad(
+        values, tf.stack([tf.zeros_like(missing), missing], axis=1), constant_values=value
+    )
 
 
 _SHAPE_BASE = 2**31  # a shape as one number: H · _SHAPE_BASE + W
