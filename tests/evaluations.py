@@ -43,6 +43,7 @@ def evaluator_of(
     normalize="image",
     tta="none",
     kept=components.ALL,
+    most_shapes=0,
 ):
     strategy = strategy_of(replicas)
     job = config.Job(data=config.Data(normalize=normalize), model=config.Model(depth=2))
@@ -50,7 +51,7 @@ def evaluator_of(
         strategy,
         eval_step.prediction_of(strategy, model),
         *data,
-        source_of(job, strategy, *data, batch_size=batch_size, tile=tile),
+        source_of(job, strategy, *data, batch_size=batch_size, tile=tile, most_shapes=most_shapes),
         terms=losses.LOSSES["ce_dice"],
         class_weights=tf.ones(3),
         tta=tta,

@@ -336,6 +336,7 @@ def build_evaluator(session: Session, state: TrainState, manifest: schema.Manife
         manifest,
         batch_size=job.run.eval_batch_size or job.data.batch_size,
         tile=job.run.tile,
+        most_shapes=eval_step.most_shapes(session.strategy, [state.evaluated]),
         cache=session.cache,
     )
     return Evaluator(

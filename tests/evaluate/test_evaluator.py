@@ -64,8 +64,10 @@ def test_logits_of_tiles_equal_those_of_the_whole_image(tmp_path):
         model = models.build_unet((None, None, 1), 4, depth=2)
     whole, tiled = (evaluator_of(data, model, tile=tile) for tile in (1024, 96))
     image = np.random.default_rng(0).normal(size=(1, 320, 256, 1)).astype(np.float32)
+    size = tf.constant([[320, 256]])
     expected, found = (
-        one._source._logits(tf.constant(image), one._forward).numpy() for one in (whole, tiled)
+        one._source._logits(tf.constant(image), size, one._forward).numpy()
+        for one in (whole, tiled)
     )
     assert np.ptp(expected) > 0.1
     rounding.assert_close(found, expected, rounding.operations_of(model))
@@ -81,6 +83,65 @@ def test_counts_of_tiles_equal_those_of_the_whole_image(tmp_path):
     )
     np.testing.assert_array_equal(tiled.counts, whole.counts)
     assert whole.counts.sum() > 300 * 200
+
+
+# Padded to multiples of 64 they have five shapes; two more are longer than a tile of 192.
+MANY = [(40, 33), (64, 90), (100, 50), (120, 120), (33, 180)]
+LONG = [(200, 50), (250, 170)]
+
+
+@pytest.fixture(scope="module")
+def many_shapes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("many")
+    sizes = {"train": [(8, 8)], "val": [*MANY, *LONG, *MANY]}
+    return str(folder), write_data(folder, sizes, num_classes=3)
+
+
+def traced_network(replicas):
+    """Returns a network of neighbourhoods, and the shapes that it is traced with."""
+    keras.utils.set_random_seed(0)
+    shapes = []
+
+    def note(outputs):
+        shapes.append(tuple(outputs.shape))
+        return outputs
+
+    with strategy_of(replicas).scope():
+        network = models.build_unet((None, None, 1), 4, 3, depth=1, norm="instance")
+        model = keras.Model(network.input, keras.layers.Lambda(note)(network.output))
+    shapes.clear()  # of building it
+    return model, shapes
+
+
+@pytest.mark.parametrize(
+    ("replicas", "most_shapes", "options"),
+    [
+        (1, 2, {"batch_size": 4}),
+        pytest.param(2, 2, {"batch_size": 4}, marks=pytest.mark.slow),
+        pytest.param(1, 2, {"batch_size": 1, "tta": "d4"}, marks=pytest.mark.slow),
+        pytest.param(1, 1, {"batch_size": 3, "tile": 192}, marks=pytest.mark.slow),
+    ],
+)
+def test_a_few_shapes_serve_images_of_all_and_change_no_score(
+    many_shapes, replicas, most_shapes, options
+):
+    model, shapes = traced_network(replicas)
+    expected = evaluate(evaluator_of(many_shapes, model, replicas=replicas, **options), "val")
+    assert len(set(shapes)) >= 7
+    shapes.clear()
+    few = evaluator_of(many_shapes, model, replicas=replicas, most_shapes=most_shapes, **options)
+    found = evaluate(few, "val")
+    # Four turns exchange rows and columns. With tiles, there is a shape for them, too.
+    assert len({tuple(sorted(shape)) for shape in shapes}) == 2
+    assert few._score.experimental_get_tracing_count() <= 3
+    np.testing.assert_array_equal(found.counts[..., 0], expected.counts[..., 0])
+    operations = rounding.operations_of(model) + 256 * 256
+    apart = rounding.tolerance(operations, magnitude=256 * 256) / 256  # of sums of so many pixels
+    np.testing.assert_allclose(found.soft, expected.soft, rtol=0, atol=apart)
+    assert found.summary["loss"] == pytest.approx(expected.summary["loss"], rel=1e-5)
+    shapes.clear()
+    evaluate(few, "val")
+    assert not shapes
 
 
 def test_tiles_that_are_all_halo_are_refused_before_anything_is_computed(tmp_path):

@@ -9,7 +9,7 @@ from tests import rounding, runs
 from tests.devices import strategy_of
 from trainer import models
 from trainer.data.formats import reading, regions
-from trainer.data.input import normalization, pipeline
+from trainer.data.input import normalization, padded_shapes
 from trainer.errors import InputError
 from trainer.evaluate import ensemble, sliding_window
 from trainer.predict import masks, predictor
@@ -35,7 +35,7 @@ def directly(networks, image):
     """What the network says of the whole image, as evaluation pads and normalises it."""
     member = networks.members[0]
     values = normalization.normalize(image, member.normalize, member.mean, member.std)
-    padded = pipeline.pad(values, pipeline.PADDED_SIDE)[tf.newaxis]
+    padded = padded_shapes.mirrored(values, padded_shapes.PADDED_SIDE)[tf.newaxis]
     found = ensemble.probabilities(member.model(padded, training=False))
     return found[0, : image.shape[0], : image.shape[1]].numpy()
 
@@ -165,6 +165,26 @@ def test_images_of_many_sizes_come_whole_and_in_order(loaded):
     assert tops == {n: height for n, (height, _) in enumerate(sizes)}
 
 
+def test_tiles_of_many_shapes_share_some_and_have_the_same_probabilities(run_dir, loaded):
+    few = predictor.Predictor([run_dir], strategy_of(1), tile=192, most_shapes=1)
+    forward, programs = few._forward, set()
+
+    def noting(inputs):
+        programs.add((*(tuple(part.shape[1:]) for part in inputs),))
+        return forward(inputs)
+
+    few._forward = noting
+    for height, width in [(40, 33), (70, 33), (130, 140), (40, 180), (250, 100)]:
+        image = picture(height, width)
+        found = few.probabilities(image)
+        np.testing.assert_allclose(found, loaded.probabilities(image), atol=runs.CLOSE)
+    of_shared = [(64, 64), (128, 64), (192, 192), (64, 192), (192, 128)]
+    assert programs == {
+        ((64, 64, 3), (2, 3)),
+        *(((*shape, 3), (2, 3), (2,)) for shape in of_shared[1:]),
+    }
+
+
 @pytest.mark.slow
 def test_an_image_that_fails_half_way_leaves_the_others_alone(run_dir):
     tiled = predictor.Predictor([run_dir], strategy_of(1), tile=112)
@@ -188,7 +208,7 @@ def test_an_image_that_fails_half_way_leaves_the_others_alone(run_dir):
 
 
 def test_the_mirror_is_that_of_evaluation():
-    padded = pipeline.pad(tf.range(5)[:, tf.newaxis, tf.newaxis], 64)[:, 0, 0]
+    padded = padded_shapes.mirrored(tf.range(5)[:, tf.newaxis, tf.newaxis], 64)[:, 0, 0]
     np.testing.assert_array_equal(sliding_window.mirror(np.arange(64), 5), padded)
     assert sliding_window.mirror(np.arange(3), 1).tolist() == [0, 0, 0]
 

@@ -1,4 +1,4 @@
-"""Graphs of which each shape of the input has its own."""
+"""Graphs of which each shape of the input has its own, and graphs of all shapes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,3 +18,12 @@ def for_each_shape(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     traced = tf.function(function, autograph=False)
     return lambda *args: traced.get_concrete_function(*args)(*args)
+
+
+def for_all_shapes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function that is traced a few times, whatever the shapes of its tensors.
+
+    Args:
+        function: of tensors, or structures of them.
+    """
+    return tf.function(function, reduce_retracing=True, autograph=False)

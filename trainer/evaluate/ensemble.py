@@ -15,6 +15,7 @@ from trainer.config import network_levels
 from trainer.data.input import normalization
 from trainer.errors import InputError
 from trainer.evaluate import calibration, components, sliding_window, symmetries
+from trainer.models import channel_packing, partial_images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,21 +42,26 @@ class Member:
     temperature: float | None
     tta: str
 
-    def logits(self, normalised: tf.Tensor, training: bool) -> tf.Tensor:
+    def logits(self, normalised: tf.Tensor, training: bool, **inside: tf.Tensor) -> tf.Tensor:
         """Returns calibrated logits, which stand for the mean over turned images.
 
         Args:
             normalised: float32 [B, *S, C].
             training: False.
+            inside: bool [B, *S, 1], if images are a part of them, see `partial_images`.
 
         Returns:
             float32 [B, *S, K]; of two classes K is 1.
         """
-        logits = symmetries.averaging(self._of_one_turn, self.tta)(normalised, training=training)
+        averaged = symmetries.averaging(self._of_one_turn, self.tta)
+        logits = averaged(normalised, training=training, **inside)
         return logits if self.temperature is None else logits / self.temperature
 
-    def _of_one_turn(self, normalised: tf.Tensor, training: bool = False) -> tf.Tensor:
-        return tf.cast(self.model(normalised, training=training), tf.float32)
+    def _of_one_turn(
+        self, normalised: tf.Tensor, training: bool = False, **inside: tf.Tensor
+    ) -> tf.Tensor:
+        network = channel_packing.predicting(self.model)
+        return tf.cast(network(normalised, training=training, **inside), tf.float32)
 
 
 class Ensemble:
@@ -137,31 +143,39 @@ class Ensemble:
 
         Args:
             inputs: images, `dtype` [B, H, W, C], H and W multiples of `stride`, and the whole
-                images' mean and standard deviation, float32 [B, 2, C].
+                images' mean and standard deviation, float32 [B, 2, C]; and sizes of the images,
+                int32 [B, 2], if they are a part of their tensor, see `partial_images`.
             training: False.
 
         Returns:
             float32 [B, H, W, K]; of two classes only the second's, K = 1.
         """
-        images, statistics = inputs
+        images, statistics, *sizes = inputs
+        inside = {"inside": partial_images.inside(images, *sizes)} if sizes else {}
         parts = [
-            probabilities(member.logits(_normalised(member, images, statistics), training))
+            probabilities(
+                member.logits(_normalised(member, images, statistics), training, **inside)
+            )
             for member in self.members
         ]
         return tf.add_n(parts) / len(parts) if len(parts) > 1 else parts[0]
 
-    def logits(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def logits(self, inputs: tf.Tensor, training: bool = False, **inside: tf.Tensor) -> tf.Tensor:
         """Returns logits, which stand for the mean of the probabilities if there are several.
 
         Args:
             inputs: windows of prepared volumes, or images that are normalised by `normalize`,
                 float32 [B, *S, C]; all members must then be normalised by the same kind.
             training: False.
+            inside: see `Member.logits`.
 
         Returns:
             float32 [B, *S, K]; of two classes K is 1.
         """
-        parts = [member.logits(self._prepared(member, inputs), training) for member in self.members]
+        parts = [
+            member.logits(self._prepared(member, inputs), training, **inside)
+            for member in self.members
+        ]
         return symmetries.mean_logits(parts) if len(parts) > 1 else parts[0]
 
     def _prepared(self, member: Member, inputs: tf.Tensor) -> tf.Tensor:

@@ -56,7 +56,8 @@ def most_shapes(strategy: tf.distribute.Strategy, networks: Sequence[keras.Model
     """
     if strategies.device_kind(strategy) == "CPU":
         return 0
-    return padded_shapes.MOST if all(map(partial_images.is_known, networks)) else 0
+    predicting = map(functional.prediction_model, networks)
+    return padded_shapes.MOST if all(map(partial_images.is_known, predicting)) else 0
 
 
 def forward_step(
@@ -86,11 +87,7 @@ def forward_step(
         with tf.device(gather_on):
             return tf.concat(parts, 0)
 
-    traced = (
-        tf.function(step, reduce_retracing=True, autograph=False)
-        if trace_once
-        else tracing.for_each_shape(step)
-    )
+    traced = (tracing.for_all_shapes if trace_once else tracing.for_each_shape)(step)
     return lambda images: traced(_split_over_replicas(strategy, images))
 
 
@@ -103,12 +100,10 @@ def score_step(
     terms: Sequence[losses.Term], class_weights: tf.Tensor, num_classes: int
 ) -> Callable[[Batch, tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
     """Returns `score` of (batch, logits, temperatures), as a graph of all shapes."""
-    return tf.function(
+    return tracing.for_all_shapes(
         lambda batch, logits, temperatures: score(
             batch, logits, terms, class_weights, num_classes, temperatures
-        ),
-        reduce_retracing=True,
-        autograph=False,
+        )
     )
 
 

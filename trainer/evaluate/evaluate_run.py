@@ -68,6 +68,7 @@ class Loaded:
         job: settings by which images come.
         network: images float32 [B, *S, C] → logits [B, *S, K]; of folds calibrated, and the mean
             over turned images.
+        most_shapes: in which images are to be predicted, see `eval_step.most_shapes`.
         temperatures: by which it divides the logits of folds; None if it does not.
     """
 
@@ -75,6 +76,7 @@ class Loaded:
     weights: list[str]
     job: config.Job
     network: Callable[..., tf.Tensor]
+    most_shapes: int
     temperatures: list[float] | None = None
 
 
@@ -298,6 +300,7 @@ def _load(
             *data,
             batch_size=settings.batch_size,
             tile=settings.tile,
+            most_shapes=loaded.most_shapes,
             cache=cache,
         ),
         terms=losses.LOSSES[job.optimization.loss],
@@ -317,7 +320,9 @@ def _network(settings: config.Evaluate, one: Evaluated, strategy: tf.distribute.
         if not one.is_ensemble:
             model, step = best_weights.best_model(one.run_dir, one.run)
             digest = best_weights.weights_digest(model)
-            return Loaded([step], [digest], one.job, eval_step.prediction_of(strategy, model))
+            network = eval_step.prediction_of(strategy, model)
+            most_shapes = eval_step.most_shapes(strategy, [model])
+            return Loaded([step], [digest], one.job, network, most_shapes)
         is_calibrated = settings.calibration == "apply"
         networks = ensemble.Ensemble([one.run_dir], settings.tta, calibrated=is_calibrated)
     weights = [member.weights for member in networks.members]
@@ -327,5 +332,6 @@ def _network(settings: config.Evaluate, one: Evaluated, strategy: tf.distribute.
         [member["sha256"] for member in weights],
         dataclasses.replace(one.job, data=data),
         networks.logits,
+        eval_step.most_shapes(strategy, [member.model for member in networks.members]),
         networks.temperatures,
     )

@@ -76,7 +76,7 @@ class Evaluator:
         Args:
             strategy: the devices.
             network: that is evaluated: images float32 [B, *S, C] → logits [B, *S, K], see
-                `eval_step.prediction_of`.
+                `eval_step.prediction_of`; with `inside`, bool [B, *S, 1], of a part of them.
             data_dir: the data folder.
             manifest: of that folder.
             source: of its cases, see `source_of`.
@@ -92,7 +92,7 @@ class Evaluator:
         self._terms, self._class_weights = terms, class_weights
         self._elements: dict[str, tf.data.Dataset] = {}  # of each split, once it was asked for
         self._score = eval_step.score_step(terms, class_weights, manifest.num_classes)
-        self._slopes = tracing.for_each_shape(
+        self._slopes = tracing.for_all_shapes(
             lambda batch, logits: counting.loss_slopes(batch["labels"], logits, batch["valid"])
         )
         # On a CPU, XLA takes longer to compile a new size of images than it saves; on a TPU the
@@ -100,7 +100,7 @@ class Evaluator:
         kind = strategies.device_kind(strategy)
         self._forward = eval_step.forward_step(
             strategy,
-            symmetries.averaging(network, tta),
+            eval_step.of_parts(symmetries.averaging(network, tta)),
             jit_compile=kind == "GPU",
             gather_on="CPU:0" if kind == "TPU" else None,
         )
@@ -291,6 +291,7 @@ def source_of(
     *,
     batch_size: int,
     tile: int,
+    most_shapes: int = 0,
     cache: shard_cache.ShardCache | None = None,
 ) -> Source:
     """Returns the cases of a data folder, as a run's network takes them.
@@ -302,6 +303,7 @@ def source_of(
         manifest: of that folder.
         batch_size: images, or windows of volumes, that are predicted at once.
         tile: side above which images are cut into tiles of this side.
+        most_shapes: in which images are predicted, see `eval_step.most_shapes`.
         cache: of the shards, on this machine.
 
     Raises:
@@ -324,6 +326,7 @@ def source_of(
         tile=tile,
         batch_size=batch_size,
         tiles_at_once=replicas,
+        most_shapes=most_shapes,
         cache=cache,
     )
 

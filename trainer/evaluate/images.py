@@ -1,6 +1,7 @@
 """Images in an evaluation: in batches of one shape, tile by tile where they are too large."""
 
 import collections
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -42,8 +43,8 @@ class TiledImages:
             tile: side above which images are cut into tiles of this side.
             batch_size: images that are predicted at once.
             tiles_at_once: tiles that are predicted at once.
-            most_shapes: in which the images of a split are predicted, and as many in which tiles
-                are; 0: each in its own shape.
+            most_shapes: in which the images of a split are predicted, and as many in which its
+                tiles are; 0: each in its own shape.
             cache: of the shards, on this machine.
         """
         self._data_dir, self._manifest, self._cache = data_dir, manifest, cache
@@ -101,18 +102,83 @@ class TiledImages:
             forward: of `eval_step.of_parts`: images float32 [B, H, W, C] → logits [B, H, W, K].
             score: see `eval_step.score`.
         """
-        logits = self._logits(batch["images"], self._own_shapes(batch), forward)
+        sizes = padded_shapes.own(batch["size"], self._stride)
+        logits = self._logits(batch["images"], sizes, forward)
         rows_of: dict[tuple[int, ...], list[int]] = collections.defaultdict(list)
-        for row, (index, shape) in enumerate(
-            zip(batch["case"].numpy(), self._own_shapes(batch).tolist(), strict=True)
-        ):
-            if index >= 0:
+        for row, shape in enumerate(sizes.numpy().tolist()):
+            if batch["case"][row] >= 0:
                 rows_of[tuple(shape)].append(row)
-        totals: collections.Counter[str] = collections.Counter()
-        found_cases = []
-        for (height, width), rows in rows_of.items():
-            truth = {key: tf.gather(batch[key], rows)[:, :height, :width] for key in TRUTH}
-            result = score(truth, tf.gather(logits, rows)[:, :height, :width])
-            found = {key: value.numpy() for key, value in result.items()}
-            ...
-        return cases.Scored(totals, found_cases)
+        totals: dict[str, np.ndarray] = {}
+        found = []
+        for shape, rows in rows_of.items():
+            truth = {key: _part(batch[key], rows, shape) for key in ("labels", "valid")}
+            result = {
+                key: value.numpy()
+                for key, value in score(truth, _part(logits, rows, shape)).items()
+            }
+            for key, value in result.items():
+                if key not in eval_step.OF_CASE:
+                    totals[key] = totals[key] + value if key in totals else value
+            for place, row in enumerate(rows):
+                of_case = {key: result[key][place] for key in eval_step.OF_CASE}
+                case = cases.case_of(batch, row, of_case, self._manifest.dtype)
+                found.append((case, of_case["counts"], of_case["soft"]))
+        return cases.Scored(totals, found)
+
+    def _choose_shapes(self, split: str) -> None:
+        """Chooses in which shapes the images of a split, and tiles of them, are predicted."""
+        sizes = np.array(self._manifest.splits[split].sizes)
+        own, counts = padded_shapes.own(sizes[:, :-1], self._stride), sizes[:, -1]
+        fits = own.max(axis=1) <= self._tile
+        whole, tiles = own[fits], np.minimum(own[~fits], self._tile)
+        most = self._most_shapes
+        self._of_images[split] = padded_shapes.few(whole, counts[fits], self._batch_size, most)
+        self._of_tiles[split] = padded_shapes.few(tiles, counts[~fits], self._tiles_at_once, most)
+
+    def _logits(
+        self, images: tf.Tensor, sizes: tf.Tensor, forward: Callable[[Any], tf.Tensor]
+    ) -> tf.Tensor:
+        """Returns the logits of a batch, tile by tile where its images are too large.
+
+        Args:
+            images: float32 [B, H, W, C].
+            sizes: int32 [B, 2], own shapes of the images, in which they have their results.
+            forward: see `score`.
+        """
+        shape = tuple(images.shape[1:3])
+        if max(shape) <= self._tile:
+            is_shared = any(shape in shapes for shapes in self._of_images.values())
+            return forward((images, sizes)) if is_shared else forward(images)
+        whole = [
+            sliding_window.predict_tiled(
+                image.numpy(),
+                functools.partial(self._logits_of_tiles, forward),
+                tile=(self._tile, self._tile),
+                halo=self._halo,
+                stride=self._strides,
+                batch_size=self._tiles_at_once,
+            )
+            for image in images
+        ]
+        return tf.constant(np.stack(whole))
+
+    def _logits_of_tiles(
+        self, forward: Callable[[Any], tf.Tensor], tiles: np.ndarray
+    ) -> np.ndarray:
+        """Returns the logits of tiles, float32 [B, h, w, C], which are predicted in few shapes."""
+        count, height, width, _ = tiles.shape
+        shapes = [shape for of_split in self._of_tiles.values() for shape in of_split]
+        if not shapes:
+            return forward(tf.constant(tiles)).numpy()
+        shape = padded_shapes.covering(shapes, (height, width)).numpy()
+        beyond = [(0, 0), (0, shape[0] - height), (0, shape[1] - width), (0, 0)]
+        sizes = tf.tile(tf.constant([[height, width]]), (count, 1))
+        return forward((tf.constant(np.pad(tiles, beyond)), sizes)).numpy()[:, :height, :width]
+
+
+def _part(values: tf.Tensor, rows: Sequence[int], shape: Sequence[int]) -> tf.Tensor:
+    """Returns some rows of [B, H, W, …], in a shape of their own; no copy of what is all of it."""
+    height, width = shape
+    if [len(rows), height, width] == values.shape[:3].as_list():
+        return values
+    return tf.gather(values, rows)[:, :height, :width]

@@ -16,7 +16,7 @@ from trainer.checkpointing import best_weights, run_metadata
 from trainer.data import demo
 from trainer.data.dataset import folds, schema
 from trainer.data.dataset.volume_examples import Volumes
-from trainer.data.input import normalization, pipeline
+from trainer.data.input import normalization, padded_shapes
 from trainer.errors import InputError
 from trainer.evaluate import calibration, components, sliding_window
 from trainer.export import lite, model_card, onnx_model, output_folder, serving, volume_serving
@@ -81,7 +81,7 @@ def _write_for_images(
     """Writes a network of images in each form; returns what signature.json says of them."""
     job = config.from_dict(config.Job, run["settings"])
     stride = math.lcm(*job.model.stride(rank=2))
-    multiple = pipeline.padded_to(stride)
+    multiple = padded_shapes.padded_to(stride)
     units = (job.data.normalize, data["mean"], data["std"])
     core = plain_keras.core(model, temperature)
     server = _server(core, job.model, settings.tile, run["channels"], data, units, multiple)

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data.formats import discovery, images, regions
-from trainer.data.input import pipeline
+from trainer.data.input import padded_shapes
 from trainer.distributed import strategies
 from trainer.errors import InputError
 from trainer.evaluate import ensemble, eval_step, sliding_window
@@ -81,6 +81,7 @@ class Predictor:
         tta: str = "none",
         tile: int = 1024,
         batch_size: int = 0,
+        most_shapes: int | None = None,
     ):
         """Reads the weights.
 
@@ -90,6 +91,8 @@ class Predictor:
             tta: see `symmetries.turns`: turned images whose predictions are averaged.
             tile: images longer than this are cut into overlapping tiles of this side.
             batch_size: full tiles per step; 0: one on a CPU, four on each accelerator.
+            most_shapes: of tiles that are taken as they are, others share some, see
+                `padded_shapes.GrowingShapes`; 0: all are; None: by `eval_step.most_shapes`.
 
         Raises:
             InputError: if a folder holds no run that can be loaded.
@@ -101,9 +104,20 @@ class Predictor:
         self._batch_size = batch_size or self._replicas * (1 if on_cpu else 4)
         self._fixed_batches = not on_cpu  # XLA compiles each size of batch again
         self._tile = tile // self.networks.stride * self.networks.stride
-        self._multiple = pipeline.padded_to(self.networks.stride)
+        self._multiple = padded_shapes.padded_to(self.networks.stride)
+        if most_shapes is None:
+            members = [member.model for member in self.networks.members]
+            most_shapes = eval_step.most_shapes(strategy, members)
+        self._shapes = (
+            padded_shapes.GrowingShapes(self._multiple, self._tile, most_shapes)
+            if most_shapes
+            else None
+        )
         self._forward = eval_step.forward_step(
-            strategy, self.networks, jit_compile=not on_cpu, trace_once=on_cpu
+            strategy,
+            self.networks,
+            jit_compile=not on_cpu,
+            trace_once=on_cpu and not most_shapes,
         )
 
     @property
@@ -156,23 +170,24 @@ class Predictor:
         Yields:
             The rows of every image from top to bottom; those of several images may alternate.
         """
-        waiting: dict[tuple[int, ...], list[_Tile]] = collections.defaultdict(list)
+        waiting: dict[padded_shapes.Shape, list[_Tile]] = collections.defaultdict(list)
         flying: collections.deque[tuple[list[_Tile], tf.Tensor]] = collections.deque()
         with prefetch.reading(self._tiles(openers), READ_AHEAD) as tiles_ahead:
             for tile in tiles_ahead:
                 if isinstance(tile, Failure):
                     yield tile
                     continue
-                shape = tile.pixels.shape
+                shape = self._shape_of(tile)
                 waiting[shape].append(tile)
                 if len(waiting[shape]) == self._size_of_batch(shape):
-                    flying.append(self._launched(waiting.pop(shape)))
+                    flying.append(self._launched(shape, waiting.pop(shape)))
                 elif len(waiting) > WAITING_BATCHES:
-                    flying.append(self._launched(waiting.pop(next(iter(waiting)))))
+                    shape = next(iter(waiting))
+                    flying.append(self._launched(shape, waiting.pop(shape)))
                 while len(flying) >= BATCHES_IN_FLIGHT:
                     yield from _landed(*flying.popleft())
-            for group in waiting.values():
-                flying.append(self._launched(group))
+            for shape, group in waiting.items():
+                flying.append(self._launched(shape, group))
             while flying:
                 yield from _landed(*flying.popleft())
 
@@ -204,21 +219,35 @@ class Predictor:
         side = min(self._tile, padded)
         return sliding_window.shares(padded, side, self.networks.halo, self.networks.stride)
 
-    def _size_of_batch(self, shape: tuple[int, ...]) -> int:
+    def _shape_of(self, tile: _Tile) -> padded_shapes.Shape:
+        """Returns the shape in which a tile is predicted."""
+        height, width = tile.mosaic.sides
+        return self._shapes.of((height, width)) if self._shapes else (height, width)
+
+    def _size_of_batch(self, shape: padded_shapes.Shape) -> int:
         """Returns how many tiles of a shape make a step: as many pixels as full tiles have."""
         pixels = self._batch_size * self._tile**2
         per_replica = max(1, pixels // (self._replicas * shape[0] * shape[1]))
         return self._replicas * per_replica
 
-    def _launched(self, group: list[_Tile]) -> tuple[list[_Tile], tf.Tensor]:
+    def _launched(
+        self, shape: padded_shapes.Shape, group: list[_Tile]
+    ) -> tuple[list[_Tile], tf.Tensor]:
         """Gives a batch to the devices; fills it up where they need it full."""
         count = len(group)
-        full = self._size_of_batch(group[0].pixels.shape) if self._fixed_batches else count
+        full = self._size_of_batch(shape) if self._fixed_batches else count
         full = -(-full // self._replicas) * self._replicas
         filled = group + [group[-1]] * (full - count)
-        pixels = np.stack([tile.pixels for tile in filled])
+        pixels = np.zeros((full, *shape, self.networks.channels), group[0].pixels.dtype)
+        for place, tile in enumerate(filled):
+            height, width = tile.mosaic.sides
+            pixels[place, :height, :width] = tile.pixels
         statistics = np.stack([tile.statistics for tile in filled])
-        return group, self._forward((tf.constant(pixels), tf.constant(statistics)))
+        inputs = [tf.constant(pixels), tf.constant(statistics)]
+        sizes = [tile.mosaic.sides for tile in filled]
+        if self._shapes and not all(self._shapes.is_own(shape, size) for size in sizes):
+            inputs.append(tf.constant(sizes))
+        return group, self._forward(tuple(inputs))
 
     def _open_array(self, image: np.ndarray) -> regions.Raster:
         if image.ndim not in (2, 3) or 0 in image.shape:
@@ -230,7 +259,8 @@ class Predictor:
 def _landed(group: Sequence[_Tile], result: tf.Tensor) -> Iterator[Rows]:
     """Waits for a batch and yields the rows that its tiles complete."""
     for tile, values in zip(group, result.numpy(), strict=False):  # what filled it up is dropped
-        for top, rows in tile.mosaic.add(tile.corner, values):
+        height, width = tile.mosaic.sides
+        for top, rows in tile.mosaic.add(tile.corner, values[:height, :width]):
             yield Rows(tile.key, tile.mosaic.size, top, rows)
 
 

@@ -367,7 +367,14 @@ def evaluate(
         strategy,
         eval_step.prediction_of(strategy, model),
         *data,
-        source_of(job, strategy, *data, batch_size=batch_size, tile=job.run.tile),
+        source_of(
+            job,
+            strategy,
+            *data,
+            batch_size=batch_size,
+            tile=job.run.tile,
+            most_shapes=eval_step.most_shapes(strategy, [model]),
+        ),
         terms=losses.LOSSES[job.optimization.loss],
         class_weights=losses.class_weights("none", manifest.splits["train"].pixels),
     )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests import rounding
 from tests.volumes import write_volumes
 from trainer.data.dataset import sample, schema
-from trainer.data.input import normalization, pipeline
+from trainer.data.input import normalization, padded_shapes, pipeline
 from trainer.errors import InputError
 
 
@@ -420,7 +420,37 @@ def test_evaluation_pads_by_mirroring_to_multiples_of_64_and_of_the_stride(tmp_p
     shapes = {tuple(batch["images"].shape[1:3]) for batch in evaluation_of(data, stride=128)}
     assert shapes == {(128, 128), (256, 128)}
     image = tf.constant([[[1], [2], [3]]])
-    assert pipeline.pad(image, 8).numpy()[:, :, 0].tolist() == [[1, 2, 3, 2, 1, 2, 3, 2]] * 8
+    assert (
+        padded_shapes.mirrored(image, 8).numpy()[:, :, 0].tolist() == [[1, 2, 3, 2, 1, 2, 3, 2]] * 8
+    )
+
+
+def test_evaluation_pads_further_to_the_smallest_of_some_shapes(tmp_path):
+    data = write_data(tmp_path, [9], image_of_size, split="test")
+    shapes = [(128, 128), (64, 64)]
+    batches = evaluation_of(data, shapes=shapes)
+    assert {tuple(batch["images"].shape[1:3]) for batch in batches} == {*shapes, (192, 64)}
+    seen = {
+        int(batch["case"][row]): (batch["images"][row].numpy(), batch["valid"][row].numpy())
+        for batch in batches
+        for row in range(4)
+    }
+    alone = {
+        int(batch["case"][row]): batch["images"][row].numpy()
+        for batch in evaluation_of(data)
+        for row in range(4)
+    }
+    for case, (height, width) in enumerate(SIZES):
+        image, valid = seen[case]
+        own = alone[case].shape[:2]
+        np.testing.assert_array_equal(image[: own[0], : own[1]], alone[case])
+        assert not image[own[0] :].any()
+        assert not image[:, own[1] :].any()
+        assert valid[:height, :width].all()
+        assert valid.sum() == height * width
+    # Eight images wait for others as 64 × 64, four as 128 × 128, and one, which none covers.
+    split = data[1].splits["test"]
+    assert pipeline.examples_waiting(split, 16, 4, 1024, shapes) == 3 + 3 + 1
 
 
 def test_images_longer_than_a_tile_come_alone(tmp_path):

@@ -4,7 +4,6 @@ A network is traced, and for a GPU or TPU compiled, once for each shape. Which s
 changes no result, see `models.partial_images`.
 """
 
-import collections
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from trainer.data.input import augment
 PADDED_SIDE = 64  # sides are padded to multiples of it, so that few shapes occur
 MOST = 8  # shapes in which a split's images are predicted
 
-Shape = tuple[int, ...]
+Shape = tuple[int, int]
 
 
 def padded_to(stride: int) -> int:
@@ -44,28 +43,42 @@ def mirrored(image: tf.Tensor, multiple: int) -> tf.Tensor:
     return tf.gather(tf.gather(image, rows), columns, axis=1)
 
 
-def few(counts: collections.Counter[Shape], most: int) -> list[Shape]:
-    """Returns shapes of which the smallest that covers an image serves it; all, if they are few.
+def few(own: np.ndarray, counts: np.ndarray, batch_size: int, most: int) -> list[Shape]:
+    """Returns shapes that serve all images, each image in the smallest that covers it.
 
-    As long as they are more, the two whose union pads the fewest pixels become one.
+    Shapes become one, two by two, those first that add the fewest pixels to what is computed, until
+    they are few and one less would add some.
 
     Args:
-        counts: number of images of each shape (H, W).
-        most: of the shapes that are returned.
+        own: integers [N, 2], shapes of images.
+        counts: integers [N], images of each.
+        batch_size: images of a shape that are predicted at once; the last ones are filled up.
+        most: of the shapes that are returned; 0: any number.
+
+    Returns:
+        (H, W) of each; none if all images are to be predicted in their own.
     """
-    shapes = np.array(sorted(counts), np.int64).reshape(-1, 2)
-    number = np.array([counts[shape] for shape in sorted(counts)], np.int64)
-    while len(shapes) > most:
+    shapes, places = np.unique(own, axis=0, return_inverse=True)
+    number = np.bincount(places.ravel(), counts, len(shapes)).astype(np.int64)
+    while most and len(shapes) > 1:
         union = np.maximum(shapes[:, np.newaxis], shapes)
-        pixels = number * shapes.prod(axis=1)
-        added = (number[:, np.newaxis] + number) * union.prod(axis=2)
+        pixels = _filled(number, batch_size) * shapes.prod(axis=1)
+        added = _filled(number[:, np.newaxis] + number, batch_size) * union.prod(axis=2)
         added -= pixels[:, np.newaxis] + pixels
         np.fill_diagonal(added, np.iinfo(np.int64).max)
+        if len(shapes) <= most and added.min() >= 0:
+            break
         one, other = sorted(divmod(int(added.argmin()), len(shapes)))
         shapes[one] = union[one, other]
         number[one] += number[other]
         shapes, number = np.delete(shapes, other, 0), np.delete(number, other)
-    return sorted({tuple(shape) for shape in shapes.tolist()})
+    found = {(height, width) for height, width in shapes.tolist()}
+    return [] if found == set(map(tuple, own.tolist())) else sorted(found)
+
+
+def _filled(number: np.ndarray, batch_size: int) -> np.ndarray:
+    """Returns how many images are predicted in full batches of so many."""
+    return -(-number // batch_size) * batch_size
 
 
 def covering(shapes: Sequence[Shape], own: Any) -> tf.Tensor:
@@ -86,3 +99,40 @@ def covering(shapes: Sequence[Shape], own: Any) -> tf.Tensor:
     first = tf.argmax(covers, axis=-1)  # of equal ones, the first
     found = tf.gather(smallest_first, first)
     return tf.where(tf.reduce_any(covers, axis=-1, keepdims=True), found, own)
+
+
+class GrowingShapes:
+    """A few shapes for images that are not known before they come.
+
+    The first MOST shapes are taken as they are. The sides of others are rounded up to a power of
+    two times `multiple`: of up to 1024 pixels and multiples of 64 these are 25 more at most, each
+    with less than four times an image's pixels.
+    """
+
+    def __init__(self, multiple: int, longest: int, most: int = MOST):
+        """Has no shape yet.
+
+        Args:
+            multiple: of which sides are multiples, but for `longest`.
+            longest: side.
+            most: shapes that are taken as they are.
+        """
+        self._multiple, self._longest, self._most = multiple, longest, most
+        self._own: set[Shape] = set()
+
+    def of(self, own: Shape) -> Shape:
+        """Returns the shape in which an image is predicted, by its own."""
+        if len(self._own) < self._most:
+            self._own.add(own)
+        if own in self._own:
+            return own
+        height, width = (min(self._power(side), self._longest) for side in own)
+        return height, width
+
+    def is_own(self, shape: Shape, own: Sequence[int]) -> bool:
+        """Returns whether an image that is predicted in a shape is one that has it alone."""
+        return shape == tuple(own) and shape in self._own
+
+    def _power(self, side: int) -> int:
+        """Returns the smallest power of two times `multiple` that is no less than a side."""
+        return self._multiple * 2 ** (-(-side // self._multiple) - 1).bit_length()
