@@ -19,6 +19,7 @@ from trainer import models
 from trainer.data.dataset import schema
 from trainer.data.input import pipeline
 from trainer.evaluate import eval_step
+from trainer.models import channel_packing
 from trainer.training import losses, optimizers, train_step
 
 # What would call the host out of a program, as HLO and its custom calls name it.
@@ -214,6 +215,12 @@ def test_the_evaluation_step_is_one_program_of_fixed_shapes(mixed_bfloat16):
     forward = eval_step.forward_of_one_replica(model)
     program = forward.experimental_get_compiler_ir(images)(stage="hlo")
     assert "bf16[4,64,128,4]" in program
+    assert_static(program)
+    sizes = tf.TensorSpec((4, 2), tf.int32)
+    of_parts = eval_step.of_parts(channel_packing.predicting(model, lane_width=16))
+    forward = eval_step.forward_of_one_replica(of_parts)
+    program = forward.experimental_get_compiler_ir((images, sizes))(stage="hlo")
+    assert "bf16[4,64,32,16]" in program
     assert_static(program)
 
 
