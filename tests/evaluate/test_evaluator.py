@@ -118,7 +118,6 @@ def traced_network(replicas):
     [
         (1, 2, {"batch_size": 4}),
         pytest.param(2, 2, {"batch_size": 4}, marks=pytest.mark.slow),
-        pytest.param(1, 2, {"batch_size": 1, "tta": "d4"}, marks=pytest.mark.slow),
         pytest.param(1, 1, {"batch_size": 3, "tile": 192}, marks=pytest.mark.slow),
     ],
 )
@@ -131,8 +130,7 @@ def test_a_few_shapes_serve_images_of_all_and_change_no_score(
     shapes.clear()
     few = evaluator_of(many_shapes, model, replicas=replicas, most_shapes=most_shapes, **options)
     found = evaluate(few, "val")
-    # Four turns exchange rows and columns. With tiles, there is a shape for them, too.
-    assert len({tuple(sorted(shape)) for shape in shapes}) == 2
+    assert len(set(shapes)) == len(shapes) == 2  # with tiles, they have one
     assert few._score.experimental_get_tracing_count() <= 3
     np.testing.assert_array_equal(found.counts[..., 0], expected.counts[..., 0])
     operations = rounding.operations_of(model) + 256 * 256

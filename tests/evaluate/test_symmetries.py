@@ -51,6 +51,16 @@ def of_logits(logits, classes):
     return special.expit(logits) if classes == 1 else special.softmax(logits, axis=-1)
 
 
+def test_the_part_of_a_tensor_that_images_fill_is_turned_with_them():
+    images = tf.reshape(tf.range(6.0), (1, 2, 3, 1))
+
+    def inside_only(images, training, inside):
+        return tf.where(inside, images, -1.0)
+
+    found = symmetries.averaging(inside_only, "d4")(images, inside=images > 2)
+    rounding.assert_close(found, inside_only(images, False, images > 2), 16)
+
+
 def test_volumes_are_mirrored_along_each_set_of_axes():
     volume = tf.reshape(tf.range(24), (1, 2, 3, 4, 1))
     turns = symmetries.turns("flips", rank=3)

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from trainer.data.input import padded_shapes
@@ -16,7 +15,7 @@ from trainer.training import losses
 
 Batch = Mapping[str, tf.Tensor]
 OF_CASE = ("counts", "soft", "predicted", "confidence")  # of `score`; all else is of a batch
-NO_TEMPERATURE = np.ones(1, np.float32)
+NO_TEMPERATURE = (1.0,)
 
 
 def prediction_of(strategy: tf.distribute.Strategy, model: keras.Model) -> Callable[..., tf.Tensor]:
@@ -98,7 +97,7 @@ def forward_of_one_replica(model: keras.Model) -> Any:
 
 def score_step(
     terms: Sequence[losses.Term], class_weights: tf.Tensor, num_classes: int
-) -> Callable[[Batch, tf.Tensor, tf.Tensor], dict[str, tf.Tensor]]:
+) -> Callable[[Batch, tf.Tensor, Sequence[tf.Tensor]], dict[str, tf.Tensor]]:
     """Returns `score` of (batch, logits, temperatures), as a graph of all shapes."""
     return tracing.for_all_shapes(
         lambda batch, logits, temperatures: score(
@@ -113,14 +112,14 @@ def score(
     terms: Sequence[losses.Term],
     class_weights: tf.Tensor,
     num_classes: int,
-    temperatures: tf.Tensor = NO_TEMPERATURE,
+    temperatures: Sequence[float | tf.Tensor] = NO_TEMPERATURE,
 ) -> dict[str, tf.Tensor]:
     """Compares logits [B, *S, K] with an evaluation batch.
 
     Returns:
         `counts` int32 and `soft` float32 [B, num_classes, 3] (see `metrics`), `predicted` and
         `confidence` uint8 [B, *S]; and for the batch as a whole `confusions`, `probabilities`,
-        `reliability` at each of float32 `temperatures` [T] (see `counting`) and `loss` (see
+        `reliability` at each of T `temperatures` (see `counting`) and `loss` (see
         `losses.statistics`).
     """
     labels, valid = batch["labels"], batch["valid"]
@@ -132,10 +131,7 @@ def score(
         "confusions": counting.count_confusions(labels, logits, valid, num_classes),
         "probabilities": counting.count_probabilities(labels, logits, valid, num_classes),
         "reliability": tf.stack(
-            [
-                counting.count_reliability(labels, logits, valid, temperatures[n])
-                for n in range(temperatures.shape[0])
-            ]
+            [counting.count_reliability(labels, logits, valid, one) for one in temperatures]
         ),
         "loss": losses.statistics(terms, labels, logits, valid, class_weights),
     }

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -136,7 +136,7 @@ class Evaluator:
             CancelledError: if it was cancelled.
         """
         found = [1.0] if temperature is None else [1.0, temperature]
-        temperatures = tf.constant(found, tf.float32)
+        temperatures = tuple(tf.constant(one, tf.float32) for one in found)
         times_seen = np.zeros(self._manifest.splits[split].examples, np.int32)
         of_batches = self._empty_sums(len(found))
         none = case_rows.empty(
@@ -194,7 +194,7 @@ class Evaluator:
     def _scored(
         self,
         split: str,
-        temperatures: tf.Tensor | None,
+        temperatures: Sequence[tf.Tensor] | None,
         times_seen: np.ndarray,
         is_cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[cases.Scored]:
@@ -202,7 +202,7 @@ class Evaluator:
 
         Args:
             split: a key of `manifest.splits`.
-            temperatures: float32 [T], see `eval_step.score`.
+            temperatures: T of them, see `eval_step.score`.
             times_seen: int32 [N], to which each case is added.
             is_cancelled: see `__call__`.
 
@@ -220,7 +220,7 @@ class Evaluator:
         def score(batch: Any, logits: tf.Tensor) -> Mapping[str, tf.Tensor]:
             if temperatures is not None:
                 return self._score(batch, logits, temperatures)
-            found = self._score(batch, logits, tf.constant(eval_step.NO_TEMPERATURE))
+            found = self._score(batch, logits, eval_step.NO_TEMPERATURE)
             return {**found, "slopes": self._slopes(batch, logits)}
 
         with read_errors.translate_errors(self._data_dir, self._manifest, split, places):
