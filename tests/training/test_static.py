@@ -216,11 +216,11 @@ def test_the_evaluation_step_is_one_program_of_fixed_shapes(mixed_bfloat16):
     program = forward.experimental_get_compiler_ir(images)(stage="hlo")
     assert "bf16[4,64,128,4]" in program
     assert_static(program)
+    of_parts = eval_step.of_parts(channel_packing.predicting(model))
+    forward = tf.function(lambda *inputs: of_parts(inputs), jit_compile=True, autograph=False)
     sizes = tf.TensorSpec((4, 2), tf.int32)
-    of_parts = eval_step.of_parts(channel_packing.predicting(model, lane_width=16))
-    forward = eval_step.forward_of_one_replica(of_parts)
-    program = forward.experimental_get_compiler_ir((images, sizes))(stage="hlo")
-    assert "bf16[4,64,32,16]" in program
+    program = forward.experimental_get_compiler_ir(images, sizes)(stage="hlo")
+    assert "bf16[4,64,128,4]" in program
     assert_static(program)
 
 
