@@ -1,5 +1,7 @@
 """The shapes to which images are padded."""
 
+import time
+
 import numpy as np
 
 from trainer.data.input import padded_shapes
@@ -23,6 +25,20 @@ def test_images_share_a_batch_where_that_computes_fewer_pixels_than_two():
     # Four of 64 × 128 are fewer than four of 64 × 64, three of them images, and four of 64 × 128.
     assert padded_shapes.few(own, counts, 4, most=8) == [(64, 128), (640, 640)]
     assert padded_shapes.few(own, 4 * counts, 4, most=8) == []
+
+
+def test_shapes_of_a_large_tile_are_found_in_seconds_and_cover_all_images():
+    sides = 96 * np.arange(1, 43)  # 1,764 shapes, of a network whose stride is 96
+    own = np.stack(np.meshgrid(sides, sides), axis=-1).reshape(-1, 2)
+    began = time.process_time()
+    shapes = padded_shapes.few(own, np.ones(len(own), int), 4, most=8)
+    assert time.process_time() - began < 60
+    assert len(shapes) <= 8
+    found = padded_shapes.covering(shapes, own).numpy()
+    assert set(map(tuple, found.tolist())) <= set(shapes)
+    assert (found >= own).all()
+    assert not (found % 96).any()
+    assert found.max() == own.max()
 
 
 def test_no_images_have_no_shapes():

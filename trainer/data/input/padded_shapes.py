@@ -15,6 +15,7 @@ from trainer.data.input import augment
 
 PADDED_SIDE = 64  # sides are padded to multiples of it, so that few shapes occur
 MOST = 8  # shapes in which a split's images are predicted
+FINEST = 256  # shapes among which these are sought: more take seconds
 
 Shape = tuple[int, int]
 
@@ -47,7 +48,7 @@ def few(own: np.ndarray, counts: np.ndarray, batch_size: int, most: int) -> list
     """Returns shapes that serve all images, each image in the smallest that covers it.
 
     Shapes become one, two by two, those first that add the fewest pixels to what is computed, until
-    they are few and one less would add some.
+    they are few and one less would add some. More than FINEST are rounded up before.
 
     Args:
         own: integers [N, 2], shapes of images.
@@ -58,7 +59,11 @@ def few(own: np.ndarray, counts: np.ndarray, batch_size: int, most: int) -> list
     Returns:
         (H, W) of each; none if all images are to be predicted in their own.
     """
-    shapes, places = np.unique(own, axis=0, return_inverse=True)
+    rounded, step = own, np.gcd.reduce(own, axis=None)
+    while most and len(np.unique(rounded, axis=0)) > max(FINEST, most):
+        step *= 2
+        rounded = np.minimum(-(-own // step) * step, own.max(axis=0))
+    shapes, places = np.unique(rounded, axis=0, return_inverse=True)
     number = np.bincount(places.ravel(), counts, len(shapes)).astype(np.int64)
     while most and len(shapes) > 1:
         union = np.maximum(shapes[:, np.newaxis], shapes)
