@@ -49,7 +49,7 @@ def test_a_cpu_whose_instructions_do_not_tell_takes_float32(monkeypatch):
 
 def test_the_instructions_are_those_that_linux_names(tmp_path, monkeypatch):
     cpu = tmp_path / "cpuinfo"
-    monkeypatch.setattr(arithmetic, "CPU", cpu)
+    monkeypatch.setattr(arithmetic, "CPU_INFO", cpu)
     assert arithmetic._instructions() == []
     cpu.write_text("processor\t: 0\nflags\t\t: fpu avx512_bf16\n\nprocessor\t: 1\nflags\t\t: fpu\n")
     assert arithmetic._instructions()[-2:] == ["fpu", "avx512_bf16"]

@@ -10,9 +10,9 @@ from trainer.errors import InputError
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 # Linux's name of the instruction with which bfloat16 was faster than float32 for networks of every
-# width, of images and of volumes; without it, it was slower (docs/performance.md).
+# width, of images and of volumes; on a CPU without it, it took longer (docs/performance.md).
 INSTRUCTION = "avx512_bf16"
-CPU = pathlib.Path("/proc/cpuinfo")
+CPU_INFO = pathlib.Path("/proc/cpuinfo")
 # Variables by which a user keeps oneDNN from what a CPU has, and their values that do not.
 LIMITS = {
     "TF_ENABLE_ONEDNN_OPTS": ("1", "TRUE"),
@@ -128,7 +128,7 @@ def _of_cpu(rank: int) -> tuple[str, str]:
 def _instructions() -> list[str]:
     """Returns what Linux says of the first CPU; nothing elsewhere."""
     try:
-        lines = CPU.read_text().splitlines()
+        lines = CPU_INFO.read_text().splitlines()
     except OSError:
         return []
     return next((line.split() for line in lines if line.startswith("flags")), [])
