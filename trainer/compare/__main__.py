@@ -2,7 +2,6 @@
 
 import sys
 
-import numpy as np
 from absl import logging
 
 from trainer import cli, config, json_text
@@ -29,8 +28,7 @@ def main(settings: config.Compare) -> None:
     folders = [run_metadata.chosen(folder) for folder in folders]
     a, b = (read(folder, settings.split, settings.metric) for folder in folders)
     check_comparable(a, b)
-    group_of = splitting.group_names(a.cases, settings.group_by)
-    groups = np.unique([group_of[case] for case in a.cases], return_inverse=True)[1]
+    _, groups = splitting.grouped(a.cases, settings.group_by)
     num_groups = int(groups.max()) + 1
     if num_groups < 2:
         raise InputError(

@@ -56,8 +56,7 @@ def choose(run_dir: str, dice: Mapping[str, float | None], group_by: str) -> Cho
     best, *others = (
         evaluations.read(os.path.join(run_dir, name), "val", METRIC) for name in ranked
     )
-    group_of = splitting.group_names(best.cases, group_by)
-    groups = np.unique([group_of[case] for case in best.cases], return_inverse=True)[1]
+    _, groups = splitting.grouped(best.cases, group_by)
     found = {}
     for name, other in zip(list(ranked)[1:], others, strict=True):
         evaluations.check_comparable(other, best)

@@ -16,7 +16,7 @@ import re
 import shlex
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
 from typing import Any
 
@@ -81,23 +81,6 @@ class Beam:
         """
         if keys:
             self._run(what, _Each(what, task, tuple(keys)))
-
-    def grouped(
-        self,
-        what: str,
-        items: Callable[[str], Iterable[tuple[Any, str]]],
-        keys: Sequence[str],
-        keep: Callable[[tuple[Any, list[str]]], Any],
-    ) -> None:
-        """Groups what a function yields of every key.
-
-        Args:
-            what: is done.
-            items: key → what is equal, and a name.
-            keys: all.
-            keep: is called with (what is equal, names) where there are several.
-        """
-        self._run(what, _Grouped(what, items, tuple(keys), keep))
 
     def _run(self, what: str, build: Build) -> None:
         """Runs a pipeline to its end.
@@ -282,30 +265,6 @@ class _Each:
 
         keys = pipeline | beam.Create(self.keys) | beam.Reshuffle()
         _ = keys | self.what >> beam.Map(self.task)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Grouped:
-    what: str
-    items: Callable[[str], Iterable[tuple[Any, str]]]
-    keys: tuple[str, ...]
-    keep: Callable[[tuple[Any, list[str]]], Any]
-
-    def __call__(self, pipeline: Any) -> None:
-        import apache_beam as beam
-
-        keys = pipeline | beam.Create(self.keys) | beam.Reshuffle()
-        groups = keys | self.what >> beam.FlatMap(self.items) | beam.GroupByKey()
-        several = groups | beam.MapTuple(_sorted) | beam.Filter(_has_several)
-        _ = several | "keep" >> beam.Map(self.keep)
-
-
-def _sorted(equal: Any, names: Iterable[str]) -> tuple[Any, list[str]]:
-    return equal, sorted(names)
-
-
-def _has_several(group: tuple[Any, list[str]]) -> bool:
-    return len(group[1]) > 1
 
 
 # Several processes on this machine ----------------------------------------------------------------

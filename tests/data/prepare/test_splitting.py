@@ -3,6 +3,7 @@
 import hashlib
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,8 +28,28 @@ def _file(tmp_path, content):
     return str(path)
 
 
+def _assign(names, *arguments):
+    """Returns the names of each split's images."""
+    sides, _ = splitting.assign(names, *arguments)
+    return {side: [names[place] for place in places] for side, places in sides.items()}
+
+
 def _draw(names, split="0.7,0.15,0.15", group_by="", seed=0):
-    return splitting.assign(names, "", split, group_by, seed)[0]
+    drawn = _assign(names, "", split, group_by, seed)
+    return {side: sorted(found) for side, found in drawn.items()}
+
+
+def _sides(groups, seed=0):
+    """Returns the side of each group, and which were moved."""
+    shares = {"train": 0.7, "val": 0.15, "test": 0.15}
+    side_of, moved = splitting.draw(groups, shares, seed)
+    return {group: list(shares)[k] for group, k in zip(groups, side_of, strict=True)}, moved
+
+
+def _places(**counts):
+    """Returns places of so many images for each side, one after the other."""
+    ends = np.cumsum([0, *counts.values()])
+    return {side: np.arange(ends[k], ends[k + 1]) for k, side in enumerate(counts)}
 
 
 def test_the_draw_depends_on_the_seed_and_the_names_alone():
@@ -41,7 +62,7 @@ def test_the_draw_depends_on_the_seed_and_the_names_alone():
 def test_a_group_is_placed_where_the_rule_in_the_docs_puts_it():
     assert hashlib.sha256(b"0:p0").hexdigest().startswith("c7d9")  # 51161 / 65536 = 0.7807
     groups = ["p0", *(f"q{k}" for k in range(99))]
-    assert splitting.draw(groups, {"train": 0.7, "val": 0.15, "test": 0.15}, 0)[0]["p0"] == "val"
+    assert _sides(groups)[0]["p0"] == "val"
 
 
 @given(st.sets(st.integers(0, 10**6), min_size=80, max_size=120), st.integers(0, 10**6))
@@ -60,7 +81,7 @@ def test_shares_are_met_on_average_and_said():
         pytest.approx(3_000, abs=200),
         pytest.approx(3_000, abs=200),
     ]
-    few = {"train": ["a", "b", "c"], "val": ["d"]}
+    few = _places(train=3, val=1)
     draw = schema.Draw(splitting.RULE, 4, {"train": 0.7, "val": 0.3}, "", ())
     assert splitting.describe(few, draw) == (
         "Splits drawn by --seed=4, shares on average: train 3 (75% for 70%), val 1 (25% for 30%); "
@@ -70,20 +91,18 @@ def test_shares_are_met_on_average_and_said():
 
 @given(st.sets(st.text(max_size=3), min_size=3, max_size=30), st.integers(0, 99))
 def test_no_split_is_empty_where_there_are_groups_for_all(groups, seed):
-    shares = {"train": 0.7, "val": 0.15, "test": 0.15}
-    side_of, moved = splitting.draw(groups, shares, seed)
-    assert set(side_of) == groups
-    assert set(side_of.values()) == set(shares)
+    side_of, moved = _sides(sorted(groups), seed)
+    assert set(side_of.values()) == {"train", "val", "test"}
     assert all(list(side_of.values()).count(side_of[group]) == 1 for group in moved)
     alone = {group: side for group, side in side_of.items() if group not in moved}
-    others = splitting.draw([*groups, *(f"more{k}" for k in range(200))], shares, seed)[0]
+    others = _sides([*groups, *(f"more{k}" for k in range(200))], seed)[0]
     assert alone.items() <= others.items()
 
 
 def test_a_split_that_would_be_empty_takes_the_nearest_group(monkeypatch):
     places = {"a": 0.1, "b": 0.5, "c": 0.69, "d": 0.8}
     monkeypatch.setattr(splitting, "_place", lambda group, seed: places[group])
-    side_of, moved = splitting.draw(places, {"train": 0.7, "val": 0.15, "test": 0.15}, 0)
+    side_of, moved = _sides(list(places))
     # d is nearer to 0.85, where test begins, but is all that val has.
     assert side_of == {"a": "train", "b": "train", "c": "test", "d": "val"}
     assert moved == ("c",)
@@ -117,10 +136,9 @@ def test_a_share_of_zero_for_test_leaves_it_out():
 
 def test_lists_are_taken_as_they_are(tmp_path):
     lists = {"train": ["p0_0"], "val": ["p0_1"], "test": []}
-    assert splitting.assign(NAMES, _file(tmp_path, lists), "", "", 0) == (
-        {"train": ["p0_0"], "val": ["p0_1"]},
-        None,
-    )
+    path = _file(tmp_path, lists)
+    assert _assign(NAMES, path, "", "", 0) == {"train": ["p0_0"], "val": ["p0_1"]}
+    assert splitting.assign(NAMES, path, "", "", 0)[1] is None
 
 
 @pytest.mark.parametrize("split", ["0.5", "0.5,0.6", "a,b", "1.2,-0.2", "0.25,0.25,0.25,0.25", ""])
@@ -153,7 +171,7 @@ def test_group_by_must_be_an_expression_that_matches_every_name():
 
 def test_lists_name_an_image_in_either_spelling_of_unicode(tmp_path):
     path = _file(tmp_path, {"train": ["caf\u00e9"], "val": ["cafe\u0301s"]})
-    names, _ = splitting.assign(["caf\u00e9", "caf\u00e9s"], path, "", "", 0)
+    names = _assign(["caf\u00e9", "caf\u00e9s"], path, "", "", 0)
     assert names == {"train": ["caf\u00e9"], "val": ["caf\u00e9s"]}
 
 
@@ -192,40 +210,50 @@ def test_lists_that_make_no_sense_are_refused(tmp_path):
 def test_lists_are_read_in_any_encoding_of_json(tmp_path, encoding):
     path = tmp_path / "splits.json"
     path.write_text('{"train": ["ä"], "val": ["b"]}', encoding=encoding)
-    found, _ = splitting.assign(["ä", "b"], str(path), "", "", 0)
+    found = _assign(["ä", "b"], str(path), "", "", 0)
     assert found == {"train": ["ä"], "val": ["b"]}
 
 
 def test_leaks_are_equal_pixels_on_two_sides():
-    names = {"train": ["a", "b", "c"], "val": ["d"], "test": ["e"]}
-    digests = {"a": b"1", "b": b"1", "c": b"2", "d": b"2", "e": b"3"}
-    assert splitting.find_leaks(names, digests) == (("train/c", "val/d"),)
+    digests = {0: b"1", 1: b"1", 2: b"2", 3: b"2", 4: b"3"}
+    found = splitting.find_leaks(_places(train=3, val=1, test=1), "abcde".__getitem__, digests)
+    assert found == (("train/c", "val/d"),)
 
 
 def test_the_order_depends_on_the_seed_and_not_on_the_lists():
-    names = {"train": NAMES, "val": NAMES}
-    shuffled = splitting.shuffle(names, 3)
-    assert shuffled == splitting.shuffle({side: listed[::-1] for side, listed in names.items()}, 3)
-    assert shuffled["train"] != shuffled["val"]
-    assert sorted(shuffled["train"]) == NAMES
-    assert shuffled != splitting.shuffle(names, 4)
+    sides = {"train": np.arange(10), "val": np.arange(10)}
+
+    def shuffled(sides, seed):
+        return {side: found.tolist() for side, found in splitting.shuffle(sides, seed).items()}
+
+    found = shuffled(sides, 3)
+    assert found == shuffled({side: places[::-1] for side, places in sides.items()}, 3)
+    assert found["train"] != found["val"]
+    assert sorted(found["train"]) == list(range(10))
+    assert found != shuffled(sides, 4)
 
 
 def test_the_first_fold_is_val_and_the_groups_of_train_are_dealt_to_the_others():
-    names = {"train": NAMES, "val": ["v0_0", "v1_1"], "test": ["t0_0"]}
-    found = splitting.divide(names, 4, "^([^_]+)", 0)
+    names, sides = [*NAMES, "v0_0", "v1_1", "t0_0"], _places(train=10, val=2, test=1)
+
+    def divided(sides, seed=0):
+        found = splitting.divide(sides, names.__getitem__, 4, "^([^_]+)", seed)
+        return {side: [names[k] for k in places] for side, places in found.items()}
+
+    found = divided(sides)
     assert list(found) == ["fold0", "fold1", "fold2", "fold3", "test"]
-    assert (found["fold0"], found["test"]) == (names["val"], names["test"])
+    assert (found["fold0"], found["test"]) == (["v0_0", "v1_1"], ["t0_0"])
     dealt = [found[f"fold{k}"] for k in (1, 2, 3)]
     assert sorted(sum(dealt, [])) == NAMES
     groups = [{name.partition("_")[0] for name in fold} for fold in dealt]
     assert [len(of_fold) for of_fold in groups] == [2, 2, 1]
     assert sum(map(len, groups)) == len(set.union(*groups))
-    reversed_ = {**names, "train": NAMES[::-1]}
-    again = splitting.divide(reversed_, 4, "^([^_]+)", 0)
-    assert {side: sorted(of) for side, of in again.items()} == found
-    assert splitting.divide(names, 4, "^([^_]+)", 1) != found
-    assert splitting.divide(names, 0, "", 0) is names
+    again = divided({**sides, "train": sides["train"][::-1]})
+    assert {side: sorted(of) for side, of in again.items()} == {
+        side: sorted(of) for side, of in found.items()
+    }
+    assert divided(sides, 1) != found
+    assert splitting.divide(sides, names.__getitem__, 0, "", 0) is sides
 
 
 @pytest.mark.parametrize(
@@ -241,5 +269,5 @@ def test_the_first_fold_is_val_and_the_groups_of_train_are_dealt_to_the_others()
 )
 def test_folds_that_cannot_be_are_refused(folds, reason):
     with pytest.raises(InputError) as error:
-        splitting.divide({"train": NAMES, "val": ["v"]}, folds, "^([^_]+)", 0)
+        splitting.divide(_places(train=10, val=1), NAMES.__getitem__, folds, "^([^_]+)", 0)
     assert str(error.value) == reason

@@ -28,6 +28,14 @@ def _message(function, *arguments):
     return str(error.value)
 
 
+def _channels(seen, channels):
+    return statistics.choose_channels(statistics.alike(seen), channels)
+
+
+def _dtype(seen):
+    return statistics.choose_dtype(statistics.alike(seen))
+
+
 def _pair(tmp_path, image, mask):
     paths = str(tmp_path / "i.png"), str(tmp_path / "m.png")
     Image.fromarray(image).save(paths[0])
@@ -135,29 +143,29 @@ def test_channels_are_auto_or_a_number():
     ],
 )
 def test_one_rule_gives_the_channels_and_says_when_it_acts(seen, channels, chosen, notes):
-    assert statistics.choose_channels(seen, channels) == (chosen, notes)
+    assert _channels(seen, channels) == (chosen, notes)
 
 
 def test_channels_without_a_rule_are_refused():
-    assert _message(statistics.choose_channels, [_seen(3, alpha="varies")], None) == (
+    assert _message(_channels, [_seen(3, alpha="varies")], None) == (
         "X has an alpha channel that varies; --channels=3 drops it, --channels=4 keeps it."
     )
-    assert _message(statistics.choose_channels, [_seen(5), _seen(3, label="B")], None) == (
+    assert _message(_channels, [_seen(5), _seen(3, label="B")], None) == (
         "X has 5 channels and B has 3; give images of one kind."
     )
-    assert _message(statistics.choose_channels, [_seen(5)], 3) == (
+    assert _message(_channels, [_seen(5)], 3) == (
         "X has 5 channels, which cannot become 3; give images of one kind, or another --channels."
     )
 
 
 def test_one_rule_gives_the_dtype_and_says_when_it_acts():
-    assert statistics.choose_dtype([_seen(), _seen()]) == ("uint8", [])
-    assert statistics.choose_dtype([_seen(dtype="float32")]) == ("float32", [])
-    assert statistics.choose_dtype([_seen(), _seen(dtype="uint16"), _seen()]) == (
+    assert _dtype([_seen(), _seen()]) == ("uint8", [])
+    assert _dtype([_seen(dtype="float32")]) == ("float32", [])
+    assert _dtype([_seen(), _seen(dtype="uint16"), _seen()]) == (
         "uint16",
         ["2 of 3 images have 8 bits; their values are scaled by 257 to the 16 bits of the others."],
     )
-    assert _message(statistics.choose_dtype, [_seen(), _seen(dtype="float32", label="B")]) == (
+    assert _message(_dtype, [_seen(), _seen(dtype="float32", label="B")]) == (
         "B has float32 pixels and other images have 8 or 16 bits; no rule makes them comparable: "
         "convert one kind."
     )
@@ -165,14 +173,14 @@ def test_one_rule_gives_the_dtype_and_says_when_it_acts():
 
 def test_channels_beyond_the_colours_are_taken_or_dropped_only_when_asked():
     infrared = dataclasses.replace(_seen(4, label="A"), extra=1)
-    assert _message(statistics.choose_channels, [infrared], None) == (
+    assert _message(_channels, [infrared], None) == (
         "A has 4 channels, of which 1 are neither colours nor alpha; --channels=4 takes all of "
         "them, --channels=3 drops those."
     )
-    assert statistics.choose_channels([infrared, infrared], 4) == (4, [])
+    assert _channels([infrared, infrared], 4) == (4, [])
     dropped = "1 of 1 images have channels that are neither colours nor alpha; --channels drops "
-    assert statistics.choose_channels([infrared], 3) == (3, [f"{dropped}them."])
-    assert _message(statistics.choose_channels, [_seen(3, label="B"), infrared], 4) == (
+    assert _channels([infrared], 3) == (3, [f"{dropped}them."])
+    assert _message(_channels, [_seen(3, label="B"), infrared], 4) == (
         "A has 1 channels that are neither colours nor alpha, and B has others; give images of one "
         "kind, or --channels=3."
     )

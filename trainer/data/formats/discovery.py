@@ -5,7 +5,6 @@ TIFF, or the rows of one `.npy` or `.npz` array. What else matched is counted.
 """
 
 import collections
-import concurrent.futures
 import dataclasses
 import functools
 import glob
@@ -13,13 +12,14 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from absl import logging
 
 from trainer.data.formats import dicom, naming, npy, reading, stacks
+from trainer.data.packed import Packed, reduce_to_fields
 from trainer.errors import InputError, one_line
-from trainer.storage import files, listing
+from trainer.storage import files, listing, parallel
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp"),
@@ -52,6 +52,8 @@ class Source:
     is_uncounted: bool = False
     planes: stacks.Planes | None = None
     is_series: bool = False
+
+    __reduce__ = reduce_to_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Found:
         left_out: what else matched, in the plural ("hidden files"), and how many.
     """
 
-    sources: list[Source]
+    sources: Sequence[Source]
     left_out: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
 
@@ -113,13 +115,13 @@ def find(where: str, flag: str, scratch: str, max_pixels: int | None = None) -> 
     if where.lower().endswith((".npy", ".npz")) and os.path.isfile(where):
         return Found(_rows(where, one_line(where), flag, scratch, max_pixels))
     images, left_out = named_files(where, flag)
-    return _joined([_images_of(path, name) for path, name in images.items()], left_out)
+    return _joined((_images_of(path, name) for path, name in images), left_out)
 
 
 def named_files(
     where: str, flag: str, kind: FileKind = IMAGES
-) -> tuple[dict[str, str], collections.Counter[str]]:
-    """Returns the files of a kind at a place, path → name, and counts and warns of other files.
+) -> tuple[Iterator[tuple[str, str]], collections.Counter[str]]:
+    """Returns the files of a kind at a place, (path, name), and counts and warns of other files.
 
     Args:
         where: a folder, or a glob; of a folder without such files those of the folders in it.
@@ -131,7 +133,7 @@ def named_files(
     """
     paths, called = _listing(where, flag, kind)
     images, left_out = _sorted_out(paths, where, flag, kind)
-    return {path: called(path) for path in images}, left_out
+    return ((path, called(path)) for path in images), left_out
 
 
 def listed_files(where: str, flag: str, kind: FileKind) -> list[str]:
@@ -261,21 +263,22 @@ def _told(kind: str, paths: Sequence[str]) -> str:
     return f"{kind}: {len(paths)} ({first})"
 
 
-def _joined(found: Sequence[Found], left_out: collections.Counter[str] | None = None) -> Found:
-    """Returns what is in several files; warns of pages that are left out."""
-    whole = Found([], collections.Counter(left_out or {}))
+def _joined(found: Iterable[Found], others: collections.Counter[str]) -> Found:
+    """Returns what is in several files, beside others; warns of pages that are left out."""
+    sources, left_out, first = Packed[Source](), collections.Counter[str](), ""
     for one in found:
-        whole.sources.extend(one.sources)
-        whole.left_out.update(one.left_out)
-    first = next((one.sources[0].path for one in found if one.left_out[COPIES]), None)
-    if first is not None:
+        for source in one.sources:
+            sources.append(source)
+        left_out.update(one.left_out)
+        first = first or (one.sources[0].path if one.left_out[COPIES] else "")
+    if first:
         logging.warning(
             "Left out: %d pages of TIFFs that are reduced copies, thumbnails or masks of others "
             "(of %s, for one).",
-            sum(one.left_out[COPIES] for one in found),
+            left_out[COPIES],
             one_line(first),
         )
-    return whole
+    return Found(sources, others + left_out)
 
 
 def _in_folder(folder: str, flag: str, kind: FileKind) -> list[str]:
@@ -311,14 +314,16 @@ def _find_in_store(where: str, flag: str, scratch: str, max_pixels: int | None) 
         files.copy_from_store(where, local)
         return Found(_rows(local, where, flag, scratch, max_pixels))
     images, left_out = named_files(where, flag)
-    return Found([_file_source(path, name) for path, name in images.items()], left_out)
+    return Found(Packed(_file_source(path, name) for path, name in images), left_out)
 
 
-def _rows(path: str, where: str, flag: str, scratch: str, max_pixels: int | None) -> list[Source]:
+def _rows(
+    path: str, where: str, flag: str, scratch: str, max_pixels: int | None
+) -> Sequence[Source]:
     """Returns the rows of a local `.npy` or `.npz` file, which messages call `where`."""
     path, count = npy.find_rows(path, where, flag, scratch, max_pixels)
     digits = max(5, len(str(count)))
-    return [Source(f"{row:0{digits}}", path, row, f"{where}[{row}]") for row in range(count)]
+    return Packed(Source(f"{row:0{digits}}", path, row, f"{where}[{row}]") for row in range(count))
 
 
 def with_pages(found: Found, scratch: str) -> Found:
@@ -333,24 +338,26 @@ def with_pages(found: Found, scratch: str) -> Found:
     Raises:
         InputError: the store refuses a request, or cannot be reached, or the disk is too small.
     """
-    if not any(files.is_remote(source.path) for source in found.sources):
+    opened = in_place(found)
+    if opened is found:
         return found
-    opened = _opened_in_store(found)
-    _check_room([one.sources[0].path for one in opened if len(one.sources) > 1], scratch)
-    for k, one in enumerate(opened):
-        if len(one.sources) > 1:
-            remote = one.sources[0].path
-            local = os.path.join(tempfile.mkdtemp(dir=scratch), os.path.basename(remote))
-            files.copy_from_store(remote, local)
-            copies = [dataclasses.replace(source, path=local) for source in one.sources]
-            opened[k] = dataclasses.replace(one, sources=copies)
-    return _joined(opened, found.left_out)
+    stacks = {source.path: "" for source in opened.sources if source.planes is not None}
+    if not stacks:
+        return opened
+    _check_room(list(stacks), scratch)
+    for path in stacks:
+        stacks[path] = os.path.join(tempfile.mkdtemp(dir=scratch), os.path.basename(path))
+        files.copy_from_store(path, stacks[path])
+    copies = (
+        dataclasses.replace(source, path=stacks.get(source.path, source.path))
+        for source in opened.sources
+    )
+    return dataclasses.replace(opened, sources=Packed(copies))
 
 
 def _check_room(paths: Sequence[str], scratch: str) -> None:
     """Raises InputError unless all of these files fit on the disk together."""
-    with concurrent.futures.ThreadPoolExecutor(listing.REQUESTS) as pool:
-        total = sum(pool.map(files.size_of, paths))
+    total = sum(parallel.each(files.size_of, paths, listing.REQUESTS))
     free = shutil.disk_usage(scratch).free
     if total > free:
         raise InputError(
@@ -362,14 +369,14 @@ def _check_room(paths: Sequence[str], scratch: str) -> None:
 
 def in_place(found: Found) -> Found:
     """Returns what `with_pages` does, and copies nothing."""
-    if not any(files.is_remote(source.path) for source in found.sources):
+    if not files.is_remote(found.sources[0].path):  # all are at one place
         return found
-    return _joined(_opened_in_store(found), found.left_out)
+    opened = parallel.each(_reopened, found.sources, listing.REQUESTS)
+    return _joined(opened, found.left_out)
 
 
-def _opened_in_store(found: Found) -> list[Found]:
-    with concurrent.futures.ThreadPoolExecutor(listing.REQUESTS) as pool:
-        return list(pool.map(lambda one: _images_of(one.path, one.name), found.sources))
+def _reopened(source: Source) -> Found:
+    return _images_of(source.path, source.name)
 
 
 def _images_of(path: str, name: str) -> Found:

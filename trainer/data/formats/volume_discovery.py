@@ -113,7 +113,7 @@ def find_files(where: str, flag: str, stacks: bool) -> discovery.Found:
     """Returns the files, and folders of DICOM slices, at a place; see `find_images`."""
     named, left_out = discovery.named_files(where, flag, ALL if stacks else PLAIN)
     found: dict[str, Source] = {}
-    for path, name in named.items():
+    for path, name in named:
         suffix = naming.suffix(path).lower()
         if suffix == ".mhd" and files.is_remote(path):
             raise InputError(

@@ -1,10 +1,9 @@
 """What does the two passes over the pairs: the processes of this machine, or Beam's workers."""
 
-import collections
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import tqdm
@@ -43,13 +42,6 @@ class Engine(Protocol):
             folder: where the shards go.
         """
 
-    def alike(self, found: Mapping[str, Any]) -> set[str]:
-        """Returns the names of pairs, of all that were read, that share a digest with another.
-
-        Args:
-            found: the survey of each pair, by its name.
-        """
-
 
 class Local:
     """This machine's processes."""
@@ -60,17 +52,19 @@ class Local:
 
     def each(self, what: str, task: Callable[[Pair], Any], pairs: Sequence[Pair]) -> Iterator[Any]:
         """See `Engine`."""
-        batches = kept.batches(pairs)
-        names = kept.names(what, task, batches)
+        batches = kept.batches(len(pairs))
+        names = kept.names(what, task, (pairs[batch] for batch in batches))
         missing = [
             batch for batch, name in zip(batches, names, strict=True) if not self._kept.has(name)
         ]
-        results = self._results(what, task, list(itertools.chain.from_iterable(missing)))
+        total = sum(batch.stop - batch.start for batch in missing)
+        asked = itertools.chain.from_iterable(pairs[batch] for batch in missing)
+        results = _with_bar(what, self._results(task, asked), total)
         for batch, name in zip(batches, names, strict=True):
             if self._kept.has(name):
                 yield from self._kept.load(name)
                 continue
-            found = list(itertools.islice(results, len(batch)))
+            found = list(itertools.islice(results, batch.stop - batch.start))
             self._kept.store(name, found)
             yield from found
 
@@ -80,11 +74,12 @@ class Local:
         """See `Engine`: a pair is read once, also where several shards have parts of it."""
         names = kept.names("shard", encode, plans)
         known = _known(self._kept, names, folder)
-        missing = (
+        missing = [
             plan.examples for plan, name in zip(plans, names, strict=True) if name not in known
-        )
-        pairs = list(by_pair(itertools.chain.from_iterable(missing)))
-        results = itertools.chain.from_iterable(self._results("writing", encode, pairs))
+        ]
+        pairs = by_pair(itertools.chain.from_iterable(missing))
+        encoded_pairs = itertools.chain.from_iterable(self._results(encode, pairs))
+        results = _with_bar("writing", encoded_pairs, sum(map(len, missing)))
         for plan, name in zip(plans, names, strict=True):
             if name not in known:
                 encoded = itertools.islice(results, len(plan.examples))
@@ -92,18 +87,15 @@ class Local:
                 self._kept.store(name, known[name])
             yield known[name]
 
-    def _results(
-        self, what: str, task: Callable[[Pair], Any], pairs: Sequence[Pair]
-    ) -> Iterator[Any]:
-        with tqdm.tqdm(total=len(pairs), desc=what, unit=" images", disable=None) as bar:
-            for result in prefetch.results(self._run, task, pairs, self._downloads):
-                bar.update()
-                yield result
+    def _results(self, task: Callable[[Pair], Any], pairs: Iterable[Pair]) -> Iterator[Any]:
+        return prefetch.results(self._run, task, pairs, self._downloads)
 
-    def alike(self, found: Mapping[str, Any]) -> set[str]:
-        """See `Engine`."""
-        counts = collections.Counter(one.digest for one in found.values())
-        return {name for name, one in found.items() if counts[one.digest] > 1}
+
+def _with_bar(what: str, results: Iterable[Any], total: int) -> Iterator[Any]:
+    with tqdm.tqdm(total=total, desc=what, unit=" images", disable=None) as bar:
+        for result in results:
+            bar.update()
+            yield result
 
 
 def _known(
@@ -130,19 +122,15 @@ class Distributed:
         """Takes the engine, and where results and shards go."""
         self._beam, self._downloads = beam, downloads
         self._kept, self._output = results, output_path
-        self._read: list[str] = []
 
     def each(self, what: str, task: Callable[[Pair], Any], pairs: Sequence[Pair]) -> Iterator[Any]:
         """See `Engine`."""
-        batches = kept.batches(pairs)
-        names = kept.names(what, task, batches)
-        self._read = self._read or names
-        missing = {
-            name: batch
-            for name, batch in zip(names, batches, strict=True)
-            if not self._kept.has(name)
-        }
-        self._do(what, functools.partial(_of_batch, task, self._downloads), missing)
+        batches = kept.batches(len(pairs))
+        names = kept.names(what, task, (pairs[batch] for batch in batches))
+        batch_of = dict(zip(names, batches, strict=True))
+        missing = [name for name in names if not self._kept.has(name)]
+        task = functools.partial(_of_batch, task, self._downloads)
+        self._do(what, task, missing, lambda name: pairs[batch_of[name]])
         yield from itertools.chain.from_iterable(self._kept.load_all(names))
 
     def write(
@@ -151,49 +139,50 @@ class Distributed:
         """See `Engine`; a pair is read for each shard that has parts of it."""
         names = kept.names("shard", encode, plans)
         known = _known(self._kept, names, folder)
-        missing = {name: plan for name, plan in zip(names, plans, strict=True) if name not in known}
+        plan_of = dict(zip(names, plans, strict=True))
         task = functools.partial(_shard, encode, form, self._downloads, self._output)
-        self._do("writing", task, missing)
+        missing = [name for name in names if name not in known]
+        self._do("writing", task, missing, lambda name: plan_of[name].by_itself())
         yield from self._kept.load_all(names)
 
-    def alike(self, found: Mapping[str, Any]) -> set[str]:
-        """See `Engine`: by the engine, too, so that no process has all digests."""
-        self._beam.grouped(
-            "digests",
-            functools.partial(_digests, self._kept),
-            self._read,
-            functools.partial(_keep_names, self._kept),
-        )
-        groups = (name for name in self._kept.now() if name.startswith("alike-"))
-        names = {name for group in groups for name in self._kept.load(group)}
-        return names & found.keys()  # a start that was killed may have had others
-
-    def _do(self, what: str, task: Callable[[Any], Any], items: Mapping[str, Any]) -> None:
+    def _do(
+        self,
+        what: str,
+        task: Callable[[Any], Any],
+        names: Sequence[str],
+        item_of: Callable[[str], Any],
+    ) -> None:
         """Has the task done on every item.
+
+        Args:
+            what: is done.
+            task: item → its result.
+            names: of the items.
+            item_of: name → item.
 
         Raises:
             InputError: one breaks a rule.
             RetryableError: a worker was killed twice.
         """
         self._kept.drop(FAILED)
-        self._kept.store_all({f"item-{name}": item for name, item in items.items()})
-        beam, missing = self._beam, dict(items)
+        self._kept.store_all((f"item-{name}", item_of(name)) for name in names)
+        beam, missing = self._beam, list(names)
         work = functools.partial(_work, self._kept, task)
         try:
-            beam.each(what, work, list(missing))
+            beam.each(what, work, missing)
         except beam_runner.KilledWorkerError:
-            missing = self._missing(items)
+            missing = self._missing(names)
             logging.warning(
                 "Warning: a worker process was killed, most likely because memory ran out; the %d "
                 "items that are left are tried again, one by one.",
                 len(missing),
             )
             try:
-                dataclasses.replace(beam, workers=1).each(what, work, list(missing))
+                dataclasses.replace(beam, workers=1).each(what, work, missing)
             except beam_runner.KilledWorkerError:
                 begun = {name.removeprefix("begun-") for name in self._kept.now()}
-                left = self._missing(items)
-                titles = [_title(item) for name, item in left.items() if name in begun]
+                left = self._missing(names)
+                titles = [_title(item_of(name)) for name in left if name in begun]
                 cause = titles[0] if titles else "its own start"
                 raise RetryableError(
                     f"A worker process was killed twice by {cause}, most likely because "
@@ -202,11 +191,11 @@ class Distributed:
         if self._kept.has_by_now(FAILED):
             raise InputError(self._kept.load(FAILED))
 
-    def _missing(self, items: Mapping[str, Any]) -> dict[str, Any]:
+    def _missing(self, names: Sequence[str]) -> list[str]:
         there = self._kept.now()
-        for name in items:
+        for name in names:
             self._kept.drop(f"begun-{name}")
-        return {name: item for name, item in items.items() if name not in there}
+        return [name for name in names if name not in there]
 
 
 def _title(item: Any) -> str:
@@ -243,14 +232,3 @@ def _shard(
     encoded = prefetch.results(map, encode, list(by_pair(plan.examples)), downloads)
     add = functools.partial(schema.write_shard, path)
     return shards.fill(plan, itertools.chain.from_iterable(encoded), form, add)
-
-
-def _digests(results: kept.Kept, name: str) -> Iterator[tuple[bytes, str]]:
-    for found in results.load(name):
-        if not isinstance(found, str):  # why it was skipped
-            yield found.digest, found.pair.name
-
-
-def _keep_names(results: kept.Kept, group: tuple[bytes, list[str]]) -> None:
-    digest, names = group
-    results.store(f"alike-{digest.hex()}", names)

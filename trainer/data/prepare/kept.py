@@ -5,8 +5,6 @@ written. An item's name is a digest of all that its result follows from: the set
 when they were last changed, the version of this package. So another item has another name.
 """
 
-import collections
-import concurrent.futures
 import dataclasses
 import enum
 import fractions
@@ -15,7 +13,6 @@ import hashlib
 import io
 import os
 import pickle
-import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +21,7 @@ import numpy as np
 from trainer.data.formats import discovery
 from trainer.data.prepare.pairs import Pair
 from trainer.errors import InputError
-from trainer.storage import files, listing
+from trainer.storage import files, listing, parallel
 from trainer.version import __version__
 
 FOLDER = "unfinished"  # in that of the shards
@@ -32,8 +29,6 @@ FOLDER = "unfinished"  # in that of the shards
 NEUTRAL = {"workers", "downloads", "runner", "runner_options", "dry_run", "output"}
 REQUESTS = 32  # at the same time, to a store
 MOST_BATCHES, MOST_PAIRS = 64, 1000  # of a set, up to 64,000 pairs; of a batch
-
-T = typing.TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,20 +66,12 @@ class Kept:
 
     def load_all(self, names: Iterable[str]) -> Iterator[Any]:
         """Yields the results of items, in order; REQUESTS of them are read ahead."""
-        with concurrent.futures.ThreadPoolExecutor(REQUESTS) as pool:
-            pending: collections.deque[concurrent.futures.Future] = collections.deque()
-            for name in names:
-                pending.append(pool.submit(self.load, name))
-                if len(pending) > REQUESTS:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+        return parallel.each(self.load, names, REQUESTS)
 
-    def store_all(self, results: Mapping[str, Any]) -> None:
-        """Keeps results of items, REQUESTS at a time."""
-        with concurrent.futures.ThreadPoolExecutor(REQUESTS) as pool:
-            for _ in pool.map(self.store, results.keys(), results.values()):
-                pass
+    def store_all(self, results: Iterable[tuple[str, Any]]) -> None:
+        """Keeps results of items by their names, REQUESTS at a time."""
+        for _ in parallel.each(lambda one: self.store(*one), results, REQUESTS):
+            pass
 
     def store(self, name: str, result: Any) -> None:
         """Keeps an item's result."""
@@ -108,9 +95,8 @@ class Kept:
 
     def remove(self) -> None:
         """Removes all of it."""
-        with concurrent.futures.ThreadPoolExecutor(REQUESTS) as pool:
-            for _ in pool.map(self.drop, files.list_folder(self.folder)):
-                pass
+        for _ in parallel.each(self.drop, files.list_folder(self.folder), REQUESTS):
+            pass
         if not files.is_remote(self.folder) and os.path.exists(self.folder):
             os.rmdir(self.folder)
 
@@ -147,13 +133,13 @@ def _may_have(module: str) -> bool:
 _NUMPY = tuple(made.__reduce__()[0] for made in (np.zeros(1), np.int64(1)))
 
 
-def batches(pairs: Sequence[T]) -> list[Sequence[T]]:
-    """Returns pairs in batches, each an item of work; they follow from the number of pairs."""
-    size = min(MOST_PAIRS, -(-len(pairs) // MOST_BATCHES)) or 1
-    return [pairs[k : k + size] for k in range(0, len(pairs), size)]
+def batches(count: int) -> list[slice]:
+    """Returns so many pairs in batches, each an item of work."""
+    size = min(MOST_PAIRS, -(-count // MOST_BATCHES)) or 1
+    return [slice(k, min(count, k + size)) for k in range(0, count, size)]
 
 
-def names(what: str, task: Any, items: Sequence[Any]) -> list[str]:
+def names(what: str, task: Any, items: Iterable[Any]) -> list[str]:
     """Returns the names of items of work.
 
     Args:
@@ -210,7 +196,7 @@ def canonical(value: Any, stamps: _Stamps | None = None) -> Any:
         return sorted((repr(key), canonical(entry, stamps)) for key, entry in value.items())
     if isinstance(value, set | frozenset):
         return sorted(map(repr, value))
-    if isinstance(value, list | tuple):
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [canonical(entry, stamps) for entry in value]
     if callable(value):
         owner = canonical(getattr(value, "__self__", None))

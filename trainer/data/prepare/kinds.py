@@ -1,7 +1,7 @@
 """What preparation asks of a kind of data, images or volumes, and the kind that images are."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from absl import logging
@@ -38,19 +38,19 @@ class Kind(Protocol):
             InputError: a file is too large, the two do not fit, or the mask has no classes.
         """
 
-    def planned(self, training: Sequence[Any]) -> "Kind":
+    def planned(self, training: Iterable[Any]) -> "Kind":
         """Returns the kind that cuts its examples by the rules of planning, and says what they are.
 
         Args:
             training: the surveys of the training split.
         """
 
-    def settle(self, found: Mapping[str, Any], train: Collection[str]) -> Any:
+    def settle(self, found: Sequence[Any], train: Iterable[int]) -> Any:
         """Returns the form of all examples, and logs what it does to the data.
 
         Args:
-            found: the survey of each pair, by its name.
-            train: the names of the training split.
+            found: the survey of each pair.
+            train: the places of the training split.
 
         Raises:
             InputError: the pairs do not fit together.
@@ -89,7 +89,7 @@ class Images:
         """See `Kind`."""
         return statistics.examine(pair, self.settings.max_pixels, self.given)
 
-    def planned(self, training: Sequence[statistics.Survey]) -> "Images":
+    def planned(self, training: Iterable[statistics.Survey]) -> "Images":
         """See `Kind`; a --tile that is set stays."""
         side = self.settings.tile or tiling.tile([(one.height, one.width) for one in training])
         if side == self.settings.tile:
@@ -102,12 +102,10 @@ class Images:
         )
         return dataclasses.replace(self, settings=dataclasses.replace(self.settings, tile=side))
 
-    def settle(
-        self, found: Mapping[str, statistics.Survey], train: Collection[str]
-    ) -> statistics.Format:
+    def settle(self, found: Sequence[statistics.Survey], train: Iterable[int]) -> statistics.Format:
         """See `Kind`; images do not depend on their split."""
-        surveys = list(found.values())
-        rule = settle_masks([one.mask for one in surveys], self.given)
+        rule = settle_masks((one.mask for one in found), self.given)
+        surveys = statistics.alike(found)
         asked = statistics.parse_channels(self.settings.channels)
         channels, channel_notes = statistics.choose_channels(surveys, asked)
         dtype, dtype_notes = statistics.choose_dtype(surveys)
@@ -147,7 +145,7 @@ class Images:
         return {}
 
 
-def settle_masks(seen: Sequence[labels.Seen], given: classes.Given) -> labels.Rule:
+def settle_masks(seen: Iterable[labels.Seen], given: classes.Given) -> labels.Rule:
     """Returns the rule for all masks, see `mask_agreement.settle`, and logs what it says."""
     rule, notes, warnings = mask_agreement.settle(seen, given)
     for note in notes:

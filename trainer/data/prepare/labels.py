@@ -10,6 +10,7 @@ import numpy as np
 
 from trainer.data.dataset import schema
 from trainer.data.formats import images
+from trainer.data.packed import reduce_to_fields
 from trainer.data.prepare import classes
 from trainer.data.prepare.classes import Given, as_text, bounds, hexadecimal, is_grey
 from trainer.errors import InputError
@@ -89,6 +90,8 @@ class Seen:
     shapes: tuple[Shape, ...] = ()
     is_turned: bool = False
     bits: int = 8
+
+    __reduce__ = reduce_to_fields
 
 
 # A mask's values ----------------------------------------------------------------------------------

@@ -4,13 +4,14 @@ Doubtful cases are refused or warned of, with the flag that decides them.
 """
 
 import collections
+import dataclasses
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from trainer.data.dataset import schema
 from trainer.data.prepare import classes
 from trainer.data.prepare.classes import Given, as_text, hexadecimal, is_grey
-from trainer.data.prepare.labels import SHOWN, Rule, Seen, Shape
+from trainer.data.prepare.labels import SHOWN, Rule, Seen
 from trainer.errors import InputError
 
 BINARY = {1, 255, 65535}  # what a foreground is in masks of one class, by who writes them
@@ -30,24 +31,77 @@ TURNED = {
 }
 
 
-def settle(seen: Sequence[Seen], given: Given) -> tuple[Rule, list[str], list[str]]:
+@dataclasses.dataclass
+class Arrangement:
+    """How the pixels of a value are arranged in several masks.
+
+    Attributes:
+        masks: where that was seen.
+        singles: those of them where the value is one piece.
+        pixels: of the value, in all of them.
+        blocks: see `labels.Shape`, likewise.
+    """
+
+    masks: int = 0
+    singles: int = 0
+    pixels: int = 0
+    blocks: int = 0
+
+    def add(self, masks: int, singles: int, pixels: int, blocks: int) -> None:
+        """Adds what was seen in other masks."""
+        self.masks += masks
+        self.singles += singles
+        self.pixels += pixels
+        self.blocks += blocks
+
+
+@dataclasses.dataclass
+class Alike:
+    """Masks in which the same was seen, but for how the pixels of a value are arranged.
+
+    Attributes:
+        first: of the masks.
+        count: of the masks.
+        arranged: how the pixels of each value are, where that was seen.
+    """
+
+    first: Seen
+    count: int = 0
+    arranged: dict[float, Arrangement] = dataclasses.field(default_factory=dict)
+
+
+def _alike(masks: Iterable[Seen]) -> list[Alike]:
+    """Returns the masks by what was seen, in the order of the first ones."""
+    found: dict[Seen, Alike] = {}
+    for one in masks:
+        alike = found.setdefault(dataclasses.replace(one, label="", shapes=()), Alike(one))
+        alike.count += 1
+        for value, shape in zip(one.values, one.shapes, strict=False):
+            arranged = alike.arranged.setdefault(value, Arrangement())
+            arranged.add(1, shape.pieces == 1, shape.pixels, shape.blocks)
+    return list(found.values())
+
+
+def settle(masks: Iterable[Seen], given: Given) -> tuple[Rule, list[str], list[str]]:
     """Returns the rule for all masks of a set, notes and warnings.
 
     Args:
-        seen: the masks, in order.
+        masks: what was seen in each, in order.
         given: what the user says about them.
 
     Raises:
         InputError: masks contradict one another or what is given, or their values look like
             something else than classes.
     """
-    warnings = _warnings_of_turned(seen)
+    alike = _alike(masks)
+    seen = [one.first for one in alike]
+    warnings = _warnings_of_turned(alike)
     if given.by_colour:
         return Rule(given, given.classes), [], warnings
     if given.threshold is not None:
         _check_threshold(seen, given.threshold)
         return Rule(given, given.classes), [], warnings
-    as_shown, notes = _as_shown(seen, given)
+    as_shown, notes = _as_shown(alike, given)
     indexed = [one for one in seen if one.kind not in as_shown]
     _check_palettes(indexed)
     warnings += _warnings_of_order(indexed)
@@ -59,8 +113,8 @@ def settle(seen: Sequence[Seen], given: Given) -> tuple[Rule, list[str], list[st
     _check_several(found)
     _check_foregrounds(seen, values, found)
     _check_scales(seen, values)
-    _check_instances(seen, values, found)
-    _check_smoothed(seen, found)
+    _check_instances(alike, values, found)
+    _check_smoothed(alike, found)
     _check_not_too_many(found)
     if len(found) > MANY and not any(one.kind == "palette" for one in seen):
         warnings.append(_of_many(found))
@@ -70,12 +124,14 @@ def settle(seen: Sequence[Seen], given: Given) -> tuple[Rule, list[str], list[st
     return Rule(given, taken, as_shown), notes, warnings
 
 
-def _warnings_of_turned(seen: Sequence[Seen]) -> list[str]:
-    counts = collections.Counter(one.kind for one in seen if one.is_turned)
+def _warnings_of_turned(alike: Sequence[Alike]) -> list[str]:
+    counts = collections.Counter[str]()
+    for one in alike:
+        counts[one.first.kind] += one.count * one.first.is_turned
     return [
-        f"Warning: in {counts[kind]} of {len(seen)} masks 0 is shown white; {taken}. If they are "
-        "the wrong way round, save them without that, or name the classes in the other order, such "
-        "as --classes=background:255,foreground:0."
+        f"Warning: in {counts[kind]} of {_total(alike)} masks 0 is shown white; {taken}. If they "
+        "are the wrong way round, save them without that, or name the classes in the other order, "
+        "such as --classes=background:255,foreground:0."
         for kind, taken in TURNED.items()
         if counts[kind]
     ]
@@ -105,11 +161,12 @@ def _first(seen: Sequence[Seen], bits: int) -> Seen | None:
 # What a value means -------------------------------------------------------------------------------
 
 
-def _as_shown(seen: Sequence[Seen], given: Given) -> tuple[frozenset[str], list[str]]:
+def _as_shown(alike: Sequence[Alike], given: Given) -> tuple[frozenset[str], list[str]]:
     """Returns the kinds of masks to be taken by the grey that is shown, and notes.
 
     Bits and indices beside plain values: of 0 and 1, the 1 may be the others' 1, or their white.
     """
+    seen = [one.first for one in alike]
     plain = {value for one in seen if one.kind == "plain" for value in one.values}
     known = given.classes or tuple(schema.Class(str(value), int(value)) for value in plain)
     compared = given.classes or plain - {0}
@@ -127,8 +184,9 @@ def _as_shown(seen: Sequence[Seen], given: Given) -> tuple[frozenset[str], list[
             raise InputError(_of_mixed(masks[0], seen, described, is_either))
         if fits_shown and not fits:
             as_shown.add(kind)
+            count = sum(one.count for one in alike if one.first.kind == kind)
             notes.append(
-                f"{len(masks)} of {len(seen)} masks are {described}; "
+                f"{count} of {_total(alike)} masks are {described}; "
                 "their greys are used as values, as in the others."
             )
     return frozenset(as_shown), notes
@@ -275,26 +333,34 @@ def _check_scales(seen: Sequence[Seen], values: Sequence[set[Any]]) -> None:
 
 
 def _check_instances(
-    seen: Sequence[Seen], values: Sequence[set[Any]], found: Sequence[int]
+    alike: Sequence[Alike], values: Sequence[set[Any]], found: Sequence[int]
 ) -> None:
     """Raises InputError where values look like the numbers of objects: 1, 2, … in each mask."""
     fronts = found[1:]
-    held = [sorted(one - {found[0]}) for one in values]
-    held = [one for one in held if one]
-    pieces = [
-        shape.pieces
-        for one in seen
-        for value, shape in zip(one.values, one.shapes, strict=False)
+    held = [
+        (sorted(values_of - {found[0]}), one.count)
+        for one, values_of in zip(alike, values, strict=True)
+        if values_of - {found[0]}
+    ]
+    arranged = [
+        (each.singles, each.masks)
+        for one in alike
+        for value, each in one.arranged.items()
         if value != found[0]
     ]
-    if len(fronts) <= FEW or not pieces or _share(n == 1 for n in pieces) < 0.8:
+    singles, seen = (sum(counts) for counts in zip(*arranged, strict=True)) if arranged else (0, 0)
+    if len(fronts) <= FEW or not seen or singles / seen < 0.8:
         return
-    runs = _share(one == list(range(fronts[0], fronts[0] + len(one))) for one in held)
-    owners = collections.Counter(value for one in held for value in one)
+    runs = [(one == list(range(fronts[0], fronts[0] + len(one))), count) for one, count in held]
+    owners = collections.Counter[int]()
+    for one, count in held:
+        owners.update(dict.fromkeys(one, count))
+    alone = [(count == 1, 1) for count in owners.values()]
+    masks = sum(count for _, count in held)
     if (
-        len({len(one) for one in held}) > 1
-        and runs >= 0.9
-        or (len(held) > 1 and _share(count == 1 for count in owners.values()) >= 0.9)
+        len({len(one) for one, _ in held}) > 1
+        and _share(runs) >= 0.9
+        or (masks > 1 and _share(alone) >= 0.9)
     ):
         raise InputError(
             f"The masks have {len(found)} values ({_some(found)}), and each is one object where "
@@ -304,15 +370,15 @@ def _check_instances(
         )
 
 
-def _check_smoothed(seen: Sequence[Seen], found: Sequence[int]) -> None:
+def _check_smoothed(alike: Sequence[Alike], found: Sequence[int]) -> None:
     """Raises InputError where most values are thin rims between others, or next to the ends."""
-    shapes: dict[float, list[Shape]] = collections.defaultdict(list)
-    for one in seen:
-        for value, shape in zip(one.values, one.shapes, strict=False):
-            shapes[value].append(shape)
+    arranged = collections.defaultdict[float, Arrangement](Arrangement)
+    for one in alike:
+        for value, each in one.arranged.items():
+            arranged[value].add(*dataclasses.astuple(each))
     low, high = found[0], found[-1]
-    inner = [value for value in found[1:-1] if value in shapes]
-    thin = [value for value in inner if _is_thin(shapes[value])]
+    inner = [value for value in found[1:-1] if value in arranged]
+    thin = [value for value in inner if arranged[value].blocks < THIN * arranged[value].pixels]
     thick = len(found) - len(thin)
     near_ends = all(min(value - low, high - value) <= NEAR for value in thin)
     by_jpeg = inner == thin and near_ends and high - low > 4 * NEAR
@@ -325,11 +391,6 @@ def _check_smoothed(seen: Sequence[Seen], found: Sequence[int]) -> None:
         )
 
 
-def _is_thin(shapes: Sequence[Shape]) -> bool:
-    pixels, blocks = (sum(getattr(shape, key) for shape in shapes) for key in ("pixels", "blocks"))
-    return blocks < THIN * pixels
-
-
 def _of_many(found: Sequence[int]) -> str:
     return (
         f"Warning: the masks have {len(found)} values ({_some(found)}), and each becomes a class. "
@@ -337,9 +398,14 @@ def _of_many(found: Sequence[int]) -> str:
     )
 
 
-def _share(hits: Iterable[bool]) -> float:
+def _share(hits: Iterable[tuple[bool, int]]) -> float:
+    """Returns the share of what holds, of things that there are so many of."""
     held = list(hits)
-    return sum(held) / len(held)
+    return sum(count for holds, count in held if holds) / sum(count for _, count in held)
+
+
+def _total(alike: Iterable[Alike]) -> int:
+    return sum(one.count for one in alike)
 
 
 def _all(found: Sequence[int]) -> str:

@@ -2,12 +2,16 @@
 
 import collections
 import dataclasses
+import itertools
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
 
 from trainer import config
 from trainer.data.formats import discovery
 from trainer.data.formats.discovery import Source
+from trainer.data.packed import Packed
 from trainer.data.prepare import classes
 from trainer.data.prepare.pairs import Pair
 from trainer.errors import InputError, one_line
@@ -15,7 +19,7 @@ from trainer.errors import InputError, one_line
 
 def find_pairs(
     settings: config.Prepare, scratch: str
-) -> tuple[list[Pair], collections.Counter[str]]:
+) -> tuple[Packed[Pair], collections.Counter[str]]:
     """Returns images with their masks, in the order of their names, and what else matched.
 
     Args:
@@ -37,7 +41,7 @@ def pair(
     settings: config.Prepare,
     find: Callable[[str, str], discovery.Found],
     group: Callable[[Sequence[Source], Sequence[Source]], Sequence[tuple[Source, ...]]],
-) -> tuple[list[Pair], collections.Counter[str]]:
+) -> tuple[Packed[Pair], collections.Counter[str]]:
     """Returns images with their masks, see `find_pairs`.
 
     Args:
@@ -46,70 +50,84 @@ def pair(
         group: (images, masks) → the images that have a file for each channel, each file with the
             image's name; none if each file is an image.
     """
-    at = {"images": find(settings.images, "images")}
-    # One folder is listed once; an .npz holds an array for each.
-    if settings.images == settings.masks and not settings.masks.lower().endswith(".npz"):
-        at["masks"] = at["images"]
-    else:
-        at["masks"] = find(settings.masks, "masks")
-    left_out = collections.Counter[str]()
-    for one in {id(one): one for one in at.values()}.values():
-        left_out.update(one.left_out)
-    found, masks = (
-        [dataclasses.replace(source, name=_composed(source.name)) for source in one.sources]
-        for one in at.values()
-    )
+    found, masks, left_out = _files(settings, find)
     suffix = _composed(settings.mask_suffix)
     if suffix:  # both may be in one folder
-        there = {source.label for source in (*found, *masks)}
+        others = set[str]() if masks is found else _others(found, masks, suffix)
         found, masks = _told_apart(found, masks, suffix)
-        used = {source.label for source in (*found, *masks)}
-        left_out["images or masks by --mask_suffix"] += len(there - used)
+        for source in itertools.chain(found, masks) if others else ():
+            others.discard(source.label)
+        left_out["images or masks by --mask_suffix"] += len(others)
     channels = {one[0].name: one for one in group(found, masks)}
-    found = [one[0] for one in channels.values()] or found
-    uncounted = {source.name for source in (*found, *masks) if source.is_uncounted}
-    image_of = _by_name(_first_pages(found, uncounted), "images")
-    mask_of = _by_name(_first_pages(masks, uncounted), "masks")
-    _check_partners(image_of, mask_of, settings)
-    pairs = [
-        Pair(channels.get(name, (image_of[name],)), mask_of[name]) for name in sorted(image_of)
-    ]
+    found = Packed(one[0] for one in channels.values()) if channels else found
+    uncounted = {one.name for one in itertools.chain(found, masks) if one.is_uncounted}
+    found, masks = (_first_pages(one, uncounted) for one in (found, masks))
+    order, mask_order = _by_name(found, "images"), _by_name(masks, "masks")
+    pairs = Packed[Pair]()
+    for k, m in zip(order, mask_order, strict=False):
+        image, mask = found[k], masks[m]
+        if image.name != mask.name:
+            break
+        pairs.append(Pair(channels.get(image.name, (image,)), mask))
+    if not len(pairs) == len(found) == len(masks):
+        raise _without_partner(found, masks, settings)
     _check_apart(pairs)
     return pairs, left_out
 
 
+def _files(
+    settings: config.Prepare, find: Callable[[str, str], discovery.Found]
+) -> tuple[Packed[Source], Packed[Source], collections.Counter[str]]:
+    """Returns the files of images and of masks, by composed names, and what else is there."""
+    places = [find(settings.images, "images")]
+    # One folder is listed once; an .npz holds an array for each.
+    if settings.images != settings.masks or settings.masks.lower().endswith(".npz"):
+        places.append(find(settings.masks, "masks"))
+    found = [Packed(map(_with_composed_name, one.sources)) for one in places]
+    left_out = collections.Counter[str]()
+    for one in places:
+        left_out.update(one.left_out)
+    return found[0], found[-1], left_out
+
+
+def _others(found: Iterable[Source], masks: Iterable[Source], suffix: str) -> set[str]:
+    """Returns what `_told_apart` leaves out of each side, by labels."""
+    named = {one.label for one in found if _image_name(one.name, suffix) is not None}
+    return named | {one.label for one in masks if _image_name(one.name, suffix) is None}
+
+
 def _told_apart(
-    found: Sequence[Source], masks: Sequence[Source], suffix: str
-) -> tuple[list[Source], list[Source]]:
+    found: Iterable[Source], masks: Iterable[Source], suffix: str
+) -> tuple[Packed[Source], Packed[Source]]:
     """Returns the images, whose names lack the suffix, and the masks, by the images' names."""
-    named = [(source, _image_name(source.name, suffix)) for source in masks]
+    named = ((source, _image_name(source.name, suffix)) for source in masks)
     return (
-        [source for source in found if _image_name(source.name, suffix) is None],
-        [dataclasses.replace(source, name=name) for source, name in named if name is not None],
+        Packed(source for source in found if _image_name(source.name, suffix) is None),
+        Packed(dataclasses.replace(one, name=name) for one, name in named if name is not None),
     )
 
 
-def _check_partners(
-    image_of: Mapping[str, Source],
-    mask_of: Mapping[str, Source],
-    settings: config.Prepare,
-) -> None:
-    for name, source in image_of.items():
-        if name not in mask_of:
-            raise InputError(
-                f"{source.label} has no mask: there is no {one_line(name)}"
+def _without_partner(
+    found: Iterable[Source], masks: Iterable[Source], settings: config.Prepare
+) -> InputError:
+    """Returns what says which image has no mask or, if each has one, which mask no image."""
+    named = {source.name for source in masks}
+    for source in found:
+        if source.name not in named:
+            return InputError(
+                f"{source.label} has no mask: there is no {one_line(source.name)}"
                 f"{_composed(settings.mask_suffix)} in --masks={settings.masks}; add it, remove "
                 "the image, or see --mask_suffix."
             )
-    for name, source in mask_of.items():
-        if name not in image_of:
-            raise InputError(
-                f"{source.label} has no image: there is no {one_line(name)} in --images="
-                f"{settings.images}; add it, remove the mask, or see --mask_suffix."
-            )
+    named = {source.name for source in found}
+    mask = next(source for source in masks if source.name not in named)
+    return InputError(
+        f"{mask.label} has no image: there is no {one_line(mask.name)} in --images="
+        f"{settings.images}; add it, remove the mask, or see --mask_suffix."
+    )
 
 
-def _check_apart(pairs: Sequence[Pair]) -> None:
+def _check_apart(pairs: Iterable[Pair]) -> None:
     """Raises InputError if an image is its own mask."""
     for pair in pairs:
         if (pair.image.path, pair.image.row) == (pair.mask.path, pair.mask.row):
@@ -117,6 +135,11 @@ def _check_apart(pairs: Sequence[Pair]) -> None:
                 f"{pair.image.label} would be an image and its own mask; give another --masks, or "
                 "what masks have in their names: --mask_suffix=_mask."
             )
+
+
+def _with_composed_name(source: Source) -> Source:
+    name = _composed(source.name)
+    return source if name == source.name else dataclasses.replace(source, name=name)
 
 
 def _composed(name: str) -> str:
@@ -133,12 +156,14 @@ def _image_name(mask: str, suffix: str) -> str | None:
     return stem.removesuffix(suffix) + page if stem.endswith(suffix) else None
 
 
-def _first_pages(found: Sequence[Source], stems: set[str]) -> list[Source]:
+def _first_pages(found: Packed[Source], stems: set[str]) -> Packed[Source]:
     """Makes one case of the pages of each of some files.
 
     So it pairs with its partner, whose pages cannot be counted: reading it gives the reason.
     """
-    kept = []
+    if not stems:
+        return found
+    kept = Packed[Source]()
     for source in found:
         stem, page = discovery.split_page(source.name)
         if not page or stem not in stems:
@@ -148,26 +173,31 @@ def _first_pages(found: Sequence[Source], stems: set[str]) -> list[Source]:
     return kept
 
 
-def _by_name(found: Sequence[Source], flag: str) -> dict[str, Source]:
-    named: dict[str, Source] = {}
-    for source in found:
-        if source.name in named:
-            other = named[source.name].label
-            same = (
-                "are one name to Unicode, in two spellings"
-                if _composed(other) == _composed(source.label)
-                else "have the same stem"
-            )
-            raise InputError(
-                f"{other} and {source.label} {same}, which names a case; rename one, or narrow "
-                f"--{flag}."
-            )
-        named[source.name] = source
+def _by_name(found: Sequence[Source], flag: str) -> np.ndarray:
+    """Returns the places of files in the order of their names, int64 [N].
+
+    Raises:
+        InputError: two have one name, or a name cannot be a case's.
+    """
+    names = np.array([source.name for source in found], object)
+    order = np.argsort(names, kind="stable")
+    twins = order[1:][names[order[1:]] == names[order[:-1]]]
+    if twins.size:
+        second = twins.min()
+        other, label = found[np.flatnonzero(names == names[second])[0]].label, found[second].label
+        same = (
+            "are one name to Unicode, in two spellings"
+            if _composed(other) == _composed(label)
+            else "have the same stem"
+        )
+        raise InputError(
+            f"{other} and {label} {same}, which names a case; rename one, or narrow --{flag}."
+        )
     check_names(found)
-    return named
+    return order
 
 
-def check_names(found: Sequence[Source]) -> None:
+def check_names(found: Iterable[Source]) -> None:
     """Raises InputError if a name cannot be a case's."""
     for source in found:
         if any(unicodedata.category(letter) in classes.LINE_BREAKING for letter in source.name):

@@ -1,10 +1,13 @@
 """Images, or volumes, with their masks, and the parts of them that become examples."""
 
+import copy
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, overload
 
 from trainer.data.formats import discovery
+from trainer.data.packed import reduce_to_fields
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -20,6 +23,8 @@ class Part:
     name: str
     start: tuple[int, ...]
     shape: tuple[int, ...]
+
+    __reduce__ = reduce_to_fields
 
     @property
     def box(self) -> tuple[slice, ...]:
@@ -45,6 +50,8 @@ class Pair:
     content: bytes = b""
     box: tuple[tuple[int, int], ...] = ()
 
+    __reduce__ = reduce_to_fields
+
     @property
     def image(self) -> discovery.Source:
         """The image, or the file of its first channel."""
@@ -62,6 +69,45 @@ class Example:
 
     pair: Pair
     part: Part
+
+
+class Examples(Sequence[Example]):
+    """Examples of many pairs in an order, each made when it is asked for."""
+
+    def __init__(
+        self, surveys: Sequence[Any], places: Sequence[int], parts: Sequence[Part]
+    ) -> None:
+        """Takes what was found in all pairs, and of each example the pair's place and its part."""
+        self._surveys, self._places, self._parts = surveys, places, parts
+        self._window = range(len(places))
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return len(self._window)
+
+    @overload
+    def __getitem__(self, place: int) -> Example: ...
+    @overload
+    def __getitem__(self, place: slice) -> "Examples": ...
+    def __getitem__(self, place: "int | slice") -> "Example | Examples":
+        """An example, or some of them."""
+        found = self._window[place]
+        if isinstance(found, range):
+            some = copy.copy(self)
+            some._window = found
+            return some
+        return Example(self._surveys[self._places[found]].pair, self._parts[found])
+
+    def __iter__(self) -> Iterator[Example]:
+        """Yields all; consecutive ones of a pair share it."""
+        for place, window in itertools.groupby(self._window, lambda k: self._places[k]):
+            pair = self._surveys[place].pair
+            for k in window:
+                yield Example(pair, self._parts[k])
+
+    def parts(self) -> Iterator[Part]:
+        """Yields the parts alone."""
+        return (self._parts[k] for k in self._window)
 
 
 def cut(name: str, shape: Sequence[int], side: int) -> list[Part]:

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from trainer.data.formats import discovery
@@ -21,7 +21,7 @@ from trainer.storage import files
 
 
 def results(
-    run: worker_pool.Run, task: Callable[[Pair], Any], pairs: Sequence[Pair], downloads: int
+    run: worker_pool.Run, task: Callable[[Pair], Any], pairs: Iterable[Pair], downloads: int
 ) -> Iterator[Any]:
     """Yields `task(pair)` of every pair, in order; pairs in a store have local paths by then.
 
@@ -31,9 +31,6 @@ def results(
         pairs: all.
         downloads: files that are copied at the same time.
     """
-    if not any(files.is_remote(source.path) for pair in pairs for source in _sources(pair)):
-        yield from run(task, pairs)
-        return
     with (
         tempfile.TemporaryDirectory() as folder,
         concurrent.futures.ThreadPoolExecutor(downloads) as executor,
@@ -49,7 +46,7 @@ def results(
 
 def _copies(
     executor: concurrent.futures.Executor,
-    pairs: Sequence[Pair],
+    pairs: Iterable[Pair],
     folder: str,
     used: collections.deque[Pair],
     downloads: int,
@@ -62,23 +59,31 @@ def _copies(
         nonlocal waiting
         pair, copies = pending.popleft()
         waiting -= len(copies)
-        *images, mask = [copy.result() for copy in copies]
-        used.append(dataclasses.replace(pair, images=tuple(images), mask=mask))
-        return used[-1]
+        if copies:
+            *images, mask = [copy.result() for copy in copies]
+            pair = dataclasses.replace(pair, images=tuple(images), mask=mask)
+        used.append(pair)
+        return pair
 
     with contextlib.ExitStack() as stack:
         stack.callback(executor.shutdown, wait=True, cancel_futures=True)
         for index, pair in enumerate(pairs):
             copies = [
                 executor.submit(discovery.local_copy, source, os.path.join(folder, f"{index}-{k}"))
-                for k, source in enumerate(_sources(pair))
+                for k, source in enumerate(_remote(pair))
             ]
             pending.append((pair, copies))
             waiting += len(copies)
-            if waiting > downloads:
+            while pending and (waiting > downloads or not pending[0][1]):
                 yield local()
         while pending:
             yield local()
+
+
+def _remote(pair: Pair) -> tuple[discovery.Source, ...]:
+    """Returns all sources of a pair if any is in a store, else none."""
+    sources = _sources(pair)
+    return sources if any(files.is_remote(source.path) for source in sources) else ()
 
 
 def _sources(pair: Pair) -> tuple[discovery.Source, ...]:

@@ -8,6 +8,7 @@ The second reads again, encodes and writes (`shards`). This process only ever ho
 examples, so memory is bounded by workers × one image, not by the data.
 """
 
+import array
 import collections
 import dataclasses
 import functools
@@ -18,14 +19,16 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from absl import logging
 
 from trainer import cli, config
 from trainer.data.dataset import folds, schema
 from trainer.data.formats import discovery, reading
+from trainer.data.packed import Packed
 from trainer.data.planning import data_plan, plan_file
 from trainer.data.prepare import (
     classes,
@@ -41,7 +44,7 @@ from trainer.data.prepare import (
     worker_pool,
 )
 from trainer.data.prepare.kinds import Images, Kind
-from trainer.data.prepare.pairs import Example, Pair
+from trainer.data.prepare.pairs import Example, Examples, Pair, Part
 from trainer.data.prepare.volume_kind import VolumeKind
 from trainer.distributed import beam_runner
 from trainer.errors import InputError, one_line
@@ -116,9 +119,10 @@ def prepare(settings: config.Prepare) -> schema.Manifest:
         kind, pairs, left_out = _find(settings, scratch)
         if beam and beam.is_elsewhere:
             _check_within_reach(pairs, scratch, settings)
-        names, draw = _assign(settings, pairs)
-        _divide(settings, names)  # refuses too many folds before anything is read
-        listed = _listed(pairs, names)
+        sides, draw = _assign(settings, (pair.name for pair in pairs))
+        # Refuses too many folds before anything is read.
+        _divide(settings, sides, lambda place: pairs[place].name)
+        listed, sides = _listed(pairs, sides)
         left_out["images in no list of --splits"] += len(pairs) - len(listed)
         num_workers = 1 if beam else _num_workers(settings.workers, len(listed))
         with (
@@ -129,22 +133,24 @@ def prepare(settings: config.Prepare) -> schema.Manifest:
             engine: engines.Engine = engines.Local(run, settings.downloads, results)
             if beam:
                 engine = engines.Distributed(beam, settings.downloads, results, settings.output)
-            found, skipped = _survey(engine, listed, kind, settings)
+            found, read, skipped = _survey(engine, listed, kind, settings)
             if skipped and draw:  # the rest may have to fill a split
-                names, draw = _assign(settings, [one.pair for one in found.values()])
-            names = {side: [n for n in names[side] if n in found] for side in names}
-            splitting.check_none_empty(names, "--skip_bad")
+                sides, draw = _assign(settings, (one.pair.name for one in found))
+            elif skipped:
+                sides = _among(sides, read)
+            splitting.check_none_empty(sides, "--skip_bad")
             # Folds share one form: each trains another model, and all of them are an ensemble.
-            training = names["train"] + (names["val"] if settings.folds else [])
+            together = ("train", "val") if settings.folds else ("train",)
+            training = np.concatenate([sides[side] for side in together])
             if settings.plan:
-                kind = kind.planned([found[name] for name in training])
+                kind = kind.planned(found[place] for place in training)
             form = kind.settle(found, training)
-            plan = _plan(engine, kind, form, found, names, settings, draw, skipped)
+            plan = _plan(engine, kind, form, found, sides, settings, draw, skipped)
             plans = shards.plan(plan.order, form, settings.shard_mb, settings.seed)
             encode = functools.partial(kind.encode, form)
             written = engine.write(plans, encode, form, folder)
             splits, indexes = shards.describe(plans, written, form, folder.add_index)
-            grids = _grids(kind, [found[name] for name in training])
+            grids = _grids(kind, (found[place] for place in training))
             manifest = _manifest(settings, kind, plan, form, splits, grids, indexes)
             folder.finish(manifest)
     _warn_of_absent_classes(manifest)
@@ -171,7 +177,7 @@ def _check_paths(settings: config.Prepare) -> None:
 
 def _find(
     settings: config.Prepare, scratch: str
-) -> tuple[Kind, list[Pair], collections.Counter[str]]:
+) -> tuple[Kind, Sequence[Pair], collections.Counter[str]]:
     """Returns the kind of the data, the pairs, and what else matched.
 
     Raises:
@@ -216,30 +222,37 @@ def _refuse_others(settings: config.Prepare, names: Iterable[str], given: str, o
 
 
 def _assign(
-    settings: config.Prepare, pairs: Sequence[Pair]
+    settings: config.Prepare, names: Iterable[str]
 ) -> tuple[splitting.SplitAssignment, schema.Draw | None]:
     return splitting.assign(
-        [pair.name for pair in pairs],
-        settings.splits,
-        settings.split,
-        settings.group_by,
-        settings.seed,
+        list(names), settings.splits, settings.split, settings.group_by, settings.seed
     )
 
 
 def _divide(
-    settings: config.Prepare, names: splitting.SplitAssignment
+    settings: config.Prepare, sides: splitting.SplitAssignment, name_of: Callable[[int], str]
 ) -> splitting.SplitAssignment:
-    return splitting.divide(names, settings.folds, settings.group_by, settings.seed)
+    return splitting.divide(sides, name_of, settings.folds, settings.group_by, settings.seed)
 
 
-def _listed(pairs: Sequence[Pair], names: splitting.SplitAssignment) -> list[Pair]:
-    known = set(itertools.chain.from_iterable(names.values()))
-    listed = [pair for pair in pairs if pair.name in known]
-    if len(listed) < len(pairs):
-        count = len(pairs) - len(listed)
-        logging.info("%d images are in no list of --splits and are left out.", count)
-    return listed
+def _listed(
+    pairs: Sequence[Pair], sides: splitting.SplitAssignment
+) -> tuple[Sequence[Pair], splitting.SplitAssignment]:
+    """Returns the pairs that are in a split, and their places in the splits."""
+    places = np.sort(np.concatenate(list(sides.values())))
+    if len(places) == len(pairs):
+        return pairs, sides
+    count = len(pairs) - len(places)
+    logging.info("%d images are in no list of --splits and are left out.", count)
+    return Packed(pairs[place] for place in places), _among(sides, places)
+
+
+def _among(sides: splitting.SplitAssignment, places: np.ndarray) -> splitting.SplitAssignment:
+    """Returns splits of these places alone, ascending, which are numbered anew."""
+    return {
+        side: np.searchsorted(places, of_side[np.isin(of_side, places)])
+        for side, of_side in sides.items()
+    }
 
 
 def _num_workers(asked: int, num_images: int) -> int:
@@ -251,20 +264,21 @@ def _num_workers(asked: int, num_images: int) -> int:
 
 def _survey(
     engine: engines.Engine, pairs: Sequence[Pair], kind: Kind, settings: config.Prepare
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Returns what was found, by name, and the names of the pairs that were skipped."""
+) -> tuple[Sequence[Any], np.ndarray, tuple[str, ...]]:
+    """Returns what was found, the places of these pairs, and the names of those skipped."""
     task = functools.partial(_examine, kind, settings.skip_bad)
-    found, skipped = {}, []
+    found, places, skipped = Packed[Any](), array.array("q"), []
     results = engine.each("reading", task, pairs)
-    for pair, result in zip(pairs, results, strict=True):
+    for place, (pair, result) in enumerate(zip(pairs, results, strict=True)):
         if isinstance(result, str):
             logging.warning("Skipped: %s", result)
             skipped.append(pair.name)
         else:
             # And not with its local copies.
             seen = dataclasses.replace(result.pair, images=pair.images, mask=pair.mask)
-            found[pair.name] = dataclasses.replace(result, pair=seen)
-    return found, tuple(skipped)
+            found.append(dataclasses.replace(result, pair=seen))
+            places.append(place)
+    return found, np.array(places), tuple(skipped)
 
 
 def _examine(kind: Kind, skip_bad: bool, pair: Pair) -> Any:
@@ -284,38 +298,64 @@ def _plan(
     engine: engines.Engine,
     kind: Kind,
     form: Any,
-    found: Mapping[str, Any],
-    names: splitting.SplitAssignment,
+    found: Sequence[Any],
+    sides: splitting.SplitAssignment,
     settings: config.Prepare,
     draw: schema.Draw | None,
     skipped: tuple[str, ...],
 ) -> Plan:
     """Decides what is written, in which order, and warns where the user should know."""
     if draw:
-        _log_draw(names, draw)
-    sides = _divide(settings, names)
+        _log_draw(sides, draw)
+
+    def name_of(place: int) -> str:
+        return found[place].pair.name
+
+    sides = _divide(settings, sides, name_of)
     if settings.folds:
         counts = ", ".join(str(len(of)) for side, of in sides.items() if side != "test")
         logging.info("Folds: %d, of %s cases; the first is the val split.", settings.folds, counts)
-    alike = engine.alike(found)
-    leaks = splitting.find_leaks(sides, {name: found[name].digest for name in alike})
+    leaks = splitting.find_leaks(sides, name_of, _digests(found))
     _warn_of_leaks(leaks)
-    listed: dict[str, list[Example]] = {}
+    listed: dict[str, Examples] = {}
     for side, shuffled in splitting.shuffle(sides, settings.seed).items():
         for key, role in _roles(side).items():
-            examples = [
-                Example(found[name].pair, part)
-                for name in shuffled
-                for part in kind.parts(found[name], form, role)
-            ]
-            if examples not in listed.values():  # where nothing is cut, a fold is written once
-                listed[key] = examples
-    _check_names(itertools.chain.from_iterable(listed.values()))
+            examples = _examples(kind, form, role, found, shuffled)
+            if not any(_are_equal(examples, others) for others in listed.values()):
+                listed[key] = examples  # where nothing is cut, a fold is written once
+    _check_names(listed.values())
     order: dict[str, Mapping[bool | None, Sequence[Example]]] = {
         key: kind.groups(engine.each, form, examples) if key.endswith("train") else {None: examples}
         for key, examples in listed.items()
     }
     return Plan(order, draw, leaks, skipped)
+
+
+def _digests(found: Sequence[Any]) -> dict[int, bytes]:
+    """Returns the digests that begin as another's does, by place."""
+    starts = (int.from_bytes(one.digest[:8], "big") for one in found)
+    keys = np.fromiter(starts, np.uint64, len(found))
+    ordered = np.sort(keys)
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    places = np.flatnonzero(np.isin(keys, repeated)).tolist() if repeated.size else ()
+    return {place: found[place].digest for place in places}
+
+
+def _examples(
+    kind: Kind, form: Any, role: str, found: Sequence[Any], order: Iterable[int]
+) -> Examples:
+    """Returns the examples that pairs give in a split."""
+    places, parts = array.array("q"), Packed[Part]()
+    for place in order:
+        for part in kind.parts(found[place], form, role):
+            places.append(place)
+            parts.append(part)
+    return Examples(found, places, parts)
+
+
+def _are_equal(some: Examples, others: Examples) -> bool:
+    pairs = zip(some, others, strict=True)
+    return len(some) == len(others) and all(one == other for one, other in pairs)
 
 
 def _roles(side: str) -> dict[str, str]:
@@ -346,17 +386,21 @@ def _warn_of_leaks(leaks: Sequence[Sequence[str]]) -> None:
         logging.warning("Warning: %d more leaks; the manifest lists them.", len(leaks) - SHOWN)
 
 
-def _check_names(examples: Iterable[Example]) -> None:
+def _check_names(listed: Collection[Examples]) -> None:
     """Raises InputError if an example cut from an image has the name of another image."""
-    seen: dict[str, Example] = {}
-    for example in examples:
+    hashes = array.array("q", (hash(part.name) for one in listed for part in one.parts()))
+    values, counts = np.unique(hashes, return_counts=True)
+    repeated = frozenset(values[counts > 1].tolist())  # the names of all would take much memory
+    seen: dict[str, Pair] = {}
+    for example in itertools.chain.from_iterable(listed) if repeated else ():
         name = example.part.name
-        other = seen.setdefault(name, example)
-        if other.pair is not example.pair:
-            raise InputError(
-                f"{other.pair.image.label} and {example.pair.image.label} both give an example "
-                f"{name}, because --tile names parts of images like that; rename one."
-            )
+        if hash(name) in repeated:
+            other = seen.setdefault(name, example.pair)
+            if other.name != example.pair.name:
+                raise InputError(
+                    f"{other.image.label} and {example.pair.image.label} both give an example "
+                    f"{name}, because --tile names parts of images like that; rename one."
+                )
 
 
 def _grids(kind: Kind, training: Iterable[Any]) -> tuple[schema.Grid, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from trainer.data.dataset import case_index, schema
+from trainer.data.packed import Packed
 from trainer.data.prepare import pixel_counts
 from trainer.data.prepare.kinds import Encoded
 from trainer.data.prepare.pairs import Example
@@ -38,6 +39,10 @@ class ShardPlan:
     examples: Sequence[Example]
     seed: int
 
+    def by_itself(self) -> "ShardPlan":
+        """Returns the plan with examples that refer to no other shard's, for another process."""
+        return dataclasses.replace(self, examples=list(self.examples))
+
     def ordered(self, of_examples: Iterable[T]) -> Iterable[T]:
         """Returns one thing of each example in the order in which they are written.
 
@@ -45,7 +50,7 @@ class ShardPlan:
         of one large image each: where images were cut, examples are permuted here, and are in
         memory meanwhile.
         """
-        if len({id(example.pair) for example in self.examples}) == len(self.examples):
+        if len({example.pair.name for example in self.examples}) == len(self.examples):
             return of_examples
         order = np.random.default_rng([self.seed, *self.name.encode()])
         known = list(of_examples)
@@ -76,16 +81,14 @@ def plan(
     """
     plans = []
     for side, groups in order.items():
-        counts = [
-            (foreground, count)
-            for foreground, group in groups.items()
-            for count in shard_counts(len(group), _raw_bytes(group, form), shard_mb)
-        ]
-        remaining = itertools.chain.from_iterable(groups.values())
-        for index, (foreground, count) in enumerate(counts):
-            name = schema.shard_name(side, index, len(counts))
-            mine = list(itertools.islice(remaining, count))
-            plans.append(ShardPlan(name, side, foreground, mine, seed))
+        parts = []
+        for foreground, group in groups.items():
+            counts = shard_counts(len(group), _raw_bytes(group, form), shard_mb)
+            for count, end in zip(counts, itertools.accumulate(counts), strict=True):
+                parts.append((foreground, group[end - count : end]))
+        for index, (foreground, examples) in enumerate(parts):
+            name = schema.shard_name(side, index, len(parts))
+            plans.append(ShardPlan(name, side, foreground, examples, seed))
     return plans
 
 
@@ -132,15 +135,20 @@ def describe(
     pairs = zip(plans, written, strict=True)
     for side, of_side in itertools.groupby(pairs, key=lambda one: one[0].side):
         total = pixel_counts.empty(len(form.rule.classes), form.channels)
-        shards, listed = [], list[Example]()
+        shards, cases = [], Packed[str]()
+        sizes = collections.Counter[tuple[int, ...]]()
         for shard_plan, one in of_side:
             total.add(one.tally)
             shards.append(one.shard)
-            listed += shard_plan.ordered(shard_plan.examples)
-        split = _describe(listed, shards, total)
+            for example in shard_plan.ordered(shard_plan.examples):
+                cases.append(example.part.name)
+                sizes[example.part.shape] += 1
+        split = _describe(cases, sizes, shards, total)
         if not is_small:
             indexes.append(add_index(case_index.file_name(side), _rows(split)))
             split = _without_cases(split, indexes[-1].name)
+        else:
+            split = dataclasses.replace(split, cases=tuple(cases))
         splits[side] = split
     return splits, None if is_small else tuple(indexes)
 
@@ -190,21 +198,23 @@ def shard_counts(num_examples: int, raw_bytes: int, shard_mb: float) -> list[int
     return [small + 1] * larger + [small] * (shards - larger)
 
 
-def _raw_bytes(listed: Sequence[Example], form: Any) -> int:
+def _raw_bytes(listed: Iterable[Example], form: Any) -> int:
     per_pixel = form.channels * schema.BIT_DEPTHS[form.dtype] // 8 + 1  # and the mask's byte
     return per_pixel * sum(math.prod(one.part.shape) for one in listed)
 
 
 def _describe(
-    listed: Sequence[Example], shards: Sequence[schema.Shard], total: pixel_counts.Tally
+    cases: Sequence[str],
+    sizes: Mapping[tuple[int, ...], int],
+    shards: Sequence[schema.Shard],
+    total: pixel_counts.Tally,
 ) -> schema.Split:
-    sizes = collections.Counter(one.part.shape for one in listed)
     num_pixels = sum(math.prod(shape) * count for shape, count in sizes.items())
     mean, std = total.moments(num_pixels)
     return schema.Split(
-        examples=len(listed),
+        examples=len(cases),
         shards=tuple(shards),
-        cases=tuple(one.part.name for one in listed),
+        cases=cases,
         sizes=tuple((*size, count) for size, count in sorted(sizes.items())),
         pixels=tuple(int(count) for count in total.pixels),
         ignored_pixels=total.ignored_pixels,

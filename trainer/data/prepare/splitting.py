@@ -7,7 +7,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -18,16 +18,16 @@ SPLITS = ("train", "val", "test")
 SHARES = "0.7,0.15,0.15"
 RULE = "sha256 of seed:group, 1"  # of `draw`; docs/data.md
 
-SplitAssignment = dict[str, list[str]]  # the names of each split's images
+SplitAssignment = dict[str, np.ndarray]  # places of each split's images among all, int64 [N]
 
 
 def assign(
     names: Sequence[str], splits: str, split: str, group_by: str, seed: int
 ) -> tuple[SplitAssignment, schema.Draw | None]:
-    """Returns the names of each split's images, and how they were drawn if no list names them.
+    """Returns the places of each split's images, and how they were drawn if no list names them.
 
     Args:
-        names: of all images.
+        names: of all images, in their order.
         splits: a JSON file of lists of names; if empty, `split` says how to draw.
         split: the shares of train, val and, if given, test.
         group_by: regular expression whose first group, or match, names an image's group; every
@@ -37,26 +37,37 @@ def assign(
     Raises:
         InputError: if a value breaks a rule, or leaves a split empty.
     """
-    groups = group_names(names, group_by)
+    groups, group_of = grouped(names, group_by)
     if splits:
         sides = _read(splits, names)
         if group_by:
-            _check_groups(sides, groups)
+            _check_groups(sides, names, groups, group_of)
         check_none_empty(sides, f"--splits={splits}")
         return sides, None
     shares = parse_shares(split)
-    side_of, moved = draw(set(groups.values()), shares, seed)
-    sides = {side: [] for side in shares}
-    for name in sorted(groups):
-        sides[side_of[groups[name]]].append(name)
+    side_of, moved = draw(groups, shares, seed)
+    drawn = side_of[group_of]
+    sides = {side: np.flatnonzero(drawn == k) for k, side in enumerate(shares)}
     check_none_empty(sides, f"--split={split}")
     return sides, schema.Draw(RULE, seed, shares, group_by, moved)
 
 
-def group_names(names: Sequence[str], group_by: str) -> dict[str, str]:
-    """Returns the group of each name; see `assign`."""
-    if not group_by:
-        return {name: name for name in names}
+def grouped(names: Iterable[str], group_by: str) -> tuple[list[str], np.ndarray]:
+    """Returns the groups in order, and the number of each name's group, int64 [N].
+
+    Args:
+        names: of images.
+        group_by: see `assign`.
+
+    Raises:
+        InputError: if it is no regular expression, or does not match a name.
+    """
+    found = np.array(list(_group_names(names, group_by) if group_by else names), object)
+    groups, numbers = np.unique(found, return_inverse=True)
+    return groups.tolist(), numbers
+
+
+def _group_names(names: Iterable[str], group_by: str) -> Iterator[str]:
     try:
         pattern = re.compile(group_by)
     except re.error as error:
@@ -64,15 +75,13 @@ def group_names(names: Sequence[str], group_by: str) -> dict[str, str]:
             f"--group_by={group_by} is not a regular expression: {error}; for names like "
             "patient7_slice3 use --group_by='^([^_]+)'."
         ) from None
-    groups = {}
     for name in names:
         match = pattern.search(name)
         if not match:
             raise InputError(
                 f"--group_by={group_by} does not match {name!r}; every image needs a group."
             )
-        groups[name] = (match[1] if pattern.groups else match[0]) or ""
-    return groups
+        yield (match[1] if pattern.groups else match[0]) or ""
 
 
 def parse_shares(split: str) -> dict[str, float]:
@@ -92,23 +101,26 @@ def parse_shares(split: str) -> dict[str, float]:
 
 def check_none_empty(sides: SplitAssignment, flag: str) -> None:
     """Raises InputError if train or val is missing, or any split has no images."""
-    total = sum(len(names) for names in sides.values())
+    counts = {side: len(places) for side, places in sides.items()}
     for name in SPLITS:
-        if not sides.get(name, name == "test"):
+        if not counts.get(name, name == "test"):
             raise InputError(
-                f"{flag} leaves the {name} split empty ({total} images in all); give it a larger "
-                "share, or more images or groups to choose from."
+                f"{flag} leaves the {name} split empty ({sum(counts.values())} images in all); "
+                "give it a larger share, or more images or groups to choose from."
             )
 
 
-def divide(sides: SplitAssignment, folds: int, group_by: str, seed: int) -> SplitAssignment:
-    """Returns the names of each fold, fold0, fold1 …, in place of those of train and val.
+def divide(
+    sides: SplitAssignment, name_of: Callable[[int], str], folds: int, group_by: str, seed: int
+) -> SplitAssignment:
+    """Returns the images of each fold, fold0, fold1 …, in place of those of train and val.
 
     The first fold is val. The groups of train are dealt to the others in the order of a hash of
     the seed and their names: so each fold has as many of them, give or take one.
 
     Args:
-        sides: the names of each split.
+        sides: the places of each split.
+        name_of: place → name.
         folds: their number; 0: there are none, and the splits are returned.
         group_by: see `assign`.
         seed: of the order.
@@ -120,19 +132,18 @@ def divide(sides: SplitAssignment, folds: int, group_by: str, seed: int) -> Spli
         return sides
     if folds == 1:
         raise InputError("--folds=1 leaves nothing to train on; give 2 or more.")
-    groups = group_names(sides["train"], group_by)
-    ordered = sorted(set(groups.values()), key=lambda group: (_place(group, seed), group))
-    if len(ordered) < folds - 1:
+    groups, group_of = grouped(map(name_of, sides["train"]), group_by)
+    if len(groups) < folds - 1:
         raise InputError(
             f"--folds={folds} takes the val split and {folds - 1} groups of the train split, which "
-            f"has {len(ordered)}; use --folds={len(ordered) + 1}."
+            f"has {len(groups)}; use --folds={len(groups) + 1}."
         )
-    fold_of = {group: 1 + n % (folds - 1) for n, group in enumerate(ordered)}
-    found = {fold_name(0): list(sides["val"])}
-    found |= {fold_name(k): [] for k in range(1, folds)}
-    for name in sides["train"]:
-        found[fold_name(fold_of[groups[name]])].append(name)
-    return found | {side: names for side, names in sides.items() if side == "test"}
+    fold_of = np.empty(len(groups), np.int64)
+    fold_of[np.argsort(_places(groups, seed), kind="stable")] = np.arange(len(groups)) % (folds - 1)
+    dealt = fold_of[group_of]
+    found = {fold_name(0): sides["val"]}
+    found |= {fold_name(1 + k): sides["train"][dealt == k] for k in range(folds - 1)}
+    return found | {side: places for side, places in sides.items() if side == "test"}
 
 
 def fold_name(fold: int) -> str:
@@ -140,40 +151,41 @@ def fold_name(fold: int) -> str:
     return f"fold{fold}"
 
 
-def find_leaks(sides: SplitAssignment, digests: Mapping[str, bytes]) -> tuple[tuple[str, ...], ...]:
+def find_leaks(
+    sides: SplitAssignment, name_of: Callable[[int], str], digests: Mapping[int, bytes]
+) -> tuple[tuple[str, ...], ...]:
     """Returns the groups of images with equal digests on more than one side, as split/name.
 
     Args:
-        sides: the names of each side.
-        digests: of the images that share theirs with another, by name; others may be missing.
+        sides: the places of each side.
+        name_of: place → name.
+        digests: of the images that may share theirs with another, by place.
     """
-    places = collections.defaultdict(list)
-    for side, names in sides.items():
-        for name in names:
-            if name in digests:
-                places[digests[name]].append((side, name))
+    groups = collections.defaultdict(list)
+    for side, places in sides.items():
+        for place in places[np.isin(places, list(digests))].tolist():
+            groups[digests[place]].append((side, place))
     return tuple(
-        tuple(f"{side}/{name}" for side, name in group)
-        for group in places.values()
+        tuple(f"{side}/{name_of(place)}" for side, place in group)
+        for group in groups.values()
         if len({side for side, _ in group}) > 1
     )
 
 
 def shuffle(sides: SplitAssignment, seed: int) -> SplitAssignment:
-    """Returns splits or folds, their names in a random order that depends only on the seed."""
+    """Returns splits or folds, their images in a random order that depends only on the seed."""
     shuffled = {}
     folds = map(fold_name, range(len(sides)))
     for number, name in enumerate((*SPLITS, *folds)):
         if name in sides:
             order = np.random.default_rng([seed, number]).permutation(len(sides[name]))
-            names = sorted(sides[name])
-            shuffled[name] = [names[k] for k in order]
+            shuffled[name] = np.sort(sides[name])[order]
     return shuffled
 
 
 def draw(
-    groups: Collection[str], shares: Mapping[str, float], seed: int
-) -> tuple[dict[str, str], tuple[str, ...]]:
+    groups: Sequence[str], shares: Mapping[str, float], seed: int
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """Returns the side of each group, and which groups a side has that would have been empty.
 
     A group's place on [0, 1) depends on the seed and its own name alone, and each side has its
@@ -184,34 +196,38 @@ def draw(
         groups: their names.
         shares: of each side, of 1.
         seed: of the places.
+
+    Returns:
+        int64 [N], numbers of sides in the order of the shares; names.
     """
-    ends = list(itertools.accumulate(shares.values()))
-    parts = dict(zip(shares, itertools.pairwise([0.0, *ends[:-1], 1.0]), strict=True))
-    places = {group: _place(group, seed) for group in groups}
-    side_of = {
-        group: next(side for side, (_, end) in parts.items() if place < end)
-        for group, place in places.items()
-    }
+    edges = [0.0, *itertools.accumulate([*shares.values()][:-1]), 1.0]
+    places = _places(groups, seed)
+    side_of = np.searchsorted(edges[1:], places, side="right")
     moved = []
-    for side, (begin, end) in parts.items():
-        counts = collections.Counter(side_of.values())
-        others = [group for group in groups if counts[side_of[group]] > 1]
-        if side not in counts and others:
+    for side, (begin, end) in enumerate(itertools.pairwise(edges)):
+        counts = np.bincount(side_of, minlength=len(shares))
+        others = np.flatnonzero(counts[side_of] > 1)
+        if not counts[side] and others.size:
             nearest = min(
-                others,
-                key=lambda group: (max(begin - places[group], places[group] - end), group),
+                others.tolist(),
+                key=lambda group: (max(begin - places[group], places[group] - end), groups[group]),
             )
             side_of[nearest] = side
-            moved.append(nearest)
+            moved.append(groups[nearest])
     return side_of, tuple(moved)
+
+
+def _places(groups: Sequence[str], seed: int) -> np.ndarray:
+    """Returns the place of each group on [0, 1), float64 [N]."""
+    return np.fromiter((_place(group, seed) for group in groups), np.float64, len(groups))
 
 
 def describe(sides: SplitAssignment, draw: schema.Draw) -> str:
     """Returns a line that compares the shares of a draw with those that were asked for."""
-    total = sum(len(names) for names in sides.values())
+    total = sum(len(places) for places in sides.values())
     parts = [
-        f"{side} {len(names)} ({len(names) / total:.0%} for {draw.shares[side]:.0%})"
-        for side, names in sides.items()
+        f"{side} {len(places)} ({len(places) / total:.0%} for {draw.shares[side]:.0%})"
+        for side, places in sides.items()
     ]
     return (
         f"Splits drawn by --seed={draw.seed}, shares on average: {', '.join(parts)}; another seed "
@@ -243,23 +259,23 @@ def _read(path: str, names: Sequence[str]) -> SplitAssignment:
             f"--splits={path} is not lists of names by split; write "
             '{"train": ["a", …], "val": […], "test": […]}.'
         )
-    sides = {
-        side: [unicodedata.normalize("NFC", name) for name in raw[side]]
-        for side in SPLITS
-        if raw.get(side)
-    }
-    known, seen = set(names), set()
-    for side, listed in sides.items():
-        for name in listed:
-            if name not in known:
+    place_of = {name: place for place, name in enumerate(names)}
+    sides: dict[str, list[int]] = {side: [] for side in SPLITS if raw.get(side)}
+    seen = np.zeros(len(names), bool)
+    for side, places in sides.items():
+        for given in raw[side]:
+            name = unicodedata.normalize("NFC", given)
+            place = place_of.get(name)
+            if place is None:
                 raise InputError(
                     f"--splits={path} lists {name!r} in {side}, but there is no image of that "
                     "name; list names as they are below --images, without suffix."
                 )
-            if name in seen:
+            if seen[place]:
                 raise InputError(f"--splits={path} lists {name!r} twice; keep one of them.")
-            seen.add(name)
-    return sides
+            seen[place] = True
+            places.append(place)
+    return {side: np.array(places, np.int64) for side, places in sides.items()}
 
 
 def _is_lists_of_names(raw: object) -> bool:
@@ -271,14 +287,16 @@ def _is_lists_of_names(raw: object) -> bool:
     )
 
 
-def _check_groups(sides: SplitAssignment, groups: Mapping[str, str]) -> None:
-    side_of: dict[str, str] = {}
-    for side, names in sides.items():
-        for name in names:
-            first = side_of.setdefault(groups[name], side)
+def _check_groups(
+    sides: SplitAssignment, names: Sequence[str], groups: Sequence[str], group_of: np.ndarray
+) -> None:
+    side_of: dict[int, str] = {}
+    for side, places in sides.items():
+        for place in places:
+            first = side_of.setdefault(group_of[place], side)
             if first != side:
-                shown = one_line(name)
+                shown, group = one_line(names[place]), groups[group_of[place]]
                 raise InputError(
-                    f"--splits puts group {groups[name]!r} of --group_by in two splits, {first} "
+                    f"--splits puts group {group!r} of --group_by in two splits, {first} "
                     f"and {side} ({shown}); move its images to one split, or drop --group_by."
                 )

@@ -8,12 +8,14 @@ import collections
 import dataclasses
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from trainer.data.dataset import schema
 from trainer.data.formats import images
+from trainer.data.packed import reduce_to_fields
 from trainer.data.prepare import classes, labels
 from trainer.data.prepare.pairs import Pair
 from trainer.errors import InputError
@@ -46,6 +48,8 @@ class Survey:
     mask: labels.Seen
     digest: bytes
     extra: int = 0
+
+    __reduce__ = reduce_to_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,21 +136,42 @@ def parse_channels(text: str) -> int | None:
     return int(text)
 
 
-def choose_channels(surveys: Sequence[Survey], channels: int | None) -> tuple[int, list[str]]:
+def alike(surveys: Iterable[Survey]) -> list[tuple[Survey, int]]:
+    """Returns the first image of each kind, and how many there are of it."""
+    first: dict[tuple[Any, ...], Survey] = {}
+    counts = collections.Counter[tuple[Any, ...]]()
+    for one in surveys:
+        kind = (one.dtype, one.colours, one.is_grey, one.alpha, one.extra)
+        first.setdefault(kind, one)
+        counts[kind] += 1
+    return [(one, counts[kind]) for kind, one in first.items()]
+
+
+def choose_channels(
+    surveys: Sequence[tuple[Survey, int]], channels: int | None
+) -> tuple[int, list[str]]:
     """Returns the number of channels of every example, and notes.
 
     If `channels` is None: 1 if every image is grey, perhaps in three equal channels; 3 if some are
     in colour; alpha counts only if it is asked for.
 
+    Args:
+        surveys: of all images, see `alike`.
+        channels: that are asked for.
+
     Raises:
         InputError: if no rule leads there.
     """
-    chosen = _needed_channels(surveys) if channels is None else channels
-    for one in surveys:
+    firsts = [one for one, _ in surveys]
+    chosen = _needed_channels(firsts) if channels is None else channels
+    for one in firsts:
         images.check_convertible(one.colours, chosen, one.pair.image.label, one.extra)
-    _check_further_channels(surveys, chosen)
-    acts = collections.Counter(act for one in surveys for act in _acts(one, chosen))
-    return chosen, [f"{count} of {len(surveys)} images {act}" for act, count in acts.items()]
+    _check_further_channels(firsts, chosen)
+    acts = collections.Counter[str]()
+    for one, count in surveys:
+        acts.update(dict.fromkeys(_acts(one, chosen), count))
+    total = sum(count for _, count in surveys)
+    return chosen, [f"{count} of {total} images {act}" for act, count in acts.items()]
 
 
 def _check_further_channels(surveys: Sequence[Survey], channels: int) -> None:
@@ -207,21 +232,26 @@ def _acts(one: Survey, channels: int) -> Iterator[str]:
         yield "have an alpha channel that varies; --channels drops it."
 
 
-def choose_dtype(surveys: Sequence[Survey]) -> tuple[str, list[str]]:
+def choose_dtype(surveys: Sequence[tuple[Survey, int]]) -> tuple[str, list[str]]:
     """Returns the dtype of every example, and notes; see `images.convert` for the one rule.
+
+    Args:
+        surveys: of all images, see `alike`.
 
     Raises:
         InputError: if images are float32 and others are not.
     """
-    counts = collections.Counter(one.dtype for one in surveys)
+    counts = collections.Counter[str]()
+    for one, count in surveys:
+        counts[one.dtype] += count
     if set(counts) == {"uint8", "uint16"}:
         note = (
-            f"{counts['uint8']} of {len(surveys)} images have 8 bits; their values are scaled by "
+            f"{counts['uint8']} of {counts.total()} images have 8 bits; their values are scaled by "
             "257 to the 16 bits of the others."
         )
         return "uint16", [note]
     if len(counts) > 1:
-        one = next(one for one in surveys if one.dtype == "float32")
+        one = next(one for one, _ in surveys if one.dtype == "float32")
         raise InputError(
             f"{one.pair.image.label} has float32 pixels and other images have 8 or 16 bits; no "
             "rule makes them comparable: convert one kind."

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ class VolumeKind:
             ),
         )
 
-    def planned(self, training: Sequence[Survey]) -> "VolumeKind":
+    def planned(self, training: Iterable[Survey]) -> "VolumeKind":
         """See `Kind`; a larger --block stays."""
         asked = volume_form.parse_spacing(self.settings.spacing)
         shapes, given = zip(*map(self.grid, training), strict=True)
@@ -81,15 +81,15 @@ class VolumeKind:
         block = max(self.settings.block, side)
         return dataclasses.replace(self, settings=dataclasses.replace(self.settings, block=block))
 
-    def settle(self, found: Mapping[str, Survey], train: Collection[str]) -> Form:
+    def settle(self, found: Sequence[Survey], train: Iterable[int]) -> Form:
         """See `Kind`; figures are of the training split alone."""
-        rule = settle_masks([one.mask for one in found.values()], self.given)
-        volume_form.check_channels(found.values(), self.names)
-        training = [found[name] for name in train]
+        rule = settle_masks((one.mask for one in found), self.given)
+        volume_form.check_channels(found, self.names)
+        training = [found[place] for place in train]
         form = volume_form.choose(
             rule, training, self.names, self.settings.spacing, self.settings.block
         )
-        for one in found.values():
+        for one in found:
             form.preprocessing.check_size(
                 one.pair.image.label, one.box, one.spacing, self.settings.max_pixels
             )

@@ -24,7 +24,7 @@ class Found:
         ignore: as --ignore takes it; empty: none.
     """
 
-    pairs: list[Pair]
+    pairs: Sequence[Pair]
     left_out: collections.Counter[str]
     channel_names: tuple[str, ...]
     classes: str
@@ -83,9 +83,11 @@ def _of_dataset(settings: config.Prepare, names: tuple[str, ...]) -> Found:
     if not classes:
         classes, told = volume_discovery.classes_of(dataset)
         ignore = ignore or told
-    pairs = [Pair(case.images, case.mask) for case in dataset.cases if case.mask]
-    pairing.check_names([pair.image for pair in pairs])
-    return Found(pairs, dataset.left_out, names or dataset.channel_names, classes, ignore)
+    pairs = {case.name: Pair(case.images, case.mask) for case in dataset.cases if case.mask}
+    pairing.check_names(pair.image for pair in pairs.values())
+    return Found(
+        list(pairs.values()), dataset.left_out, names or dataset.channel_names, classes, ignore
+    )
 
 
 def parse_channel_names(text: str) -> tuple[str, ...]:
