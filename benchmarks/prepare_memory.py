@@ -1,8 +1,8 @@
 """How much memory `trainer.data.prepare` takes for a pair of an image and its mask.
 
-    python -m benchmarks.prepare_memory [--images=20000 --output=runs/prepare_memory]
+    python -m benchmarks.prepare_memory [--images=24000 --output=runs/prepare_memory]
 
-Small images are made up and prepared, a tenth of them and then all. What is measured is the most
+Small images are made up and prepared, half of them and then all. What is measured is the most
 memory of Python's and NumPy's objects in the process that plans; others decode. The difference of
 the two is what the additional pairs take. Shards are small: what one takes is not a pair's.
 """
@@ -22,7 +22,7 @@ from trainer.data.prepare import preparation
 class PrepareMemory(config.Settings):
     """Measures what memory a pair takes."""
 
-    images: int = config.setting(20_000, "How many.", low=1000)
+    images: int = config.setting(24_000, "How many.", low=200)
     workers: int = config.setting(2, "Processes that decode.", low=2)
     output: str = config.setting("runs/prepare_memory", "Folder for everything.")
     json: str = config.setting("", "Also write the figures to this file.")
@@ -30,12 +30,12 @@ class PrepareMemory(config.Settings):
 
 def main(settings: PrepareMemory) -> dict[str, float]:
     """Prepares twice and returns the bytes a pair takes."""
-    few, all_of_them = settings.images // 10, settings.images
+    half, whole = settings.images // 2, settings.images
     peak_of(settings, 100)  # imports all modules
-    peaks = {count: peak_of(settings, count) for count in (few, all_of_them)}
-    taken = (peaks[all_of_them] - peaks[few]) / (all_of_them - few)
-    rows = {"prepare": {"bytes a pair": round(taken), "peak MB": peaks[all_of_them] / 1e6}}
-    table.show(f"{few} and {all_of_them} pairs", rows, settings.json)
+    peaks = {count: peak_of(settings, count) for count in (half, whole)}
+    taken = (peaks[whole] - peaks[half]) / (whole - half)
+    rows = {"prepare": {"bytes a pair": round(taken), "peak MB": peaks[whole] / 1e6}}
+    table.show(f"{half} and {whole} pairs", rows, settings.json)
     return rows["prepare"]
 
 

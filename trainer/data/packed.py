@@ -20,8 +20,8 @@ class Packed(Sequence[T]):
     """Values that are pickled and compressed one by one, and made anew each time they are read.
 
     The first value is the compressor's dictionary, so each of the others takes what it has of its
-    own: a pair of files with long paths about 25 bytes, and 8 for its place. Reading one takes some
-    20 µs, in any order.
+    own: a pair of files with long paths about 25 bytes, and 8 for its place. They may be read in
+    any order, each in tens of microseconds.
     """
 
     def __init__(self, values: Iterable[T] = ()) -> None:

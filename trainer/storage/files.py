@@ -278,7 +278,7 @@ def find_in_store(pattern: str) -> list[str]:
     parts = pattern.split("/")
     return [
         path
-        for path in sorted(f"{folder}/{name}" for name in gcs.contents(folder))
+        for path in sorted(f"{folder}/{name}" for name in gcs.names(folder))
         if path.count("/") == len(parts) - 1
         and all(map(fnmatch.fnmatchcase, path.split("/"), parts))
     ]
@@ -287,7 +287,7 @@ def find_in_store(pattern: str) -> list[str]:
 def find_below(folder: str) -> list[str]:
     """Returns the sorted paths of all files in a folder of an object store, however deep."""
     if folder.startswith(gcs.SCHEME):
-        return sorted(f"{folder}/{name}" for name in gcs.contents(folder))
+        return sorted(f"{folder}/{name}" for name in gcs.names(folder))
     walk = gfile(folder).walk(folder)
     return sorted(f"{where.rstrip('/')}/{name}" for where, _, names in walk for name in names)
 

@@ -1,13 +1,17 @@
 """Tests of which mask belongs to which image, through the command itself."""
 
+import gc
 import json
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests import preparing
+from trainer import config
+from trainer.data.prepare import pairing
 
 
 def test_masks_beside_their_images_are_told_by_their_suffix(folder):
@@ -192,3 +196,20 @@ def test_an_image_and_its_mask_may_spell_their_name_differently(folder, capfd):
         "DIR/images/cafe\u0301.png and DIR/images/caf\u00e9.png are one name to Unicode, in two "
         "spellings, which names a case; rename one, or narrow --images."
     )
+
+
+def test_pairs_take_tens_of_bytes_each(tmp_path):
+    settings = config.Prepare(images=f"{tmp_path}/images", masks=f"{tmp_path}/masks")
+    sizes = []
+    for count in (10, 2010):  # before the first, modules are imported
+        for kind in ("images", "masks"):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            for number in range(count):
+                (tmp_path / kind / f"{number:08}.png").touch()
+        tracemalloc.start()
+        pairs, _ = pairing.find_pairs(settings, str(tmp_path))
+        gc.collect()
+        sizes.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+    assert len(pairs) == 2010
+    assert (sizes[1] - sizes[0]) / 2000 < 60

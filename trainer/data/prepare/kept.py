@@ -28,6 +28,7 @@ FOLDER = "unfinished"  # in that of the shards
 # Settings that change no byte of the result.
 NEUTRAL = {"workers", "downloads", "runner", "runner_options", "dry_run", "output"}
 REQUESTS = 32  # at the same time, to a store
+FOLDERS = 4  # whose listings are remembered: pairs come from one of images and one of masks
 MOST_BATCHES, MOST_PAIRS = 64, 1000  # of a set, up to 64,000 pairs; of a batch
 
 
@@ -161,7 +162,7 @@ class _Stamps:
     """When files were last changed: what a listing says, a checksum or a time, with the size."""
 
     def __init__(self) -> None:
-        self._folder, self._entries = "", dict[str, listing.Entry]()
+        self._entries = functools.lru_cache(FOLDERS)(listing.list_folder)
 
     def of(self, source: discovery.Source) -> Any:
         """Returns the stamp of a file, or of the slices of a series."""
@@ -171,9 +172,7 @@ class _Stamps:
         if not files.is_remote(folder):
             stat = os.stat(source.path)
             return stat.st_size, stat.st_mtime_ns
-        if folder != self._folder:  # sources come folder by folder
-            self._folder, self._entries = folder, listing.list_folder(folder)
-        return self._entries.get(name)
+        return self._entries(folder).get(name)
 
 
 def canonical(value: Any, stamps: _Stamps | None = None) -> Any:

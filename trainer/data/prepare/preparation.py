@@ -5,7 +5,8 @@
 Two passes, each by all cores, in an order that does not depend on their number. The first reads
 every pair and finds out what there is (`statistics`); then all that needs the whole set is decided.
 The second reads again, encodes and writes (`shards`). This process only ever holds encoded
-examples, so memory is bounded by workers × one image, not by the data.
+examples, so memory is bounded by workers × one image, not by the data; of each pair it keeps what
+is known, some hundred bytes (`packed`). Pairs are told by their place, in the order of their names.
 """
 
 import array
