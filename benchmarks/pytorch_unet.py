@@ -74,12 +74,24 @@ class UNet(nn.Module):
 
 
 def ce_dice(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy + soft Dice over both classes, logits and labels float32 [B, *S]."""
-    entropy = nn.functional.binary_cross_entropy_with_logits(logits, labels)
-    probability = torch.sigmoid(logits)
-    space = tuple(range(1, logits.ndim))
+    """Returns cross-entropy + soft Dice over the classes, the background's included.
+
+    Args:
+        logits: float32 [B, K, *S]; of two classes, K = 1.
+        labels: int64 [B, *S].
+    """
+    space = tuple(range(2, logits.ndim))
+    if logits.shape[1] == 1:
+        binary = labels[:, None].float()
+        entropy = nn.functional.binary_cross_entropy_with_logits(logits, binary)
+        foreground = torch.sigmoid(logits)
+        pairs = ((foreground, binary), (1 - foreground, 1 - binary))
+    else:
+        entropy = nn.functional.cross_entropy(logits, labels)
+        classes = nn.functional.one_hot(labels, logits.shape[1]).movedim(-1, 1).float()
+        pairs = ((torch.softmax(logits, 1), classes),)
     dice = 0.0
-    for p, y in ((probability, labels), (1 - probability, 1 - labels)):
+    for p, y in pairs:
         both, squares = (p * y).sum(space), (p * p + y * y).sum(space)
-        dice = dice + (2 * both / squares.clamp_min(1e-6)).mean() / 2
+        dice = dice + (2 * both / squares.clamp_min(1e-6)).mean() / len(pairs)
     return entropy + 1 - dice

@@ -156,37 +156,20 @@ def pytorch(settings: Step, compiled: bool) -> Callable[[], Any]:
     """Returns a function that takes the same step in PyTorch, eagerly or by torch.compile."""
     import torch
 
-    from benchmarks import pytorch_unet
+    from benchmarks import pytorch_step
 
     torch.set_num_threads(settings.threads)
-    rank = len(settings.box)
-    model = pytorch_unet.UNet(
-        settings.channels, settings.filters, settings.depth, rank=rank, norm=settings.norm
+    _, step = pytorch_step.training_step(
+        image=(*settings.box, settings.channels),
+        classes=2,
+        filters=settings.filters,
+        depth=settings.depth,
+        norm=settings.norm,
+        precision=settings.precision,
+        batch_size=settings.batch_size,
+        compiled=compiled,
     )
-    layout = {2: torch.channels_last, 3: torch.channels_last_3d}[rank]
-    model = model.to(memory_format=layout)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=1e-4)
-    images = torch.randn(settings.batch_size, settings.channels, *settings.box)
-    images = images.to(memory_format=layout)
-    labels = torch.randint(0, 2, (settings.batch_size, *settings.box)).float()
-    bfloat16 = settings.precision == "bfloat16"
-
-    def forward() -> Any:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            logits = model(images)[:, 0]
-        return pytorch_unet.ce_dice(logits.float(), labels)
-
-    forward = torch.compile(forward) if compiled else forward
-
-    def step() -> float:
-        optimizer.zero_grad()
-        loss = forward()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        return loss.item()
-
-    return step
+    return lambda: step().item()
 
 
 if __name__ == "__main__":

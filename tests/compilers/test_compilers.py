@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from benchmarks import run_exported
 from tests.shards import write_balls
 from trainer import config
 from trainer.config import flags
@@ -27,20 +28,27 @@ for_gpu = pytest.mark.skipif(
 )
 
 
-def preflight(cache, *arguments, status=0):
-    """Runs the command; returns its figures, what it printed, and what it said on stderr."""
-    path = cache / "figures.json"
+def preflight_process(*arguments, status=0):
+    """Runs the command."""
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # the tests' own; users see less
     process = subprocess.run(
-        [sys.executable, "-m", "trainer.preflight", f"--compiled_dir={cache}", f"--json={path}"]
-        + list(arguments),
+        [sys.executable, "-m", "trainer.preflight", *arguments],
         capture_output=True,
         text=True,
         env=environment,
         check=False,
     )
     assert process.returncode == status, process.stderr
+    return process
+
+
+def preflight(cache, *arguments, status=0):
+    """Runs the command; returns its figures, what it printed, and what it said on stderr."""
+    path = cache / "figures.json"
+    process = preflight_process(
+        f"--compiled_dir={cache}", f"--json={path}", *arguments, status=status
+    )
     return json.loads(path.read_text(encoding="utf-8")), process.stdout, process.stderr
 
 
@@ -66,8 +74,12 @@ def assert_whole(figures):
 
 @for_tpu
 def test_the_default_configuration_fits_a_v5e(tmp_path):
-    figures, text, _ = preflight(tmp_path, "--accelerator=v5e")
+    path = tmp_path / "step.zip"
+    figures, text, _ = preflight(tmp_path, "--accelerator=v5e", f"--export={path}")
     assert_whole(figures)
+    estimate = run_exported.read(str(path))[0]["estimate"]
+    assert estimate["step_ms"] == figures["step_ms_estimate"]
+    assert estimate["memory_gib"] == figures["memory_gib"]["total"]
     assert (figures["precision"], figures["batch_size"]) == ("bfloat16", 8)
     assert figures["gb_accessed"] > 0
     assert text.startswith("TPU v5e × 1: unet, 16 filters, depth 4, 256×256×3, bfloat16, batch 8")

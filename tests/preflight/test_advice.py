@@ -23,11 +23,11 @@ def test_nothing_is_advised_where_nothing_is_sure_to_be_better():
     [
         (
             ("v5e", 12 * GIB, 64, "float32"),
-            "--precision=bfloat16 halves the activations in memory.",
+            "--precision=bfloat16 stores each activation in two bytes in place of four.",
         ),
         (
             ("t4", 10 * GIB, 64, "float32"),
-            "--precision=float16 halves the activations in memory.",
+            "--precision=float16 stores each activation in two bytes in place of four.",
         ),
         (
             ("v100", 10 * GIB, 64, "bfloat16"),

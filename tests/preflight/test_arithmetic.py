@@ -4,6 +4,7 @@ import keras
 import pytest
 
 from trainer import models
+from trainer.errors import InputError
 from trainer.preflight import arithmetic
 
 
@@ -30,11 +31,22 @@ def test_the_arithmetic_of_an_encoder_within_a_network_counts():
     assert arithmetic.training_flops(network, (4, 4, 2), 1) == 3 * 2 * (4 * 9 * 2 + 4 * 2 * 3)
 
 
-def test_a_layer_whose_arithmetic_is_not_known_is_named():
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.EinsumDense("bhwc,cd->bhwd", (8, 8, 3), name="own"),
+        keras.layers.SeparableConv2D(3, 3, name="own"),  # whose kernels have other names
+    ],
+)
+def test_a_layer_whose_arithmetic_is_not_known_is_refused_in_a_line(layer):
     images = keras.Input((8, 8, 2))
-    network = keras.Model(images, keras.layers.EinsumDense("bhwc,cd->bhwd", (8, 8, 3))(images))
-    with pytest.raises(TypeError, match="EinsumDense"):
-        arithmetic.training_flops(network, (8, 8, 2), 1)
+    with pytest.raises(InputError) as error:
+        arithmetic.training_flops(keras.Model(images, layer(images)), (8, 8, 2), 1)
+    assert str(error.value) == (
+        f"Layer own: the arithmetic of a {type(layer).__name__} is not known; build the network of "
+        "convolutions, depthwise and transposed ones, and dense layers, or add the class to "
+        "trainer/preflight/arithmetic.py."
+    )
 
 
 @pytest.mark.parametrize("name", models.MODELS)

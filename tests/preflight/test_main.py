@@ -77,6 +77,26 @@ def test_chips_that_do_not_divide_the_batch_are_named():
     )
 
 
+@pytest.mark.parametrize(
+    ("missing", "arguments", "alone"),
+    [
+        ([], [], False),
+        (["jax-cuda12-pjrt"], [], True),
+        (["jax", "jax-cuda12-pjrt"], [], False),  # which writes StableHLO
+        (["jax-cuda12-pjrt"], ["--find_batch"], False),
+        (["jax-cuda12-pjrt"], ["--json=FILE"], False),
+    ],
+)
+def test_a_step_is_exported_alone_where_no_more_than_the_chips_compiler_is_missing(
+    missing, arguments, alone, monkeypatch
+):
+    monkeypatch.setattr(preflight.compilation, "missing", lambda accelerator: missing)
+    target = parsed("--accelerator=h100", "--export=step.zip", *arguments).target
+    assert preflight.only_exports(target, ACCELERATORS["h100"]) == alone
+    target = parsed("--accelerator=h100", *arguments).target
+    assert not preflight.only_exports(target, ACCELERATORS["h100"])
+
+
 def test_an_accelerator_that_is_not_in_the_table_is_refused_with_a_near_one():
     with pytest.raises(InputError, match="did you mean h100?"):
         parsed("--accelerator=h10")

@@ -19,6 +19,9 @@ def lowered():
         precision="bfloat16",
         image=(256, 256, 1),
         sizes={"weights": GIB, "optimizer": 2 * GIB, "average": 0, "batch": 0},
+        inputs=(),
+        num_classes=2,
+        parameters=GIB // 4,
     )
 
 

@@ -757,6 +757,11 @@ class Target(Settings):
         False, "Doubles or halves --batch_size to the largest that fits.", common=True
     )
     json: str = setting("", "Also writes the figures to this file.", common=True)
+    export: str = setting(
+        "",
+        "Also writes the step to this file, as StableHLO with its inputs' shapes, which `python "
+        "benchmarks/run_exported.py FILE` runs by jax alone; the chip's compiler may be missing.",
+    )
     compiled_dir: str = setting(
         "", "Folder of compiled programs; empty: unet-trainer/preflight in the user's cache."
     )

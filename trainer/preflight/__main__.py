@@ -10,7 +10,7 @@ from absl import logging
 from trainer import cli, config, json_text
 from trainer.errors import InputError
 from trainer.preflight import compilation
-from trainer.preflight.accelerators import ACCELERATORS, Accelerator
+from trainer.preflight.accelerators import ACCELERATORS, Accelerator, Gpu, Tpu
 from trainer.storage import files
 
 DOES_NOT_FIT = 3  # exit status
@@ -21,22 +21,38 @@ def main(settings: config.Preflight) -> None:
     job, target = settings.job, settings.target
     accelerator = ACCELERATORS[target.accelerator]
     batch_size = batch_per_replica(settings, accelerator)
-    compilation.check_installed(accelerator)
+    compiles = not only_exports(target, accelerator)
+    if compiles:
+        compilation.check_installed(accelerator)
+    if target.export:
+        files.prepare_file("export", target.export, ["step.json"])  # the name of its first part
     with cli.importing():  # TensorFlow, only after the flags have been checked
-        from trainer.preflight import lowering, report
+        from trainer.preflight import lowering, report, step_file
 
-    files.register_stores(job.data.data_dir)
+    files.register_stores(job.data.data_dir, target.export)
     replicas = target.chips * accelerator.replicas
 
     @functools.cache
+    def lower(batch_size: int) -> lowering.Lowered:
+        return lowering.lower(job, accelerator, batch_size, replicas)
+
+    @functools.cache
     def figures_of(batch_size: int) -> dict[str, Any]:
-        lowered = lowering.lower(job, accelerator, batch_size, replicas)
+        lowered = lower(batch_size)
         compiled = compilation.compile_program(lowered.program, accelerator, target.compiled_dir)
         return report.figures(job, accelerator, target.chips, lowered, compiled)
 
     if target.find_batch:
         batch_size = largest_batch(figures_of, batch_size, job.optimization.accumulate_steps)
-    figures = figures_of(batch_size)
+    figures = figures_of(batch_size) if compiles else None
+    if target.export:
+        step_file.write(target.export, job, accelerator, replicas, lower(batch_size), figures)
+    if figures is None:
+        cli.show(
+            f"{target.export} is written; {accelerator.title}'s compiler is not installed, so "
+            "nothing is known of memory and time."
+        )
+        return
     if target.json:
         files.write_whole(
             target.json, json_text.dumps(figures, indent=1, ensure_ascii=False) + "\n"
@@ -45,6 +61,13 @@ def main(settings: config.Preflight) -> None:
         print(too_large(figures), file=sys.stderr)
         sys.exit(DOES_NOT_FIT)
     cli.show(report.text(figures, job))
+
+
+def only_exports(target: config.Target, accelerator: Tpu | Gpu) -> bool:
+    """Returns whether the step is to be written alone, by jax without the chip's compiler."""
+    missing = compilation.missing(accelerator)
+    can_write = missing and not {"jax", "jaxlib"} & set(missing)
+    return bool(target.export and can_write) and not (target.find_batch or target.json)
 
 
 def batch_per_replica(settings: config.Preflight, accelerator: Accelerator) -> int:

@@ -34,7 +34,7 @@ def advise(accelerator: Accelerator, *, precision: str, filters: int, total: int
 def _precision(accelerator: Accelerator, precision: str) -> Iterator[str]:
     best = "bfloat16" if _has_units(accelerator, "bfloat16") else "float16"
     if precision == "float32":
-        yield f"--precision={best} halves the activations in memory."
+        yield f"--precision={best} stores each activation in two bytes in place of four."
     elif not _has_units(accelerator, precision):
         yield (
             f"This GPU's matrix units multiply {best} and not {precision}; use --precision={best}."

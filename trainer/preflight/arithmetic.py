@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from trainer.errors import InputError
+
 FORWARD = (
     keras.layers.Conv1D,
     keras.layers.Conv2D,
@@ -33,7 +35,7 @@ def training_flops(model: keras.Model, image_shape: tuple[int, ...], batch_size:
         batch_size: images per step.
 
     Raises:
-        TypeError: a layer has a kernel whose use is not known.
+        InputError: a layer has a kernel whose use is not known.
     """
     return PASSES * batch_size * _network_flops(model, image_shape)
 
@@ -49,12 +51,16 @@ def _forward_flops(layer: Any) -> int:
     if isinstance(layer, keras.Function):
         (node,) = layer._inbound_nodes
         return _network_flops(layer, node.input_tensors[0].shape[1:])
-    if not hasattr(layer, "kernel"):
-        return 0
     if isinstance(layer, FORWARD):
         pixels = layer.output.shape[1:-1]
     elif isinstance(layer, TRANSPOSED):  # the gradient of one from its outputs to its inputs
         pixels = layer.input.shape[1:-1]
+    elif any(len(weight.shape) > 1 for weight in layer.weights):
+        raise InputError(
+            f"Layer {layer.name}: the arithmetic of a {type(layer).__name__} is not known; build "
+            "the network of convolutions, depthwise and transposed ones, and dense layers, or add "
+            "the class to trainer/preflight/arithmetic.py."
+        )
     else:
-        raise TypeError(f"The arithmetic of a {type(layer).__name__} is not known.")
+        return 0
     return 2 * math.prod(pixels) * math.prod(layer.kernel.shape)

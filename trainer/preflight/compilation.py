@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer import json_text
 from trainer.errors import InputError
+from trainer.preflight import stablehlo
 from trainer.preflight.accelerators import Gpu, Tpu
 
 if TYPE_CHECKING:
@@ -91,13 +92,17 @@ class Compiled:
 
 def check_installed(accelerator: Tpu | Gpu) -> None:
     """Raises InputError unless the accelerator's compiler is installed."""
-    missing = [name for name in PACKAGES[accelerator.kind] if not _is_installed(name)]
-    if missing:
+    if names := missing(accelerator):
         extra = EXTRAS[accelerator.kind]
         raise InputError(
-            f"{accelerator.title}'s compiler is not installed ({', '.join(missing)}); "
+            f"{accelerator.title}'s compiler is not installed ({', '.join(names)}); "
             f"install the extra {extra}: pip install 'unet-trainer[{extra}]'."
         )
+
+
+def missing(accelerator: Tpu | Gpu) -> list[str]:
+    """Returns the packages of the accelerator's compiler that are not installed."""
+    return [name for name in PACKAGES[accelerator.kind] if not _is_installed(name)]
 
 
 def _is_installed(package: str) -> bool:
@@ -260,7 +265,7 @@ def _compile(program: bytes, target: dict[str, Any], path: pathlib.Path) -> dict
     options.device_assignment = xla_client.DeviceAssignment.create(np.array([[device.id]]))
     try:
         devices = _jax.DeviceList((device,))
-        executable = device.client.compile(_to_stablehlo(program), devices, options)
+        executable = device.client.compile(stablehlo.from_hlo(program), devices, options)
     except _jax.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "Ran out of memory" not in str(error):
             raise
@@ -272,32 +277,6 @@ def _compile(program: bytes, target: dict[str, Any], path: pathlib.Path) -> dict
     if target["platform"] == "tpu":
         result["bytes_accessed"] = executable.cost_analysis()["bytes accessed"]
     return result
-
-
-def _to_stablehlo(program: bytes) -> Any:
-    """Returns the program as an MLIR module."""
-    from jax._src.interpreters import mlir
-    from jax._src.lib.mlir import ir
-    from jaxlib import _jax
-
-    context = mlir.make_ir_context()
-    context.allow_unregistered_dialects = True
-    with context, ir.Location.unknown():
-        module = ir.Module.parse(_jax.mlir.hlo_to_stablehlo(program))
-        _drop_copies(module.operation)
-    return module
-
-
-def _drop_copies(operation: Any) -> None:
-    """Removes TensorFlow's mhlo.copy, which is the identity and has no form in StableHLO."""
-    for region in operation.regions:
-        for block in region.blocks:
-            for child in list(block.operations):
-                if child.operation.name == "mhlo.copy":
-                    child.operation.results[0].replace_all_uses_with(child.operation.operands[0])
-                    child.operation.erase()
-                else:
-                    _drop_copies(child.operation)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """Lowers the training step of a job to the XLA program of one replica."""
 
 import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from trainer import config
 from trainer.data import demo
@@ -13,6 +16,25 @@ from trainer.models import build, channel_packing, encoders
 from trainer.preflight import arithmetic
 from trainer.preflight.accelerators import Accelerator, Gpu
 from trainer.training import losses, optimizers, train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """An input of the program.
+
+    Attributes:
+        name: `images`, `labels` or `valid`, a variable's path, or `constant`.
+        shape: of the array.
+        dtype: as NumPy names it.
+        draw: how to draw values like those of the job's first step: {"values": those}, {"constant":
+            the value of all}, {"normal": [mean, standard deviation]} or {"integers": [low, high]},
+            of which high is left out.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    draw: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +49,10 @@ class Lowered:
         precision: that the layers compute in.
         image: its shape, (H, W, C).
         sizes: bytes of what stays on the chip: `weights`, `optimizer`, `average`, `batch`.
+        inputs: of the program, in order; its outputs are loss, norm of the gradient, and the new
+            values of the variables that its `input_output_alias` names.
+        num_classes: of the data.
+        parameters: numbers that are trained.
     """
 
     program: bytes
@@ -35,6 +61,9 @@ class Lowered:
     precision: str
     image: tuple[int, ...]
     sizes: dict[str, int]
+    inputs: tuple[Input, ...]
+    num_classes: int
+    parameters: int
 
 
 def lower(job: config.Job, accelerator: Accelerator, batch_size: int, num_replicas: int) -> Lowered:
@@ -91,7 +120,51 @@ def lower(job: config.Job, accelerator: Accelerator, batch_size: int, num_replic
             "average": _size(average.variables) if average else 0,
             "batch": sum(int(np.prod(spec.shape)) * spec.dtype.size for spec in specs),
         },
+        inputs=(
+            *_batch_inputs(specs, manifest.num_classes),
+            *_captured_inputs(step.get_concrete_function(*specs), model, optimizer, average),
+        ),
+        num_classes=manifest.num_classes,
+        parameters=sum(int(np.prod(v.shape)) for v in model.trainable_variables),
     )
+
+
+def _batch_inputs(specs: tuple[tf.TensorSpec, ...], num_classes: int) -> Iterator[Input]:
+    draws: dict[str, dict[str, Any]] = {
+        "images": {"normal": [0.0, 1.0]},
+        "labels": {"integers": [0, num_classes]},
+        "valid": {"constant": 1.0},
+    }
+    for spec, (name, draw) in zip(specs, draws.items(), strict=True):
+        yield Input(name, tuple(spec.shape), spec.dtype.name, draw)
+
+
+def _captured_inputs(
+    step: Any, model: keras.Model, optimizer: Any, average: keras.Model | None
+) -> Iterator[Input]:
+    """Yields what the traced step takes besides its batch, in the order of the program."""
+    # Without those that raw operations update.
+    named = [(variable.name, variable) for variable in step.variables]
+    named += [(v.path, v.value) for v in (*model.variables, *optimizer.variables)]
+    if average is not None:
+        named += [(f"average/{v.path}", v.value) for v in average.variables]
+    of_handle = {id(variable.handle): (name, variable) for name, variable in named}
+    for tensor in step.captured_inputs:
+        if id(tensor) in of_handle:
+            name, variable = of_handle[id(tensor)]
+            value = variable.numpy()
+            yield Input(name, value.shape, value.dtype.name, _draw(value))
+        else:
+            value = tensor.numpy()
+            yield Input("constant", value.shape, value.dtype.name, {"values": value.tolist()})
+
+
+def _draw(value: np.ndarray) -> dict[str, Any]:
+    if (value == value.flat[0]).all():
+        return {"constant": value.flat[0].item()}
+    if np.issubdtype(value.dtype, np.floating):
+        return {"normal": [float(value.mean()), float(value.std())]}
+    return {"values": value.tolist()}
 
 
 def _precision(job: config.Job, accelerator: Accelerator) -> str:

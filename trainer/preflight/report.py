@@ -115,16 +115,14 @@ def _times(
 
 def text(found: dict[str, Any], job: config.Job) -> str:
     """Returns the lines for people about a step that fits, from its `figures`."""
-    image = "×".join(map(str, found["image"]))
     batch = f"batch {found['batch_size']}"
     if found["replicas"] > 1:
         batch += f" ({found['batch_size_per_replica']} per replica)"
     compiler = " ".join(f"{name} {version}" for name, version in found["compiler"].items())
     spent = "read from the cache" if found["cached"] else f"{found['compile_seconds']:.0f} s"
-    *_, bottom = enumerate(job.model.levels(rank=len(found["image"]) - 1))
+    step = step_title(job, found["image"], found["precision"])
     lines = [
-        f"{found['accelerator']} × {found['chips']}: {job.model.title}, {job.model.filters} "
-        f"filters, depth {bottom[0]}, {image}, {found['precision']}, {batch}",
+        f"{found['accelerator']} × {found['chips']}: {step}, {batch}",
         f"compiled for it by {compiler}: {spent}",
         *([found["note"]] if found["note"] else []),
         "",
@@ -136,6 +134,13 @@ def text(found: dict[str, Any], job: config.Job) -> str:
         lines += [*_time_lines(found), "", *_top_lines(found["top_ops"])]
     lines += ["", QUALITY[found["kind"]], *(f"Advice: {line}" for line in found["advice"])]
     return "\n".join(lines)
+
+
+def step_title(job: config.Job, image: Sequence[int], precision: str) -> str:
+    """Returns the network, its sizes, the image's, (H, W, C), and the precision, in words."""
+    depth = len(job.model.levels(rank=len(image) - 1)) - 1
+    size = "×".join(map(str, image))
+    return f"{job.model.title}, {job.model.filters} filters, depth {depth}, {size}, {precision}"
 
 
 def _memory_lines(found: dict[str, Any]) -> list[str]:
