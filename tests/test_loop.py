@@ -20,6 +20,7 @@ from tests.shards import index_cases, write_data
 from trainer import config, loop
 from trainer.checkpointing import __main__ as checkpoints
 from trainer.data.dataset import schema
+from trainer.distributed import arithmetic
 from trainer.errors import InputError
 from trainer.evaluate import case_tables
 from trainer.evaluate import scores as scoring
@@ -304,6 +305,22 @@ def test_a_run_resumes_in_another_precision_and_in_the_process_that_began_it(dat
         assert json.loads((tmp_path / "run.json").read_text())["precision"] == precision
         forget_after(tmp_path, 2)
     assert losses == pytest.approx(losses[:1] * 3, rel=0.05)  # bfloat16 has three digits
+
+
+@pytest.mark.slow
+def test_a_new_run_says_why_it_has_its_precision_and_what_may_suit_its_data(
+    data_dir, tmp_path, monkeypatch, caplog
+):
+    caplog.set_level("INFO", logger="absl")
+    monkeypatch.setattr(loop.data_plan, "suggestion", lambda job: "there is a plan")
+    monkeypatch.setattr(arithmetic, "_of_cpu", lambda rank: ("float32", "a reason"))
+    told = ["Computes in float32 (--precision=auto): a reason.", "there is a plan"]
+    train_here(data_dir, tmp_path, precision="auto", steps=1)
+    assert [line for line in caplog.messages if line in told] == told
+    assert json.loads((tmp_path / "run.json").read_text())["precision_reason"] == "a reason"
+    caplog.clear()
+    train_here(data_dir, tmp_path, precision="auto", steps=2)
+    assert not set(told).intersection(caplog.messages)
 
 
 @pytest.mark.slow

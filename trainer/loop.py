@@ -271,6 +271,8 @@ def begin_run(session: Session, state: TrainState, evaluate: Evaluator) -> None:
         " with XLA" if metadata["jit_compile"] else "",
         job.run.run_dir,
     )
+    if state.step == 0 and (reason := metadata["precision_reason"]):
+        logging.info("Computes in %s (--precision=auto): %s.", metadata["precision"], reason)
     asked, every = job.run.eval_images, session.manifest.splits["val"].examples
     if 0 < asked < every:
         logging.info("Validated on %d of %d cases while training (--eval_images).", asked, every)
@@ -279,9 +281,6 @@ def begin_run(session: Session, state: TrainState, evaluate: Evaluator) -> None:
         balancing.tell(shards, metadata["classes"], job.data.balance_cases)
     if state.step:
         logging.info("Resuming from step %d of %s.", state.step, job.run.run_dir)
-    elif metadata["precision_reason"]:
-        precision, reason = metadata["precision"], metadata["precision_reason"]
-        logging.info("Computes in %s (--precision=auto): %s.", precision, reason)
     elif session.is_chief and (suggestion := data_plan.suggestion(job)):
         logging.info("%s", suggestion)
 
