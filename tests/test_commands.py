@@ -31,6 +31,7 @@ def test_a_printed_command_is_quoted_and_leaves_what_people_fill_in():
 
 def test_without_an_active_environment_a_printed_command_has_its_path(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.chdir(tmp_path)
     folder = pathlib.Path(sys.executable).parent
     assert commands.line("trainer.task") == f"{folder}/python -m trainer.task"
     monkeypatch.chdir(folder.parent)
