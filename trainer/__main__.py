@@ -26,7 +26,9 @@ def main() -> None:
     """Runs a command as `python -m MODULE` would."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("--help", "-h", "-help", "help"):
-        print(describe())
+        from trainer import cli
+
+        cli.show(describe())
         return
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
