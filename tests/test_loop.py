@@ -344,6 +344,9 @@ def test_a_finished_run_trains_on_with_more_steps_wherever_its_data_are(
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
     found = [facts[key] for key in ("begun_with_steps", "total_steps", "exit_reason")]
     assert found == [2, 4, "finished"]
+    train_here("moved/", tmp_path / "run", steps=None, epochs=2, eval_every=0)
+    assert "(already finished; best checkpoint: step " in caplog.messages[-1]
+    assert "images/s" not in caplog.messages[-1]
     with pytest.raises(InputError, match="holds a run of 4 steps, and this is one of 3; give"):
         train_here("moved/", tmp_path / "run", steps=3, eval_every=0)
 

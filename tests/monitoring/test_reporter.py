@@ -99,3 +99,5 @@ def test_the_last_lines_say_the_score_and_what_to_do_next():
         "python -m trainer.report 'runs/a b'",
         "tensorboard --logdir 'runs/a b'",
     ]
+    again = closing_lines(run, summary, "val", "already finished; best checkpoint: step 4", 0.0)
+    assert "images/s" not in again

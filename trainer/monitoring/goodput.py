@@ -94,8 +94,15 @@ class Speed:
             self._all_steps += steps
             self._all_seconds += seconds
 
+    def has_steps(self) -> bool:
+        """Returns whether any step was taken."""
+        return self._calls > 0
+
     def overall(self) -> float:
-        """Returns the images per second of all calls but the first, which also compiles."""
+        """Returns the images per second of all calls but the first, which also compiles.
+
+        It is 0 if there was no second call.
+        """
         return self._all_steps * self._batch_size / (self._all_seconds or math.inf)
 
     def take(self) -> dict[str, float]:

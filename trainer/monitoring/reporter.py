@@ -123,11 +123,12 @@ class Reporter:
         self.log.end(tensorboard.write_end)
         seconds = sum(self.goodput.seconds().values())
         title = f"{self._state.step} steps, {terminal.clock(seconds)}"
+        ending = reason if self._speed.has_steps() else f"already {reason}"
         lines = closing_lines(
             self._job.run,
             scores.summary,
             split,
-            f"{reason}; best checkpoint: step {self._state.progress.best_step}",
+            f"{ending}; best checkpoint: step {self._state.progress.best_step}",
             self._speed.overall(),
         )
         logging.info("%s", terminal.boxed(title, lines))
@@ -179,7 +180,7 @@ def closing_lines(
         summary: of the scores.
         split: that was evaluated.
         remark: how the run ended.
-        images_per_second: in training.
+        images_per_second: in training; 0 where it is not known.
     """
     dice = summary["dice"]
     flag = f"--run_dir={run.run_dir}"
@@ -191,7 +192,7 @@ def closing_lines(
             "",
             f"{split} Dice, mean per image: {'undefined' if dice is None else f'{dice:.4f}'}"
             f"   ({remark})",
-            f"{images_per_second:.1f} images/s in training",
+            *([f"{images_per_second:.1f} images/s in training"] if images_per_second else []),
             f"run folder: {run.run_dir}",
             commands.line("trainer.predict", flag, "--images=…", "--output=…"),
             commands.line("trainer.export", flag),
