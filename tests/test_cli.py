@@ -33,9 +33,9 @@ def test_what_is_wrong_with_a_file_is_one_line_and_a_defect_is_not(error, messag
         assert capsys.readouterr().err.startswith(message)
 
 
-def run_flags(code, *argv):
+def run_flags(code, *argv, cls="Job"):
     script = f"from trainer import cli, config\ndef main(job): {code}\n"
-    script += "cli.run(config.Job, main)"
+    script += f"cli.run(config.{cls}, main)"
     return subprocess.run(
         [sys.executable, "-c", script, *argv], capture_output=True, text=True, check=False
     )
@@ -66,6 +66,43 @@ def test_a_full_disk_ends_in_one_line_and_status_2():
     result = run_flags("raise OSError(28, 'No space left on device', '/data/x')")
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert result.stderr == "No space is left on the disk of /data/x; free some space.\n"
+
+
+@pytest.mark.parametrize(
+    ("cls", "code", "said", "remedy"),
+    [
+        (
+            "Job",
+            "import tensorflow; tensorflow.zeros([2**45])",
+            "OOM when allocating tensor with shape[35184372088832] and type float); ",
+            "lower --batch_size, --crop, --filters or --tile, or raise --accumulate_steps.",
+        ),
+        (
+            "Predict",
+            "raise MemoryError('Unable to allocate 9 GiB')",
+            "Unable to allocate 9 GiB); ",
+            "lower --batch_size or --tile.",
+        ),
+        (
+            "Checkpoint",
+            "raise MemoryError",
+            "the machine gives no more); ",
+            "free some, or use a larger machine.",
+        ),
+    ],
+)
+def test_too_little_memory_ends_in_one_line_with_the_flags_that_lower_it(cls, code, said, remedy):
+    result = run_flags(code, cls=cls)
+    line = result.stderr.splitlines()[-1]
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert line.startswith(f"There is too little memory ({said}")
+    assert line.endswith(remedy)
+
+
+def test_other_exhausted_resources_are_defects():
+    code = "import tensorflow as tf; raise tf.errors.ResourceExhaustedError(None, None, 'quota')"
+    assert run_flags(code).returncode == 1
 
 
 def test_help_ends_in_status_0_short_or_full():

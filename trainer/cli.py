@@ -5,6 +5,7 @@ import errno
 import gc
 import logging as standard_logging
 import os
+import re
 import sys
 import tempfile
 import types
@@ -32,6 +33,8 @@ from trainer.storage import files
 JSON_MARKS = ('"per_image"', '"accelerator"', '"tolerance"', '"rows"', '"samples"')
 EXIT_STATUS = 2  # when the input breaks a rule
 REFUSALS = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
+# Flags of training, prediction and preparation that decide how much memory is taken.
+TAKE_MEMORY = ("batch_size", "crop", "filters", "tile", "workers")
 GC_THRESHOLDS = (10_000, 10, 10)  # Python's own first one is 700
 
 
@@ -91,7 +94,8 @@ def run(
             raise
         _exit_with(message)
     except Exception as error:
-        message = files.explain(str(error))  # TensorFlow's, of a store
+        # The other is TensorFlow's, of a store.
+        message = _of_memory(error, settings) or files.explain(str(error))
         if message is None:
             raise
         _exit_with(message)
@@ -184,6 +188,27 @@ def _of_a_file(error: OSError) -> str | None:
     if error.errno in REFUSALS and isinstance(error.filename, str):
         return f"{error.filename}: {error.strerror}; name another path, or change who may use it."
     return None
+
+
+def _of_memory(error: Exception, settings: Any) -> str | None:
+    """Returns a line on memory that a device or the machine lacks, or None for any other error."""
+    found = re.search(
+        r"(?im)(OOM |(ran )?out of memory|failed to allocate).*?(?= on /job| \[|$)", str(error)
+    )
+    if isinstance(error, MemoryError):
+        said = str(error) or "the machine gives no more"
+    elif type(error).__name__ == "ResourceExhaustedError" and found:
+        said = found[0]
+    else:
+        return None
+    names = {name for name, _, _ in config.walk(settings)}
+    lower = [f"--{name}" for name in TAKE_MEMORY if name in names]
+    remedy = "free some, or use a larger machine"
+    if lower:
+        remedy = f"lower {' or '.join(filter(None, (', '.join(lower[:-1]), lower[-1])))}"
+    if "accumulate_steps" in names:
+        remedy += ", or raise --accumulate_steps"
+    return f"There is too little memory ({said[:200].rstrip('. ')}); {remedy}."
 
 
 def _exit_with(message: str) -> None:
