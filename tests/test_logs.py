@@ -1,4 +1,7 @@
-"""docs/logs.md lists the lines that other programs may search for: the code has their words."""
+"""The code has the words of the lines that docs/logs.md lists for programs that search for them.
+
+Of those in docs/troubleshooting.md, too, which people search for.
+"""
 
 import ast
 import re
@@ -9,6 +12,8 @@ from tests.pages import ROOT
 
 PAGE = (ROOT / "docs/logs.md").read_text(encoding="utf-8")
 LINES = re.findall(r"^\| `([^`]+)` \|", PAGE, re.M)
+TROUBLES = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+LINES += re.findall(r"^\*\*`([^`]*<[^`]+)`", TROUBLES, re.M)  # others are not ours
 HOLE = "\0"
 
 
@@ -35,7 +40,7 @@ CODE = texts_of_the_code()
 
 def words(line):
     """Returns what is fixed in a line: the parts between its values and its clauses."""
-    parts = re.split(r"<\w+>|\[launch\] |[;()] ?", line)
+    parts = re.split(r"<[\w ]+>|\[launch\] |[;()] ?", line)
     return [part.strip() for part in parts if re.search(r"\w", part)]
 
 
