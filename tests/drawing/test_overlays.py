@@ -87,3 +87,44 @@ def test_colours_repeat_after_the_last():
     count = len(overlays.CLASS_COLOURS)
     assert len(set(overlays.CLASS_COLOURS)) == count
     assert overlays.class_colour(1) == overlays.class_colour(1 + count)
+
+
+# Linear RGB as eyes without one kind of cone see it (Machado et al., 2009).
+EYES = {
+    "all cones": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+}
+
+
+def seen(colours, eyes):
+    """Returns colours, [N, 3] in sRGB, in CIE Lab as such eyes see them, [N, 3]."""
+    values = np.asarray(colours) / 255
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(linear @ np.transpose(EYES[eyes]), 0, 1)
+    to_xyz = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    x, y, z = (
+        np.where(part > 216 / 24389, np.cbrt(part), (24389 / 27 * part + 16) / 116)
+        for part in (linear @ np.transpose(to_xyz) / np.sum(to_xyz, axis=1)).T
+    )
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=1)
+
+
+@pytest.mark.parametrize("eyes", EYES)
+def test_colours_of_classes_and_errors_can_be_told_apart(eyes):
+    errors = (overlays.MISSED, overlays.ADDED, overlays.CONFUSED)
+    greys = [(level,) * 3 for level in (0, 85, 96)]  # what errors are drawn on
+    places = seen([*errors, *overlays.CLASS_COLOURS, *greys], eyes)
+    apart = np.linalg.norm(places[:, np.newaxis] - places, axis=2)
+    np.fill_diagonal(apart, np.inf)
+    assert apart[:3].min() > 25  # ten times the least difference that is seen, 2.3
+    assert apart[3:10, 3:10].min() > 15  # of Okabe and Ito's own
+    assert seen([(255, 255, 255)], eyes)[0] == pytest.approx((100, 0, 0), abs=0.1)

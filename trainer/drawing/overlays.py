@@ -1,7 +1,7 @@
 """What is drawn on the pixels of an image: outlines of masks, errors, quantities as colours.
 
-Colours are those of Okabe and Ito ("Color Universal Design", 2008), distinct with any kind of
-colour vision.
+Classes have the colours of Okabe and Ito ("Color Universal Design", 2008), errors three others; all
+ten can be told apart with any kind of colour vision.
 """
 
 import numpy as np
@@ -17,9 +17,9 @@ CLASS_COLOURS = (
     (213, 94, 0),  # vermilion
     (0, 114, 178),  # blue
 )
-MISSED = (86, 180, 233)  # foreground in truth only
-ADDED = (230, 159, 0)  # foreground in prediction only
-CONFUSED = (204, 121, 167)  # another foreground class
+MISSED = (255, 255, 255)  # white: foreground in truth only
+ADDED = (204, 0, 255)  # violet: foreground in prediction only
+CONFUSED = (153, 255, 153)  # light green: another foreground class
 IGNORED = (96, 96, 96)
 
 # Of a quantity, low to high: cividis (Nuñez et al., 2018), whose lightness grows evenly.
