@@ -44,6 +44,7 @@ def test_the_source_distribution_carries_the_demo_data(tmp_path):
     for split in manifest.splits.values():
         assert {f"{folder}/{shard.name}" for shard in split.shards} <= names
     assert {f"{folder}/manifest.json", f"{folder}/ORIGIN.md", "LICENSE", "README.md"} <= names
+    assert {f"trainer/drawing/{name}" for name in ("DejaVuSans.ttf", "LICENSE_DEJAVU")} <= names
     assert {"launch/vertex.py", "launch/hardware.json", "launch/prices.json"} <= names
 
 

@@ -1,6 +1,12 @@
-"""Lines of text on dark paper: titles, captions and legends."""
+"""Lines of text on dark paper: titles, captions and legends.
+
+DejaVu Sans 2.35 (`LICENSE_DEJAVU`) has Latin, Greek and Cyrillic letters, and no Chinese, Japanese
+or Korean ones: boxes stand for those.
+"""
 
 import functools
+import pathlib
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,19 +23,24 @@ Entry = tuple[str, tuple[int, int, int] | None]  # of a legend: name and colour,
 
 
 @functools.cache
-def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font() -> ImageFont.FreeTypeFont:
     """Returns the font of all text."""
-    return ImageFont.load_default(TEXT)
+    return ImageFont.truetype(pathlib.Path(__file__).with_name("DejaVuSans.ttf"), TEXT)
+
+
+def shown(text: str) -> str:
+    """Returns the text on one line, with a letter and its accent as one, as the font has them."""
+    return unicodedata.normalize("NFC", one_line(text))
 
 
 def cut(text: str, width: float) -> str:
     """Returns the text on one line, or as much of its beginning and end as fits into the pixels."""
-    shown = text = one_line(text)
+    part = text = shown(text)
     kept = len(text)
-    while kept > 0 and font().getlength(shown) > width:
+    while kept > 0 and font().getlength(part) > width:
         kept -= 1
-        shown = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
-    return shown
+        part = f"{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}"
+    return part
 
 
 @functools.lru_cache(maxsize=64)  # panels have the same titles
@@ -53,7 +64,7 @@ def _legend_line(width: int, entries: tuple[Entry, ...]) -> np.ndarray:
         if colour is not None:
             draw.rectangle((left, 4, left + TEXT - 3, TEXT + 1), colour)
             left += TEXT + 2
-        shown = one_line(name)
-        draw.text((left, 2), shown, INK, font())
-        left += round(font().getlength(shown)) + 2 * GAP
+        name = shown(name)
+        draw.text((left, 2), name, INK, font())
+        left += round(font().getlength(name)) + 2 * GAP
     return np.asarray(line)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from trainer.drawing.captions import cut, font
+from trainer.drawing.captions import cut, font, shown
 from trainer.drawing.overlays import CLASS_COLOURS, class_colour, draw_quantity
 
 PAPER, INK, FAINT = (255, 255, 255), (40, 40, 40), (200, 200, 200)
@@ -24,6 +24,7 @@ def confusion_matrix(confusions: np.ndarray, classes: Sequence[str]) -> np.ndarr
     Returns:
         uint8 [H, W, 3].
     """
+    classes = [shown(name) for name in classes]
     counts = np.asarray(confusions, np.float64)
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
@@ -62,7 +63,7 @@ def reliability(
     for index, (name, (mean, share, pixels)) in enumerate(zip(classes, calibrations, strict=True)):
         seen = pixels > 0
         gap = np.sum(np.abs(mean - share)[seen] * pixels[seen]) / max(1, pixels.sum())
-        label = f"{name}, mean gap {gap:.3f}"
+        label = f"{shown(name)}, mean gap {gap:.3f}"
         lines[label] = list(zip(mean[seen], share[seen], strict=True))
         notes[label] = class_colour(index + 1)
     return _plot(lines, notes, "given probability", "share that is true")

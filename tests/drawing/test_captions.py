@@ -1,0 +1,32 @@
+"""Text in pictures."""
+
+import numpy as np
+import pytest
+
+from trainer.drawing import captions
+
+UNKNOWN = "\U0010ffff"  # no font has it
+
+
+@pytest.mark.parametrize("text", ["défaut", "Größe", "αβγΩ", "Ядро", "łódź", "5 µm², ≥ 3 …"])
+def test_letters_of_many_languages_are_not_the_box_of_a_missing_one(text):
+    (box, _), *letters = [captions.font().getmask2(one) for one in (UNKNOWN, *text) if one != " "]
+    for letter, _ in letters:
+        assert (letter.size, bytes(letter)) != (box.size, bytes(box))
+
+
+def test_an_accent_beside_its_letter_is_drawn_on_it():
+    composed, apart = "d\u00e9faut", "de\u0301faut"  # the latter in names of files from macOS
+    first, second = (captions.text_line(text, 90) for text in (composed, apart))
+    np.testing.assert_array_equal(first, second)
+    legends = [captions.legend_line(90, [(text, None)]) for text in (composed, apart)]
+    np.testing.assert_array_equal(*legends)
+
+
+def test_a_long_name_keeps_beginning_and_end():
+    name = "défaut-" * 30
+    assert captions.font().getlength(captions.cut(name, 120)) <= 120
+    beginning, _, end = captions.cut(name, 120).partition("…")
+    assert name.startswith(beginning)
+    assert name.endswith(end)
+    assert len(beginning) - len(end) in (0, 1)
