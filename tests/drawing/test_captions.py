@@ -19,7 +19,7 @@ def test_an_accent_beside_its_letter_is_drawn_on_it():
     composed, apart = "d\u00e9faut", "de\u0301faut"  # the latter in names of files from macOS
     first, second = (captions.text_line(text, 90) for text in (composed, apart))
     np.testing.assert_array_equal(first, second)
-    legends = [captions.legend_line(90, [(text, None)]) for text in (composed, apart)]
+    legends = [captions.legend_lines(90, [(text, None)]) for text in (composed, apart)]
     np.testing.assert_array_equal(*legends)
 
 
@@ -30,3 +30,14 @@ def test_a_long_name_keeps_beginning_and_end():
     assert name.startswith(beginning)
     assert name.endswith(end)
     assert len(beginning) - len(end) in (0, 1)
+
+
+def test_a_legend_that_is_too_wide_goes_on_below():
+    entries = [(f"class {k}", (250, 10 * k, 0)) for k in range(12)]
+    legend = captions.legend_lines(200, entries)
+    assert legend.shape[0] % captions.LINE == 0
+    found = {tuple(int(v) for v in pixel) for pixel in legend.reshape(-1, 3)}
+    assert found >= {colour for _, colour in entries}
+    assert (legend[:, -1] == captions.PAPER).all()  # no name is cut by the edge
+    for width in (20, 5000):
+        assert len(captions.legend_lines(width, entries[:1])) == captions.LINE

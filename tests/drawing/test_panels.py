@@ -7,33 +7,45 @@ from trainer.drawing import captions, overlays, panels
 ORANGE, BLUE = overlays.CLASS_COLOURS[:2]
 
 
-def test_a_row_shows_input_truth_prediction_and_errors():
+def test_a_panel_shows_truth_and_prediction_above_errors_and_confidence():
     image = np.full((64, 32, 1), 100, np.uint8)
     truth = np.zeros((64, 32), np.int32)
     truth[8:24, 8:24] = 1
     valid = np.ones((64, 32), np.float32)
     valid[40:] = 0
-    row = panels.draw_row(image, truth, np.zeros_like(truth), valid, caption="case 7", side=128)
-    assert row.dtype == np.uint8
-    assert row.shape == (
-        128 + 3 * captions.LINE + 2 * captions.GAP,
-        4 * (64 + captions.GAP) + captions.GAP,
+    confidence = np.full((64, 32), 255, np.uint8)
+    confidence[:, :16] = 128
+    panel = panels.draw_panel(
+        image, truth, np.zeros_like(truth), valid, confidence, caption="case 7", side=128
+    )
+    # Tiles are 64 wide, each below a line of text; each pixel of the image is 2 × 2.
+    across, down = 64 + captions.GAP, 128 + captions.LINE + captions.GAP
+    legend = captions.legend_lines(panel.shape[1], panels.legend_of([truth], []))
+    assert panel.shape == (
+        2 * down + captions.GAP + captions.LINE + len(legend),
+        2 * across + captions.GAP,
         3,
     )
-    # Tiles are 64 wide, 70 apart, below a line of text; each pixel of the image is 2 × 2.
-    top, left = captions.GAP + captions.LINE, captions.GAP
-    inside = [tuple(int(v) for v in row[top + 32, left + 70 * k + 32]) for k in range(4)]
-    assert inside == [(100,) * 3, (100,) * 3, (100,) * 3, overlays.MISSED]
-    assert tuple(row[top + 16, left + 70 + 32]) == ORANGE
-    assert tuple(row[top + 100, left + 210 + 32]) == overlays.IGNORED
+    truth, prediction, errors, confidence = (
+        panel[row * down + captions.GAP + captions.LINE :, column * across + captions.GAP :]
+        for row in (0, 1)
+        for column in (0, 1)
+    )
+    inside = [tuple(int(v) for v in tile[32, 32]) for tile in (truth, prediction, errors)]
+    assert inside == [(100,) * 3, (100,) * 3, overlays.MISSED]
+    assert tuple(truth[16, 32]) == ORANGE
+    assert tuple(errors[100, 32]) == overlays.IGNORED
+    assert np.abs(confidence[8, 8].astype(int) - overlays.RAMP[0]).max() <= 1  # a half is the least
+    assert tuple(confidence[8, 40]) == overlays.RAMP[-1]
 
 
-def test_any_size_gives_a_row():
+def test_any_size_gives_a_panel():
     for height, width in ((1, 1), (3, 700), (900, 2)):
         image = np.zeros((height, width, 3), np.float32)
-        mask = np.zeros((height, width), np.int64)
-        row = panels.draw_row(image, mask, mask, caption="a caption that is far too long " * 9)
-        assert row.shape[2] == 3
+        mask = np.zeros((height, width), np.uint8)
+        caption = "a caption that is far too long " * 9
+        panel = panels.draw_panel(image, mask, mask, mask, mask, caption=caption)
+        assert panel.shape[2] == 3
 
 
 def test_a_tile_is_square_whatever_the_image_and_its_name():
@@ -55,25 +67,15 @@ def test_a_grid_fills_row_by_row():
     assert sheet[0, 0].tolist() == list(captions.PAPER)
 
 
-def test_a_row_shows_where_the_prediction_is_sure():
-    flat = np.zeros((32, 32), np.int32)
-    confidence = np.full((32, 32), 255, np.uint8)
-    confidence[:, :16] = 128
-    row = panels.draw_row(flat, flat, flat, None, confidence, side=32)
-    tile = row[captions.GAP + captions.LINE + 16, 4 * (32 + captions.GAP) + captions.GAP :]
-    assert np.abs(tile[8].astype(int) - overlays.RAMP[0]).max() <= 1  # a half is the least
-    assert tuple(tile[24]) == overlays.RAMP[-1]
-
-
 def test_a_legend_names_the_classes_that_occur():
     mask = np.zeros((64, 64), np.int32)
     mask[8:16, 8:16] = 2
-    names = ["background", "a", "b"]
-    row = panels.draw_row(mask, mask, np.zeros_like(mask), classes=names, side=200)
-    colours = {tuple(int(v) for v in pixel) for pixel in row[-captions.LINE :].reshape(-1, 3)}
-    assert overlays.class_colour(2) in colours
-    assert overlays.CONFUSED in colours
-    assert overlays.RAMP[0] not in colours
+    legend = dict(panels.legend_of([mask, np.zeros_like(mask)], ["background", "a", "b"]))
+    assert legend["b"] == overlays.class_colour(2)
+    assert "a" not in legend
+    assert legend["wrong class"] == overlays.CONFUSED
+    assert legend["33%"] == overlays.RAMP[0]
+    assert "wrong class" not in dict(panels.legend_of([np.minimum(mask, 1)], ["background", "a"]))
 
 
 def test_captions_and_names_of_several_lines_are_drawn_on_one():
@@ -81,10 +83,10 @@ def test_captions_and_names_of_several_lines_are_drawn_on_one():
     same = []
     for name in ("a\nb", r"a\nb"):
         sheet = panels.draw_example(image, mask, name)
-        legend = captions.legend_line(200, [(name, ORANGE)])
-        row = panels.draw_row(
+        legend = captions.legend_lines(200, [(name, ORANGE)])
+        panel = panels.draw_panel(
             image, mask, mask, np.ones((32, 32)), mask, caption=name, classes=["x", name]
         )
-        same.append((sheet, legend, row))
+        same.append((sheet, legend, panel))
     for first, second in zip(*same, strict=True):
         np.testing.assert_array_equal(first, second)

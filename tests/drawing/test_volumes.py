@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainer.drawing import captions, overlays, volumes
+from trainer.drawing import captions, overlays, panels, volumes
 
 GAP, LINE = captions.GAP, captions.LINE
 SPACING = (4.0, 1.0, 2.0)  # of volumes of 4 × 16 × 8 voxels, which are cubes of 16 mm
@@ -23,8 +23,10 @@ def test_a_comparison_shows_the_slices_with_the_most_errors_as_they_are_in_the_b
     )
     # A millimetre is ten pixels.
     height, width = 160 + LINE + GAP, 160 + GAP
-    assert panel.shape == (3 * height + GAP + 2 * LINE, 5 * width + GAP, 3)
-    errors = [panel[GAP + LINE + row * height :, GAP + 3 * width :][:160, :160] for row in range(3)]
+    legend = panels.legend_of([truth], ["background", "disc"])
+    below = LINE + len(captions.legend_lines(panel.shape[1], legend))
+    assert panel.shape == (3 * height + GAP + below, 4 * width + GAP, 3)
+    errors = [panel[GAP + LINE + row * height :, GAP + 2 * width :][:160, :160] for row in range(3)]
     missed = [(tile == overlays.MISSED).all(axis=2) for tile in errors]
     assert [int(found.sum()) for found in missed] == [2 * 200, 2 * 800, 3 * 400]
     assert missed[0][50:60, 60:80].all()  # y = 5 and x = 3 of the slice z = 1
@@ -38,7 +40,7 @@ def test_any_volume_gives_a_comparison_that_is_not_wider_than_a_screen(shape):
     mask = np.zeros(shape, np.uint8)
     image = np.zeros((*shape, 2), np.float32)
     panel = volumes.draw_comparison(image, mask, mask, mask, mask, (9.0, 1.0, 0.5))
-    assert panel.shape[1] <= 5 * (volumes.LONGEST + GAP) + GAP
+    assert panel.shape[1] <= 4 * (volumes.LONGEST + GAP) + GAP
 
 
 def test_a_strip_goes_along_the_coarsest_axis():

@@ -149,7 +149,7 @@ def draw_sheet(manifest: schema.Manifest, data_dir: str, num_examples: int) -> n
         for index, entry in enumerate(manifest.classes)
         if index
     ]
-    return np.concatenate([sheet, captions.legend_line(sheet.shape[1], legend)])
+    return np.concatenate([sheet, captions.legend_lines(sheet.shape[1], legend)])
 
 
 def _examples(manifest: schema.Manifest, data_dir: str, split: schema.Split) -> Iterator[dict]:

@@ -17,7 +17,7 @@ from trainer.errors import one_line
 PAPER = (24, 24, 24)
 INK = (235, 235, 235)
 GAP = 6
-TEXT = 13  # pixels high
+TEXT = 16  # pixels high, to be read where TensorBoard draws panels at two thirds
 LINE = TEXT + 7
 Entry = tuple[str, tuple[int, int, int] | None]  # of a legend: name and colour, or words alone
 
@@ -51,20 +51,27 @@ def text_line(text: str, width: int, left: int = 1, top: int = 2) -> np.ndarray:
     return np.asarray(line)
 
 
-def legend_line(width: int, entries: Sequence[Entry]) -> np.ndarray:
-    """Returns a line that shows names beside their colours, uint8 [LINE, width, 3]."""
-    return _legend_line(width, tuple(entries))
+def legend_lines(width: int, entries: Sequence[Entry]) -> np.ndarray:
+    """Returns names beside their colours on as many lines as needed: uint8 [n * LINE, width, 3]."""
+    return _legend_lines(width, tuple(entries))
 
 
 @functools.lru_cache(maxsize=64)
-def _legend_line(width: int, entries: tuple[Entry, ...]) -> np.ndarray:
-    line, left = Image.new("RGB", (width, LINE), PAPER), GAP
-    draw = ImageDraw.Draw(line)
+def _legend_lines(width: int, entries: tuple[Entry, ...]) -> np.ndarray:
+    places, left, top = [], GAP, 0
     for name, colour in entries:
+        swatch = 0 if colour is None else TEXT + 2
+        name = cut(name, width - 2 * GAP - swatch)
+        end = left + swatch + round(font().getlength(name))
+        if end > width and left > GAP:
+            left, end, top = GAP, end - left + GAP, top + LINE
+        places.append((left, top, name, colour))
+        left = end + 2 * GAP
+    lines = Image.new("RGB", (width, top + LINE), PAPER)
+    draw = ImageDraw.Draw(lines)
+    for left, top, name, colour in places:
         if colour is not None:
-            draw.rectangle((left, 4, left + TEXT - 3, TEXT + 1), colour)
+            draw.rectangle((left, top + 4, left + TEXT - 3, top + TEXT + 1), colour)
             left += TEXT + 2
-        name = shown(name)
-        draw.text((left, 2), name, INK, font())
-        left += round(font().getlength(name)) + 2 * GAP
-    return np.asarray(line)
+        draw.text((left, top + 2), name, INK, font())
+    return np.asarray(lines)

@@ -11,7 +11,8 @@ from trainer.drawing.overlays import CLASS_COLOURS, class_colour, draw_quantity
 PAPER, INK, FAINT = (255, 255, 255), (40, 40, 40), (200, 200, 200)
 SIDE = 320  # of a plot, in pixels
 MARGIN = 48
-CELL = 84
+CELL = 104
+ROW = 22  # of text, in pixels
 
 
 def confusion_matrix(confusions: np.ndarray, classes: Sequence[str]) -> np.ndarray:
@@ -30,19 +31,19 @@ def confusion_matrix(confusions: np.ndarray, classes: Sequence[str]) -> np.ndarr
     shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
     side = CELL * len(classes)
     left = 24 + max(round(font().getlength(name)) for name in classes)
-    canvas = Image.new("RGB", (max(left + side + 12, left + 160), 56 + side), PAPER)
+    canvas = Image.new("RGB", (max(left + side + 12, 300), 56 + side), PAPER)
     draw = ImageDraw.Draw(canvas)
     draw.text((8, 6), "truth (row), prediction (column)", INK, font())
     for column, name in enumerate(classes):
         draw.text((left + CELL * column + 4, 30), cut(name, CELL - 6), INK, font())
     for row, name in enumerate(classes):
-        draw.text((8, 50 + CELL * row + CELL // 2 - 8), name, INK, font())
+        draw.text((8, 50 + CELL * row + CELL // 2 - 10), name, INK, font())
         for column, share in enumerate(shares[row]):
             box = (left + CELL * column, 50 + CELL * row)
             fill = tuple(draw_quantity(np.array([[share]]))[0, 0].tolist())
             draw.rectangle((*box, box[0] + CELL - 2, box[1] + CELL - 2), fill)
             ink = (0, 0, 0) if share > 0.5 else (255, 255, 255)
-            draw.text((box[0] + 10, box[1] + CELL // 2 - 8), f"{share:.1%}", ink, font())
+            draw.text((box[0] + 10, box[1] + CELL // 2 - 10), f"{share:.1%}", ink, font())
     return np.asarray(canvas)
 
 
@@ -77,7 +78,7 @@ def _plot(
 ) -> np.ndarray:
     """Draws lines in the unit square, with the diagonal."""
     named = list(lines)[: len(CLASS_COLOURS)]
-    height = MARGIN + SIDE + MARGIN + 18 * len(named)
+    height = MARGIN + SIDE + MARGIN + ROW * len(named)
     canvas = Image.new("RGB", (2 * MARGIN + SIDE, height), PAPER)
     draw = ImageDraw.Draw(canvas)
 
@@ -88,18 +89,18 @@ def _plot(
         draw.line([place(tick, 0), place(tick, 1)], FAINT)
         draw.line([place(0, tick), place(1, tick)], FAINT)
         x, y = place(tick, 0)
-        draw.text((x - 8, y + 4), f"{tick:.1f}", INK, font())
-        draw.text((MARGIN - 28, place(0, tick)[1] - 8), f"{tick:.1f}", INK, font())
+        draw.text((x - 12, y + 4), f"{tick:.1f}", INK, font())
+        draw.text((MARGIN - 32, place(0, tick)[1] - 10), f"{tick:.1f}", INK, font())
     draw.line([place(0, 0), place(1, 1)], INK)
     draw.text((MARGIN, MARGIN - 24), up, INK, font())
-    draw.text((MARGIN + SIDE // 2 - 50, MARGIN + SIDE + 20), across, INK, font())
+    draw.text((MARGIN + SIDE // 2 - 62, MARGIN + SIDE + 22), across, INK, font())
     for row, name in enumerate(named):
         points = [place(*point) for point in lines[name]]
         if len(points) > 1:
             draw.line(points, colours[name], 3)
         for x, y in points:
             draw.ellipse((x - 4, y - 4, x + 4, y + 4), colours[name], INK)
-        top = MARGIN + SIDE + 42 + 18 * row
+        top = MARGIN + SIDE + 42 + ROW * row
         draw.rectangle((MARGIN, top + 4, MARGIN + 10, top + 14), colours[name])
         draw.text((MARGIN + 16, top), name, INK, font())
     return np.asarray(canvas)

@@ -1,4 +1,4 @@
-"""Pictures of cases: rows that compare, sheets that survey, as files of the usual formats."""
+"""Pictures of cases: panels that compare, sheets that survey, as files of the usual formats."""
 
 import io
 from collections.abc import Sequence
@@ -7,31 +7,31 @@ import numpy as np
 from PIL import Image
 
 from trainer.drawing import overlays
-from trainer.drawing.captions import GAP, PAPER, Entry, legend_line, text_line
+from trainer.drawing.captions import GAP, PAPER, Entry, legend_lines, text_line
 from trainer.ignore_label import IGNORE
 
 PNG_LEVEL = 3  # a third of the time that zlib's own choice takes
 LARGEST = 512  # longest image, in pixels, of which a tile shows the whole
 
 
-def draw_row(
+def draw_panel(
     image: np.ndarray,
     truth: np.ndarray,
     prediction: np.ndarray,
-    valid: np.ndarray | None = None,
-    confidence: np.ndarray | None = None,
+    valid: np.ndarray,
+    confidence: np.ndarray,
     caption: str = "",
     classes: Sequence[str] = (),
     side: int = 256,
 ) -> np.ndarray:
-    """Returns input, outlined truth, outlined prediction, errors and confidence, side by side.
+    """Returns an image with outlined truth and with outlined prediction; below, errors, confidence.
 
     Args:
         image: any dtype [H, W, C], see `overlays.display`.
-        truth: integers [H, W], class ids; IGNORE where a pixel does not count.
+        truth: integers [H, W], class ids.
         prediction: integers [H, W], class ids.
-        valid: [H, W], 0 where a pixel does not count; all count if None.
-        confidence: uint8 [H, W], probability of the prediction, 255 for 1; not drawn if None.
+        valid: [H, W], 0 where a pixel does not count.
+        confidence: uint8 [H, W], probability of the prediction, 255 for 1.
         caption: a line of text below.
         classes: names, for the legend of those that occur; numbers if empty.
         side: the longer side of each picture, in pixels.
@@ -39,55 +39,47 @@ def draw_row(
     Returns:
         uint8 [H', W', 3].
     """
-    if valid is not None:
-        truth = np.where(np.asarray(valid) > 0, truth, IGNORE)
+    truth = np.where(np.asarray(valid) > 0, truth, IGNORE)
     picture = _resized(overlays.display(image), side)
     size = picture.shape[1], picture.shape[0]
-    shown, found = (resized_mask(ids, size) for ids in (truth, prediction))
-    probability = None if confidence is None else resized_mask(confidence, size)
+    shown, found, probability = (
+        resized_mask(part, size) for part in (truth, prediction, confidence)
+    )
     titled = compared(picture, shown, found, probability, len(classes))
     tiles = [labelled(tile, title, above=True) for title, tile in titled.items()]
-    legend = legend_of((truth, prediction), classes, has_confidence=confidence is not None)
-    return footed(grid(tiles, len(tiles)), caption, legend)
+    return footed(grid(tiles, 2), caption, legend_of((truth, prediction), classes))
 
 
 def compared(
     picture: np.ndarray,
     truth: np.ndarray,
     prediction: np.ndarray,
-    confidence: np.ndarray | None,
+    confidence: np.ndarray,
     num_classes: int,
 ) -> dict[str, np.ndarray]:
     """Returns what compares truth and prediction on a picture of their size, by its titles."""
-    titled = {
-        "input": picture,
+    least = _least(num_classes)
+    shares = np.clip((confidence / 255 - least) / (1 - least), 0, 1)
+    return {
         "truth": overlays.draw_outlines(picture, truth),
         "prediction": overlays.draw_outlines(picture, prediction),
         "errors": overlays.draw_errors(picture, truth, prediction),
+        "confidence": overlays.draw_quantity(shares),
     }
-    if confidence is not None:
-        least = _least(num_classes)
-        shares = np.clip((confidence / 255 - least) / (1 - least), 0, 1)
-        titled["confidence"] = overlays.draw_quantity(shares)
-    return titled
 
 
-def legend_of(
-    masks: Sequence[np.ndarray], classes: Sequence[str], has_confidence: bool
-) -> list[Entry]:
+def legend_of(masks: Sequence[np.ndarray], classes: Sequence[str]) -> list[Entry]:
     """Returns the legend of `compared`, with the classes that occur in the masks."""
     counts = sum(np.bincount(mask.ravel(), minlength=256) for mask in masks)
     present = [int(k) for k in np.flatnonzero(counts) if k not in (0, IGNORE)]
     names = {k: classes[k] if k < len(classes) else f"class {k}" for k in present}
     legend: list[Entry] = [(name, overlays.class_colour(k)) for k, name in names.items()]
-    legend += [("      errors:", None), ("missed", overlays.MISSED), ("added", overlays.ADDED)]
+    legend += [("errors:", None), ("missed", overlays.MISSED), ("added", overlays.ADDED)]
     if any(k > 1 for k in present):
         legend.append(("wrong class", overlays.CONFUSED))
-    if has_confidence:
-        low, high = overlays.RAMP[0], overlays.RAMP[-1]
-        least = f"{_least(len(classes)):.0%}"
-        legend += [("      confidence:", None), (least, low), ("100%", high)]
-    return legend
+    least = f"{_least(len(classes)):.0%}"
+    low, high = overlays.RAMP[0], overlays.RAMP[-1]
+    return [*legend, ("confidence:", None), (least, low), ("100%", high)]
 
 
 def _least(num_classes: int) -> float:
@@ -98,7 +90,7 @@ def _least(num_classes: int) -> float:
 def footed(picture: np.ndarray, caption: str, legend: Sequence[Entry]) -> np.ndarray:
     """Returns a picture, uint8 [H, W, 3], above its caption and its legend."""
     width = picture.shape[1]
-    footer = [text_line(caption, width, left=GAP, top=0), legend_line(width, legend)]
+    footer = text_line(caption, width, left=GAP, top=0), legend_lines(width, legend)
     return np.concatenate([picture, *footer])
 
 

@@ -28,7 +28,7 @@ def draw_comparison(
     caption: str = "",
     classes: Sequence[str] = (),
 ) -> np.ndarray:
-    """Returns what `panels.draw_row` does of an image, of the slice across each axis in turn.
+    """Returns what `panels.draw_panel` does of an image, in a row for the slice across each axis.
 
     The slices are those with the most errors, or with the most of the truth if there are none.
 
@@ -58,9 +58,9 @@ def draw_comparison(
         picture = _resized(picture, size)
         drawn = panels.compared(picture, shown, found, probability, len(classes))
         for title, tile in drawn.items():
-            title = f"{AXES[axis]} = {point[axis]}" if title == "input" else title
+            title = f"{AXES[axis]} = {point[axis]}, {title}" if title == "truth" else title
             tiles.append(panels.labelled(tile, title, above=True))
-    legend = panels.legend_of(seen, classes, has_confidence=True)
+    legend = panels.legend_of(seen, classes)
     return panels.footed(panels.grid(tiles, len(tiles) // 3), caption, legend)
 
 

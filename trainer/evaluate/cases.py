@@ -153,11 +153,11 @@ def mean_dice(counts: np.ndarray) -> float:
 
 
 def panel_of(case: Case, manifest: schema.Manifest, split: str) -> np.ndarray:
-    """Draws a case: input, truth, prediction, errors and confidence, uint8 [H, W, 3]."""
+    """Draws a case: truth, prediction, errors and confidence, uint8 [H, W, 3]."""
     name = manifest.splits[split].names[case.index]
     caption = f"{name}   Dice {case.dice:.3f}"
     classes = [entry.name for entry in manifest.classes]
     maps = case.image, case.labels, case.predicted, case.valid, case.confidence
     if manifest.rank == 3:
         return volumes.draw_comparison(*maps, case.spacing, caption, classes)
-    return panels.draw_row(*maps, caption, classes)
+    return panels.draw_panel(*maps, caption, classes)

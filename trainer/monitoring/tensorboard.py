@@ -113,8 +113,8 @@ def write_evaluation(
 
 
 CASE = (
-    "A validation case: input, truth and prediction as outlines, errors, and the probability of "
-    "what is predicted. The same cases at each evaluation."
+    "A validation case with the outlines of truth and of prediction; below, the errors and the "
+    "probability of what is predicted. The same cases at each evaluation."
 )
 WORST = "The cases with the lowest Dice at this evaluation."
 CONFUSION = "Valid pixels of the split: of each true class, the shares that were predicted as each."
@@ -151,7 +151,7 @@ def _sheet(batch: Mapping[str, np.ndarray], manifest: schema.Manifest) -> np.nda
     sheet = panels.grid(tiles, columns)
     names = [entry.name for entry in manifest.classes]
     entries = [(name, overlays.class_colour(k)) for k, name in enumerate(names) if k]
-    return np.concatenate([sheet, captions.legend_line(sheet.shape[1], entries)])
+    return np.concatenate([sheet, captions.legend_lines(sheet.shape[1], entries)])
 
 
 def _layout() -> layout_pb2.Layout:
