@@ -181,6 +181,10 @@ def test_an_evaluation_compares_what_is_kept_and_nothing_else_changes(data):
     ]
     np.testing.assert_array_equal(found.counts, expected)
     assert (found.counts != raw.counts).any()
+    confusions = found.scores.confusions  # of what is kept, too
+    for axis, column in ((1, 0), (0, 1)):
+        np.testing.assert_array_equal(confusions.sum(axis), found.counts[..., column].sum(0))
+    np.testing.assert_array_equal(confusions.diagonal(), found.counts[..., 2].sum(axis=0))
     assert found.summary["loss"] == raw.summary["loss"]
     dice = metrics.score(np.array(expected))["dice"][:, 1:]
     assert found.summary["dice"] == pytest.approx(np.nanmean(dice, axis=0).mean())

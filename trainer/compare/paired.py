@@ -1,17 +1,10 @@
-"""The paired difference of two runs, with its bootstrap interval over cases (Efron, 1979).
-
-A resample draws as many cases as there are, with replacement, and computes the score as the
-evaluation does: the mean over classes of the mean over the cases in which a class is defined.
-Every sum is of whole numbers, so figures are the same in any order of summation.
-"""
+"""The paired difference of two runs, with its bootstrap interval over cases."""
 
 import dataclasses
 
 import numpy as np
 
-UNIT = 1e-6  # cases.csv has six decimals
-CONFIDENCE = 0.95
-AT_ONCE = 2**20  # numbers drawn at a time
+from trainer.evaluate import bootstrap
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,32 +53,13 @@ def compare(
         seed: of the draw.
     """
     both = ~np.isnan(a) & ~np.isnan(b)
-    whole_a, whole_b = (np.where(both, np.rint(x / UNIT), 0.0) for x in (a, b))
-    drawn = _resample(whole_b - whole_a, both, groups, samples, seed)
+    whole_a, whole_b = bootstrap.whole(a, both), bootstrap.whole(b, both)
+    drawn = bootstrap.resample(whole_b - whole_a, both, groups, samples, seed)
     found = [
         _difference(a[:, k], b[:, k], whole_a[:, k], whole_b[:, k], both[:, k], drawn[:, k])
         for k in range(a.shape[1])
     ]
     return [*found, _over_classes(found, whole_b - whole_a, both, drawn)]
-
-
-def _resample(
-    difference: np.ndarray, both: np.ndarray, groups: np.ndarray, samples: int, seed: int
-) -> np.ndarray:
-    """Returns the mean difference of each class in each resample, [samples, K], NaN where none."""
-    num_groups = int(groups.max()) + 1
-    of_group = np.zeros((2, num_groups, difference.shape[1]))
-    np.add.at(of_group[0], groups, difference)
-    np.add.at(of_group[1], groups, both)
-    rng = np.random.default_rng(seed)
-    shares = np.full(num_groups, 1 / num_groups)
-    step = max(1, AT_ONCE // num_groups)
-    parts = []
-    for first in range(0, samples, step):
-        size = min(step, samples - first)
-        times = rng.multinomial(num_groups, shares, size=size).astype(np.float64)
-        parts.append(_mean(times @ of_group[0], times @ of_group[1]))
-    return np.concatenate(parts)
 
 
 def _difference(
@@ -100,7 +74,7 @@ def _difference(
     apart = (whole_b - whole_a)[both]
     sums = np.array([whole_a.sum(), whole_b.sum(), apart.sum()])
     return _described(
-        _mean(sums, np.full(3, both.sum())),
+        bootstrap.mean(sums, np.full(3, both.sum())),
         drawn,
         apart,
         pairs=int(both.sum()),
@@ -118,7 +92,7 @@ def _over_classes(
     of_case = apart.sum(axis=1)[both.any(axis=1)]  # whose sign is that of the mean
     return _described(
         np.mean(means, axis=0),
-        _mean_of_defined(drawn),
+        bootstrap.mean_of_defined(drawn),
         of_case,
         pairs=len(of_case),
         only_a=sum(one.only_a for one in found),
@@ -137,7 +111,7 @@ def _described(
 ) -> Difference:
     """Returns a difference of means [3], of a, b and b - a, with what cases and resamples say."""
     mean_a, mean_b, difference = means.tolist()
-    low, high = _interval(drawn)
+    low, high = bootstrap.interval(drawn)
     return Difference(
         mean_a=mean_a,
         mean_b=mean_b,
@@ -152,26 +126,3 @@ def _described(
         only_b=only_b,
         winner="b" if low > 0 else "a" if high < 0 else "",
     )
-
-
-def _interval(drawn: np.ndarray) -> tuple[float, float]:
-    """Returns the percentile interval of resamples; NaN if none has the class."""
-    defined = drawn[~np.isnan(drawn)]
-    if not defined.size:
-        return np.nan, np.nan
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(defined, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def _mean(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Returns sums of whole units over counts; NaN where nothing was counted."""
-    empty = np.full(np.shape(sums), np.nan)
-    return np.divide(sums * UNIT, counts, out=empty, where=counts > 0)
-
-
-def _mean_of_defined(drawn: np.ndarray) -> np.ndarray:
-    """Returns the mean over the classes [samples, K] that a resample has: [samples]."""
-    defined = ~np.isnan(drawn)
-    sums, counts = np.where(defined, drawn, 0).sum(axis=1), defined.sum(axis=1)
-    return np.divide(sums, counts, out=np.full(len(drawn), np.nan), where=counts > 0)

@@ -6,9 +6,10 @@ from typing import Any
 
 from trainer import config, text_table
 from trainer.compare.evaluations import Evaluation
-from trainer.compare.paired import CONFIDENCE, Difference
+from trainer.compare.paired import Difference
 from trainer.errors import one_line
 from trainer.evaluate import metrics
+from trainer.evaluate.bootstrap import CONFIDENCE
 
 MEAN = "mean, foreground"
 

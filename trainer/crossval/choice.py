@@ -11,6 +11,7 @@ from trainer.checkpointing import run_metadata
 from trainer.compare import evaluations, paired
 from trainer.data.prepare import splitting
 from trainer.errors import one_line
+from trainer.evaluate import bootstrap
 from trainer.storage import files
 
 METRIC = "dice"
@@ -70,7 +71,7 @@ def write(run_dir: str, found: Choice, data_fingerprint: str) -> None:
     content = {
         "best": found.best,
         "metric": METRIC,
-        "confidence": paired.CONFIDENCE,
+        "confidence": bootstrap.CONFIDENCE,
         "samples": BOOTSTRAP.samples,
         "seed": BOOTSTRAP.seed,
         "cases": found.num_cases,
@@ -92,7 +93,13 @@ def write(run_dir: str, found: Choice, data_fingerprint: str) -> None:
 
 def table(found: Choice) -> str:
     """Returns the configurations, the best first, and by how much it is better."""
-    heads = ["configuration", "dice", "best - it", f"{paired.CONFIDENCE:.0%} interval", "the best"]
+    heads = [
+        "configuration",
+        "dice",
+        "best - it",
+        f"{bootstrap.CONFIDENCE:.0%} interval",
+        "the best",
+    ]
     rows = [[*heads, "wins", "ties", "losses"]]
     for name, value in found.dice.items():
         cells = [one_line(name), "–" if value is None else f"{value:.4f}"]

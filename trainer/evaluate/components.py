@@ -77,11 +77,26 @@ def count(labels: np.ndarray, predicted: np.ndarray, valid: np.ndarray, num: int
     Returns:
         int64 [K, 3], as `counting.count_pixels` counts them.
     """
+    return counts_of(count_confusions(labels, predicted, valid, num))
+
+
+def counts_of(confusions: np.ndarray) -> np.ndarray:
+    """Returns the pixels of each class in truth, in the prediction and in both, int64 [K, 3]."""
+    found = confusions.sum(axis=1), confusions.sum(axis=0), confusions.diagonal()
+    return np.stack(found, axis=-1)
+
+
+def count_confusions(
+    labels: np.ndarray, predicted: np.ndarray, valid: np.ndarray, num: int
+) -> np.ndarray:
+    """Counts the pixels of each true class by the class that is predicted, see `count`.
+
+    Returns:
+        int64 [K, K], as `counting.count_confusions` counts them.
+    """
     here = np.asarray(valid) > 0
-    truth, prediction = labels[here].astype(np.uint8), predicted[here].astype(np.uint8)
-    both = truth[truth == prediction]
-    found = [np.bincount(ids, minlength=num)[:num] for ids in (truth, prediction, both)]
-    return np.stack(found, axis=-1).astype(np.int64)
+    pairs = labels[here].astype(np.int32) * num + predicted[here]
+    return np.bincount(pairs, minlength=num**2).reshape(num, num).astype(np.int64)
 
 
 def measure(labels: np.ndarray, predicted: np.ndarray, valid: np.ndarray, num: int) -> np.ndarray:

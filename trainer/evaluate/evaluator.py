@@ -157,7 +157,8 @@ class Evaluator:
                 of_batches[key] += value
             for case, counts, soft in scored.cases:
                 if self._kept:
-                    case, counts = self._with_components(case)
+                    case, counts, change = self._with_components(case)
+                    of_batches["confusions"] += change
                 maps = case.labels, case.predicted, case.valid
                 measured = metrics.measure(*maps, len(counts), case.spacing, tolerance)
                 block.append(case_rows.of_case(case.index, counts, soft, measured))
@@ -240,13 +241,19 @@ class Evaluator:
             "reliability": np.zeros((num_temperatures, calibration.CONFIDENCE_BINS, 3), np.int64),
         }
 
-    def _with_components(self, case: cases.Case) -> tuple[cases.Case, np.ndarray]:
-        """Returns a case with the components that are kept of its prediction, and its counts."""
+    def _with_components(self, case: cases.Case) -> tuple[cases.Case, np.ndarray, np.ndarray]:
+        """Returns a case with the components that are kept of its prediction, and its counts.
+
+        And the change of its confusions, int64 [K, K].
+        """
         predicted = self._kept.apply(case.predicted)
-        num_classes = self._manifest.num_classes
-        counts = components.count(case.labels, predicted, case.valid, num_classes)
-        dice = cases.mean_dice(counts)
-        return dataclasses.replace(case, predicted=predicted, dice=dice), counts
+        before, after = (
+            components.count_confusions(case.labels, one, case.valid, self._manifest.num_classes)
+            for one in (case.predicted, predicted)
+        )
+        counts = components.counts_of(after)
+        case = dataclasses.replace(case, predicted=predicted, dice=cases.mean_dice(counts))
+        return case, counts, after - before
 
     def _scores(
         self,

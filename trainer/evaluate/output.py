@@ -16,7 +16,7 @@ from trainer.data.dataset import schema
 from trainer.distributed import strategies
 from trainer.drawing import panels
 from trainer.errors import InputError
-from trainer.evaluate import case_rows, case_tables
+from trainer.evaluate import case_rows, case_tables, confusion
 from trainer.evaluate.case_tables import SUMMARY, CaseTables
 from trainer.evaluate.cases import CaseSelector, panel_of
 from trainer.evaluate.scores import Scores
@@ -53,6 +53,7 @@ def write(
         write_json(os.path.join(folder, SUMMARY), scores.summary)  # first: says whose the rest is
         text = None if rows is None else case_tables.to_csv(cases, classes, rows)
         case_tables.replace(folder, text)
+        confusion.write(folder, scores.confusions, classes)
         for kind in KINDS:
             pictures = os.path.join(folder, kind)
             for name in filter(PICTURE.fullmatch, files.list_folder(pictures)):
@@ -92,7 +93,9 @@ def check_output(folder: str) -> None:
     files.check_folder("output", folder)
     there = files.list_folder(folder)
     taken = sorted(
-        name for name in there if name in (SUMMARY, *KINDS) or case_tables.is_table(name)
+        name
+        for name in there
+        if name in (SUMMARY, confusion.NAME, *KINDS) or case_tables.is_table(name)
     )
     path = os.path.join(folder, SUMMARY)
     try:
