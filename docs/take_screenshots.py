@@ -73,14 +73,14 @@ def take_trace(chromium, address: str, plane: pathlib.Path) -> None:
     save("tensorboard_profile", shown.screenshot())
 
 
-def take_report(chromium, folders: list[pathlib.Path]) -> None:
-    """Takes the top of a report of two runs, its scores, and what a narrow window shows."""
-    report = folders[0] / "report.html"
-    report.write_text(page.draw([runs.read(str(folder), 2) for folder in folders]), "utf-8")
+def take_report(chromium, folder: pathlib.Path) -> None:
+    """Takes the top of a run's report, and its worst cases."""
+    report = folder / "report.html"
+    report.write_text(page.draw([runs.read(str(folder), 2)]), "utf-8")
     shown = chromium.new_page(viewport={"width": 1300, "height": 1000})
     shown.goto(report.resolve().as_uri())
     save("report", shown.screenshot())
-    shown.evaluate("document.querySelectorAll('h3')[0].scrollIntoView()")
+    shown.get_by_text("The worst cases").evaluate("head => head.scrollIntoView()")
     shown.wait_for_timeout(SETTLED)
     save_photos("report_cases", shown.screenshot())
 
@@ -89,7 +89,7 @@ def main(run_dir: pathlib.Path, other: pathlib.Path) -> None:
     """Opens each tab, and the report, and takes its picture."""
     planes = list(run_dir.glob("tensorboard/plugins/profile/*/*.xplane.pb"))
     with browser.chromium() as chromium:
-        take_report(chromium, [run_dir, other])
+        take_report(chromium, run_dir)
         with browser.tensorboard(run_dir / "tensorboard") as address:
             take_tabs(chromium, address)
             if planes and importlib.util.find_spec("tensorboard_plugin_profile"):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import urllib.request
 
 import pytest
@@ -57,9 +58,7 @@ def test_the_profile_tab_shows_the_traced_steps(run_dir, chromium):
         browser.wait_for(page, "of 2")  # steps 3 and 4
 
 
-def test_the_report_opens_without_a_network(run_dir, chromium):
-    result = command("trainer.report", str(run_dir))
-    assert result.returncode == 0, result.stderr
+def test_the_report_that_a_job_writes_opens_without_a_network(run_dir, chromium):
     page = chromium.new_page()
     requests = []
     page.on("request", lambda request: requests.append(request.url.split(":")[0]))
@@ -67,7 +66,36 @@ def test_the_report_opens_without_a_network(run_dir, chromium):
     assert page.locator("svg").count() >= 10
     pictures = page.locator("img")
     assert pictures.count() == 6  # of three test cases, as worst and best
+    page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
     for place in range(6):
         pictures.nth(place).scroll_into_view_if_needed()
     page.wait_for_function("[...document.images].every(image => image.naturalWidth > 100)")
     assert set(requests) <= {"file", "data"}
+
+
+def test_a_click_on_a_case_of_the_report_shows_it_in_full(run_dir, chromium):
+    page = chromium.new_page(viewport={"width": 400, "height": 800})
+    page.goto((run_dir / "report.html").as_uri())
+    picture = page.locator("img").first
+    width = picture.evaluate("image => image.naturalWidth")
+    assert picture.bounding_box()["width"] < 400 < width
+    picture.click()
+    assert picture.bounding_box()["width"] == width
+
+
+def test_the_report_fits_a_phone_and_its_print_a_page(run_dir, chromium, tmp_path):
+    long = tmp_path / ("a_folder_with_a_name_that_is_longer_than_the_screen_of_a_phone" * 2)
+    shutil.copytree(run_dir, long)
+    result = command("trainer.report", str(long), str(run_dir), f"--output={long}/both.html")
+    assert result.returncode == 0, result.stderr
+    overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    for path in (run_dir / "report.html", long / "both.html"):
+        phone = chromium.new_page(viewport={"width": 400, "height": 800})
+        phone.goto(path.as_uri())
+        assert phone.evaluate(overflow) == 0
+        table = phone.locator(".scroll").first
+        assert table.evaluate("box => box.scrollWidth > box.clientWidth")  # and can be scrolled
+        paper = chromium.new_page(viewport={"width": 718, "height": 1000})  # A4 less its margins
+        paper.emulate_media(media="print")
+        paper.goto(path.as_uri())
+        assert paper.evaluate(overflow) == 0

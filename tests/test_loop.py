@@ -34,13 +34,13 @@ from trainer.storage import files
 @pytest.mark.slow
 def test_a_job_ends_with_the_dice_the_folder_and_the_tensorboard_line(finished):
     run_dir, said = finished, (finished.parent / "said").read_text()
-    *_, dice, speed, folder, predict, export, report, tensorboard = said.strip().splitlines()
+    *_, dice, speed, folder, page, predict, export, tensorboard = said.strip().splitlines()
     assert dice.startswith("test Dice, mean per image: 0.")
     assert speed.endswith(" images/s in training")
     assert folder == f"run folder: {run_dir}"
     assert predict.startswith(f"python -m trainer.predict --run_dir={run_dir} --images=")
     assert export == f"python -m trainer.export --run_dir={run_dir}"
-    assert report == f"python -m trainer.report {run_dir}"
+    assert page == f"report: {run_dir}/report.html"
     assert tensorboard == f"tensorboard --logdir {run_dir}"
 
 
@@ -158,7 +158,7 @@ def test_a_run_that_cannot_be_written_to_is_evaluated_into_another_folder(finish
     for _ in range(2):  # of which the second replaces what the first wrote
         evaluate_run(config.Evaluate(**settings, output=str(tmp_path / "out")))
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    tables = ["cases-00000-of-00001.parquet", "cases.csv"]
+    tables = ["cases-00000-of-00001.parquet", "cases.csv", "confusion.csv"]
     assert names == ["best", *tables, "summary.json", "worst"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "cases.csv").write_text("my own")

@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from trainer import config, export
+from trainer import config, export, report
 from trainer.checkpointing import run_metadata, train_state
 from trainer.checkpointing.background_writer import Writer
 from trainer.checkpointing.session import Session, open_session
@@ -190,6 +190,8 @@ def evaluate_best(session: Session, parts: Parts) -> None:
         parts.reporter.log.test(state.progress.best_step, figures_of(scores))
     if settings.model_dir:
         export.write(settings.run_dir, settings.model_dir, flag="model_dir")
+    parts.reporter.log.flush()
+    report.write(settings.run_dir, run_metadata.ended(session.ending.reason))
     parts.reporter.end(scores, split, session.ending.reason)
 
 
@@ -260,6 +262,7 @@ def begin_run(session: Session, state: TrainState, evaluate: Evaluator) -> None:
             will_differ = state.step < metadata["total_steps"]
             output_folder.check("model_dir", job.run.model_dir, will_differ=will_differ)
         state.remove_leftovers()
+        metadata["parameters"] = state.model.count_params()
         run_metadata.write(job.run.run_dir, metadata)
     logging.info(
         "Training %s for %d steps on %d × %s, %s%s, into %s",

@@ -85,7 +85,7 @@ def test_all_that_is_said_of_an_evaluation_follows_from_the_row(row, data, repli
     }
     assert "per image hausdorff (pixels)" in scoring.table(summary)
     assert f"{means[1]:.2f}" in scoring.table(summary)
-    assert "per image hausdorff (pixels)" in page._scores(summary)["heads"]
+    assert "per image hausdorff (pixels)" in page.scores(summary)["heads"]
 
     figures = scoring.figures_of(found.scores)
     assert figures["hausdorff/class1"] == pytest.approx(means[1])

@@ -94,9 +94,9 @@ def test_the_last_lines_say_the_score_and_what_to_do_next():
         "val Dice, mean per image: undefined   (finished; best checkpoint: step 4)",
         "12.3 images/s in training",
         "run folder: runs/a b",
+        "report: runs/a b/report.html",
         "python -m trainer.predict '--run_dir=runs/a b' --images=… --output=…",
         "python -m trainer.export '--run_dir=runs/a b'",
-        "python -m trainer.report 'runs/a b'",
         "tensorboard --logdir 'runs/a b'",
     ]
     again = closing_lines(run, summary, "val", "already finished; best checkpoint: step 4", 0.0)

@@ -1,5 +1,6 @@
 """The page of some runs."""
 
+import dataclasses
 import html.parser
 import json
 import pathlib
@@ -9,11 +10,14 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.jobs import command
+from trainer import report
 from trainer.drawing import panels
 from trainer.errors import InputError
-from trainer.report import curves, page, runs
+from trainer.evaluate import confusion
+from trainer.report import curves, evaluation, page, runs
 
 SUMMARY = {
     "dice": 0.75,
@@ -72,11 +76,72 @@ def test_the_page_has_curves_scores_pictures_and_metadata(tmp_path):
     assert titles == ["loss", "dice", "images_per_second, images/s"]
     assert "0.6000 at step 2" in text
     assert "not ended" in text
-    assert "<td>12.0</td>" in text  # the first report also compiles
+    assert "<dd>12.0</dd>" in text  # the first report also compiles
     assert text.count("data:image/png;base64,") == 1
     assert "disc &lt;b&gt;" in text
     assert "disc <b>" not in text
     assert not re.search(r'(src|href)="(?!data:)', text)
+
+
+def write_cases(folder, dice):
+    """Writes the tables of an evaluation of one class, with these Dice."""
+    place = folder / "evaluation" / "test"
+    rows = "".join(f"{k},background,0\n{k},disc <b>,{d}\n" for k, d in enumerate(dice))
+    (place / "cases.csv").write_text(f"case,class,dice\n{rows}")
+    confusion.write(str(place), np.array([[7, 1], [2, 6]]), ["background", "disc <b>"])
+
+
+def test_the_page_begins_with_the_dice_its_interval_confusions_and_histogram(tmp_path):
+    folder = write_run(tmp_path / "a")
+    write_cases(tmp_path / "a", [0.5, 0.5, 1.0, ""])
+    text = page.draw([runs.read(folder, 4)])
+    assert "test Dice 0.7500 (95 % interval over 4 cases: 0.500 – 1.000)" in text
+    assert "<th>95 % interval</th>" in text
+    assert "Of so few cases they are too narrow." in text
+    assert '<td title="7 pixels" style="background:rgba(0,114,178,0.66)">87.5 %</td>' in text
+    assert "<title>2 cases from 0.50 to 0.55</title>" in text
+    assert "<title>1 cases from 0.95 to 1.00</title>" in text
+    places = [text.index(f">{head}<") for head in ("Confusions", "The worst cases", "Curves")]
+    assert places == sorted(places)
+
+
+def test_of_very_many_cases_the_interval_has_fewer_samples(monkeypatch, tmp_path):
+    monkeypatch.setattr(evaluation, "DRAWS", 3000)
+    folder = write_run(tmp_path / "a")
+    write_cases(tmp_path / "a", [0.5, 0.7, 0.9])
+    assert runs.read(folder, 0).cases.samples == 1000
+
+
+def test_the_page_says_when_and_how_long_a_run_was_trained_and_of_how_many_parameters(tmp_path):
+    folder = write_run(tmp_path / "a")
+    run = runs.read(folder, 0)
+    times = {"started": "2026-01-02T03:04:05+00:00", "ended": "2026-01-02T05:04:05+00:00"}
+    metadata = {**run.metadata, **times, "parameters": 31_051_137}
+    text = page.draw([dataclasses.replace(run, metadata=metadata)])
+    assert "2026-01-02 03:04 UTC" in text
+    assert "2 h 0 min later" in text
+    assert "31,051,137" in text
+
+
+def test_a_job_writes_its_page_and_pictures_at_its_end(finished):
+    text = (finished / "report.html").read_text()
+    assert "<dd>finished</dd>" in text
+    assert "test Dice" in text
+    for name in ("results.png", "confusion.png"):
+        assert np.asarray(Image.open(finished / name)).std() > 10  # is drawn
+
+
+def test_a_page_of_others_stays_and_a_warning_says_so(finished, caplog):
+    (finished / "report.html").write_text("mine")
+    report.write(str(finished), {})
+    assert (finished / "report.html").read_text() == "mine"
+    assert f"{finished}/report.html cannot be written (--run_dir=" in caplog.text
+
+
+def test_what_cannot_be_drawn_ends_no_job(finished, caplog):
+    (finished / "evaluation/test/confusion.csv").write_text("x")
+    report.write(str(finished), {})
+    assert "confusion.csv is not a table of confusions" in caplog.text
 
 
 HOSTILE = """<script>alert("x")</script>'"><img src=x onerror=alert(1)>&amp;"""

@@ -266,6 +266,11 @@ def fold_folder(run_dir: str, fold: int) -> str:
     return os.path.join(run_dir, f"fold-{fold}")
 
 
+def ended(reason: str) -> dict[str, str]:
+    """Returns what run.json says of a run that ends now."""
+    return {"ended": _now(), "exit_reason": reason}
+
+
 class Ending:
     """Why a run ended; what `ending` writes."""
 
@@ -301,7 +306,7 @@ def ending(run_dir: str, metadata: dict[str, Any], chief: bool) -> Iterator[Endi
         if chief and found.reason:
             try:
                 if files.exists(os.path.join(run_dir, NAME)):
-                    write(run_dir, {**metadata, "ended": _now(), "exit_reason": found.reason})
+                    write(run_dir, {**metadata, **ended(found.reason)})
             except files.failures() as error:  # which must not hide why the run ended
                 logging.warning("%s cannot be written: %s", NAME, error)
 

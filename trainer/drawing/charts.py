@@ -11,6 +11,7 @@ from trainer.drawing.overlays import CLASS_COLOURS, class_colour, draw_quantity
 PAPER, INK, FAINT = (255, 255, 255), (40, 40, 40), (200, 200, 200)
 SIDE = 320  # of a plot, in pixels
 MARGIN = 48
+MOST_LINES = len(CLASS_COLOURS)
 CELL = 104
 ROW = 22  # of text, in pixels
 
@@ -67,7 +68,23 @@ def reliability(
         label = f"{shown(name)}, mean gap {gap:.3f}"
         lines[label] = list(zip(mean[seen], share[seen], strict=True))
         notes[label] = class_colour(index + 1)
-    return _plot(lines, notes, "given probability", "share that is true")
+    return _plot(lines, notes, "given probability", "share that is true", diagonal=True)
+
+
+def shares_over_steps(lines: Mapping[str, Sequence[tuple[float, float]]], title: str) -> np.ndarray:
+    """Draws shares, such as a Dice, over the steps of a run.
+
+    Args:
+        lines: (step, share in 0 … 1) by name.
+        title: of the chart.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    last = max((step for points in lines.values() for step, _ in points), default=0) or 1
+    colours = {name: class_colour(index + 1) for index, name in enumerate(lines)}
+    scaled = {name: [(x / last, y) for x, y in points] for name, points in lines.items()}
+    return _plot(scaled, colours, "step", title, last=last)
 
 
 def _plot(
@@ -75,9 +92,12 @@ def _plot(
     colours: Mapping[str, tuple[int, int, int]],
     across: str,
     up: str,
+    *,
+    last: float = 1,
+    diagonal: bool = False,
 ) -> np.ndarray:
-    """Draws lines in the unit square, with the diagonal."""
-    named = list(lines)[: len(CLASS_COLOURS)]
+    """Draws lines in the unit square, whose right end is written as `last`."""
+    named = list(lines)[:MOST_LINES]
     height = MARGIN + SIDE + MARGIN + ROW * len(named)
     canvas = Image.new("RGB", (2 * MARGIN + SIDE, height), PAPER)
     draw = ImageDraw.Draw(canvas)
@@ -89,9 +109,11 @@ def _plot(
         draw.line([place(tick, 0), place(tick, 1)], FAINT)
         draw.line([place(0, tick), place(1, tick)], FAINT)
         x, y = place(tick, 0)
-        draw.text((x - 12, y + 4), f"{tick:.1f}", INK, font())
+        text = f"{last * tick:.1f}" if last == 1 else f"{last * tick:.0f}"
+        draw.text((x - 12, y + 4), text, INK, font())
         draw.text((MARGIN - 32, place(0, tick)[1] - 10), f"{tick:.1f}", INK, font())
-    draw.line([place(0, 0), place(1, 1)], INK)
+    if diagonal:
+        draw.line([place(0, 0), place(1, 1)], INK)
     draw.text((MARGIN, MARGIN - 24), up, INK, font())
     draw.text((MARGIN + SIDE // 2 - 62, MARGIN + SIDE + 22), across, INK, font())
     for row, name in enumerate(named):

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -194,9 +195,9 @@ def closing_lines(
             f"   ({remark})",
             *([f"{images_per_second:.1f} images/s in training"] if images_per_second else []),
             f"run folder: {run.run_dir}",
+            f"report: {os.path.join(run.run_dir, 'report.html')}",
             commands.line("trainer.predict", flag, "--images=…", "--output=…"),
             commands.line("trainer.export", flag),
-            commands.line("trainer.report", run.run_dir),
             commands.script("tensorboard", "--logdir", curves),
         ]
     )

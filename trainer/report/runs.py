@@ -6,8 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from trainer.checkpointing import run_metadata
 from trainer.errors import InputError
+from trainer.evaluate import confusion
+from trainer.report import evaluation
 from trainer.storage import files
 
 SPLITS = ("test", "val", "train")  # the evaluation that is shown is the first that there is
@@ -24,6 +28,8 @@ class Run:
         split: that was evaluated; empty if none was.
         summary: of that evaluation.
         pictures: kind → (name, PNG) of its cases.
+        cases: Dice of its cases; None where there is no table of them.
+        confusions: int64 [K, K] of its pixels, truth by prediction; None where there are none.
     """
 
     folder: str
@@ -32,6 +38,8 @@ class Run:
     split: str
     summary: Mapping[str, Any]
     pictures: Mapping[str, Sequence[tuple[str, bytes]]]
+    cases: evaluation.Cases | None = None
+    confusions: np.ndarray | None = None
 
     def curve(self, split: str, name: str) -> list[tuple[float, float]]:
         """Returns (step, figure) of a split, where it is defined."""
@@ -58,11 +66,20 @@ def read(folder: str, num_cases: int) -> Run:
     complete = text[: text.rfind("\n") + 1]  # a running job may be writing the last line
     lines = [_line(path, line) for line in complete.split("\n") if line.strip()]
     for split in SPLITS:
-        evaluation = os.path.join(folder, "evaluation", split)
-        path = os.path.join(evaluation, "summary.json")
+        place = os.path.join(folder, "evaluation", split)
+        path = os.path.join(place, "summary.json")
         if files.exists(path):
-            pictures = {k: _pictures(evaluation, k, num_cases) for k in ("worst", "best")}
-            return Run(folder, metadata, lines, split, _summary(path), pictures)
+            pictures = {k: _pictures(place, k, num_cases) for k in ("worst", "best")}
+            return Run(
+                folder,
+                metadata,
+                lines,
+                split,
+                _summary(path),
+                pictures,
+                evaluation.read_cases(place),
+                confusion.read(place),
+            )
     return Run(folder, metadata, lines, "", {}, {})
 
 
@@ -98,8 +115,8 @@ def _json(path: str, text: str) -> Any:
         raise InputError(f"{path} is not JSON ({error}); restore it.") from None
 
 
-def _pictures(evaluation: str, kind: str, number: int) -> list[tuple[str, bytes]]:
-    folder = os.path.join(evaluation, kind)
+def _pictures(place: str, kind: str, number: int) -> list[tuple[str, bytes]]:
+    folder = os.path.join(place, kind)
     found = []
     for name in files.list_folder(folder)[:number]:
         with files.open_file(os.path.join(folder, name), "rb") as file:
