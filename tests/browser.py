@@ -13,7 +13,7 @@ SECONDS = 120  # for a page to show something, on a machine with other work
 
 # Tab → what it shows of a run, besides its name.
 TABS = {
-    "scalars": "gradient_norm",
+    "scalars": "scores/dice",
     "custom_scalars": "Does it learn?",
     "images": "training_batch",
     "pr_curves": "pr_curves",

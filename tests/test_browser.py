@@ -38,9 +38,11 @@ def test_every_tab_of_tensorboard_shows_the_run(run_dir, chromium):
             browser.open_tab(chromium, address, tab).close()
         page = chromium.new_page()
         page.goto(f"{address}#timeseries")
-        browser.wait_for(page, "cases/val0")
+        browser.wait_for(page, "scores/dice")  # of a group that is open
+        groups = page.locator(".group-title").all_inner_texts()
         with urllib.request.urlopen(f"{address}data/plugins_listing") as answer:
             plugins = json.load(answer)
+    assert [name for name in groups if name != "Pinned"][:2] == ["loss", "scores"]
     active = {name for name, plugin in plugins.items() if plugin["enabled"]}
     assert active >= {"scalars", "images", "histograms", "hparams", "pr_curves", "custom_scalars"}
     assert len(list(run_dir.glob("tensorboard/plugins/profile/*/*.xplane.pb"))) == 1

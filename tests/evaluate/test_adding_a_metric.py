@@ -90,7 +90,7 @@ def test_all_that_is_said_of_an_evaluation_follows_from_the_row(row, data, repli
     figures = scoring.figures_of(found.scores)
     assert figures["hausdorff/class1"] == pytest.approx(means[1])
     assert scalars.description("hausdorff/class1").endswith("Unit: pixels.")
-    assert scalars.charts()["Does it learn?"]["Hausdorff distance"] == "hausdorff$"
+    assert scalars.charts([], [])["Does it learn?"]["hausdorff"] == "scores/hausdorff$"
 
 
 def test_a_metric_that_is_better_where_lower_picks_the_best_checkpoint(row):

@@ -63,8 +63,8 @@ def test_scalars_and_panels_are_in_the_event_files(tmp_path):
             tags |= {(path.parent.name, value.tag) for value in event.summary.value}
     assert tags == {
         ("train", "loss"),
-        ("train", "images_per_second"),
-        ("val", "dice"),
+        ("train", "speed/images_per_second"),
+        ("val", "scores/dice"),
         ("val", "cases/a"),
     }
 
@@ -130,7 +130,7 @@ def test_a_figure_is_described_where_it_is_written_first(tmp_path):
         value.metadata.summary_description
         for event in tf.compat.v1.train.summary_iterator(str(path))
         for value in event.summary.value
-        if value.tag == "images_per_second"
+        if value.tag == "speed/images_per_second"
     ]
     assert found == ["Training images, over all replicas, in the loop. Unit: images/s.", ""]
 

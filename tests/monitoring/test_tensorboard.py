@@ -41,9 +41,13 @@ def written(tmp_path):
 
 
 def test_a_run_begins_with_settings_run_json_network_and_training_batch(written, tmp_path):
-    job = config.Job()
+    job = config.Job(
+        run=config.Run(run_dir="all/first"),
+        data=config.Data(data_dir="a b", crop=256),
+        optimization=config.Optimization(steps=9),
+    )
     run = {
-        "command": ["python", "-m", "trainer.task", "--data_dir=a b"],
+        "command": ["python", "-m", "trainer.task", "--data_dir=a b", "--crop=256", "--steps=9"],
         "settings": {"steps": 7},
         "precision": "float32",
         "num_replicas": 2,
@@ -67,10 +71,13 @@ def test_a_run_begins_with_settings_run_json_network_and_training_batch(written,
     assert start.hparams["crop"].number_value == 256
     assert start.hparams["num_replicas"].number_value == 2
     assert "run_dir" not in start.hparams  # which changes nothing
+    assert start.group_name == "first in all"
     experiment = hparams.parse_experiment_plugin_data(
         values[hparams.EXPERIMENT_TAG].metadata.plugin_data.content
     )
     assert {info.name for info in experiment.hparam_infos} == set(start.hparams)
+    first = {info.name for info in experiment.hparam_infos if info.differs}
+    assert first == {"data_dir", "steps"}  # 256 is the default crop
     text = tf.make_ndarray(values["run.json"].tensor).item().decode()
     assert "| settings steps | 7 |" in text
     assert b"'--data_dir=a b'" in tf.make_ndarray(values["command"].tensor).item()
@@ -102,14 +109,14 @@ def test_an_evaluation_gives_pictures_and_precision_recall(written, tmp_path_fac
         lambda: tensorboard.write_evaluation(scores, selected, manifest, "val", [weight])
     )
     assert set(values) == {
-        "cases/val0",
-        "cases/val1",
-        "worst/1",
-        "confusion",
-        "reliability",
+        "val_cases/val0",
+        "val_cases/val1",
+        "val_worst/1",
+        "val_charts/confusion",
+        "val_charts/reliability",
         "class1/pr_curves",
         "class2/pr_curves",
-        weight.path,
+        f"weights/{weight.path}",
     }
     curve = tf.make_ndarray(values["class1/pr_curves"].tensor)
     assert curve.shape == (6, 101)
@@ -130,7 +137,7 @@ def test_volumes_are_drawn_by_their_slices(written, tmp_path_factory):
     counts = np.zeros((1, counting.BINS + 1, 2), np.int64)
     scores = Scores(np.ones(1, bool), np.eye(2), counts, {})
     values, _ = written(lambda: tensorboard.write_evaluation(scores, selected, manifest, "val"))
-    width, height, _ = tf.make_ndarray(values["worst/1"].tensor)
+    width, height, _ = tf.make_ndarray(values["val_worst/1"].tensor)
     assert int(width) == 4 * (side + gap) + gap
     assert int(height) >= 3 * (side + gap + line) + gap + 2 * line
 
@@ -148,7 +155,8 @@ def test_the_table_of_runs_has_scores_in_the_folder_that_is_printed(finished):
             headers={"Content-Type": "application/json"},
         )
         tags, deadline = set(), time.monotonic() + 120
-        while not tags >= {"dice", "loss", "images_per_second"}:  # until it has read the files
+        shown = {"scores/dice", "loss", "speed/images_per_second"}
+        while not tags >= shown:  # until it has read the files
             assert time.monotonic() < deadline, tags
             time.sleep(0.5)
             with urllib.request.urlopen(request) as answer:

@@ -212,7 +212,7 @@ class MetricsLog:
         scalars = Summary()  # all in one event: the number of calls is what costs time
         for name, value in figures.items():
             text = self._description(split, name)
-            scalars.MergeFrom(scalar.scalar_pb(name, value, text))
+            scalars.MergeFrom(scalar.scalar_pb(names.tag(split, name), value, text))
         content = scalars.SerializeToString()
         self._summarize(split, step, lambda: tf.summary.experimental.write_raw_pb(content))
         if not self._held_back:

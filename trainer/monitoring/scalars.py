@@ -1,15 +1,18 @@
 """The figures of a run: one name, unit and meaning in metrics.jsonl, TensorBoard and the report."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 from trainer.evaluate import metrics
 
 LOSS = ("", "What training minimises: for val over the whole split, for train the mean over steps.")
 # Of training, name → (unit, meaning).
-OF_TRAINING: Mapping[str, tuple[str, str]] = {
+OF_OPTIMIZER: Mapping[str, tuple[str, str]] = {
     "learning_rate": ("", "Of the next step."),
     "gradient_norm": ("", "Norm of the whole gradient before it is clipped, mean over steps."),
     "weight_norm": ("", "Norm of all trainable weights."),
+}
+OF_SPEED: Mapping[str, tuple[str, str]] = {
     "images_per_second": ("images/s", "Training images, over all replicas, in the loop."),
     "input_share": ("", "Share of the loop's time in which steps waited for their batch."),
     "host_memory_gib": ("GiB", "Resident memory of the chief's process."),
@@ -22,21 +25,6 @@ OF_TRAINING: Mapping[str, tuple[str, str]] = {
     "share_redone": ("", "Share of that time in which steps were taken again after a kill."),
 }
 
-CHARTS_OF_TRAINING: Mapping[str, Mapping[str, str]] = {
-    "Is the optimizer healthy?": {
-        "Learning rate": "learning_rate$",
-        "Gradient norm": "gradient_norm$",
-        "Weight norm": "weight_norm$",
-    },
-    "Is it fast?": {
-        "Images per second": "images_per_second$",
-        "Goodput": "goodput$",
-        "Time not spent on training": "share_",
-        "Waiting for input": "input_share$",
-        "Memory, GiB": ".*_memory_gib$",
-    },
-}
-
 
 def figures() -> dict[str, tuple[str, str]]:
     """Returns name → (unit, meaning); `name/part` is of one class, or of one term of the loss."""
@@ -44,15 +32,47 @@ def figures() -> dict[str, tuple[str, str]]:
         name: (metric.unit, f"{metric.meaning}, mean over images, then foreground classes.")
         for name, metric in metrics.tracked().items()
     }
-    return {"loss": LOSS, **scores, **OF_TRAINING}
+    return {"loss": LOSS, **scores, **OF_OPTIMIZER, **OF_SPEED}
 
 
-def charts() -> dict[str, Mapping[str, str]]:
-    """Returns category → chart → regular expression of its tags, as one page shows them."""
-    learns = {"Loss": "loss$"}
-    for name, metric in metrics.tracked().items():
-        learns |= {metric.title: f"{name}$", f"{metric.title} by class": f"{name}/"}
-    return {"Does it learn?": learns | {"Parts of the loss": "loss/"}, **CHARTS_OF_TRAINING}
+def tag(split: str, name: str) -> str:
+    """Returns the name of a figure in TensorBoard, whose cards are in groups by what precedes "/".
+
+    TensorBoard sorts the groups and opens the first two, which are loss and scores. A test is one
+    point, and no part of the curves.
+    """
+    whole, _, part = name.partition("/")
+    if split == "test":
+        return f"test/{name}"
+    if whole == "loss":
+        return f"terms_of_loss/{part}" if part else name
+    group = "training" if whole in OF_OPTIMIZER else "speed" if whole in OF_SPEED else "scores"
+    return f"{group}/{name}"
+
+
+def charts(classes: Sequence[str], terms: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Returns category → chart → regular expression of its tag, as one page shows them.
+
+    A chart has one figure, for TensorBoard gives lines of the same run the same colour.
+
+    Args:
+        classes: names of the foreground classes.
+        terms: names of the loss's terms.
+    """
+    scores = metrics.tracked()
+    found = {
+        "Does it learn?": ["loss", *scores, *(f"loss/{term}" for term in terms if len(terms) > 1)],
+        "Does it learn each class?": [
+            f"{score}/{label}" for score in scores for label in classes if len(classes) > 1
+        ],
+        "Is the optimizer healthy?": list(OF_OPTIMIZER),
+        "Is it fast?": list(OF_SPEED),
+    }
+    return {
+        category: {name: f"{re.escape(tag('', name))}$" for name in names}
+        for category, names in found.items()
+        if names
+    }
 
 
 def description(name: str) -> str:

@@ -4,6 +4,7 @@ docs/tensorboard.md shows it.
 """
 
 import functools
+import os
 import shlex
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
@@ -25,8 +26,9 @@ from trainer.evaluate import counting, metrics
 from trainer.evaluate.cases import CaseSelector, panel_of
 from trainer.evaluate.scores import Scores
 from trainer.monitoring import graph, scalars
+from trainer.training import losses
 
-LOOKED_AT = {"learning_rate", "batch_size", "filters"}  # where no flag was given
+LOOKED_AT = {"learning_rate", "batch_size", "filters"}  # where all settings are the defaults
 SHEET = 16  # examples of the first training batch
 SHEET_COLUMNS = 4
 
@@ -47,19 +49,29 @@ def write_start(
         batch: examples of the first training batch, see `pipeline.training_stream`.
         manifest: of the data.
     """
-    _write_proto(custom_scalar.pb(_layout()))
+    classes = [entry.name for entry in manifest.classes[1:]]
+    terms = [term.name for term in losses.LOSSES[job.optimization.loss]]
+    _write_proto(custom_scalar.pb(_layout(scalars.charts(classes, terms))))
     settings = {
         **{name: value for name, value, rule in config.walk(job) if rule["changes_result"]},
         **{name: run[name] for name in ("precision", "num_replicas")},
+    }
+    changed = {
+        name
+        for (name, value, _), (_, default, _) in zip(
+            config.walk(job), config.walk(config.Job()), strict=True
+        )
+        if value != default
     }
     settings = {
         name: config.as_text(value) if isinstance(value, tuple) else value
         for name, value in settings.items()
         if value is not None
     }
-    changed = {flag[2:].split("=")[0] for flag in run["command"]}
     _write_proto(_experiment(settings, changed or LOOKED_AT))
-    _write_proto(hparams.session_start_pb(settings, group_name=job.run.run_dir))
+    # The column is narrow: what tells runs apart comes first.
+    above, name = os.path.split(job.run.run_dir.rstrip("/"))
+    _write_proto(hparams.session_start_pb(settings, group_name=f"{name} in {above}"))
     tf.summary.text("command", textwrap.indent(shlex.join(run["command"]), "    "))
     tf.summary.text("run.json", _table(run))
     tf.summary.graph(graph.of_layers(model))
@@ -86,13 +98,13 @@ def write_evaluation(
     """Writes the pictures and curves of an evaluation, and histograms of `weights`."""
     names = manifest.splits[split].names
     for case in selected.cases("first"):
-        image(f"cases/{names[case.index]}", panel_of(case, manifest, split), CASE)
+        image(f"val_cases/{names[case.index]}", panel_of(case, manifest, split), CASE)
     for rank, case in enumerate(selected.cases("worst"), 1):
-        image(f"worst/{rank}", panel_of(case, manifest, split), WORST)
+        image(f"val_worst/{rank}", panel_of(case, manifest, split), WORST)
     classes = [entry.name for entry in manifest.classes]
-    image("confusion", charts.confusion_matrix(scores.confusions, classes), CONFUSION)
+    image("val_charts/confusion", charts.confusion_matrix(scores.confusions, classes), CONFUSION)
     calibrations = [counting.calibration(counts) for counts in scores.probabilities]
-    image("reliability", charts.reliability(calibrations, classes[1:]), RELIABILITY)
+    image("val_charts/reliability", charts.reliability(calibrations, classes[1:]), RELIABILITY)
     for index, name in enumerate(classes[1:]):
         counts = counting.precision_recall(scores.probabilities[index])
         _write_proto(
@@ -109,7 +121,7 @@ def write_evaluation(
             )
         )
     for weight in weights:
-        tf.summary.histogram(weight.path, weight.value)
+        tf.summary.histogram(f"weights/{weight.path}", weight.value)
 
 
 CASE = (
@@ -154,7 +166,8 @@ def _sheet(batch: Mapping[str, np.ndarray], manifest: schema.Manifest) -> np.nda
     return np.concatenate([sheet, captions.legend_lines(sheet.shape[1], entries)])
 
 
-def _layout() -> layout_pb2.Layout:
+def _layout(charts: Mapping[str, Mapping[str, str]]) -> layout_pb2.Layout:
+    """Returns categories of charts, see `scalars.charts`, as TensorBoard takes them."""
     return layout_pb2.Layout(
         category=[
             layout_pb2.Category(
@@ -166,7 +179,7 @@ def _layout() -> layout_pb2.Layout:
                     for title, tag in shown.items()
                 ],
             )
-            for category, shown in scalars.charts().items()
+            for category, shown in charts.items()
         ]
     )
 
@@ -175,7 +188,7 @@ def _experiment(settings: Mapping[str, Any], first: Collection[str]) -> Any:
     """Returns the columns of the table of runs."""
     kinds = {bool: "DATA_TYPE_BOOL", str: "DATA_TYPE_STRING"}
     compared = {name: ("val", name) for name in (*metrics.tracked(), "loss")}
-    compared["images/s"] = ("train", "images_per_second")  # column → (folder, tag)
+    compared["images/s"] = ("train", "images_per_second")  # column → (folder, figure)
     return hparams.experiment_pb(
         hparam_infos=[
             api_pb2.HParamInfo(
@@ -187,11 +200,11 @@ def _experiment(settings: Mapping[str, Any], first: Collection[str]) -> Any:
         ],
         metric_infos=[
             api_pb2.MetricInfo(
-                name=api_pb2.MetricName(group=folder, tag=tag),
+                name=api_pb2.MetricName(group=folder, tag=scalars.tag(folder, figure)),
                 display_name=f"{folder} {name}",
-                description=scalars.description(tag),
+                description=scalars.description(figure),
             )
-            for name, (folder, tag) in compared.items()
+            for name, (folder, figure) in compared.items()
         ],
     )
 
