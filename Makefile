@@ -9,6 +9,7 @@
 # make lock     writes requirements/*.txt again, from setup.py and requirements/*.in
 # make test-preflight  tests that compile for TPUs: the training step, and whether it fits
 # make browser  Chromium, in which tests open TensorBoard; where it can be installed
+# make screenshots  the pictures of the README and the pages, anew: trains the demo twice
 # make clean  removes the environments and what was built
 
 PYTHON ?= python3.11
@@ -28,7 +29,7 @@ endif
 # third of the tests, and takes from the others once it has none left.
 PYTEST = $(BIN)/python -m pytest -q -n 3 --dist worksteal
 
-.PHONY: demo check test test-long test-io test-beam test-image test-preflight browser docs lint lock clean
+.PHONY: demo check test test-long test-io test-beam test-image test-preflight browser screenshots docs lint lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m trainer.task --flagfile=configs/demo.cfg
@@ -61,6 +62,9 @@ test-preflight: .venv-preflight/installed
 	.venv-preflight/bin/python -m pytest -q tests/compilers
 
 # Its theme warns of a successor to MkDocs at each build.
+screenshots: $(VENV)/installed-test browser
+	$(BIN)/python -m docs.take_screenshots
+
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 

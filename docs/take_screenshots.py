@@ -1,22 +1,29 @@
-"""Takes the pictures of docs/tensorboard.md and docs/report.md of two runs that have ended.
+"""Takes the pictures of the README, docs/tensorboard.md and docs/report.md: `make screenshots`.
 
-python -m docs.take_screenshots RUN OTHER
-
-Both lie in one folder; the first is shown, the second compared with it. A picture of the profile
-tab takes the extra [profile] and a first run with --profile.
+Trains the demo, and a second run beside which it is shown, in a folder that is removed. A picture
+of the profile tab takes the extra [profile].
 """
 
 import importlib.util
 import io
+import os
 import pathlib
+import subprocess
 import sys
+import tempfile
 
+import numpy as np
+import tensorflow as tf
 from PIL import Image
 
 from tests import browser
+from trainer import load
+from trainer.data import demo
+from trainer.data.dataset import schema
+from trainer.drawing import overlays, panels
 from trainer.report import page, runs
 
-HERE = pathlib.Path(__file__).parent / "images"
+HERE = pathlib.Path(__file__).absolute().parent / "images"
 SIZES = {  # of the window, for the tabs of one run
     "custom_scalars": (1300, 820),
     "images": (1720, 900),  # a case in full size is 1316 pixels wide
@@ -25,6 +32,8 @@ SIZES = {  # of the window, for the tabs of one run
 }
 SETTLED = 4000  # milliseconds until curves and pictures are drawn
 COLOURS = 200
+# Test images that the README shows.
+DEMO = ("2246874c8b5ba218", "da5f98f2b8a64eee", "c1afe66cd139f996", "c901794d1a421d52")
 
 
 def save(name: str, png: bytes) -> None:
@@ -85,8 +94,32 @@ def take_report(chromium, folder: pathlib.Path) -> None:
     save_photos("report_cases", shown.screenshot())
 
 
+def train(folder: pathlib.Path, *more: str) -> None:
+    """Trains the demo, with further settings."""
+    flags = f"--flagfile={HERE.parents[1]}/configs/demo.cfg", f"--run_dir={folder}", *more
+    subprocess.run([sys.executable, "-m", "trainer.task", *flags], check=True)
+
+
+def take_predictions(run_dir: pathlib.Path) -> None:
+    """Draws what a run of the demo finds in four of its test images, in a row."""
+    manifest = schema.read_manifest(demo.folder())
+    network = load(str(run_dir))
+    row = []
+    for name in (shard.name for shard in manifest.splits["test"].shards):
+        for record in tf.data.TFRecordDataset(f"{demo.folder()}/{name}"):
+            example = schema.decode(record, manifest)
+            if example["name"].numpy().decode() in DEMO:
+                image = example["image"].numpy()
+                mask = network.predict(image) > 0
+                row.append(overlays.draw_outlines(overlays.display(image), mask.astype(np.uint8)))
+    save_photos("demo", panels.encode_png(np.concatenate(row, axis=1)))
+
+
 def main(run_dir: pathlib.Path, other: pathlib.Path) -> None:
-    """Opens each tab, and the report, and takes its picture."""
+    """Trains two runs in one folder, opens each tab, and the report, and takes its picture."""
+    train(run_dir, "--profile=10,20", "--histograms")
+    train(other, "--learning_rate=5e-4", "--steps=200")
+    take_predictions(run_dir)
     planes = list(run_dir.glob("tensorboard/plugins/profile/*/*.xplane.pb"))
     with browser.chromium() as chromium:
         take_report(chromium, run_dir)
@@ -99,4 +132,6 @@ def main(run_dir: pathlib.Path, other: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # so that pictures show short names
+        main(pathlib.Path("runs/first"), pathlib.Path("runs/second"))

@@ -76,11 +76,11 @@ def test_the_report_that_a_job_writes_opens_without_a_network(run_dir, chromium)
 
 
 def test_a_click_on_a_case_of_the_report_shows_it_in_full(run_dir, chromium):
-    page = chromium.new_page(viewport={"width": 400, "height": 800})
+    page = chromium.new_page(viewport={"width": 300, "height": 800})
     page.goto((run_dir / "report.html").as_uri())
     picture = page.locator("img").first
     width = picture.evaluate("image => image.naturalWidth")
-    assert picture.bounding_box()["width"] < 400 < width
+    assert picture.bounding_box()["width"] < 300 < width
     picture.click()
     assert picture.bounding_box()["width"] == width
 
