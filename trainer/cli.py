@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags as absl_flags
 from absl import logging
 
-from trainer import config, native_exit, native_log
+from trainer import config, native_exit, native_log, terminal
 from trainer.config import flags
 from trainer.distributed import (
     heartbeat,
@@ -73,7 +73,7 @@ def run(
         for name, value, _ in config.walk(settings):
             if name == "json" and value:
                 files.prepare_file(name, value, JSON_MARKS)
-        with heartbeat.announce_exit():
+        with terminal.shown(), heartbeat.announce_exit():
             main(settings)
     except InputError as error:
         refused = not isinstance(error, RetryableError)
@@ -163,7 +163,7 @@ def _log_plainly() -> None:
     logging.set_verbosity(logging.INFO)
     handler = logging.get_absl_handler()
     handler.python_handler.setStream(sys.stderr)  # not the one at import
-    form = standard_logging.Formatter
+    form: type[standard_logging.Formatter] = terminal.Formatter
     if vertex.is_here():
         form = vertex.Formatter
         vertex.report_defects()

@@ -29,6 +29,7 @@ import contextlib, re, sys
 level, harmless, serious = sys.argv[1], *(re.compile(x.encode(), re.I) for x in sys.argv[2:])
 record = re.compile(rb"([IWEF])\d{4} \d\d:\d\d:|\d{4}-\d\d-\d\d \d\d:\d\d:[\d.]+: ([IWEF]) ")
 notice = re.compile(rb"WARNING: All log messages before|To enable the following instructions")
+clear = b"\r\x1b[K" if sys.stderr.isatty() else b""  # what changes in place there
 shown = True
 for line in sys.stdin.buffer:
     if found := record.match(line):
@@ -43,7 +44,7 @@ for line in sys.stdin.buffer:
         shown = not notice.match(line)
     if shown:
         with contextlib.suppress(BrokenPipeError):
-            sys.stderr.buffer.write(line)
+            sys.stderr.buffer.write(clear + line)
             sys.stderr.flush()
 """
 SECONDS = 5  # to wait for the last lines; another process may still hold standard error

@@ -30,11 +30,14 @@ def test_a_comparison_prints_a_row_a_class_and_who_is_better(runs, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].startswith("dice (higher is better) on test, 12 cases; percentile bootstrap")
     rows = [line.split() for line in lines[5:8]]
-    assert " ".join(rows[0]) == "class1 0.5000 0.6000 +0.1000 +0.1000 … +0.1000 B 12 0 0"
+    assert " ".join(rows[0]) == "class1 0.5000 0.6000 +0.1000 +0.1000 … +0.1000 B"
     assert rows[1][:4] == ["class2", "0.5000", "0.5000", "+0.0000"]
     assert "not told apart" in lines[6]
     assert rows[2][:5] == ["mean,", "foreground", "0.5000", "0.5500", "+0.0500"]
-    assert rows[2][-3:] == ["6", "6", "0"]
+    counts = [" ".join(line.split()) for line in lines[9:13]]
+    assert counts[:2] == ["class B wins ties losses", "class1 12 0 0"]
+    assert counts[2:] == ["class2 6 0 6", "mean, foreground 6 6 0"]
+    assert max(map(len, lines[4:13])) <= 80
     assert lines[-1] == "B is better: the interval of the difference does not hold 0."
 
 
@@ -54,8 +57,11 @@ def test_of_a_metric_that_is_better_lower_the_signs_are_its_own(tmp_path, capsys
     for name, value in (("a", 2.0), ("b", 3.0)):
         write_evaluation(tmp_path / name, {f"c{n}": [value] for n in range(12)}, better="lower")
     run(tmp_path / "a", tmp_path / "b")
-    (row,) = [line.split() for line in capsys.readouterr().out.splitlines() if "class1" in line]
-    assert " ".join(row) == "class1 2.0000 3.0000 +1.0000 +1.0000 … +1.0000 A 0 0 12"
+    row, counts = [
+        line.split() for line in capsys.readouterr().out.splitlines() if "class1" in line
+    ]
+    assert " ".join(row) == "class1 2.0000 3.0000 +1.0000 +1.0000 … +1.0000 A"
+    assert counts == ["class1", "0", "0", "12"]
 
 
 def test_groups_are_counted_and_few_are_warned_of(runs, capfd):

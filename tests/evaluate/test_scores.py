@@ -137,3 +137,12 @@ def test_the_table_has_a_line_for_each_class_and_mean(scores):
         heads = [line.split("  ")[0] for line in lines]
         assert heads == ["class", "class0", "class1", "class2", "mean, foreground", "mean, all"]
         assert len({len(line) for line in lines[:4]}) == 1
+    assert tracked.splitlines()[0].endswith("  images")
+
+
+def test_the_tables_fit_into_80_columns_also_with_longer_names_of_classes(scores):
+    entries = scores.summary["classes"]
+    for more in ("", " of red blood cells"):
+        classes = {f"{name}{more}": entry for name, entry in entries.items()}
+        lines = scoring.table({**scores.summary, "classes": classes}).splitlines()
+        assert max(map(len, lines)) <= 80

@@ -11,7 +11,7 @@ from tests.devices import strategy_of
 from tests.shards import write_data
 from trainer import config
 from trainer.evaluate import scores
-from trainer.monitoring.reporter import closing_lines, reporting
+from trainer.monitoring.reporter import next_lines, reporting, score_lines
 from trainer.training.schedule import StepSchedule
 
 SCHEDULE = StepSchedule(total_steps=6, eval_every=6, checkpoint_every=6, report_every=3)
@@ -89,15 +89,17 @@ def test_the_last_lines_say_the_score_and_what_to_do_next():
     nothing = np.zeros((1, 2, 3), np.int64)  # neither in the truth nor in the prediction
     summary = scores.summarize(nothing, nothing, ["background", "nucleus"])
     run = config.Run(run_dir="runs/a b")
-    text = closing_lines(run, summary, "val", "finished; best checkpoint: step 4", 12.34)
-    assert text.splitlines()[-7:] == [
+    text = score_lines(summary, "val", "finished; best checkpoint: step 4", 12.34)
+    assert text.splitlines()[-2:] == [
         "val Dice, mean per image: undefined   (finished; best checkpoint: step 4)",
         "12.3 images/s in training",
+    ]
+    assert next_lines(run).splitlines() == [
         "run folder: runs/a b",
         "report: runs/a b/report.html",
         "python -m trainer.predict '--run_dir=runs/a b' --images=… --output=…",
         "python -m trainer.export '--run_dir=runs/a b'",
         "tensorboard --logdir 'runs/a b'",
     ]
-    again = closing_lines(run, summary, "val", "already finished; best checkpoint: step 4", 0.0)
+    again = score_lines(summary, "val", "already finished; best checkpoint: step 4", 0.0)
     assert "images/s" not in again

@@ -24,22 +24,24 @@ def table(
     """Returns the lines for a terminal."""
     form = metrics.METRICS[settings.metric].form if settings.metric in metrics.METRICS else ".4f"
     form = form.lstrip("+")
-    heads = ["class", "A", "B", "B - A", f"{CONFIDENCE:.0%} interval", "better", "B wins", "ties"]
-    rows = [[*heads, "losses"]]
+    heads = ["class", "A", "B", "B - A", f"{CONFIDENCE:.0%} interval", "better"]
+    rows, counts = [heads], [["class", "B wins", "ties", "losses"]]
     for name, one in zip(_names(a), _shown(found), strict=True):
         one = _in_units(one, a.better)
         interval = f"{one.low:+{form}} … {one.high:+{form}}"
         figures = [f"{one.mean_a:{form}}", f"{one.mean_b:{form}}", f"{one.difference:+{form}}"]
         verdict = one.winner.upper() or "not told apart"
-        counts = map(str, (one.wins, one.ties, one.losses))
-        rows.append([one_line(name), *figures, interval, verdict, *counts])
+        rows.append([one_line(name), *figures, interval, verdict])
+        counts.append([one_line(name), *map(str, (one.wins, one.ties, one.losses))])
     return "\n".join(
         [
             f"A: {a.folder}",
             f"B: {b.folder}",
             _what(a, num_groups, settings),
             "",
-            *text_table.aligned(rows, right=(1, 2, 3, 4, 6, 7, 8)),
+            *text_table.folded(rows, right=range(1, 5)),
+            "",
+            *text_table.aligned(counts, right=range(1, 4)),
             "",
             *_said(a, found),
         ]

@@ -103,7 +103,7 @@ def table(found: OutOfFold) -> str:
         f"Out-of-fold, {len(found.cases)} cases in folds of {of_folds}: mean over cases, ± the "
         "standard deviation of cases, and of the folds' means."
     )
-    return "\n".join([head, "", *text_table.aligned(rows, right=range(2, len(heads)))])
+    return "\n".join([head, "", *text_table.folded(rows, right=range(2, len(heads)), first=2)])
 
 
 def _of_folds(

@@ -12,11 +12,10 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-import tqdm
 from absl import logging
 from PIL import Image, PngImagePlugin
 
-from trainer import cli, config, text_table
+from trainer import cli, config, terminal, text_table
 from trainer.data import demo
 from trainer.data.dataset import case_index, schema, volume_examples
 from trainer.drawing import captions, overlays, panels, volumes
@@ -102,13 +101,13 @@ def verify(manifest: schema.Manifest, data_dir: str) -> str:
     """
     shards, indexes = manifest.shards, manifest.indexes or ()
     total = sum(shard.bytes for shard in shards) + sum(index.bytes for index in indexes)
-    with tqdm.tqdm(total=total, desc="verifying", unit="B", unit_scale=True, disable=None) as bar:
+    with terminal.Bar(len(shards) + len(indexes), "verifying", "files") as bar:
         for shard in shards:
             schema.verify_shard(data_dir, shard)
-            bar.update(shard.bytes)
+            bar.update()
         for index in indexes:
             case_index.read(data_dir, index)
-            bar.update(index.bytes)
+            bar.update()
     also = f" and {_counted(len(indexes), 'index of cases', 'indexes of cases')}" if indexes else ""
     return (
         f"All {_counted(len(shards), 'shard')}{also} ({_megabytes(total)} MB) are as they were "

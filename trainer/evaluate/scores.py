@@ -212,7 +212,7 @@ def figures_of(scores: Scores) -> dict[str, float]:
 def table(summary: Mapping[str, Any]) -> str:
     """Returns the scores of each class, and their means, as lines for a terminal.
 
-    Tracked metrics and the others are two tables: one would be wider than a terminal.
+    Tracked metrics and the others are tables of their own, and of more than fit into a line.
     """
     groups = {
         **{name: (entry, str(entry["images"])) for name, entry in summary["classes"].items()},
@@ -224,8 +224,9 @@ def table(summary: Mapping[str, Any]) -> str:
     columns, tables = list(metrics.columns(summary)), []
     for is_tracked in (True, False):
         shown = [x for x in columns if metrics.METRICS[x.name].tracked == is_tracked]
-        rows = [["class", *(column.head for column in shown), "images"]]
+        rows = [["class", *(column.head for column in shown), *["images"][:is_tracked]]]
         for name, (entry, images) in groups.items():
-            rows.append([one_line(name), *(column.shown(entry) for column in shown), images])
-        tables.append("\n".join(text_table.aligned(rows, right=range(1, len(rows[0])))))
+            cells = [column.shown(entry) for column in shown]
+            rows.append([one_line(name), *cells, *[images][:is_tracked]])
+        tables.append("\n".join(text_table.folded(rows, right=range(1, len(rows[0])))))
     return "\n\n".join(tables)

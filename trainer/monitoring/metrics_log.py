@@ -18,7 +18,7 @@ from tensorboard.plugins.scalar import summary_v2 as scalar
 from trainer import json_text
 from trainer.distributed import vertex
 from trainer.monitoring import scalars as names
-from trainer.monitoring.terminal import Terminal
+from trainer.monitoring.progress_lines import ProgressLines
 from trainer.storage import files
 
 METRICS = "metrics.jsonl"
@@ -79,7 +79,7 @@ class MetricsLog:
             lines, self.steps_to_redo = _drop_after(self._metrics_path, step, evaluated_step)
             self._kept = lines if self._held_back else []
             _drop_events(self.tensorboard_dir, step, self._owner if tensorboard_dir else "")
-        self._terminal = Terminal(chief, step, total_steps)
+        self._progress = ProgressLines(chief, step, total_steps)
 
     def start(self, write: Callable[[], None]) -> None:
         """Lets `write` write the summaries that a run begins with, of the run as a whole."""
@@ -89,7 +89,7 @@ class MetricsLog:
     def train(self, step: int, figures: Mapping[str, float]) -> None:
         """Reports the means of the steps up to `step` since the last report."""
         self._write(step, "train", figures)
-        self._terminal.train(step, figures)
+        self._progress.train(step, figures)
 
     def validation(
         self, step: int, figures: Mapping[str, float], write: Callable[[], None] = lambda: None
@@ -98,7 +98,7 @@ class MetricsLog:
         self._write(step, "val", figures)
         if self._chief:
             self._summarize("val", step, lambda: self._write_all(write))
-        self._terminal.validation(step, figures)
+        self._progress.validation(step, figures)
 
     def test(self, step: int, figures: Mapping[str, float]) -> None:
         """Reports the final evaluation of the test split, with the weights of `step`."""
@@ -109,7 +109,7 @@ class MetricsLog:
 
         The terminal's bar is left as it is, so that the next message has its own lines.
         """
-        self._terminal.close()
+        self._progress.close()
         if self._chief:
             self._summarize("", self._total_steps, write)
 
@@ -195,7 +195,7 @@ class MetricsLog:
 
     def close(self) -> None:
         """Writes and closes everything."""
-        self._terminal.close()
+        self._progress.close()
         self.rotate(self._total_steps)
         self.flush()
         if self._scratch:

@@ -10,14 +10,14 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import commands, config
+from trainer import commands, config, terminal
 from trainer.checkpointing.train_state import TrainState
 from trainer.data.dataset import schema
 from trainer.data.input.training_batches import TrainingBatches
 from trainer.distributed import strategies
 from trainer.evaluate.cases import CaseSelector
 from trainer.evaluate.scores import Scores, table
-from trainer.monitoring import metrics_log, tensorboard, terminal
+from trainer.monitoring import metrics_log, tensorboard
 from trainer.monitoring.goodput import Goodput, Speed
 from trainer.monitoring.profiler import Profiler
 from trainer.monitoring.resource_stats import ResourceStats
@@ -125,14 +125,13 @@ class Reporter:
         seconds = sum(self.goodput.seconds().values())
         title = f"{self._state.step} steps, {terminal.clock(seconds)}"
         ending = reason if self._speed.has_steps() else f"already {reason}"
-        lines = closing_lines(
-            self._job.run,
+        lines = score_lines(
             scores.summary,
             split,
             f"{ending}; best checkpoint: step {self._state.progress.best_step}",
             self._speed.overall(),
         )
-        logging.info("%s", terminal.boxed(title, lines))
+        logging.info("%s\n%s", terminal.ruled(title, lines), next_lines(self._job.run))
 
 
 @contextlib.contextmanager
@@ -171,22 +170,16 @@ def reporting(
         yield Reporter(job, strategy, manifest, state, schedule, log, profiler, started)
 
 
-def closing_lines(
-    run: config.Run, summary: dict[str, Any], split: str, remark: str, images_per_second: float
-) -> str:
-    """Returns what the command says last: the scores, the speed, and where everything is.
+def score_lines(summary: dict[str, Any], split: str, remark: str, images_per_second: float) -> str:
+    """Returns the scores and the speed.
 
     Args:
-        run: settings of the run.
         summary: of the scores.
         split: that was evaluated.
         remark: how the run ended.
         images_per_second: in training; 0 where it is not known.
     """
     dice = summary["dice"]
-    flag = f"--run_dir={run.run_dir}"
-    # Not the folder of the curves: TensorBoard's table of runs finds no scores of a run named ".".
-    curves = run.tensorboard_dir or run.run_dir
     return "\n".join(
         [
             table(summary),
@@ -194,6 +187,17 @@ def closing_lines(
             f"{split} Dice, mean per image: {'undefined' if dice is None else f'{dice:.4f}'}"
             f"   ({remark})",
             *([f"{images_per_second:.1f} images/s in training"] if images_per_second else []),
+        ]
+    )
+
+
+def next_lines(run: config.Run) -> str:
+    """Returns where everything is, and the next commands, each on a line to be copied."""
+    flag = f"--run_dir={run.run_dir}"
+    # Not the folder of the curves: TensorBoard's table of runs finds no scores of a run named ".".
+    curves = run.tensorboard_dir or run.run_dir
+    return "\n".join(
+        [
             f"run folder: {run.run_dir}",
             f"report: {os.path.join(run.run_dir, 'report.html')}",
             commands.line("trainer.predict", flag, "--images=…", "--output=…"),

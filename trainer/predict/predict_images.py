@@ -13,10 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import keras
-import tqdm
 from absl import logging
 
-from trainer import config
+from trainer import config, terminal
 from trainer.data.formats import discovery, mask_writer, volume_discovery
 from trainer.distributed import arithmetic, strategies
 from trainer.errors import InputError
@@ -76,7 +75,7 @@ def predict(
             outputs.opened(settings, _facts(settings, networks), found, origins)
         )
         work = Work(settings, networks, folder, tasks, scratch)
-        with tqdm.tqdm(total=len(tasks), desc="predicting", unit=" images", disable=None) as bar:
+        with terminal.Bar(len(tasks), "predicting", "images") as bar:
             for done in work.run():
                 bar.update(done)
     closing = work.closing_line(time.monotonic() - started)

@@ -9,11 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
-import tqdm
 from absl import logging
 from PIL import Image
 
-from trainer import config
+from trainer import config, terminal
 from trainer.checkpointing import run_metadata
 from trainer.data import preprocessing
 from trainer.data.formats import discovery, reading, volume_discovery, volumes
@@ -71,10 +70,10 @@ def predict(settings: config.Predict, load_networks: Callable[..., VolumePredict
             outputs.opened(settings, facts, found, origins, format_of)
         )
         work = Work(settings, networks, folder, scratch)
-        for task, case in tqdm.tqdm(
-            list(zip(tasks, cases, strict=True)), "predicting", unit=" volumes", disable=None
-        ):
-            work.take(task, case)
+        with terminal.Bar(len(tasks), "predicting", "volumes") as bar:
+            for task, case in zip(tasks, cases, strict=True):
+                work.take(task, case)
+                bar.update()
     closing = work.closing_line(time.monotonic() - started)
     logging.info("%s%s", closing, discovery.told(left_out))
     if folder.to_look_at():

@@ -1,26 +1,23 @@
 """Tests of the command as a process: what it prints, and what it leaves when it is stopped."""
 
-import contextlib
 import os
 import pathlib
-import pty
 import re
 import signal
 import subprocess
 import sys
-import termios
 import time
 
 import numpy as np
 import pytest
 
-from tests import preparing
+from tests import preparing, terminals
 from tests.jobs import ROOT
 
 
-def _start(folder, *others, stderr=subprocess.PIPE):
+def _start(folder, *others):
     command = [sys.executable, "-m", "trainer.data.prepare", *preparing.arguments(folder, *others)]
-    return subprocess.Popen(command, cwd=ROOT, stderr=stderr, text=True)
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow
@@ -41,23 +38,12 @@ def test_the_command_prepares_and_then_refuses_to_do_it_twice(folder):
 
 @pytest.mark.slow
 def test_on_a_terminal_bars_show_speed_and_the_time_that_is_left(folder):
-    terminal, end = pty.openpty()
-    termios.tcsetwinsize(end, (24, 100))
-    process = _start(folder, stderr=end)
-    os.close(end)
-    said = ""
-    with contextlib.suppress(OSError):  # EIO: the other end is closed
-        while part := os.read(terminal, 4096):
-            said += part.decode()
-    os.close(terminal)
-    assert process.wait() == 0
-    bars = re.findall(r"(\w+): +(\d+)%\|.*? (\d+/10) \[\d+:\d+<(\S+), +(.*?)\]", said)
-    ends = [bar for bar in bars if bar[1] == "100"]
-    # A bar may be drawn at its end twice.
-    drawn = dict.fromkeys((what, done) for what, _, done, *_ in ends)
-    assert list(drawn) == [("reading", "10/10"), ("writing", "10/10")]
-    assert {left for *_, left, _ in ends} == {"00:00"}
-    assert all(re.fullmatch(r"[\d.]+ images/s", speed) for *_, speed in ends)
+    process = terminals.Session(80, "trainer.data.prepare", *preparing.arguments(folder))
+    assert process.end() == 0
+    bars = [line for line in process.screen() if "█" in line]
+    for bar, what in zip(bars, ("reading", "writing"), strict=True):
+        assert re.fullmatch(rf"{what} █{{10,}} 10/10 images  0:00 left  [\d.]+ images/s", bar)
+        assert len(bar) < 80
 
 
 def _arrays(folder):

@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-import tqdm
 from absl import logging
 
+from trainer import terminal
 from trainer.data.dataset import schema
 from trainer.data.prepare import kept, output, prefetch, shards, worker_pool
 from trainer.data.prepare.pairs import Pair, by_pair
@@ -92,7 +92,7 @@ class Local:
 
 
 def _with_bar(what: str, results: Iterable[Any], total: int) -> Iterator[Any]:
-    with tqdm.tqdm(total=total, desc=what, unit=" images", disable=None) as bar:
+    with terminal.Bar(total, what, "images") as bar:
         for result in results:
             bar.update()
             yield result
