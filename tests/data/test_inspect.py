@@ -4,9 +4,11 @@ import dataclasses
 import os
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from tests.jobs import ROOT, command
@@ -141,6 +143,21 @@ def test_a_sheet_shows_images_of_every_split(data, tmp_path):
     assert (drawn == inspect.overlays.class_colour(1)).all(axis=2).sum() > 100
 
 
+def test_a_sheet_has_an_example_of_every_class():
+    masks = np.zeros((9, 8, 8), np.uint8)
+    masks[7, 2:6, 2:6], masks[8, 2:6, 2:6] = 2, 1
+    names = [f"case{k}" for k in range(9)]
+    examples = [{"mask": tf.constant(m), "name": n} for m, n in zip(masks, names, strict=True)]
+    unseen = {1, 2, 3}
+    split = types.SimpleNamespace(pixels=[500, 16, 16, 0])  # none of class 3: not sought
+    chosen = inspect._chosen(examples, 4, split, unseen)
+    assert [example["name"] for example in chosen] == ["case0", "case1", "case7", "case8"]
+    assert unseen == {3}
+    read = iter(examples)
+    assert len(inspect._chosen(read, 2, split, unseen)) == 2
+    assert next(read)["name"] == "case3"  # no more was read
+
+
 def test_a_sheet_replaces_a_sheet_and_no_other_picture(data, tmp_path, capsys):
     path = tmp_path / "sheet.png"
     for count in (3, 4):
@@ -257,7 +274,7 @@ def test_of_volumes_spacing_sizes_and_intensities_are_printed(volumes, capsys):
     assert max(len(line) for line in printed.splitlines()) <= 100
 
 
-def test_a_sheet_of_volumes_shows_the_middle_across_each_axis(volumes, tmp_path):
+def test_a_sheet_of_volumes_shows_a_slice_across_each_axis(volumes, tmp_path):
     path = tmp_path / "sheet.png"
     _inspect(volumes, f"--sheet={path}", "--sheet_examples=2")
     drawn = np.asarray(Image.open(path))

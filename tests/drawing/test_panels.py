@@ -1,8 +1,10 @@
 """Tests of drawing."""
 
 import numpy as np
+import pytest
 
 from trainer.drawing import captions, overlays, panels
+from trainer.ignore_label import IGNORE
 
 ORANGE, BLUE = overlays.CLASS_COLOURS[:2]
 
@@ -54,6 +56,20 @@ def test_a_tile_is_square_whatever_the_image_and_its_name():
             np.zeros((height, width, 1), np.uint16), np.zeros((height, width), np.uint8), "x" * 99
         )
         assert tile.shape == (224 + captions.LINE, 224, 3)
+
+
+def test_a_tile_shows_the_whole_of_a_large_image_at_its_caption():
+    image, mask = np.zeros((500, 2000), np.uint8), np.zeros((500, 2000), np.uint8)
+    mask[0, 0] = 1  # of which one in nine rows and columns would be drawn
+    mask[250, 3:1900] = 2  # a crack, a pixel wide
+    mask[499, 1999] = IGNORE
+    tile = panels.draw_example(image, mask, "case 7")
+    top = 224 - 56  # above is paper
+    assert tuple(tile[top, 0]) == overlays.class_colour(1)
+    crack = (tile[:224] == overlays.class_colour(2)).all(axis=2)
+    assert crack.any(axis=0).sum() == pytest.approx(224 * 1897 / 2000, abs=2)
+    assert (tile[:top] == captions.PAPER).all()
+    assert not (tile[223] == captions.PAPER).all()
 
 
 def test_a_grid_fills_row_by_row():

@@ -54,11 +54,15 @@ def test_a_strip_goes_along_the_coarsest_axis():
     assert strip.shape[1] == volumes.STRIP_COLUMNS * (8 * 3 + GAP) + GAP  # y = 4 … 11
 
 
-def test_a_tile_shows_the_middle_across_each_axis():
+def test_a_tile_shows_the_slices_with_the_most_classes():
     image, mask = np.zeros((4, 16, 8, 1), np.uint8), np.zeros((4, 16, 8), np.uint8)
-    mask[2, 8, 4] = 1
+    mask[0, 1, 1] = mask[3, 12, 7] = 2
+    mask[3, 10:15, 4:7] = 1  # far from the middle
     tile = volumes.draw_example(image, mask, SPACING, "case 7")
     assert tile.shape == (160 + 2 * GAP + LINE, 3 * (160 + GAP) + GAP, 3)
-    for column in range(3):
+    assert volumes._fitting(mask) == [3, 12, 4]  # no x has both classes
+    assert volumes._fitting(np.zeros((4, 16, 8), np.uint8)) == [2, 8, 4]
+    for column in range(2):
         part = tile[GAP:, GAP + column * (160 + GAP) :][:160, :160]
-        assert (part == overlays.class_colour(1)).all(axis=2).any()
+        for k in (1, 2):
+            assert (part == overlays.class_colour(k)).all(axis=2).any()

@@ -116,14 +116,15 @@ def verify(manifest: schema.Manifest, data_dir: str) -> str:
 
 
 def draw_sheet(manifest: schema.Manifest, data_dir: str, num_examples: int) -> np.ndarray:
-    """Returns a contact sheet: examples of every split, in stored order, with their outlines.
+    """Returns a contact sheet: examples of every split and class, in stored order, with outlines.
 
-    Of a volume it has the middle slice across each axis.
+    Of a volume it has a slice across each axis.
 
     Args:
         manifest: of the folder.
         data_dir: the folder.
-        num_examples: images or volumes on the sheet; every split gets its share, at least one.
+        num_examples: images or volumes on the sheet; every split gets its share, at least one, and
+            more where its classes need them.
 
     Returns:
         uint8 [H, W, 3].
@@ -133,11 +134,12 @@ def draw_sheet(manifest: schema.Manifest, data_dir: str, num_examples: int) -> n
         spacing = manifest.volumes.spacing or (1.0, 1.0, 1.0)
         note = "" if manifest.volumes.spacing else ", voxels as cubes"
         draw, most = functools.partial(volumes.draw_example, spacing=spacing), VOLUME_COLUMNS
-    tiles = []
+    tiles: list[np.ndarray] = []
+    unseen = set(range(1, manifest.num_classes))
     total = sum(split.examples for split in manifest.splits.values())
     for name, split in manifest.splits.items():
         count = min(split.examples, max(1, round(num_examples * split.examples / total)))
-        for example in itertools.islice(_examples(manifest, data_dir, split), count):
+        for example in _chosen(_examples(manifest, data_dir, split), count, split, unseen):
             caption = f"{name}/{example['name'].numpy().decode()}{note}"
             image, mask = example["image"].numpy(), example["mask"].numpy()
             tiles.append(draw(image, mask, caption=caption))
@@ -149,6 +151,34 @@ def draw_sheet(manifest: schema.Manifest, data_dir: str, num_examples: int) -> n
         if index
     ]
     return np.concatenate([sheet, captions.legend_lines(sheet.shape[1], legend)])
+
+
+def _chosen(
+    examples: Iterable[dict], count: int, split: schema.Split, unseen: set[int]
+) -> list[dict]:
+    """Returns the first examples of a split, and those with the first pixels of a class.
+
+    Args:
+        examples: of the split.
+        count: how many; more only if classes need them.
+        split: it says which classes there are, so that no more is read than that takes.
+        unseen: classes that are not on the sheet yet; those that are now are removed.
+    """
+    needed: dict[int, dict] = {}
+    others: dict[int, dict] = {}
+    sought = {k for k in unseen if split.pixels[k]}
+    for place, example in enumerate(examples):
+        if len(needed) + len(others) >= count and not sought:
+            break
+        new = sought.intersection(np.unique(example["mask"].numpy()).tolist()) if sought else set()
+        sought -= new
+        unseen -= new
+        if new:
+            needed[place] = example
+        elif len(others) < count:
+            others[place] = example
+    fill = dict(list(others.items())[: max(0, count - len(needed))])
+    return [example for _, example in sorted((needed | fill).items())]
 
 
 def _examples(manifest: schema.Manifest, data_dir: str, split: schema.Split) -> Iterator[dict]:

@@ -11,7 +11,6 @@ from trainer.drawing.captions import GAP, PAPER, Entry, legend_lines, text_line
 from trainer.ignore_label import IGNORE
 
 PNG_LEVEL = 3  # a third of the time that zlib's own choice takes
-LARGEST = 512  # longest image, in pixels, of which a tile shows the whole
 
 
 def draw_panel(
@@ -97,8 +96,6 @@ def footed(picture: np.ndarray, caption: str, legend: Sequence[Entry]) -> np.nda
 def draw_example(image: np.ndarray, mask: np.ndarray, caption: str, side: int = 224) -> np.ndarray:
     """Returns an image with its mask's outlines and a caption, as a tile for `grid`.
 
-    Of an image longer than `LARGEST` only the middle is shown, where outlines would hide it all.
-
     Args:
         image: any dtype [H, W, C], see `overlays.display`.
         mask: integers [H, W], class ids; IGNORE where a pixel does not count.
@@ -106,24 +103,16 @@ def draw_example(image: np.ndarray, mask: np.ndarray, caption: str, side: int = 
         side: width and height of the square that the picture is fitted into, in pixels.
 
     Returns:
-        uint8 [side + a line of text, side, 3].
+        uint8 [side + a line of text, side, 3]; a wide picture is at the caption.
     """
-    middle = tuple(_middle(length) for length in mask.shape)
-    if max(mask.shape) > LARGEST:
-        caption += " (middle)"
-    picture = _resized(overlays.display(image)[middle], side)
+    picture = _resized(overlays.display(image), side)
     height, width = picture.shape[:2]
     tile = np.full((side, side, 3), PAPER, np.uint8)
-    top, left = (side - height) // 2, (side - width) // 2
-    tile[top : top + height, left : left + width] = overlays.draw_outlines(
-        picture, resized_mask(mask[middle], (width, height))
+    left = (side - width) // 2
+    tile[side - height :, left : left + width] = overlays.draw_outlines(
+        picture, _shrunk_mask(mask, (width, height))
     )
     return labelled(tile, caption, above=False)
-
-
-def _middle(length: int) -> slice:
-    start = max(0, length - LARGEST) // 2
-    return slice(start, start + LARGEST)
 
 
 def grid(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
@@ -167,6 +156,19 @@ def resized_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Returns a mask as it is drawn on a picture of so many pixels, width and height."""
     picture = Image.fromarray(np.asarray(mask).astype(np.uint8))
     return np.asarray(picture.resize(size, Image.Resampling.NEAREST))
+
+
+def _shrunk_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns a mask as `resized_mask` does; a pixel is a class if any that it stands for is.
+
+    Of several the last: what is thin or small would otherwise be lost in a small picture.
+    """
+    found = np.where(mask == IGNORE, 0, mask)
+    for axis, length in enumerate(reversed(size)):
+        if length < found.shape[axis]:
+            starts = np.arange(length) * found.shape[axis] // length
+            found = np.maximum.reduceat(found, starts, axis=axis)
+    return np.where(resized := resized_mask(found, size), resized, resized_mask(mask, size))
 
 
 def labelled(tile: np.ndarray, text: str, above: bool) -> np.ndarray:

@@ -67,7 +67,10 @@ def draw_comparison(
 def draw_example(
     image: np.ndarray, mask: np.ndarray, spacing: Sequence[float], caption: str
 ) -> np.ndarray:
-    """Returns the middle slice across each axis with outlines, and a caption: a tile for a grid.
+    """Returns a slice across each axis with outlines, and a caption: a tile for a grid.
+
+    The slices are those with the most classes, and of these with the most of them; the middle ones
+    if there is no foreground.
 
     Args:
         image: any dtype [D, H, W, C], see `overlays.display`.
@@ -75,12 +78,12 @@ def draw_example(
         spacing: of the voxels, along each axis.
         caption: a line of text below, cut to the tile.
     """
-    middle = [length // 2 for length in mask.shape]
-    pictures = _displayed([np.take(image, middle[axis], axis) for axis in range(3)])
+    point = _fitting(mask)
+    pictures = _displayed([np.take(image, point[axis], axis) for axis in range(3)])
     tiles = []
     for axis, picture in enumerate(pictures):
         size = _size(mask.shape, spacing, axis)
-        outlines = _resized_slice(mask, axis, middle[axis], size)
+        outlines = _resized_slice(mask, axis, point[axis], size)
         tiles.append(overlays.draw_outlines(_resized(picture, size), outlines))
     return panels.labelled(panels.grid(tiles, 3), caption, above=False)
 
@@ -126,6 +129,18 @@ def _fullest(voxels: np.ndarray) -> list[int]:
     """Returns where along each axis the slice with the most of these voxels is."""
     sums = (voxels.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3))
     return [int(np.argmax(found)) for found in sums]
+
+
+def _fitting(mask: np.ndarray) -> list[int]:
+    """Returns where along each axis the slice is that shows the most classes, and most of them."""
+    classes = [mask == k for k in np.unique(mask) if k not in (0, IGNORE)]
+    if not classes:
+        return [length // 2 for length in mask.shape]
+    found = []
+    for axis in range(3):
+        voxels = np.array([one.sum(axis=tuple({0, 1, 2} - {axis})) for one in classes])
+        found.append(int(np.argmax((voxels > 0).sum(axis=0) * mask.size + voxels.sum(axis=0))))
+    return found
 
 
 def _displayed(slices: Sequence[np.ndarray]) -> list[np.ndarray]:
