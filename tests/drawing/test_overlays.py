@@ -69,6 +69,23 @@ def test_every_class_has_its_colour_and_ignored_pixels_are_greyed():
     assert picture.min() == 200, "the picture itself is not drawn upon"
 
 
+def test_an_overlay_tints_a_crack_and_draws_no_line_on_it():
+    picture = np.full((5, 9, 3), 200, np.uint8)
+    picture[2] = 0  # a dark crack, a pixel wide
+    mask = np.zeros((5, 9), np.uint8)
+    mask[2, :4], mask[2, 4:] = 1, 2
+    drawn = overlays.draw_overlay(picture, mask, 0.25)
+    assert drawn[2, 0].tolist() == [round(part / 4) for part in ORANGE]
+    assert drawn[2, 8].tolist() == [round(part / 4) for part in BLUE]
+    assert [tuple(drawn[row, 0].tolist()) for row in (1, 3)] == [ORANGE] * 2
+    assert [tuple(drawn[row, 8].tolist()) for row in (1, 3)] == [BLUE] * 2
+    assert (drawn[[0, 4]] == 200).all()
+    bare = overlays.draw_overlay(picture, mask, 0.0)
+    np.testing.assert_array_equal(bare, overlays.draw_outlines(picture, mask))
+    assert tuple(overlays.draw_overlay(picture, mask, 1.0)[2, 0].tolist()) == ORANGE
+    assert picture.max() == 200, "the picture itself is not drawn upon"
+
+
 def test_every_kind_of_error_has_its_colour():
     truth = np.array([[0, 1, 1, 0, 1, IGNORE]], np.uint8)
     prediction = np.array([[0, 1, 0, 1, 2, 1]], np.uint8)

@@ -26,6 +26,7 @@ from trainer.checkpointing import run_metadata
 from trainer.config import flags
 from trainer.data.formats import discovery, mask_writer
 from trainer.data.formats.npy_stream import RowFile
+from trainer.drawing import overlays
 from trainer.errors import InputError
 from trainer.evaluate import components
 from trainer.predict import instances, outputs, predict_images, predictor
@@ -142,7 +143,7 @@ def test_a_mask_is_that_of_the_picture_that_viewers_show(run_dir, tmp_path):
 
 
 def test_probabilities_overlays_and_instances_come_when_asked_for(run_dir, loaded, pictures):
-    more = ["--probabilities", "--overlays", "--instances", "--format=npy"]
+    more = ["--probabilities", "--overlays", "--instances", "--format=npy", "--overlay_opacity=1"]
     predict(*arguments(run_dir, pictures, *more))
     out = pictures.parent / "out"
     image = np.asarray(Image.open(pictures / "a.png"))
@@ -153,6 +154,7 @@ def test_probabilities_overlays_and_instances_come_when_asked_for(run_dir, loade
     assert overlay.shape == (40, 33, 3)
     mask, numbers = np.load(out / "a.npy"), np.load(out / "instances" / "a.npy")
     np.testing.assert_array_equal(numbers > 0, mask == 255)
+    assert (overlay[mask == 255] == overlays.class_colour(1)).all()
     with open(out / "instances" / "a.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == numbers.max()

@@ -976,8 +976,14 @@ class Predict(Settings):
     )
     overlays: bool = setting(
         False,
-        "Also writes the images with outlines, as PNG; of volumes a strip of slices.",
+        "Also writes the images with classes in colour, as PNG; of volumes a strip of slices.",
         common=True,
+    )
+    overlay_opacity: float = setting(
+        0.3,
+        "How much colour classes have in overlays: 0 for outlines alone, 1 for nothing but colour.",
+        low=0.0,
+        high=1.0,
     )
     instances: bool = setting(
         False,

@@ -80,7 +80,7 @@ def draw_outlines(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """
     drawn = picture.copy()
     ignored = mask == IGNORE
-    drawn[ignored] = _mixed(drawn[ignored], IGNORED)
+    drawn[ignored] = _mixed(drawn[ignored], IGNORED, 0.75)
     edges = {int(k): outline(mask == k) for k in np.unique(mask[~ignored & (mask > 0)])}
     shadow = np.zeros(mask.shape, bool)  # without it, lines are lost on bright pictures
     for edge in edges.values():
@@ -91,8 +91,29 @@ def draw_outlines(picture: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return drawn
 
 
+def draw_overlay(picture: np.ndarray, mask: np.ndarray, opacity: float) -> np.ndarray:
+    """Returns a picture with every foreground class tinted, and outlined from outside.
+
+    No line is drawn on a class, so that what is a pixel wide can be seen through its tint. Without
+    a tint, classes that touch could not be told apart, and it is `draw_outlines`.
+
+    Args:
+        picture: uint8 [H, W, 3].
+        mask: integers [H, W], class ids.
+        opacity: of the tint, from 0, outlines alone, to 1, the colour alone.
+    """
+    if not opacity:
+        return draw_outlines(picture, mask)
+    drawn = picture.copy()
+    for index in np.unique(mask[mask > 0]).tolist():
+        region = mask == index
+        drawn[region] = _mixed(picture[region], class_colour(index), opacity)
+        drawn[_beside(region) & (mask == 0)] = class_colour(index)
+    return drawn
+
+
 def _beside(edge: np.ndarray) -> np.ndarray:
-    """Returns the pixels next to a line, by a side, and the line: bool [H, W]."""
+    """Returns the pixels next to a line or region, by a side, and itself: bool [H, W]."""
     padded = np.pad(edge, 1)
     return edge | padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
 
@@ -122,5 +143,6 @@ def draw_quantity(shares: np.ndarray) -> np.ndarray:
     return np.rint(table).astype(np.uint8)[np.rint(255 * shares).astype(np.uint8)]
 
 
-def _mixed(colours: np.ndarray, other: tuple[int, int, int]) -> np.ndarray:
-    return (colours.astype(np.uint16) + 3 * np.array(other, np.uint16)) // 4
+def _mixed(colours: np.ndarray, other: tuple[int, int, int], share: float) -> np.ndarray:
+    mixture = (1 - share) * colours + share * np.array(other)
+    return np.rint(mixture).astype(np.uint8)

@@ -94,32 +94,34 @@ def draw_strip(
     spacing: Sequence[float],
     caption: str = "",
     classes: Sequence[str] = (),
+    opacity: float = 0.0,
 ) -> np.ndarray:
-    """Returns slices with outlines, evenly spread over what the mask holds.
+    """Returns slices with their classes, evenly spread over what the mask holds.
 
     They are across the axis of the largest spacing, or the first of equal ones.
 
     Args:
         image: any dtype [D, H, W, C], see `overlays.display`.
-        mask: integers [D, H, W], class ids; IGNORE where a voxel does not count.
+        mask: integers [D, H, W], class ids.
         spacing: of the voxels, along each axis.
         caption: a line of text below.
         classes: names, for the legend.
+        opacity: see `overlays.draw_overlay`.
 
     Returns:
         uint8 [H', W', 3], with `STRIP` slices or all that there are.
     """
     axis = int(np.argmax(spacing))
     others = tuple(other for other in range(3) if other != axis)
-    held = np.flatnonzero(((mask > 0) & (mask != IGNORE)).any(axis=others))
+    held = np.flatnonzero((mask > 0).any(axis=others))
     first, last = (held[0], held[-1]) if len(held) else (0, mask.shape[axis] - 1)
     chosen = np.unique(np.linspace(first, last, STRIP).round().astype(int))
     size = _size(mask.shape, spacing, axis)
     tiles = []
     pictures = _displayed([np.take(image, place, axis) for place in chosen])
     for place, picture in zip(chosen, pictures, strict=True):
-        outlines = _resized_slice(mask, axis, place, size)
-        tile = overlays.draw_outlines(_resized(picture, size), outlines)
+        shown = _resized_slice(mask, axis, place, size)
+        tile = overlays.draw_overlay(_resized(picture, size), shown, opacity)
         tiles.append(panels.labelled(tile, f"{AXES[axis]} = {place}", above=True))
     legend: list[Entry] = [(name, overlays.class_colour(k)) for k, name in enumerate(classes) if k]
     return panels.footed(panels.grid(tiles, STRIP_COLUMNS), caption, legend)

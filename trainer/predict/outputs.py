@@ -3,7 +3,7 @@
     DIR/NAME.png|tif|npy                the mask, in the training masks' values
     DIR/probabilities/NAME.npy          float32 [H, W], or [H, W, K] of more than two classes
     DIR/uncertainty/NAME.tif|npy        float32 [H, W], see `uncertainty`
-    DIR/overlays/NAME.png               the image with outlines
+    DIR/overlays/NAME.png               the image with its classes tinted and outlined
     DIR/instances/NAME.png|tif|npy, NAME.csv
     DIR/review.csv                      all masks, that of the lowest expected Dice first
     DIR/prediction.json                 which weights and settings made them, of which images
@@ -79,6 +79,7 @@ class Folder:
         self._format_of = format_of
         self.path, self._settings, self._owner = settings.output, settings, owner
         self._part = parts.parse(settings.part)
+        self.overlay_opacity = settings.overlay_opacity
         self._home = _home(self.path, self._part.folder)
         self._remote = files.is_remote(self.path)
         self._facts: Mapping[str, Any] = {}
@@ -591,7 +592,7 @@ class Page:
         step = -(-max(height, width) // LONGEST_OVERLAY)
         ids = _every(step, self._ids.bands(mask_writer.BAND_PIXELS))
         pixels = _every(step, self.raster.bands())
-        return overlays.draw_outlines(overlays.display(pixels), ids)
+        return overlays.draw_overlay(overlays.display(pixels), ids, self.folder.overlay_opacity)
 
 
 def _every(step: int, bands: Iterable[np.ndarray]) -> np.ndarray:

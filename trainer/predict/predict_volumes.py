@@ -148,7 +148,9 @@ class Work:
         ids = self._networks.networks.kept.apply(ids)
         classes = self._networks.networks.classes
         if strip and picture is not None:
-            drawn = drawing.draw_strip(picture, ids, spacing, task.source.name, classes)
+            drawn = drawing.draw_strip(
+                picture, ids, spacing, task.source.name, classes, self._settings.overlay_opacity
+            )
             Image.fromarray(drawn).save(strip)
         if f"instances/{task.names[-1]}" in local:
             numbers, table = _label(ids, os.path.join(self._folder.scratch, "instances"))
