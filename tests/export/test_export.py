@@ -138,6 +138,30 @@ def test_the_keras_network_normalises_pads_and_crops(tmp_path, normalize, num_cl
     assert found["mask"].dtype == tf.uint16
 
 
+def difference_of_keras(folder, height, width, **settings):
+    """Returns by how much probabilities of `.keras` and of prediction differ on a large image."""
+    run = runs.write_run(folder, channels=3, depth=1, filters=2, **settings)
+    networks = predictor.Predictor([run], strategy_of(1), tile=2048)
+    image = np.clip(np.random.default_rng(0).normal(150, 30, (height, width, 3)), 0, 255)
+    image = image.astype(np.uint8)
+    image[: height // 2] //= 2  # means of parts differ
+    member = networks.networks.members[0]
+    figures = member.normalize, member.mean, member.std
+    model = plain_keras.plain(member.model, *figures, "uint8", 64, member.temperature)
+    return np.abs(model(image[np.newaxis])[0] - networks.probabilities(image)).max()
+
+
+@pytest.mark.parametrize("normalize", ["image", "none"])
+@pytest.mark.parametrize("norm", ["batch", "instance", "group"])
+def test_a_large_image_is_to_the_keras_network_what_it_is_to_prediction(tmp_path, norm, normalize):
+    assert difference_of_keras(tmp_path, 1700, 1800, norm=norm, normalize=normalize) < 1e-5
+
+
+@pytest.mark.long
+def test_an_image_of_24_megapixels_is_to_the_keras_network_what_it_is_to_prediction(tmp_path):
+    assert difference_of_keras(tmp_path, 4000, 6000) < 1e-5
+
+
 def test_a_constant_channel_is_0_to_the_keras_network_too(loaded):
     image = picture()
     image[..., 1] = 9

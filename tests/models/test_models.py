@@ -283,20 +283,32 @@ def test_fused_batch_norm_computes_in_bfloat16_what_onednn_has_a_kernel_for(chan
     assert graph.structured_outputs.dtype == tf.bfloat16
 
 
+@pytest.mark.parametrize(("norm", "groups"), [("instance", 6), ("group", 2)])
 @pytest.mark.parametrize(
     ("size", "jit_compile"), [((5, 4), False), ((5, 4), True), ((None, None), False)]
 )
-def test_instance_norm_is_keras_group_norm_with_a_group_per_channel(size, jit_compile):
+def test_group_norm_is_that_of_keras(norm, groups, size, jit_compile):
     # 100 x + 7 and images of other means: statistics of another image or channel would show.
     images = 100 * random_images(3, 5, 4, 6) * np.arange(1, 4).reshape(3, 1, 1, 1) + 7
     weights = random_images(3, 5, 4, 6)
-    layers = keras.layers.GroupNormalization(groups=6), norms.NORMS["instance"](6)
+    layers = keras.layers.GroupNormalization(groups=groups), norms.NORMS[norm](6)
     results = [
         tf.nest.flatten(trained(layer, images, weights, size=size, jit_compile=jit_compile))
         for layer in layers
     ]
     for expected, found in zip(*results, strict=True):
         assert_same_norm(found, expected)
+
+
+@pytest.mark.parametrize(("norm", "groups"), [("instance", 6), ("group", 2)])
+def test_group_norm_of_a_large_image_is_that_of_exact_sums(norm, groups):
+    images = random_images(1, 1500, 1000, 6) + np.arange(6, dtype=np.float32)
+    images[:, :700] *= 0.25
+    exact = images.astype(np.float64).reshape(1, 1500, 1000, groups, -1)
+    exact -= exact.mean((1, 2, 4), keepdims=True)
+    exact /= np.sqrt((exact**2).mean((1, 2, 4), keepdims=True) + 1e-3)
+    found = norms.NORMS[norm](6)(images)
+    np.testing.assert_allclose(found, exact.reshape(images.shape), atol=2e-5)
 
 
 @pytest.mark.parametrize("number", [1, 2, 4])

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from trainer.models import axes, functional, norms, packed_norm, partial_images
 from trainer.models.convolution import Convolution3D
-from trainer.models.instance_norm import InstanceNormalization
+from trainer.models.group_norm import GroupNormalization
 from trainer.models.sync_norm import SyncBatchNormalization
 
 # Channels that a kind of device computes at a time; 1: it computes any number equally well.
@@ -334,8 +334,8 @@ def _batch_normalization(layer, inputs, lane_width, training):
     return Packed((axes.restore(output, part),), value.group)
 
 
-def _instance_normalization(layer, inputs, lane_width, training):
-    """Computes InstanceNormalization, its statistics over all pixels of an image's places."""
+def _group_normalization(layer, inputs, lane_width, training):
+    """Computes GroupNormalization, its statistics over all pixels of an image's places."""
     value = _join(inputs[0])
     (part,) = value.parts
     output = layer.normalize(axes.as_images(part), value.group)
@@ -414,7 +414,7 @@ RULES: Mapping[type, Rule] = {
     keras.layers.BatchNormalization: _batch_normalization,
     norms.FusedBatchNormalization: _batch_normalization,
     SyncBatchNormalization: _batch_normalization,
-    InstanceNormalization: _instance_normalization,
+    GroupNormalization: _group_normalization,
 }
 
 

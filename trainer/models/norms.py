@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from trainer.models import axes, functional
-from trainer.models.instance_norm import InstanceNormalization
+from trainer.models.group_norm import GroupNormalization
 from trainer.models.sync_norm import SyncBatchNormalization
 
 # Statistics of the last ~10 steps: runs here are often a few hundred steps long, and statistics
@@ -58,11 +58,11 @@ def _sync_batch(channels):
 
 
 def _group(channels):
-    return keras.layers.GroupNormalization(groups=math.gcd(8, channels))
+    return GroupNormalization(groups=math.gcd(8, channels))
 
 
 def _instance(channels):
-    return InstanceNormalization(groups=channels, name=_next_name("group_normalization"))
+    return GroupNormalization(groups=channels)
 
 
 def _next_name(prefix):

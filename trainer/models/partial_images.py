@@ -12,7 +12,7 @@ import keras
 import tensorflow as tf
 
 from trainer.models import axes, blocks, dropout, layers, norms
-from trainer.models.instance_norm import InstanceNormalization
+from trainer.models.group_norm import GroupNormalization
 from trainer.models.sync_norm import SyncBatchNormalization
 
 # In prediction they compute each pixel, or a number for each channel of an image, by itself.
@@ -174,7 +174,7 @@ def _up_sampling(layer: keras.layers.Layer, x: tf.Tensor, inside: tf.Tensor) -> 
 
 RULES: Mapping[type, Rule] = {
     keras.layers.GroupNormalization: _group_normalization,
-    InstanceNormalization: _group_normalization,
+    GroupNormalization: _group_normalization,
     keras.layers.GlobalAveragePooling2D: _average_of_image,
     keras.layers.UpSampling2D: _up_sampling,
 }

@@ -9,14 +9,12 @@ from keras import ops
 from trainer.models import axes, blocks, functional, layers, norm_folding, norms
 from trainer.models.convolution import Convolution3D
 from trainer.models.dropout import Dropout
-from trainer.models.instance_norm import InstanceNormalization
 from trainer.models.sync_norm import SyncBatchNormalization
 
 # Layers of ours → those of Keras that have the same variables and, in prediction, results.
 KERAS_LAYERS = {
     Convolution3D: keras.layers.Conv3D,
     Dropout: keras.layers.Dropout,
-    InstanceNormalization: keras.layers.GroupNormalization,
     SyncBatchNormalization: keras.layers.BatchNormalization,
     norms.FusedBatchNormalization: keras.layers.BatchNormalization,
 }
@@ -75,16 +73,28 @@ def network(model, temperature=None):
     """
     folded = norm_folding.fold(functional.prediction_model(model))
 
+    grouped = {
+        layer.name: layer
+        for layer in folded.layers
+        if isinstance(layer, keras.layers.GroupNormalization)
+    }
+
     def calling(layer, *inputs, **options):
         # With such sides neither layer of ours has anything to do.
-        idle = isinstance(layer, (blocks.PadToStride, blocks.CropTo))
-        return inputs[0] if idle else layer(*inputs, **options)
+        if isinstance(layer, (blocks.PadToStride, blocks.CropTo)):
+            return inputs[0]
+        if layer.name in grouped:
+            return layer(_by_group(inputs[0], grouped[layer.name]))
+        return layer(*inputs, **options)
 
     copy = keras.models.clone_model(
         folded, clone_function=_keras_layer, call_function=calling, recursive=True
     )
     for layer in folded.layers:
-        if layer.weights:
+        if layer.name in grouped:
+            scaling = copy.get_layer(layer.name)
+            scaling.set_weights([*layer.get_weights(), *scaling.get_weights()[-2:]])
+        elif layer.weights:
             copy.get_layer(layer.name).set_weights(layer.get_weights())
     logits = copy.outputs[0]
     if temperature is not None:
@@ -93,17 +103,59 @@ def network(model, temperature=None):
 
 
 def _keras_layer(layer):
-    """Returns a new layer with the settings of another: Keras' own where that is one of ours."""
+    """Returns a new layer with the settings of another: Keras' own where that is one of ours.
+
+    Of a group normalisation it is what scales and shifts after `_by_group`: a batch normalisation
+    whose mean is 0 and whose variance is 1.
+    """
+    if isinstance(layer, keras.layers.GroupNormalization):
+        return keras.layers.BatchNormalization(
+            epsilon=0.0,
+            center=layer.center,
+            scale=layer.scale,
+            name=layer.name,
+            dtype=layer.dtype_policy,
+        )
     of_keras = KERAS_LAYERS.get(type(layer), type(layer))
     return of_keras.from_config(layer.get_config())
+
+
+def _mean(x):
+    """Returns the mean over space, [B, 1 …, C], one axis after the other.
+
+    TensorFlow's sum over two axes adds pixels one by one to a float32 number: the variance of 24
+    megapixels is wrong by a hundredth then, and by a millionth so.
+    """
+    for axis in axes.spatial(axes.rank_of(x)):
+        x = ops.mean(x, axis=axis, keepdims=True)
+    return x
+
+
+def _by_group(x, layer):
+    """Returns what a keras.layers.GroupNormalization makes of x before it scales and shifts."""
+    channels = x.shape[-1]
+    groups = channels if layer.groups == -1 else layer.groups
+    inside = channels // groups
+
+    def mean(x):
+        x = _mean(x)
+        if inside == 1:
+            return x
+        of_groups = ops.mean(ops.reshape(x, (-1, *x.shape[1:-1], groups, inside)), axis=-1)
+        return ops.repeat(of_groups, inside, axis=-1)
+
+    centred = ops.cast(x, "float32")
+    centred = centred - mean(centred)
+    normal = centred / ops.sqrt(mean(ops.square(centred)) + layer.epsilon)
+    return ops.cast(normal, x.dtype)
 
 
 def _by_image(x, mean, std, dtype):
     space = axes.spatial(axes.rank_of(x))
     # See `normalization`: exact for a channel that does not vary.
     origin = x[(slice(None), *(slice(1) for _ in space))]
-    offset = origin + ops.mean(x - origin, axis=space, keepdims=True)
-    variance = ops.mean(ops.square(x - offset), axis=space, keepdims=True)
+    offset = origin + _mean(x - origin)
+    variance = _mean(ops.square(x - offset))
     varies = ops.cast(variance > 0, "float32")
     return varies * (x - offset) / (ops.sqrt(variance) + (1.0 - varies))
 

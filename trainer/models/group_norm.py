@@ -1,4 +1,4 @@
-"""Instance normalisation: each channel of each image by its own mean and deviation."""
+"""Group normalisation: groups of channels of each image by their own mean and deviation."""
 
 import keras
 import tensorflow as tf
@@ -7,12 +7,15 @@ from trainer.models import axes
 
 
 @keras.saving.register_keras_serializable("trainer")
-class InstanceNormalization(keras.layers.GroupNormalization):
-    """Keras' GroupNormalization of [B, *S, C] with a group for each channel, in fewer passes.
+class GroupNormalization(keras.layers.GroupNormalization):
+    """Keras' GroupNormalization of [B, *S, C], in fewer passes and with less rounding.
 
-    The gradient is written by hand, and a row of pixels is treated as one pixel of W × C channels:
-    a CPU takes twice as long for what is broadcast along a short last axis. Results differ by
-    rounding only, and variables are the same, so that weights go from one to the other.
+    With a group for each channel it is instance normalisation. The gradient is written by hand, and
+    a row of pixels is treated as one pixel of W × C channels: a CPU takes twice as long for what is
+    broadcast along a short last axis. Rows are added up first: over both axes at once a CPU adds
+    pixel by pixel in float32, and 24 million make the variance wrong by a hundredth. Otherwise
+    results differ by rounding only, and variables are the same, so that weights go from one to the
+    other.
     """
 
     def call(self, inputs):
@@ -37,11 +40,13 @@ class InstanceNormalization(keras.layers.GroupNormalization):
             the same shape, in the layer's precision.
         """
         gamma, beta = tf.cast(self.gamma, tf.float32), tf.cast(self.beta, tf.float32)
-        outputs = _normalize(inputs, gamma, beta, self.epsilon, group, self.name)
+        channels = gamma.shape[0]
+        groups = channels if self.groups == -1 else self.groups
+        outputs = _normalize(inputs, gamma, beta, self.epsilon, group, groups, self.name)
         return tf.cast(outputs, self.compute_dtype)
 
 
-def _normalize(inputs, gamma, beta, epsilon, group, name):
+def _normalize(inputs, gamma, beta, epsilon, group, groups, name):
     """Normalises each image by its own statistics, float32 whatever the inputs are.
 
     Args:
@@ -50,6 +55,7 @@ def _normalize(inputs, gamma, beta, epsilon, group, name):
         beta: float32 [C], offset.
         epsilon: added to the variance.
         group: pixels in a place.
+        groups: of channels.
         name: of the layer, for profiles of the backward pass.
 
     Returns:
@@ -57,9 +63,16 @@ def _normalize(inputs, gamma, beta, epsilon, group, name):
     """
     channels = gamma.shape[0]
 
-    def mean(x):
-        sums = tf.reduce_mean(x, axis=(1, 2))
-        return tf.reduce_mean(tf.reshape(sums, (-1, group, channels)), 1)
+    def of_channels(x):
+        places = tf.reduce_mean(tf.reduce_mean(x, axis=1), axis=1)
+        return tf.reduce_mean(tf.reshape(places, (-1, group, channels)), 1)
+
+    def of_groups(means):
+        if groups == channels:
+            return means
+        inside = channels // groups
+        found = tf.reduce_mean(tf.reshape(means, (-1, groups, inside)), axis=-1)
+        return tf.repeat(found, inside, axis=-1)
 
     def wide(x):
         return tf.tile(x, [1, group])[:, tf.newaxis, tf.newaxis]
@@ -67,20 +80,22 @@ def _normalize(inputs, gamma, beta, epsilon, group, name):
     @tf.custom_gradient
     def normalize(inputs, gamma, beta):
         x = tf.cast(inputs, tf.float32)
-        centred = x - wide(mean(x))
-        inverse = tf.math.rsqrt(mean(centred * centred) + epsilon)
+        centred = x - wide(of_groups(of_channels(x)))
+        inverse = tf.math.rsqrt(of_groups(of_channels(centred * centred)) + epsilon)
         scale = gamma * inverse
         outputs = tf.cast(centred * wide(scale) + wide(beta[tf.newaxis]), inputs.dtype)
 
         def gradient(upstream):
             """Means over an image depend on all its pixels, and so do their gradients.
 
-            With n = centred × inverse, the gradient at x is scale × (dy - mean(dy) - n mean(n dy)).
+            With n = centred × inverse and dn = gamma dy, the gradient at x is
+            inverse × (dn - mean(dn) - n mean(n dn)).
             """
             with tf.name_scope(f"{name}/"):
                 change = tf.cast(upstream, tf.float32)
-                level, slope = mean(change), mean(change * centred) * inverse
-                through = centred * wide(scale * inverse * slope) + wide(scale * level)
+                level, slope = of_channels(change), of_channels(change * centred) * inverse
+                by_level, by_slope = of_groups(gamma * level), of_groups(gamma * slope)
+                through = centred * wide(inverse * inverse * by_slope) + wide(inverse * by_level)
                 at_x = tf.cast(change * wide(scale) - through, inputs.dtype)
                 pixels = tf.cast(tf.size(inputs[0]) // channels, tf.float32)
                 return at_x, pixels * tf.reduce_sum(slope, 0), pixels * tf.reduce_sum(level, 0)
