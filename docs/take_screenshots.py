@@ -25,8 +25,9 @@ from trainer.report import page, runs
 
 HERE = pathlib.Path(__file__).absolute().parent / "images"
 SIZES = {  # of the window, for the tabs of one run
+    "timeseries": (1400, 1000),
     "custom_scalars": (1300, 820),
-    "images": (1720, 900),  # a case in full size is 1316 pixels wide
+    "images": (1400, 1000),
     "pr_curves": (1300, 820),
     "graphs": (1300, 820),
 }
@@ -54,8 +55,8 @@ def take_tabs(chromium, address: str) -> None:
     for tab, size in SIZES.items():
         shown = browser.open_tab(chromium, address, tab, size)
         shown.wait_for_timeout(SETTLED)
-        if tab == "images":  # a click shows a case in its full size
-            shown.locator("tf-image-loader img").first.click()
+        if tab == "images":  # the cases are below the training batch
+            shown.get_by_text("val_cases", exact=True).first.evaluate("at => at.scrollIntoView()")
             shown.wait_for_timeout(SETTLED)
             save_photos(f"tensorboard_{tab}", shown.screenshot())
         else:

@@ -13,6 +13,7 @@ SECONDS = 120  # for a page to show something, on a machine with other work
 
 # Tab → what it shows of a run, besides its name.
 TABS = {
+    "timeseries": "scores/dice",  # of a group that is open
     "scalars": "scores/dice",
     "custom_scalars": "Does it learn?",
     "images": "training_batch",

@@ -36,9 +36,7 @@ def test_every_tab_of_tensorboard_shows_the_run(run_dir, chromium):
     with browser.tensorboard(run_dir / "tensorboard") as address:
         for tab in browser.TABS:
             browser.open_tab(chromium, address, tab).close()
-        page = chromium.new_page()
-        page.goto(f"{address}#timeseries")
-        browser.wait_for(page, "scores/dice")  # of a group that is open
+        page = browser.open_tab(chromium, address, "timeseries")
         groups = page.locator(".group-title").all_inner_texts()
         with urllib.request.urlopen(f"{address}data/plugins_listing") as answer:
             plugins = json.load(answer)
