@@ -27,9 +27,8 @@ from launch.client import Job, Service
 from launch.cloud import NoRoomError
 from launch.hardware import Machines
 from trainer import cli, commands
+from trainer.distributed import preemption
 from trainer.errors import InputError
-
-INTERRUPTED = 130  # 128 + SIGINT
 
 
 def run(asked: settings.Vertex, argv: Sequence[str]) -> None:
@@ -188,7 +187,7 @@ def stay(asked: settings.Vertex, service: Service, job: Job) -> Job:
             messages.command_for("attach", asked, job),
             messages.command_for("cancel", asked, job),
         )
-        sys.exit(INTERRUPTED)
+        sys.exit(preemption.INTERRUPTED)
 
 
 def has_no_room(job: Job) -> bool:

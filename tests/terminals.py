@@ -1,6 +1,8 @@
 """Commands on a terminal of their own, and what is on its screen."""
 
+import contextlib
 import os
+import pathlib
 import pty
 import re
 import select
@@ -10,8 +12,6 @@ import termios
 import time
 
 from tests import jobs
-
-CTRL_C = b"\x03"
 
 
 class Session:
@@ -31,7 +31,7 @@ class Session:
             env={**os.environ, **jobs.COMMON, "PYTHONIOENCODING": "utf-8"},
             start_new_session=True,
         )
-        self._end, self._said = end, b""
+        self.pid, self._end, self._said = self._process.pid, end, b""
 
     @property
     def said(self):
@@ -46,9 +46,9 @@ class Session:
             assert time.monotonic() < deadline, self.said
             self._read()
 
-    def press(self, key):
-        """Sends a key."""
-        os.write(self._own, key)
+    def interrupt(self):
+        """Presses Ctrl-C, which reaches all processes of the terminal."""
+        os.write(self._own, b"\x03")
 
     def end(self):
         """Waits for the end; returns the status."""
@@ -65,6 +65,21 @@ class Session:
     def screen(self):
         """Returns the lines that stay, each as it was drawn last."""
         return [re.split(r"\r\x1b\[K", line)[-1] for line in self.said.split("\n")]
+
+    def lines(self):
+        """Returns what is on the screen beside bars, empty lines and the echo of Ctrl-C."""
+        shown = (line.replace("^C", "") for line in self.screen())
+        return [line for line in shown if line and not re.search("[█░]", line)]
+
+    def others(self):
+        """Returns the processes of the terminal that have not ended, but for the first."""
+        found = []
+        for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                state, _, _, session = path.read_text().rpartition(")")[2].split()[:4]
+                if int(session) == self.pid and state != "Z":
+                    found.append(path.parent.name)
+        return found
 
     def _read(self):
         """Takes what there is, for which it waits a moment; returns whether there was anything."""

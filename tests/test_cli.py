@@ -11,6 +11,7 @@ import sys
 import pytest
 from absl import logging as absl_logging
 
+from tests import jobs, terminals
 from trainer import cli, config
 
 
@@ -31,6 +32,38 @@ def test_what_is_wrong_with_a_file_is_one_line_and_a_defect_is_not(error, messag
     if message:
         assert end.value.code == 2
         assert capsys.readouterr().err.startswith(message)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module", "moment", "kept"),
+    [
+        ("trainer.task", "loading TensorFlow", "the same command starts again"),
+        ("trainer.export", "writing the SavedModel", "the same command starts again"),
+        (
+            "trainer.evaluate",
+            "evaluating test",
+            "an evaluation is written when it is complete, and the same command starts it again",
+        ),
+    ],
+)
+def test_ctrl_c_is_one_line_and_leaves_nothing_half_written(
+    module, moment, kept, finished, tmp_path
+):
+    output = tmp_path / "out"
+    argv = {
+        "trainer.task": [f"--run_dir={output}", *jobs.SMALL],
+        "trainer.export": [f"--run_dir={finished}", f"--output={output}"],
+        "trainer.evaluate": [f"--run_dir={finished}", f"--output={output}"],
+    }
+    process = terminals.Session(80, module, *argv[module])
+    process.wait_for(moment)
+    process.interrupt()
+    assert process.end() == 130, process.said
+    assert "loading TensorFlow" in process.said
+    assert process.lines() == [f"Stopped by Ctrl-C; {kept}."]
+    assert process.others() == []
+    assert [path.name for path in tmp_path.iterdir()] == ["finished"]
 
 
 def run_flags(code, *argv, cls="Job"):

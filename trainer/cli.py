@@ -39,6 +39,7 @@ GC_THRESHOLDS = (10_000, 10, 10)  # Python's own first one is 700
 
 
 @heartbeat.ending()
+@preemption.interruptible()
 def run(
     cls: type,
     main: Callable[[Any], None],
@@ -46,6 +47,7 @@ def run(
     *,
     defaults: Mapping[str, Any] = types.MappingProxyType({}),
     is_job: bool = False,
+    kept: str = "the same command starts again",
 ) -> None:
     """Parses the command line into settings of class `cls`, calls `main` and exits.
 
@@ -56,9 +58,11 @@ def run(
         defaults: of flags, in place of those of `cls`.
         is_job: whether a Vertex AI job runs this command: if its input is refused, the job ends and
             is not restarted.
+        kept: what a Ctrl-C leaves, and how to go on.
 
     Exit status: 0 when done; 2, after one line on stderr, when the input breaks a rule; 143 when
-    the job was asked to stop and has saved its state; 75 when another worker of the job is lost.
+    the job was asked to stop and has saved its state; 130, after one line, for a Ctrl-C where there
+    was no state to save; 75 when another worker of the job is lost.
     Any other exception is a defect and keeps its traceback.
     """
     argv = list(sys.argv if argv is None else argv)
@@ -85,6 +89,9 @@ def run(
     except preemption.StoppedError as error:
         logging.info("%s", error)
         sys.exit(preemption.EXIT_STATUS)
+    except KeyboardInterrupt:
+        logging.warning("Stopped by Ctrl-C; %s.", kept)
+        sys.exit(preemption.INTERRUPTED)
     except rendezvous.LostWorkerError as error:
         logging.error("%s", error)
         sys.exit(heartbeat.EXIT_STATUS)
@@ -135,6 +142,7 @@ def importing() -> Iterator[None]:
         yield
         return
     gc.disable()
+    terminal.busy("loading TensorFlow")
     native_log.begin()
     try:
         yield

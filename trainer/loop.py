@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from trainer import config, export, report
+from trainer import config, export, report, terminal
 from trainer.checkpointing import run_metadata, train_state
 from trainer.checkpointing.background_writer import Writer
 from trainer.checkpointing.session import Session, open_session
@@ -71,7 +71,9 @@ def train(job: config.Job) -> None:
         preemption.StoppedError: the job was asked to stop; its state is saved.
     """
     started = time.monotonic()
+    terminal.busy("opening the data and the run folder")
     with open_session(job) as session:
+        terminal.busy("building the network")
         state = train_state.create(job, session.strategy, session.manifest, session.metadata)
         with build_parts(session, state, started) as parts:
             session.ending.reason = fit(session, parts)
@@ -86,6 +88,7 @@ def fit(session: Session, parts: Parts) -> str:
         preemption.StoppedError: a worker was asked to stop; the state is saved.
     """
     state, schedule = parts.state, parts.schedule
+    first = state.step
     while True:
         if schedule.evaluates_at(state.step, state.progress.evaluated_step):
             validate(session, parts)
@@ -105,6 +108,8 @@ def fit(session: Session, parts: Parts) -> str:
         if ended:
             return "finished" if finished else "stopped early"
 
+        if state.step == first:
+            terminal.busy("compiling the training step")
         take_steps(session, parts, schedule.next_stop(state.step, seconds_per_step))
 
 
@@ -231,6 +236,7 @@ def build_parts(session: Session, state: TrainState, started: float) -> Iterator
     iterator = pipeline.keep_alive(iter(batches))
     with reporting(job, strategy, validated, state, schedule, started) as reporter:
         if session.is_chief and state.step == 0:
+            terminal.busy("reading and drawing the first batch")
             reporter.begin(metadata, batches)
         with Writer(job.run.checkpoint_patience) as writer:
             yield Parts(

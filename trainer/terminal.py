@@ -27,16 +27,19 @@ class _LastLine:
 
     def __init__(self) -> None:
         self.text: Callable[[int], str] | None = None  # columns → text
-        self.part = ""
+        self.part = self.what = ""  # what: of `busy`
+        self.since = 0.0
         self._drawn = 0.0
         self._lock = threading.RLock()
         self._ended = threading.Event()
         threading.Thread(target=self._tick, name="terminal", daemon=True).start()
 
-    def show(self, text: Callable[[int], str], part: str = "", at_once: bool = False) -> None:
+    def show(self, text: Callable[[int], str], what: str = "", part: str = "") -> None:
         """Shows a text from now on; draws it unless it has just been drawn."""
-        self.text, self.part = text, part
-        if at_once or time.monotonic() - self._drawn >= SECONDS_BETWEEN_DRAWINGS:
+        if what != self.what:
+            self.since, self._drawn = time.monotonic(), 0.0
+        self.text, self.what, self.part = text, what, part
+        if time.monotonic() - self._drawn >= SECONDS_BETWEEN_DRAWINGS:
             self.draw()
 
     def draw(self) -> None:
@@ -85,22 +88,28 @@ def shown() -> Iterator[None]:
         _line = None
 
 
-def busy(what: str) -> None:
-    """Says what the command does from now on, until a bar moves or this is called again."""
+def busy(what: str, so_far: str = "") -> None:
+    """Says what the command does from now on, until a bar moves or this is called again.
+
+    Args:
+        what: it does, and for how long is shown.
+        so_far: how much of it is done.
+    """
     if _line is not None:
-        started = time.monotonic()
+        line = _line
 
         def text(width: int) -> str:
-            shown = [f"{what} {'…' if can_draw() else '...'}", clock(time.monotonic() - started)]
-            return "  ".join([*shown, *_parts()])[: width - 1]
+            passed = clock(time.monotonic() - line.since)
+            said = [f"{what} {'…' if can_draw() else '...'}", passed, so_far, *_parts()]
+            return "  ".join(filter(None, said))[: width - 1]
 
-        _line.show(text, at_once=True)
+        line.show(text, what)
 
 
 def part(what: str) -> None:
     """Says how far the work on one image, or another item of the last line, is."""
     if _line is not None and _line.text is not None:
-        _line.show(_line.text, what)
+        _line.show(_line.text, _line.what, what)
 
 
 class Bar:

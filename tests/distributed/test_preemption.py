@@ -65,3 +65,30 @@ def test_what_a_job_says_last_names_the_signal_or_that_another_worker_got_it():
     )
     assert str(own).startswith("Stopped by SIGTERM at step 7; the checkpoint was complete ")
     assert str(own).endswith(" s after the signal. The same command resumes.")
+
+
+def test_an_interrupt_waits_for_the_end_of_what_is_written():
+    done = []
+
+    @preemption.uninterrupted()
+    def write():
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("written")
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert done == ["written"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_second_interrupt_of_a_command_ends_it_at_once():
+    code = (
+        "import os, signal\nfrom trainer.distributed import preemption\n"
+        "with preemption.interruptible():\n"
+        "  try: os.kill(os.getpid(), signal.SIGINT)\n"
+        "  except KeyboardInterrupt: print('first', flush=True)\n"
+        "  os.kill(os.getpid(), signal.SIGINT)\n"
+        "  print('still here')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (result.returncode, result.stdout) == (-signal.SIGINT, b"first\n")

@@ -20,6 +20,12 @@ def test_a_run_fits_a_terminal_and_its_last_bar_has_the_last_figures(columns, da
     argv = [f"--data_dir={data_dir}", f"--run_dir={tmp_path}", *jobs.SMALL]
     process = terminals.Session(columns, "trainer.task", *argv)
     assert process.end() == 0, process.said
+    begun = ("loading TensorFlow …", "opening the data and the run folder …")
+    begun += ("building the network …", "reading and drawing the first batch …")
+    begun += ("compiling the training step …", "evaluating val …  0:00  0/3 cases")
+    drawn = process.drawings()
+    places = [min(n for n, text in enumerate(drawn) if text.startswith(what)) for what in begun]
+    assert places == sorted(places)
     bars = [text for text in process.drawings() if "░" in text or "█" in text]
     assert all(len(bar) < columns for bar in bars)
     assert all(re.match(r"[░▏▎▍▌▋▊▉█]{10,40} \d/6  loss 0\.\d{4}", bar) for bar in bars)

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from PIL import Image
 from scipy import ndimage
 
 import trainer
-from tests import jobs, runs
+from tests import jobs, runs, terminals
 from tests.devices import strategy_of
 from trainer import cli, config
 from trainer.checkpointing import run_metadata
@@ -677,6 +678,54 @@ def test_load_predicts_as_the_command_does(run_dir, loaded, tmp_path):
     subprocess.run(command, check=True, capture_output=True)
     mask = np.asarray(Image.open(tmp_path / "out/x.png"))
     runs.assert_same_mask(np.load(tmp_path / "y.npy"), mask, loaded.probabilities(image))
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_prediction_is_one_line_and_the_same_command_predicts_the_rest(
+    run_dir, tmp_path
+):
+    (tmp_path / "images").mkdir()
+    rng = np.random.default_rng(0)
+    for n in range(40):
+        image = rng.integers(0, 255, (400, 400)).astype(np.uint8)
+        Image.fromarray(image).save(tmp_path / f"images/{n:02}.png")
+    argv = [f"--run_dir={run_dir}", f"--images={tmp_path}/images", f"--output={tmp_path}/out"]
+    process = terminals.Session(80, "trainer.predict", *argv)
+    process.wait_for(" left")  # of the time, which the first mask tells
+    process.interrupt()
+    assert process.end() == 130
+    assert process.lines() == [
+        "Stopped by Ctrl-C; --output has the masks that are finished, and the same command "
+        "predicts the rest."
+    ]
+    written = list((tmp_path / "out").glob("*.png"))
+    assert 1 <= len(written) < 40
+    for path in written:
+        Image.open(path).load()  # whole
+    known = json.loads((tmp_path / "out/prediction.json").read_text())["files"]
+    assert sorted(path.name for path in written) == sorted(known)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*known, "prediction.json"}
+    result = jobs.command("trainer.predict", *argv)
+    assert result.returncode == 0, result.stderr
+    assert f"{len(written)} existed already" in result.stderr
+
+
+@pytest.mark.slow
+def test_of_a_large_image_the_tiles_are_counted_on_a_terminal(run_dir, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (400, 400)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "x.png")
+    argv = [f"--run_dir={run_dir}", f"--images={tmp_path}/x.png", f"--output={tmp_path}/out"]
+    process = terminals.Session(80, "trainer.predict", *argv, "--tile=128")
+    assert process.end() == 0, process.said
+    drawn = process.drawings()
+    whats = ("loading TensorFlow", "finding the images", "loading the network", "predicting ")
+    places = [min(n for n, text in enumerate(drawn) if text.startswith(what)) for what in whats]
+    assert places == sorted(places)
+    counts = [found.groups() for text in drawn
+              if (found := re.search(r" 0/1 images  (\d+)/(\d+) tiles", text))]  # fmt: skip
+    assert counts
+    assert {total for _, total in counts} == {"25"}
+    assert counts == sorted(counts, key=lambda count: int(count[0]))
 
 
 def test_a_killed_prediction_resumes_and_leaves_no_part_of_a_mask(run_dir, tmp_path):

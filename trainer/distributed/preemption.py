@@ -9,6 +9,7 @@ import types
 from collections.abc import Iterator
 
 EXIT_STATUS = 143  # 128 + SIGTERM
+INTERRUPTED = 130  # 128 + SIGINT: nothing was to be saved
 
 
 class StoppedError(Exception):
@@ -53,13 +54,48 @@ class Request:
 
 
 @contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Lets the first Ctrl-C raise KeyboardInterrupt, and the second end the process at once."""
+
+    def interrupt(number: int, frame: types.FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or not _is_main():
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Lets a Ctrl-C wait for the end of the block, which writes files that belong together."""
+    if not _is_main():
+        yield
+        return
+    received: list[int] = []
+    old = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, old)
+        if received:
+            signal.raise_signal(signal.SIGINT)
+
+
+@contextlib.contextmanager
 def listening() -> Iterator[Request]:
     """Yields the request that SIGTERM and SIGINT set while the block runs.
 
     Only the main thread receives signals; in others, nothing is changed.
     """
     request = Request()
-    if threading.current_thread() is not threading.main_thread():
+    if not _is_main():
         yield request
         return
     numbers = (signal.SIGTERM, signal.SIGINT)
@@ -69,3 +105,8 @@ def listening() -> Iterator[Request]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+
+
+def _is_main() -> bool:
+    """Returns whether this is the thread that receives signals."""
+    return threading.current_thread() is threading.main_thread()

@@ -14,4 +14,8 @@ def main(settings: config.Evaluate) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(config.Evaluate, main)
+    cli.run(
+        config.Evaluate,
+        main,
+        kept="an evaluation is written when it is complete, and the same command starts it again",
+    )

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import config
+from trainer import config, terminal
 from trainer.checkpointing import best_weights, checkpoint, run_metadata
 from trainer.data import demo
 from trainer.data.dataset import case_index, folds, integrity, schema, shard_cache
@@ -87,6 +87,7 @@ def evaluate_run(settings: config.Evaluate) -> None:
         InputError: the run, the data and the settings do not go together, or the folder to write
             cannot be written or holds files of others.
     """
+    terminal.busy("opening the run and the data")
     _check(settings)
     one = _find(settings)
     data_dir = settings.data_dir or one.job.data.data_dir or demo.folder()
@@ -273,6 +274,7 @@ def _load(
     kept: components.Decision,
 ) -> tuple[Loaded, Evaluator]:
     """Returns the best weights, which all workers have read, and what evaluates."""
+    terminal.busy("checking the data and loading the network")
     worker, num_workers = strategies.worker_of(strategy)
     add = functools.partial(strategies.sum_over_workers, strategy)
     manifest, _ = integrity.check(

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from trainer import config
+from trainer import config, terminal
 from trainer.data.dataset import schema, shard_cache
 from trainer.data.input import read_errors
 from trainer.distributed import strategies, tracing
@@ -225,7 +225,10 @@ class Evaluator:
             return {**found, "slopes": self._slopes(batch, logits)}
 
         with read_errors.translate_errors(self._data_dir, self._manifest, split, places):
+            num_cases = self._manifest.splits[split].examples
             for element in lockstep(self._read(split), is_cancelled, num_workers, total):
+                so_far = f"{np.count_nonzero(times_seen)}/{num_cases} cases"
+                terminal.busy(f"evaluating {split}", so_far)
                 scored = self._source.score(element, self._forward, score)
                 for case, _, _ in scored.cases:
                     times_seen[case.index] += 1

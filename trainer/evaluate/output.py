@@ -13,7 +13,7 @@ from absl import logging
 
 from trainer import json_text
 from trainer.data.dataset import schema
-from trainer.distributed import strategies
+from trainer.distributed import preemption, strategies
 from trainer.drawing import panels
 from trainer.errors import InputError
 from trainer.evaluate import case_rows, case_tables, confusion
@@ -27,6 +27,7 @@ MOST_LETTERS = 60  # of a case in a file's name; four bytes each are less than t
 PICTURE = re.compile(r"\d{2,}-.*\.png", re.DOTALL)  # of a case; what else is beside them stays
 
 
+@preemption.uninterrupted()
 def write(
     folder: str,
     scores: Scores,

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from trainer import terminal
 from trainer.config import network_levels
 from trainer.errors import InputError
 from trainer.evaluate.stitching import Mosaic
@@ -119,6 +120,7 @@ def predict_tiled(
     total, weight = None, np.zeros((*shape, 1), np.float32)
     for first in range(0, len(corners), batch_size):
         some = corners[first : first + batch_size]
+        _tell(first, len(corners))
         filled = some + [some[-1]] * (batch_size - len(some))
         values = predict(np.stack([image[_box(corner, sides)] for corner in filled]))
         if total is None:
@@ -164,10 +166,17 @@ def predict_windows(
     mosaic = Mosaic(shape, list(map(window_weights, image.shape[:-1], box)))
     for first in range(0, len(mosaic.corners), batch_size):
         some = mosaic.corners[first : first + batch_size]
+        _tell(first, len(mosaic.corners))
         filled = some + [some[-1]] * (batch_size - len(some))
         values = predict(np.stack([image[_box(corner, box)] for corner in filled]))
         for corner, value in zip(some, values, strict=False):
             yield from mosaic.add(corner, value)
+
+
+def _tell(done: int, total: int) -> None:
+    """Says how many tiles of an image, or windows of a volume, are done, if there are several."""
+    if total > 1:
+        terminal.part(f"{done}/{total} tiles")
 
 
 def window_weights(length: int, side: int) -> dict[int, np.ndarray]:

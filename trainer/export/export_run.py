@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from trainer import config
+from trainer import config, terminal
 from trainer.checkpointing import best_weights, run_metadata
 from trainer.data import demo
 from trainer.data.dataset import folds, schema
@@ -49,6 +49,7 @@ def export(folder: str, settings: config.Export) -> dict[str, Any]:
             components.NAME,
         )
     keras.mixed_precision.set_global_policy("float32")  # a job that trained may have another
+    terminal.busy("loading the network")
     model, step = best_weights.best_model(settings.run_dir, run)
     weights = best_weights.weights_digest(model)
     described = {
@@ -86,8 +87,10 @@ def _write_for_images(
     core = plain_keras.core(model, temperature)
     server = _server(core, job.model, settings.tile, run["channels"], data, units, multiple)
     signatures = server.signatures()
+    terminal.busy("writing the SavedModel")
     tf.saved_model.save(server, folder, signatures=signatures)
     whole = plain_keras.plain(model, *units, data["dtype"], multiple, temperature)
+    terminal.busy("writing model.keras")
     whole.save(os.path.join(folder, "model.keras"))
     written = dict(ALWAYS)
     differences: dict[str, dict[str, Any]] = {}
@@ -130,10 +133,12 @@ def _write_for_volumes(
         box=job.data.box(rank=3),
     )
     signatures = server.signatures()
+    terminal.busy("writing the SavedModel")
     tf.saved_model.save(server, folder, signatures=signatures)
     # `none` of float32 leaves volumes as they are: normalised.
     stride = job.model.stride(rank=3)
     whole = plain_keras.plain(model, "none", (), (), "float32", stride, temperature)
+    terminal.busy("writing model.keras")
     whole.save(os.path.join(folder, "model.keras"))
     return {
         "volumes": dataclasses.asdict(volumes),

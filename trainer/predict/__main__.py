@@ -33,4 +33,9 @@ def main(settings: config.Predict) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(config.Predict, main, is_job=True)
+    cli.run(
+        config.Predict,
+        main,
+        is_job=True,
+        kept="--output has the masks that are finished, and the same command predicts the rest",
+    )

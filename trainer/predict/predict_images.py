@@ -10,7 +10,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import keras
 from absl import logging
@@ -64,19 +64,22 @@ def predict(
         )
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
+        terminal.busy("finding the images")
         there = discovery.in_place(_find(settings, scratch))
         part = parts.parse(settings.part)
         found = [source for source in there.sources if part.has(source.name)]
         origins = record.origins(found, settings.images)
         folders = {os.path.dirname(origin.path) for origin in origins if not _is_row(origin)}
         command.check_place(settings, [source.name for source in found], folders)
+        terminal.busy("loading the network")
         networks = load_networks(run_dirs, dataclasses.replace(settings, part=""))
         folder, tasks = stack.enter_context(
             outputs.opened(settings, _facts(settings, networks), found, origins)
         )
         work = Work(settings, networks, folder, tasks, scratch)
         with terminal.Bar(len(tasks), "predicting", "images") as bar:
-            for done in work.run():
+            # Closed before the folder is: a thread of it may be writing.
+            for done in stack.enter_context(contextlib.closing(work.run())):
                 bar.update(done)
     closing = work.closing_line(time.monotonic() - started)
     logging.info("%s%s", closing, discovery.told(there.left_out))
@@ -110,7 +113,7 @@ class Work:
         self._copies: collections.Counter[str] = collections.Counter()  # path → pages still to do
         self._lock = threading.Lock()  # of the copies: three threads deal with them
 
-    def run(self) -> Iterator[int]:
+    def run(self) -> Generator[int]:
         """Predicts and writes; yields how many images have been dealt with since it last did."""
         pages: dict[int, outputs.Page] = {}
         with contextlib.ExitStack() as stack:

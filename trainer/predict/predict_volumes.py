@@ -55,6 +55,7 @@ def predict(settings: config.Predict, load_networks: Callable[..., VolumePredict
     _check(settings)
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
+        terminal.busy("finding the volumes")
         cases, left_out = _find(settings, run_dirs)
         part = parts.parse(settings.part)
         cases = [case for case in cases if part.has(case.images[0].name)]
@@ -64,6 +65,7 @@ def predict(settings: config.Predict, load_networks: Callable[..., VolumePredict
         ]
         folders = {one.path if one.is_series else os.path.dirname(one.path) for one in found}
         command.check_place(settings, [source.name for source in found], folders)
+        terminal.busy("loading the network")
         networks = load_networks(run_dirs, dataclasses.replace(settings, part=""))
         facts = command.facts(settings, networks.networks, ("tta", "precision", "format"))
         folder, tasks = stack.enter_context(

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from trainer import terminal
 from trainer.data.formats import discovery, images, regions
 from trainer.data.input import padded_shapes
 from trainer.distributed import strategies
@@ -260,6 +261,9 @@ def _landed(group: Sequence[_Tile], result: tf.Tensor) -> Iterator[Rows]:
     """Waits for a batch and yields the rows that its tiles complete."""
     for tile, values in zip(group, result.numpy(), strict=False):  # what filled it up is dropped
         height, width = tile.mosaic.sides
+        corners = tile.mosaic.corners
+        if len(corners) > 1:
+            terminal.part(f"{corners.index(tile.corner) + 1}/{len(corners)} tiles")
         for top, rows in tile.mosaic.add(tile.corner, values[:height, :width]):
             yield Rows(tile.key, tile.mosaic.size, top, rows)
 

@@ -50,10 +50,14 @@ def _arrays(folder):
     return f"--images={folder}/x.npy", f"--masks={folder}/y.npy"
 
 
-def _started_writing(folder):
+def _save_many(folder):
     rng = np.random.default_rng(0)
     np.save(folder / "x.npy", rng.integers(0, 256, (60, 512, 512, 3), np.uint8))
     np.save(folder / "y.npy", rng.integers(0, 2, (60, 512, 512), np.uint8))
+
+
+def _started_writing(folder):
+    _save_many(folder)
     process = _start(folder, *_arrays(folder), "--workers=2")
     while not list(folder.glob("out/*.tfrecord")):
         assert process.poll() is None
@@ -67,8 +71,8 @@ def test_what_is_stopped_goes_on_and_gives_the_same_bytes(folder, number):
     process = _started_writing(folder)
     process.send_signal(number)
     _, said = process.communicate()
-    assert process.returncode == {signal.SIGTERM: 143}.get(number, -number)
-    assert "Traceback" not in said or number == signal.SIGINT
+    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}.get(number, -number)
+    assert "Traceback" not in said
     whole = {path.name: path.stat().st_mtime_ns for path in folder.glob("out/*.tfrecord")}
     kept = {path.name for path in folder.glob("out/unfinished/shard-*")}
     assert list(folder.glob("out/unfinished/reading-*"))
@@ -85,6 +89,31 @@ def test_what_is_stopped_goes_on_and_gives_the_same_bytes(folder, number):
     assert names == sorted(path.name for path in (folder / "other").iterdir())
     for name in names:
         assert (folder / "out" / name).read_bytes() == (folder / "other" / name).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("moment", "known"), [("reading ", []), ("writing ", ["Classes", "Splits"])]
+)
+def test_ctrl_c_is_one_line_ends_all_workers_and_leaves_only_whole_files(folder, moment, known):
+    _save_many(folder)
+    argv = preparing.arguments(folder, *_arrays(folder), "--workers=2", "--shard_mb=1")
+    process = terminals.Session(80, "trainer.data.prepare", *argv)
+    process.wait_for(moment)
+    process.interrupt()
+    assert process.end() == 130
+    *before, last = process.lines()
+    assert [line.split()[0] for line in before] == known
+    assert last == (
+        "Stopped by Ctrl-C; --output keeps what has been read and written, and the same command "
+        "resumes."
+    )
+    assert process.others() == []
+    names = [path.name for path in folder.glob("out/*")]
+    assert all(name.endswith(".tfrecord") or name == "unfinished" for name in names)
+    again = terminals.Session(80, "trainer.data.prepare", *argv)
+    assert again.end() == 0, again.said
+    assert not (folder / "out/unfinished").exists()
 
 
 @pytest.mark.slow

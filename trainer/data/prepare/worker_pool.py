@@ -69,7 +69,8 @@ class _Workers:
 
     def _submit(self, task: Callable[[Any], Any], item: Any) -> concurrent.futures.Future:
         try:
-            return self._pool.submit(task, item)
+            with _without_interrupts():
+                return self._pool.submit(task, item)
         except BrokenProcessPool as error:
             broken: concurrent.futures.Future = concurrent.futures.Future()
             broken.set_exception(error)
@@ -96,7 +97,8 @@ class _Workers:
         self._pool = pool
         for place, (item, future) in enumerate(pending):
             if isinstance(future.exception(), BrokenProcessPool):
-                again = self._pool.submit(task, item)
+                with _without_interrupts():
+                    again = self._pool.submit(task, item)
                 if isinstance(again.exception(), BrokenProcessPool):
                     raise RetryableError(
                         f"A worker process was killed twice by {self._title(item)}, most likely "
@@ -121,8 +123,20 @@ def _pool(count: int) -> concurrent.futures.ProcessPoolExecutor | None:
         return None
 
 
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Lets processes that are started meanwhile get no Ctrl-C, which is their parent's to handle.
+
+    They inherit that; a handler of their own would come too late, after their imports.
+    """
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
 def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
