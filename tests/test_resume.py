@@ -84,7 +84,7 @@ def test_a_run_that_was_killed_ends_bit_equal_to_one_that_was_not(
     assert result.returncode == 0, result.stderr
     assert results(run_dir) == results(uninterrupted)
     assert checksums(run_dir) == checksums(uninterrupted)
-    for split, tag in (("train", "loss"), ("val", "dice")):
+    for split, tag in (("train", "loss"), ("val", "scores/dice")):
         assert curve(run_dir, split, tag) == curve(uninterrupted, split, tag) != []
 
 

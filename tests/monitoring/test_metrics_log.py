@@ -101,12 +101,12 @@ def test_a_run_that_resumes_begins_its_event_files_again(tmp_path):
 
 def test_what_a_run_begins_with_is_written_once_however_often_it_resumes(tmp_path):
     def texts():
-        return [
+        return sorted(
             (event.step, value.tag)
-            for path in sorted((tmp_path / "tensorboard").glob("events*"))
+            for path in (tmp_path / "tensorboard").glob("events*")
             for event in tf.compat.v1.train.summary_iterator(str(path))
             for value in event.summary.value
-        ]
+        )
 
     def begin():
         tf.summary.text("run.json", "x")
