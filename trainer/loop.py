@@ -196,7 +196,9 @@ def evaluate_best(session: Session, parts: Parts) -> None:
     if settings.model_dir:
         export.write(settings.run_dir, settings.model_dir, flag="model_dir")
     parts.reporter.log.flush()
-    report.write(settings.run_dir, run_metadata.ended(session.ending.reason))
+    session.metadata["seconds"] = sum(parts.reporter.goodput.seconds().values())
+    ending = run_metadata.ended(session.ending.reason)
+    report.write(settings.run_dir, {**session.metadata, **ending})
     parts.reporter.end(scores, split, session.ending.reason)
 
 

@@ -31,6 +31,19 @@ def test_a_reliability_diagram_has_a_point_where_pixels_are():
     assert tuple(int(v) for v in picture[up, across]) == overlays.class_colour(1)
 
 
+def test_the_curve_of_a_class_has_its_colour_and_that_of_the_mean_none():
+    picture = charts.shares_over_steps({"mean": [(10, 0.5)], "a": [(10, 0.9)]}, "val Dice")
+
+    def centre(share):
+        point = picture[
+            charts.MARGIN + round(charts.SIDE * (1 - share)), charts.MARGIN + charts.SIDE
+        ]
+        return tuple(int(v) for v in point)
+
+    assert centre(0.5) == charts.INK
+    assert centre(0.9) == overlays.class_colour(1)
+
+
 def test_many_classes_are_drawn():
     names = [f"class{k}" for k in range(12)]
     assert charts.confusion_matrix(np.eye(12), names).shape[1] > 12 * charts.CELL

@@ -18,6 +18,7 @@ from trainer.drawing import panels
 from trainer.errors import InputError
 from trainer.evaluate import confusion
 from trainer.report import curves, evaluation, page, runs
+from trainer.storage import files
 
 SUMMARY = {
     "dice": 0.75,
@@ -98,10 +99,19 @@ def test_the_page_begins_with_the_dice_its_interval_confusions_and_histogram(tmp
     assert "test Dice 0.7500 (95 % interval over 4 cases: 0.500 – 1.000)" in text
     assert "<th>95 % interval</th>" in text
     assert "Of so few cases they are too narrow." in text
-    assert '<td title="7 pixels" style="background:rgba(0,114,178,0.66)">87.5 %</td>' in text
+    assert '<td style="background:rgba(0,114,178,0.66)">87.5 %<small>7</small></td>' in text
     assert "<title>2 cases from 0.50 to 0.55</title>" in text
     assert "<title>1 cases from 0.95 to 1.00</title>" in text
-    places = [text.index(f">{head}<") for head in ("Confusions", "The worst cases", "Curves")]
+    order = (
+        "a</h1>",
+        "<dt>state<",
+        "trainer.task",
+        "Scores on",
+        "Confusions<",
+        "The worst",
+        "Curves<",
+    )
+    places = [text.index(head) for head in order]
     assert places == sorted(places)
 
 
@@ -116,19 +126,33 @@ def test_the_page_says_when_and_how_long_a_run_was_trained_and_of_how_many_param
     folder = write_run(tmp_path / "a")
     run = runs.read(folder, 0)
     times = {"started": "2026-01-02T03:04:05+00:00", "ended": "2026-01-02T05:04:05+00:00"}
-    metadata = {**run.metadata, **times, "parameters": 31_051_137}
+    metadata = {**run.metadata, **times, "seconds": 7325.5, "parameters": 31_051_137}
     text = page.draw([dataclasses.replace(run, metadata=metadata)])
     assert "2026-01-02 03:04 UTC" in text
-    assert "2 h 0 min later" in text
+    assert "2026-01-02 05:04 UTC" in text
+    assert "<dt>trained for</dt> <dd>2 h 2 min</dd>" in text
     assert "31,051,137" in text
 
 
 def test_a_job_writes_its_page_and_pictures_at_its_end(finished):
     text = (finished / "report.html").read_text()
     assert "<dd>finished</dd>" in text
+    assert "<dt>trained for</dt>" in text
+    assert json.loads((finished / "run.json").read_text())["seconds"] > 0
     assert "test Dice" in text
     for name in ("results.png", "confusion.png"):
         assert np.asarray(Image.open(finished / name)).std() > 10  # is drawn
+
+
+def test_the_page_and_the_pictures_of_a_run_in_a_bucket_are_written_there(finished, gcs, bucket):
+    paths = [finished / "run.json", finished / "metrics.jsonl", *finished.glob("evaluation/**/*.*")]
+    for path in paths:
+        files.copy_to_store(str(path), f"{bucket}/run/{path.relative_to(finished)}")
+    for _ in range(2):  # of which the second replaces what the first wrote
+        report.write(f"{bucket}/run", {"exit_reason": "the second"})
+    assert b"<dd>the second</dd>" in gcs.read(f"{bucket}/run/report.html")
+    for name in ("results.png", "confusion.png"):
+        assert gcs.read(f"{bucket}/run/{name}").startswith(b"\x89PNG")
 
 
 def test_a_page_of_others_stays_and_a_warning_says_so(finished, caplog):
@@ -136,6 +160,14 @@ def test_a_page_of_others_stays_and_a_warning_says_so(finished, caplog):
     report.write(str(finished), {})
     assert (finished / "report.html").read_text() == "mine"
     assert f"{finished}/report.html cannot be written (--run_dir=" in caplog.text
+
+
+def test_a_picture_of_others_stays_and_the_warning_names_it(finished, caplog):
+    picture = panels.encode_png(np.zeros((4, 4, 3), np.uint8))
+    (finished / "results.png").write_bytes(picture)
+    report.write(str(finished), {})
+    assert (finished / "results.png").read_bytes() == picture
+    assert f"{finished}/results.png cannot be written (--run_dir=" in caplog.text
 
 
 def test_what_cannot_be_drawn_ends_no_job(finished, caplog):

@@ -11,7 +11,7 @@ from trainer.drawing.overlays import CLASS_COLOURS, class_colour, draw_quantity
 PAPER, INK, FAINT = (255, 255, 255), (40, 40, 40), (200, 200, 200)
 SIDE = 320  # of a plot, in pixels
 MARGIN = 48
-MOST_LINES = len(CLASS_COLOURS)
+MOST_LINES = len(CLASS_COLOURS)  # each in a colour of its own
 CELL = 104
 ROW = 22  # of text, in pixels
 
@@ -75,14 +75,15 @@ def shares_over_steps(lines: Mapping[str, Sequence[tuple[float, float]]], title:
     """Draws shares, such as a Dice, over the steps of a run.
 
     Args:
-        lines: (step, share in 0 … 1) by name.
+        lines: (step, share in 0 … 1) by name; the first is of all classes, the others of the
+            foreground classes in their order.
         title: of the chart.
 
     Returns:
         uint8 [H, W, 3].
     """
     last = max((step for points in lines.values() for step, _ in points), default=0) or 1
-    colours = {name: class_colour(index + 1) for index, name in enumerate(lines)}
+    colours = {name: class_colour(index) if index else INK for index, name in enumerate(lines)}
     scaled = {name: [(x / last, y) for x, y in points] for name, points in lines.items()}
     return _plot(scaled, colours, "step", title, last=last)
 

@@ -160,10 +160,11 @@ def headline(run: Run) -> str:
 def _facts(metadata: Mapping[str, Any]) -> dict[str, str]:
     """Returns when a run was trained, of what and with what, by name, as far as run.json says."""
     started, ended = (_time(metadata.get(name)) for name in ("started", "ended"))
-    found = {"started": started and f"{started:%Y-%m-%d %H:%M} UTC"}
-    if started and ended and ended >= started:
-        # A run that resumed has the times of its last process.
-        found["ended"] = f"{ended:%Y-%m-%d %H:%M} UTC, {_duration(ended - started)} later"
+    # A run that resumed has the times of its last process, and the seconds of all.
+    times = {"started": started, "ended": ended}
+    found = {name: time and f"{time:%Y-%m-%d %H:%M} UTC" for name, time in times.items()}
+    if isinstance(seconds := metadata.get("seconds"), int | float):
+        found["trained for"] = _duration(seconds)
     if isinstance(number := metadata.get("parameters"), int):
         found["parameters"] = f"{number:,}"
     data = metadata.get("data") or {}
@@ -182,8 +183,8 @@ def _time(text: Any) -> datetime.datetime | None:
         return None
 
 
-def _duration(time: datetime.timedelta) -> str:
-    minutes, seconds = divmod(int(time.total_seconds()), 60)
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
 

@@ -10,7 +10,8 @@ from trainer.report import page
 from trainer.report.runs import Run
 
 MARKS = ("trainer.report",)  # in what is written
-WIDTH, GAP = 1200, 16  # pixels
+WIDTH, GAP = 1600, 16  # pixels
+TALLEST = 640  # case, in pixels
 LINE = captions.LINE
 SHOWN = (("best", 1), ("worst", 2))  # of each kind of cases so many
 
@@ -18,18 +19,20 @@ SHOWN = (("best", 1), ("worst", 2))  # of each kind of cases so many
 def results(run: Run) -> bytes:
     """Draws the Dice over the steps, the scores, and a good and two bad cases, as a PNG."""
     classes = list(run.summary.get("classes", {}))[1:]
-    figures = {"mean, foreground": "dice", **{name: f"dice/{name}" for name in classes}}
+    of_class = {name: f"dice/{name}" for name in classes} if len(classes) > 1 else {}
+    figures = {"mean, foreground": "dice", **of_class}
     lines = {name: run.curve("val", figure) for name, figure in figures.items()}
-    shown = [(name, points) for name, points in lines.items() if points][: charts.MOST_LINES]
-    curve = charts.shares_over_steps(dict(shown), "val Dice")
+    curve = charts.shares_over_steps(lines, "val Dice")
+    number = sum(count for _, count in SHOWN)
+    width = (WIDTH - GAP) // number - GAP
     cases = [
-        (f"{kind} cases: {name}", _fitted(png))
-        for kind, number in SHOWN
-        for name, png in run.pictures.get(kind, ())[:number]
+        (f"{kind}: {name}", _fitted(png, width))
+        for kind, count in SHOWN
+        for name, png in run.pictures.get(kind, ())[:count]
     ]
     top = 2 * LINE + GAP
-    height = top + len(curve) + sum(LINE + GAP + case.height for _, case in cases) + GAP
-    canvas = Image.new("RGB", (WIDTH, height), charts.PAPER)
+    height = top + len(curve) + max((LINE + GAP + case.height for _, case in cases), default=0)
+    canvas = Image.new("RGB", (WIDTH, height + GAP), charts.PAPER)
     draw = ImageDraw.Draw(canvas)
 
     def write(left: int, top: int, text: str, width: int) -> None:
@@ -40,15 +43,14 @@ def results(run: Run) -> bytes:
     canvas.paste(Image.fromarray(curve), (0, top))
     left = curve.shape[1] + GAP
     table = page.scores(run.summary, run.cases) if run.summary else {"heads": [], "rows": []}
-    columns = [(left, 220), *((left + 220 + 150 * k, 140) for k in range(3))]
+    columns = [(left, 220), *((left + 230 + 155 * k, 145) for k in range(6))]
     for row, cells in enumerate([table["heads"], *table["rows"]][: len(curve) // LINE - 3]):
-        for (place, width), cell in zip(columns, cells, strict=False):
-            write(place, top + charts.MARGIN + LINE * row, cell, width)
-    place = top + len(curve)
-    for caption, case in cases:
-        write(GAP, place, caption, WIDTH - 2 * GAP)
-        canvas.paste(case, (GAP, place + LINE))
-        place += LINE + GAP + case.height
+        for (place, width_of_cell), cell in zip(columns, cells, strict=False):
+            write(place, top + charts.MARGIN + LINE * row, cell, width_of_cell)
+    for place, (caption, case) in enumerate(cases):
+        left = GAP + place * (width + GAP)
+        write(left, top + len(curve), caption, width)
+        canvas.paste(case, (left, top + len(curve) + LINE))
     return _encoded(canvas)
 
 
@@ -60,10 +62,10 @@ def confusion(run: Run) -> bytes:
     return _encoded(Image.fromarray(charts.confusion_matrix(counts, names)))
 
 
-def _fitted(png: bytes) -> Image.Image:
-    """Returns a picture that is no wider than the canvas, less its margins."""
+def _fitted(png: bytes, width: int) -> Image.Image:
+    """Returns a picture that is no wider than so many pixels, nor taller than TALLEST."""
     picture = Image.open(io.BytesIO(png)).convert("RGB")
-    picture.thumbnail((WIDTH - 2 * GAP, WIDTH))
+    picture.thumbnail((width, TALLEST))
     return picture
 
 
