@@ -8,6 +8,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import textwrap
 import threading
 
 import numpy as np
@@ -341,9 +342,36 @@ def test_the_card_names_data_classes_and_limits(exported):
         "Not evaluated",
         "Each image is normalised by its own pixels",
         "best weights of step 7",
+        "Tested on images like those of the training data only (drawn)",
+        "- Versions: trainer ",
+        "- Started: 20",
+        "      python -m trainer.task ",
         "curl",
     ):
         assert said in card
+
+
+@pytest.mark.parametrize("name", ["python", "python_with_keras_alone"])
+def test_the_python_of_the_card_needs_nothing_of_ours(exported, loaded, tmp_path, name):
+    image = picture(50, 70)
+    (tmp_path / "image.png").write_bytes(encoded(image))
+    code = json.loads((exported / "signature.json").read_text())["examples"][name]
+    assert textwrap.indent(code, "    ") in (exported / "model_card.md").read_text()
+    code = f"import os\nos.chdir(sys.argv[1])\n{code.replace('OUTPUT', str(exported))}"
+    jobs.in_a_clean_process(code, tmp_path)
+    probabilities = loaded.probabilities(image)
+    if name == "python":
+        mask = np.load(tmp_path / "mask.npy")
+        runs.assert_same_mask(mask, loaded.predict(image), probabilities)
+    else:
+        found = np.load(tmp_path / "probabilities.npy")
+        np.testing.assert_allclose(found, probabilities, atol=runs.CLOSE)
+
+
+def test_python_for_images_of_floats_reads_an_array():
+    code = model_card.image_examples(["serving_default"], "float32")["python"]
+    assert 'image = np.load("image.npy")  # float32 [H, W, C]' in code
+    assert "PIL" not in code
 
 
 def test_the_card_shows_names_as_they_are_and_in_their_place():

@@ -111,7 +111,7 @@ def _write_for_images(
         "signatures": {name: _described(function) for name, function in signatures.items()},
         "files": written,
         "differences": differences,
-        "examples": model_card.examples(signatures, rank=2),
+        "examples": model_card.image_examples(signatures, data["dtype"]),
     }
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import textwrap
 from collections.abc import Collection
 from typing import Any
@@ -66,6 +67,45 @@ def volume_examples(signatures: Collection[str]) -> dict[str, str]:
     }
 
 
+def image_examples(signatures: Collection[str], dtype: str) -> dict[str, str]:
+    """Returns what `examples` does, and Python that asks a SavedModel, and Keras, about an image.
+
+    Args:
+        signatures: of the SavedModel.
+        dtype: of the training data.
+    """
+    of_floats = dtype == "float32"
+    shape = f"  # {dtype} [H, W, C]"
+    reading = (
+        'np.load("image.npy")'
+        if of_floats
+        else f'np.atleast_3d(Image.open("image.png")).astype("{dtype}")'
+    )
+    pillow = () if of_floats else ("from PIL import Image",)
+    return {
+        **examples(signatures, rank=2),
+        "python": "\n".join(
+            (
+                *("import numpy as np", "import tensorflow as tf", *pillow, ""),
+                'model = tf.saved_model.load("OUTPUT")',
+                f"image = {reading}{shape}",
+                "images = tf.constant(image[np.newaxis])",
+                'found = model.signatures["serving_default"](images=images)',
+                'np.save("mask.npy", found["mask"][0].numpy())',
+            )
+        ),
+        "python_with_keras_alone": "\n".join(
+            (
+                *("import keras", "import numpy as np", *pillow, ""),
+                'model = keras.saving.load_model("OUTPUT/model.keras")',
+                f"image = {reading}{shape}",
+                "probabilities = model(image[np.newaxis])[0]  # [H, W, classes]",
+                'np.save("probabilities.npy", probabilities)',
+            )
+        ),
+    }
+
+
 def difference_line(figures: dict[str, Any]) -> str:
     """Returns a measured difference as a sentence."""
     return (
@@ -111,6 +151,10 @@ def write(
         f"{_plain(run['data_fingerprint'][:12] or 'unknown')}",
         *(_prepared(described["volumes"]) if of_volumes else _normalised(settings)),
         "",
+        "## Training",
+        "",
+        *_training(run),
+        "",
         "## Classes",
         "",
         f"| id | name | value in masks | share of training {pixel}s |",
@@ -137,6 +181,8 @@ def write(
         "",
         "## Limits",
         "",
+        f"- Tested on {image}s like those of the training data only{_domain(data)}; others, such "
+        "as those of another device, place or scale, may give worse masks without a warning.",
         *(_limits_of_volumes(described) if of_volumes else _limits(settings, described)),
     ]
     lines += ["", "## Use", ""]
@@ -148,6 +194,22 @@ def write(
             "",
         ]
     return "\n".join(lines)
+
+
+def _training(run: dict[str, Any]) -> list[str]:
+    """Returns when and with what a run was trained, as far as run.json says, and its command."""
+    versions = run.get("versions") or {}
+    found = {
+        "Started": run.get("started"),
+        "Ended": run.get("ended"),
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+    }
+    lines = [f"- {title}: {_plain(text)}" for title, text in found.items() if text]
+    return [*lines, "- Command:", "", textwrap.indent(shlex.join(run["command"]), "      ")]
+
+
+def _domain(data: dict[str, Any]) -> str:
+    return f" ({_plain(data['origin'])})" if data["origin"] else ""
 
 
 _NORMALIZED = {
@@ -233,8 +295,6 @@ def _calibrated(described: dict[str, Any]) -> str:
 
 def _limits_of_volumes(described: dict[str, Any]) -> list[str]:
     limits = [
-        "Tested on volumes like those of the training data only; other scanners, protocols or "
-        "parts of the body may give worse masks without a warning.",
         _calibrated(described),
         "Objects that touch are one region: the classes are of voxels, not of objects.",
         "`model.keras` takes volumes that were cropped, normalised and resampled, and computes "
@@ -251,8 +311,6 @@ def _limits_of_volumes(described: dict[str, Any]) -> list[str]:
 
 def _limits(settings: dict[str, Any], described: dict[str, Any]) -> list[str]:
     limits = [
-        "Tested on images like those of the training data only; other stains, microscopes or "
-        "scales may give worse masks without a warning.",
         _calibrated(described),
         "Objects that touch are one region: the classes are of pixels, not of objects.",
     ]
