@@ -186,6 +186,7 @@ def test_a_report_has_a_folder_before_the_work_or_one_line(tmp_path):
     (tmp_path / "file").touch()
     for path, reason in (
         (tmp_path / "file" / "rows.json", "cannot be written: File exists; name another file."),
+        ("/proc/rows.json", "cannot be written: No such file or directory; name another file."),
         (tmp_path / "new", "is a folder; name a file."),
     ):
         with pytest.raises(InputError) as error:

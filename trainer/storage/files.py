@@ -248,9 +248,15 @@ def prepare_file(flag: str, path: str, marks: Collection[str]) -> None:
     remote = is_remote(path)
     if remote and "/" not in path.partition("://")[2].strip("/"):
         raise InputError(f"--{flag}={path} names no file; name one in a bucket: gs://BUCKET/FILE.")
+    folder = os.path.dirname(path) or "."
     try:
-        make_folder(os.path.dirname(path) or ".")
+        make_folder(folder)
+        if not remote and not _is_no_file(path):
+            with tempfile.TemporaryFile(dir=folder):
+                pass
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
         raise InputError(
             f"--{flag}={path} cannot be written: {error.strerror}; name another file."
         ) from error
