@@ -4,6 +4,7 @@ import fcntl
 import itertools
 import os
 import shutil
+import signal
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -22,6 +23,10 @@ from trainer import cli
 pytest_runtest_makereport = skips.pytest_runtest_makereport
 cli.prepare_environment()  # as in every command, and before TensorFlow is imported
 _bucket_numbers = itertools.count(1)
+
+
+# A shell lets what it starts in the background ignore Ctrl-C, and so do all processes of that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -51,7 +51,7 @@ def assert_static(program):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("norm", ["batch", "group", "instance"])
 def test_the_training_step_is_one_program_of_fixed_shapes(norm, mixed_bfloat16):
     model, average, optimizer = build(norm)
     step = train_step.step_of_one_replica(

@@ -21,11 +21,12 @@ class GroupNormalization(keras.layers.GroupNormalization):
     def call(self, inputs):
         """Returns [B, *S, C], in the layer's precision."""
         images = axes.as_images(inputs)
-        shape = tf.shape(images)
+        is_known = images.shape.is_fully_defined()  # XLA takes it for unknown where it is ensured
+        shape = images.shape if is_known else tf.shape(images)
         width = shape[2] if images.shape[2] is None else images.shape[2]
         rows = tf.reshape(images, (shape[0], shape[1], 1, width * images.shape[3]))
         outputs = axes.restore(tf.reshape(self.normalize(rows, width), shape), inputs)
-        return tf.ensure_shape(outputs, inputs.shape)
+        return outputs if is_known else tf.ensure_shape(outputs, inputs.shape)
 
     def normalize(self, inputs, group):
         """Normalises images of which `group` neighbouring pixels share a place.
