@@ -145,6 +145,7 @@ def test_a_mask_is_that_of_the_picture_that_viewers_show(run_dir, tmp_path):
 
 def test_probabilities_overlays_and_instances_come_when_asked_for(run_dir, loaded, pictures):
     more = ["--probabilities", "--overlays", "--instances", "--format=npy", "--overlay_opacity=1"]
+    more += ["--previews"]
     predict(*arguments(run_dir, pictures, *more))
     out = pictures.parent / "out"
     image = np.asarray(Image.open(pictures / "a.png"))
@@ -156,6 +157,9 @@ def test_probabilities_overlays_and_instances_come_when_asked_for(run_dir, loade
     mask, numbers = np.load(out / "a.npy"), np.load(out / "instances" / "a.npy")
     np.testing.assert_array_equal(numbers > 0, mask == 255)
     assert (overlay[mask == 255] == overlays.class_colour(1)).all()
+    preview = np.asarray(Image.open(out / "previews" / "a.png"))
+    assert (preview[mask == 255] == overlays.class_colour(1)).all()
+    assert not preview[mask == 0].any()
     with open(out / "instances" / "a.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == numbers.max()

@@ -104,12 +104,14 @@ def test_masks_are_in_the_grids_and_kinds_of_their_images(run_dir, loaded, scans
 
 
 def test_probabilities_strips_and_instances_come_when_asked_for(run_dir, loaded, scans):
-    more = ("--probabilities", "--overlays", "--instances", "--format=nii.gz")
+    more = ("--probabilities", "--overlays", "--previews", "--instances", "--format=nii.gz")
     predict(*arguments(run_dir, scans, *more))
     out = scans.parent / "out"
     found = np.load(out / "probabilities" / "a.npy")
     np.testing.assert_allclose(found, loaded.probabilities(scan(0), SPACING), atol=runs.CLOSE)
-    assert np.asarray(Image.open(out / "overlays" / "b.png")).shape[2] == 3
+    strip, preview = (np.asarray(Image.open(out / f"{k}/b.png")) for k in ("overlays", "previews"))
+    assert strip.shape == preview.shape
+    assert (strip != preview).any()
     assert read(out / "c.nii.gz")[0].shape == (5, 18, 9)
     mask, (numbers, grid) = read(out / "a.nii.gz")[0], read(out / "instances" / "a.nii.gz")
     np.testing.assert_array_equal(numbers > 0, mask > 0)

@@ -985,6 +985,11 @@ class Predict(Settings):
         low=0.0,
         high=1.0,
     )
+    previews: bool = setting(
+        False,
+        "Also writes the masks in the colours of their classes, as PNG; of volumes a strip of "
+        "slices.",
+    )
     instances: bool = setting(
         False,
         "Also numbers the connected regions and measures them.",

@@ -112,6 +112,12 @@ def draw_overlay(picture: np.ndarray, mask: np.ndarray, opacity: float) -> np.nd
     return drawn
 
 
+def paint(mask: np.ndarray) -> np.ndarray:
+    """Returns a mask, integers [H, W], in the colours of its classes: uint8 [H, W, 3]."""
+    colours = [class_colour(k) if k else (0, 0, 0) for k in range(int(mask.max(initial=0)) + 1)]
+    return np.array(colours, np.uint8)[mask]
+
+
 def _beside(edge: np.ndarray) -> np.ndarray:
     """Returns the pixels next to a line or region, by a side, and itself: bool [H, W]."""
     padded = np.pad(edge, 1)

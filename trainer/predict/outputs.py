@@ -4,6 +4,7 @@
     DIR/probabilities/NAME.npy          float32 [H, W], or [H, W, K] of more than two classes
     DIR/uncertainty/NAME.tif|npy        float32 [H, W], see `uncertainty`
     DIR/overlays/NAME.png               the image with its classes tinted and outlined
+    DIR/previews/NAME.png               the mask in the colours of its classes
     DIR/instances/NAME.png|tif|npy, NAME.csv
     DIR/review.csv                      all masks, that of the lowest expected Dice first
     DIR/prediction.json                 which weights and settings made them, of which images
@@ -48,7 +49,7 @@ BETWEEN = (  # suffixes in the scratch folder
     *(".ids", ".values", ".rows", *NUMBERS, ".kept", ".kept.foreground", ".kept.classes"),
     *(f".kept{middle}{end}" for middle in ("", ".classes") for end in NUMBERS),
 )
-FOLDERS = frozenset(("probabilities", "uncertainty", "overlays", "instances"))
+FOLDERS = frozenset(("probabilities", "uncertainty", "overlays", "previews", "instances"))
 MAPS = {"png": "tif"}  # format of a mask → of a map of floats; that of the mask if not here
 
 
@@ -254,6 +255,7 @@ class Folder:
             f"probabilities/{name}.npy": self._settings.probabilities,
             f"uncertainty/{name}.{MAPS.get(kind, kind)}": self._settings.uncertainty,
             f"overlays/{name}.png": self._settings.overlays,
+            f"previews/{name}.png": self._settings.previews,
             f"instances/{name}.csv": self._settings.instances,
             f"instances/{name}.{kind}": self._settings.instances,
             f"{name}.{kind}": True,
@@ -536,6 +538,9 @@ class Page:
             self._ids = instances.keep(self._ids, self._local(self.names[-1]) + ".kept", kept)
         for name in self._named("overlays/"):
             Image.fromarray(self._overlay()).save(self._local(name))
+        for name in self._named("previews/"):
+            _, ids = self._thinned()
+            Image.fromarray(overlays.paint(ids)).save(self._local(name))
         numbers = self._named("instances/")
         if numbers:
             self._write_instances(*numbers)
@@ -585,12 +590,15 @@ class Page:
         numbers.close()
         files.write_whole(self._local(table_name), table.to_csv(self.networks.networks.classes))
 
-    def _overlay(self) -> np.ndarray:
+    def _thinned(self) -> tuple[int, np.ndarray]:
+        """Returns by how many pixels a picture of the mask goes on, and its classes there."""
         assert self._ids is not None
+        step = -(-max(self._ids.shape) // LONGEST_OVERLAY)
+        return step, _every(step, self._ids.bands(mask_writer.BAND_PIXELS))
+
+    def _overlay(self) -> np.ndarray:
         assert self.raster is not None
-        height, width = self._ids.shape
-        step = -(-max(height, width) // LONGEST_OVERLAY)
-        ids = _every(step, self._ids.bands(mask_writer.BAND_PIXELS))
+        step, ids = self._thinned()
         pixels = _every(step, self.raster.bands())
         return overlays.draw_overlay(overlays.display(pixels), ids, self.folder.overlay_opacity)
 

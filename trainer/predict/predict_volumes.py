@@ -143,6 +143,7 @@ class Work:
         prepared = made_by.apply(values, spacing, box)
         local = {name: self._local(name) for name in task.names}
         strip = local.get(f"overlays/{task.source.name}.png")
+        preview = local.get(f"previews/{task.source.name}.png")
         shape, picture = values.shape[:3], values if strip else None
         del values  # which would be in memory as long as the networks take
         ids = np.zeros(shape, np.uint8)
@@ -154,6 +155,10 @@ class Work:
                 picture, ids, spacing, task.source.name, classes, self._settings.overlay_opacity
             )
             Image.fromarray(drawn).save(strip)
+        if preview:
+            dark = np.zeros((*shape, 1), np.uint8)
+            drawn = drawing.draw_strip(dark, ids, spacing, task.source.name, classes, opacity=1.0)
+            Image.fromarray(drawn).save(preview)
         if f"instances/{task.names[-1]}" in local:
             numbers, table = _label(ids, os.path.join(self._folder.scratch, "instances"))
             _write(local[f"instances/{task.names[-1]}"], numbers, header, sources[0].path)
