@@ -102,7 +102,7 @@ def run(
         _exit_with(message)
     except Exception as error:
         # The other is TensorFlow's, of a store.
-        message = _of_memory(error, settings) or files.explain(str(error))
+        message = _of_memory(error, cls) or files.explain(str(error))
         if message is None:
             raise
         _exit_with(message)
@@ -198,7 +198,7 @@ def _of_a_file(error: OSError) -> str | None:
     return None
 
 
-def _of_memory(error: Exception, settings: Any) -> str | None:
+def _of_memory(error: Exception, cls: type) -> str | None:
     """Returns a line on memory that a device or the machine lacks, or None for any other error."""
     found = re.search(
         r"(?im)(OOM |(ran )?out of memory|failed to allocate).*?(?= on /job| \[|$)", str(error)
@@ -209,7 +209,7 @@ def _of_memory(error: Exception, settings: Any) -> str | None:
         said = found[0]
     else:
         return None
-    names = {name for name, _, _ in config.walk(settings)}
+    names = {field.name for field, _ in flags.fields(cls)}
     lower = [f"--{name}" for name in TAKE_MEMORY if name in names]
     remedy = "free some, or use a larger machine"
     if lower:

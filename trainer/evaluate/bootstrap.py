@@ -79,7 +79,7 @@ def mean(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def mean_of_defined(drawn: np.ndarray) -> np.ndarray:
-    """Returns the mean over the classes [samples, K] that a resample has: [samples]."""
+    """Returns the mean over the classes, of [N, K], that a resample or case has: [N]."""
     defined = ~np.isnan(drawn)
     sums, counts = np.where(defined, drawn, 0).sum(axis=1), defined.sum(axis=1)
     return np.divide(sums, counts, out=np.full(len(drawn), np.nan), where=counts > 0)

@@ -31,9 +31,8 @@ class Cases:
 
     def of_cases(self) -> np.ndarray:
         """Returns the mean over its classes of each case that has any: float64 [M], M ≤ N."""
-        defined = ~np.isnan(self.dice)
-        sums, counts = np.where(defined, self.dice, 0).sum(axis=1), defined.sum(axis=1)
-        return sums[counts > 0] / counts[counts > 0]
+        means = bootstrap.mean_of_defined(self.dice)
+        return means[~np.isnan(means)]
 
     def histogram(self) -> list[int]:
         """Returns how many cases have a Dice in each of BINS equal parts of 0 … 1."""
