@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 import trainer
+from launch.image import PARTS
 from tests.jobs import ROOT, SMALL
 from tests.shards import draw_discs
 from trainer.data import demo
@@ -29,13 +31,27 @@ def test_the_demo_data_are_whole_small_and_of_every_split():
     assert (pathlib.Path(demo.folder()) / "ORIGIN.md").exists()
 
 
+def build_source_distribution(folder):
+    """Returns the path of the archive, built of a copy: builds of one tree disturb each other."""
+    source = folder / "source"
+    source.mkdir()
+    for name in PARTS:
+        path = ROOT / name
+        if path.is_dir():
+            shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(path, source)
+    command = [sys.executable, "setup.py", "-q", "sdist", "--dist-dir", str(folder)]
+    built = subprocess.run(command, cwd=source, check=False, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    (archive,) = folder.glob("*.tar.gz")
+    return archive
+
+
 @pytest.mark.slow
 @pytest.mark.long
 def test_the_source_distribution_carries_the_demo_data(tmp_path):
-    command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
-    command += ["sdist", "--dist-dir", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    (archive,) = tmp_path.glob("*.tar.gz")
+    archive = build_source_distribution(tmp_path)
     assert trainer.__version__ in archive.name
     with tarfile.open(archive) as file:
         names = {name.partition("/")[2] for name in file.getnames()}
@@ -51,10 +67,7 @@ def test_the_source_distribution_carries_the_demo_data(tmp_path):
 @pytest.mark.slow
 @pytest.mark.long
 def test_the_source_distribution_is_a_python_package_for_vertex_ai(tmp_path, data_dir):
-    build = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
-    build += ["sdist", "--dist-dir", str(tmp_path)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
-    (archive,) = tmp_path.glob("*.tar.gz")
+    archive = build_source_distribution(tmp_path)
     # What Vertex AI does with a package: pip, then the module; dependencies are here already.
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
     install += ["--no-build-isolation", "--target", str(tmp_path / "site"), str(archive)]
