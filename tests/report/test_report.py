@@ -155,6 +155,23 @@ def test_the_page_and_the_pictures_of_a_run_in_a_bucket_are_written_there(finish
         assert gcs.read(f"{bucket}/run/{name}").startswith(b"\x89PNG")
 
 
+def test_after_another_evaluation_the_command_draws_page_and_pictures_anew(finished):
+    names = ("report.html", "results.png", "confusion.png")
+    before = {name: (finished / name).read_bytes() for name in names}
+    place = finished / "evaluation" / "test"
+    summary = json.loads((place / "summary.json").read_text())
+    (place / "summary.json").write_text(json.dumps({**summary, "dice": 0.123}))
+    confusion.write(str(place), np.array([[7, 1], [2, 6]]), list(summary["classes"]))
+    result = command("trainer.report", str(finished))
+    assert result.stderr == "".join(f"Written to {finished}/{name}\n" for name in names)
+    assert not [name for name in names if (finished / name).read_bytes() == before[name]]
+    shown = (finished / "report.html").read_bytes()
+    assert b"test Dice 0.1230" in shown
+    result = command("trainer.report", str(finished), f"--output={finished}/page.html")
+    assert result.stderr == f"Written to {finished}/page.html\n"
+    assert (finished / "page.html").read_bytes() == shown
+
+
 def test_a_page_of_others_stays_and_a_warning_says_so(finished, caplog):
     (finished / "report.html").write_text("mine")
     report.write(str(finished), {})
@@ -365,7 +382,7 @@ def test_the_command_names_its_file_and_does_without_tensorflow(tmp_path):
     result = subprocess.run(
         [sys.executable, "-c", code, folder], capture_output=True, text=True, check=True
     )
-    assert result.stderr == f"Written to {folder}/report.html\n"
+    assert result.stderr == (f"Written to {folder}/report.html\nWritten to {folder}/results.png\n")
     assert result.stdout == "False\n"
     assert (tmp_path / "a" / "report.html").read_text().startswith("<!DOCTYPE html>")
 

@@ -1132,7 +1132,11 @@ class Report(Settings):
     """Writes runs as one page that opens offline: `python -m trainer.report RUN [RUN …]`."""
 
     runs: str = setting("", "Run folders, local or gs://, separated by commas.")
-    output: str = setting("", "HTML file to write; report.html in the first run folder if empty.")
+    output: str = setting(
+        "",
+        "HTML file to write. If empty, report.html in the first run folder, and beside that of a "
+        "single run its results.png and confusion.png.",
+    )
     cases: int = setting(4, "Worst cases shown for each run, and as many of the best.", low=0)
 
 

@@ -5,15 +5,42 @@ A job writes its own at its end, from `write`.
 
 import dataclasses
 import os
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
 from trainer.storage import files
 
+if TYPE_CHECKING:
+    from trainer.report.runs import Run
+
 CASES = 4  # of each kind
 PAGE, RESULTS, CONFUSION = "report.html", "results.png", "confusion.png"
+
+
+def drawings(runs: Sequence["Run"]) -> dict[str, tuple[Callable[[], bytes], Collection[str]]]:
+    """Returns what draws each file of a report, and the marks it has, by the file's name.
+
+    A single run has pictures beside its page.
+    """
+    from trainer.report import page, pictures  # jinja2, which no step waits for
+
+    drawn: dict[str, tuple[Callable[[], bytes], Collection[str]]] = {
+        PAGE: (lambda: page.draw(runs).encode(), page.MARKS)
+    }
+    if len(runs) == 1:
+        drawn[RESULTS] = lambda: pictures.results(runs[0]), pictures.MARKS
+        if runs[0].confusions is not None:
+            drawn[CONFUSION] = lambda: pictures.confusion(runs[0]), pictures.MARKS
+    return drawn
+
+
+def write_drawn(path: str, draw: Callable[[], bytes]) -> None:
+    """Draws a file of a report, and then writes it, all of it or nothing."""
+    content = draw()
+    with files.writing(path, "wb") as file:
+        file.write(content)
 
 
 def write(run_dir: str, metadata: Mapping[str, Any]) -> None:
@@ -27,22 +54,14 @@ def write(run_dir: str, metadata: Mapping[str, Any]) -> None:
     """
     name = PAGE
     try:
-        from trainer.report import page, pictures, runs  # jinja2, which no step waits for
+        from trainer.report import runs
 
         run = runs.read(run_dir, CASES)
         run = dataclasses.replace(run, metadata={**run.metadata, **metadata})
-        drawn: dict[str, tuple[Callable[[], bytes], Collection[str]]] = {
-            PAGE: (lambda: page.draw([run]).encode(), page.MARKS),
-            RESULTS: (lambda: pictures.results(run), pictures.MARKS),
-        }
-        if run.confusions is not None:
-            drawn[CONFUSION] = lambda: pictures.confusion(run), pictures.MARKS
-        for name, (draw, marks) in drawn.items():
+        for name, (draw, marks) in drawings([run]).items():
             path = os.path.join(run_dir, name)
             files.check_replaceable("run_dir", path, marks)
-            content = draw()
-            with files.writing(path, "wb") as file:
-                file.write(content)
+            write_drawn(path, draw)
     except Exception as error:  # of whatever kind, it must not end the job
         logging.warning(
             "%s cannot be written (%s); try python -m trainer.report %s.",
