@@ -83,6 +83,18 @@ def test_a_click_on_a_case_of_the_report_shows_it_in_full(run_dir, chromium):
     assert picture.bounding_box()["width"] == width
 
 
+def test_cases_of_the_report_are_beside_each_other_where_there_is_room(run_dir, chromium):
+    page = chromium.new_page(viewport={"width": 1400, "height": 1000})
+    page.goto((run_dir / "report.html").as_uri())
+
+    for width, media, columns in ((1400, "screen", 2), (718, "print", 2), (400, "screen", 1)):
+        page.set_viewport_size({"width": width, "height": 1000})
+        page.emulate_media(media=media)
+        first, second = (page.locator("img").nth(place).bounding_box() for place in range(2))
+        assert len({first["x"], second["x"]}) == columns
+        assert (first["y"] == second["y"]) == (columns == 2)
+
+
 def test_the_report_fits_a_phone_and_its_print_a_page(run_dir, chromium, tmp_path):
     long = tmp_path / ("a_folder_with_a_name_that_is_longer_than_the_screen_of_a_phone" * 2)
     shutil.copytree(run_dir, long)
