@@ -17,7 +17,7 @@ from trainer import report
 from trainer.drawing import panels
 from trainer.errors import InputError
 from trainer.evaluate import confusion
-from trainer.report import curves, evaluation, page, runs
+from trainer.report import curves, evaluation, page, pictures, runs
 from trainer.storage import files
 
 SUMMARY = {
@@ -113,6 +113,27 @@ def test_the_page_begins_with_the_dice_its_interval_confusions_and_histogram(tmp
     )
     places = [text.index(head) for head in order]
     assert places == sorted(places)
+
+
+def test_the_means_over_classes_are_in_the_table_the_first_with_the_interval_of_the_headline(
+    finished,
+):
+    run = runs.read(str(finished), 0)
+    rows = {row[0]: row[1:3] for row in page.scores(run.summary, run.cases)["rows"]}
+    dice, interval = rows["mean, foreground"]
+    assert f"test Dice {dice} " in page.headline(run)
+    assert page.headline(run).endswith(f"cases: {interval})")
+    everything = run.summary["per_image"]["all_classes"]["dice"]
+    assert rows["mean, all"] == [f"{everything:.4f}", "–"]
+
+
+def test_the_picture_of_the_results_has_room_for_the_recall(finished):
+    run = runs.read(str(finished), 0)
+    summary = json.loads(json.dumps(run.summary))
+    for entry in summary["classes"].values():
+        entry["pooled"]["recall"] = 0.123
+    other = dataclasses.replace(run, summary=summary)
+    assert pictures.results(run) != pictures.results(other)
 
 
 def test_of_very_many_cases_the_interval_has_fewer_samples(monkeypatch, tmp_path):

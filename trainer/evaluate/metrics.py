@@ -255,3 +255,12 @@ def columns(summary: Mapping[str, Any]) -> Iterator[Column]:
         if any(name in entry[group] for entry in summary["classes"].values()):
             unit = summary.get("metrics", {}).get(name, {}).get("unit")
             yield Column(f"{head} ({unit})" if unit else head, group, name)
+
+
+def means(summary: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, float | None]]]:
+    """Returns the means over classes as entries like those of the classes, by their names."""
+    groups = {kind: summary.get(kind, {}) for kind in ("per_image", "pooled")}
+    return {
+        name: {kind: group.get(key, {}) for kind, group in groups.items()}
+        for name, key in (("mean, foreground", "foreground"), ("mean, all", "all_classes"))
+    }

@@ -216,10 +216,7 @@ def table(summary: Mapping[str, Any]) -> str:
     """
     groups = {
         **{name: (entry, str(entry["images"])) for name, entry in summary["classes"].items()},
-        **{
-            label: ({kind: summary[kind][key] for kind in ("per_image", "pooled")}, "")
-            for label, key in (("mean, foreground", "foreground"), ("mean, all", "all_classes"))
-        },
+        **{name: (entry, "") for name, entry in metrics.means(summary).items()},
     }
     columns, tables = list(metrics.columns(summary)), []
     for is_tracked in (True, False):

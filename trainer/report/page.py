@@ -192,16 +192,18 @@ def _duration(seconds: float) -> str:
 def scores(
     summary: Mapping[str, Any], cases: evaluation.Cases | None = None
 ) -> dict[str, Sequence[Any]]:
-    """Returns heads and rows of the table of classes, with intervals where cases are known."""
+    """Returns heads and rows of the table of classes and their means, with intervals if known."""
     columns = list(metrics.columns(summary))
     heads = ["class", *(column.head for column in columns)]
+    means = metrics.means(summary)
     rows = [
         [name, *(column.shown(entry) for column in columns)]
-        for name, entry in summary["classes"].items()
+        for name, entry in (*summary["classes"].items(), *means.items())
     ]
     if cases is not None:
-        of_class = zip(cases.classes, cases.intervals[:-1], strict=True)
-        intervals = {name: _interval(*interval) for name, interval in of_class}
+        named = (*cases.classes, next(iter(means)))
+        of_name = zip(named, cases.intervals, strict=True)
+        intervals = {name: _interval(*interval) for name, interval in of_name}
         heads.insert(2, "95 % interval")
         for row in rows:
             row.insert(2, intervals.get(row[0], "–"))

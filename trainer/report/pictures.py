@@ -1,6 +1,7 @@
 """A run as two pictures for slides: its scores, curve and cases, and its confusions."""
 
 import io
+import math
 
 import numpy as np
 from PIL import Image, ImageDraw, PngImagePlugin
@@ -13,6 +14,7 @@ MARKS = ("trainer.report",)  # in what is written
 WIDTH, GAP = 1600, 16  # pixels
 TALLEST = 640  # case, in pixels
 LINE = captions.LINE
+NAME = 220  # of a class, in pixels at most
 SHOWN = (("best", 1), ("worst", 2))  # of each kind of cases so many
 
 
@@ -43,10 +45,14 @@ def results(run: Run) -> bytes:
     canvas.paste(Image.fromarray(curve), (0, top))
     left = curve.shape[1] + GAP
     table = page.scores(run.summary, run.cases) if run.summary else {"heads": [], "rows": []}
-    columns = [(left, 220), *((left + 230 + 155 * k, 145) for k in range(6))]
-    for row, cells in enumerate([table["heads"], *table["rows"]][: len(curve) // LINE - 3]):
-        for (place, width_of_cell), cell in zip(columns, cells, strict=False):
-            write(place, top + charts.MARGIN + LINE * row, cell, width_of_cell)
+    rows = [table["heads"], *table["rows"]][: len(curve) // LINE - 3]
+    for cells in zip(*rows, strict=True):  # column by column, as many as there is room for
+        widest = max(math.ceil(captions.font().getlength(captions.shown(x))) for x in cells)
+        if left + min(widest, NAME) > WIDTH - GAP:
+            break
+        for row, cell in enumerate(cells):
+            write(left, top + charts.MARGIN + LINE * row, cell, min(widest, NAME))
+        left += min(widest, NAME) + GAP
     for place, (caption, case) in enumerate(cases):
         left = GAP + place * (width + GAP)
         write(left, top + len(curve), caption, width)
