@@ -41,3 +41,18 @@ def test_a_legend_that_is_too_wide_goes_on_below():
     assert (legend[:, -1] == captions.PAPER).all()  # no name is cut by the edge
     for width in (20, 5000):
         assert len(captions.legend_lines(width, entries[:1])) == captions.LINE
+
+
+def test_the_words_of_a_legend_stay_with_their_colours():
+    names = [(f"class {k}", (10, 20, 30 + k)) for k in range(3)]
+    ends = ("50%", (250, 1, 1)), ("100%", (1, 250, 1))
+    length = captions.font().getlength
+    first = captions.GAP + sum(
+        length(name) + captions.TEXT + 2 + 2 * captions.GAP for name, _ in names
+    )
+    width = round(first + length("confidence:50%") + captions.TEXT + 6 * captions.GAP)
+    legend = captions.legend_lines(width, [*names, ("confidence:", None), *ends])
+    assert len(legend) == 2 * captions.LINE
+    for _, colour in ends:
+        rows = np.flatnonzero((legend == colour).all(axis=2).any(axis=1))
+        assert rows.min() > captions.LINE

@@ -83,6 +83,14 @@ def test_a_grid_fills_row_by_row():
     assert sheet[0, 0].tolist() == list(captions.PAPER)
 
 
+def test_a_row_of_a_grid_is_as_high_as_its_highest_tile():
+    tiles = [np.full((height, 5, 3), 50 * height, np.uint8) for height in (1, 2, 3, 4)]
+    sheet = panels.grid(tiles, 2)
+    gap = captions.GAP
+    assert len(sheet) == gap + 2 + gap + 4 + gap
+    assert sheet[gap + 2 + gap, gap, 0] == 150
+
+
 def test_a_legend_names_the_classes_that_occur():
     mask = np.zeros((64, 64), np.int32)
     mask[8:16, 8:16] = 2

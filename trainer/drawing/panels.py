@@ -116,16 +116,20 @@ def draw_example(image: np.ndarray, mask: np.ndarray, caption: str, side: int = 
 
 
 def grid(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:
-    """Returns tiles, uint8 [H, W, 3] each, in rows of so many, on dark paper."""
-    height = max(tile.shape[0] for tile in tiles) + GAP
+    """Returns tiles, uint8 [H, W, 3] each, in rows of so many, on dark paper.
+
+    Each row is as high as its highest tile, and all columns are as wide as the widest.
+    """
     width = max(tile.shape[1] for tile in tiles) + GAP
-    rows = -(-len(tiles) // columns)
-    columns = min(columns, len(tiles))
-    sheet = np.full((rows * height + GAP, columns * width + GAP, 3), PAPER, np.uint8)
-    for place, tile in enumerate(tiles):
-        top = GAP + place // columns * height
-        left = GAP + place % columns * width
-        sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
+    heights = [max(tile.shape[0] for tile in row) + GAP for row in rows]
+    sheet = np.full((sum(heights) + GAP, len(rows[0]) * width + GAP, 3), PAPER, np.uint8)
+    top = GAP
+    for row, height in zip(rows, heights, strict=True):
+        for place, tile in enumerate(row):
+            left = GAP + place * width
+            sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+        top += height
     return sheet
 
 
