@@ -70,3 +70,12 @@ def test_a_class_that_no_pair_has_is_left_out_of_the_mean():
     assert np.isnan([none.difference, none.low, none.high]).all()
     assert (none.pairs, none.only_b, none.winner) == (0, 1, "")
     assert mean.difference == some.difference == 0.25
+
+
+def test_a_class_of_one_case_or_one_group_has_no_interval_and_no_winner():
+    a, b = [[0.5], [NAN], [0.5]], [[0.75], [0.5], [0.75]]
+    for one in (*compare(a[:2], b[:2]), *compare(a, b, groups=[0, 1, 0])):
+        assert one.difference == 0.25
+        assert np.isnan([one.low, one.high]).all()
+        assert one.winner == ""
+    assert compare(a, b)[0].winner == "b"

@@ -1,6 +1,7 @@
 """Pictures of tables and curves."""
 
 import numpy as np
+from PIL import ImageDraw
 
 from trainer.drawing import captions, charts, overlays
 from trainer.evaluate import counting
@@ -20,6 +21,40 @@ def test_a_confusion_matrix_colours_shares_of_its_rows():
     assert corner(0, 0) == colour(0.75)
     assert corner(0, 1) == colour(0.25)
     assert corner(1, 0) == corner(1, 1) == colour(0.0)  # a class without pixels
+
+
+def test_a_class_without_pixels_has_no_shares(monkeypatch):
+    written = record_texts(monkeypatch)
+    charts.confusion_matrix(np.array([[30, 10], [0, 0]]), ["background", "nucleus"])
+    assert written[-5:] == ["75.0%", "25.0%", "nucleus", "–", "–"]
+
+
+def test_few_steps_are_numbered_by_where_they_are(monkeypatch):
+    written = record_texts(monkeypatch)
+    charts.shares_over_steps({"mean": [(1, 0.5), (4, 0.5)]}, "val Dice")
+    assert written[:12:2] == ["0", "0.8", "1.6", "2.4", "3.2", "4"]
+
+
+def test_a_long_name_is_cut_and_the_number_of_lines_that_are_left_out_is_said(monkeypatch):
+    written = record_texts(monkeypatch)
+    lines = {f"{k}{'L' * 200}": [(1, 0.5)] for k in range(charts.MOST_LINES + 3)}
+    charts.shares_over_steps(lines, "val Dice")
+    *names, last = written[-charts.MOST_LINES - 1 :]
+    assert all(captions.font().getlength(name) <= charts.MARGIN + charts.SIDE for name in names)
+    assert last == "3 more"
+
+
+def record_texts(monkeypatch):
+    """Returns a list that takes the texts that are drawn from now on."""
+    written = []
+    draw = ImageDraw.ImageDraw.text
+
+    def text(self, place, text, *others):
+        written.append(text)
+        draw(self, place, text, *others)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    return written
 
 
 def test_a_reliability_diagram_has_a_point_where_pixels_are():

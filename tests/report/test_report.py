@@ -136,6 +136,14 @@ def test_the_picture_of_the_results_has_room_for_the_recall(finished):
     assert pictures.results(run) != pictures.results(other)
 
 
+def test_one_case_has_a_dice_without_an_interval(tmp_path):
+    folder = write_run(tmp_path / "a")
+    write_cases(tmp_path / "a", [0.75])
+    text = page.draw([runs.read(folder, 4)])
+    assert "test Dice 0.7500 (of one case, so without an interval)" in text
+    assert "0.750 – 0.750" not in text
+
+
 def test_of_very_many_cases_the_interval_has_fewer_samples(monkeypatch, tmp_path):
     monkeypatch.setattr(evaluation, "DRAWS", 3000)
     folder = write_run(tmp_path / "a")

@@ -15,7 +15,7 @@ class Difference:
         mean_a: of the cases that both runs define.
         mean_b: likewise.
         difference: mean_b - mean_a.
-        low: of the interval of the difference.
+        low: of the interval of the difference; NaN where fewer than two groups have a pair.
         high: likewise.
         wins: cases in which b is better.
         ties: in which they are equal to six decimals.
@@ -23,7 +23,7 @@ class Difference:
         pairs: cases that both define; the others are not compared.
         only_a: cases that a alone defines.
         only_b: likewise.
-        winner: "a" or "b", whichever is better; empty where the interval holds 0.
+        winner: "a" or "b", whichever is better; empty where the interval holds 0 or is unknown.
     """
 
     mean_a: float
@@ -56,10 +56,10 @@ def compare(
     whole_a, whole_b = bootstrap.whole(a, both), bootstrap.whole(b, both)
     drawn = bootstrap.resample(whole_b - whole_a, both, groups, samples, seed)
     found = [
-        _difference(a[:, k], b[:, k], whole_a[:, k], whole_b[:, k], both[:, k], drawn[:, k])
+        _difference(a[:, k], b[:, k], whole_a[:, k], whole_b[:, k], both[:, k], drawn[:, k], groups)
         for k in range(a.shape[1])
     ]
-    return [*found, _over_classes(found, whole_b - whole_a, both, drawn)]
+    return [*found, _over_classes(found, whole_b - whole_a, both, drawn, groups)]
 
 
 def _difference(
@@ -69,13 +69,14 @@ def _difference(
     whole_b: np.ndarray,
     both: np.ndarray,
     drawn: np.ndarray,
+    groups: np.ndarray,
 ) -> Difference:
     """Returns the difference of one class: all are [N], but the resamples [samples]."""
     apart = (whole_b - whole_a)[both]
     sums = np.array([whole_a.sum(), whole_b.sum(), apart.sum()])
     return _described(
         bootstrap.mean(sums, np.full(3, both.sum())),
-        drawn,
+        bootstrap.interval(drawn, both, groups),
         apart,
         pairs=int(both.sum()),
         only_a=int((~np.isnan(a) & np.isnan(b)).sum()),
@@ -84,15 +85,20 @@ def _difference(
 
 
 def _over_classes(
-    found: list[Difference], apart: np.ndarray, both: np.ndarray, drawn: np.ndarray
+    found: list[Difference],
+    apart: np.ndarray,
+    both: np.ndarray,
+    drawn: np.ndarray,
+    groups: np.ndarray,
 ) -> Difference:
     """Returns the difference of the mean over the classes that have any pair."""
     defined = [one for one in found if one.pairs]
     means = [[one.mean_a, one.mean_b, one.difference] for one in defined] or [[np.nan] * 3]
-    of_case = apart.sum(axis=1)[both.any(axis=1)]  # whose sign is that of the mean
+    paired = both.any(axis=1)
+    of_case = apart.sum(axis=1)[paired]  # whose sign is that of the mean
     return _described(
         np.mean(means, axis=0),
-        bootstrap.mean_of_defined(drawn),
+        bootstrap.interval(bootstrap.mean_of_defined(drawn), paired, groups),
         of_case,
         pairs=len(of_case),
         only_a=sum(one.only_a for one in found),
@@ -102,16 +108,16 @@ def _over_classes(
 
 def _described(
     means: np.ndarray,
-    drawn: np.ndarray,
+    interval: tuple[float, float],
     apart: np.ndarray,
     *,
     pairs: int,
     only_a: int,
     only_b: int,
 ) -> Difference:
-    """Returns a difference of means [3], of a, b and b - a, with what cases and resamples say."""
+    """Returns a difference of means [3], of a, b and b - a, with its interval and its cases."""
     mean_a, mean_b, difference = means.tolist()
-    low, high = bootstrap.interval(drawn)
+    low, high = interval
     return Difference(
         mean_a=mean_a,
         mean_b=mean_b,

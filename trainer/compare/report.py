@@ -1,6 +1,7 @@
 """What a comparison says: a table for people, figures for programs."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -28,7 +29,8 @@ def table(
     rows, counts = [heads], [["class", "B wins", "ties", "losses"]]
     for name, one in zip(_names(a), _shown(found), strict=True):
         one = _in_units(one, a.better)
-        interval = f"{one.low:+{form}} … {one.high:+{form}}"
+        is_known = not math.isnan(one.low)
+        interval = f"{one.low:+{form}} … {one.high:+{form}}" if is_known else "–"
         figures = [f"{one.mean_a:{form}}", f"{one.mean_b:{form}}", f"{one.difference:+{form}}"]
         verdict = one.winner.upper() or "not told apart"
         rows.append([one_line(name), *figures, interval, verdict])
@@ -121,6 +123,8 @@ def _said(a: Evaluation, found: Sequence[Difference]) -> Iterator[str]:
     one = found[-1]
     if one.winner:
         yield f"{one.winner.upper()} is better: the interval of the difference does not hold 0."
+    elif math.isnan(one.low):
+        yield "A and B are not told apart: an interval takes two cases, or groups, that both have."
     else:
         yield "A and B are not told apart: the interval of the difference holds 0."
     if one.only_a or one.only_b:

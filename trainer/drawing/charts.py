@@ -19,6 +19,8 @@ ROW = 22  # of text, in pixels
 def confusion_matrix(confusions: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """Draws how the pixels of each true class (row) were predicted (column), as shares of the row.
 
+    The row of a class without pixels has dashes: it has no shares.
+
     Args:
         confusions: integers [K, K], truth by prediction.
         classes: the K names.
@@ -44,7 +46,8 @@ def confusion_matrix(confusions: np.ndarray, classes: Sequence[str]) -> np.ndarr
             fill = tuple(draw_quantity(np.array([[share]]))[0, 0].tolist())
             draw.rectangle((*box, box[0] + CELL - 2, box[1] + CELL - 2), fill)
             ink = (0, 0, 0) if share > 0.5 else (255, 255, 255)
-            draw.text((box[0] + 10, box[1] + CELL // 2 - 10), f"{share:.1%}", ink, font())
+            text = f"{share:.1%}" if totals[row] else "–"
+            draw.text((box[0] + 10, box[1] + CELL // 2 - 10), text, ink, font())
     return np.asarray(canvas)
 
 
@@ -98,8 +101,8 @@ def _plot(
     diagonal: bool = False,
 ) -> np.ndarray:
     """Draws lines in the unit square, whose right end is written as `last`."""
-    named = list(lines)[:MOST_LINES]
-    height = MARGIN + SIDE + MARGIN + ROW * len(named)
+    named, left_out = list(lines)[:MOST_LINES], len(lines) - MOST_LINES
+    height = MARGIN + SIDE + MARGIN + ROW * (len(named) + (left_out > 0))
     canvas = Image.new("RGB", (2 * MARGIN + SIDE, height), PAPER)
     draw = ImageDraw.Draw(canvas)
 
@@ -110,8 +113,7 @@ def _plot(
         draw.line([place(tick, 0), place(tick, 1)], FAINT)
         draw.line([place(0, tick), place(1, tick)], FAINT)
         x, y = place(tick, 0)
-        text = f"{last * tick:.1f}" if last == 1 else f"{last * tick:.0f}"
-        draw.text((x - 12, y + 4), text, INK, font())
+        draw.text((x - 12, y + 4), f"{last * tick:.1f}".removesuffix(".0"), INK, font())
         draw.text((MARGIN - 32, place(0, tick)[1] - 10), f"{tick:.1f}", INK, font())
     if diagonal:
         draw.line([place(0, 0), place(1, 1)], INK)
@@ -125,5 +127,7 @@ def _plot(
             draw.ellipse((x - 4, y - 4, x + 4, y + 4), colours[name], INK)
         top = MARGIN + SIDE + 42 + ROW * row
         draw.rectangle((MARGIN, top + 4, MARGIN + 10, top + 14), colours[name])
-        draw.text((MARGIN + 16, top), name, INK, font())
+        draw.text((MARGIN + 16, top), cut(name, MARGIN + SIDE - 16), INK, font())
+    if left_out > 0:
+        draw.text((MARGIN + 16, height - ROW - 6), f"{left_out} more", INK, font())
     return np.asarray(canvas)

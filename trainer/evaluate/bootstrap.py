@@ -22,12 +22,12 @@ def intervals(values: np.ndarray, samples: int = SAMPLES, seed: int = 0) -> np.n
         seed: of the draw.
 
     Returns:
-        float64 [K + 1, 2], low and high; NaN where no case has the class.
+        float64 [K + 1, 2], low and high; NaN where fewer than two cases have the class.
     """
-    defined = ~np.isnan(values)
-    drawn = resample(whole(values, defined), defined, np.arange(len(values)), samples, seed)
-    found = [interval(drawn[:, k]) for k in range(values.shape[1])]
-    return np.array([*found, interval(mean_of_defined(drawn))])
+    defined, groups = ~np.isnan(values), np.arange(len(values))
+    drawn = resample(whole(values, defined), defined, groups, samples, seed)
+    found = [interval(drawn[:, k], defined[:, k], groups) for k in range(values.shape[1])]
+    return np.array([*found, interval(mean_of_defined(drawn), defined.any(axis=1), groups)])
 
 
 def whole(values: np.ndarray, defined: np.ndarray) -> np.ndarray:
@@ -62,10 +62,19 @@ def resample(
     return np.concatenate(parts)
 
 
-def interval(drawn: np.ndarray) -> tuple[float, float]:
-    """Returns the percentile interval of resamples; NaN if none has the class."""
+def interval(drawn: np.ndarray, cases: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    """Returns the percentile interval of resamples.
+
+    It is NaN where fewer than two groups have the class: the resamples of one are all the same,
+    which says nothing of others.
+
+    Args:
+        drawn: float64 [samples], NaN where a resample has no such case.
+        cases: bool [N], those that have the class.
+        groups: integers [N], as those that were drawn.
+    """
     defined = drawn[~np.isnan(drawn)]
-    if not defined.size:
+    if len(np.unique(groups[cases])) < 2 or not defined.size:
         return np.nan, np.nan
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(defined, [tail, 1 - tail])

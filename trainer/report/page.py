@@ -153,8 +153,10 @@ def headline(run: Run) -> str:
     words = f"{run.split} Dice {_score(run.summary.get('dice'), '.4f')}"
     if run.cases is None:
         return words
-    interval = _interval(*run.cases.intervals[-1])
-    return f"{words} (95 % interval over {len(run.cases.dice)} cases: {interval})"
+    number, interval = len(run.cases.dice), _interval(*run.cases.intervals[-1])
+    if number == 1:
+        return f"{words} (of one case, so without an interval)"
+    return f"{words} (95 % interval over {number} cases: {interval})"
 
 
 def _facts(metadata: Mapping[str, Any]) -> dict[str, str]:
