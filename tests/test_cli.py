@@ -66,6 +66,19 @@ def test_ctrl_c_is_one_line_and_leaves_nothing_half_written(
     assert [path.name for path in tmp_path.iterdir()] == ["finished"]
 
 
+def test_ctrl_c_while_the_modules_of_a_command_are_imported_is_one_line():
+    code = (
+        "import os, signal, sys\nfrom trainer import __main__ as door\n"
+        "class Finder:\n"
+        "  def find_spec(name, *others):\n"
+        "    if name == 'absl': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder)\nsys.argv = ['unet', 'predict']\ndoor.main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert result.returncode == 130
+    assert result.stderr == b"Stopped by Ctrl-C; the same command starts again.\n"
+
+
 def run_flags(code, *argv, cls="Job"):
     script = f"from trainer import cli, config\ndef main(job): {code}\n"
     script += f"cli.run(config.{cls}, main)"

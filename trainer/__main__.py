@@ -35,7 +35,11 @@ def main() -> None:
         advice = f"did you mean {near[0]}?" if near else "unet --help lists them."
         sys.exit(_refusal(f"{name} is no command of unet; {advice}"))
     sys.argv = [name, *arguments]
-    runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
+    except KeyboardInterrupt:  # while the command's modules are imported
+        print("Stopped by Ctrl-C; the same command starts again.", file=sys.stderr)
+        sys.exit(130)
 
 
 def describe() -> str:

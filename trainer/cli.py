@@ -39,7 +39,6 @@ GC_THRESHOLDS = (10_000, 10, 10)  # Python's own first one is 700
 
 
 @heartbeat.ending()
-@preemption.interruptible()
 def run(
     cls: type,
     main: Callable[[Any], None],
@@ -69,16 +68,21 @@ def run(
     prepare_environment()
     native_exit.skip_destructors()
     _log_plainly()
+
+    def say_stopped() -> None:
+        terminal.cut_in(f"Stopped by Ctrl-C; {kept}.")
+
     try:
-        if asked := {"--help", "-h", "-help", "--helpfull"}.intersection(argv[1:]):
-            show(flags.describe(cls, _program(argv), full="--helpfull" in asked))
-            sys.exit(0)
-        settings = flags.parse(cls, argv, defaults)
-        for name, value, _ in config.walk(settings):
-            if name == "json" and value:
-                files.prepare_file(name, value, JSON_MARKS)
-        with terminal.shown(), heartbeat.announce_exit():
-            main(settings)
+        with preemption.interruptible(say_stopped):
+            if asked := {"--help", "-h", "-help", "--helpfull"}.intersection(argv[1:]):
+                show(flags.describe(cls, _program(argv), full="--helpfull" in asked))
+                sys.exit(0)
+            settings = flags.parse(cls, argv, defaults)
+            for name, value, _ in config.walk(settings):
+                if name == "json" and value:
+                    files.prepare_file(name, value, JSON_MARKS)
+            with terminal.shown(), heartbeat.announce_exit():
+                main(settings)
     except InputError as error:
         refused = not isinstance(error, RetryableError)
         logging.error("%s", error, extra={"refused": refused})
@@ -90,7 +94,6 @@ def run(
         logging.info("%s", error)
         sys.exit(preemption.EXIT_STATUS)
     except KeyboardInterrupt:
-        logging.warning("Stopped by Ctrl-C; %s.", kept)
         sys.exit(preemption.INTERRUPTED)
     except rendezvous.LostWorkerError as error:
         logging.error("%s", error)

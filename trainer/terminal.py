@@ -206,6 +206,18 @@ class Formatter(standard_logging.Formatter):
         return (CLEAR if is_drawn else "") + super().format(record)
 
 
+def cut_in(text: str) -> None:
+    """Writes a line in place of the last line, also while this thread writes another.
+
+    So a handler of signals may call it, which must not write by Python's files.
+    """
+    before = ""
+    if _line is not None and _line.text is not None:
+        _line.text, before = None, CLEAR
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # without stderr
+        os.write(sys.stderr.fileno(), f"{before}{text}\n".encode(errors="replace"))
+
+
 def ruled(title: str, text: str) -> str:
     """Returns lines between two rules on a terminal that can draw them, else as they are."""
     if not is_here() or not can_draw():

@@ -84,11 +84,28 @@ def test_an_interrupt_waits_for_the_end_of_what_is_written():
 def test_the_second_interrupt_of_a_command_ends_it_at_once():
     code = (
         "import os, signal\nfrom trainer.distributed import preemption\n"
-        "with preemption.interruptible():\n"
+        "with preemption.interruptible(lambda: print('said', flush=True)):\n"
         "  try: os.kill(os.getpid(), signal.SIGINT)\n"
-        "  except KeyboardInterrupt: print('first', flush=True)\n"
-        "  os.kill(os.getpid(), signal.SIGINT)\n"
+        "  finally: os.kill(os.getpid(), signal.SIGINT)\n"
         "  print('still here')\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-    assert (result.returncode, result.stdout) == (-signal.SIGINT, b"first\n")
+    assert (result.returncode, result.stdout) == (-signal.SIGINT, b"said\n")
+
+
+def test_an_error_that_an_interrupt_causes_is_that_interrupt():
+    said = []
+
+    def stop():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("initialization failed") from None
+
+    with pytest.raises(KeyboardInterrupt), preemption.interruptible(lambda: said.append(1)):
+        stop()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    assert said == [1]
+    with pytest.raises(ImportError), preemption.interruptible(lambda: said.append(2)):
+        raise ImportError
+    assert said == [1]

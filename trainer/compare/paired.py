@@ -94,7 +94,7 @@ def _over_classes(
     """Returns the difference of the mean over the classes that have any pair."""
     defined = [one for one in found if one.pairs]
     means = [[one.mean_a, one.mean_b, one.difference] for one in defined] or [[np.nan] * 3]
-    paired = both.any(axis=1)
+    paired = np.asarray(both.any(axis=1))
     of_case = apart.sum(axis=1)[paired]  # whose sign is that of the mean
     return _described(
         np.mean(means, axis=0),

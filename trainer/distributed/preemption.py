@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 EXIT_STATUS = 143  # 128 + SIGTERM
 INTERRUPTED = 130  # 128 + SIGINT: nothing was to be saved
@@ -54,11 +54,19 @@ class Request:
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Lets the first Ctrl-C raise KeyboardInterrupt, and the second end the process at once."""
+def interruptible(say: Callable[[], None]) -> Iterator[None]:
+    """Lets the first Ctrl-C raise KeyboardInterrupt, and the second end the process at once.
+
+    What fails after the first one is KeyboardInterrupt, too: a module in C whose import it stops
+    raises ImportError.
+
+    Args:
+        say: says that the first one stops the command, before anything is tidied up.
+    """
 
     def interrupt(number: int, frame: types.FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)
+        say()
         raise KeyboardInterrupt
 
     if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or not _is_main():
@@ -67,6 +75,10 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, interrupt)
     try:
         yield
+    except Exception as error:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            raise KeyboardInterrupt from error
+        raise
     finally:
         if signal.getsignal(signal.SIGINT) is interrupt:
             signal.signal(signal.SIGINT, signal.default_int_handler)
