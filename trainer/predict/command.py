@@ -95,7 +95,7 @@ def closing_line(
     """
     parts = [f"Wrote {written} masks to {output} in {seconds:.1f} s"]
     if written:
-        parts[0] += f" ({speed}, start included)"
+        parts[0] += f" ({speed}, loading the network included)"
     if there:
         parts.append(f"{there} existed already")
     if bad:
