@@ -292,8 +292,10 @@ def begin_run(session: Session, state: TrainState, evaluate: Evaluator) -> None:
         balancing.tell(shards, metadata["classes"], job.data.balance_cases)
     if state.step:
         logging.info("Resuming from step %d of %s.", state.step, job.run.run_dir)
-    elif session.is_chief and (suggestion := data_plan.suggestion(job)):
-        logging.info("%s", suggestion)
+    elif session.is_chief:
+        for remark in (data_plan.suggestion(job), data_plan.padding(job.data, session.manifest)):
+            if remark:
+                logging.info("%s", remark)
 
 
 def build_train_steps(session: Session, state: TrainState) -> TrainSteps:

@@ -1,6 +1,9 @@
 """What all plans have in common."""
 
+import dataclasses
+
 from trainer import config
+from trainer.data.dataset import schema
 from trainer.data.planning import data_plan
 
 
@@ -28,3 +31,15 @@ def test_who_trains_with_the_defaults_is_told_of_plans(tmp_path):
     )
     assert data_plan.suggestion(config.Job(data=data, model=config.Model(filters=8))) == ""
     assert data_plan.suggestion(config.Job()) == ""  # the demo
+
+
+def test_who_trains_mostly_on_padding_is_told(data_dir):
+    manifest = schema.read_manifest(str(data_dir))
+    train = dataclasses.replace(manifest.splits["train"], sizes=((64, 64, 3), (128, 96, 1)))
+    manifest = dataclasses.replace(manifest, splits={**manifest.splits, "train": train})
+    # (3 × 1/4 + 3/4) / 4 = 3/8 are image.
+    assert data_plan.padding(config.Data(crop=128), manifest) == (
+        "62% of a crop of 128×128 is padding on average, as examples are smaller; a smaller "
+        "--crop trains faster."
+    )
+    assert data_plan.padding(config.Data(crop=64), manifest) == ""

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 
+import numpy as np
 from absl import logging
 
 from trainer import commands, config
@@ -11,6 +12,8 @@ from trainer.data.planning import auto_rules, fingerprint, plan_file, topology_f
 from trainer.data.planning.fingerprint import Fingerprint
 from trainer.data.planning.plan_file import Choice
 from trainer.storage import files
+
+MOST_PADDING = 0.5  # of the crops, of which nothing is said
 
 
 def default_path(data_dir: str) -> str:
@@ -90,4 +93,18 @@ def suggestion(job: config.Job) -> str:
         "Crop, batch, filters and depth are the defaults; "
         f"{commands.line('trainer.plan', f'--data_dir={job.data.data_dir}')} chooses those for "
         "these data."
+    )
+
+
+def padding(data: config.Data, manifest: schema.Manifest) -> str:
+    """Returns what to say if most of what a network is trained on is padding; else nothing."""
+    box = np.array(data.box(manifest.rank))
+    sizes = np.array(manifest.splits["train"].sizes)
+    filled = np.prod(np.minimum(sizes[:, :-1], box) / box, axis=1)
+    share = 1 - np.average(filled, weights=sizes[:, -1])
+    if share <= MOST_PADDING:
+        return ""
+    return (
+        f"{share:.0%} of a crop of {fingerprint.times(box)} is padding on average, as examples are "
+        "smaller; a smaller --crop trains faster."
     )
