@@ -303,6 +303,14 @@ def test_a_class_that_does_not_occur_is_mentioned(folder, caplog):
     assert "Warning: class mitosis does not occur in train." in caplog.text
 
 
+def test_classes_that_do_not_occur_are_one_line_for_each_split(folder, caplog):
+    preparing.prepare(folder, "--classes=background:0,nucleus:255,mitosis:7,cell:8")
+    said = [line for line in caplog.messages if "not occur" in line]
+    splits = ("train", "val", "test")
+    ending = ": mitosis, cell."
+    assert said == [f"Warning: 2 classes do not occur in {side}{ending}" for side in splits]
+
+
 def test_origin_and_licence_are_kept(folder):
     manifest = preparing.prepare(folder, "--origin=Our microscope", "--licence=CC0")
     assert (manifest.origin, manifest.licence) == ("Our microscope", "CC0")

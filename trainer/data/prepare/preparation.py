@@ -458,14 +458,16 @@ def _fold(written: Mapping[str, schema.Split], fold: int) -> schema.Fold:
 
 
 def _warn_of_absent_classes(manifest: schema.Manifest) -> None:
-    for side, split in manifest.splits.items():
-        for entry, count in zip(manifest.classes, split.pixels, strict=True):
-            if not count:
-                logging.warning("Warning: class %s does not occur in %s.", entry.name, side)
-    for k, fold in enumerate(manifest.folds or ()):
-        for entry, count in zip(manifest.classes, fold.val.pixels, strict=True):
-            if not count and k:  # the first is val
-                logging.warning("Warning: class %s does not occur in fold %d.", entry.name, k)
+    sides = dict(manifest.splits)
+    sides |= {f"fold {k}": fold.val for k, fold in enumerate(manifest.folds or ()) if k}  # 0 is val
+    for side, split in sides.items():
+        counts = zip(manifest.classes, split.pixels, strict=True)
+        absent = [entry.name for entry, count in counts if not count]
+        if len(absent) == 1:
+            logging.warning("Warning: class %s does not occur in %s.", absent[0], side)
+        elif absent:
+            names = ", ".join(absent)
+            logging.warning("Warning: %d classes do not occur in %s: %s.", len(absent), side, names)
 
 
 def _closing_line(
