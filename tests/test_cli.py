@@ -21,6 +21,10 @@ from trainer import cli, config
         (OSError(errno.EDQUOT, "x"), "No space is left on the disk of the output, or of "),
         (OSError(errno.EROFS, "Read-only file system", "/a/b"), "/a/b: Read-only file system; "),
         (OSError(errno.EIO, "x", "/a"), None),
+        (
+            RuntimeError("{{node x}} /a/variables; No space left on device [Op:SaveV2]"),
+            "No space is left on the disk of the output, or of ",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_file_is_one_line_and_a_defect_is_not(error, message, capsys):
@@ -77,6 +81,18 @@ def test_ctrl_c_while_the_modules_of_a_command_are_imported_is_one_line():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert result.returncode == 130
     assert result.stderr == b"Stopped by Ctrl-C; the same command starts again.\n"
+
+
+@pytest.mark.parametrize(("main", "status"), [("pass", 0), ("sys.exit(3)", 3)])
+def test_a_reader_that_has_ended_leaves_the_exit_status_as_it_is(main, status):
+    code = f"import sys\nfrom absl import logging\ndef main(job): logging.info('x'); {main}\n"
+    code += "from trainer import cli, config\ncli.run(config.Checkpoint, main, ['x'])"
+    reading, writing = os.pipe()
+    os.close(reading)
+    argv = [sys.executable, "-c", code]
+    result = subprocess.run(argv, stdout=writing, stderr=writing, check=False)
+    os.close(writing)
+    assert result.returncode == status
 
 
 def run_flags(code, *argv, cls="Job"):

@@ -47,6 +47,16 @@ def test_a_bar_has_what_fits_and_the_rest_is_left_out(open_screen):
     assert all(len(bar.text(columns)) < columns for columns in range(2, 200))
 
 
+def test_a_terminal_that_cannot_clear_a_line_is_sent_none_to_be_cleared(open_screen, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    screen = open_screen()
+    with terminal.shown(), terminal.Bar(10) as bar:
+        bar.update()
+        logging.info("one line")
+    assert "\x1b" not in screen.getvalue()
+    assert terminal.ruled("title", "text") == "text"
+
+
 def test_a_bar_of_many_steps_and_hours_fits_into_80_columns(open_screen, monkeypatch):
     open_screen()
     clock = iter([0.0, 5000.0, 5000.0, 5000.0])

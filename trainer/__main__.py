@@ -25,7 +25,7 @@ COMMANDS = {
 def main() -> None:
     """Runs a command as `python -m MODULE` would."""
     name, *arguments = sys.argv[1:] or ["--help"]
-    if name in ("--help", "-h", "-help", "help"):
+    if name in ("--help", "-h", "-help", "--helpfull", "help"):
         from trainer import cli
 
         cli.show(describe())

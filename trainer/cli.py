@@ -104,8 +104,10 @@ def run(
             raise
         _exit_with(message)
     except Exception as error:
-        # The other is TensorFlow's, of a store.
+        # The others are TensorFlow's, of a store and of a disk.
         message = _of_memory(error, cls) or files.explain(str(error))
+        if os.strerror(errno.ENOSPC) in str(error):
+            message = _without_space()
         if message is None:
             raise
         _exit_with(message)
@@ -194,11 +196,15 @@ def _concerns_the_user(record: standard_logging.LogRecord) -> bool:
 def _of_a_file(error: OSError) -> str | None:
     """Returns a line on what is wrong with a file or its disk, or None for any other error."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        place = error.filename or f"the output, or of {tempfile.gettempdir()} for what is between"
-        return f"No space is left on the disk of {place}; free some space."
+        return _without_space(error.filename)
     if error.errno in REFUSALS and isinstance(error.filename, str):
         return f"{error.filename}: {error.strerror}; name another path, or change who may use it."
     return None
+
+
+def _without_space(path: str = "") -> str:
+    place = path or f"the output, or of {tempfile.gettempdir()} for what is between"
+    return f"No space is left on the disk of {place}; free some space."
 
 
 def _of_memory(error: Exception, cls: type) -> str | None:

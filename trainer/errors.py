@@ -1,6 +1,7 @@
 """The exceptions that the user can fix, and how their messages show a name."""
 
 import os
+import re
 
 
 class InputError(ValueError):
@@ -17,6 +18,12 @@ class RetryableError(InputError):
 
 class UnreachableError(RetryableError):
     """A store that has not answered for long; a task in the background may try again."""
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of what an error says, without TensorFlow's names of operations."""
+    said = re.sub(r"^\{\{.*?\}\} *| *\[Op:\w+\]$", "", str(error).strip().partition("\n")[0])
+    return said or type(error).__name__
 
 
 def one_line(path: str) -> str:

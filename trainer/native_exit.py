@@ -3,6 +3,7 @@
 import atexit
 import ctypes
 import functools
+import os
 import sys
 
 
@@ -17,6 +18,19 @@ def skip_destructors() -> None:
     if sys.platform == "linux":
         # The last function registered is called first, and kernels are registered when first used.
         atexit.register(_end_at_once)
+        atexit.register(_forget_what_nobody_reads)
+
+
+def _forget_what_nobody_reads() -> None:
+    """Keeps the exit status where who read the output has ended: Python would make it 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        except (OSError, ValueError):  # a full disk, or a file that is closed
+            continue
 
 
 def _end_at_once() -> None:

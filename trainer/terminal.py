@@ -227,8 +227,9 @@ def ruled(title: str, text: str) -> str:
 
 
 def is_here() -> bool:
-    """Returns whether standard error is a terminal."""
-    return sys.stderr is not None and sys.stderr.isatty()
+    """Returns whether standard error is a terminal that can draw a line again."""
+    can_clear = os.environ.get("TERM") != "dumb"
+    return can_clear and sys.stderr is not None and sys.stderr.isatty()
 
 
 def columns() -> int:

@@ -178,6 +178,7 @@ def test_a_sheet_replaces_a_sheet_and_no_other_picture(data, tmp_path, capsys):
         ("none/x.png", "No such file or directory"),
         ("x.npy/x.png", "Not a directory"),
         (".", "Is a directory"),
+        (f"{'x' * 300}.png", "File name too long"),
     ],
 )
 def test_a_sheet_that_cannot_be_written_is_named(data, tmp_path, capsys, path, reason):

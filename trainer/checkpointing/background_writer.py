@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from absl import logging
 
-from trainer.errors import RetryableError
+from trainer.errors import RetryableError, first_line
 from trainer.storage import files
 
 LONGEST_PAUSE_SECONDS = 60.0
@@ -118,7 +118,7 @@ class Writer:
             self._changed.notify_all()
 
     def _failed(self, error: Exception) -> None:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         with self._changed:
             self._failures += 1
             failures = self._failures

@@ -3,6 +3,7 @@
 python -m trainer.data.inspect DIR [--verify] [--sheet=FILE.png]
 """
 
+import errno
 import functools
 import importlib
 import io
@@ -195,7 +196,9 @@ def _save(picture: Image.Image, path: str) -> None:
     try:
         with files.writing(path, "wb") as file:
             file.write(buffer.getvalue())
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError) as error:
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
         raise InputError(
             f"--sheet={path} cannot be written: {error.strerror}; name another file."
         ) from None

@@ -17,6 +17,7 @@ from tensorboard.plugins.scalar import summary_v2 as scalar
 
 from trainer import json_text
 from trainer.distributed import vertex
+from trainer.errors import first_line
 from trainer.monitoring import scalars as names
 from trainer.monitoring.progress_lines import ProgressLines
 from trainer.storage import files
@@ -219,7 +220,7 @@ class MetricsLog:
             try:
                 self.flush()
             except files.failures() as error:  # the lines are kept
-                logging.warning("metrics.jsonl cannot be written for now: %s", error)
+                logging.warning("metrics.jsonl cannot be written for now: %s", first_line(error))
 
     def _write_all(self, write: Callable[[], None]) -> None:
         """Calls `write`, and on a disk lets TensorBoard see what has been written."""
@@ -234,8 +235,7 @@ class MetricsLog:
             with self._writer(split).as_default(step):
                 write()
         except files.failures() as error:
-            said = str(error).strip().splitlines()[0]
-            logging.warning("TensorBoard will lack some of step %d: %s", step, said)
+            logging.warning("TensorBoard will lack some of step %d: %s", step, first_line(error))
 
     def _description(self, split: str, name: str) -> str | None:
         """Returns what a figure is where it is written first, which is where TensorBoard looks."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
+from trainer import commands
+from trainer.errors import first_line
 from trainer.storage import files
 
 if TYPE_CHECKING:
@@ -64,8 +66,8 @@ def write(run_dir: str, metadata: Mapping[str, Any]) -> None:
             write_drawn(path, draw)
     except Exception as error:  # of whatever kind, it must not end the job
         logging.warning(
-            "%s cannot be written (%s); try python -m trainer.report %s.",
+            "%s cannot be written (%s); try %s",
             os.path.join(run_dir, name),
-            " ".join(str(error).split()) or type(error).__name__,
-            run_dir,
+            first_line(error),
+            commands.line("trainer.report", run_dir),
         )

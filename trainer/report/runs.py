@@ -118,7 +118,8 @@ def _json(path: str, text: str) -> Any:
 def _pictures(place: str, kind: str, number: int) -> list[tuple[str, bytes]]:
     folder = os.path.join(place, kind)
     found = []
-    for name in files.list_folder(folder)[:number]:
+    names = [name for name in files.list_folder(folder) if name.endswith(".png")]
+    for name in names[:number]:
         with files.open_file(os.path.join(folder, name), "rb") as file:
             found.append((name.removesuffix(".png"), file.read()))
     return found

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from absl import logging
 
 from trainer import json_text
-from trainer.errors import InputError, RetryableError
+from trainer.errors import InputError, RetryableError, first_line
 from trainer.storage import files, gcs
 
 NAME = "lease.json"
@@ -136,7 +136,7 @@ class Lease:
                 self._version = version
             except passing as error:
                 logging.warning(
-                    "The lock could not be renewed (%s); trying again.", str(error).splitlines()[0]
+                    "The lock could not be renewed (%s); trying again.", first_line(error)
                 )
 
     def _text(self) -> str:
