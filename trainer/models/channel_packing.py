@@ -29,6 +29,9 @@ LANE_WIDTHS = {"CPU": 1, "GPU": 1, "TPU": 128}
 # A larger group multiplies more zeros than it fills lanes.
 LARGEST_GROUP = 4
 
+# The most outputs of a 1×1 convolution whose gradient is a sum of products, not a convolution.
+HEAD_CHANNELS = 8
+
 # Activations of each number by itself; others, as softmax, mix the channels of a pixel.
 ELEMENTWISE = tuple(
     keras.activations.get(name)
@@ -258,9 +261,12 @@ def _convolve(parts, kernels, name):
             at_parts, at_kernels = [], []
             with tf.name_scope(f"{name}/"):  # so that profiles name the layer here, too
                 for part, kernel in zip(parts, kernels, strict=True):
-                    at_part = operations.at_input(
-                        input_sizes=tf.shape(part), filter=kernel, **settings
-                    )
+                    if _is_head(kernel):
+                        at_part = _at_input_of_head(upstream, kernel)
+                    else:
+                        at_part = operations.at_input(
+                            input_sizes=tf.shape(part), filter=kernel, **settings
+                        )
                     at_kernel = operations.at_kernel(
                         input=part, filter_sizes=tf.shape(kernel), **settings
                     )
@@ -271,6 +277,23 @@ def _convolve(parts, kernels, name):
         return outputs, gradient
 
     return convolve(*parts, *kernels)
+
+
+def _is_head(kernel):
+    """Whether a kernel makes a few numbers of each place alone, as logits are made."""
+    return set(kernel.shape[:-2]) == {1} and kernel.shape[-1] <= HEAD_CHANNELS
+
+
+def _at_input_of_head(upstream, kernel):
+    """Returns the gradient at a head's input: [B, *S, F] → [B, *S, C].
+
+    Such a sum is computed where it is used. A convolution's result would be written first, and read
+    again by each use, at the size of the features.
+    """
+    columns = tf.unstack(tf.cast(tf.reshape(kernel, kernel.shape[-2:]), tf.float32), axis=-1)
+    changes = tf.split(tf.cast(upstream, tf.float32), len(columns), axis=-1)
+    total = tf.add_n([one * column for one, column in zip(changes, columns, strict=True)])
+    return tf.cast(total, kernel.dtype)
 
 
 def _widen(kernel, group):
