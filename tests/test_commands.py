@@ -50,6 +50,7 @@ def test_the_list_of_commands_fits_a_screen():
     lines = door.describe().splitlines()
     assert len(lines) < 24
     assert max(map(len, lines)) <= 80
+    assert unet("--helpfull").stdout.splitlines() == lines
     assert unet("--help").stdout.splitlines() == unet().stdout.splitlines() == lines
     closed = f"{sys.executable} -m trainer --help | true"  # as `head` may do
     assert not subprocess.run(["sh", "-c", closed], capture_output=True, check=True).stderr

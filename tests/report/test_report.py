@@ -201,6 +201,14 @@ def test_after_another_evaluation_the_command_draws_page_and_pictures_anew(finis
     assert (finished / "page.html").read_bytes() == shown
 
 
+def test_the_page_of_several_runs_leaves_that_of_the_first_as_it_is(finished, tmp_path):
+    shown = (finished / "report.html").read_bytes()
+    result = command("trainer.report", str(finished), write_run(tmp_path / "b"))
+    assert result.stderr == f"Written to {finished}/compared.html\n"
+    assert (finished / "report.html").read_bytes() == shown
+    assert "2 runs" in (finished / "compared.html").read_text()
+
+
 def test_a_page_of_others_stays_and_a_warning_says_so(finished, caplog):
     (finished / "report.html").write_text("mine")
     report.write(str(finished), {})
@@ -218,8 +226,18 @@ def test_a_picture_of_others_stays_and_the_warning_names_it(finished, caplog):
 
 def test_what_cannot_be_drawn_ends_no_job(finished, caplog):
     (finished / "evaluation/test/confusion.csv").write_text("x")
-    report.write(str(finished), {})
+    folder = finished.rename(finished.with_name("of $HOME"))
+    report.write(str(folder), {})
     assert "confusion.csv is not a table of confusions" in caplog.text
+    assert caplog.messages[-1].endswith(f"-m trainer.report '{folder}'")
+
+
+def test_what_else_is_among_the_pictures_is_not_shown(finished):
+    place = finished / "evaluation/test/worst"
+    (place / "Thumbs.db").write_text("x")
+    (place / "kept").mkdir()
+    run = runs.read(str(finished), 100)
+    assert len(run.pictures["worst"]) == len([*place.glob("*.png")]) > 0
 
 
 HOSTILE = """<script>alert("x")</script>'"><img src=x onerror=alert(1)>&amp;"""

@@ -1134,8 +1134,8 @@ class Report(Settings):
     runs: str = setting("", "Run folders, local or gs://, separated by commas.")
     output: str = setting(
         "",
-        "HTML file to write. If empty, report.html in the first run folder, and beside that of a "
-        "single run its results.png and confusion.png.",
+        "HTML file to write. If empty, report.html, results.png and confusion.png in the folder of "
+        "a single run; of several compared.html in the first one's.",
     )
     cases: int = setting(4, "Worst cases shown for each run, and as many of the best.", low=0)
 

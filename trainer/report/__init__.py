@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trainer.report.runs import Run
 
 CASES = 4  # of each kind
+COMPARED = "compared.html"  # of several runs
 PAGE, RESULTS, CONFUSION = "report.html", "results.png", "confusion.png"
 
 

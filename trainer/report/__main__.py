@@ -22,8 +22,11 @@ def main(settings: config.Report) -> None:
     each = run_metadata.with_folds(folders)
     found = [runs.read(folder, settings.cases) for folder in each]
     drawn = {os.path.join(folders[0], name): one for name, one in report.drawings(found).items()}
-    if settings.output:
-        drawn = {settings.output: drawn[os.path.join(folders[0], report.PAGE)]}
+    output = settings.output
+    if len(folders) > 1 and not output:  # the first run keeps its own page
+        output = os.path.join(folders[0], report.COMPARED)
+    if output:
+        drawn = {output: drawn[os.path.join(folders[0], report.PAGE)]}
     for path, (_, marks) in drawn.items():
         files.prepare_file("output", path, marks)
     for path, (draw, _) in drawn.items():
