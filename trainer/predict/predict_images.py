@@ -65,7 +65,7 @@ def predict(
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
         terminal.busy("finding the images")
-        there = discovery.in_place(_find(settings, scratch))
+        there = discovery.with_pages(_find(settings, scratch))
         part = parts.parse(settings.part)
         found = [source for source in there.sources if part.has(source.name)]
         origins = record.origins(found, settings.images)
@@ -91,7 +91,7 @@ def count(settings: config.Predict) -> int:
     """Returns the number of images; raises InputError as `predict` does."""
     command.check(settings)
     with tempfile.TemporaryDirectory() as scratch:
-        return len(discovery.in_place(_find(settings, scratch)).sources)
+        return len(discovery.with_pages(_find(settings, scratch)).sources)
 
 
 class Work:

@@ -372,6 +372,21 @@ def copy_from_store(path: str, local: str) -> None:
         shutil.copyfileobj(source, copy, BLOCK)
 
 
+def copy_part(path: str, first: int, end: int, local: IO[bytes]) -> None:
+    """Writes the bytes from `first` up to `end` of a file in an object store to an open one.
+
+    Raises:
+        InputError: there is no such file or bucket, or access is denied.
+    """
+    if path.startswith(gcs.SCHEME):
+        gcs.download_part(path, first, end, local)
+        return
+    with open_file(path, "rb") as source:
+        source.seek(first)
+        for place in range(first, end, BLOCK):
+            local.write(source.read(min(BLOCK, end - place)))
+
+
 def remove_empty_folder(path: str) -> None:
     """Removes a local folder unless something is in it."""
     if not os.listdir(path):

@@ -136,6 +136,22 @@ def download(path: str, local: str) -> None:
         _persist(lambda: blob.download_to_filename(local, checksum="crc32c", retry=_retry()))
 
 
+def download_part(path: str, first: int, end: int, local: IO[bytes]) -> None:
+    """Writes the bytes from `first` up to `end` of an object to an open file.
+
+    Raises:
+        InputError: there is no such object or bucket, or access is denied.
+    """
+    blob, place = _blob(path), local.tell()
+
+    def transfer() -> None:
+        local.seek(place)
+        blob.download_to_file(local, start=first, end=end - 1, checksum=None, retry=_retry())
+
+    with _explained(path):
+        _persist(transfer)
+
+
 @contextlib.contextmanager
 def opened(path: str) -> Iterator[IO[bytes]]:
     """Opens an object to read a few parts of it, 64 kB at a time.

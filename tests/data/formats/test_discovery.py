@@ -6,9 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from tests.pictures import GREY, LIMIT, refusal, save, save_pages
-from trainer.data.formats import discovery, images, reading
+from trainer.data.formats import discovery, images, reading, stacks
 from trainer.errors import one_line
 
 
@@ -176,3 +178,102 @@ def test_too_many_open_files_are_no_damage_of_a_tiff(tmp_path, monkeypatch):
     assert refusal(discovery.find, str(tmp_path / "x.tif"), "images", "").startswith(
         f"{tmp_path}/x.tif cannot be read now: Too many open files."
     )
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (6, 40, 48, 3), np.uint8)
+PLAIN = {"metadata": None, "photometric": "minisblack"}
+RGB = {"metadata": None, "photometric": "rgb"}
+STACKS = {
+    "plain": (NOISE[..., 0], PLAIN),
+    "big-endian": (NOISE[..., 0], {**PLAIN, "byteorder": ">"}),
+    "BigTIFF": (NOISE[..., 0], {**PLAIN, "bigtiff": True}),
+    "16 bits": (NOISE[..., 0] * np.uint16(200), {**PLAIN, "compression": "zlib"}),
+    "white is zero": (NOISE[..., 0], {**PLAIN, "photometric": "miniswhite"}),
+    "strips": (NOISE, {**RGB, "rowsperstrip": 8, "compression": "lzw", "predictor": True}),
+    "tiles": (NOISE, {**RGB, "tile": (16, 16), "compression": "packbits"}),
+    "planes": (np.moveaxis(NOISE, 3, 1), {**RGB, "planarconfig": "separate"}),
+    "JPEG": (NOISE, {**RGB, "tile": (16, 16), "compression": "jpeg"}),
+    "palette": (
+        NOISE[..., 0],
+        {
+            "metadata": None,
+            "photometric": "palette",
+            "colormap": np.arange(768, dtype=np.uint16).reshape(3, 256) * 85,
+        },
+    ),
+    "sideways": (NOISE, {**RGB, "extratags": [(274, 3, 1, 6, True)]}),
+    "shaped": (NOISE, {"photometric": "rgb"}),
+    "ImageJ": (NOISE.transpose(0, 3, 1, 2), {"imagej": True, "metadata": {"axes": "ZCYX"}}),
+    "OME": (
+        NOISE.transpose(3, 0, 1, 2),
+        {"ome": True, "photometric": "minisblack", "metadata": {"axes": "CZYX"}},
+    ),
+}
+MODES = {
+    "1": "group4",
+    "L": "tiff_lzw",
+    "P": "tiff_adobe_deflate",
+    "RGBA": "packbits",
+    "CMYK": "tiff_lzw",
+    "YCbCr": None,
+}
+
+
+def _write(path, kind):
+    if kind in MODES:
+        first, *others = (Image.fromarray(page).convert(kind) for page in NOISE)
+        first.save(path, save_all=True, append_images=others, compression=MODES[kind])
+        return
+    values, options = STACKS[kind]
+    options = dict(options)
+    layout = {name: options.pop(name, False) for name in ("bigtiff", "imagej", "ome")}
+    byteorder = options.pop("byteorder", None)
+    with tifffile.TiffWriter(path, byteorder=byteorder, **layout) as writer:
+        for page in [values] if "metadata" not in options or any(layout.values()) else values:
+            writer.write(page, **options)
+
+
+@pytest.mark.parametrize("kind", [*STACKS, *MODES])
+def test_an_image_of_a_tiff_in_a_store_is_copied_without_the_others(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(stacks, "GAP", 0)
+    path = tmp_path / "in/x.tif"
+    path.parent.mkdir()
+    _write(path, kind)
+    expected = discovery.find(str(path.parent), "images", "").sources
+    found = discovery.with_pages(discovery.find(f"file://{path.parent}", "images", "")).sources
+    assert [source.name for source in found] == [f"x_p00{k}" for k in range(6)]
+    for k, source in enumerate(found):
+        copy = discovery.local_copy(source, str(tmp_path / f"{k}"))
+        pixels, others = (images.read_image(one, LIMIT) for one in (copy, expected[k]))
+        np.testing.assert_array_equal(pixels.values, others.values)
+        assert (pixels.alpha, pixels.extra) == (others.alpha, others.extra)
+        copied = sum(end - first for first, end in source.planes.ranges)
+        assert copied < path.stat().st_size / 3
+        if kind not in ("CMYK", "YCbCr", "RGBA"):
+            masks = [images.read_mask(one, LIMIT) for one in (copy, expected[k])]
+            np.testing.assert_array_equal(masks[0].values, masks[1].values)
+
+
+def test_damage_of_an_image_of_a_tiff_in_a_store_is_told_as_on_a_disk(tmp_path):
+    path = tmp_path / "in/x.tif"
+    path.parent.mkdir()
+    with tifffile.TiffWriter(path) as writer:
+        for page in NOISE[..., 0]:
+            writer.write(page, extratags=[(65010, 12, 9, np.ones(9), True)], **PLAIN)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[1].tags["StripOffsets"].overwrite(10**6)  # beyond the end
+        file.pages[2].tags["StripByteCounts"].overwrite(10**8)
+        file.pages[3].tags["StripOffsets"].overwrite(0)  # the header of the file
+        file.filehandle.seek(file.pages[4].tags[65010].offset + 8)
+        file.filehandle.write(b"\xff" * 4)  # an entry that is left out, the last of its header
+    local = discovery.find(str(path.parent), "images", "").sources
+    found = discovery.with_pages(discovery.find(f"file://{path.parent}", "images", "")).sources
+    copies = [discovery.local_copy(one, str(tmp_path / f"{k}")) for k, one in enumerate(found)]
+    for k, (copy, one) in enumerate(zip(copies, local, strict=True)):
+        if k in (1, 2):
+            refused = refusal(images.read_image, copy, LIMIT)
+            assert refused == f"file://{refusal(images.read_image, one, LIMIT)}"
+            assert refused == f"file://{path}[{k}] cannot be read: the file ends early."
+            continue
+        values = [images.read_image(each, LIMIT).values for each in (copy, one)]
+        np.testing.assert_array_equal(values[0], values[1])

@@ -72,7 +72,8 @@ def test_planes_are_read_by_region(tmp_path):
 def test_a_page_of_a_stack_is_read_by_region(tmp_path):
     pages = noise(3, 40, 20)
     tifffile.imwrite(tmp_path / "x.tif", pages, photometric="minisblack", tile=(16, 16))
-    raster = regions.open_raster(source_of(tmp_path / "x.tif", 2), 1, "uint8", 1)
+    source = discovery.find(str(tmp_path), "images", "").sources[2]
+    raster = regions.open_raster(source, 1, "uint8", 1)
     np.testing.assert_array_equal(whole(raster)[..., 0], pages[2])
 
 

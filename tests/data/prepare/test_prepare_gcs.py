@@ -1,20 +1,20 @@
 """Tests of preparing data from and into a bucket."""
 
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from tests.servers import gcs_server
 from trainer import cli, config
 from trainer.config import flags
 from trainer.data.dataset import case_index, integrity, schema
-from trainer.data.prepare import preparation
+from trainer.data.prepare import kept, pairing, prefetch, preparation
 from trainer.errors import InputError
 from trainer.storage import files
 
@@ -132,24 +132,64 @@ def test_pages_of_a_tiff_may_be_in_a_bucket_too(gcs, bucket, pictures):
     assert _prepare(*raw, f"--output={bucket}/set", "--workers=1") == manifest
 
 
-def test_tiffs_of_several_images_that_do_not_fit_the_disk_are_refused(
-    gcs, bucket, pictures, capsys, monkeypatch
-):
-    pages = [Image.new("L", (16, 16), k) for k in range(3)]
+@pytest.fixture
+def stacks(gcs, bucket, tmp_path):
+    """Flags for two images and masks of ten pages of noise, 320×320, in a bucket and a folder."""
+    rng = np.random.default_rng(0)
     for kind in ("images", "masks"):
-        path = pictures / f"{kind}.tif"
-        pages[0].save(path, save_all=True, append_images=pages[1:])
-        gcs.write(f"{bucket}/{kind}/a.tif", path.read_bytes())
-    usage = shutil.disk_usage(pictures)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
-    flags = [f"--images={bucket}/images", f"--masks={bucket}/masks", f"--output={pictures}/out"]
-    line = _refusal(capsys, *flags, "--classes=0,1,2")
-    assert line == (
-        f"1 TIFFs with several images ({bucket}/images/a.tif, for one) are copied to "
-        f"{tempfile.gettempdir()}: 0.0 GB, and 0.0 GB are free there; set TMPDIR to a folder on a "
-        "larger disk, or save each image as a file."
-    )
-    assert not (pictures / "out").exists()
+        (tmp_path / kind).mkdir()
+        for name in ("a", "b"):
+            noise = rng.integers(0, 2 if kind == "masks" else 256, (10, 320, 320), np.uint8)
+            path = tmp_path / kind / f"{name}.tif"
+            tifffile.imwrite(path, noise, photometric="minisblack")
+            gcs.write(f"{bucket}/{kind}/{name}.tif", path.read_bytes())
+    return [
+        [f"--{kind}={where}/{kind}" for kind in ("images", "masks")] for where in (bucket, tmp_path)
+    ]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_image_of_a_tiff_is_fetched_without_the_others(gcs, stacks, tmp_path, workers):
+    remote, local = stacks
+    manifest = _prepare(*local, f"--output={tmp_path}/local", "--workers=1")
+    gcs.begin(gcs_server.Faults())
+    assert _prepare(*remote, f"--output={tmp_path}/out", f"--workers={workers}") == manifest
+    assert _bytes_of(tmp_path / "out") == _bytes_of(tmp_path / "local")
+    total = sum(path.stat().st_size for path in tmp_path.glob("*/*.tif"))
+    # For the places of the pages up to all of a file, and for both passes all of its pages.
+    assert 2 * total < gcs.counts().bytes_down < 4 * total
+
+
+def _bytes_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_disk_holds_few_images_of_a_tiff(stacks, tmp_path, monkeypatch):
+    remote, local = stacks
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    settings = flags.parse(config.Prepare, ["prepare", *remote])
+    pairs, _ = pairing.find_pairs(settings, str(scratch))
+    assert _bytes_on_disk(scratch) == 0
+    seen = list(prefetch.results(map, lambda pair: _bytes_on_disk(scratch), pairs, 1))
+    page = 320 * 320
+    assert len(seen) == 20
+    assert 2 * page <= max(seen) <= 6 * (page + 2 * 4096)  # a file's blocks are of 4 kB
+    assert _bytes_on_disk(scratch) == 0
+
+
+def _bytes_on_disk(folder):
+    return sum(512 * path.stat().st_blocks for path in folder.rglob("*") if path.is_file())
+
+
+def test_pages_that_were_read_are_not_read_again_by_another_start(stacks, tmp_path):
+    settings = flags.parse(config.Prepare, ["prepare", *stacks[0]])
+    starts = [pairing.find_pairs(settings, str(tmp_path / name))[0] for name in ("a", "b")]
+    first, second = (kept.names("reading", str, [list(pairs)]) for pairs in starts)
+    assert first == second
+    kept.Kept(str(tmp_path / "kept")).store("item", list(starts[0]))
+    assert kept.Kept(str(tmp_path / "kept")).load("item") == list(starts[1])
 
 
 def test_arrays_may_be_in_a_bucket_too(gcs, bucket, pictures):

@@ -10,8 +10,6 @@ import functools
 import glob
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from absl import logging
@@ -41,7 +39,7 @@ class Source:
             the image.
         label: how messages call it.
         is_uncounted: whether the file is so damaged that its pages cannot be counted.
-        planes: of an image of a TIFF that has several, see `stacks.Planes`; None of any other.
+        planes: of an image of a TIFF that has several; None of any other.
         is_series: whether the path is a folder of DICOM slices, which make one volume.
     """
 
@@ -168,7 +166,9 @@ def _in_remote_folder(folder: str, kind: FileKind) -> list[str]:
 
 
 def local_copy(source: Source, path: str) -> Source:
-    """Returns a source on the local disk; what is in a store is copied, a series slice by slice.
+    """Returns a source on the local disk; what is in a store is copied.
+
+    A series is copied slice by slice, and of a TIFF that has several images the one alone.
 
     Args:
         source: where it is.
@@ -182,8 +182,21 @@ def local_copy(source: Source, path: str) -> Source:
             files.copy_from_store(slice_path, os.path.join(path, os.path.basename(slice_path)))
     else:
         path += naming.suffix(source.path)
-        files.copy_from_store(source.path, path)
+        if source.planes and source.planes.ranges:
+            _copy_parts(source.path, source.planes, path)
+        else:
+            files.copy_from_store(source.path, path)
     return dataclasses.replace(source, path=path)
+
+
+def _copy_parts(path: str, planes: stacks.Planes, local: str) -> None:
+    """Makes a file of one image of a TIFF; the disk keeps no blocks for the parts between."""
+    with open(local, "wb") as file:
+        for first, end in planes.ranges:
+            file.seek(first)
+            files.copy_part(path, first, end, file)
+        file.seek(0)
+        file.write(planes.start)
 
 
 def told(left_out: Mapping[str, int]) -> str:
@@ -326,49 +339,12 @@ def _rows(
     return Packed(Source(f"{row:0{digits}}", path, row, f"{where}[{row}]") for row in range(count))
 
 
-def with_pages(found: Found, scratch: str) -> Found:
+def with_pages(found: Found) -> Found:
     """Returns images of a store with those of each TIFF in the place of the file.
 
-    One with several is copied once: its pages are far apart in the order of the data.
-
-    Args:
-        found: what was found.
-        scratch: a folder for the copies.
-
     Raises:
-        InputError: the store refuses a request, or cannot be reached, or the disk is too small.
+        InputError: the store refuses a request, or cannot be reached.
     """
-    opened = in_place(found)
-    if opened is found:
-        return found
-    stacks = {source.path: "" for source in opened.sources if source.planes is not None}
-    if not stacks:
-        return opened
-    _check_room(list(stacks), scratch)
-    for path in stacks:
-        stacks[path] = os.path.join(tempfile.mkdtemp(dir=scratch), os.path.basename(path))
-        files.copy_from_store(path, stacks[path])
-    copies = (
-        dataclasses.replace(source, path=stacks.get(source.path, source.path))
-        for source in opened.sources
-    )
-    return dataclasses.replace(opened, sources=Packed(copies))
-
-
-def _check_room(paths: Sequence[str], scratch: str) -> None:
-    """Raises InputError unless all of these files fit on the disk together."""
-    total = sum(parallel.each(files.size_of, paths, listing.REQUESTS))
-    free = shutil.disk_usage(scratch).free
-    if total > free:
-        raise InputError(
-            f"{len(paths)} TIFFs with several images ({one_line(paths[0])}, for one) are copied to "
-            f"{os.path.dirname(scratch)}: {total / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free "
-            "there; set TMPDIR to a folder on a larger disk, or save each image as a file."
-        )
-
-
-def in_place(found: Found) -> Found:
-    """Returns what `with_pages` does, and copies nothing."""
     if not files.is_remote(found.sources[0].path):  # all are at one place
         return found
     opened = parallel.each(_reopened, found.sources, listing.REQUESTS)

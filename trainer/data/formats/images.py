@@ -237,10 +237,7 @@ def _tiff_image(source: discovery.Source, max_pixels: int) -> tuple[np.ndarray, 
 
 def open_tiff(source: discovery.Source) -> contextlib.AbstractContextManager[tiff.Image]:
     """Opens an image of a TIFF."""
-    planes = source.planes
-    if planes is None and source.row is not None:
-        planes = ((source.row, 0),)
-    return tiff.opened(source.path, planes, source.label)
+    return tiff.opened(source.path, source.planes, source.label)
 
 
 def _tiff_mask(source: discovery.Source, max_pixels: int) -> tuple[Mask, bool]:

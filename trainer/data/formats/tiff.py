@@ -141,10 +141,10 @@ def opened(path: str, planes: stacks.Planes | None, label: str) -> Iterator[Imag
 
 def image_of(file: tifffile.TiffFile, planes: stacks.Planes) -> Image:
     """Returns an image of an open file."""
-    pages = tuple(file.pages[page].aspage() for page, _ in planes)
+    pages = tuple(stacks.page_at(file, number, place) for number, place, _ in planes.places)
     for page in pages:
         stacks.check_numbers(page)
-    return Image(pages, tuple(shift for _, shift in planes))
+    return Image(pages, tuple(shift for *_, shift in planes.places))
 
 
 def check(image: Image, label: str, max_pixels: int | None) -> None:

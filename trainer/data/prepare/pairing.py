@@ -32,7 +32,7 @@ def find_pairs(
 
     def find(where: str, flag: str) -> discovery.Found:
         found = discovery.find(where, flag, scratch, settings.max_pixels)
-        return discovery.with_pages(found, scratch)
+        return discovery.with_pages(found)
 
     return pair(settings, find, lambda images, masks: [])
 
