@@ -108,7 +108,9 @@ def evaluate_run(settings: config.Evaluate) -> None:
     loaded, evaluate = _load(settings, one, strategy, data_dir, manifest, cache, kept)
     temperature = None if one.is_ensemble else _temperature(settings, evaluate, loaded.weights[0])
     selected = CaseSelector(worst=settings.worst_cases, best=settings.best_cases)
-    measured = components.Measured(manifest.splits[settings.split].examples, manifest.num_classes)
+    decides = settings.components == "decide"
+    num_measured = manifest.splits[settings.split].examples if decides else 0
+    measured = components.Measured(num_measured, manifest.num_classes)
 
     def add(case: Case) -> None:
         selected.add(case)
