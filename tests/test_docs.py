@@ -247,7 +247,7 @@ def test_the_quick_commands_of_the_pages_run_as_they_are_written(data_dir, tmp_p
             folders = tmp_path / "volumes", tmp_path / "runs/ellipsoids"
             assert jobs.train(*folders, "--crop=16,32,32", "--steps=1").returncode == 0
         run(command)
-    assert (tmp_path / "compared.html").exists()
+    assert (tmp_path / "runs/a/compared.html").exists()
     assert len(list((tmp_path / "predicted/overlays").iterdir())) == 3
     assert (tmp_path / "RUN/evaluation/test-d4/summary.json").exists()
     assert (tmp_path / "data/manifest.json").exists()
