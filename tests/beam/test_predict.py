@@ -7,7 +7,9 @@ import signal
 import subprocess
 import time
 
+import numpy as np
 import pytest
+import tifffile
 
 from tests import runs
 from tests.beam.conftest import ROOT, command, content, run
@@ -45,6 +47,24 @@ def test_parts_of_an_engine_are_joined(asked, folder):
     before = {path: path.stat().st_mtime_ns for path in folder.glob("two/*.png")}
     assert run(PREDICT, *direct).status == 0
     assert before == {path: path.stat().st_mtime_ns for path in folder.glob("two/*.png")}
+
+
+def test_workers_predict_bands_of_a_large_image(asked, folder):
+    pixels = np.random.default_rng(0).integers(0, 256, (1100, 1000), np.uint8)
+    tifffile.imwrite(folder / "images/huge.tif", pixels)  # two bands of a megabyte
+    asked += ["--tile=256", "--probabilities"]
+    assert run(PREDICT, *asked, f"--output={folder}/one").status == 0
+    direct = [*asked, f"--output={folder}/two", "--runner=direct", "--band_megabytes=1"]
+    process = subprocess.Popen(command(PREDICT, *direct), cwd=ROOT)
+    seen = set()
+    while process.poll() is None:
+        seen |= {path.name for path in folder.glob("two/parts/bands/*/?-of-2")}
+        time.sleep(0.01)
+    assert process.returncode == 0
+    assert seen == {"1-of-2", "2-of-2"}
+    assert not (folder / "two/parts").exists()
+    for name in ("huge.tif", "probabilities/huge.npy"):
+        assert (folder / "two" / name).read_bytes() == (folder / "one" / name).read_bytes()
 
 
 def test_a_worker_that_is_killed_has_its_part_tried_again(asked, folder):

@@ -29,18 +29,20 @@ def test_the_expected_dice_is_twice_what_is_shared_by_all_there_is():
     probabilities = np.array([[[0.75], [0.75], [0.5 - 1e-9], [1e-9]]], np.float32)
     ids = np.array([[1, 1, 0, 0]], np.uint8)
     whole, parts = review.Sums(2), review.Sums(2)
-    whole.add(probabilities, ids)
+    whole.add(review.sums_of(probabilities, ids))
     for k in range(4):
-        parts.add(probabilities[:, k : k + 1], ids[:, k : k + 1])
+        parts.add(review.sums_of(probabilities[:, k : k + 1], ids[:, k : k + 1]))
     assert whole.expected() == parts.expected() == review.Expected(0.75, [0.75])
 
 
 def test_classes_that_are_not_in_the_mask_are_left_out_of_the_mean():
     sums = review.Sums(3)
-    sums.add(np.array([[0.25, 0.5, 0.25], [1, 0, 0]], np.float32), np.array([1, 0], np.uint8))
+    probabilities = np.array([[0.25, 0.5, 0.25], [1, 0, 0]], np.float32)
+    sums.add(review.sums_of(probabilities, np.array([1, 0], np.uint8)))
     assert sums.expected() == review.Expected(round(2 * 0.5 / 1.5, 6), [round(2 / 3, 6), None])
     nothing = review.Sums(3)
-    nothing.add(np.array([[0.75, 0.25, 0], [1, 0, 0]], np.float32), np.zeros(2, np.uint8))
+    probabilities = np.array([[0.75, 0.25, 0], [1, 0, 0]], np.float32)
+    nothing.add(review.sums_of(probabilities, np.zeros(2, np.uint8)))
     assert nothing.expected() == review.Expected(0.75, [None, None])
 
 

@@ -1037,6 +1037,12 @@ class Predict(Settings):
         choices=("local", "direct", "dataflow", "flink", "spark"),
     )
     runner_options: str = setting("", "Beam's own options, as of trainer.data.prepare.")
+    band_megabytes: int = setting(
+        256,
+        "With --runner: images whose files are larger are predicted in bands of rows, one for each "
+        "so many megabytes, at most 100, by as many workers.",
+        low=1,
+    )
     dry_run: bool = setting(False, "Prints what --runner would be given, and does nothing.")
     strategy: str = setting(
         "auto",

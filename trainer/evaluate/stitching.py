@@ -13,20 +13,33 @@ import numpy as np
 class Mosaic:
     """The plan of an image's tiles, and the values of those that have come."""
 
-    def __init__(self, size: Sequence[int], weights: Sequence[Mapping[int, np.ndarray]]):
+    def __init__(
+        self,
+        size: Sequence[int],
+        weights: Sequence[Mapping[int, np.ndarray]],
+        band: tuple[int, int] = (1, 1),
+    ):
         """Plans; holds no values yet.
 
         Args:
             size: *S of the image; what tiles have beyond it is left out.
             weights: along each axis those of every tile, float32 [side], by where it starts; they
                 sum to 1 at each place. All tiles have the same sides.
+            band: (k, n): of n bands of rows, which together are the image, the k-th alone, from 1.
+                It has the rows, the tiles and the sums that the whole image has there. It is empty
+                if there are fewer rows of tiles than bands.
         """
         self.size = tuple(size)
         self.sides = tuple(len(next(iter(by_start.values()))) for by_start in weights)
         self._weights = weights
-        self.corners = list(itertools.product(*weights))
+        starts, (number, count) = list(weights[0]), band
+        first, end = (len(starts) * k // count for k in (number - 1, number))
+        edges = [*starts, self.size[0]]
+        self._band = edges[first], edges[end]
+        needed = [start for start in starts[:end] if start + self.sides[0] > edges[first]]
+        self.corners = list(itertools.product(needed, *weights[1:])) if first < end else []
         self._held: np.ndarray | None = None  # of the rows from `_top` on
-        self._top = 0
+        self._top = needed[0] if needed else 0
 
     def add(self, corner: tuple[int, ...], values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Takes the next tile, in the order of `corners`; yields the rows that this completes.
@@ -38,7 +51,7 @@ class Mosaic:
         Yields:
             (first row, float32 [rows, *S without the first, K]), without gaps from top to bottom.
         """
-        if len(self.corners) == 1:
+        if all(len(by_start) == 1 for by_start in self._weights):
             yield 0, values[tuple(slice(length) for length in self.size)]
             return
         if self._held is None:
@@ -63,9 +76,10 @@ class Mosaic:
         return zip(self._weights[1:], self.sides[1:], strict=True)
 
     def _rows(self, count: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Yields the first rows that are held, without what is beyond the image."""
+        """Yields the first rows that are held, without what is beyond the image, or the band."""
         assert self._held is not None
-        count = min(count, self.size[0] - self._top)
-        if count > 0:
-            inside = (slice(count), *(slice(length) for length in self.size[1:]))
-            yield self._top, self._held[inside].copy()
+        top, end = max(self._top, self._band[0]), min(self._top + count, self._band[1])
+        if top < end:
+            rows = slice(top - self._top, end - self._top)
+            inside = (rows, *(slice(length) for length in self.size[1:]))
+            yield top, self._held[inside].copy()

@@ -1,7 +1,8 @@
 """Prediction on an engine of Apache Beam: an item is a part of the images, as `--part` names it.
 
 So each part resumes where a worker was killed, and a retry does nothing twice. A worker predicts
-one part after the other with the same networks. This process joins the records at the end.
+one part after the other with the same networks. Before that, each band of an image of a large file
+is an item; the image's part joins them. This process joins the records at the end.
 """
 
 import dataclasses
@@ -52,12 +53,16 @@ def predict(settings: config.Predict, beam: beam_runner.Beam, story: Any) -> Non
     Raises:
         InputError: a part is refused, or the engine fails.
     """
-    count = max(1, min(MOST_PARTS, story.count(settings) // IMAGES))
+    images, bands = story.items(settings)
+    count = max(1, min(MOST_PARTS, images // IMAGES))
     keys = [f"{number}/{count}" for number in range(1, count + 1)]
     alone = dataclasses.replace(settings, runner=beam_runner.LOCAL, runner_options="")
-    task = functools.partial(_predict, story.predict, story.load, alone)
     for _ in range(2):
         try:
+            if bands:
+                task = functools.partial(_predict_band, story.predict_band, story.load, alone)
+                beam.each("predicting-bands", task, bands)
+            task = functools.partial(_predict, story.predict, story.load, alone)
             beam.each("predicting", task, keys)
             return
         except beam_runner.KilledWorkerError:
@@ -78,6 +83,17 @@ def _predict(
     with _LOCK:
         part = dataclasses.replace(settings, part="" if key == "1/1" else key)
         predict_part(part, functools.partial(_loaded, load))
+
+
+def _predict_band(
+    predict_band: Callable[..., None],
+    load: Callable[..., Any],
+    settings: config.Predict,
+    key: str,
+) -> None:
+    cli.prepare_environment()
+    with _LOCK:
+        predict_band(settings, functools.partial(_loaded, load), key)
 
 
 @functools.lru_cache(1)

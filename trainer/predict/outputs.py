@@ -9,6 +9,7 @@
     DIR/review.csv                      all masks, that of the lowest expected Dice first
     DIR/prediction.json                 which weights and settings made them, of which images
     DIR/parts/2-of-8/                   of --part=2/8: its prediction.json and review.csv
+    DIR/parts/bands/                    bands of large images, until they are joined, see `bands`
 
 Files are made in a scratch folder and moved, or uploaded, when all of an image are done, its mask
 last: what has a mask is whole. What is in the folder and not this command's own is left alone.
@@ -23,7 +24,7 @@ import shutil
 import tempfile
 import unicodedata
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -189,22 +190,9 @@ class Folder:
             if files.exists(scratch):
                 raise InputError(_foreign(scratch))
             return {}
-        try:
-            text = files.read_text(path)
-            old = json.loads(text)
-            if folder == self._part.folder:
-                self._text = text
-        except ValueError:  # also for bytes that are not text
-            old = None
-        if not isinstance(old, dict) or "weights" not in old:
-            raise InputError(_foreign(path))
-        for name, value in self._facts.items():
-            if _compared(old.get(name)) != _compared(value):
-                raise InputError(
-                    f"--output={self.path} holds predictions with another {name} "
-                    f"({_said(old.get(name))} instead of {_said(value)}); name another folder, or "
-                    "remove that one first."
-                )
+        text, old = _read(self.path, path, self._facts)
+        if folder == self._part.folder:
+            self._text = text
         found = records.from_json(old.get("files", {}), path)
         scratch = os.path.join(home, SCRATCH)
         for name in files.list_folder(scratch) if is_idle else ():
@@ -250,7 +238,7 @@ class Folder:
             path: of the file it is in.
             is_all: whether to name those, too, that this start was not asked for.
         """
-        kind = self._format_of(path) if self._settings.format == "auto" else self._settings.format
+        kind = kind_of_mask(self._settings, path, self._format_of)
         wanted = {
             f"probabilities/{name}.npy": self._settings.probabilities,
             f"uncertainty/{name}.{MAPS.get(kind, kind)}": self._settings.uncertainty,
@@ -406,6 +394,50 @@ def opened(
             folder.close()
 
 
+def kind_of_mask(
+    settings: config.Predict,
+    path: str,
+    format_of: Callable[[str], str] = mask_writer.format_of,
+) -> str:
+    """Returns the suffix of the mask of an image in such a file, see `opened`."""
+    return format_of(path) if settings.format == "auto" else settings.format
+
+
+def check_facts(output: str, facts: Mapping[str, Any]) -> None:
+    """Raises InputError if a folder holds predictions that depend on other facts."""
+    path = os.path.join(output, NAME)
+    if files.exists(path):
+        _read(output, path, facts)
+
+
+def _read(output: str, path: str, facts: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Returns the text and the content of a prediction.json.
+
+    Args:
+        output: the folder, for messages.
+        path: of the file.
+        facts: see `Folder.plan`.
+
+    Raises:
+        InputError: it is none of this command, or of a prediction with other facts.
+    """
+    try:
+        text = files.read_text(path)
+        old = json.loads(text)
+    except ValueError:  # also for bytes that are not text
+        old = None
+    if not isinstance(old, dict) or "weights" not in old:
+        raise InputError(_foreign(path))
+    for name, value in facts.items():
+        if not are_same(old.get(name), value):
+            raise InputError(
+                f"--output={output} holds predictions with another {name} "
+                f"({_said(old.get(name))} instead of {_said(value)}); name another folder, or "
+                "remove that one first."
+            )
+    return text, old
+
+
 def _home(path: str, part: str) -> str:
     """Returns where the record of a part is, which has a folder of its own unless it is all."""
     return os.path.join(path, part) if part else path
@@ -464,6 +496,11 @@ def _said(fact: Any) -> str:
     return str(fact)
 
 
+def are_same(fact: Any, other: Any) -> bool:
+    """Whether masks do not differ by a fact."""
+    return bool(_compared(fact) == _compared(other))
+
+
 def _compared(fact: Any) -> Any:
     """Returns a fact without what may change: the place of a run is not what makes its masks."""
     if isinstance(fact, list):
@@ -505,26 +542,41 @@ class Page:
         self.raster = self.networks.open(self.source, max_pixels)
         return self.raster
 
+    @property
+    def needs(self) -> set[str]:
+        """What its outputs are made of, see `values_of`."""
+        maps = {name for name in ("uncertainty", "probabilities") if self._named(f"{name}/")}
+        return {"ids", *maps, *(("sums",) if self.folder.reviews else ())}
+
     def add(self, rows: predictor.Rows) -> None:
         """Takes the next rows of its prediction."""
+        self.add_values(rows.size, values_of(rows, self.needs))
+
+    def add_values(self, size: tuple[int, ...], values: Mapping[str, np.ndarray]) -> None:
+        """Takes what is made of the next rows.
+
+        Args:
+            size: height and width of the image.
+            values: see `values_of`; what no output needs may be among them.
+        """
         if self._ids is None:
-            self._ids = RowFile(self._local(self.names[-1]) + ".ids", rows.size, np.dtype(np.uint8))
-        ids = masks.class_ids(rows.probabilities)
-        self._ids.append(ids)
+            self._ids = RowFile(self._local(self.names[-1]) + ".ids", size, np.dtype(np.uint8))
+        self._ids.append(values["ids"])
         if self.folder.reviews:
             self._sums = self._sums or review.Sums(self.networks.num_classes)
-            self._sums.add(rows.probabilities, ids)
+            self._sums.add(values["sums"])
         for name in self._named("uncertainty/"):
             if self._uncertainty is None:
                 path = self._local(name) + ".rows"
-                self._uncertainty = RowFile(path, rows.size, np.dtype(np.float32))
-            self._uncertainty.append(uncertainty.predictive_entropy(rows.probabilities))
+                self._uncertainty = RowFile(path, size, np.dtype(np.float32))
+            self._uncertainty.append(values["uncertainty"])
         for name in self._named("probabilities/"):
+            probabilities = values["probabilities"]
             if self._probabilities is None:
-                depth = rows.probabilities.shape[2]
-                shape = rows.size if depth == 1 else (*rows.size, depth)
+                depth = probabilities.shape[2]
+                shape = size if depth == 1 else (*size, depth)
                 self._probabilities = RowFile(self._local(name), shape, np.dtype(np.float32))
-            self._probabilities.append(rows.probabilities)
+            self._probabilities.append(probabilities)
 
     def finish(self) -> None:
         """Writes the outputs of the whole prediction, and puts all files in their place."""
@@ -601,6 +653,28 @@ class Page:
         step, ids = self._thinned()
         pixels = _every(step, self.raster.bands())
         return overlays.draw_overlay(overlays.display(pixels), ids, self.folder.overlay_opacity)
+
+
+def values_of(rows: predictor.Rows, names: Collection[str]) -> dict[str, np.ndarray]:
+    """Returns what outputs are made of.
+
+    Args:
+        rows: of an image.
+        names: of what is needed besides the class ids.
+
+    Returns:
+        "ids": uint8 [rows, W]; "uncertainty": float32 [rows, W]; "probabilities": as the rows have
+        them; "sums": of `review.sums_of`.
+    """
+    ids = masks.class_ids(rows.probabilities)
+    found = {"ids": ids}
+    if "uncertainty" in names:
+        found["uncertainty"] = uncertainty.predictive_entropy(rows.probabilities)
+    if "probabilities" in names:
+        found["probabilities"] = rows.probabilities
+    if "sums" in names:
+        found["sums"] = review.sums_of(rows.probabilities, ids)
+    return found
 
 
 def _every(step: int, bands: Iterable[np.ndarray]) -> np.ndarray:

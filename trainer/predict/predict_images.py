@@ -16,10 +16,10 @@ import keras
 from absl import logging
 
 from trainer import config, terminal
-from trainer.data.formats import discovery, mask_writer, volume_discovery
+from trainer.data.formats import discovery, mask_writer, reading, volume_discovery
 from trainer.distributed import arithmetic, strategies
 from trainer.errors import InputError
-from trainer.predict import command, outputs, parts, predictor, record
+from trainer.predict import bands, command, outputs, parts, predictor, record
 from trainer.storage import files
 
 DOWNLOADS = 8  # files of a bucket that are copied ahead
@@ -81,17 +81,52 @@ def predict(
             # Closed before the folder is: a thread of it may be writing.
             for done in stack.enter_context(contextlib.closing(work.run())):
                 bar.update(done)
+    if not settings.part:
+        bands.remove(settings.output)
     closing = work.closing_line(time.monotonic() - started)
     logging.info("%s%s", closing, discovery.told(there.left_out))
     if folder.to_look_at():
         logging.info("%s", folder.to_look_at())
 
 
-def count(settings: config.Predict) -> int:
-    """Returns the number of images; raises InputError as `predict` does."""
+def items(settings: config.Predict) -> tuple[int, list[str]]:
+    """Returns the number of images, and the keys of the bands of those that have some to do.
+
+    Raises:
+        InputError: as `predict` does.
+    """
     command.check(settings)
     with tempfile.TemporaryDirectory() as scratch:
-        return len(discovery.with_pages(_find(settings, scratch)).sources)
+        found = discovery.with_pages(_find(settings, scratch)).sources
+    keys: list[str] = []
+    for source, origin in zip(found, record.origins(found, settings.images), strict=True):
+        of_image = bands.of_image(settings, source.name, origin)
+        mask = f"{source.name}.{outputs.kind_of_mask(settings, source.path)}"
+        if of_image and not files.exists(os.path.join(settings.output, mask)):
+            keys += [band.to_key() for band in of_image]
+    return len(found), keys
+
+
+def predict_band(
+    settings: config.Predict, load_networks: Callable[..., predictor.Predictor], key: str
+) -> None:
+    """Predicts a band of an image, which `predict` then finds.
+
+    Args:
+        settings: the user's.
+        load_networks: as `load`.
+        key: of `items`.
+
+    Raises:
+        InputError: the folder holds other predictions, or the image is another than it was.
+    """
+    band = bands.Band.of_key(key)
+    networks = load_networks(tuple(command.check(settings)), settings)
+    facts = _facts(settings, networks)
+    outputs.check_facts(settings.output, facts)
+    unread = contextlib.suppress(reading.UnreadableError)  # `predict` says so, or leaves it out
+    with unread, tempfile.TemporaryDirectory() as scratch:
+        bands.write(settings, band, networks, facts, _local(band.origin, scratch))
 
 
 class Work:
@@ -115,6 +150,7 @@ class Work:
 
     def run(self) -> Generator[int]:
         """Predicts and writes; yields how many images have been dealt with since it last did."""
+        yield from self._joined()
         pages: dict[int, outputs.Page] = {}
         with contextlib.ExitStack() as stack:
             writer = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1))
@@ -134,8 +170,7 @@ class Work:
                 page = pages[found.key]
                 page.add(found)
                 if found.are_last:
-                    self._written += 1
-                    self._pixels += found.size[0] * found.size[1]
+                    self._count(found.size)
                     writing.append(writer.submit(self._finish, pages.pop(found.key)))
                     while len(writing) > WRITES:
                         writing.popleft().result()
@@ -144,6 +179,31 @@ class Work:
             while writing:
                 writing.popleft().result()
                 yield 1
+
+    def _joined(self) -> Iterator[int]:
+        """Writes the images whose bands have been predicted; yields 1 for each."""
+        output = self._settings.output
+        facts, there, left = _facts(self._settings, self._networks), bands.there(output), []
+        for task in self._tasks:
+            page = outputs.Page(self._folder, self._networks, task, task.source)
+            is_wanted = bands.folder_of(task.source.name) in there and not task.is_done
+            paths = bands.find(output, task, facts, page.needs) if is_wanted else []
+            if not paths:
+                left.append(task)
+                continue
+            ((_, page.source),) = self._copied([task])
+            page.open(self._settings.max_pixels)
+            for path in paths:
+                for size, values in bands.read(path, self._scratch):
+                    page.add_values(size, values)
+            self._count(size)
+            self._finish(page)
+            yield 1
+        self._tasks = left
+
+    def _count(self, size: Sequence[int]) -> None:
+        self._written += 1
+        self._pixels += size[0] * size[1]
 
     def closing_line(self, seconds: float) -> str:
         """Returns the last line of the command."""
@@ -191,10 +251,7 @@ class Work:
         path = tasks[0].source.path
         if not files.is_remote(path) or all(task.is_done for task in tasks):
             return [(task, task.source) for task in tasks]
-        local = os.path.join(tempfile.mkdtemp(dir=self._scratch), os.path.basename(path))
-        files.copy_from_store(path, local)
-        if os.path.getsize(local) != tasks[0].origin.bytes:
-            raise InputError(f"{path} was written again meanwhile; start again.")
+        local = _local(tasks[0].origin, self._scratch)
         self._copies[local] = len(tasks)
         return [(task, dataclasses.replace(task.source, path=local)) for task in tasks]
 
@@ -220,6 +277,21 @@ class Work:
         page = pages.pop(failure.key)
         page.discard()
         self._let_go(page.source)
+
+
+def _local(origin: record.Origin, scratch: str) -> str:
+    """Returns an image's file on the local disk; it copies that of a store.
+
+    Raises:
+        InputError: the file is another than it was.
+    """
+    if not files.is_remote(origin.path):
+        return origin.path
+    local = os.path.join(tempfile.mkdtemp(dir=scratch), os.path.basename(origin.path))
+    files.copy_from_store(origin.path, local)
+    if os.path.getsize(local) != origin.bytes:
+        raise InputError(f"{origin.path} was written again meanwhile; start again.")
+    return local
 
 
 def _find(settings: config.Predict, scratch: str) -> discovery.Found:

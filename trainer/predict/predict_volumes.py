@@ -82,10 +82,14 @@ def predict(settings: config.Predict, load_networks: Callable[..., VolumePredict
         logging.info("%s", folder.to_look_at())
 
 
-def count(settings: config.Predict) -> int:
-    """Returns the number of volumes; raises InputError as `predict` does."""
+def items(settings: config.Predict) -> tuple[int, list[str]]:
+    """Returns the number of volumes, and no bands: each is predicted as a whole.
+
+    Raises:
+        InputError: as `predict` does.
+    """
     cases, _ = _find(settings, command.check(settings))
-    return len(cases)
+    return len(cases), []
 
 
 class Work:
@@ -221,7 +225,7 @@ class Work:
                     file.append(slab)
                 here = slice(first, first + len(slab))
                 if sums is not None:
-                    sums.add(slab, ids[here])
+                    sums.add(review.sums_of(slab, ids[here]))
                 if uncertain is not None:
                     uncertain[here] = uncertainty.predictive_entropy(slab)
         if uncertain is not None:

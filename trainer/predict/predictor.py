@@ -162,18 +162,21 @@ class Predictor:
         """Opens an image on the local disk, as the networks take it."""
         return regions.open_raster(source, self.networks.channels, self.networks.dtype, max_pixels)
 
-    def stream(self, openers: Iterable[tuple[Any, Opener]]) -> Iterator[Rows | Failure]:
+    def stream(
+        self, openers: Iterable[tuple[Any, Opener]], band: tuple[int, int] = (1, 1)
+    ) -> Iterator[Rows | Failure]:
         """Predicts images.
 
         Args:
             openers: a key of each image, and what opens it; both are used in another thread.
+            band: of each image, see `Mosaic`.
 
         Yields:
             The rows of every image from top to bottom; those of several images may alternate.
         """
         waiting: dict[padded_shapes.Shape, list[_Tile]] = collections.defaultdict(list)
         flying: collections.deque[tuple[list[_Tile], tf.Tensor]] = collections.deque()
-        with prefetch.reading(self._tiles(openers), READ_AHEAD) as tiles_ahead:
+        with prefetch.reading(self._tiles(openers, band), READ_AHEAD) as tiles_ahead:
             for tile in tiles_ahead:
                 if isinstance(tile, Failure):
                     yield tile
@@ -192,27 +195,29 @@ class Predictor:
             while flying:
                 yield from _landed(*flying.popleft())
 
-    def _tiles(self, openers: Iterable[tuple[Any, Opener]]) -> Iterator[_Tile | Failure]:
+    def _tiles(
+        self, openers: Iterable[tuple[Any, Opener]], band: tuple[int, int]
+    ) -> Iterator[_Tile | Failure]:
         """Reads images and yields their tiles, each image's in the order of its mosaic."""
         for key, opener in openers:
             try:
-                yield from self._tiles_of(key, opener())
+                yield from self._tiles_of(key, opener(), band)
             except InputError as error:
                 yield Failure(key, error)
 
-    def _tiles_of(self, key: Any, raster: regions.Raster) -> Iterator[_Tile]:
+    def _tiles_of(self, key: Any, raster: regions.Raster, band: tuple[int, int]) -> Iterator[_Tile]:
         size = raster.height, raster.width
-        plan = Mosaic(size, [self._weights_along(length) for length in size])
+        plan = Mosaic(size, [self._weights_along(length) for length in size], band)
         statistics = np.zeros((2, self.networks.channels), np.float32)
         if self.networks.uses_statistics:
             statistics[:] = regions.statistics(raster)
-        band, band_top = None, -1
+        rows, top = None, -1
         for y, x in plan.corners:
-            if y != band_top:
-                band, band_top = _mirrored_rows(raster, y, plan.sides[0]), y
-            assert band is not None
+            if y != top:
+                rows, top = _mirrored_rows(raster, y, plan.sides[0]), y
+            assert rows is not None
             columns = sliding_window.mirror(np.arange(x, x + plan.sides[1]), raster.width)
-            yield _Tile(key, plan, (y, x), band[:, columns], statistics)
+            yield _Tile(key, plan, (y, x), rows[:, columns], statistics)
 
     def _weights_along(self, length: int) -> dict[int, np.ndarray]:
         """Returns the weights of an axis' tiles, see `Mosaic`."""

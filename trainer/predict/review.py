@@ -33,6 +33,24 @@ class Expected:
     classes: Sequence[float | None]
 
 
+def sums_of(probabilities: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Returns what the expected Dice of some pixels is made of.
+
+    Args:
+        probabilities: float32 [..., K]; of two classes only the second's, K = 1.
+        ids: uint8 [...], class ids, the most probable ones.
+
+    Returns:
+        float64 [foreground classes, 4]: Σ p, Σ m, Σ p m, and the largest p.
+    """
+    foreground = probabilities[..., 1:] if probabilities.shape[-1] > 1 else probabilities
+    sums = np.zeros((foreground.shape[-1], 4))
+    for k, of_class in enumerate(sums):
+        own, mask = foreground[..., k], ids == k + 1
+        of_class[:] = own.sum(dtype=np.float64), mask.sum(), own[mask].sum(dtype=float), own.max()
+    return sums
+
+
 class Sums:
     """What the expected Dice of an image or volume is made of, while its parts come."""
 
@@ -41,18 +59,10 @@ class Sums:
         self._sums = np.zeros((num_classes - 1, 3))  # of p, m and p m, of each foreground class
         self._highest = 0.0
 
-    def add(self, probabilities: np.ndarray, ids: np.ndarray) -> None:
-        """Takes a part.
-
-        Args:
-            probabilities: float32 [..., K]; of two classes only the second's, K = 1.
-            ids: uint8 [...], class ids, the most probable ones.
-        """
-        foreground = probabilities[..., 1:] if probabilities.shape[-1] > 1 else probabilities
-        for k, sums in enumerate(self._sums):
-            own, mask = foreground[..., k], ids == k + 1
-            sums += own.sum(dtype=np.float64), np.count_nonzero(mask), own[mask].sum(dtype=float)
-        self._highest = max(self._highest, float(foreground.max()))
+    def add(self, part: np.ndarray) -> None:
+        """Takes a part, see `sums_of`."""
+        self._sums += part[:, :3]
+        self._highest = max(self._highest, float(part[:, 3].max()))
 
     def expected(self) -> Expected:
         """Returns the expected Dice of all parts together."""
