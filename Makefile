@@ -113,9 +113,9 @@ LOCK = .venv-lock/bin/uv pip compile --quiet --no-config --upgrade setup.py --ge
 lock:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet uv==0.13.8
-	$(LOCK) requirements/cpu.in --output-file requirements/cpu.txt
-	$(LOCK) requirements/gpu.in --output-file requirements/gpu.txt
-	$(LOCK) requirements/tpu.in --override requirements/tpu-without.in \
+	$(LOCK) --extra=parquet requirements/cpu.in --output-file requirements/cpu.txt
+	$(LOCK) --extra=parquet requirements/gpu.in --output-file requirements/gpu.txt
+	$(LOCK) --extra=parquet requirements/tpu.in --override requirements/tpu-without.in \
 		--output-file requirements/tpu.txt
 	$(LOCK) --extra=dataflow --extra=medical requirements/beam.in --output-file requirements/beam.txt
 

@@ -104,6 +104,8 @@ def test_the_entry_point_trains_as_a_stranger_who_may_write_only_where_it_is_tol
         if os.getuid() == 0:
             os.chown(home, STRANGER, STRANGER)
         environment = {"PATH": os.environ["PATH"], "HOME": home, "PYTHONDONTWRITEBYTECODE": "1"}
+        # A copy of Python may be linked to a library where the stranger may not go.
+        environment["LD_LIBRARY_PATH"] = str(installed.parents[2] / "python/lib")
         options = {"cwd": home, "env": environment, **stranger()}
         find = "import trainer; print(trainer.__path__[0])"
         package = pathlib.Path(run(installed, "-c", find, **options).strip())
@@ -119,3 +121,4 @@ def test_the_entry_point_trains_as_a_stranger_who_may_write_only_where_it_is_tol
         said = run(installed, "-m", "trainer.task", "--run_dir=run", *SMALL, **options)
         assert "test Dice, mean per image" in said
         assert pathlib.Path(home, "run/best").is_dir()
+        assert list(pathlib.Path(home, "run/evaluation/test").glob("cases-*.parquet"))
