@@ -2,7 +2,7 @@
 
 import os
 import posixpath
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from absl import logging
 
@@ -24,7 +24,7 @@ def check(settings: config.Predict) -> list[str]:
     return run_metadata.folders(settings.run_dir)
 
 
-def check_place(settings: config.Predict, names: Sequence[str], folders: Collection[str]) -> None:
+def check_place(settings: config.Predict, names: Iterable[str], folders: Collection[str]) -> None:
     """Raises InputError if masks would be written among the images, and later read as images.
 
     Args:

@@ -17,7 +17,7 @@ last: what has a mask is whole. What is in the folder and not this command's own
 
 import contextlib
 import dataclasses
-import json
+import hashlib
 import os
 import pathlib
 import shutil
@@ -31,9 +31,10 @@ import numpy as np
 from absl import logging
 from PIL import Image
 
-from trainer import config, json_text
+from trainer import config
 from trainer.data.formats import discovery, mask_writer, regions
 from trainer.data.formats.npy_stream import RowFile
+from trainer.data.packed import Packed, reduce_to_fields
 from trainer.drawing import overlays
 from trainer.errors import InputError, RetryableError
 from trainer.predict import instances, masks, parts, predictor, review, uncertainty
@@ -54,7 +55,7 @@ FOLDERS = frozenset(("probabilities", "uncertainty", "overlays", "previews", "in
 MAPS = {"png": "tif"}  # format of a mask → of a map of floats; that of the mask if not here
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Task:
     """An image and its files.
 
@@ -69,6 +70,8 @@ class Task:
     origin: records.Origin
     names: Sequence[str]
     is_done: bool = False
+
+    __reduce__ = reduce_to_fields
 
 
 class Folder:
@@ -87,7 +90,7 @@ class Folder:
         self._facts: Mapping[str, Any] = {}
         self._record: records.Record = {}
         self._elsewhere: records.Record = {}  # of other parts, where this is one
-        self._text = ""  # of prediction.json
+        self._digest = b""  # of the text of prediction.json
         self._waiting: list[records.Record] = []  # images that are finished, to be uploaded
         self.reviews = settings.review  # whether expected Dice is recorded, once that is asked for
         # For a store, a folder on the disk for files to upload.
@@ -98,7 +101,7 @@ class Folder:
         facts: Mapping[str, Any],
         found: Sequence[discovery.Source],
         origins: Sequence[records.Origin],
-    ) -> list[Task]:
+    ) -> Sequence[Task]:
         """Returns the tasks of each image.
 
         Args:
@@ -121,27 +124,26 @@ class Folder:
             self._record, self._elsewhere = {**self._elsewhere, **self._record}, {}
         self.reviews |= bool(self._expected())
         self._check_review()
-        tasks = [
-            Task(source, origin, self.names(source.name, source.path))
-            for source, origin in zip(found, origins, strict=True)
-        ]
-        folders = sorted(FOLDERS | {above for task in tasks for above in _folders_of(task.names)})
-        there = records.present(self.path, folders)
+        folders = set(FOLDERS)
+        for source in found:
+            folders |= _folders_of(self.names(source.name, source.path))
+        there = records.present(self.path, sorted(folders))
         key = _key_of(self.path)
-        _check_names(tasks, key)
+        self._check_names(found, key)
         present = {key(name): (name, entry) for name, entry in there.items()}
-        for folder in folders:
-            if folder in there and not self._remote:
+        if not self._remote:
+            for folder in sorted(folders & there.keys()):
                 self._check_folder(folder)
-        changed = []
-        for n, task in enumerate(tasks):
+        tasks, changed = Packed[Task](), []
+        for source, origin in zip(found, origins, strict=True):
+            task = Task(source, origin, self.names(source.name, source.path))
             states = [self._state(task, name, present.get(key(name))) for name in task.names]
             if "changed" in states:
+                changed.append(source.label)
                 task = self._with_earlier(task, there)
                 states = [self._state(task, name, present.get(key(name))) for name in task.names]
-            tasks[n] = dataclasses.replace(task, is_done=all(state == "done" for state in states))
-            if "changed" in states:
-                changed.append(task.source.label)
+            is_done = all(state == "done" for state in states)
+            tasks.append(dataclasses.replace(task, is_done=is_done))
         if changed:
             logging.warning(
                 "%d images have changed since their masks were written, and are predicted again: "
@@ -192,7 +194,7 @@ class Folder:
             return {}
         text, old = _read(self.path, path, self._facts)
         if folder == self._part.folder:
-            self._text = text
+            self._digest = _digest([text])
         found = records.from_json(old.get("files", {}), path)
         scratch = os.path.join(home, SCRATCH)
         for name in files.list_folder(scratch) if is_idle else ():
@@ -224,11 +226,11 @@ class Folder:
         return review.described(found, os.path.join(self._home, review.NAME)) if found else ""
 
     def _write_record(self) -> None:
-        content = {**self._facts, "files": records.to_json(self._record)}
-        text = json_text.dumps(content, indent=1) + "\n"
-        if text != self._text:
-            files.write_whole(os.path.join(self._home, NAME), text)
-            self._text = text
+        digest = _digest(records.to_json(self._facts, self._record))
+        if digest != self._digest:
+            with files.writing(os.path.join(self._home, NAME)) as file:
+                file.writelines(records.to_json(self._facts, self._record))
+            self._digest = digest
 
     def names(self, name: str, path: str, is_all: bool = False) -> list[str]:
         """Returns the files of an image, its mask last.
@@ -249,6 +251,18 @@ class Folder:
             f"{name}.{kind}": True,
         }
         return [file for file, is_wanted in wanted.items() if is_wanted or is_all]
+
+    def _check_names(self, found: Sequence[discovery.Source], key: Callable[[str], str]) -> None:
+        """Raises InputError if two images would have a file in the same place."""
+        owners: dict[str, int] = {}
+        for place, source in enumerate(found):
+            for name in self.names(source.name, source.path):
+                other = owners.setdefault(key(name), place)
+                if other != place:
+                    raise InputError(
+                        f"{found[other].label} and {source.label} would both be written to {name}; "
+                        "rename one, or narrow --images."
+                    )
 
     def _with_earlier(self, task: Task, there: Mapping[str, listing.Entry]) -> Task:
         """Returns the task with what an earlier start was asked for, and this one was not."""
@@ -367,7 +381,7 @@ def opened(
     found: Sequence[discovery.Source],
     origins: Sequence[records.Origin],
     format_of: Callable[[str], str] = mask_writer.format_of,
-) -> Iterator[tuple[Folder, list[Task]]]:
+) -> Iterator[tuple[Folder, Sequence[Task]]]:
     """Opens the folder for this process alone, and returns the tasks; see `Folder.plan`.
 
     Args:
@@ -423,7 +437,7 @@ def _read(output: str, path: str, facts: Mapping[str, Any]) -> tuple[str, dict[s
     """
     try:
         text = files.read_text(path)
-        old = json.loads(text)
+        old = records.parse(text)
     except ValueError:  # also for bytes that are not text
         old = None
     if not isinstance(old, dict) or "weights" not in old:
@@ -436,6 +450,14 @@ def _read(output: str, path: str, facts: Mapping[str, Any]) -> tuple[str, dict[s
                 "remove that one first."
             )
     return text, old
+
+
+def _digest(parts: Iterable[str]) -> bytes:
+    """Returns what tells a text, in parts, from others."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode("utf-8", "surrogateescape"))
+    return digest.digest()
 
 
 def _home(path: str, part: str) -> str:
@@ -464,19 +486,6 @@ def _key_of(folder: str) -> Callable[[str], str]:
         return name.casefold() if folds_case else name
 
     return key
-
-
-def _check_names(tasks: Sequence[Task], key: Callable[[str], str]) -> None:
-    """Raises InputError if two images would have a file in the same place."""
-    owners: dict[str, Task] = {}
-    for task in tasks:
-        for name in task.names:
-            other = owners.setdefault(key(name), task)
-            if other is not task:
-                labels = f"{other.source.label} and {task.source.label}"
-                raise InputError(
-                    f"{labels} would both be written to {name}; rename one, or narrow --images."
-                )
 
 
 def _foreign(path: str) -> str:

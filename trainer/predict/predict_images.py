@@ -17,6 +17,7 @@ from absl import logging
 
 from trainer import config, terminal
 from trainer.data.formats import discovery, mask_writer, reading, volume_discovery
+from trainer.data.packed import Packed
 from trainer.distributed import arithmetic, strategies
 from trainer.errors import InputError
 from trainer.predict import bands, command, outputs, parts, predictor, record
@@ -67,10 +68,12 @@ def predict(
         terminal.busy("finding the images")
         there = discovery.with_pages(_find(settings, scratch))
         part = parts.parse(settings.part)
-        found = [source for source in there.sources if part.has(source.name)]
+        found = there.sources
+        if part.count > 1:
+            found = Packed(source for source in found if part.has(source.name))
         origins = record.origins(found, settings.images)
         folders = {os.path.dirname(origin.path) for origin in origins if not _is_row(origin)}
-        command.check_place(settings, [source.name for source in found], folders)
+        command.check_place(settings, (source.name for source in found), folders)
         terminal.busy("loading the network")
         networks = load_networks(run_dirs, dataclasses.replace(settings, part=""))
         folder, tasks = stack.enter_context(
@@ -183,7 +186,11 @@ class Work:
     def _joined(self) -> Iterator[int]:
         """Writes the images whose bands have been predicted; yields 1 for each."""
         output = self._settings.output
-        facts, there, left = _facts(self._settings, self._networks), bands.there(output), []
+        facts, there, left = (
+            _facts(self._settings, self._networks),
+            bands.there(output),
+            Packed[outputs.Task](),
+        )
         for task in self._tasks:
             page = outputs.Page(self._folder, self._networks, task, task.source)
             is_wanted = bands.folder_of(task.source.name) in there and not task.is_done

@@ -4,20 +4,22 @@ A file counts as this command's own only if it is named here and is as it was wr
 before it gets its place, so that a process that is killed leaves no file that nobody would know.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from trainer import json_text
 from trainer.data.formats import discovery
+from trainer.data.packed import Packed, reduce_to_fields
 from trainer.errors import InputError
 from trainer.predict.review import Expected
 from trainer.storage import files, listing
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Origin:
     """An image, as it was when it was predicted.
 
@@ -35,12 +37,14 @@ class Origin:
     modified: int | None = None
     crc32c: str | None = None
 
+    __reduce__ = reduce_to_fields
+
     def is_place_of(self, other: "Origin") -> bool:
         """Whether the other is this image, or another version of it."""
         return (self.path, self.row) == (other.path, other.row)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Written:
     """A file that was written.
 
@@ -84,7 +88,7 @@ def origin_of_volume(paths: Sequence[str]) -> Origin:
         for path in paths
         for name in (files.list_folder(path) or [""])
     ]
-    known = list(_known([part.rstrip("/") for part in parts]).values())
+    known = list(_described(dict.fromkeys(part.rstrip("/") for part in parts)))
     modified = [one.modified for one in known if one.modified is not None]
     sums = [one.crc32c for one in known if one.crc32c is not None]
     return Origin(
@@ -96,38 +100,42 @@ def origin_of_volume(paths: Sequence[str]) -> Origin:
     )
 
 
-def origins(found: Sequence[discovery.Source], images: str) -> list[Origin]:
+def origins(found: Sequence[discovery.Source], images: str) -> Sequence[Origin]:
     """Returns what tells images from others.
 
     Args:
         found: the images.
         images: the flag, which names the array whose rows they may be.
     """
-    paths = [
+    paths = (
         images if source.row is not None and discovery.is_array(source.path) else source.path
         for source in found
-    ]
-    known = _known(paths)
-    return [
-        dataclasses.replace(known[path], row=source.row)
-        for path, source in zip(paths, found, strict=True)
-    ]
+    )
+    return Packed(
+        dataclasses.replace(origin, row=source.row)
+        for origin, source in zip(_described(paths), found, strict=True)
+    )
 
 
-def _known(paths: Sequence[str]) -> dict[str, Origin]:
-    """Returns what tells files from others, by their paths."""
-    remote = {os.path.dirname(path) for path in paths if files.is_remote(path)}
-    listed = {folder: listing.list_folder(folder) for folder in remote}
-    known: dict[str, Origin] = {}
-    for path in dict.fromkeys(paths):
+def _described(paths: Iterable[str]) -> Iterator[Origin]:
+    """Yields what tells files from others."""
+    listed: dict[str, Mapping[str, listing.Entry]] = {}
+    before = Origin("", None, 0)
+    last = ""
+    for path in paths:
         folder, name = os.path.split(path)
-        if folder in listed:
+        if path == last:
+            pass  # another image of the file
+        elif files.is_remote(path):
+            if folder not in listed:
+                listed[folder] = listing.list_folder(folder)
             entry = listed[folder][name]
-            known[path] = Origin(path, None, entry.bytes, crc32c=entry.crc32c)
+            before = Origin(path, None, entry.bytes, crc32c=entry.crc32c)
         else:
             stat = os.stat(path)
-            known[path] = Origin(os.path.realpath(path), None, stat.st_size, stat.st_mtime_ns)
-    return known
+            before = Origin(os.path.realpath(path), None, stat.st_size, stat.st_mtime_ns)
+        last = path
+        yield before
 
 
 def present(folder: str, below: Sequence[str]) -> dict[str, listing.Entry]:
@@ -159,47 +167,76 @@ def _scanned(folder: str) -> dict[str, listing.Entry]:
         }
 
 
-def to_json(record: Mapping[str, Written]) -> dict[str, Any]:
-    """Returns a record as prediction.json has it."""
-    return {
-        name: {
-            key: value
-            for key, value in dataclasses.asdict(record[name]).items()
-            if value is not None
-        }
-        for name in sorted(record)
-    }
+def to_json(facts: Mapping[str, Any], record: Mapping[str, Written]) -> Iterator[str]:
+    """Yields the text of a prediction.json, a line for each file.
+
+    Args:
+        facts: what the prediction depends on.
+        record: its files.
+    """
+    yield json_text.dumps({**facts, "files": {}}, indent=1).removesuffix("{}\n}") + "{"
+    for place, name in enumerate(sorted(record)):
+        entry = json_text.dumps(_fields(record[name]))
+        yield f"{',' if place else ''}\n  {json_text.dumps(name)}: {entry}"
+    yield "\n }\n}\n"
+
+
+def _fields(written: Written) -> dict[str, Any]:
+    """Returns an entry as JSON has it."""
+    image = {field: getattr(written.image, field) for field in Origin.__slots__}
+    entry = {"bytes": written.bytes, "crc32c": written.crc32c, "image": image}
+    if written.expected:
+        entry["expected"] = dataclasses.asdict(written.expected)
+    return entry
+
+
+def parse(text: str) -> Any:
+    """Returns the content of a prediction.json, its files as they are here.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    return json.loads(text, object_hook=_parsed)
+
+
+def _parsed(entry: dict[str, Any]) -> Any:
+    """Returns an object of JSON, or what it describes: all as dictionaries would take 1 kB each."""
+    with contextlib.suppress(TypeError):
+        if entry.keys() == set(Origin.__slots__) and isinstance(entry["path"], str):
+            return Origin(**entry)
+        if isinstance(entry.get("image"), Origin):
+            return _written(**entry)
+    return entry
 
 
 def from_json(entries: Mapping[str, Any], path: str) -> Record:
     """Returns a record.
 
     Args:
-        entries: of prediction.json.
+        entries: of prediction.json, see `parse`.
         path: of that file, for the message.
 
     Raises:
         InputError: if it is damaged.
     """
-    try:
-        return {name: _written(**entry) for name, entry in entries.items()}
-    except (AttributeError, KeyError, TypeError):
+    is_whole = isinstance(entries, Mapping)
+    if not (is_whole and all(isinstance(entry, Written) for entry in entries.values())):
         raise InputError(
             f"{path} does not record the source of each file; restore it, or name another folder."
-        ) from None
+        )
+    return dict(entries)
 
 
 def _written(
-    bytes: int, crc32c: str, image: dict[str, Any], expected: dict[str, Any] | None = None
+    bytes: int, crc32c: str, image: Origin, expected: dict[str, Any] | None = None
 ) -> Written:
-    return Written(bytes, crc32c, Origin(**image), Expected(**expected) if expected else None)
+    return Written(bytes, crc32c, image, Expected(**expected) if expected else None)
 
 
 def to_lines(record: Mapping[str, Written]) -> str:
     """Returns a record as lines, each whole by itself."""
-    return "".join(
-        json_text.dumps({"file": name, **entry}) + "\n" for name, entry in to_json(record).items()
-    )
+    lines = (json_text.dumps({"file": name, **_fields(record[name])}) for name in sorted(record))
+    return "".join(f"{line}\n" for line in lines)
 
 
 def from_lines(text: str, path: str) -> Record:
@@ -210,5 +247,6 @@ def from_lines(text: str, path: str) -> Record:
             entry = json.loads(line)
         except json.JSONDecodeError:
             continue
-        entries[entry.pop("file")] = entry
+        name, image = entry.pop("file"), _parsed(entry.pop("image", {}))
+        entries[name] = _parsed({**entry, "image": image})
     return from_json(entries, path)
