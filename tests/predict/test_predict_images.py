@@ -25,8 +25,8 @@ from tests.devices import strategy_of
 from trainer import cli, config
 from trainer.checkpointing import run_metadata
 from trainer.config import flags
-from trainer.data.formats import discovery, mask_writer
-from trainer.data.formats.npy_stream import RowFile
+from trainer.data.formats import discovery, mask_writer, npy_stream
+from trainer.data.formats.npy_stream import TemporaryRows
 from trainer.drawing import overlays
 from trainer.errors import InputError
 from trainer.evaluate import components
@@ -119,7 +119,7 @@ def test_a_mask_is_upright_and_so_is_its_resolution(tmp_path, orientation):
     options = {"resolution": (400, 300), "photometric": "minisblack", "metadata": None}
     tifffile.imwrite(tmp_path / "x.tif", image, extratags=tags, **options)
     source = discovery.Source("x", str(tmp_path / "x.tif"), None, "x")
-    ids = RowFile(str(tmp_path / "ids"), (4, 3), np.dtype(np.uint8))
+    ids = TemporaryRows(str(tmp_path), (4, 3), np.dtype(np.uint8))
     ids.append(np.zeros((4, 3), np.uint8))
     mask_writer.write_tiff(str(tmp_path / "mask.tif"), ids, source)
     with tifffile.TiffFile(tmp_path / "mask.tif") as file:
@@ -572,7 +572,7 @@ def test_a_folder_of_an_earlier_release_is_refused_by_the_name_of_a_mask(run_dir
 
 
 def test_a_png_cannot_hold_negative_values(tmp_path):
-    mask = RowFile(str(tmp_path / "m"), (2, 2), np.dtype(np.int16))
+    mask = TemporaryRows(str(tmp_path), (2, 2), np.dtype(np.int16))
     with pytest.raises(
         InputError, match="has int16 values, which a PNG cannot hold; use --format=tif"
     ):
@@ -603,10 +603,10 @@ def test_regions_across_the_seams_of_bands_are_one(shape, tmp_path, monkeypatch)
     noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=shape), 2)
     ids = (noise > 0.02).astype(np.uint8)
     ids[..., shape[-1] // 2 :] *= 2
-    file = RowFile(str(tmp_path / "ids"), ids.shape, np.dtype(np.uint8))
+    file = TemporaryRows(str(tmp_path), ids.shape, np.dtype(np.uint8))
     file.append(ids)
     monkeypatch.setattr(instances, "BAND_PIXELS", 7 * ids[0].size)
-    numbers, table = instances.label(file, str(tmp_path / "numbers"))
+    numbers, table = instances.label(file, str(tmp_path))
     found = numbers.read(0, len(ids))
     expected = ndimage.label(ids == 1)[0]
     second = ndimage.label(ids == 2)[0]
@@ -627,9 +627,9 @@ def test_regions_across_the_seams_of_bands_are_one(shape, tmp_path, monkeypatch)
 
 
 def test_a_mask_without_objects_has_an_empty_table(tmp_path):
-    file = RowFile(str(tmp_path / "ids"), (4, 5), np.dtype(np.uint8))
+    file = TemporaryRows(str(tmp_path), (4, 5), np.dtype(np.uint8))
     file.append(np.zeros((4, 5), np.uint8))
-    numbers, table = instances.label(file, str(tmp_path / "numbers"))
+    numbers, table = instances.label(file, str(tmp_path))
     assert numbers.read(0, 4).max() == 0
     assert table.to_csv(["a", "b"]).count("\n") == 1
 
@@ -766,15 +766,18 @@ def test_a_killed_prediction_resumes_and_leaves_no_part_of_a_mask(run_dir, tmp_p
         components.Decision(True, (1, 2)),
     ],
 )
-@pytest.mark.parametrize("rows", [3, 100])
-def test_what_is_kept_band_by_band_is_what_is_kept_in_memory(tmp_path, monkeypatch, kept, rows):
+@pytest.mark.parametrize(("rows", "in_memory"), [(3, 2**20), (100, 2**20), (3, 50)])
+def test_what_is_kept_band_by_band_is_what_is_kept_in_memory(
+    tmp_path, monkeypatch, kept, rows, in_memory
+):
+    monkeypatch.setattr(npy_stream, "IN_MEMORY", in_memory)
     ids = np.random.default_rng(2).integers(0, 3, (21, 17), np.uint8)
-    file = RowFile(str(tmp_path / "a.ids"), ids.shape, ids.dtype)
+    file = TemporaryRows(str(tmp_path), ids.shape, ids.dtype)
     file.append(ids)
     monkeypatch.setattr(instances, "BAND_PIXELS", rows * 17)
-    found = instances.keep(file, str(tmp_path / "a.kept"), kept)
+    found = instances.keep(file, str(tmp_path), kept)
     np.testing.assert_array_equal(found.read(0, 21), kept.apply(ids))
-    assert {path.name.removeprefix("a") for path in tmp_path.iterdir()} <= set(outputs.BETWEEN)
+    assert not list(tmp_path.iterdir())
 
 
 def test_masks_keep_what_was_decided_for_the_run_or_for_the_cross_validation(

@@ -7,13 +7,12 @@ import csv
 import dataclasses
 import io
 import math
-import os
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage, sparse
 
-from trainer.data.formats.npy_stream import RowFile
+from trainer.data.formats.npy_stream import Rows, TemporaryRows
 from trainer.evaluate.components import Decision
 
 BAND_PIXELS = 2**22
@@ -54,16 +53,19 @@ class Table:
         return text.getvalue()
 
 
-def label(ids: RowFile, path: str) -> tuple[RowFile, Table]:
+def label(ids: Rows, folder: str) -> tuple[Rows, Table]:
     """Numbers the regions of equal class, connected by sides, except the background.
 
     Bands are numbered by themselves first; regions that touch across their seams are one.
 
     Args:
         ids: uint8 [*S], class ids.
-        path: of the file to make for the numbers, uint16 or int32 [*S].
+        folder: for what does not fit into memory.
+
+    Returns:
+        The numbers, uint16 or int32 [*S], to be closed, and what was measured.
     """
-    provisional = RowFile(f"{path}.first", ids.shape, np.dtype(np.int32))
+    provisional = TemporaryRows(folder, ids.shape, np.dtype(np.int32))
     parts: list[np.ndarray] = []
     seams: list[np.ndarray] = []
     above_ids = above = None
@@ -83,7 +85,7 @@ def label(ids: RowFile, path: str) -> tuple[RowFile, Table]:
     groups = sparse.csgraph.connected_components(graph, directed=False)[1] if count else []
     table, final = _merge(measured, np.asarray(groups, np.int64))
     dtype = np.dtype(np.uint16 if len(table.areas) < 2**16 else np.int32)
-    result = RowFile(path, ids.shape, dtype)
+    result = TemporaryRows(folder, ids.shape, dtype)
     lookup = np.concatenate([[0], final]).astype(dtype)
     for band in provisional.bands(BAND_PIXELS):
         result.append(lookup[band])
@@ -91,43 +93,42 @@ def label(ids: RowFile, path: str) -> tuple[RowFile, Table]:
     return result, table
 
 
-def keep(ids: RowFile, path: str, decision: Decision) -> RowFile:
+def keep(ids: Rows, folder: str, decision: Decision) -> Rows:
     """Returns the class ids of the components that are kept, as `Decision.apply` does in memory.
 
     Args:
         ids: uint8 [*S], class ids; closed when it was replaced.
-        path: of the file to make.
+        folder: for what does not fit into memory.
         decision: what is kept.
     """
     if decision.foreground:
-        foreground = RowFile(f"{path}.foreground", ids.shape, ids.dtype)
+        foreground = TemporaryRows(folder, ids.shape, ids.dtype)
         for band in ids.bands(BAND_PIXELS):
             foreground.append(band > 0)
-        ids = _keep_largest(ids, foreground, path, (1,))
+        ids = _keep_largest(ids, foreground, folder, (1,))
         foreground.close()
-        os.remove(foreground.path)
     if decision.classes:
-        ids = _keep_largest(ids, ids, f"{path}.classes", decision.classes)
+        ids = _keep_largest(ids, ids, folder, decision.classes)
     return ids
 
 
-def _keep_largest(ids: RowFile, regions: RowFile, path: str, classes: Sequence[int]) -> RowFile:
+def _keep_largest(ids: Rows, regions: Rows, folder: str, classes: Sequence[int]) -> Rows:
     """Returns class ids without all but the largest region of some classes.
 
     Args:
         ids: uint8 [*S], class ids; closed when done.
         regions: uint8 [*S], whose regions count; `ids` or its foreground.
-        path: of the file to make.
+        folder: for what does not fit into memory.
         classes: of the regions.
     """
-    numbers, table = label(regions, f"{path}.numbers")
+    numbers, table = label(regions, folder)
     kept = np.ones(len(table.areas) + 1, bool)
     for k in classes:
         own = table.classes == k
         if own.any():
             kept[1:][own] = False
             kept[1 + np.argmax(np.where(own, table.areas, -1))] = True
-    result = RowFile(path, ids.shape, ids.dtype)
+    result = TemporaryRows(folder, ids.shape, ids.dtype)
     pairs = zip(ids.bands(BAND_PIXELS), numbers.bands(BAND_PIXELS), strict=True)
     for band, numbered in pairs:
         result.append(np.where(kept[numbered], band, 0))

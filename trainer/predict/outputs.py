@@ -33,7 +33,7 @@ from PIL import Image
 
 from trainer import config
 from trainer.data.formats import discovery, mask_writer, regions
-from trainer.data.formats.npy_stream import RowFile
+from trainer.data.formats.npy_stream import RowFile, Rows, TemporaryRows
 from trainer.data.packed import Packed, reduce_to_fields
 from trainer.drawing import overlays
 from trainer.errors import InputError, RetryableError
@@ -46,11 +46,6 @@ SCRATCH = ".unfinished"
 LINES = "record.jsonl"  # in the scratch folder: what prediction.json does not list yet
 BATCH = 16  # images that are uploaded, and recorded, together
 LONGEST_OVERLAY = 2048  # pixels; of larger images every second, third, … pixel is shown
-NUMBERS = (".numbers", ".numbers.first")
-BETWEEN = (  # suffixes in the scratch folder
-    *(".ids", ".values", ".rows", *NUMBERS, ".kept", ".kept.foreground", ".kept.classes"),
-    *(f".kept{middle}{end}" for middle in ("", ".classes") for end in NUMBERS),
-)
 FOLDERS = frozenset(("probabilities", "uncertainty", "overlays", "previews", "instances"))
 MAPS = {"png": "tif"}  # format of a mask → of a map of floats; that of the mask if not here
 
@@ -94,6 +89,7 @@ class Folder:
         self._waiting: list[records.Record] = []  # images that are finished, to be uploaded
         self.reviews = settings.review  # whether expected Dice is recorded, once that is asked for
         # For a store, a folder on the disk for files to upload.
+        self._made: set[str] = set()  # folders in `scratch`
         self.scratch = tempfile.mkdtemp() if self._remote else os.path.join(self._home, SCRATCH)
 
     def plan(
@@ -159,6 +155,15 @@ class Folder:
         self._write_record()
         files.remove_folder(os.path.join(self._home, SCRATCH))  # of a process that was killed
         os.makedirs(self.scratch, exist_ok=True)
+
+    def local(self, name: str) -> str:
+        """Returns where a file is made, in a folder that is there."""
+        path = os.path.join(self.scratch, name)
+        folder = os.path.dirname(path)
+        if folder not in self._made:
+            os.makedirs(folder, exist_ok=True)
+            self._made.add(folder)
+        return path
 
     def _others(self) -> list[str]:
         """Returns where other parts, or a start of all images, keep their own files."""
@@ -536,9 +541,9 @@ class Page:
     task: Task
     source: discovery.Source
     raster: regions.Raster | None = None
-    _ids: RowFile | None = None
-    _probabilities: RowFile | None = None
-    _uncertainty: RowFile | None = None
+    _ids: Rows | None = None
+    _probabilities: Rows | None = None
+    _uncertainty: Rows | None = None
     _sums: review.Sums | None = None
 
     @property
@@ -569,22 +574,21 @@ class Page:
             values: see `values_of`; what no output needs may be among them.
         """
         if self._ids is None:
-            self._ids = RowFile(self._local(self.names[-1]) + ".ids", size, np.dtype(np.uint8))
+            self._ids = TemporaryRows(self.folder.scratch, size, np.dtype(np.uint8))
         self._ids.append(values["ids"])
         if self.folder.reviews:
             self._sums = self._sums or review.Sums(self.networks.num_classes)
             self._sums.add(values["sums"])
-        for name in self._named("uncertainty/"):
+        if self._named("uncertainty/"):
             if self._uncertainty is None:
-                path = self._local(name) + ".rows"
-                self._uncertainty = RowFile(path, size, np.dtype(np.float32))
+                self._uncertainty = TemporaryRows(self.folder.scratch, size, np.dtype(np.float32))
             self._uncertainty.append(values["uncertainty"])
         for name in self._named("probabilities/"):
             probabilities = values["probabilities"]
             if self._probabilities is None:
                 depth = probabilities.shape[2]
                 shape = size if depth == 1 else (*size, depth)
-                self._probabilities = RowFile(self._local(name), shape, np.dtype(np.float32))
+                self._probabilities = RowFile(self.folder.local(name), shape, np.dtype(np.float32))
             self._probabilities.append(probabilities)
 
     def finish(self) -> None:
@@ -593,63 +597,57 @@ class Page:
         if self._probabilities is not None:
             self._probabilities.close()
         for name in self._named("uncertainty/"):
-            _format(name)(self._local(name), self._uncertainty, self.source)
+            _format(name)(self.folder.local(name), self._uncertainty, self.source)
         kept = self.networks.networks.kept
         if kept:
-            self._ids = instances.keep(self._ids, self._local(self.names[-1]) + ".kept", kept)
+            self._ids = instances.keep(self._ids, self.folder.scratch, kept)
         for name in self._named("overlays/"):
-            Image.fromarray(self._overlay()).save(self._local(name))
+            Image.fromarray(self._overlay()).save(self.folder.local(name))
         for name in self._named("previews/"):
             _, ids = self._thinned()
-            Image.fromarray(overlays.paint(ids)).save(self._local(name))
+            Image.fromarray(overlays.paint(ids)).save(self.folder.local(name))
         numbers = self._named("instances/")
         if numbers:
             self._write_instances(*numbers)
         mask = self._values()
-        _format(self.names[-1])(self._local(self.names[-1]), mask, self.source)
+        _format(self.names[-1])(self.folder.local(self.names[-1]), mask, self.source)
         mask.close()
-        self._ids.close()
-        self._close(*BETWEEN)
+        self._close()
         self.folder.place(self.task, self._sums.expected() if self._sums else None)
 
     def discard(self) -> None:
         """Removes what is in the scratch folder, and closes the image."""
-        self._close("", *BETWEEN)
-
-    def _close(self, *suffixes: str) -> None:
-        """Removes files of some suffixes from the scratch folder, and closes the image."""
-        self.raster = None
-        for file in (self._ids, self._probabilities, self._uncertainty):
-            if file is not None:
-                file.close()
+        self._close()
         for name in self.names:
-            for suffix in suffixes:
-                files.remove(os.path.join(self.folder.scratch, name) + suffix)
+            files.remove(os.path.join(self.folder.scratch, name))
+
+    def _close(self) -> None:
+        self.raster = None
+        for rows in (self._ids, self._probabilities, self._uncertainty):
+            if rows is not None:
+                rows.close()
 
     def _named(self, folder: str) -> list[str]:
         return [name for name in self.names[:-1] if name.startswith(folder)]
 
-    def _local(self, name: str) -> str:
-        path = os.path.join(self.folder.scratch, name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        return path
-
-    def _values(self) -> RowFile:
+    def _values(self) -> Rows:
         """Returns the mask with the values of the training masks."""
         assert self._ids is not None
         values = self.networks.networks.values
         lookup = masks.lookup(values)
-        mask = RowFile(self._local(self.names[-1]) + ".values", self._ids.shape, lookup.dtype)
+        mask = TemporaryRows(self.folder.scratch, self._ids.shape, lookup.dtype)
         for band in self._ids.bands(mask_writer.BAND_PIXELS):
             mask.append(lookup[band])
         return mask
 
     def _write_instances(self, table_name: str, numbers_name: str) -> None:
         assert self._ids is not None
-        numbers, table = instances.label(self._ids, self._local(numbers_name) + ".numbers")
-        _format(numbers_name)(self._local(numbers_name), numbers, self.source)
+        numbers, table = instances.label(self._ids, self.folder.scratch)
+        _format(numbers_name)(self.folder.local(numbers_name), numbers, self.source)
         numbers.close()
-        files.write_whole(self._local(table_name), table.to_csv(self.networks.networks.classes))
+        files.write_whole(
+            self.folder.local(table_name), table.to_csv(self.networks.networks.classes)
+        )
 
     def _thinned(self) -> tuple[int, np.ndarray]:
         """Returns by how many pixels a picture of the mask goes on, and its classes there."""

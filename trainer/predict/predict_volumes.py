@@ -16,7 +16,7 @@ from trainer import config, terminal
 from trainer.checkpointing import run_metadata
 from trainer.data import preprocessing
 from trainer.data.formats import discovery, reading, volume_discovery, volumes
-from trainer.data.formats.npy_stream import RowFile
+from trainer.data.formats.npy_stream import RowFile, TemporaryRows
 from trainer.data.formats.volume_discovery import VolumeCase
 from trainer.data.formats.volume_header import Header
 from trainer.data.preprocessing import Prepared
@@ -145,7 +145,7 @@ class Work:
         made_by = self._networks.preprocessing
         made_by.check_size(task.source.label, box, spacing, self._settings.max_pixels)
         prepared = made_by.apply(values, spacing, box)
-        local = {name: self._local(name) for name in task.names}
+        local = {name: self._folder.local(name) for name in task.names}
         strip = local.get(f"overlays/{task.source.name}.png")
         preview = local.get(f"previews/{task.source.name}.png")
         shape, picture = values.shape[:3], values if strip else None
@@ -164,7 +164,7 @@ class Work:
             drawn = drawing.draw_strip(dark, ids, spacing, task.source.name, classes, opacity=1.0)
             Image.fromarray(drawn).save(preview)
         if f"instances/{task.names[-1]}" in local:
-            numbers, table = _label(ids, os.path.join(self._folder.scratch, "instances"))
+            numbers, table = _label(ids, self._folder.scratch)
             _write(local[f"instances/{task.names[-1]}"], numbers, header, sources[0].path)
             path = local[f"instances/{task.source.name}.csv"]
             files.write_whole(path, table.to_csv(classes))
@@ -217,7 +217,9 @@ class Work:
         sums = review.Sums(classes) if self._folder.reviews else None
         shape = (*ids.shape, classes) if classes > 2 else ids.shape
         with contextlib.ExitStack() as stack:
-            written = [RowFile(self._local(name), shape, np.dtype(np.float32)) for name in shares]
+            written = [
+                RowFile(self._folder.local(name), shape, np.dtype(np.float32)) for name in shares
+            ]
             for file in written:
                 stack.enter_context(contextlib.closing(file))
             for first, slab in networks.whole_probabilities(slabs, prepared.box, ids.shape):
@@ -229,13 +231,8 @@ class Work:
                 if uncertain is not None:
                     uncertain[here] = uncertainty.predictive_entropy(slab)
         if uncertain is not None:
-            _write(self._local(maps[0]), uncertain, header, image)
+            _write(self._folder.local(maps[0]), uncertain, header, image)
         return sums.expected() if sums else None
-
-    def _local(self, name: str) -> str:
-        path = os.path.join(self._folder.scratch, name)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        return path
 
 
 def _label(ids: np.ndarray, folder: str) -> tuple[np.ndarray, instances.Table]:
@@ -243,14 +240,13 @@ def _label(ids: np.ndarray, folder: str) -> tuple[np.ndarray, instances.Table]:
 
     Args:
         ids: uint8 [D, H, W], class ids.
-        folder: for files between.
+        folder: for what does not fit into memory.
     """
-    with tempfile.TemporaryDirectory(dir=folder) as between:
-        file = RowFile(os.path.join(between, "ids"), ids.shape, ids.dtype)
-        file.append(ids)
-        numbers, table = instances.label(file, os.path.join(between, "numbers"))
-        with contextlib.closing(file), contextlib.closing(numbers):
-            return numbers.read(0, len(ids)), table
+    with contextlib.closing(TemporaryRows(folder, ids.shape, ids.dtype)) as rows:
+        rows.append(ids)
+        numbers, table = instances.label(rows, folder)
+    with contextlib.closing(numbers):
+        return numbers.read(0, len(ids)), table
 
 
 def _write(path: str, values: np.ndarray, header: Header, image: str) -> None:

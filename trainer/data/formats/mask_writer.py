@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 
 from trainer.data.formats import discovery, images, reading, tiff
-from trainer.data.formats.npy_stream import RowFile
+from trainer.data.formats.npy_stream import RowFile, Rows
 from trainer.errors import InputError
 
 TIFF_TILE = 256
@@ -20,7 +20,7 @@ GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)
 LAYOUTS = ("<?xml", "<OME", "ImageJ=", '{"shape"', "SCANIMAGE")
 
 
-def write_png(path: str, mask: RowFile, source: discovery.Source) -> None:
+def write_png(path: str, mask: Rows, source: discovery.Source) -> None:
     """Writes a mask of uint8 or uint16, which is read into memory for it."""
     if mask.dtype not in (np.uint8, np.uint16):
         raise InputError(
@@ -29,7 +29,7 @@ def write_png(path: str, mask: RowFile, source: discovery.Source) -> None:
     Image.fromarray(mask.read(0, mask.shape[0])).save(path, format="PNG")
 
 
-def write_tiff(path: str, mask: RowFile, source: discovery.Source) -> None:
+def write_tiff(path: str, mask: Rows, source: discovery.Source) -> None:
     """Writes a mask in deflated tiles, with the resolution, place and description of its image."""
     height, width = mask.shape
     side = (min(TIFF_TILE, -(-length // 16) * 16) for length in (height, width))
@@ -48,7 +48,7 @@ def write_tiff(path: str, mask: RowFile, source: discovery.Source) -> None:
         )
 
 
-def write_npy(path: str, mask: RowFile, source: discovery.Source) -> None:
+def write_npy(path: str, mask: Rows, source: discovery.Source) -> None:
     """Writes a mask as an array [H, W]."""
     copy = RowFile(path, mask.shape, mask.dtype)
     with contextlib.closing(copy):
@@ -56,7 +56,7 @@ def write_npy(path: str, mask: RowFile, source: discovery.Source) -> None:
             copy.append(band)
 
 
-FORMATS: Mapping[str, Callable[[str, RowFile, discovery.Source], None]] = {
+FORMATS: Mapping[str, Callable[[str, Rows, discovery.Source], None]] = {
     "png": write_png,
     "tif": write_tiff,
     "npy": write_npy,
@@ -69,7 +69,7 @@ def format_of(path: str) -> str:
     return {"tif": "tif", "tiff": "tif", "npy": "npy", "npz": "npy"}.get(suffix, "png")
 
 
-def _tiles(mask: RowFile, height: int, width: int) -> Iterator[np.ndarray]:
+def _tiles(mask: Rows, height: int, width: int) -> Iterator[np.ndarray]:
     """Yields the tiles of a mask row by row, those at its end filled up with zeros."""
     for top in range(0, mask.shape[0], height):
         rows = mask.read(top, min(top + height, mask.shape[0]))

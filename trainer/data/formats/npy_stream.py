@@ -1,25 +1,26 @@
-"""A `.npy` file that is written row by row and read band by band, without mapping it."""
+"""Arrays that are written row by row and read band by band, without mapping a file.
+
+Mapping one would count all that was touched as this process's memory.
+"""
 
 import io
 import os
+import tempfile
 from collections.abc import Iterator
+from typing import IO
 
 import numpy as np
 
+IN_MEMORY = 2**20  # bytes; larger temporary rows are in a file
 
-class RowFile:
-    """A local `.npy` file of known shape, written from its first row to its last.
 
-    Mapping a file would count all that was touched as this process's memory.
-    """
+class Rows:
+    """The rows of an array of known shape, from the first to the last."""
 
-    def __init__(self, path: str, shape: tuple[int, ...], dtype: np.dtype):
-        """Makes the file."""
-        self.path, self.shape, self.dtype = path, shape, np.dtype(dtype)
-        self._file = io.BufferedRandom(io.FileIO(path, "w+"))
-        header = {"descr": self.dtype.str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self._file, header)
-        self._begin = self._file.tell()
+    def __init__(self, file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype):
+        """Writes from where the file is."""
+        self.shape, self.dtype = shape, np.dtype(dtype)
+        self._file, self._begin = file, file.tell()
         self._row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * self.dtype.itemsize
 
     def append(self, rows: np.ndarray) -> None:
@@ -42,3 +43,29 @@ class RowFile:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+class RowFile(Rows):
+    """A local `.npy` file."""
+
+    def __init__(self, path: str, shape: tuple[int, ...], dtype: np.dtype):
+        """Makes the file."""
+        file = io.BufferedRandom(io.FileIO(path, "w+"))
+        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        super().__init__(file, shape, dtype)
+
+
+class TemporaryRows(Rows):
+    """Rows that are gone when they are closed, or with the process."""
+
+    def __init__(self, folder: str, shape: tuple[int, ...], dtype: np.dtype):
+        """Has none.
+
+        Args:
+            folder: where a file without a name holds what is too large for memory.
+            shape: of the array.
+            dtype: of the array.
+        """
+        file = tempfile.SpooledTemporaryFile(IN_MEMORY, dir=folder)  # noqa: SIM115
+        super().__init__(file, shape, dtype)
