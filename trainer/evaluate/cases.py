@@ -114,33 +114,33 @@ def reduced(case: Case) -> Case:
 
 
 def case_of(
-    batch: Mapping[str, tf.Tensor], row: int, found: Mapping[str, np.ndarray], dtype: str
+    batch: Mapping[str, np.ndarray], row: int, found: Mapping[str, np.ndarray], dtype: str
 ) -> Case:
     """Returns a case of a batch.
 
     Args:
-        batch: see `pipeline.evaluation_batches`.
+        batch: see `pipeline.evaluation_batches`, as arrays.
         row: of the case in the batch.
         found: of what `eval_step.score` returned, that of the case.
         dtype: of the stored images.
     """
-    height, width = batch["size"][row].numpy()
+    height, width = batch["size"][row]
     here = np.s_[row, :height, :width]
     return Case(
         index=int(batch["case"][row]),
         dice=mean_dice(found["counts"]),
         image=_stored(batch["images"][here], batch["offset"][row], batch["scale"][row], dtype),
-        labels=batch["labels"][here].numpy(),
-        valid=batch["valid"][here].numpy(),
+        labels=batch["labels"][here].copy(),  # a view would hold the whole batch
+        valid=batch["valid"][here].copy(),
         predicted=found["predicted"][:height, :width],
         confidence=found["confidence"][:height, :width],
         spacing=(1.0, 1.0),
     )
 
 
-def _stored(image: tf.Tensor, offset: tf.Tensor, scale: tf.Tensor, dtype: str) -> np.ndarray:
+def _stored(image: np.ndarray, offset: np.ndarray, scale: np.ndarray, dtype: str) -> np.ndarray:
     """Returns a normalised image as it is stored, to be shown."""
-    values = image.numpy() * scale.numpy() + offset.numpy()
+    values = image * scale + offset
     if not np.issubdtype(dtype, np.integer):
         return values
     return np.clip(np.rint(values), 0, np.iinfo(dtype).max).astype(dtype)

@@ -105,8 +105,9 @@ class TiledImages:
         sizes = padded_shapes.own(batch["size"], self._stride)
         logits = self._logits(batch["images"], sizes, forward)
         rows_of: dict[tuple[int, ...], list[int]] = collections.defaultdict(list)
+        arrays = {key: value.numpy() for key, value in batch.items()}  # a slice of a tensor is slow
         for row, shape in enumerate(sizes.numpy().tolist()):
-            if batch["case"][row] >= 0:
+            if arrays["case"][row] >= 0:
                 rows_of[tuple(shape)].append(row)
         totals: dict[str, np.ndarray] = {}
         found = []
@@ -121,7 +122,7 @@ class TiledImages:
                     totals[key] = totals[key] + value if key in totals else value
             for place, row in enumerate(rows):
                 of_case = {key: result[key][place] for key in eval_step.OF_CASE}
-                case = cases.case_of(batch, row, of_case, self._manifest.dtype)
+                case = cases.case_of(arrays, row, of_case, self._manifest.dtype)
                 found.append((case, of_case["counts"], of_case["soft"]))
         return cases.Scored(totals, found)
 
