@@ -61,6 +61,11 @@ def test_the_list_has_the_lowest_first_and_is_known_again():
     assert said[1:] == [f"0.{k}000  {k}.png" for k in (1, 3, 5, 7, 8)]
 
 
+def test_the_list_has_names_that_are_no_text():
+    text = review.to_csv({"a\udcff\n.png": review.Expected(0.5, [0.5, None])}, NAMES)
+    assert text.encode().splitlines()[1] == rb"a\xff\n.png,0.500000,0.500000,"
+
+
 def test_the_entropy_is_0_of_one_class_and_1_of_equal_ones():
     found = uncertainty.predictive_entropy(np.array([[0.0], [0.5], [1.0], [0.25]], np.float32))
     bits = -0.25 * np.log2(0.25) - 0.75 * np.log2(0.75)

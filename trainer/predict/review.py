@@ -86,7 +86,7 @@ def to_csv(found: Mapping[str, Expected], classes: Sequence[str]) -> str:
     for name in _ordered(found):
         one = found[name]
         cells = ("" if dice is None else f"{dice:.{DIGITS}f}" for dice in one.classes)
-        writer.writerow([name, f"{one.mean:.{DIGITS}f}", *cells])
+        writer.writerow([one_line(name), f"{one.mean:.{DIGITS}f}", *cells])
     return text.getvalue()
 
 
