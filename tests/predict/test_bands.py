@@ -12,6 +12,7 @@ import tifffile
 from tests import runs
 from trainer import config
 from trainer.config import flags
+from trainer.data.formats import discovery
 from trainer.errors import InputError
 from trainer.evaluate import sliding_window
 from trainer.evaluate.stitching import Mosaic
@@ -163,6 +164,57 @@ def test_no_band_is_written_among_other_predictions(run_dir, images, networks, t
 
 
 @pytest.mark.slow
+def test_no_band_is_written_among_other_predictions_of_parts(run_dir, images, networks, tmp_path):
+    for part in ("--part=1/2", "--part=2/2"):
+        asked = settings(run_dir, images, tmp_path, "--tta=flips", part)
+        predict_images.predict(asked, networks)
+    os.remove(tmp_path / "huge.tif")
+    asked = settings(run_dir, images, tmp_path)
+    with pytest.raises(InputError, match=r"holds predictions with another tta \(flips instead of"):
+        predict_bands(asked, networks, (1,))
+    assert not (tmp_path / "parts/bands").exists()
+
+
+def test_what_is_refused_is_refused_before_bands(run_dir, images, tmp_path):
+    with pytest.raises(InputError, match="^--output=.* is where the images are; masks would take"):
+        predict_images.items(settings(run_dir, images, images, "--format=npy"))
+    with pytest.raises(InputError, match=r"^--format=nii\.gz is for volumes, and --run_dir="):
+        predict_images.items(settings(run_dir, images, tmp_path, "--format=nii.gz"))
+
+
+@pytest.mark.slow
+def test_a_folder_that_cannot_be_made_is_one_line(run_dir, images, networks, tmp_path):
+    (tmp_path / "parts").write_text("")
+    with pytest.raises(InputError, match="^--output=.* cannot be created: Not a directory; name"):
+        predict_bands(settings(run_dir, images, tmp_path), networks, (1,))
+
+
+@pytest.mark.slow
+def test_bands_of_a_link_are_read_by_the_name_of_the_link(run_dir, networks, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    with open(tmp_path / "blob", "wb") as file:
+        np.save(file, np.random.default_rng(0).integers(0, 255, (600, 2000), np.uint8))
+    os.symlink(tmp_path / "blob", folder / "a.npy")
+    asked = settings(run_dir, folder, tmp_path / "out")
+    _, keys = predict_images.items(asked)
+    for key in keys:
+        predict_images.predict_band(asked, networks, key)
+    assert len(list((tmp_path / "out/parts/bands").glob("*/*-of-2"))) == len(keys) == 2
+
+
+@pytest.mark.slow
+def test_masks_of_images_in_folders_of_the_same_names_stay(run_dir, images, networks, tmp_path):
+    folder = tmp_path / "images/parts/bands"
+    shutil.copytree(images, folder)
+    asked = settings(run_dir, tmp_path / "images", tmp_path / "out")
+    predict_bands(asked, networks)
+    predict_images.predict(asked, networks)
+    names = {"prediction.json", "parts/bands/huge.tif", "parts/bands/small.tif"}
+    assert set(content(tmp_path / "out")) == names
+
+
+@pytest.mark.slow
 def test_a_damaged_band_is_named(run_dir, images, networks, tmp_path):
     asked = settings(run_dir, images, tmp_path)
     predict_bands(asked, networks)
@@ -212,10 +264,11 @@ def test_only_large_files_of_one_image_have_bands():
         record.Origin("a.tif", row, size)
         for row, size in [(None, 256 * 10**6), (None, 256 * 10**6 + 1), (3, 10**10)]
     )
-    assert not bands.of_image(asked, "a", small)
-    assert not bands.of_image(asked, "a", page)
-    found = bands.of_image(asked, "a", large)
+    source = discovery.Source("a", "link\udcff.tif", None, "link")
+    assert not bands.of_image(asked, source, small)
+    assert not bands.of_image(asked, source, page)
+    found = bands.of_image(asked, source, large)
     assert [(band.number, band.count) for band in found] == [(1, 2), (2, 2)]
     assert [bands.Band.of_key(band.to_key()) for band in found] == found
     huge = record.Origin("a.tif", None, 10**12)
-    assert len(bands.of_image(asked, "a", huge)) == 100
+    assert len(bands.of_image(asked, source, huge)) == 100

@@ -4,7 +4,8 @@
 
 is the second of eight, under the hash of the image's name: a line of JSON, which tells the
 prediction and the image, and the values that outputs are made of as `.npy` arrays. The bands have
-the rows, the tiles and the sums that the whole image has, so its files are the same.
+the rows, the tiles and the sums that the whole image has, so its files are the same, but for
+rounding where tiles share a step.
 """
 
 import dataclasses
@@ -34,20 +35,21 @@ class Band:
     """Some of the rows of an image.
 
     Attributes:
-        name: of the image.
+        source: the image.
         origin: what tells it from others.
         number: of the band, from 1.
         count: of the image's bands.
     """
 
-    name: str
+    source: discovery.Source
     origin: record.Origin
     number: int
     count: int
 
     def path(self, output: str) -> str:
         """Returns its file."""
-        return os.path.join(output, ALL, folder_of(self.name), f"{self.number}-of-{self.count}")
+        name = f"{self.number}-of-{self.count}"
+        return os.path.join(output, ALL, folder_of(self.source.name), name)
 
     def to_key(self) -> str:
         """Returns it as one text."""
@@ -57,15 +59,18 @@ class Band:
     def of_key(cls, key: str) -> "Band":
         """Returns what `to_key` was made of."""
         content = json.loads(key)
-        return cls(**{**content, "origin": record.Origin(**content["origin"])})
+        source = discovery.Source(**content.pop("source"))
+        return cls(source, record.Origin(**content.pop("origin")), **content)
 
 
-def of_image(settings: config.Predict, name: str, origin: record.Origin) -> list[Band]:
+def of_image(
+    settings: config.Predict, source: discovery.Source, origin: record.Origin
+) -> list[Band]:
     """Returns the bands of an image; none if it is predicted as a whole."""
     count = min(MOST, -(-origin.bytes // (settings.band_megabytes * MEGABYTE)))
     if count < 2 or origin.row is not None:  # the file has other images, too
         return []
-    return [Band(name, origin, number, count) for number in range(1, count + 1)]
+    return [Band(source, origin, number, count) for number in range(1, count + 1)]
 
 
 def write(
@@ -73,7 +78,7 @@ def write(
     band: Band,
     networks: predictor.Predictor,
     facts: Mapping[str, Any],
-    local: str,
+    local: discovery.Source,
 ) -> None:
     """Predicts a band and writes its file, unless it is there.
 
@@ -85,7 +90,7 @@ def write(
         local: the image, on the local disk.
 
     Raises:
-        InputError: the image cannot be read.
+        InputError: the image cannot be read, or the folder not be made.
     """
     path = band.path(settings.output)
     wanted = {
@@ -97,8 +102,7 @@ def write(
     names = [name for name in NAMES if wanted[name]]
     if files.exists(path) and _is_of(path, facts, band.origin, names):
         return
-    source = discovery.Source(band.name, local, None, band.origin.path)
-    raster = networks.open(source, settings.max_pixels)
+    raster = networks.open(local, settings.max_pixels)
     head = {
         "facts": facts,
         "origin": dataclasses.asdict(band.origin),
@@ -106,7 +110,7 @@ def write(
         "size": [raster.height, raster.width],
     }
     if not files.is_remote(path):
-        files.make_folder(os.path.dirname(path))
+        files.make_folder_of("output", os.path.dirname(path))
     with files.writing(path, "wb") as file:
         file.write(json_text.dumps(head).encode() + b"\n")
         for found in networks.stream([(0, lambda: raster)], (band.number, band.count)):
@@ -119,7 +123,8 @@ def write(
 
 def there(output: str) -> set[str]:
     """Returns the folders of images that have bands, see `folder_of`."""
-    return set(files.list_folder(os.path.join(output, ALL)))
+    names = files.list_folder(os.path.join(output, ALL))
+    return {name for name in names if re.fullmatch("[0-9a-f]{32}", name)}
 
 
 def folder_of(name: str) -> str:
@@ -175,10 +180,12 @@ def read(path: str, scratch: str) -> Iterator[tuple[tuple[int, ...], dict[str, n
 
 def remove(output: str) -> None:
     """Removes all bands."""
-    if there(output):
-        files.remove_folder(os.path.join(output, ALL))
-        if not files.is_remote(output):
-            files.remove_empty_folder(os.path.join(output, parts.FOLDER))
+    found = there(output)
+    for folder in found:
+        files.remove_folder(os.path.join(output, ALL, folder))
+    if found and not files.is_remote(output):
+        for above in (ALL, parts.FOLDER):
+            files.remove_empty_folder(os.path.join(output, above))
 
 
 def _is_of(

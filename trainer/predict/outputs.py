@@ -18,6 +18,7 @@ last: what has a mask is whole. What is in the folder and not this command's own
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import os
 import pathlib
 import shutil
@@ -424,8 +425,8 @@ def kind_of_mask(
 
 def check_facts(output: str, facts: Mapping[str, Any]) -> None:
     """Raises InputError if a folder holds predictions that depend on other facts."""
-    path = os.path.join(output, NAME)
-    if files.exists(path):
+    paths = (os.path.join(_home(output, part), NAME) for part in ("", *parts.folders(output)))
+    for path in itertools.islice(filter(files.exists, paths), 1):  # all records have the same
         _read(output, path, facts)
 
 

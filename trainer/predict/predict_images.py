@@ -58,26 +58,14 @@ def predict(
     """
     started = time.monotonic()
     run_dirs = tuple(command.check(settings))
-    if settings.format not in FORMATS:
-        raise InputError(
-            f"--format={settings.format} is for volumes, and --run_dir={settings.run_dir} was "
-            f"trained on images; use {', '.join(FORMATS[1:])}."
-        )
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
         terminal.busy("finding the images")
-        there = discovery.with_pages(_find(settings, scratch))
-        part = parts.parse(settings.part)
-        found = there.sources
-        if part.count > 1:
-            found = Packed(source for source in found if part.has(source.name))
-        origins = record.origins(found, settings.images)
-        folders = {os.path.dirname(origin.path) for origin in origins if not _is_row(origin)}
-        command.check_place(settings, (source.name for source in found), folders)
+        there, origins = _checked(settings, scratch)
         terminal.busy("loading the network")
         networks = load_networks(run_dirs, dataclasses.replace(settings, part=""))
         folder, tasks = stack.enter_context(
-            outputs.opened(settings, _facts(settings, networks), found, origins)
+            outputs.opened(settings, _facts(settings, networks), there.sources, origins)
         )
         work = Work(settings, networks, folder, tasks, scratch)
         with terminal.Bar(len(tasks), "predicting", "images") as bar:
@@ -100,14 +88,14 @@ def items(settings: config.Predict) -> tuple[int, list[str]]:
     """
     command.check(settings)
     with tempfile.TemporaryDirectory() as scratch:
-        found = discovery.with_pages(_find(settings, scratch)).sources
+        there, origins = _checked(settings, scratch)
     keys: list[str] = []
-    for source, origin in zip(found, record.origins(found, settings.images), strict=True):
-        of_image = bands.of_image(settings, source.name, origin)
+    for source, origin in zip(there.sources, origins, strict=True):
+        of_image = bands.of_image(settings, source, origin)
         mask = f"{source.name}.{outputs.kind_of_mask(settings, source.path)}"
         if of_image and not files.exists(os.path.join(settings.output, mask)):
             keys += [band.to_key() for band in of_image]
-    return len(found), keys
+    return len(there.sources), keys
 
 
 def predict_band(
@@ -129,7 +117,7 @@ def predict_band(
     outputs.check_facts(settings.output, facts)
     unread = contextlib.suppress(reading.UnreadableError)  # `predict` says so, or leaves it out
     with unread, tempfile.TemporaryDirectory() as scratch:
-        bands.write(settings, band, networks, facts, _local(band.origin, scratch))
+        bands.write(settings, band, networks, facts, _local(band.source, band.origin, scratch))
 
 
 class Work:
@@ -186,11 +174,10 @@ class Work:
     def _joined(self) -> Iterator[int]:
         """Writes the images whose bands have been predicted; yields 1 for each."""
         output = self._settings.output
-        facts, there, left = (
-            _facts(self._settings, self._networks),
-            bands.there(output),
-            Packed[outputs.Task](),
-        )
+        there, left = bands.there(output), Packed[outputs.Task]()
+        if not there:
+            return
+        facts = _facts(self._settings, self._networks)
         for task in self._tasks:
             page = outputs.Page(self._folder, self._networks, task, task.source)
             is_wanted = bands.folder_of(task.source.name) in there and not task.is_done
@@ -258,7 +245,7 @@ class Work:
         path = tasks[0].source.path
         if not files.is_remote(path) or all(task.is_done for task in tasks):
             return [(task, task.source) for task in tasks]
-        local = _local(tasks[0].origin, self._scratch)
+        local = _local(tasks[0].source, tasks[0].origin, self._scratch).path
         self._copies[local] = len(tasks)
         return [(task, dataclasses.replace(task.source, path=local)) for task in tasks]
 
@@ -286,19 +273,43 @@ class Work:
         self._let_go(page.source)
 
 
-def _local(origin: record.Origin, scratch: str) -> str:
-    """Returns an image's file on the local disk; it copies that of a store.
+def _local(source: discovery.Source, origin: record.Origin, scratch: str) -> discovery.Source:
+    """Returns an image on the local disk; it copies that of a store.
 
     Raises:
         InputError: the file is another than it was.
     """
-    if not files.is_remote(origin.path):
-        return origin.path
-    local = os.path.join(tempfile.mkdtemp(dir=scratch), os.path.basename(origin.path))
-    files.copy_from_store(origin.path, local)
+    if not files.is_remote(source.path):
+        return source
+    local = os.path.join(tempfile.mkdtemp(dir=scratch), os.path.basename(source.path))
+    files.copy_from_store(source.path, local)
     if os.path.getsize(local) != origin.bytes:
-        raise InputError(f"{origin.path} was written again meanwhile; start again.")
-    return local
+        raise InputError(f"{source.path} was written again meanwhile; start again.")
+    return dataclasses.replace(source, path=local)
+
+
+def _checked(
+    settings: config.Predict, scratch: str
+) -> tuple[discovery.Found, Sequence[record.Origin]]:
+    """Returns the images of this start, and what tells them from others.
+
+    Raises:
+        InputError: there are none, or their masks cannot have this format or place.
+    """
+    if settings.format not in FORMATS:
+        raise InputError(
+            f"--format={settings.format} is for volumes, and --run_dir={settings.run_dir} was "
+            f"trained on images; use {', '.join(FORMATS[1:])}."
+        )
+    there = discovery.with_pages(_find(settings, scratch))
+    part = parts.parse(settings.part)
+    if part.count > 1:
+        own = Packed(source for source in there.sources if part.has(source.name))
+        there = dataclasses.replace(there, sources=own)
+    origins = record.origins(there.sources, settings.images)
+    folders = {os.path.dirname(origin.path) for origin in origins if not _is_row(origin)}
+    command.check_place(settings, (source.name for source in there.sources), folders)
+    return there, origins
 
 
 def _find(settings: config.Predict, scratch: str) -> discovery.Found:
