@@ -190,6 +190,14 @@ def test_a_folder_that_cannot_be_made_is_one_line(run_dir, images, networks, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_is_told(run_dir, images, networks, tmp_path, monkeypatch):
+    monkeypatch.setattr(bands.files, "writing", lambda path, mode: open("/dev/full", mode))
+    with pytest.raises(OSError, match="No space left on device"):
+        predict_bands(settings(run_dir, images, tmp_path), networks, (1,))
+
+
+@pytest.mark.slow
 def test_bands_of_a_link_are_read_by_the_name_of_the_link(run_dir, networks, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()

@@ -118,7 +118,7 @@ def write(
                 raise found.error
             values = outputs.values_of(found, names)
             for name in names:
-                np.lib.format.write_array(file, np.ascontiguousarray(values[name]))
+                _write_array(file, np.ascontiguousarray(values[name]))
 
 
 def there(output: str) -> set[str]:
@@ -186,6 +186,13 @@ def remove(output: str) -> None:
     if found and not files.is_remote(output):
         for above in (ALL, parts.FOLDER):
             files.remove_empty_folder(os.path.join(output, above))
+
+
+def _write_array(file: IO[bytes], array: np.ndarray) -> None:
+    """Writes an array as `.npy`; NumPy's own function does not say that a disk is full."""
+    header = np.lib.format.header_data_from_array_1_0(array)
+    np.lib.format.write_array_header_1_0(file, header)
+    file.write(array.data)
 
 
 def _is_of(
