@@ -109,8 +109,7 @@ def test_bands_are_joined_and_not_predicted_again(run_dir, images, networks, tmp
     head = path.read_bytes().partition(b"\n")[0] + b"\n"
     with open(path, "wb") as file:
         file.write(head)
-        for size, values in parts:
-            assert size == (1100, 2000)
+        for values in parts:
             for name in json.loads(head)["names"]:
                 np.lib.format.write_array(file, 1 - values[name] if name == "ids" else values[name])
     predict_images.predict(asked, networks)
@@ -118,7 +117,7 @@ def test_bands_are_joined_and_not_predicted_again(run_dir, images, networks, tmp
     predict_images.predict(settings(run_dir, images, plain), networks)
     masks = [tifffile.imread(folder / "huge.tif") for folder in (tmp_path, plain)]
     (rows,) = np.nonzero((masks[0] != masks[1]).all(axis=1))
-    assert len(rows) == sum(len(values["ids"]) for _, values in parts)
+    assert len(rows) == sum(len(values["ids"]) for values in parts)
     assert rows[0] > 0
     masks[0][rows] = 255 - masks[0][rows]
     np.testing.assert_array_equal(*masks)

@@ -27,7 +27,7 @@ from trainer.storage import files
 ALL = f"{parts.FOLDER}/bands"  # below the folder of predictions
 MOST = 100  # bands of an image
 MEGABYTE = 10**6
-NAMES = ("ids", "sums", "uncertainty", "probabilities")  # as they follow each other
+ASKED = ("uncertainty", "probabilities")  # what is in bands only where these flags are given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,22 +93,11 @@ def write(
         InputError: the image cannot be read, or the folder not be made.
     """
     path = band.path(settings.output)
-    wanted = {
-        "ids": True,
-        "sums": True,
-        "uncertainty": settings.uncertainty,
-        "probabilities": settings.probabilities,
-    }
-    names = [name for name in NAMES if wanted[name]]
+    names = ["ids", "sums", *(name for name in ASKED if getattr(settings, name))]
     if files.exists(path) and _is_of(path, facts, band.origin, names):
         return
     raster = networks.open(local, settings.max_pixels)
-    head = {
-        "facts": facts,
-        "origin": dataclasses.asdict(band.origin),
-        "names": names,
-        "size": [raster.height, raster.width],
-    }
+    head = {"facts": facts, "origin": dataclasses.asdict(band.origin), "names": names}
     if not files.is_remote(path):
         files.make_folder_of("output", os.path.dirname(path))
     with files.writing(path, "wb") as file:
@@ -154,8 +143,8 @@ def find(
     return []
 
 
-def read(path: str, scratch: str) -> Iterator[tuple[tuple[int, ...], dict[str, np.ndarray]]]:
-    """Yields the size of the image, and the values of the next rows of a band.
+def read(path: str, scratch: str) -> Iterator[dict[str, np.ndarray]]:
+    """Yields the values of a band, some rows at a time; see `outputs.values_of`.
 
     Args:
         path: of its file.
@@ -175,7 +164,7 @@ def read(path: str, scratch: str) -> Iterator[tuple[tuple[int, ...], dict[str, n
                 values = {name: np.lib.format.read_array(file) for name in head["names"]}
             except ValueError:
                 raise _damaged(path) from None
-            yield tuple(head["size"]), values
+            yield values
 
 
 def remove(output: str) -> None:

@@ -186,9 +186,10 @@ class Work:
                 left.append(task)
                 continue
             ((_, page.source),) = self._copied([task])
-            page.open(self._settings.max_pixels)
+            raster = page.open(self._settings.max_pixels)
+            size = raster.height, raster.width
             for path in paths:
-                for size, values in bands.read(path, self._scratch):
+                for values in bands.read(path, self._scratch):
                     page.add_values(size, values)
             self._count(size)
             self._finish(page)
