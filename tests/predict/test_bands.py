@@ -191,7 +191,8 @@ def test_a_folder_that_cannot_be_made_is_one_line(run_dir, images, networks, tmp
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_a_full_disk_is_told(run_dir, images, networks, tmp_path, monkeypatch):
-    monkeypatch.setattr(bands.files, "writing", lambda path, mode: open("/dev/full", mode))
+    full = functools.partial(open, "/dev/full")
+    monkeypatch.setattr(bands.files, "writing", lambda path, mode: full(mode))
     with pytest.raises(OSError, match="No space left on device"):
         predict_bands(settings(run_dir, images, tmp_path), networks, (1,))
 
