@@ -244,9 +244,9 @@ def from_lines(text: str, path: str) -> Record:
     entries = {}
     for line in text.splitlines():
         try:
-            entry = json.loads(line)
+            entry = parse(line)
         except json.JSONDecodeError:
             continue
-        name, image = entry.pop("file"), _parsed(entry.pop("image", {}))
-        entries[name] = _parsed({**entry, "image": image})
+        name = entry.pop("file")
+        entries[name] = _parsed(entry)
     return from_json(entries, path)
