@@ -9,6 +9,7 @@ import pytest
 import SimpleITK
 from PIL import Image
 
+from tests import folders
 from tests.pictures import refusal
 from trainer import config
 from trainer.data import synthetic
@@ -20,11 +21,6 @@ def make(folder, **settings):
     synthetic.main(config.Synthetic(output=str(folder), **settings))
     with open(folder / "truth.csv", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def content(folder):
-    paths = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def test_a_balls_content_is_that_of_the_formula():
@@ -61,11 +57,11 @@ def test_volumes_are_taken_as_they_are_and_have_the_truth_in_their_headers(tmp_p
 def test_the_same_seed_makes_the_same_bytes_and_more_cases_change_none(tmp_path):
     for name, count, seed in (("a", 2, 0), ("b", 2, 0), ("c", 3, 0), ("d", 2, 1)):
         make(tmp_path / name, cases=count, seed=seed)
-    first = content(tmp_path / "a")
-    assert first == content(tmp_path / "b")
+    first = folders.content(tmp_path / "a")
+    assert first == folders.content(tmp_path / "b")
     image = "imagesTr/case_001_0000.nii.gz"
-    assert first[image] == content(tmp_path / "c")[image]
-    assert first[image] != content(tmp_path / "d")[image]
+    assert first[image] == folders.content(tmp_path / "c")[image]
+    assert first[image] != folders.content(tmp_path / "d")[image]
 
 
 def test_images_are_prepared_as_they_are(tmp_path, caplog):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from tests import runs
+from tests import folders, runs
 from trainer import config
 from trainer.config import flags
 from trainer.data.formats import discovery
@@ -79,24 +79,14 @@ def predict_bands(asked, networks, numbers=(1, 2, 3)):
     return keys
 
 
-def content(output):
-    found = {}
-    for folder, _, names in os.walk(output):
-        for name in names:
-            path = os.path.join(folder, name)
-            with open(path, "rb") as file:
-                found[os.path.relpath(path, output)] = file.read()
-    return found
-
-
 @pytest.mark.slow
 def test_bands_make_the_files_that_one_start_makes(run_dir, images, networks, tmp_path):
     predict_images.predict(settings(run_dir, images, tmp_path / "one", *ALL_OUTPUTS), networks)
     asked = settings(run_dir, images, tmp_path / "two", *ALL_OUTPUTS)
     predict_bands(asked, networks, (3, 1, 2))
     predict_images.predict(asked, networks)
-    assert content(tmp_path / "two") == content(tmp_path / "one")
-    assert len(content(tmp_path / "two")) == 2 * 6 + 2
+    assert folders.content(tmp_path / "two") == folders.content(tmp_path / "one")
+    assert len(folders.content(tmp_path / "two")) == 2 * 6 + 2
     assert predict_images.items(asked) == (2, [])  # the mask is there
 
 
@@ -137,7 +127,7 @@ def test_what_bands_do_not_have_is_predicted(run_dir, images, networks, tmp_path
         tifffile.imwrite(folder / "huge.tif", 255 - pixels)
     predict_images.predict(settings(run_dir, folder, tmp_path / "out", *more), networks)
     predict_images.predict(settings(run_dir, folder, tmp_path / "plain", *more), networks)
-    assert content(tmp_path / "out") == content(tmp_path / "plain")
+    assert folders.content(tmp_path / "out") == folders.content(tmp_path / "plain")
 
 
 @pytest.mark.slow
@@ -219,7 +209,7 @@ def test_masks_of_images_in_folders_of_the_same_names_stay(run_dir, images, netw
     predict_bands(asked, networks)
     predict_images.predict(asked, networks)
     names = {"prediction.json", "parts/bands/huge.tif", "parts/bands/small.tif"}
-    assert set(content(tmp_path / "out")) == names
+    assert set(folders.content(tmp_path / "out")) == names
 
 
 @pytest.mark.slow
@@ -260,7 +250,7 @@ def test_bands_are_kept_in_a_bucket(run_dir, images, networks, tmp_path, gcs, bu
     predict_images.predict(asked, networks)
     plain = tmp_path / "plain"
     predict_images.predict(settings(run_dir, images, plain, "--probabilities"), networks)
-    expected = content(plain)
+    expected = folders.content(plain)
     assert set(gcs.names(f"{bucket}/out/")) == set(expected)
     for name in expected.keys() - {"prediction.json"}:
         assert gcs.read(f"{bucket}/out/{name}") == expected[name]

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import jobs, runs
+from tests import folders, jobs, runs
 from trainer import config
 from trainer.config import flags
 from trainer.errors import InputError
@@ -72,21 +71,11 @@ def predict(run_dir, images, out, *more):
     predict_images.predict(flags.parse(config.Predict, ["predict", *argv]))
 
 
-def content(out):
-    found = {}
-    for folder, _, names in os.walk(out):
-        for name in names:
-            path = os.path.join(folder, name)
-            with open(path, "rb") as file:
-                found[os.path.relpath(path, out)] = file.read()
-    return found
-
-
 @pytest.mark.slow
 def test_parts_make_together_what_one_start_makes(run_dir, images, tmp_path, caplog):
     more = ("--review", "--probabilities")
     predict(run_dir, images, tmp_path / "whole", *more)
-    whole, out = content(tmp_path / "whole"), tmp_path / "out"
+    whole, out = folders.content(tmp_path / "whole"), tmp_path / "out"
     for part in ("3/3", "1/3"):
         predict(run_dir, images, out, f"--part={part}", *more)
     shutil.rmtree(out / "parts/1-of-3/.unfinished", ignore_errors=True)
@@ -106,7 +95,7 @@ def test_parts_make_together_what_one_start_makes(run_dir, images, tmp_path, cap
         predict(run_dir, images, out, *more)
     assert "Wrote 0 masks" in caplog.text
     assert "; 12 existed already." in caplog.text
-    assert content(out).keys() == whole.keys()  # no parts any more
+    assert folders.content(out).keys() == whole.keys()  # no parts any more
     assert json.loads((out / "prediction.json").read_text())["files"].keys() == {
         name for name in whole if name.endswith((".png", ".npy"))
     }
@@ -149,14 +138,14 @@ def test_a_part_that_was_killed_is_known_to_the_others(run_dir, images, tmp_path
 def test_a_start_that_would_meet_another_is_refused(run_dir, images, tmp_path):
     out = tmp_path / "out"
     predict(run_dir, images, out, "--part=1/2")
-    kept = content(out)
+    kept = folders.content(out)
     with lock.held(str(out / "parts/1-of-2"), 60.0, flag="output"):
         for more, words in (([], "no --part"), (["--part=2/3"], "--part=2/3")):
             with pytest.raises(InputError, match=r"parts/1-of-2/lease.json: another") as error:
                 predict(run_dir, images, out, *more)
             assert f"a start with {words} has, too; wait for it, or" in str(error.value)
         predict(run_dir, images, out, "--part=2/2")
-    assert content(out).items() > kept.items()
+    assert folders.content(out).items() > kept.items()
     for part in ("2/2", "2/3"):  # of parts that are made of other images, too
         with pytest.raises(InputError, match="holds predictions with another tta"):
             predict(run_dir, images, out, f"--part={part}", "--tta=flips")

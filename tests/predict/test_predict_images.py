@@ -20,7 +20,7 @@ from PIL import Image
 from scipy import ndimage
 
 import trainer
-from tests import jobs, runs, terminals
+from tests import folders, jobs, runs, terminals
 from tests.devices import strategy_of
 from trainer import cli, config
 from trainer.checkpointing import run_metadata
@@ -136,8 +136,8 @@ def test_a_mask_is_that_of_the_picture_that_viewers_show(run_dir, tmp_path):
     for name, values, options in (("up", image, {}), ("side", np.rot90(image), {"exif": exif})):
         (tmp_path / name).mkdir()
         Image.fromarray(values).save(tmp_path / name / "a.png", **options)
-        folders = [f"--images={tmp_path / name}", f"--output={tmp_path / name}-out"]
-        predict(f"--run_dir={run_dir}", "--overlays", *folders)
+        places = [f"--images={tmp_path / name}", f"--output={tmp_path / name}-out"]
+        predict(f"--run_dir={run_dir}", "--overlays", *places)
     for path in ("a.png", "overlays/a.png"):
         up, side = (Image.open(tmp_path / f"{name}-out" / path) for name in ("up", "side"))
         np.testing.assert_array_equal(np.asarray(side), np.asarray(up))
@@ -252,14 +252,6 @@ def refusal(*arguments):
     return str(error.value)
 
 
-def contents(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
 def grey(path, *, side=12, level=0):
     path.parent.mkdir(exist_ok=True)
     noise = np.random.default_rng(level).integers(0, 255, (side, side)).astype(np.uint8)
@@ -274,7 +266,7 @@ def test_images_of_equal_names_in_folders_have_masks_in_folders(run_dir, tmp_pat
     for _ in range(2):
         predict(*arguments(run_dir, tmp_path / "images", "--overlays"))
     assert "2 existed already" in caplog.text
-    assert contents(tmp_path / "out").keys() >= {
+    assert folders.content(tmp_path / "out").keys() >= {
         *("p1/a.png", "p2/a.png", "overlays/p1/a.png", "overlays/p2/a.png"),
     }
     (tmp_path / "out/p2/a.png").write_bytes(b"of somebody")
@@ -296,13 +288,13 @@ def test_images_of_equal_names_in_folders_have_masks_in_folders(run_dir, tmp_pat
 def test_masks_are_never_written_among_the_images(run_dir, tmp_path, flag, place, images):
     grey(tmp_path / "images/a.png")
     (tmp_path / "link").symlink_to("images")
-    before = contents(tmp_path)
+    before = folders.content(tmp_path)
     argv = [f"--run_dir={run_dir}", f"--images={tmp_path}/{images}", f"--output={tmp_path}/{place}"]
     assert refusal(*argv, flag) == (
         f"--output={tmp_path}/{place} is where the images are; masks would take their names: name "
         "another folder."
     )
-    assert contents(tmp_path) == before
+    assert folders.content(tmp_path) == before
 
 
 @pytest.mark.parametrize("place", ["images", "images/", "out/../images"])
@@ -342,13 +334,13 @@ def test_a_file_that_no_prediction_wrote_is_named_and_left_alone(
         path.mkdir()
     else:
         path.symlink_to(tmp_path / ("mine" if kind == "link" else "nowhere"))
-    before = contents(tmp_path)
+    before = folders.content(tmp_path)
     argv = [f"--run_dir={run_dir}", f"--images={tmp_path}/images", f"--output={tmp_path}/out"]
     assert refusal(*argv, flag) == (
         f"{path} exists, and no earlier start of this command wrote it; move it away, or name "
         "another --output."
     )
-    assert contents(tmp_path) == before
+    assert folders.content(tmp_path) == before
     assert path.is_symlink() == ("link" in kind)
 
 
@@ -360,7 +352,7 @@ def test_files_of_others_that_have_our_own_names_stay(run_dir, tmp_path, name):
     path.write_text('{"theirs": 1}')
     argv = [f"--run_dir={run_dir}", f"--images={tmp_path}/images", f"--output={tmp_path}/out"]
     assert "move it away, or name another --output." in refusal(*argv, "--overlays")
-    assert list(contents(tmp_path / "out")) == [name]
+    assert list(folders.content(tmp_path / "out")) == [name]
 
 
 def test_a_mask_that_was_corrected_by_hand_is_not_replaced(run_dir, pictures, tmp_path):
@@ -391,16 +383,16 @@ def test_another_folder_with_the_same_names_is_no_stale_done(run_dir, tmp_path):
         grey(tmp_path / folder / "a.png", level=level)
     argv = [f"--run_dir={run_dir}", f"--output={tmp_path}/out"]
     predict(*argv, f"--images={tmp_path}/first")
-    before = contents(tmp_path / "out")
+    before = folders.content(tmp_path / "out")
     assert refusal(*argv, f"--images={tmp_path}/second") == (
         f"{tmp_path}/out/a.png was made from {tmp_path}/first/a.png, not from "
         f"{tmp_path}/second/a.png; name another --output, or remove what was made from the other "
         "images."
     )
-    assert contents(tmp_path / "out") == before
+    assert folders.content(tmp_path / "out") == before
     (tmp_path / "link").symlink_to("first")
     predict(*argv, f"--images={tmp_path}/link/*.png")  # the same image by another way
-    after = contents(tmp_path / "out")
+    after = folders.content(tmp_path / "out")
     assert after["a.png"] == before["a.png"]
 
 
@@ -419,9 +411,9 @@ def test_an_image_that_has_changed_is_predicted_again(run_dir, loaded, tmp_path,
     assert "Wrote 1 masks" in caplog.messages[-1]
     for path in ("out/b.png", "out/overlays/b.png"):  # the latter was asked for before
         assert Image.open(tmp_path / path).size == (20, 20)
-    before = contents(tmp_path / "out")
+    before = folders.content(tmp_path / "out")
     predict(*argv, "--overlays")
-    assert contents(tmp_path / "out") == before
+    assert folders.content(tmp_path / "out") == before
 
 
 def test_what_is_left_out_is_counted_in_the_last_line(run_dir, tmp_path, caplog):

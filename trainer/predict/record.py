@@ -6,6 +6,7 @@ before it gets its place, so that a process that is killed leaves no file that n
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -120,22 +121,17 @@ def origins(found: Sequence[discovery.Source], images: str) -> Sequence[Origin]:
 def _described(paths: Iterable[str]) -> Iterator[Origin]:
     """Yields what tells files from others."""
     listed: dict[str, Mapping[str, listing.Entry]] = {}
-    before = Origin("", None, 0)
-    last = ""
-    for path in paths:
-        folder, name = os.path.split(path)
-        if path == last:
-            pass  # another image of the file
-        elif files.is_remote(path):
+    for path, same in itertools.groupby(paths):  # several images of a file follow each other
+        if files.is_remote(path):
+            folder, name = os.path.split(path)
             if folder not in listed:
                 listed[folder] = listing.list_folder(folder)
             entry = listed[folder][name]
-            before = Origin(path, None, entry.bytes, crc32c=entry.crc32c)
+            origin = Origin(path, None, entry.bytes, crc32c=entry.crc32c)
         else:
             stat = os.stat(path)
-            before = Origin(os.path.realpath(path), None, stat.st_size, stat.st_mtime_ns)
-        last = path
-        yield before
+            origin = Origin(os.path.realpath(path), None, stat.st_size, stat.st_mtime_ns)
+        yield from (origin for _ in same)
 
 
 def present(folder: str, below: Sequence[str]) -> dict[str, listing.Entry]:
