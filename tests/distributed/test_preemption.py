@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -79,6 +80,29 @@ def test_an_interrupt_waits_for_the_end_of_what_is_written():
         write()
     assert done == ["written"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupt_that_another_thread_receives_waits_for_a_process_that_is_started():
+    done = []
+    ending = threading.Event()
+    other = threading.Thread(target=ending.wait)  # Ctrl-C is blocked in this thread alone
+    other.start()
+
+    @preemption.starting_processes()
+    def start():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        blocked = "import signal; print(signal.pthread_sigmask(signal.SIG_BLOCK, ()))"
+        done.append(subprocess.check_output([sys.executable, "-c", blocked], text=True))
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start()
+    finally:
+        ending.set()
+        other.join()
+    assert [text.strip() for text in done] == [str({signal.SIGINT})]
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_the_second_interrupt_of_a_command_ends_it_at_once():

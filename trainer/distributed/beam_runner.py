@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
 from typing import Any
 
+from trainer.distributed import preemption
 from trainer.errors import InputError, RetryableError
 
 LOCAL = "local"  # this machine's processes, without Beam
@@ -280,7 +281,8 @@ def _run_apart(arguments: Sequence[str], build: Build) -> None:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_lead, args=(theirs, arguments, build))
-    process.start()
+    with preemption.starting_processes():
+        process.start()
     theirs.close()
     said = ""
     try:

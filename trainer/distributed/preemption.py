@@ -101,6 +101,21 @@ def uninterrupted() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def starting_processes() -> Iterator[None]:
+    """Lets processes that are started meanwhile get no Ctrl-C, which is their parent's to handle.
+
+    They inherit that; a handler of their own would come too late, after their imports. Here a
+    Ctrl-C waits until they have been told what to do, also if another thread receives it.
+    """
+    with uninterrupted():
+        old = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+@contextlib.contextmanager
 def listening() -> Iterator[Request]:
     """Yields the request that SIGTERM and SIGINT set while the block runs.
 

@@ -5,7 +5,6 @@ import concurrent.futures
 import contextlib
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +13,7 @@ from typing import Any
 
 from absl import logging
 
+from trainer.distributed import preemption
 from trainer.errors import RetryableError
 
 Run = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
@@ -69,7 +69,7 @@ class _Workers:
 
     def _submit(self, task: Callable[[Any], Any], item: Any) -> concurrent.futures.Future:
         try:
-            with _without_interrupts():
+            with preemption.starting_processes():
                 return self._pool.submit(task, item)
         except BrokenProcessPool as error:
             broken: concurrent.futures.Future = concurrent.futures.Future()
@@ -97,7 +97,7 @@ class _Workers:
         self._pool = pool
         for place, (item, future) in enumerate(pending):
             if isinstance(future.exception(), BrokenProcessPool):
-                with _without_interrupts():
+                with preemption.starting_processes():
                     again = self._pool.submit(task, item)
                 if isinstance(again.exception(), BrokenProcessPool):
                     raise RetryableError(
@@ -121,19 +121,6 @@ def _pool(count: int) -> concurrent.futures.ProcessPoolExecutor | None:
             " ".join(str(error).split()),
         )
         return None
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Lets processes that are started meanwhile get no Ctrl-C, which is their parent's to handle.
-
-    They inherit that; a handler of their own would come too late, after their imports.
-    """
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, old)
 
 
 def _begin() -> None:
